@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The contract between the port programs and user space: every enum, limit and
+ * map value that both sides read. Go types are generated from it by bpf2go;
+ * reason names, metrics labels and docs by hack/abigen from the REASONS table.
+ * Multi-byte fields are in host order unless the comment says "network order".
+ */
+#ifndef HOMEPORT_ABI_H
+#define HOMEPORT_ABI_H
+
+/* Part of every pin path: a change of any map's layout raises it. */
+#define HP_ABI_VERSION 1
+
+/* Where a port stands in its life; see DESIGN "The life of a port". */
+enum hp_port_state {
+	HP_DARK = 0,        /* nothing passes, both ways */
+	HP_QUARANTINED = 1, /* migration target before hand-over; later */
+	HP_ACTIVE = 2,      /* what guards and policy allow */
+	HP_RELEASED = 3,    /* source of a finished migration; later */
+};
+
+/* Which hook judged, and the direction words of FirewallPolicy. */
+enum hp_dir {
+	HP_OUT = 0, /* from the VM: ingress hook of the host veth */
+	HP_IN = 1,  /* to the VM: egress hook of the host veth */
+	HP_DIRS = 2,
+};
+
+enum hp_vlan_mode {
+	HP_ACCESS = 0, /* untagged to the VM, one VLAN */
+	HP_TRUNK = 1,  /* the VM tags; untagged is refused */
+	HP_NATIVE = 2, /* the VM tags, untagged belongs to pvid */
+};
+
+/*
+ * What became of a packet and why. X(NAME, value, PASS|DROP, "text")
+ * Values are stable: never reuse or renumber one.
+ */
+#define HP_REASONS(X)                                                                                                  \
+	X(ESTABLISHED, 0, PASS, "belongs to a connection that a rule allowed")                                             \
+	X(RULE_ALLOW, 1, PASS, "a firewall rule allows it")                                                                \
+	X(DEFAULT_ALLOW, 2, PASS, "no rule matched and the network's defaultAction is Allow")                              \
+	X(RELATED, 3, PASS, "ICMP error about a known connection")                                                         \
+	X(ARP, 4, PASS, "ARP passes the firewall")                                                                         \
+	X(RARP, 5, PASS, "RARP passes the firewall")                                                                       \
+	X(ND, 6, PASS, "IPv6 Neighbor Discovery passes the firewall")                                                      \
+	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment allowed by a rule without services or by defaultAction")            \
+	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
+	X(PORT_DARK, 17, DROP, "the port is not complete yet")                                                             \
+	X(PORT_QUARANTINED, 18, DROP, "the port waits for a migration's hand-over")                                        \
+	X(PORT_RELEASED, 19, DROP, "the VM has moved away from this port")                                                 \
+	X(NO_PROGRAM, 20, DROP, "no compiled policy is loaded for the port's network")                                     \
+	X(RULE_DROP, 21, DROP, "a firewall rule drops it")                                                                 \
+	X(DEFAULT_DROP, 22, DROP, "no rule matched and the network's defaultAction is Drop")                               \
+	X(TCP_NO_STATE, 23, DROP, "allowed by policy, but TCP that is no opening SYN and belongs to no known connection")  \
+	X(MAC_SPOOF, 24, DROP, "source MAC is not the port's")                                                             \
+	X(LAUNCHER_NOISE, 25, DROP, "IPv6 DAD, MLD or router solicitation of the launcher pod itself, not of the VM")      \
+	X(GUEST_TAG, 26, DROP, "VLAN tag on an access port, or a second tag on a trunk port")                              \
+	X(VLAN_NOT_ALLOWED, 27, DROP, "VLAN is not in the trunk port's list")                                              \
+	X(UNTAGGED, 28, DROP, "untagged frame on a trunk port without a native VLAN")                                      \
+	X(MALFORMED, 29, DROP, "shorter than its own headers say, or contradictory headers")                               \
+	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
+	X(FRAGMENT_DROP, 31, DROP, "non-first fragment not allowed by a rule without services")
+
+#define HP_REASON_FIRST_DROP 16
+#define HP_REASON_MAX 32
+
+enum hp_reason {
+#define X(name, value, kind, text) HP_##name = value,
+	HP_REASONS(X)
+#undef X
+};
+
+/*
+ * A compiled policy is an immutable inner ARRAY of 512-byte pages, written
+ * once and published by one write of an outer slot. Page 0 is hp_header.
+ * Tables start at the page numbers that the header names:
+ *   classrow  u16[256] a page: address class -> row number; one table each for
+ *             sources and destinations. A class past the table reads row 0.
+ *   rows      u64[64] a page: 64/words rows a page (row 0: rules with Any only).
+ *             Bit i (word i/64, bit i%64) stands for the rule at position i.
+ *   svcindex  u16[256] a page: HP_SVC_GROUPS groups, each 256 chunk numbers by
+ *             the high byte; kept in HP_SVC_GROUPS consecutive pages.
+ *   svcchunk  u16[256] a page: service row number by the low byte.
+ *   meta      hp_rule[32] a page, by position.
+ * All row numbers point into the same rows table.
+ */
+#define HP_PAGE_SIZE 512
+#define HP_WORDS_MAX 2 /* rules a program: 64 * words; later versions only widen */
+
+/* svcindex groups: (high byte, low byte) of ... */
+enum hp_svc_group {
+	HP_SVC_TCP = 0,    /* destination port */
+	HP_SVC_UDP = 1,    /* destination port */
+	HP_SVC_ICMP = 2,   /* type, code */
+	HP_SVC_ICMPV6 = 3, /* type, code */
+	HP_SVC_GROUPS = 4,
+};
+
+struct hp_header {
+	__u32 words;        /* u64 words a row: 1..HP_WORDS_MAX */
+	__u32 rules;        /* positions in use */
+	__u32 default_action; /* enum hp_action */
+	__u32 default_counter; /* index into rule_counters */
+	__u32 src_classrow; /* first page */
+	__u32 dst_classrow; /* first page */
+	__u32 classes;      /* entries in each classrow table */
+	__u32 rows;         /* first page */
+	__u32 svcindex;     /* first page */
+	__u32 svcchunk;     /* first page */
+	__u32 svc_none_row; /* row for what has no service: non-IP, other protocols, non-first fragments */
+	__u32 meta;         /* first page */
+	__u32 dir_row[HP_DIRS]; /* row of the rules that apply in this direction */
+};
+
+enum hp_action {
+	HP_DROP = 0,
+	HP_ALLOW = 1,
+};
+
+struct hp_rule {
+	__u32 counter; /* index into rule_counters */
+	__u32 rule_id; /* the number that people know; unique within its policy */
+	__u32 action;  /* enum hp_action */
+	__u32 flags;   /* reserved, 0 */
+};
+
+/* ports: key __u32 host ifindex. Replaced as a whole, so a packet sees one version. */
+struct hp_port {
+	__u32 state;       /* enum hp_port_state */
+	__u32 slot;        /* index into port_conns and port_counters */
+	__u32 policy;      /* policy number; its program is in slot policy * 2 + (generation & 1) */
+	__u16 mode;        /* enum hp_vlan_mode */
+	__u16 pvid;        /* VLAN of untagged frames: access VLAN, native VLAN, or 0 */
+	__u8 mac[6];       /* the VM's MAC: the only source MAC let out */
+	__u16 flags;       /* reserved, 0 */
+	__u32 serial;      /* differs for every port that ever had this slot */
+	__u32 pad;
+	__u64 vlans[64];   /* trunk and native: bit per VLAN that the VM may tag */
+};
+
+/* control[0]. One aligned 8-byte value, so a reader sees one generation. */
+struct hp_control {
+	__u64 generation; /* 0: nothing compiled yet, every policy lookup drops */
+};
+
+/* A flow as its port sees it. One key for both directions. */
+struct hp_flow_key {
+	__u8 local[16];  /* the VM's side; IPv4 as ::ffff:a.b.c.d */
+	__u8 remote[16];
+	__u16 lport;     /* network order; ICMP echo: the identifier */
+	__u16 rport;     /* network order; ICMP echo: enum hp_dir of the request + 1 */
+	__u16 vlan;
+	__u8 proto;
+	__u8 pad;
+};
+
+/* Unconfirmed flows of all ports share one LRU: a flood ages out only its like. */
+struct hp_new_key {
+	struct hp_flow_key flow;
+	__u32 slot; /* the port's slot */
+	__u32 serial; /* the port's serial: a reused slot inherits nothing */
+};
+
+enum hp_flow_state {
+	HP_FLOW_NEW = 0,     /* only its opener was seen */
+	HP_FLOW_OPEN = 1,    /* answered */
+	HP_FLOW_CLOSING = 2, /* TCP: RST, or FIN from both sides */
+};
+
+#define HP_FIN_LOCAL 1
+#define HP_FIN_REMOTE 2
+
+struct hp_flow {
+	__u64 generation; /* policy generation that last judged its opener */
+	__u32 seen;       /* last packet, in 2^20 ns units of CLOCK_MONOTONIC_COARSE, wraps */
+	__u32 rule_id;    /* of the rule that allowed it; 0 for the default action */
+	__u8 opener;      /* enum hp_dir of the first packet; with the key it gives the opener's tuple back */
+	__u8 state;       /* enum hp_flow_state */
+	__u8 flags;       /* HP_FIN_* */
+	__u8 pad[5];
+	__u64 reserved[2];
+};
+
+struct hp_counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* port_counters[slot][reason]: per CPU. */
+struct hp_reason_counter {
+	struct hp_counter dir[HP_DIRS];
+};
+
+#define HP_PORTS_MAX 1024     /* ports a node, and slots */
+#define HP_POLICIES_MAX 1024  /* policy numbers a node; twice as many outer slots */
+#define HP_RULE_COUNTERS 32768
+#define HP_CONNS_QUOTA 32768  /* answered flows a port */
+#define HP_CONNS_NEW 131072   /* unconfirmed flows a node */
+#define HP_EXT_HEADERS 6
+
+#endif

@@ -1,0 +1,111 @@
+// Package attach is the life of a port: what the CNI plugin asks for, the plan
+// that makes it so (an ordered list of steps, each with its undo), what the
+// node remembers of it, and which state it is in. It touches nothing itself:
+// the kernel, the datapath and the disk are interfaces that it declares.
+package attach
+
+import (
+	"net"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// Key identifies an attachment for its whole life (CNI spec: the pair is unique).
+type Key struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"`
+}
+
+// VLANs is what a port may carry.
+type VLANs struct {
+	Mode vlan.Mode `json:"mode"`
+	// PVID is the VLAN of untagged frames: the access VLAN, or the native
+	// VLAN of a Native port; 0 for a Trunk port.
+	PVID vlan.ID `json:"pvid,omitempty"`
+	// Tagged are the VLANs that the guest tags by itself; empty for Access.
+	Tagged vlan.Set `json:"tagged,omitzero"`
+}
+
+// Inline is a port described by the CNI config itself.
+type Inline struct {
+	Bridge string `json:"bridge"`
+	VLANs  VLANs  `json:"vlans"`
+}
+
+// Pod is who the attachment is for, as CNI_ARGS says. Never believed for policy.
+type Pod struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+}
+
+// Request is what the plugin asks of the agent. Exactly one of Network and
+// Inline is set.
+type Request struct {
+	Key
+	// CNINetwork is the "name" of the CNI config (GC works by it).
+	CNINetwork string  `json:"cniNetwork"`
+	Network    string  `json:"network,omitempty"`
+	Inline     *Inline `json:"inline,omitempty"`
+	// MTU in bytes; 0 takes the network's or the bridge's.
+	MTU int `json:"mtu,omitempty"`
+	// MAC is the VM's: the only source MAC that the port lets out.
+	MAC net.HardwareAddr `json:"mac"`
+	Pod Pod              `json:"pod,omitzero"`
+	// Netns is the sandbox path, for the agent's own garbage collection.
+	Netns string `json:"netns,omitempty"`
+	// HostIfIndex and HostIfName name the host end of the veth pair.
+	HostIfIndex int    `json:"hostIfIndex"`
+	HostIfName  string `json:"hostIfName"`
+	// Adopted says that another plugin made the veth (chained mode).
+	Adopted bool `json:"adopted,omitempty"`
+}
+
+// Record is what the node remembers of a port: enough for DEL, GC and a
+// restarted agent to need nobody else.
+type Record struct {
+	Version int `json:"version"`
+	Request
+	// Trunk, Bridge, VLANs and MTU are what the request was resolved to.
+	Trunk  string `json:"trunk,omitempty"`
+	Bridge string `json:"bridge"`
+	VLANs  VLANs  `json:"vlans"`
+	// EffectiveMTU of both ends, bytes.
+	EffectiveMTU int `json:"effectiveMTU"`
+	// BootID: interface indexes mean nothing after a reboot.
+	BootID    string    `json:"bootID"`
+	CreatedAt time.Time `json:"createdAt"`
+}
+
+// RecordVersion is the format that this code writes.
+const RecordVersion = 1
+
+// State of a port. The values are those of enum hp_port_state in abi.h.
+type State uint8
+
+// The states; this version uses Dark and Active.
+const (
+	Dark        State = 0
+	Quarantined State = 1
+	Active      State = 2
+	Released    State = 3
+)
+
+// String gives the name that people and JSON see.
+func (s State) String() string {
+	switch s {
+	case Dark:
+		return "Dark"
+	case Quarantined:
+		return "Quarantined"
+	case Active:
+		return "Active"
+	case Released:
+		return "Released"
+	}
+	return "unknown"
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

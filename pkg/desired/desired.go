@@ -1,0 +1,75 @@
+// Package desired is what the node should be: an immutable snapshot of trunks,
+// networks and policies, with what is wrong with the objects it was read from.
+// A directory of manifests is one source of it; the Kubernetes API will be
+// another. Everything behind the snapshot is the same for both.
+package desired
+
+import (
+	"net/netip"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// Trunk is a node's bridge and the uplink behind it.
+type Trunk struct {
+	Name          string   `json:"name"`
+	Bridge        string   `json:"bridge"`
+	Managed       bool     `json:"managed"` // we create the bridge; else it is adopted and only checked
+	Uplink        string   `json:"uplink,omitempty"`
+	AllowedVLANs  vlan.Set `json:"allowedVLANs"`
+	NativeVLAN    vlan.ID  `json:"nativeVLAN,omitempty"` // of the uplink; 0 is none
+	MTU           int      `json:"mtu,omitempty"`        // bytes; 0 takes the uplink's
+	Management    vlan.Set `json:"managementVLANs,omitzero"`
+	InlineAllowed bool     `json:"inlineAllowed"` // a CNI config may name the bridge and VLANs itself
+}
+
+// Network is one VLAN, or a set for guests that tag, on a trunk.
+type Network struct {
+	Name    string        `json:"name"`
+	Trunk   string        `json:"trunk"`
+	Mode    vlan.Mode     `json:"mode"`
+	PVID    vlan.ID       `json:"pvid,omitempty"` // access or native VLAN
+	Tagged  vlan.Set      `json:"tagged,omitzero"`
+	MTU     int           `json:"mtu,omitempty"` // bytes; 0 takes the trunk's
+	Default policy.Action `json:"default"`
+	Subnets []Subnet      `json:"subnets,omitempty"`
+}
+
+// Subnet is what is known of a network's addressing; informative.
+type Subnet struct {
+	CIDR    netip.Prefix `json:"cidr"`
+	Gateway netip.Addr   `json:"gateway,omitzero"`
+}
+
+// Policy is a FirewallPolicy whose rules are ready to be judged.
+type Policy struct {
+	Name     string        `json:"name"`
+	Category string        `json:"category"`
+	Rank     int           `json:"rank"` // category's place in the order, 0 first
+	Order    int64         `json:"order"`
+	Networks []string      `json:"networks,omitempty"` // appliedTo; nil is Any
+	Rules    []policy.Rule `json:"rules"`
+}
+
+// Problem is one thing that is wrong with one object or file.
+type Problem struct {
+	File    string `json:"file,omitempty"`
+	Line    int    `json:"line,omitempty"` // 1-based; 0 is unknown
+	Kind    string `json:"kind,omitempty"`
+	Name    string `json:"name,omitempty"`
+	Field   string `json:"field,omitempty"` // path, as spec.rules[2].services[0].ports
+	Message string `json:"message"`         // what is wrong and what would be right
+	// Kept says that the object's last good version stays in force.
+	Kept bool `json:"kept"`
+}
+
+// Snapshot is immutable once handed on.
+type Snapshot struct {
+	// Revision rises with every change of content.
+	Revision uint64             `json:"revision"`
+	Trunks   map[string]Trunk   `json:"trunks"`
+	Networks map[string]Network `json:"networks"`
+	Policies []Policy           `json:"policies"` // in the order of judgement
+	Problems []Problem          `json:"problems,omitempty"`
+}

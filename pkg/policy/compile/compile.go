@@ -1,0 +1,57 @@
+// Package compile turns effective policies into the form that the port program
+// reads: addresses become classes, services become row numbers, and every class
+// has, for each policy, one row of bits, a bit per rule. The AND of the rows of
+// source, destination, service and direction has the winner as its first bit.
+//
+// Compilation is pure and deterministic: equal inputs give equal bytes. The
+// layout of the bytes is bpf/include/abi.h.
+package compile
+
+import (
+	"net/netip"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// PageSize is HP_PAGE_SIZE of bpf/include/abi.h.
+const PageSize = 512
+
+// Page is one value of a program's inner array.
+type Page [PageSize]byte
+
+// Counters gives every rule and every network's default its place in the
+// rule_counters map. It is chosen before compiling (see [Allocate]) and kept
+// across generations, so that hit counts survive every change.
+type Counters map[policy.RuleKey]uint32
+
+// Input is all that a node enforces.
+type Input struct {
+	// Sets are the effective policies, one a network; Set.Network is unique.
+	Sets []policy.Set
+	// Counters must hold every rule and default of Sets.
+	Counters Counters
+}
+
+// Program is the compiled policy of a whole node, ready to be written.
+type Program struct {
+	// Addrs is the longest-prefix table of address classes, IPv4 mapped to
+	// ::ffff:0:0/96, sorted, no two alike. An address that no prefix covers
+	// has class 0.
+	Addrs []AddrClass
+	// Policies holds one paged program a network, sorted by Network.
+	Policies []Policy
+	// Hash identifies the content: hex SHA-256 over all of the above.
+	Hash string
+}
+
+// AddrClass is one entry of the address table; Prefix is always IPv6.
+type AddrClass struct {
+	Prefix netip.Prefix
+	Class  uint32
+}
+
+// Policy is the paged program of one network; Pages[0] holds struct hp_header.
+type Policy struct {
+	Network string
+	Pages   []Page
+}

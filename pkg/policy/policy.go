@@ -1,0 +1,124 @@
+// Package policy holds the firewall's meaning, free of how it is enforced: the
+// rules of one network in the order in which they are judged, the packet as a
+// rule sees it, and [Evaluate], the slow and obviously right evaluator that the
+// compiled form and the port program are compared with.
+package policy
+
+import (
+	"net/netip"
+)
+
+// Action is what a rule, or a network's default, does with a packet.
+// The values are those of enum hp_action in bpf/include/abi.h.
+type Action uint8
+
+// The actions enforced by this version.
+const (
+	Drop  Action = 0
+	Allow Action = 1
+)
+
+// Direction is the port's view of a packet: In goes to the VM, Out comes from it.
+// The values are those of enum hp_dir in bpf/include/abi.h.
+type Direction uint8
+
+// The two directions; a rule for both says so with [Directions].
+const (
+	Out Direction = 0
+	In  Direction = 1
+)
+
+// Directions is a set of directions, bit 1<<Direction.
+type Directions uint8
+
+// The sets that FirewallPolicy can name.
+const (
+	OnlyOut Directions = 1 << Out
+	OnlyIn  Directions = 1 << In
+	InOut   Directions = OnlyOut | OnlyIn
+)
+
+// Has says whether d is in the set.
+func (s Directions) Has(d Direction) bool { return s&(1<<d) != 0 }
+
+// AddrRange is an inclusive range of addresses of one family, First <= Last.
+// A single IP has First == Last. IPv4 is unmapped (Is4).
+type AddrRange struct {
+	First, Last netip.Addr
+}
+
+// Contains says whether a (IPv4 unmapped) lies in the range.
+func (r AddrRange) Contains(a netip.Addr) bool {
+	return a.BitLen() == r.First.BitLen() && r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
+}
+
+// Protocol numbers (IANA) that services can name.
+const (
+	ICMP   uint8 = 1
+	TCP    uint8 = 6
+	UDP    uint8 = 17
+	ICMPv6 uint8 = 58
+)
+
+// Service is one line of a rule's services: a protocol and an inclusive range.
+// For TCP and UDP, First and Last are destination ports (0-65535).
+// For ICMP and ICMPv6 they are type<<8|code, so "type 3, any code" is
+// 0x0300-0x03ff and "any type" 0-0xffff.
+type Service struct {
+	Protocol    uint8
+	First, Last uint16
+}
+
+// RuleKey names a rule for people and for counters: ids are unique and stable
+// within their FirewallPolicy.
+type RuleKey struct {
+	Policy string // FirewallPolicy's name; "" with ID 0 is a network's default action
+	ID     uint32
+	// Network is set only for a default action's key: the network's name.
+	Network string
+}
+
+// Rule matches a packet when its direction, sources, destinations and services
+// all do. A nil list is Any and matches everything, also what is not IP; an
+// empty, non-nil list matches nothing.
+type Rule struct {
+	Key          RuleKey
+	Name         string
+	Action       Action
+	Directions   Directions
+	Sources      []AddrRange
+	Destinations []AddrRange
+	Services     []Service
+}
+
+// Set is the effective policy of one network: its rules, most important first
+// (category, then policy order, then policy name, then place in the policy),
+// and what happens to a packet that none matches.
+type Set struct {
+	Network string // VLANNetwork's name; "" is what ports without a network get
+	Rules   []Rule
+	Default Action
+}
+
+// Packet is what rules see of a packet.
+type Packet struct {
+	Direction Direction
+	// IP says whether Src, Dst and Protocol hold anything; a rule can match
+	// other frames only with Any in every list.
+	IP       bool
+	Src, Dst netip.Addr // IPv4 unmapped
+	Protocol uint8      // after IPv6 extension headers
+	// HasService says whether Service holds the TCP or UDP destination port
+	// or the ICMP type<<8|code. False for other protocols and for non-first
+	// fragments, which only rules without services can match.
+	HasService bool
+	Service    uint16
+}
+
+// Verdict is what Evaluate decided and which rule decided it.
+type Verdict struct {
+	Action Action
+	// Rule is the index in Set.Rules of the rule that matched, or -1 when the
+	// default action decided.
+	Rule int
+}
