@@ -1,0 +1,85 @@
+// Package wire is the protocol between the CNI plugin or homeportctl and the
+// node's agent: over a unix stream socket, each message is a 4-byte big-endian
+// length and that many bytes of JSON. A connection carries any number of
+// request-answer pairs, one at a time.
+package wire
+
+import (
+	"encoding/json"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+)
+
+// Version of the protocol. A side talks to its own version and its neighbours
+// (N-1, N+1), so that plugin and agent can be upgraded one after the other.
+const Version = 1
+
+// MaxMessage bounds a message's length in bytes.
+const MaxMessage = 4 << 20
+
+// Verb names what is asked.
+type Verb string
+
+// The verbs and the bodies of request and answer.
+const (
+	Prepare Verb = "Prepare" // attach.Request without a host end -> Prepared; changes nothing
+	Attach  Verb = "Attach"  // attach.Request -> attach.Record
+	Detach  Verb = "Detach"  // DetachRequest -> Detached; a missing port is no error
+	Check   Verb = "Check"   // attach.Key -> Checked
+	GC      Verb = "GC"      // GCRequest -> Collected
+	Status  Verb = "Status"  // nothing -> nothing, or an Error of kind Unavailable or Limited
+	View    Verb = "View"    // ViewRequest -> JSON for homeportctl, see package agent
+)
+
+// Request is the envelope of what is asked.
+type Request struct {
+	Version int             `json:"version"`
+	Verb    Verb            `json:"verb"`
+	Body    json.RawMessage `json:"body,omitempty"`
+}
+
+// Answer is the envelope of what is answered: Error or Body.
+type Answer struct {
+	Version int             `json:"version"`
+	Error   *attach.Error   `json:"error,omitempty"`
+	Body    json.RawMessage `json:"body,omitempty"`
+}
+
+// Prepared is what a valid request will get.
+type Prepared struct {
+	Bridge string       `json:"bridge"`
+	MTU    int          `json:"mtu"` // bytes, for both ends
+	VLANs  attach.VLANs `json:"vlans"`
+}
+
+// DetachRequest names the port that ends.
+type DetachRequest struct {
+	attach.Key
+}
+
+// Detached says whether there was such a port.
+type Detached struct {
+	Found bool `json:"found"`
+}
+
+// Checked lists what is wrong with a port; empty is all well.
+type Checked struct {
+	Problems []string `json:"problems,omitempty"`
+}
+
+// GCRequest names the attachments of one CNI network that are still valid.
+type GCRequest struct {
+	CNINetwork string       `json:"cniNetwork"`
+	Valid      []attach.Key `json:"valid"`
+}
+
+// Collected lists the attachments that GC ended.
+type Collected struct {
+	Removed []attach.Key `json:"removed,omitempty"`
+}
+
+// ViewRequest names what homeportctl wants to see.
+type ViewRequest struct {
+	What string `json:"what"` // status, ports, vlans, policies, drops
+	Name string `json:"name,omitempty"`
+}
