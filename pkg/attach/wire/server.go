@@ -1,0 +1,172 @@
+package wire
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+)
+
+// Handler answers one verb. A returned *attach.Error crosses the socket as it
+// is; any other error becomes one of kind Internal. ctx ends when the client
+// hangs up: whoever asked is gone and what was begun should be undone.
+type Handler func(ctx context.Context, body json.RawMessage) (any, error)
+
+// Server answers on the agent's socket.
+type Server struct {
+	Handlers map[Verb]Handler
+	Log      *slog.Logger
+}
+
+// maxConns bounds the connections served at once; more wait in the backlog.
+const maxConns = 512
+
+// idleTimeout ends a connection on which nothing is asked.
+const idleTimeout = 30 * time.Second
+
+// Listen makes the socket, for root only, replacing one that a dead agent left.
+// A socket on which somebody answers is not taken.
+func Listen(path string) (*net.UnixListener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make the socket's directory: %w", err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("%s: another agent answers there; stop it first", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove a dead agent's socket: %w", err)
+	}
+	old := unix.Umask(0o177)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the agent's socket: %w", err)
+	}
+	return l, nil
+}
+
+// Serve answers until ctx ends, then waits for the requests under way.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	slots := make(chan struct{}, maxConns)
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("accept on the agent's socket: %w", err)
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { c.Close(); <-slots }()
+			if err := s.serveConn(ctx, c); err != nil {
+				s.Log.Debug("connection ended", "err", err)
+			}
+		})
+	}
+}
+
+// serveConn reads requests in one goroutine, so that a hang-up is noticed
+// while an answer is still being made.
+func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
+	if err := onlyRoot(c); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	requests := make(chan Request)
+	go func() {
+		for {
+			var r Request
+			if err := ReadMessage(c, &r); err != nil {
+				cancel(fmt.Errorf("client: %w", err))
+				return
+			}
+			select {
+			case requests <- r:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	idle := time.NewTimer(idleTimeout)
+	defer idle.Stop()
+	for {
+		select {
+		case r := <-requests:
+			if err := WriteMessage(c, s.answer(ctx, r)); err != nil {
+				return err
+			}
+			idle.Reset(idleTimeout)
+		case <-idle.C:
+			return errors.New("idle")
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), io.EOF) {
+				return nil
+			}
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Server) answer(ctx context.Context, r Request) Answer {
+	a := Answer{Version: Version}
+	h, ok := s.Handlers[r.Verb]
+	if r.Version < Version-1 || r.Version > Version+1 {
+		a.Error = &attach.Error{Kind: attach.TryAgain, Field: "version",
+			Message: fmt.Sprintf("the agent speaks protocol %d, the caller %d", Version, r.Version),
+			Remedy:  "install plugin, homeportctl and agent of one release (bridge-agent install)"}
+		return a
+	}
+	if !ok {
+		a.Error = &attach.Error{Kind: attach.InvalidConfig, Field: "verb",
+			Message: fmt.Sprintf("the agent does not know %q", r.Verb),
+			Remedy:  "install plugin, homeportctl and agent of one release"}
+		return a
+	}
+	v, err := h(ctx, r.Body)
+	if err == nil {
+		a.Body, err = json.Marshal(v)
+	}
+	if err != nil && !errors.As(err, &a.Error) {
+		a.Error = &attach.Error{Kind: attach.Internal, Message: err.Error()}
+	}
+	return a
+}
+
+// onlyRoot checks the peer's credentials (unix(7), SO_PEERCRED): the mode of
+// the socket file alone would be lost by a careless chmod.
+func onlyRoot(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, credErr); err != nil {
+		return fmt.Errorf("read the peer's credentials: %w", err)
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("refused: uid %d is neither root nor the agent's own", cred.Uid)
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package wire
+
+import (
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// APIVersion of every view. The JSON form is stable: fields are added, never
+// renamed or taken away within a version.
+const APIVersion = "homeport.dev/v1alpha1"
+
+// Views by ViewRequest.What.
+const (
+	ViewStatus   = "status"   // -> NodeStatus
+	ViewPorts    = "ports"    // -> PortList
+	ViewVLANs    = "vlans"    // -> VLANList
+	ViewPolicies = "policies" // -> PolicyList; Name limits it to one policy
+	ViewDrops    = "drops"    // -> DropList
+)
+
+// TypeMeta heads every view.
+type TypeMeta struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+}
+
+// NodeStatus says whether this node does what it should, and if not, why.
+type NodeStatus struct {
+	TypeMeta `json:",inline"`
+	Version  string `json:"version"` // of the agent
+	// Ready is true only when the active policy is the desired one, every
+	// trunk is whole and every known port is attached.
+	Ready   bool     `json:"ready"`
+	Reasons []string `json:"reasons,omitempty"` // why not
+	Source  string   `json:"source"`            // as given to --source
+	// Desired, Compiled and Active are snapshot revisions; all equal is up to date.
+	Desired  uint64 `json:"desiredRevision"`
+	Compiled uint64 `json:"compiledRevision"`
+	Active   uint64 `json:"activeRevision"`
+	// Generation is the datapath's number of the active policy.
+	Generation uint64            `json:"generation"`
+	Hook       string            `json:"hook"` // tcx or clsact
+	Trunks     []TrunkStatus     `json:"trunks"`
+	Ports      map[string]int    `json:"ports"` // count by state
+	Drift      []DriftCount      `json:"drift,omitempty"`
+	Problems   []desired.Problem `json:"problems,omitempty"`
+}
+
+// TrunkStatus is one trunk as seen on this node.
+type TrunkStatus struct {
+	Name    string   `json:"name"`
+	Bridge  string   `json:"bridge"`
+	Uplink  string   `json:"uplink,omitempty"`
+	VLANs   vlan.Set `json:"vlans"` // on the uplink, as read from the kernel
+	MTU     int      `json:"mtu"`
+	Ready   bool     `json:"ready"`
+	Message string   `json:"message,omitempty"` // what is wrong
+}
+
+// DriftCount says how often somebody else changed something of ours.
+type DriftCount struct {
+	Kind     string    `json:"kind"`
+	Subject  string    `json:"subject"` // interface or bridge
+	Seen     int       `json:"seen"`
+	Repaired int       `json:"repaired"`
+	Last     time.Time `json:"last"`
+	Message  string    `json:"message,omitempty"` // while it is not repaired: what is open or cut
+}
+
+// PortList is every port of this node.
+type PortList struct {
+	TypeMeta `json:",inline"`
+	Items    []Port `json:"items"`
+}
+
+// Port is one port: what was asked for and what is.
+type Port struct {
+	attach.Record `json:",inline"`
+	State         attach.State `json:"state"`
+	// Policy is the network whose policy judges this port; "" is the default
+	// of ports without a network.
+	Policy   string    `json:"policy"`
+	Problems []string  `json:"problems,omitempty"`
+	Passed   [2]uint64 `json:"passed"`  // packets from the VM, to the VM
+	Dropped  [2]uint64 `json:"dropped"` // packets from the VM, to the VM
+}
+
+// VLANList is VLAN membership as the kernel has it, in the idiom of bridge(8).
+type VLANList struct {
+	TypeMeta `json:",inline"`
+	Items    []PortVLANs `json:"items"`
+}
+
+// PortVLANs is one bridge port's membership.
+type PortVLANs struct {
+	Bridge    string   `json:"bridge"`
+	Interface string   `json:"interface"`
+	Role      string   `json:"role"` // uplink, port, other
+	VLANs     vlan.Set `json:"vlans"`
+	PVID      vlan.ID  `json:"pvid,omitempty"`
+	Untagged  vlan.Set `json:"untagged,omitzero"` // sent without a tag
+}
+
+// PolicyList is every FirewallPolicy in force, in the order of judgement.
+type PolicyList struct {
+	TypeMeta `json:",inline"`
+	Items    []Policy      `json:"items"`
+	Defaults []DefaultHits `json:"defaults"`
+}
+
+// Policy is a FirewallPolicy with its hits on this node.
+type Policy struct {
+	Name     string   `json:"name"`
+	Category string   `json:"category"`
+	Order    int64    `json:"order"`
+	Networks []string `json:"networks,omitempty"` // appliedTo; absent is Any
+	Rules    []Rule   `json:"rules"`
+}
+
+// Rule is one rule in words, with its hits: the packets that it judged (the
+// first of each connection, and each one that it dropped).
+type Rule struct {
+	ID           uint32   `json:"id"`
+	Name         string   `json:"name,omitempty"`
+	Action       string   `json:"action"`
+	Direction    string   `json:"direction"`
+	Sources      []string `json:"sources,omitempty"`
+	Destinations []string `json:"destinations,omitempty"`
+	Services     []string `json:"services,omitempty"`
+	Packets      uint64   `json:"packets"`
+	Bytes        uint64   `json:"bytes"`
+}
+
+// DefaultHits is what a network's defaultAction judged.
+type DefaultHits struct {
+	Network string `json:"network"` // "" is ports without a network
+	Action  string `json:"action"`
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// DropList is every drop counter that is not zero.
+type DropList struct {
+	TypeMeta `json:",inline"`
+	Items    []Drop `json:"items"`
+}
+
+// Drop is one port's drops of one reason in one direction.
+type Drop struct {
+	attach.Key
+	Interface string     `json:"interface"` // host end
+	Pod       attach.Pod `json:"pod,omitzero"`
+	Direction string     `json:"direction"` // In (to the VM) or Out
+	Reason    string     `json:"reason"`
+	Text      string     `json:"text"`
+	Packets   uint64     `json:"packets"`
+	Bytes     uint64     `json:"bytes"`
+}
