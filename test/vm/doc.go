@@ -1,0 +1,14 @@
+// Package vm runs a command inside a real Debian kernel under QEMU's software
+// emulation, as any user, and gives back its output, exit code and files.
+//
+// A run is one throw-away machine: a kernel from the cache that hack/deps.sh
+// fills, and an initramfs written by this package (image.go, cpio.go) that holds
+// /init (test/vm/init), the real iproute2, a few modules and whatever the caller
+// adds. Nothing is shared with the host but a socket pair: output, exit code and
+// result files cross it as frames (test/vm/wire), so kernel messages never mix
+// into the output and no port number or path can clash with a parallel run.
+//
+// Guests (-guest) are further QEMU processes beside that machine, never inside
+// it: their NIC and their control channel are joined to the node VM by socket
+// pairs too. See test/vm/guest for what a guest answers.
+package vm
