@@ -109,3 +109,39 @@ func (s State) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// All is every VLAN that the port is in.
+func (v VLANs) All() vlan.Set {
+	s := v.Tagged
+	if v.PVID.Validate() == nil {
+		_ = s.Add(v.PVID)
+	}
+	return s
+}
+
+// Validate checks that the mode and the VLANs fit together.
+func (v VLANs) Validate() *Error {
+	bad := func(field, message, remedy string) *Error {
+		return &Error{Kind: InvalidConfig, Field: field, Message: message, Remedy: remedy}
+	}
+	if v.PVID != 0 {
+		if err := v.PVID.Validate(); err != nil {
+			return bad("vlan", err.Error(), "use 1-4094")
+		}
+	}
+	switch {
+	case v.Mode == vlan.Access && v.PVID == 0:
+		return bad("vlan", "an access port has no VLAN", "set vlan, or vlanTrunk for a guest that tags by itself")
+	case v.Mode == vlan.Access && !v.Tagged.Empty():
+		return bad("vlanTrunk", "an access port has tagged VLANs", "use mode Trunk, or Native for one untagged VLAN beside them")
+	case v.Mode == vlan.Trunk && v.PVID != 0:
+		return bad("nativeVlan", "a trunk port has a native VLAN", "use mode Native")
+	case v.Mode == vlan.Trunk && v.Tagged.Empty():
+		return bad("vlanTrunk", "a trunk port has no VLAN", "list the VLANs that the guest may tag")
+	case v.Mode == vlan.Native && v.PVID == 0:
+		return bad("nativeVlan", "a native port has no native VLAN", "set nativeVlan")
+	case v.Mode > vlan.Native:
+		return bad("mode", "unknown VLAN mode", "use Access, Trunk or Native")
+	}
+	return nil
+}

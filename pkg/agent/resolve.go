@@ -1,0 +1,167 @@
+package agent
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// MTU bounds in bytes: RFC 791's least for a host link that carries IPv4
+// unfragmented, and the largest that an IPv4 packet can use.
+const (
+	minMTU = 68
+	maxMTU = 65535
+)
+
+// resolved is what a request means on this node.
+type resolved struct {
+	trunk  desired.Trunk
+	vlans  attach.VLANs
+	mtu    int
+	policy string // network whose policy judges the port; "" is none
+}
+
+// trunkHealth says what the kernel made of a trunk: its MTU, or what is wrong.
+type trunkHealth struct {
+	mtu     int
+	problem string
+}
+
+// resolve finds out what a request means, or which field is wrong and why. It
+// depends on nothing but its arguments.
+func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trunkHealth) (resolved, error) {
+	if err := checkMAC(req.MAC); err != nil {
+		return resolved{}, err
+	}
+	var r resolved
+	var err error
+	switch {
+	case req.Network != "" && req.Inline != nil:
+		return r, invalid("network", "both network and bridge are given", "give one: network names a VLANNetwork, bridge describes the port itself")
+	case req.Network != "":
+		r, err = resolveNetwork(req.Network, snap)
+	case req.Inline != nil:
+		r, err = resolveInline(req.Inline, snap)
+	default:
+		return r, invalid("network", "neither network nor bridge is given", "set network to a VLANNetwork's name")
+	}
+	if err != nil {
+		return r, err
+	}
+	h, ok := health[r.trunk.Name]
+	if !ok || h.problem != "" {
+		return r, &attach.Error{Kind: attach.TryAgain, Field: "trunk",
+			Message: fmt.Sprintf("trunk %s is not ready on this node: %s", r.trunk.Name, orElse(h.problem, "not set up yet")),
+			Remedy:  "see homeportctl status"}
+	}
+	r.mtu, err = resolveMTU(req.MTU, r.mtu, h.mtu, r.trunk.Name)
+	return r, err
+}
+
+func resolveNetwork(name string, snap *desired.Snapshot) (resolved, error) {
+	n, ok := snap.Networks[name]
+	if !ok {
+		known := strings.Join(slices.Sorted(maps.Keys(snap.Networks)), ", ")
+		return resolved{}, invalid("network", fmt.Sprintf("there is no VLANNetwork named %q", name), "known are: "+orElse(known, "none"))
+	}
+	t, ok := snap.Trunks[n.Trunk]
+	if !ok {
+		return resolved{}, invalid("network", fmt.Sprintf("VLANNetwork %s is on trunk %q, which does not exist", name, n.Trunk), "write a VLANTrunk of that name")
+	}
+	r := resolved{trunk: t, policy: n.Name, mtu: n.MTU,
+		vlans: attach.VLANs{Mode: n.Mode, PVID: n.PVID, Tagged: n.Tagged}}
+	return r, checkVLANs(r.vlans, t)
+}
+
+func resolveInline(in *attach.Inline, snap *desired.Snapshot) (resolved, error) {
+	for _, t := range snap.Trunks {
+		if t.Bridge != in.Bridge {
+			continue
+		}
+		if !t.InlineAllowed {
+			return resolved{}, invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, refuses ports that a CNI config describes itself", t.Name, in.Bridge),
+				"name a VLANNetwork in network, or set inlineConfig: Allow on the trunk")
+		}
+		r := resolved{trunk: t, vlans: in.VLANs, policy: networkOf(in.VLANs, t.Name, snap)}
+		return r, checkVLANs(in.VLANs, t)
+	}
+	return resolved{}, invalid("bridge", fmt.Sprintf("no VLANTrunk owns a bridge named %q", in.Bridge), "write a VLANTrunk with bridge.name "+in.Bridge)
+}
+
+// networkOf finds the VLANNetwork that an inline port belongs to: the access
+// network of its VLAN, so that the same rules hold however a port is described.
+// A port with tagged VLANs is in several and belongs to none: the default of
+// ports without a network (Drop) is its last word.
+func networkOf(v attach.VLANs, trunk string, snap *desired.Snapshot) string {
+	if v.Mode != vlan.Access {
+		return ""
+	}
+	for _, n := range snap.Networks {
+		if n.Trunk == trunk && n.Mode == vlan.Access && n.PVID == v.PVID {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+func checkVLANs(v attach.VLANs, t desired.Trunk) error {
+	if err := v.Validate(); err != nil {
+		return err
+	}
+	all := v.All()
+	if m := all.Intersect(t.Management); !m.Empty() {
+		return invalid("vlan", fmt.Sprintf("VLAN %s is a management VLAN of trunk %s", m, t.Name), "use another VLAN; managementVLANs belong to the node")
+	}
+	if out := all.Minus(t.AllowedVLANs); !out.Empty() {
+		return invalid("vlan", fmt.Sprintf("VLAN %s is not among trunk %s's allowedVLANs (%s)", out, t.Name, t.AllowedVLANs), "add it there and on the switch, or use another")
+	}
+	return nil
+}
+
+// resolveMTU takes the smallest of what the request and the network ask and
+// refuses more than the trunk carries. Zero means not asked.
+func resolveMTU(asked, network, trunk int, name string) (int, error) {
+	if asked != 0 && (asked < minMTU || asked > maxMTU) {
+		return 0, invalid("mtu", fmt.Sprintf("%d is out of range", asked), fmt.Sprintf("use %d-%d, or leave it out for the network's", minMTU, maxMTU))
+	}
+	limit := trunk
+	if network != 0 {
+		limit = min(limit, network)
+	}
+	if asked > limit {
+		return 0, invalid("mtu", fmt.Sprintf("%d is over the %d of trunk %s and its network", asked, limit, name), "lower it, or raise the uplink's and the trunk's MTU first")
+	}
+	if asked != 0 {
+		return asked, nil
+	}
+	return limit, nil
+}
+
+func checkMAC(mac net.HardwareAddr) error {
+	switch {
+	case len(mac) != 6:
+		return invalid("mac", fmt.Sprintf("%q is not a 6-byte MAC address", mac), "write it as 02:00:00:aa:bb:cc")
+	case mac[0]&1 != 0:
+		return invalid("mac", fmt.Sprintf("%s is a multicast address", mac), "use a unicast MAC: an even first byte")
+	case slices.Equal(mac, make(net.HardwareAddr, 6)):
+		return invalid("mac", "00:00:00:00:00:00 is no MAC address", "leave mac out for a random one")
+	}
+	return nil
+}
+
+func invalid(field, message, remedy string) *attach.Error {
+	return &attach.Error{Kind: attach.InvalidConfig, Field: field, Message: message, Remedy: remedy}
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}

@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+)
+
+// table is what the agent knows of its ports, living and in the making. A key
+// is held while it is worked on, so that the ADD, DEL and repair of one port
+// never overlap; different ports do.
+type table struct {
+	mu    sync.Mutex
+	ports map[attach.Key]*entry
+}
+
+type entry struct {
+	hold     sync.Mutex // held by whoever works on the port
+	waiting  int        // holders and waiters; guarded by table.mu
+	rec      *attach.Record
+	policy   string
+	claimed  bool     // a MAC and VLANs are taken by rec; guarded by table.mu
+	problems []string // last check's; guarded by table.mu
+}
+
+func newTable() *table { return &table{ports: map[attach.Key]*entry{}} }
+
+// lock holds the key until the returned function is called.
+func (t *table) lock(k attach.Key) (e *entry, unlock func()) {
+	t.mu.Lock()
+	e = t.ports[k]
+	if e == nil {
+		e = &entry{}
+		t.ports[k] = e
+	}
+	e.waiting++
+	t.mu.Unlock()
+	e.hold.Lock()
+	return e, func() {
+		e.hold.Unlock()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if e.waiting--; e.waiting == 0 && e.rec == nil {
+			delete(t.ports, k)
+		}
+	}
+}
+
+// claim takes the record's MAC and host interface for e, or says who has them.
+// A MAC may be on this node twice only in different VLANs; ports elsewhere do
+// not count: the target of a migration has the living source's MAC.
+func (t *table) claim(e *entry, r *attach.Record, policy string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, o := range t.ports {
+		if o == e || !o.claimed {
+			continue
+		}
+		if o.rec.HostIfIndex == r.HostIfIndex {
+			return &attach.Error{Kind: attach.Conflict, Field: "interface",
+				Message: fmt.Sprintf("host interface %s is the port of container %s, interface %s", r.HostIfName, k.ContainerID, k.IfName),
+				Remedy:  "one veth serves one attachment"}
+		}
+		both := o.rec.VLANs.All().Intersect(r.VLANs.All())
+		if o.rec.Bridge == r.Bridge && slices.Equal(o.rec.MAC, r.MAC) && !both.Empty() {
+			return &attach.Error{Kind: attach.Conflict, Field: "mac",
+				Message: fmt.Sprintf("%s is held in VLAN %s by a living port of this node: container %s, interface %s (%s)", r.MAC, both, k.ContainerID, k.IfName, o.rec.HostIfName),
+				Remedy:  "give this VM another MAC, or end the other port"}
+		}
+	}
+	e.rec, e.policy, e.claimed = r, policy, true
+	return nil
+}
+
+// release forgets what e claimed.
+func (t *table) release(e *entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.rec, e.policy, e.claimed, e.problems = nil, "", false, nil
+}
+
+// item is a copy of one entry.
+type item struct {
+	rec      attach.Record
+	policy   string
+	problems []string
+}
+
+// list copies every claimed entry, in the order of host interface names.
+func (t *table) list() []item {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []item
+	for _, e := range t.ports {
+		if e.claimed {
+			out = append(out, item{rec: *e.rec, policy: e.policy, problems: slices.Clone(e.problems)})
+		}
+	}
+	slices.SortFunc(out, func(a, b item) int {
+		if a.rec.HostIfName < b.rec.HostIfName {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+func (t *table) setProblems(k attach.Key, problems []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.ports[k]; e != nil {
+		e.problems = problems
+	}
+}

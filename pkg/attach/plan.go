@@ -1,0 +1,150 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+)
+
+// Step is one thing done and how it is undone. Undo may be nil.
+type Step struct {
+	Name string
+	Do   func() error
+	Undo func() error
+}
+
+// Plan is an ordered list of steps. Its last step is the one that lets traffic
+// pass, so a plan cut short anywhere leaves a port through which nothing passes.
+type Plan []Step
+
+// Run does the steps in order. When one fails, or ctx ends between two, it
+// undoes what was done, backwards, and returns the failure; undo errors are
+// joined to it.
+func (p Plan) Run(ctx context.Context) error {
+	for i, s := range p {
+		err := context.Cause(ctx)
+		if err == nil {
+			err = s.Do()
+		}
+		if err == nil {
+			continue
+		}
+		return errors.Join(fmt.Errorf("%s: %w", s.Name, err), p[:i].undo())
+	}
+	if err := context.Cause(ctx); err != nil {
+		return errors.Join(fmt.Errorf("the asker is gone: %w", err), p.undo())
+	}
+	return nil
+}
+
+func (p Plan) undo() error {
+	var errs []error
+	for i := len(p) - 1; i >= 0; i-- {
+		if p[i].Undo == nil {
+			continue
+		}
+		if err := p[i].Undo(); err != nil {
+			errs = append(errs, fmt.Errorf("undo %s: %w", p[i].Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Interface is one kernel interface, by index and by the name that goes with
+// it: an index alone can come to mean another interface.
+type Interface struct {
+	Index int
+	Name  string
+}
+
+// Bridge is what a plan needs of the kernel's bridge. Every call is idempotent.
+type Bridge interface {
+	// TakeOut takes the interface down and out of any bridge.
+	TakeOut(Interface) error
+	// SetMTU in bytes.
+	SetMTU(Interface, int) error
+	// Join puts a downed interface into the bridge.
+	Join(i Interface, bridge string) error
+	// SetVLANs makes the port's membership exactly v and reads it back.
+	SetVLANs(i Interface, v VLANs) error
+	// SetUp lets the kernel forward at the port.
+	SetUp(Interface) error
+	// Delete deletes the interface (a veth: with its peer); gone is no error.
+	Delete(Interface) error
+}
+
+// PortConfig is what the port program knows of a port besides its state.
+type PortConfig struct {
+	// Policy is the network whose compiled policy judges the port; "" is the
+	// one for ports without a network.
+	Policy string
+	VLANs  VLANs
+	MAC    net.HardwareAddr
+}
+
+// Datapath is what a plan needs of the port programs. Every call is idempotent.
+type Datapath interface {
+	// AttachPort attaches both hooks with the port in state Dark.
+	AttachPort(i Interface, c PortConfig) error
+	// SetState is one atomic write.
+	SetState(ifindex int, s State) error
+	// DetachPort forgets the port; it does not need the interface.
+	DetachPort(ifindex int) error
+}
+
+// Records is what a plan needs of the disk.
+type Records interface {
+	Put(*Record) error
+	Delete(Key) error
+}
+
+// Node is where plans act.
+type Node struct {
+	Bridge   Bridge
+	Datapath Datapath
+	Records  Records
+}
+
+// AttachPlan makes the port of r, in the order that lets nothing pass early:
+// VLANs belong to a bridge port and can only be set once it has a master, so the
+// host end stays down and the program dark until all else is read back.
+func (n Node) AttachPlan(r *Record, policy string) Plan {
+	i := Interface{Index: r.HostIfIndex, Name: r.HostIfName}
+	return Plan{
+		{Name: "take the host end down and out of its bridge",
+			Do: func() error { return n.Bridge.TakeOut(i) }},
+		{Name: "write the record",
+			Do:   func() error { return n.Records.Put(r) },
+			Undo: func() error { return n.Records.Delete(r.Key) }},
+		{Name: "attach the dark program",
+			Do: func() error {
+				return n.Datapath.AttachPort(i, PortConfig{Policy: policy, VLANs: r.VLANs, MAC: r.MAC})
+			},
+			Undo: func() error { return n.Datapath.DetachPort(i.Index) }},
+		{Name: "set the MTU",
+			Do: func() error { return n.Bridge.SetMTU(i, r.EffectiveMTU) }},
+		{Name: "join bridge " + r.Bridge,
+			Do:   func() error { return n.Bridge.Join(i, r.Bridge) },
+			Undo: func() error { return n.Bridge.TakeOut(i) }},
+		{Name: "set VLANs",
+			Do: func() error { return n.Bridge.SetVLANs(i, r.VLANs) }},
+		{Name: "bring the host end up",
+			Do: func() error { return n.Bridge.SetUp(i) }},
+		{Name: "open the port",
+			Do:   func() error { return n.Datapath.SetState(i.Index, Active) },
+			Undo: func() error { return n.Datapath.SetState(i.Index, Dark) }},
+	}
+}
+
+// DetachPlan ends the port of r. The interface goes before its program, so at no
+// moment is there an open port without one, and the record goes last: a DEL that
+// failed half way can be repeated, and finds less to do.
+func (n Node) DetachPlan(r *Record) Plan {
+	i := Interface{Index: r.HostIfIndex, Name: r.HostIfName}
+	return Plan{
+		{Name: "delete the host end", Do: func() error { return n.Bridge.Delete(i) }},
+		{Name: "detach the program", Do: func() error { return n.Datapath.DetachPort(i.Index) }},
+		{Name: "forget the record", Do: func() error { return n.Records.Delete(r.Key) }},
+	}
+}
