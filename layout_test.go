@@ -1,0 +1,126 @@
+// Package homeport holds no code: its test keeps the layout that DESIGN §4 draws.
+package homeport
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/homeport-cni/homeport"
+
+type pkg struct {
+	ImportPath string
+	Name       string
+	Imports    []string
+	Deps       []string
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps=false", "-json=ImportPath,Name,Imports,Deps", "./...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		err := d.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func within(rel string, dirs ...string) bool {
+	return slices.ContainsFunc(dirs, func(d string) bool { return rel == d || strings.HasPrefix(rel, d+"/") })
+}
+
+// TestImporters says who alone may import what. Tests and laboratories are free.
+func TestImporters(t *testing.T) {
+	rules := []struct {
+		what    string // import path or prefix
+		allowed []string
+	}{
+		{"github.com/vishvananda/netlink", []string{"pkg/bridge", "pkg/datapath", "test"}},
+		{"github.com/cilium/ebpf", []string{"pkg/datapath", "test"}},
+		{"github.com/coreos/go-iptables", []string{"pkg/hostfw"}},
+		{"k8s.io/client-go", []string{"pkg/desired", "pkg/kube", "cmd/homeportctl"}},
+		{"sigs.k8s.io/controller-runtime", []string{"pkg/desired", "pkg/kube", "cmd/homeportctl"}},
+		{module + "/cmd", nil},
+		{module + "/test", []string{"test", "cmd"}},
+		{module + "/pkg/agent", []string{"cmd/bridge-agent"}},
+	}
+	for _, p := range list(t) {
+		rel := strings.TrimPrefix(p.ImportPath, module+"/")
+		for _, imp := range p.Imports {
+			for _, r := range rules {
+				if within(imp, r.what) && !within(imp, p.ImportPath) && !within(rel, r.allowed...) && !within(p.ImportPath, r.what) {
+					t.Errorf("%s imports %s; only %v may", rel, imp, r.allowed)
+				}
+			}
+		}
+	}
+}
+
+// TestPure keeps packages that are functions from value to value free of the
+// kernel, the network and the disk.
+func TestPure(t *testing.T) {
+	pure := []string{"pkg/vlan", "pkg/policy", "pkg/policy/compile", "pkg/api/v1alpha1", "pkg/report"}
+	banned := regexp.MustCompile(`^(os|os/exec|syscall|golang\.org/x/sys/.*|net/http)$`)
+	for _, p := range list(t) {
+		rel := strings.TrimPrefix(p.ImportPath, module+"/")
+		if !slices.Contains(pure, rel) {
+			continue
+		}
+		for _, imp := range p.Imports {
+			if banned.MatchString(imp) {
+				t.Errorf("%s is pure but imports %s", rel, imp)
+			}
+			if rel == "pkg/vlan" && strings.Contains(imp, ".") {
+				t.Errorf("pkg/vlan is a leaf but imports %s", imp)
+			}
+		}
+	}
+}
+
+// TestPluginIsLight keeps what must not be in the CNI binary out of all that it
+// is built from.
+func TestPluginIsLight(t *testing.T) {
+	banned := []string{"github.com/cilium/ebpf", "k8s.io", "sigs.k8s.io", "net/http", "github.com/prometheus"}
+	for _, p := range list(t) {
+		if p.ImportPath != module+"/cmd/cni-plugin" {
+			continue
+		}
+		for _, d := range p.Deps {
+			if within(d, banned...) {
+				t.Errorf("the CNI plugin is built from %s", d)
+			}
+		}
+		return
+	}
+	t.Error("there is no cmd/cni-plugin")
+}
+
+// TestNames refuses package names that say nothing.
+func TestNames(t *testing.T) {
+	empty := []string{"util", "utils", "common", "helpers", "shared", "types", "misc"}
+	for _, p := range list(t) {
+		if slices.Contains(empty, p.Name) || slices.Contains(empty, path.Base(p.ImportPath)) {
+			t.Errorf("%s: the name says nothing", p.ImportPath)
+		}
+	}
+}
