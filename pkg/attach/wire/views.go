@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
-	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
@@ -46,7 +45,20 @@ type NodeStatus struct {
 	Trunks     []TrunkStatus     `json:"trunks"`
 	Ports      map[string]int    `json:"ports"` // count by state
 	Drift      []DriftCount      `json:"drift,omitempty"`
-	Problems   []desired.Problem `json:"problems,omitempty"`
+	Problems   []Problem `json:"problems,omitempty"`
+}
+
+// Problem is one thing that is wrong with one object or manifest; the fields are
+// those of desired.Problem, kept apart since the CNI plugin is built from this
+// package and must stay small.
+type Problem struct {
+	File    string `json:"file,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	Kind    string `json:"kind,omitempty"`
+	Name    string `json:"name,omitempty"`
+	Field   string `json:"field,omitempty"`
+	Message string `json:"message"`
+	Kept    bool   `json:"kept"`
 }
 
 // TrunkStatus is one trunk as seen on this node.
