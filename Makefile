@@ -1,0 +1,66 @@
+# Homeport. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export CGO_ENABLED := 0
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+TESTSUM := go run ./hack/testsum
+# Packages whose tests need a real kernel: they run natively as far as the host
+# goes, and whole in the VMs.
+KERNEL_PKGS := ./pkg/bridge ./pkg/datapath ./pkg/agent ./test/netns
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/cni-plugin, bin/bridge-agent, bin/homeportctl (static)
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/cni-plugin ./cmd/bridge-agent ./cmd/homeportctl
+
+.PHONY: deps
+deps: ## install what Debian has and the tests need: clang, QEMU, kernels
+	hack/deps.sh
+
+.PHONY: generate
+generate: ## regenerate BPF objects, reasons and their docs (needs clang)
+	go generate ./...
+
+.PHONY: verify
+verify: ## generated files are current; vet, staticcheck, gofmt
+	hack/verify.sh
+
+.PHONY: test
+test: deps ## everything below: unit, bpf, netns, and both kernels in VMs
+	rm -rf out/test
+	$(MAKE) test-unit test-bpf test-netns test-vm
+	@$(TESTSUM) report
+
+.PHONY: test-unit
+test-unit: ## all packages; what needs root or a kernel feature says why it skips
+	$(TESTSUM) run -name unit -- go test -json ./...
+
+.PHONY: test-bpf
+test-bpf: ## port programs against the reference evaluator, natively (root)
+	$(TESTSUM) run -name bpf -- go test -json -count=1 -timeout 20m ./pkg/datapath
+
+.PHONY: test-netns
+test-netns: ## the lab on this host's kernel, as far as it goes (root)
+	$(TESTSUM) run -name netns -- go test -json -count=1 -timeout 20m ./test/netns
+
+.PHONY: test-vm
+test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips
+	hack/test-vm.sh 6.1 6.12
+
+.PHONY: bench
+bench: deps build ## ratios against the plain bridge and the reference plugin
+	hack/bench.sh
+
+.PHONY: demo
+demo: deps build ## two nodes, a trunk, a real VM with its VLAN, IP and firewall (BREAK=vlan|rule|mac must fail)
+	hack/demo.sh
+
+.PHONY: clean
+clean: ## remove bin/ and out/
+	rm -rf bin out

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# verify.sh: what is generated is current, and the code is tidy. Regenerates in
+# place and fails when that changes a file.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Compared before and after, so that it also works in a tree with changes.
+state() { git ls-files -co --exclude-standard -z | xargs -0 sha256sum 2>/dev/null | sort -k2; }
+
+before=$(state)
+go generate ./...
+go mod tidy
+if ! diff <(echo "$before") <(state) >/dev/null; then
+	echo "verify: 'make generate' or 'go mod tidy' changes these; run them and commit:" >&2
+	diff <(echo "$before") <(state) | awk '/^>/{print "  " $3}' >&2
+	exit 1
+fi
+unformatted=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
+if [ -n "$unformatted" ]; then
+	printf 'verify: not formatted (gofmt -w):\n%s\n' "$unformatted" >&2
+	exit 1
+fi
+go vet ./...
+go tool staticcheck ./...
+echo "verify: generated files are current; vet, staticcheck and gofmt are clean"
