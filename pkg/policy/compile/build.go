@@ -1,0 +1,226 @@
+package compile
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// NetworkError says why one network's set cannot be compiled.
+type NetworkError struct {
+	Network string
+	Err     error
+}
+
+// Error names the network, the cause and the remedy.
+func (e *NetworkError) Error() string { return fmt.Sprintf("network %q: %v", e.Network, e.Err) }
+
+// Unwrap gives the cause.
+func (e *NetworkError) Unwrap() error { return e.Err }
+
+// RefusedError lists the networks whose sets cannot be compiled, by name. The
+// others are in order: put the last good set of these in their place, or leave
+// them out if there is none (their ports then drop everything), and try again.
+type RefusedError struct{ Networks []*NetworkError }
+
+// Error has a line for every network.
+func (e *RefusedError) Error() string { return errors.Join(e.Unwrap()...).Error() }
+
+// Unwrap gives the errors of the networks.
+func (e *RefusedError) Unwrap() []error {
+	errs := make([]error, len(e.Networks))
+	for i, n := range e.Networks {
+		errs[i] = n
+	}
+	return errs
+}
+
+// refusals gathers errors by network, in order.
+type refusals []*NetworkError
+
+func (r *refusals) add(network string, err error) {
+	if err != nil {
+		*r = append(*r, &NetworkError{network, err})
+	}
+}
+
+func (r refusals) err() error {
+	if len(r) == 0 {
+		return nil
+	}
+	return &RefusedError{r}
+}
+
+// Build compiles all that a node enforces. Equal meaning of lists gives equal
+// bytes, whatever the order of sets, of addresses in a list and of services.
+// The error is a [*RefusedError] that names each network at fault.
+func Build(in Input) (*Program, error) {
+	sets := sorted(in.Sets)
+	var bad refusals
+	for i := range sets {
+		if i > 0 && sets[i].Network == sets[i-1].Network {
+			bad.add(sets[i].Network, errors.New("has more than one set: give each network one"))
+			continue
+		}
+		bad.add(sets[i].Network, check(&sets[i], in.Counters))
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+
+	lists := peerLists{index: map[string]int{}}
+	named := make([][]peers, len(sets))
+	for i := range sets {
+		for _, r := range sets[i].Rules {
+			named[i] = append(named[i], peers{src: lists.number(r.Sources), dst: lists.number(r.Destinations)})
+		}
+	}
+	c := compiler{counters: in.Counters, classes: classify(lists.spans)}
+	c.scratch = make([]row, c.classes.count)
+	p := &Program{Addrs: c.classes.addrs}
+	for i := range sets {
+		compiled, err := c.policy(&sets[i], named[i])
+		bad.add(sets[i].Network, err)
+		p.Policies = append(p.Policies, compiled)
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	p.Hash = hash(p)
+	return p, nil
+}
+
+// sorted gives the sets by network; the input stays as it is.
+func sorted(sets []policy.Set) []policy.Set {
+	sets = slices.Clone(sets)
+	slices.SortStableFunc(sets, func(a, b policy.Set) int { return cmp.Compare(a.Network, b.Network) })
+	return sets
+}
+
+// check refuses what the compiled form cannot say.
+func check(set *policy.Set, counters Counters) error {
+	if len(set.Rules) > RulesMax {
+		return fmt.Errorf("has %d rules (%s), but a network can have %d: "+
+			"join rules that differ only in addresses or services, or apply policies to fewer networks",
+			len(set.Rules), perPolicy(set.Rules), RulesMax)
+	}
+	var errs []error
+	if set.Default > policy.Allow {
+		errs = append(errs, fmt.Errorf("default action %v is not enforced", set.Default))
+	}
+	errs = append(errs, checkCounter(policy.DefaultKey(set.Network), counters))
+	seen := map[policy.RuleKey]bool{}
+	for i := range set.Rules {
+		r := &set.Rules[i]
+		if seen[r.Key] {
+			errs = append(errs, fmt.Errorf("rule %v is there twice: ids are unique within their policy", r.Key))
+		}
+		seen[r.Key] = true
+		errs = append(errs, checkRule(r), checkCounter(r.Key, counters))
+	}
+	return errors.Join(errs...)
+}
+
+func checkCounter(key policy.RuleKey, counters Counters) error {
+	n, ok := counters[key]
+	if !ok {
+		return fmt.Errorf("%v has no counter: Allocate comes before Build", key)
+	}
+	if n >= CountersMax {
+		return fmt.Errorf("%v has counter %d, but the last one is %d", key, n, CountersMax-1)
+	}
+	return nil
+}
+
+func checkRule(r *policy.Rule) error {
+	if r.Action > policy.Allow {
+		return fmt.Errorf("rule %v: action %v is not enforced", r.Key, r.Action)
+	}
+	if r.Directions == 0 || r.Directions > policy.InOut {
+		return fmt.Errorf("rule %v: directions %v: must be In, Out or InOut", r.Key, r.Directions)
+	}
+	for _, list := range [][]policy.AddrRange{r.Sources, r.Destinations} {
+		for _, a := range list {
+			if err := checkRange(a); err != nil {
+				return fmt.Errorf("rule %v: %w", r.Key, err)
+			}
+		}
+	}
+	for _, s := range r.Services {
+		switch {
+		case s.Protocol != policy.TCP && s.Protocol != policy.UDP &&
+			s.Protocol != policy.ICMP && s.Protocol != policy.ICMPv6:
+			return fmt.Errorf("rule %v: protocol %d: services are of tcp, udp, icmp or icmpv6", r.Key, s.Protocol)
+		case s.First > s.Last:
+			return fmt.Errorf("rule %v: service %v: the end is below the start", r.Key, s)
+		}
+	}
+	return nil
+}
+
+func checkRange(a policy.AddrRange) error {
+	switch {
+	case !a.First.IsValid() || !a.Last.IsValid():
+		return errors.New("a range of addresses without an end")
+	case a.First.Zone() != "" || a.Last.Zone() != "":
+		return fmt.Errorf("range %v-%v: addresses in rules have no zone", a.First, a.Last)
+	case a.First.BitLen() != a.Last.BitLen():
+		return fmt.Errorf("range %v-%v: both ends must be IPv4, or both IPv6", a.First, a.Last)
+	case a.Last.Less(a.First):
+		return fmt.Errorf("range %v-%v: the end is below the start", a.First, a.Last)
+	case a.First.Is4In6() && a.Last.Is4In6():
+		return fmt.Errorf("range %v-%v: write IPv4 addresses as IPv4", a.First, a.Last)
+	}
+	return nil
+}
+
+// perPolicy counts rules by policy, in their order: "web" 100, "base" 40.
+func perPolicy(rules []policy.Rule) string {
+	count := map[string]int{}
+	var order []string
+	for i := range rules {
+		name := rules[i].Key.Policy
+		if count[name] == 0 {
+			order = append(order, name)
+		}
+		count[name]++
+	}
+	for i, name := range order {
+		order[i] = fmt.Sprintf("policy %q %d", name, count[name])
+	}
+	return strings.Join(order, ", ")
+}
+
+// hash is the content of a program as hex SHA-256; every length is part of it.
+func hash(p *Program) string {
+	h := sha256.New()
+	var b []byte
+	number := func(n int) { b = binary.LittleEndian.AppendUint64(b, uint64(n)) }
+	number(len(p.Addrs))
+	for _, a := range p.Addrs {
+		addr := a.Prefix.Addr().As16()
+		b = append(b, addr[:]...)
+		b = append(b, byte(a.Prefix.Bits()))
+		b = binary.LittleEndian.AppendUint32(b, a.Class)
+	}
+	number(len(p.Policies))
+	for _, n := range p.Policies {
+		number(len(n.Network))
+		b = append(b, n.Network...)
+		number(len(n.Pages))
+		h.Write(b)
+		b = b[:0]
+		for i := range n.Pages {
+			h.Write(n.Pages[i][:])
+		}
+	}
+	h.Write(b)
+	return hex.EncodeToString(h.Sum(nil))
+}

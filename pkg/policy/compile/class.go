@@ -1,0 +1,168 @@
+package compile
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// anyList is the number of a list that matches every address.
+const anyList = -1
+
+// peerLists numbers the distinct lists of addresses that rules name.
+type peerLists struct {
+	index map[string]int
+	spans [][]span
+}
+
+func (l *peerLists) number(list []policy.AddrRange) int {
+	if list == nil {
+		return anyList
+	}
+	spans := normalize(list)
+	key := make([]byte, 0, 33*len(spans))
+	for _, s := range spans {
+		family := byte(6)
+		if s.v4 {
+			family = 4
+		}
+		key = append(key, family)
+		for _, v := range [...]uint64{s.first.hi, s.first.lo, s.last.hi, s.last.lo} {
+			key = binary.BigEndian.AppendUint64(key, v)
+		}
+	}
+	n, ok := l.index[string(key)]
+	if !ok {
+		n = len(l.spans)
+		l.index[string(key)] = n
+		l.spans = append(l.spans, spans)
+	}
+	return n
+}
+
+// memberships interns sets of lists. Number 0 is the empty set. Adding a list
+// to a set is remembered, so that a walk over many prefixes builds each set
+// once.
+type memberships struct {
+	lists [][]uint32 // by number, sorted
+	index map[string]uint32
+	sums  map[uint64]uint32 // set<<32|list -> set with list
+}
+
+func newMemberships() *memberships {
+	return &memberships{
+		lists: [][]uint32{nil},
+		index: map[string]uint32{"": 0},
+		sums:  map[uint64]uint32{},
+	}
+}
+
+// with is the number of the set plus the list.
+func (m *memberships) with(set, list uint32) uint32 {
+	sum := uint64(set)<<32 | uint64(list)
+	if n, ok := m.sums[sum]; ok {
+		return n
+	}
+	n := set
+	if i, found := slices.BinarySearch(m.lists[set], list); !found {
+		n = m.intern(slices.Insert(slices.Clone(m.lists[set]), i, list))
+	}
+	m.sums[sum] = n
+	return n
+}
+
+func (m *memberships) intern(lists []uint32) uint32 {
+	key := make([]byte, 0, 4*len(lists))
+	for _, l := range lists {
+		key = binary.BigEndian.AppendUint32(key, l)
+	}
+	n, ok := m.index[string(key)]
+	if !ok {
+		n = uint32(len(m.lists))
+		m.index[string(key)] = n
+		m.lists = append(m.lists, lists)
+	}
+	return n
+}
+
+// classes is the address table and what it means.
+type classes struct {
+	addrs []AddrClass
+	count int
+	// byList has, for each list, the classes whose addresses are in it.
+	byList [][]uint32
+}
+
+// listed is a prefix of a list.
+type listed struct {
+	prefix
+	list uint32
+}
+
+// noList marks the border of the IPv4 block in the walk.
+const noList = ^uint32(0)
+
+// classify gives every address a class: the set of lists that hold it. It
+// walks the prefixes of all lists in address order, a covering prefix before
+// what it covers, with the covering ones on a stack; a prefix is in the lists
+// that name it and in those of the prefix around it. The IPv4 block inherits
+// nothing: an IPv6 range never means IPv4.
+func classify(lists [][]span) classes {
+	items := []listed{{v4block, noList}}
+	var scratch []prefix
+	for n, spans := range lists {
+		for _, s := range spans {
+			scratch = s.appendPrefixes(scratch[:0])
+			for _, p := range scratch {
+				items = append(items, listed{p, uint32(n)})
+			}
+		}
+	}
+	slices.SortFunc(items, func(a, b listed) int { return a.compare(b.prefix) })
+
+	type covering struct {
+		prefix
+		set uint32
+	}
+	sets := newMemberships()
+	classOf := map[uint32]uint32{0: 0} // by set
+	setOf := []uint32{0}               // by class
+	stack := []covering{{}}            // ::/0 in no list
+	var c classes
+	for i := 0; i < len(items); {
+		p := items[i].prefix
+		for !stack[len(stack)-1].contains(p) {
+			stack = stack[:len(stack)-1]
+		}
+		around := stack[len(stack)-1].set
+		set := around
+		if p == v4block {
+			set = 0
+		}
+		for ; i < len(items) && items[i].prefix == p; i++ {
+			if items[i].list != noList {
+				set = sets.with(set, items[i].list)
+			}
+		}
+		if set == around {
+			continue
+		}
+		class, ok := classOf[set]
+		if !ok {
+			class = uint32(len(setOf))
+			classOf[set] = class
+			setOf = append(setOf, set)
+		}
+		stack = append(stack, covering{p, set})
+		c.addrs = append(c.addrs, AddrClass{Prefix: p.netip(), Class: class})
+	}
+	c.count = len(setOf)
+	c.byList = make([][]uint32, len(lists))
+	for class, set := range setOf {
+		for _, list := range sets.lists[set] {
+			c.byList[list] = append(c.byList[list], uint32(class))
+		}
+	}
+	return c
+}

@@ -1,0 +1,122 @@
+package compile
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Limits of bpf/include/abi.h.
+const (
+	// WordsMax is HP_WORDS_MAX: the 64-bit words of the widest row.
+	WordsMax = 2
+	// RulesMax is the number of rules that one network's set can have.
+	RulesMax = 64 * WordsMax
+	// CountersMax is HP_RULE_COUNTERS: rules and defaults that a node can count.
+	CountersMax = 32768
+	// RowsMax is what a 16-bit row number can tell apart in one network.
+	RowsMax = 1 << 16
+)
+
+// Entries of each kind that a page holds.
+const (
+	u16sPerPage  = PageSize / 2
+	rulesPerPage = PageSize / 16
+)
+
+// The groups of the service index: enum hp_svc_group.
+const (
+	svcTCP = iota
+	svcUDP
+	svcICMP
+	svcICMPv6
+	svcGroups
+)
+
+// Header is struct hp_header, page 0 of a [Policy]: its fields in their order,
+// 32 bits each. Places are page numbers.
+type Header struct {
+	Words          uint32
+	Rules          uint32
+	DefaultAction  uint32
+	DefaultCounter uint32
+	SrcClassrow    uint32
+	DstClassrow    uint32
+	Classes        uint32
+	Rows           uint32
+	Svcindex       uint32
+	Svcchunk       uint32
+	SvcNoneRow     uint32
+	Meta           uint32
+	DirRow         [2]uint32
+}
+
+// fields lists the header's fields in the order of struct hp_header.
+func (h *Header) fields() []*uint32 {
+	return []*uint32{
+		&h.Words, &h.Rules, &h.DefaultAction, &h.DefaultCounter,
+		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
+		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
+		&h.DirRow[0], &h.DirRow[1],
+	}
+}
+
+func (h *Header) page() (p Page) {
+	for i, f := range h.fields() {
+		binary.NativeEndian.PutUint32(p[4*i:], *f)
+	}
+	return p
+}
+
+// Header reads page 0. It fails on a policy without pages or with a row width
+// that this version does not know.
+func (p *Policy) Header() (h Header, err error) {
+	if len(p.Pages) == 0 {
+		return h, fmt.Errorf("program of network %q has no pages", p.Network)
+	}
+	for i, f := range h.fields() {
+		*f = binary.NativeEndian.Uint32(p.Pages[0][4*i:])
+	}
+	if h.Words < 1 || h.Words > WordsMax {
+		return h, fmt.Errorf("program of network %q has rows of %d words, want 1 to %d", p.Network, h.Words, WordsMax)
+	}
+	return h, nil
+}
+
+// SetHeader writes page 0, which must exist. Tests break programs with it.
+func (p *Policy) SetHeader(h Header) { p.Pages[0] = h.page() }
+
+// ruleMeta is struct hp_rule.
+type ruleMeta struct {
+	counter, ruleID, action, flags uint32
+}
+
+func (m ruleMeta) put(b []byte) {
+	for i, v := range [...]uint32{m.counter, m.ruleID, m.action, m.flags} {
+		binary.NativeEndian.PutUint32(b[4*i:], v)
+	}
+}
+
+func getRuleMeta(b []byte) ruleMeta {
+	at := func(i int) uint32 { return binary.NativeEndian.Uint32(b[4*i:]) }
+	return ruleMeta{counter: at(0), ruleID: at(1), action: at(2), flags: at(3)}
+}
+
+// pageWriter appends tables to a policy, each beginning on a page of its own.
+type pageWriter struct{ pages []Page }
+
+// table adds pages for n entries, per to a page, and returns the first page's
+// number. put writes entry i into the bytes from its place on.
+func (w *pageWriter) table(n, per int, put func(b []byte, i int)) uint32 {
+	first := len(w.pages)
+	w.pages = append(w.pages, make([]Page, (n+per-1)/per)...)
+	for i := range n {
+		put(w.pages[first+i/per][i%per*(PageSize/per):], i)
+	}
+	return uint32(first)
+}
+
+func (w *pageWriter) u16s(vals []uint16) uint32 {
+	return w.table(len(vals), u16sPerPage, func(b []byte, i int) {
+		binary.NativeEndian.PutUint16(b, vals[i])
+	})
+}

@@ -1,0 +1,196 @@
+package compile
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// row has a bit per rule, by position.
+type row [WordsMax]uint64
+
+func (r *row) flip(rule int) { r[rule/64] ^= 1 << (rule % 64) }
+func (r *row) set(rule int)  { r[rule/64] |= 1 << (rule % 64) }
+
+// rowsWhere is the row of the rules for which is holds.
+func rowsWhere(rules []policy.Rule, is func(*policy.Rule) bool) (r row) {
+	for i := range rules {
+		if is(&rules[i]) {
+			r.set(i)
+		}
+	}
+	return r
+}
+
+// rowTable numbers the distinct rows of one policy.
+type rowTable struct {
+	rows  []row
+	index map[row]uint16
+}
+
+// number gives the row's number. Past RowsMax it is meaningless, which the
+// count of rows shows.
+func (t *rowTable) number(r row) uint16 {
+	n, ok := t.index[r]
+	if !ok {
+		n = uint16(len(t.rows))
+		t.index[r] = n
+		t.rows = append(t.rows, r)
+	}
+	return n
+}
+
+// peers are the numbers of a rule's lists in [peerLists], or anyList.
+type peers struct{ src, dst int }
+
+// compiler holds what the policies of a node share.
+type compiler struct {
+	counters Counters
+	classes  classes
+	scratch  []row // by class
+}
+
+// policy compiles one network. The tables follow the order of hp_header.
+//
+// Row 0 has the rules whose sources and destinations are both Any: the only
+// ones for frames without addresses, and what both sides of a class past the
+// class tables read. The tables end where all further classes read row 0.
+func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
+	t := rowTable{index: map[row]uint16{}}
+	t.number(rowsWhere(set.Rules, func(r *policy.Rule) bool { return r.Sources == nil && r.Destinations == nil }))
+	noService := rowsWhere(set.Rules, func(r *policy.Rule) bool { return r.Services == nil })
+	h := Header{
+		Words:          max(1, uint32(len(set.Rules)+63)/64),
+		Rules:          uint32(len(set.Rules)),
+		DefaultAction:  uint32(set.Default),
+		DefaultCounter: c.counters[policy.DefaultKey(set.Network)],
+		SvcNoneRow:     uint32(t.number(noService)),
+	}
+	for _, d := range []policy.Direction{policy.Out, policy.In} {
+		h.DirRow[d] = uint32(t.number(rowsWhere(set.Rules, func(r *policy.Rule) bool { return r.Directions.Has(d) })))
+	}
+	src := c.classRows(&t, lists, func(p peers) int { return p.src })
+	dst := c.classRows(&t, lists, func(p peers) int { return p.dst })
+	n := len(src)
+	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 {
+		n--
+	}
+	h.Classes = uint32(n)
+	index, chunks := serviceTables(&t, set.Rules, noService)
+	if len(t.rows) > RowsMax {
+		return Policy{}, fmt.Errorf("its %d rules need %d different rows, but a network can have %d: "+
+			"name fewer overlapping address lists, or split the rules among networks with appliedTo",
+			len(set.Rules), len(t.rows), RowsMax)
+	}
+
+	w := pageWriter{pages: make([]Page, 1)}
+	h.SrcClassrow = w.u16s(src[:n])
+	h.DstClassrow = w.u16s(dst[:n])
+	h.Rows = w.table(len(t.rows), 64/int(h.Words), func(b []byte, i int) {
+		for word := range h.Words {
+			binary.NativeEndian.PutUint64(b[8*word:], t.rows[i][word])
+		}
+	})
+	h.Svcindex = w.u16s(index)
+	h.Svcchunk = uint32(len(w.pages))
+	w.pages = append(w.pages, chunks...)
+	h.Meta = w.table(len(set.Rules), rulesPerPage, func(b []byte, i int) {
+		r := &set.Rules[i]
+		ruleMeta{counter: c.counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}.put(b)
+	})
+	w.pages[0] = h.page()
+	return Policy{Network: set.Network, Pages: w.pages}, nil
+}
+
+// classRows gives each class its row number on one side: the rules for which
+// that side is Any, and those whose list holds the class.
+func (c *compiler) classRows(t *rowTable, lists []peers, side func(peers) int) []uint16 {
+	var base row
+	for i, l := range lists {
+		if side(l) == anyList {
+			base.set(i)
+		}
+	}
+	for class := range c.scratch {
+		c.scratch[class] = base
+	}
+	for i, l := range lists {
+		if n := side(l); n != anyList {
+			for _, class := range c.classes.byList[n] {
+				c.scratch[class].set(i)
+			}
+		}
+	}
+	out := make([]uint16, len(c.scratch))
+	baseRow := t.number(base)
+	for class, r := range c.scratch {
+		out[class] = baseRow
+		if r != base {
+			out[class] = t.number(r)
+		}
+	}
+	return out
+}
+
+// serviceTables gives the service index and the distinct chunks that it names.
+func serviceTables(t *rowTable, rules []policy.Rule, noService row) (index []uint16, chunks []Page) {
+	numbers := map[Page]uint16{}
+	for _, protocol := range [svcGroups]uint8{
+		svcTCP: policy.TCP, svcUDP: policy.UDP, svcICMP: policy.ICMP, svcICMPv6: policy.ICMPv6,
+	} {
+		cuts := serviceCuts(rules, protocol)
+		now, number := noService, t.number(noService)
+		for high := range 256 {
+			var chunk Page
+			for low := range 256 {
+				if len(cuts) > 0 && cuts[0].at == high<<8|low {
+					for ; len(cuts) > 0 && cuts[0].at == high<<8|low; cuts = cuts[1:] {
+						now.flip(cuts[0].rule)
+					}
+					number = t.number(now)
+				}
+				binary.NativeEndian.PutUint16(chunk[2*low:], number)
+			}
+			n, ok := numbers[chunk]
+			if !ok {
+				n = uint16(len(chunks)) // at most svcGroups*256
+				numbers[chunk] = n
+				chunks = append(chunks, chunk)
+			}
+			index = append(index, n)
+		}
+	}
+	return index, chunks
+}
+
+// cut is a place where a rule begins or ceases to match.
+type cut struct{ at, rule int }
+
+// serviceCuts gives the cuts of all rules along one protocol's services, in
+// order. Ranges of one rule are joined first, so that its cuts alternate.
+func serviceCuts(rules []policy.Rule, protocol uint8) []cut {
+	var cuts []cut
+	for i := range rules {
+		var own []policy.Service
+		for _, s := range rules[i].Services {
+			if s.Protocol == protocol {
+				own = append(own, s)
+			}
+		}
+		slices.SortFunc(own, func(a, b policy.Service) int { return cmp.Compare(a.First, b.First) })
+		for len(own) > 0 {
+			first, end := int(own[0].First), int(own[0].Last)+1
+			for own = own[1:]; len(own) > 0 && int(own[0].First) <= end; own = own[1:] {
+				end = max(end, int(own[0].Last)+1)
+			}
+			cuts = append(cuts, cut{first, i}, cut{end, i})
+		}
+	}
+	slices.SortFunc(cuts, func(a, b cut) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.rule, b.rule))
+	})
+	return cuts
+}
