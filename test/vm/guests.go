@@ -1,11 +1,46 @@
 package vm
 
 import (
-	"errors"
+	"path/filepath"
 
 	"github.com/homeport-cni/homeport/test/vm/wire"
 )
 
+// A guest is a machine of its own with a kernel of its own, always the same
+// one, whatever kernel the node runs.
+const (
+	guestKernel = "6.1"
+	guestMem    = 160 // MiB
+)
+
+// guestMachine builds a guest's initramfs: its /init (test/vm/guest), busybox
+// and the few modules that its NIC and control channel need.
 func guestMachine(g wire.Guest, helpers, work, out string) (*machine, error) {
-	return nil, errors.New("guests are not there yet")
+	k, err := FindKernel(guestKernel)
+	if err != nil {
+		return nil, err
+	}
+	im := newImage()
+	if err := im.file("/init", filepath.Join(helpers, "guest")); err != nil {
+		return nil, err
+	}
+	if err := addBusybox(im); err != nil {
+		return nil, err
+	}
+	names := []string{"virtio_pci", "virtio_net", "virtio_console"}
+	if g.VLAN != 0 {
+		names = append(names, "8021q")
+	}
+	load, err := addModules(im, k, names, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := addJob(im, wire.Job{Hostname: g.Name, Modules: load, Self: &g}); err != nil {
+		return nil, err
+	}
+	initramfs := filepath.Join(work, "guest-"+g.Name+".cpio")
+	if err := im.writeFile(initramfs); err != nil {
+		return nil, err
+	}
+	return newMachine(g.Name, k, initramfs, filepath.Join(out, "guest-"+g.Name+".log"), guestMem, 1), nil
 }

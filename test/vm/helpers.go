@@ -19,7 +19,7 @@ func buildHelpers(ctx context.Context, dir string, guests bool) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"build", "-trimpath", "-ldflags=-s -w", "-o", dir + string(filepath.Separator), "./test/vm/init"}
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", dir + string(filepath.Separator), "./test/vm/init"}
 	if guests {
 		args = append(args, "./test/vm/guest", "./test/vm/guestctl")
 	}

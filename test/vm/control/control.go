@@ -1,0 +1,147 @@
+// Package control is the node side of a guest's control channel: a program in
+// the node VM asks, the guest acts and answers. The channel is a virtio-serial
+// port, so it passes no network that could be under test.
+//
+// A request is one line, "ID COMMAND [ARG...]"; the answer is one line of JSON
+// with the same ID. A guest that has not come up yet answers when it has.
+package control
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/test/vm/wire"
+)
+
+// Commands is what a guest understands, for help texts.
+const Commands = `ip                                addresses; the way to wait for a guest
+ping ADDR COUNT [TIMEOUT_MS]      ICMP echo, IPv4 or IPv6; fails when nothing comes back
+tcp ADDR PORT [TIMEOUT_MS]        connect and read a banner line
+udp ADDR PORT [TIMEOUT_MS]        send a datagram and expect its echo
+send HEX [COUNT]                  a raw Ethernet frame, as it is
+flood ADDR PORT COUNT PPS         numbered UDP datagrams (8 bytes, big endian, from 0)
+sink [reset]                      what came to UDP port 5003, by number
+recv SECONDS [src=M,dst=M,type=0x0806,vlan=ID]   count frames by tag and EtherType
+bg COMMAND...                     do it in the background; answers a job number
+wait JOB                          wait for a background job; its answer
+poweroff                          end the guest
+`
+
+// Answer is what a guest says to a request.
+type Answer struct {
+	ID     string          `json:"id"`
+	OK     bool            `json:"ok"`              // the command did what it is for
+	Error  string          `json:"error,omitempty"` // why not
+	Result json.RawMessage `json:"result,omitempty"`
+}
+
+// ErrNoGuest is returned for a name that is not among the guests.
+var ErrNoGuest = errors.New("no such guest")
+
+// Guests reads the table of guests that /init wrote.
+func Guests() ([]wire.Guest, error) {
+	b, err := os.ReadFile(wire.GuestsPath)
+	if err != nil {
+		return nil, fmt.Errorf("guests: %w; start the VM with vmrun -guest", err)
+	}
+	var list []wire.Guest
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, fmt.Errorf("guests %s: %w", wire.GuestsPath, err)
+	}
+	return list, nil
+}
+
+// Find gives one guest by its name.
+func Find(name string) (wire.Guest, error) {
+	list, err := Guests()
+	if err != nil {
+		return wire.Guest{}, err
+	}
+	var known []string
+	for _, g := range list {
+		if g.Name == name {
+			return g, nil
+		}
+		known = append(known, g.Name)
+	}
+	return wire.Guest{}, fmt.Errorf("%w: %s; there are %s", ErrNoGuest, name, strings.Join(known, ", "))
+}
+
+// Ask sends one command to a guest and waits for its answer until ctx ends.
+// Processes that ask the same guest take turns; use bg for what takes long.
+func Ask(ctx context.Context, g wire.Guest, command string) (Answer, error) {
+	unlock, err := lock(ctx, g.Name)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer unlock()
+	fd, err := unix.Open(g.Control, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Answer{}, fmt.Errorf("guest %s: control channel %s: %w", g.Name, g.Control, err)
+	}
+	port := os.NewFile(uintptr(fd), g.Control)
+	defer port.Close()
+	if d, ok := ctx.Deadline(); ok {
+		if err := port.SetDeadline(d); err != nil {
+			return Answer{}, fmt.Errorf("guest %s: %w", g.Name, err)
+		}
+	}
+	id := newID()
+	if _, err := fmt.Fprintf(port, "%s %s\n", id, command); err != nil {
+		return Answer{}, fmt.Errorf("guest %s: asking %q: %w", g.Name, command, err)
+	}
+	lines := bufio.NewReaderSize(port, 1<<16)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return Answer{}, fmt.Errorf("guest %s: no answer to %q: %w; see its console log guest-%s.log", g.Name, command, err, g.Name)
+		}
+		var a Answer
+		// Anything else is the late answer to somebody who stopped waiting.
+		if json.Unmarshal(line, &a) == nil && a.ID == id {
+			return a, nil
+		}
+	}
+}
+
+// lock keeps a second asker out; a virtio-serial port has one opener at most.
+func lock(ctx context.Context, name string) (unlock func(), err error) {
+	file := filepath.Join(filepath.Dir(wire.GuestsPath), name+".lock")
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("guest %s: %w", name, err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("guest %s: lock %s: %w", name, file, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("guest %s: somebody else is asking it all the time: %w", name, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func newID() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,212 @@
+// Command guest is PID 1 of a guest VM: a small host with a static address that
+// it tells nobody, a few services, and a control channel by which a test makes
+// it act (see package control for the commands).
+//
+// It is quiet on purpose: no gratuitous ARP, no duplicate address detection, no
+// router solicitation. Whoever wants to know its address must find it out.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/test/vm/boot"
+	"github.com/homeport-cni/homeport/test/vm/control"
+	"github.com/homeport-cni/homeport/test/vm/wire"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "init: error:", err)
+	}
+	boot.PowerOff()
+}
+
+func run() error {
+	if err := boot.MountBase(); err != nil {
+		return err
+	}
+	job, err := boot.ReadJob()
+	if err != nil {
+		return err
+	}
+	if job.Self == nil {
+		return errors.New("job: it is not for a guest")
+	}
+	if err := boot.LoadModules(job.Modules); err != nil {
+		fmt.Fprintln(os.Stderr, "init:", err)
+	}
+	if err := unix.Sethostname([]byte(job.Hostname)); err != nil {
+		return fmt.Errorf("host name: %w", err)
+	}
+	g := *job.Self
+	nic, err := configure(g)
+	if err != nil {
+		return err
+	}
+	s := &sink{}
+	if err := serve(g.Name, s); err != nil {
+		return err
+	}
+	name := wire.ControlPort(g.Name)
+	if err := boot.LinkPorts([]string{name}, 20*time.Second); err != nil {
+		return err
+	}
+	port, err := os.OpenFile(filepath.Join(wire.PortDir, name), os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("control channel: %w", err)
+	}
+	c := &controller{port: port, commands: newCommands(nic, s), jobs: map[int]chan control.Answer{}}
+	return c.loop()
+}
+
+// configure sets the address up, on the NIC or on a VLAN interface above it,
+// and gives the NIC's name.
+func configure(g wire.Guest) (string, error) {
+	nic, err := boot.FindInterface(g.MAC, 10*time.Second)
+	if err != nil {
+		return "", err
+	}
+	quiet := map[string]string{"accept_dad": "0", "dad_transmits": "0", "router_solicitations": "0", "accept_ra": "0"}
+	if g.IP6 == "" {
+		quiet = map[string]string{"disable_ipv6": "1"}
+	}
+	for _, scope := range []string{"all", "default", nic} {
+		for key, value := range quiet {
+			file := filepath.Join("/proc/sys/net/ipv6/conf", scope, key)
+			if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
+				return "", fmt.Errorf("making the guest quiet: %w", err)
+			}
+		}
+	}
+	on := nic
+	steps := []string{"link set lo up", "link set " + nic + " up"}
+	if g.VLAN != 0 {
+		on = nic + "." + strconv.Itoa(g.VLAN)
+		steps = append(steps, fmt.Sprintf("link add link %s name %s type vlan id %d", nic, on, g.VLAN), "link set "+on+" up")
+	}
+	steps = append(steps, "addr add "+g.IP+" dev "+on)
+	if g.IP6 != "" {
+		steps = append(steps, "-6 addr add "+g.IP6+" dev "+on)
+	}
+	if g.Gateway != "" {
+		steps = append(steps, "route add default via "+g.Gateway)
+	}
+	for _, s := range steps {
+		out, err := exec.Command("/bin/busybox", append([]string{"ip"}, strings.Fields(s)...)...).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("ip %s: %w: %s", s, err, strings.TrimSpace(string(out)))
+		}
+	}
+	return nic, nil
+}
+
+// controller answers what comes in on the control channel, one line each.
+type controller struct {
+	port     *os.File
+	commands map[string]command
+	mu       sync.Mutex
+	jobs     map[int]chan control.Answer
+}
+
+// command does something with its arguments; its result becomes JSON even when
+// it failed.
+type command func(args []string) (result any, err error)
+
+func (c *controller) loop() error {
+	in := bufio.NewScanner(c.port)
+	in.Buffer(nil, 1<<20)
+	for in.Scan() {
+		id, line, _ := strings.Cut(in.Text(), " ")
+		words := strings.Fields(line)
+		if len(words) == 1 && words[0] == "poweroff" {
+			return c.answer(control.Answer{ID: id, OK: true})
+		}
+		// An asker that gave up must not keep the next one waiting.
+		go func() {
+			a := c.do(words)
+			a.ID = id
+			if err := c.answer(a); err != nil {
+				fmt.Fprintln(os.Stderr, "init:", err)
+			}
+		}()
+	}
+	return fmt.Errorf("control channel ended: %w", errors.Join(in.Err(), os.ErrClosed))
+}
+
+func (c *controller) answer(a control.Answer) error {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err = c.port.Write(append(b, '\n'))
+	return err
+}
+
+func (c *controller) do(words []string) control.Answer {
+	if len(words) == 0 {
+		return control.Answer{Error: "empty command"}
+	}
+	switch words[0] {
+	case "bg":
+		return c.background(words[1:])
+	case "wait":
+		return c.wait(words[1:])
+	}
+	f, ok := c.commands[words[0]]
+	if !ok {
+		return control.Answer{Error: "unknown command " + words[0] + "; known are:\n" + control.Commands}
+	}
+	result, err := f(words[1:])
+	a := control.Answer{OK: err == nil}
+	if err != nil {
+		a.Error = err.Error()
+	}
+	if result != nil {
+		b, err := json.Marshal(result)
+		if err != nil {
+			return control.Answer{Error: err.Error()}
+		}
+		a.Result = b
+	}
+	return a
+}
+
+func (c *controller) background(words []string) control.Answer {
+	done := make(chan control.Answer, 1)
+	c.mu.Lock()
+	n := len(c.jobs) + 1
+	c.jobs[n] = done
+	c.mu.Unlock()
+	go func() { done <- c.do(words) }()
+	return control.Answer{OK: true, Result: json.RawMessage(fmt.Sprintf(`{"job":%d}`, n))}
+}
+
+func (c *controller) wait(args []string) control.Answer {
+	if len(args) != 1 {
+		return control.Answer{Error: "usage: wait JOB"}
+	}
+	n, err := strconv.Atoi(args[0])
+	c.mu.Lock()
+	done := c.jobs[n]
+	c.mu.Unlock()
+	if err != nil || done == nil {
+		return control.Answer{Error: "no job " + args[0] + "; bg starts one"}
+	}
+	a := <-done
+	done <- a // for whoever asks again
+	return a
+}
