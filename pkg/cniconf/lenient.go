@@ -1,0 +1,92 @@
+package cniconf
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+)
+
+// DelConfig is what DEL takes from the config, if it is there: nothing of it
+// is needed.
+type DelConfig struct {
+	Name string
+	// Chained says that there is a prevResult. It proves nothing when false:
+	// runtimes may lose it.
+	Chained bool
+}
+
+// ParseDel reads what it can and never fails: runtimes strip configs, and a
+// port must go all the same.
+func ParseDel(stdin []byte) DelConfig {
+	var c DelConfig
+	o, err := decodeObject(stdin)
+	if err != nil {
+		return c
+	}
+	// A name of another type is as good as none.
+	_ = json.Unmarshal(o.fields["name"], &c.Name)
+	prev := o.fields["prevResult"]
+	c.Chained = len(prev) > 0 && string(prev) != "null"
+	return c
+}
+
+// The keys by which a runtime names living attachments; the second one is what
+// spec 1.1.0's drafts said and libcni still sends.
+const (
+	validKey       = "cni.dev/valid-attachments"
+	validKeyLegacy = "cni.dev/attachments"
+)
+
+// GCConfig is what GC needs.
+type GCConfig struct {
+	// Name of the CNI network whose attachments are listed.
+	Name  string
+	Valid []attach.Key
+}
+
+// ParseGC reads network name and living attachments. Unlike DEL it fails on
+// anything doubtful, as a list half read would end living ports. A missing
+// list is refused, for it cannot be told from an empty one. Errors are those
+// of Parse.
+func ParseGC(stdin []byte) (*GCConfig, error) {
+	o, err := decodeObject(stdin)
+	if err != nil {
+		return nil, &DecodeError{err}
+	}
+	p := &parser{fields: o.fields}
+	c := new(GCConfig)
+	c.Name, _ = p.text("name")
+	if !p.has("name") {
+		p.bad("name", "missing", "name the CNI network")
+	}
+	key := validKey
+	if _, ok := o.fields[validKey]; !ok {
+		key = validKeyLegacy
+	}
+	var list []struct {
+		ContainerID string `json:"containerID"`
+		IfName      string `json:"ifname"`
+	}
+	raw, ok := o.fields[key]
+	switch {
+	case !ok:
+		p.bad(validKey, "missing", "list the attachments that are in use; [] for none")
+	case slices.Contains(o.twice, key):
+		p.bad(key, "is written twice", "write it once")
+	case json.Unmarshal(raw, &list) != nil:
+		p.bad(key, short(raw)+" is not a list of attachments", `write [{"containerID": "...", "ifname": "..."}]`)
+	}
+	for _, a := range list {
+		if a.ContainerID == "" || a.IfName == "" {
+			p.bad(key, "an attachment lacks containerID or ifname", `write [{"containerID": "...", "ifname": "..."}]`)
+			break
+		}
+		c.Valid = append(c.Valid, attach.Key{ContainerID: a.ContainerID, IfName: a.IfName})
+	}
+	if len(p.errs) > 0 {
+		return nil, errors.Join(p.errs...)
+	}
+	return c, nil
+}
