@@ -1,0 +1,72 @@
+package report
+
+import (
+	"fmt"
+
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// Policies writes every FirewallPolicy in force, in the order of judgement,
+// and what the networks' default actions judged.
+func (p Printer) Policies(l wire.PolicyList) error {
+	if !p.Format.IsText() {
+		return p.Document(l)
+	}
+	pg := p.text()
+	if len(l.Items) == 0 {
+		pg.line(say("No FirewallPolicy is in force on this node."))
+	} else {
+		g := pg.grid("POLICY", "CATEGORY", "ORDER", "NETWORKS", "RULES", "HITS", "+BYTES")
+		for _, it := range l.Items {
+			var packets, bytes uint64
+			for _, r := range it.Rules {
+				packets += r.Packets
+				bytes += r.Bytes
+			}
+			g.row(say(it.Name), say(it.Category), say(it.Order), say(pg.some(it.Networks, "Any")),
+				say(len(it.Rules)), count(packets), count(bytes))
+		}
+		g.end()
+	}
+	if len(l.Defaults) > 0 {
+		pg.blank()
+		g := pg.grid("UNMATCHED ON NETWORK", "ACTION", "HITS", "+BYTES")
+		for _, d := range l.Defaults {
+			name := d.Network
+			if name == "" {
+				name = "(ports without a network)"
+			}
+			g.row(say(name), action(d.Action), count(d.Packets), count(d.Bytes))
+		}
+		g.end()
+	}
+	return p.flush(pg)
+}
+
+// Policy writes one FirewallPolicy: each rule with its id and its hits.
+func (p Printer) Policy(it wire.Policy) error {
+	pg := p.text()
+	pg.pairs(
+		[2]cell{{"Policy", head}, say(it.Name)},
+		[2]cell{{"Category", head}, say(fmt.Sprintf("%s, order %d", it.Category, it.Order))},
+		[2]cell{{"Networks", head}, say(pg.some(it.Networks, "Any"))},
+	)
+	pg.blank()
+	g := pg.grid("ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES")
+	for _, r := range it.Rules {
+		g.row(say(r.ID), say(r.Name), action(r.Action), say(r.Direction), say(pg.some(r.Sources, "Any")),
+			say(pg.some(r.Destinations, "Any")), say(pg.some(r.Services, "Any")), count(r.Packets), count(r.Bytes))
+	}
+	g.end()
+	return p.flush(pg)
+}
+
+func action(a string) cell {
+	switch a {
+	case "Allow":
+		return cell{a, good}
+	case "Drop", "Reject":
+		return cell{a, bad}
+	}
+	return say(a)
+}
