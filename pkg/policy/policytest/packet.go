@@ -1,0 +1,232 @@
+package policytest
+
+import (
+	"math/big"
+	"net/netip"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// The types of Neighbor Discovery (RFC 4861): they pass before any rule.
+const (
+	firstND = 133
+	lastND  = 137
+)
+
+// Realisable says whether a frame can be made of p whose verdict is up to the
+// rules: one family, ICMP with IPv4 and ICMPv6 with IPv6 only, no IPv4 in IPv6
+// notation, no Neighbor Discovery. All packets of this package are.
+func Realisable(p policy.Packet) bool {
+	if !p.IP {
+		return !p.HasService && !p.Src.IsValid() && !p.Dst.IsValid() && p.Protocol == 0
+	}
+	if !p.Src.IsValid() || p.Src.BitLen() != p.Dst.BitLen() || p.Src.Is4In6() || p.Dst.Is4In6() {
+		return false
+	}
+	if p.Protocol == policy.ICMP && !p.Src.Is4() || p.Protocol == policy.ICMPv6 && p.Src.Is4() {
+		return false
+	}
+	switch p.Protocol {
+	case policy.TCP, policy.UDP, policy.ICMP:
+		return true
+	case policy.ICMPv6:
+		return !p.HasService || p.Service>>8 < firstND || p.Service>>8 > lastND
+	}
+	return !p.HasService
+}
+
+// Packets makes n packets for a set. First, for each rule, come packets that
+// it matches but for one field, which stands on or beside an end of one of
+// the rule's ranges; in random order, and cut off at n. The rest are aimed at
+// rules and taken at random, among them frames that are not IP, other
+// protocols and fragments.
+func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
+	out := g.boundaries(set)
+	g.rnd.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	if len(out) > n {
+		out = out[:n]
+	}
+	for len(out) < n {
+		if len(set.Rules) > 0 && g.rnd.IntN(2) == 0 {
+			if p, ok := g.aim(&set.Rules[g.rnd.IntN(len(set.Rules))]); ok {
+				out = append(out, p)
+				continue
+			}
+		}
+		out = append(out, g.anyPacket())
+	}
+	return out
+}
+
+// PacketFor tries to find a packet that rule i decides. It fails if earlier
+// rules hide it, or, rarely, by chance.
+func (g *Gen) PacketFor(set policy.Set, i int) (policy.Packet, bool) {
+	for range 200 {
+		if p, ok := g.aim(&set.Rules[i]); ok && policy.Evaluate(&set, p).Rule == i {
+			return p, true
+		}
+	}
+	return policy.Packet{}, false
+}
+
+// aim makes a packet that r matches if it can.
+func (g *Gen) aim(r *policy.Rule) (policy.Packet, bool) {
+	if isAny(r) && g.rnd.IntN(3) == 0 {
+		return policy.Packet{Direction: g.direction(r.Directions)}, true
+	}
+	for _, v4 := range g.families() {
+		p := g.ipPacket(v4)
+		p.Direction = g.direction(r.Directions)
+		ok := g.aimAddr(r.Sources, v4, &p.Src) && g.aimAddr(r.Destinations, v4, &p.Dst)
+		if ok && r.Services != nil {
+			ok = len(r.Services) > 0
+			if ok {
+				s := pick(g, r.Services)
+				p.Protocol, p.HasService = s.Protocol, true
+				p.Service = s.First + uint16(g.within(uint64(s.Last-s.First)))
+			}
+		}
+		if ok && Realisable(p) {
+			return p, true
+		}
+	}
+	return policy.Packet{}, false
+}
+
+func (g *Gen) families() []bool {
+	if g.rnd.IntN(2) == 0 {
+		return []bool{true, false}
+	}
+	return []bool{false, true}
+}
+
+func (g *Gen) direction(s policy.Directions) policy.Direction {
+	if d := policy.Direction(g.rnd.IntN(2)); s.Has(d) {
+		return d
+	}
+	if s.Has(policy.In) {
+		return policy.In
+	}
+	return policy.Out
+}
+
+// aimAddr moves a into one of the ranges of its family, if there are any.
+func (g *Gen) aimAddr(list []policy.AddrRange, v4 bool, a *netip.Addr) bool {
+	if list == nil {
+		return true
+	}
+	list = slices.DeleteFunc(slices.Clone(list), func(r policy.AddrRange) bool { return r.First.Is4() != v4 })
+	if len(list) == 0 {
+		return false
+	}
+	r := pick(g, list)
+	first, last := new(big.Int).SetBytes(r.First.AsSlice()), new(big.Int).SetBytes(r.Last.AsSlice())
+	size := last.Sub(last, first)
+	width := uint64(1)<<63 - 1
+	if size.IsUint64() {
+		width = min(width, size.Uint64())
+	}
+	at := first.Add(first, new(big.Int).SetUint64(g.within(width)))
+	*a, _ = netip.AddrFromSlice(at.FillBytes(make([]byte, r.First.BitLen()/8)))
+	return true
+}
+
+// within is a number from 0 to last, often one of the two.
+func (g *Gen) within(last uint64) uint64 {
+	switch g.rnd.IntN(4) {
+	case 0:
+		return 0
+	case 1:
+		return last
+	}
+	return g.rnd.Uint64N(last + 1)
+}
+
+// ipPacket makes a packet of one family.
+func (g *Gen) ipPacket(v4 bool) policy.Packet {
+	for {
+		p := policy.Packet{
+			Direction: policy.Direction(g.rnd.IntN(2)),
+			IP:        true,
+			Src:       g.addr(v4),
+			Dst:       g.addr(v4),
+			Protocol:  pick(g, []uint8{policy.TCP, policy.TCP, policy.UDP, policy.ICMP, policy.ICMPv6, 2, 47, 50, 132}),
+		}
+		switch p.Protocol {
+		case policy.TCP, policy.UDP:
+			p.HasService = g.rnd.IntN(8) != 0
+			p.Service, _ = g.ports()
+		case policy.ICMP, policy.ICMPv6:
+			p.HasService = g.rnd.IntN(8) != 0
+			p.Service, _ = g.icmpTypes(p.Protocol)
+		}
+		if !p.HasService {
+			p.Service = 0
+		}
+		// An address family may come out otherwise, see addr.
+		if Realisable(p) && p.Src.Is4() == v4 {
+			return p
+		}
+	}
+}
+
+func (g *Gen) anyPacket() policy.Packet {
+	if g.rnd.IntN(20) == 0 {
+		return policy.Packet{Direction: policy.Direction(g.rnd.IntN(2))}
+	}
+	return g.ipPacket(g.rnd.IntN(2) == 0)
+}
+
+// boundaries makes the packets on and beside every end that set names.
+func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
+	keep := func(p policy.Packet) {
+		if Realisable(p) {
+			out = append(out, p)
+		}
+	}
+	for i := range set.Rules {
+		r := &set.Rules[i]
+		g.aroundAddrs(r, r.Sources, func(p policy.Packet, a netip.Addr) { p.Src = a; keep(p) })
+		g.aroundAddrs(r, r.Destinations, func(p policy.Packet, a netip.Addr) { p.Dst = a; keep(p) })
+		for _, s := range r.Services {
+			for _, at := range []int{int(s.First) - 1, int(s.First), int(s.Last), int(s.Last) + 1} {
+				if at < 0 || at > 0xffff {
+					continue
+				}
+				one := *r
+				one.Services = []policy.Service{s}
+				if p, ok := g.aim(&one); ok {
+					p.Service = uint16(at)
+					keep(p)
+				}
+			}
+		}
+		if p, ok := g.aim(r); ok {
+			p.Direction ^= 1
+			keep(p)
+			p.Direction ^= 1
+			p.HasService, p.Service = false, 0 // a fragment
+			keep(p)
+		}
+	}
+	return out
+}
+
+// aroundAddrs gives each address on and beside the ends of list, with a packet
+// of its family that r matches otherwise.
+func (g *Gen) aroundAddrs(r *policy.Rule, list []policy.AddrRange, use func(policy.Packet, netip.Addr)) {
+	for _, one := range list {
+		for _, a := range []netip.Addr{one.First.Prev(), one.First, one.Last, one.Last.Next()} {
+			if !a.IsValid() {
+				continue
+			}
+			for range 4 {
+				if p, ok := g.aim(r); ok && p.IP && p.Src.Is4() == a.Is4() {
+					use(p, a)
+					break
+				}
+			}
+		}
+	}
+}
