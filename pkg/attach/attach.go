@@ -71,6 +71,9 @@ type Record struct {
 	Trunk  string `json:"trunk,omitempty"`
 	Bridge string `json:"bridge"`
 	VLANs  VLANs  `json:"vlans"`
+	// Policy is the network whose policy judges the port; "" is the one of
+	// ports without a network.
+	Policy string `json:"policy"`
 	// EffectiveMTU of both ends, bytes.
 	EffectiveMTU int `json:"effectiveMTU"`
 	// BootID: interface indexes mean nothing after a reboot.

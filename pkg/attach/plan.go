@@ -109,7 +109,7 @@ type Node struct {
 // AttachPlan makes the port of r, in the order that lets nothing pass early:
 // VLANs belong to a bridge port and can only be set once it has a master, so the
 // host end stays down and the program dark until all else is read back.
-func (n Node) AttachPlan(r *Record, policy string) Plan {
+func (n Node) AttachPlan(r *Record) Plan {
 	i := Interface{Index: r.HostIfIndex, Name: r.HostIfName}
 	return Plan{
 		{Name: "take the host end down and out of its bridge",
@@ -119,7 +119,7 @@ func (n Node) AttachPlan(r *Record, policy string) Plan {
 			Undo: func() error { return n.Records.Delete(r.Key) }},
 		{Name: "attach the dark program",
 			Do: func() error {
-				return n.Datapath.AttachPort(i, PortConfig{Policy: policy, VLANs: r.VLANs, MAC: r.MAC})
+				return n.Datapath.AttachPort(i, PortConfig{Policy: r.Policy, VLANs: r.VLANs, MAC: r.MAC})
 			},
 			Undo: func() error { return n.Datapath.DetachPort(i.Index) }},
 		{Name: "set the MTU",

@@ -40,12 +40,12 @@ type NodeStatus struct {
 	Compiled uint64 `json:"compiledRevision"`
 	Active   uint64 `json:"activeRevision"`
 	// Generation is the datapath's number of the active policy.
-	Generation uint64            `json:"generation"`
-	Hook       string            `json:"hook"` // tcx or clsact
-	Trunks     []TrunkStatus     `json:"trunks"`
-	Ports      map[string]int    `json:"ports"` // count by state
-	Drift      []DriftCount      `json:"drift,omitempty"`
-	Problems   []Problem `json:"problems,omitempty"`
+	Generation uint64         `json:"generation"`
+	Hook       string         `json:"hook"` // tcx or clsact
+	Trunks     []TrunkStatus  `json:"trunks"`
+	Ports      map[string]int `json:"ports"` // count by state
+	Drift      []DriftCount   `json:"drift,omitempty"`
+	Problems   []Problem      `json:"problems,omitempty"`
 }
 
 // Problem is one thing that is wrong with one object or manifest; the fields are
@@ -92,12 +92,9 @@ type PortList struct {
 type Port struct {
 	attach.Record `json:",inline"`
 	State         attach.State `json:"state"`
-	// Policy is the network whose policy judges this port; "" is the default
-	// of ports without a network.
-	Policy   string    `json:"policy"`
-	Problems []string  `json:"problems,omitempty"`
-	Passed   [2]uint64 `json:"passed"`  // packets from the VM, to the VM
-	Dropped  [2]uint64 `json:"dropped"` // packets from the VM, to the VM
+	Problems      []string     `json:"problems,omitempty"`
+	Passed        [2]uint64    `json:"passed"`  // packets from the VM, to the VM
+	Dropped       [2]uint64    `json:"dropped"` // packets from the VM, to the VM
 }
 
 // VLANList is VLAN membership as the kernel has it, in the idiom of bridge(8).
