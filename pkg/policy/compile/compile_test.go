@@ -74,3 +74,29 @@ func TestLookupEqualsEvaluate(t *testing.T) {
 		}
 	}
 }
+
+// A compiler with any of the known bugs is found out by the same comparison.
+func TestBugsAreCaught(t *testing.T) {
+	const most = 500 // sets
+	for _, bug := range policytest.Bugs() {
+		t.Run(bug.Name, func(t *testing.T) {
+			g := policytest.New(policytest.Seed(t))
+			for n := range most {
+				set := g.Set("n")
+				_, counters := newProgram(t, set)
+				program, err := bug.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, pkt := range g.Packets(set, 10000) {
+					got, err := compile.Lookup(program, set.Network, pkt)
+					if err != nil || got != want(&set, counters, pkt) {
+						t.Logf("caught by set %d", n+1)
+						return
+					}
+				}
+			}
+			t.Errorf("not caught by %d sets", most)
+		})
+	}
+}

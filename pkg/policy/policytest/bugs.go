@@ -1,0 +1,227 @@
+package policytest
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+)
+
+// Bug is a mistake that a compiler could make. A comparison that does not find
+// it within some sets is worth nothing.
+type Bug struct {
+	Name string
+	// set misreads a set; program spoils the result. One of them is nil.
+	set     func(*policy.Set)
+	program func(*compile.Program)
+}
+
+// Build is compile.Build with the bug.
+func (b Bug) Build(in compile.Input) (*compile.Program, error) {
+	if b.set != nil {
+		sets := slices.Clone(in.Sets)
+		for i := range sets {
+			sets[i].Rules = slices.Clone(sets[i].Rules)
+			b.set(&sets[i])
+		}
+		in.Sets = sets
+	}
+	p, err := compile.Build(in)
+	if err == nil && b.program != nil {
+		b.program(p)
+	}
+	return p, err
+}
+
+// Bugs lists the deliberate bugs.
+func Bugs() []Bug {
+	return slices.Concat(setBugs(), headerBugs(), tableBugs(), addrBugs())
+}
+
+func setBugs() []Bug {
+	eachRange := func(change func(policy.AddrRange) policy.AddrRange) func(*policy.Set) {
+		return func(s *policy.Set) {
+			for i := range s.Rules {
+				for _, list := range []*[]policy.AddrRange{&s.Rules[i].Sources, &s.Rules[i].Destinations} {
+					*list = slices.Clone(*list)
+					for j, r := range *list {
+						(*list)[j] = change(r)
+					}
+				}
+			}
+		}
+	}
+	eachService := func(change func(*policy.Service)) func(*policy.Set) {
+		return func(s *policy.Set) {
+			for i := range s.Rules {
+				s.Rules[i].Services = slices.Clone(s.Rules[i].Services)
+				for j := range s.Rules[i].Services {
+					change(&s.Rules[i].Services[j])
+				}
+			}
+		}
+	}
+	return []Bug{
+		{Name: "address ranges end one early", set: eachRange(func(r policy.AddrRange) policy.AddrRange {
+			if r.First.Less(r.Last) {
+				r.Last = r.Last.Prev()
+			}
+			return r
+		})},
+		{Name: "address ranges begin one early", set: eachRange(func(r policy.AddrRange) policy.AddrRange {
+			if prev := r.First.Prev(); prev.IsValid() {
+				r.First = prev
+			}
+			return r
+		})},
+		{Name: "service ranges end one early", set: eachService(func(s *policy.Service) {
+			if s.First < s.Last {
+				s.Last--
+			}
+		})},
+		{Name: "an empty list is Any", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				if len(s.Rules[i].Sources) == 0 {
+					s.Rules[i].Sources = nil
+				}
+			}
+		}},
+		{Name: "only the first service of a rule counts", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				s.Rules[i].Services = slices.Clip(s.Rules[i].Services[:min(1, len(s.Rules[i].Services))])
+			}
+		}},
+	}
+}
+
+func headerBugs() []Bug {
+	bug := func(name string, change func(*compile.Header)) Bug {
+		return Bug{Name: name, program: func(p *compile.Program) {
+			for i := range p.Policies {
+				if h, err := p.Policies[i].Header(); err == nil {
+					change(&h)
+					p.Policies[i].SetHeader(h)
+				}
+			}
+		}}
+	}
+	return []Bug{
+		bug("sources and destinations swapped", func(h *compile.Header) {
+			h.SrcClassrow, h.DstClassrow = h.DstClassrow, h.SrcClassrow
+		}),
+		bug("directions swapped", func(h *compile.Header) { h.DirRow[0], h.DirRow[1] = h.DirRow[1], h.DirRow[0] }),
+		bug("wrong default", func(h *compile.Header) { h.DefaultAction ^= 1 }),
+		bug("wrong counter of the default", func(h *compile.Header) { h.DefaultCounter++ }),
+		bug("without a service like with any", func(h *compile.Header) { h.SvcNoneRow = h.DirRow[0] }),
+		bug("the last class is missing", func(h *compile.Header) { h.Classes-- }),
+	}
+}
+
+func tableBugs() []Bug {
+	bug := func(name string, change func(h compile.Header, pages []compile.Page)) Bug {
+		return Bug{Name: name, program: func(p *compile.Program) {
+			for i := range p.Policies {
+				if h, err := p.Policies[i].Header(); err == nil {
+					change(h, p.Policies[i].Pages)
+				}
+			}
+		}}
+	}
+	eachWord := func(change func(i int, word uint64) uint64) func(h compile.Header, pages []compile.Page) {
+		return func(h compile.Header, pages []compile.Page) {
+			rows := pages[h.Rows:h.Svcindex]
+			for i := range len(rows) * compile.PageSize / 8 {
+				b := rows[i*8/compile.PageSize][i*8%compile.PageSize:]
+				binary.NativeEndian.PutUint64(b, change(i%int(h.Words), binary.NativeEndian.Uint64(b)))
+			}
+		}
+	}
+	return []Bug{
+		bug("chunks shifted by one", func(h compile.Header, pages []compile.Page) {
+			for _, page := range pageRange(pages, h.Svcindex, h.Svcchunk) {
+				rotate(page)
+			}
+		}),
+		bug("services shifted by one", func(h compile.Header, pages []compile.Page) {
+			for _, page := range pageRange(pages, h.Svcchunk, h.Meta) {
+				rotate(page)
+			}
+		}),
+		bug("TCP and UDP swapped", func(h compile.Header, pages []compile.Page) {
+			pages[h.Svcindex], pages[h.Svcindex+1] = pages[h.Svcindex+1], pages[h.Svcindex]
+		}),
+		bug("ICMP and ICMPv6 swapped", func(h compile.Header, pages []compile.Page) {
+			pages[h.Svcindex+2], pages[h.Svcindex+3] = pages[h.Svcindex+3], pages[h.Svcindex+2]
+		}),
+		bug("rules past the first word are lost", eachWord(func(i int, word uint64) uint64 {
+			if i > 0 {
+				return 0
+			}
+			return word
+		})),
+		bug("the highest bit of every word is lost", eachWord(func(_ int, word uint64) uint64 { return word &^ (1 << 63) })),
+		bug("row 0 has every rule", func(h compile.Header, pages []compile.Page) {
+			for rule := range h.Rules {
+				word := pages[h.Rows][8*(rule/64):]
+				binary.NativeEndian.PutUint64(word, binary.NativeEndian.Uint64(word)|1<<(rule%64))
+			}
+		}),
+		bug("each row loses its first rule", eachWord(func(_ int, word uint64) uint64 { return word & (word - 1) })),
+		bug("rules swapped", func(h compile.Header, pages []compile.Page) {
+			if h.Rules > 1 {
+				page := &pages[h.Meta]
+				a, b := [16]byte(page[:16]), [16]byte(page[16:32])
+				copy(page[:16], b[:])
+				copy(page[16:32], a[:])
+			}
+		}),
+	}
+}
+
+func pageRange(pages []compile.Page, from, to uint32) (out []*compile.Page) {
+	for i := from; i < to; i++ {
+		out = append(out, &pages[i])
+	}
+	return out
+}
+
+// rotate moves every 16-bit entry of a page one place on.
+func rotate(p *compile.Page) {
+	old := *p
+	copy(p[2:], old[:])
+	copy(p[:2], old[len(old)-2:])
+}
+
+func addrBugs() []Bug {
+	v4 := netip.MustParsePrefix("::ffff:0:0/96")
+	drop := func(is func(i int, a compile.AddrClass) bool) func(*compile.Program) {
+		return func(p *compile.Program) {
+			var kept []compile.AddrClass
+			for i, a := range p.Addrs {
+				if !is(i, a) {
+					kept = append(kept, a)
+				}
+			}
+			p.Addrs = kept
+		}
+	}
+	return []Bug{
+		{Name: "a prefix is lost", program: func(p *compile.Program) {
+			if n := len(p.Addrs); n > 0 {
+				p.Addrs = slices.Delete(p.Addrs, n/2, n/2+1)
+			}
+		}},
+		{Name: "the last prefix of the table is lost", program: func(p *compile.Program) {
+			p.Addrs = p.Addrs[:max(0, len(p.Addrs)-1)]
+		}},
+		{Name: "single addresses are lost", program: drop(func(_ int, a compile.AddrClass) bool { return a.Prefix.Bits() == 128 })},
+		{Name: "IPv6 ranges mean IPv4, too", program: drop(func(_ int, a compile.AddrClass) bool { return a.Prefix == v4 })},
+		{Name: "classes off by one", program: func(p *compile.Program) {
+			for i := range p.Addrs {
+				p.Addrs[i].Class++
+			}
+		}},
+	}
+}
