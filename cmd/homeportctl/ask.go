@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// patience is how long the agent may take to answer.
+const patience = 10 * time.Second
+
+// ask gets one view of the agent as the JSON that it sent, so that what a newer
+// agent adds reaches -o json.
+func (o *options) ask(ctx context.Context, req wire.ViewRequest) (json.RawMessage, error) {
+	socket := o.socket
+	if socket == "" {
+		paths, err := attach.FindPaths()
+		if err != nil {
+			return nil, &failure{exitInconclusive, fmt.Errorf("where the agent's socket is: %w; next: correct that file", err)}
+		}
+		socket = paths.Socket()
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	client, err := wire.Dial(ctx, socket)
+	if err != nil {
+		return nil, inconclusive(err)
+	}
+	defer client.Close()
+	var raw json.RawMessage
+	if err := client.Call(ctx, wire.View, req, &raw); err != nil {
+		return nil, inconclusive(err)
+	}
+	return raw, nil
+}
+
+func inconclusive(err error) *failure {
+	return &failure{exitInconclusive, fmt.Errorf("%w; next: bridge-agent doctor", err)}
+}
+
+// view asks for one view and decodes it too.
+func view[T any](ctx context.Context, o *options, req wire.ViewRequest) (T, json.RawMessage, error) {
+	var v T
+	raw, err := o.ask(ctx, req)
+	if err != nil {
+		return v, nil, err
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, nil, inconclusive(fmt.Errorf("the agent's view %q is not understood: %w; "+
+			"install homeportctl and agent of one release", req.What, err))
+	}
+	return v, raw, nil
+}
+
+// show prints v for people, or what the agent sent for programs.
+func show[T any](o *options, v T, raw json.RawMessage, text func(T) error) error {
+	var err error
+	if o.format.IsText() {
+		err = text(v)
+	} else {
+		err = o.printer().Document(raw)
+	}
+	if err != nil {
+		return &failure{exitInconclusive, err}
+	}
+	return nil
+}
+
+// isRefusal says that the agent answered, and refused the request itself.
+func isRefusal(err error) bool {
+	var e *attach.Error
+	return errors.As(err, &e) && e.Kind == attach.InvalidConfig && e.Field != "verb"
+}

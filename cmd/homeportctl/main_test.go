@@ -1,0 +1,355 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// newAgent answers View on a socket of its own with what the map has by What.
+func newAgent(tb testing.TB, views map[string]any) (socket string) {
+	tb.Helper()
+	return serve(tb, func(_ context.Context, body json.RawMessage) (any, error) {
+		var req wire.ViewRequest
+		if err := json.Unmarshal(body, &req); err != nil {
+			return nil, err
+		}
+		switch v := views[req.What].(type) {
+		case nil:
+			return nil, &attach.Error{Kind: attach.InvalidConfig, Field: "what", Message: "unknown view"}
+		case error:
+			return nil, v
+		case wire.PolicyList:
+			v.Items = slices.DeleteFunc(slices.Clone(v.Items), func(p wire.Policy) bool { return req.Name != "" && p.Name != req.Name })
+			return v, nil
+		default:
+			return v, nil
+		}
+	})
+}
+
+func serve(tb testing.TB, view wire.Handler) (socket string) {
+	tb.Helper()
+	socket = filepath.Join(shortDir(tb), "agent.sock")
+	l, err := wire.Listen(socket)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	s := wire.Server{Handlers: map[wire.Verb]wire.Handler{wire.View: view}, Log: slog.New(slog.DiscardHandler)}
+	go func() { done <- s.Serve(ctx, l) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			tb.Error(err)
+		}
+	})
+	return socket
+}
+
+// shortDir: a unix socket's path has at most 107 bytes.
+func shortDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "hctl")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+type result struct {
+	Code           int
+	Stdout, Stderr string
+}
+
+// homeportctl runs the program in this process.
+func homeportctl(tb testing.TB, socket string, args ...string) result {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return homeportctlContext(ctx, socket, args...)
+}
+
+func homeportctlContext(ctx context.Context, socket string, args ...string) result {
+	var stdout, stderr bytes.Buffer
+	if socket != "" {
+		args = append([]string{"--socket", socket}, args...)
+	}
+	code := run(ctx, args, surroundings{stdout: &stdout, stderr: &stderr, name: "homeportctl", version: "v0.1.0"})
+	return result{code, stdout.String(), stderr.String()}
+}
+
+func meta(kind string) wire.TypeMeta { return wire.TypeMeta{APIVersion: wire.APIVersion, Kind: kind} }
+
+// views are what a healthy node's agent would say.
+func views(tb testing.TB) map[string]any {
+	tb.Helper()
+	set, err := vlan.ParseSet("100-110,200")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	pod := attach.Pod{Namespace: "shop", Name: "virt-launcher-db-x7k2p"}
+	key := attach.Key{ContainerID: "c0ffee", IfName: "pod37a8eec1ce1"}
+	port := wire.Port{State: attach.Active}
+	port.Record = attach.Record{Version: 1, Bridge: "br-phys", EffectiveMTU: 1500, VLANs: attach.VLANs{PVID: 100}, Policy: "legacy-100"}
+	port.Request = attach.Request{Key: key, Pod: pod, Network: "legacy-100", HostIfName: "veth8f2c01",
+		MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x64}}
+	quiet := port
+	quiet.HostIfName, quiet.ContainerID, quiet.Pod = "veth00aa11", "beef", attach.Pod{}
+	return map[string]any{
+		wire.ViewStatus: wire.NodeStatus{TypeMeta: meta("NodeStatus"), Version: "v0.1.0", Ready: true, Source: "dir:/etc/homeport",
+			Desired: 7, Compiled: 7, Active: 7, Generation: 12, Hook: "tcx", Ports: map[string]int{"Active": 2},
+			Trunks: []wire.TrunkStatus{{Name: "physnet1", Bridge: "br-phys", Uplink: "eth1", VLANs: set, MTU: 1500, Ready: true}}},
+		wire.ViewPorts: wire.PortList{TypeMeta: meta("PortList"), Items: []wire.Port{port, quiet}},
+		wire.ViewVLANs: wire.VLANList{TypeMeta: meta("VLANList"), Items: []wire.PortVLANs{
+			{Bridge: "br-phys", Interface: "eth1", Role: "uplink", VLANs: set}}},
+		wire.ViewPolicies: wire.PolicyList{TypeMeta: meta("PolicyList"), Items: []wire.Policy{
+			{Name: "web", Category: "Application", Order: 100, Rules: []wire.Rule{
+				{ID: 1001, Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24"}, Services: []string{"tcp/80"}, Packets: 3}}},
+			{Name: "ssh", Category: "Application", Order: 200}},
+			Defaults: []wire.DefaultHits{{Network: "legacy-100", Action: "Drop", Packets: 4}}},
+		wire.ViewDrops: wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
+			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: "MAC_SPOOF", Text: "source MAC is not the port's", Packets: 3},
+			{Key: attach.Key{ContainerID: "f00d"}, Interface: "veth99", Direction: "In", Reason: "RULE_DROP", Text: "a firewall rule drops it", Packets: 41}}},
+	}
+}
+
+// nouns are the commands that show something.
+func nouns() map[string][]string {
+	return map[string][]string{
+		"NodeStatus": {"status"},
+		"PortList":   {"ports"},
+		"VLANList":   {"vlans"},
+		"PolicyList": {"policy", "list"},
+		"DropList":   {"drops"},
+		"Versions":   {"version"},
+	}
+}
+
+func TestEveryNounInEveryFormat(t *testing.T) {
+	socket := newAgent(t, views(t))
+	for kind, args := range nouns() {
+		for _, format := range []string{"table", "wide", "json", "yaml"} {
+			r := homeportctl(t, socket, append(args, "-o", format)...)
+			if r.Code != 0 || r.Stderr != "" || r.Stdout == "" || strings.Contains(r.Stdout, "\x1b") {
+				t.Errorf("%v -o %s: %+v", args, format, r)
+			}
+			if format != "json" && format != "yaml" {
+				continue
+			}
+			var got wire.TypeMeta
+			if err := yaml.Unmarshal([]byte(r.Stdout), &got); err != nil || got != meta(kind) {
+				t.Errorf("%v -o %s: heads %+v, %v", args, format, got, err)
+			}
+			if isJSON := json.Valid([]byte(r.Stdout)); isJSON != (format == "json") {
+				t.Errorf("%v -o %s: is JSON: %v", args, format, isJSON)
+			}
+		}
+	}
+}
+
+func TestTables(t *testing.T) {
+	socket := newAgent(t, views(t))
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"vlans"}, "port              vlan-id\neth1              100-110\n                  200\n"},
+		{[]string{"policy", "show", "web"}, `Policy    web
+Category  Application, order 100
+Networks  Any
+
+ID    NAME  ACTION  DIRECTION  SOURCES      DESTINATIONS  SERVICES  HITS
+1001  -     Allow   In         10.0.0.0/24  Any           tcp/80    3
+`},
+		{[]string{"drops", "--port", "shop/virt-launcher-db-x7k2p"}, `PORT        POD                          DIRECTION  REASON     PACKETS  MEANING
+veth8f2c01  shop/virt-launcher-db-x7k2p  Out        MAC_SPOOF  3        source MAC is not the port's
+`},
+		{[]string{"ports"}, `PORT        STATE   NETWORK     VLANS       MAC                POD                          OUT  OUT-DROPPED  IN  IN-DROPPED
+veth00aa11  Active  legacy-100  access 100  02:00:00:00:00:64  -                            0    0            0   0
+veth8f2c01  Active  legacy-100  access 100  02:00:00:00:00:64  shop/virt-launcher-db-x7k2p  0    0            0   0
+`},
+		{[]string{"drops", "--port", "veth00aa11"}, "Nothing was dropped: every drop counter is zero.\n"},
+		{[]string{"version"}, "homeportctl   v0.1.0\nbridge-agent  v0.1.0\nprotocol      1\n"},
+	} {
+		if d := cmp.Diff(result{Stdout: tt.want}, homeportctl(t, socket, tt.args...)); d != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.args, d)
+		}
+	}
+}
+
+func TestDropsOfOnePortAsJSON(t *testing.T) {
+	socket := newAgent(t, views(t))
+	for name, want := range map[string]int{"veth99": 1, "c0ffee": 1, "veth00aa11": 0} {
+		r := homeportctl(t, socket, "drops", "-o", "json", "--port", name)
+		var l wire.DropList
+		if err := json.Unmarshal([]byte(r.Stdout), &l); err != nil || r.Code != 0 || len(l.Items) != want || l.TypeMeta != meta("DropList") {
+			t.Errorf("--port %s: %v, %+v", name, err, r)
+		}
+		if !strings.Contains(r.Stdout, `"items": [`) {
+			t.Errorf("--port %s: items is no list:\n%s", name, r.Stdout)
+		}
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	well := newAgent(t, views(t))
+	sick := views(t)
+	s := sick[wire.ViewStatus].(wire.NodeStatus)
+	s.Ready, s.Reasons = false, []string{"uplink eth1 is down"}
+	sick[wire.ViewStatus] = s
+	sick[wire.ViewPolicies] = &attach.Error{Kind: attach.InvalidConfig, Field: "name", Message: "no policy web"}
+	sick[wire.ViewDrops] = &attach.Error{Kind: attach.Unavailable, Message: "counters cannot be read"}
+	sick[wire.ViewVLANs] = json.RawMessage(`{"items": 7}`)
+	ill := newAgent(t, sick)
+	gone := filepath.Join(shortDir(t), "agent.sock")
+	for _, tt := range []struct {
+		socket string
+		args   []string
+		code   int
+		stderr []string // parts of it; none is silence
+	}{
+		{ill, []string{"status"}, 1, nil},
+		{ill, []string{"status", "-o", "json"}, 1, nil},
+		{ill, []string{"policy", "show", "web"}, 1, []string{`policy "web": `, "no policy web", "next: homeportctl policy list"}},
+		{well, []string{"policy", "show", "absent"}, 1, []string{`policy "absent": no such`, "next: homeportctl policy list"}},
+		{well, []string{"drops", "--port", "eth7"}, 1, []string{`port "eth7": not attached`, "next: homeportctl ports"}},
+		{well, []string{"drops", "--port", ""}, 1, []string{"next: homeportctl ports"}},
+		{well, []string{"bogus"}, 2, []string{`"bogus"`, "next: homeportctl --help"}},
+		{well, []string{"ports", "extra"}, 2, []string{`"extra"`}},
+		{well, []string{"ports", "-o", "xml"}, 2, []string{"xml", "table, wide, json, yaml"}},
+		{well, []string{"ports", "--wat"}, 2, []string{"--wat"}},
+		{well, []string{"policy"}, 2, []string{"list or show NAME"}},
+		{well, []string{"policy", "delete"}, 2, []string{`"delete"`}},
+		{well, []string{"policy", "show"}, 2, []string{"one NAME"}},
+		{well, []string{"policy", "show", "a", "b"}, 2, []string{"one NAME, got 2"}},
+		{gone, []string{"status"}, 3, []string{gone, "no such file", "next: bridge-agent doctor"}},
+		{ill, []string{"drops"}, 3, []string{"counters cannot be read", "next: bridge-agent doctor"}},
+		{ill, []string{"vlans"}, 3, []string{`view "vlans" is not understood`, "one release"}},
+		{gone, []string{"version"}, 0, nil},
+	} {
+		r := homeportctl(t, tt.socket, tt.args...)
+		if r.Code != tt.code || (len(tt.stderr) == 0) != (r.Stderr == "") || strings.Count(r.Stderr, "\n") > 1 {
+			t.Errorf("%v: %+v, want exit %d", tt.args, r, tt.code)
+		}
+		for _, part := range tt.stderr {
+			if !strings.Contains(r.Stderr, part) {
+				t.Errorf("%v: stderr %q lacks %q", tt.args, r.Stderr, part)
+			}
+		}
+		if tt.code > 1 && r.Stdout != "" {
+			t.Errorf("%v: stdout %q of a question without answer", tt.args, r.Stdout)
+		}
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	socket := serve(t, func(asked context.Context, _ json.RawMessage) (any, error) {
+		cancel()
+		<-asked.Done()
+		return nil, errors.New("nobody waits for this")
+	})
+	if r := homeportctlContext(ctx, socket, "ports"); r.Code != exitInterrupted || r.Stdout+r.Stderr != "" {
+		t.Errorf("%+v, want exit 130 in silence", r)
+	}
+}
+
+// What a newer agent adds is shown to programs and does no harm to people.
+func TestNewerAgent(t *testing.T) {
+	socket := newAgent(t, map[string]any{wire.ViewPorts: json.RawMessage(
+		`{"apiVersion":"homeport.dev/v1alpha1","kind":"PortList","items":[{"hostIfName":"veth7","state":"Hibernating","vlans":{"mode":"Access","pvid":9},"colour":"red"}]}`)})
+	if r := homeportctl(t, socket, "ports", "-o", "json"); r.Code != 0 || !strings.Contains(r.Stdout, `"colour": "red"`) {
+		t.Errorf("%+v", r)
+	}
+	if r := homeportctl(t, socket, "ports"); r.Code != 0 || !strings.Contains(r.Stdout, "veth7  unknown  -        access 9") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestHelpIsOneScreenExamplesFirst(t *testing.T) {
+	for _, args := range [][]string{{}, {"help"}, {"--help"}} {
+		r := homeportctl(t, "", args...)
+		if r.Code != 0 || r.Stderr != "" {
+			t.Errorf("%v: %+v", args, r)
+		}
+		lines := strings.Split(r.Stdout, "\n")
+		if len(lines) > 24 {
+			t.Errorf("%v: help has %d lines, a screen has 24", args, len(lines))
+		}
+		if lines[0] != "Examples:" || !strings.HasPrefix(lines[3], "  homeportctl ") || lines[4] != "" {
+			t.Errorf("%v: help does not begin with three examples:\n%s", args, r.Stdout)
+		}
+		for _, l := range lines {
+			if len(l) > 90 {
+				t.Errorf("%v: line is too wide: %q", args, l)
+			}
+		}
+		if strings.Contains(r.Stdout, "--socket") {
+			t.Errorf("%v: help shows a hidden flag", args)
+		}
+	}
+}
+
+func TestCalledAs(t *testing.T) {
+	for argv0, want := range map[string]string{
+		"homeportctl":                     "homeportctl",
+		"/usr/local/bin/kubectl-homeport": "kubectl homeport",
+		"":                                "homeportctl",
+	} {
+		if got := calledAs(argv0); got != want {
+			t.Errorf("calledAs(%q) = %q, want %q", argv0, got, want)
+		}
+	}
+	var out bytes.Buffer
+	run(context.Background(), nil, surroundings{stdout: &out, stderr: &out, name: "kubectl homeport"})
+	if !strings.Contains(out.String(), "\n  kubectl homeport COMMAND") {
+		t.Errorf("help as a plugin of kubectl:\n%s", out.String())
+	}
+}
+
+func TestColor(t *testing.T) {
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if wantsColor(file, func(string) string { return "" }) {
+		t.Error("colour in a file")
+	}
+	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminal to try: %v", err)
+	}
+	defer pty.Close()
+	for env, want := range map[string]bool{"": true, "NO_COLOR=1": false, "TERM=dumb": false, "TERM=xterm": true} {
+		key, value, _ := strings.Cut(env, "=")
+		got := wantsColor(pty, func(k string) string {
+			if k == key {
+				return value
+			}
+			return ""
+		})
+		if got != want {
+			t.Errorf("terminal with %q: colour %v, want %v", env, got, want)
+		}
+	}
+}
