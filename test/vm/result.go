@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -97,6 +98,8 @@ func (r *run) died(cause error) error {
 		_, rest, _ := strings.Cut(text, "init: error:")
 		line, _, _ := strings.Cut(rest, "\n")
 		what = "as its init failed:" + strings.TrimRight(line, "\r")
+	case strings.Contains(text, "reboot: Power down"), strings.Contains(text, "reboot: Restarting"):
+		what = "as it was powered off before the command had ended"
 	case len(r.node.output.b) > 0:
 		what = "as QEMU said: " + strings.TrimSpace(string(r.node.output.b))
 	}
@@ -107,7 +110,10 @@ func (r *run) died(cause error) error {
 	return fmt.Errorf("%w %s, kernel %s%s%s", ErrDied, what, r.kernel.Release, detail, consoleTail(r.node.console))
 }
 
-// consoleTail gives the last lines of a console log for an error message.
+var trouble = regexp.MustCompile(`BUG:|Oops|Kernel panic`)
+
+// consoleTail gives the telling lines of a console log for an error message:
+// from the first sign of trouble on, else the last ones.
 func consoleTail(name string) string {
 	const lines = 30
 	b, err := os.ReadFile(name)
@@ -119,8 +125,14 @@ func consoleTail(name string) string {
 		return "; its console is empty"
 	}
 	all := strings.Split(text, "\n")
+	for i, line := range all { // what the kernel says first about its trouble matters most
+		if trouble.MatchString(line) {
+			all = all[i:min(len(all), i+lines)]
+			break
+		}
+	}
 	if len(all) > lines {
 		all = all[len(all)-lines:]
 	}
-	return "; last lines of its console:\n  " + strings.Join(all, "\n  ")
+	return "; its console says:\n  " + strings.Join(all, "\n  ")
 }

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -130,6 +131,9 @@ func (r *run) start() error {
 func (r *run) stop() {
 	for _, m := range r.guests {
 		m.stop(0)
+		if m.output != nil && len(m.output.b) > 0 {
+			fmt.Fprintf(r.stderr, "vmrun: guest %s: QEMU said: %s\n", m.name, bytes.TrimSpace(m.output.b))
+		}
 	}
 	r.node.stop(0)
 	r.port.Close()

@@ -60,13 +60,13 @@ func (c copies) Set(s string) error {
 	return nil
 }
 
-// ParseArgs reads a vmrun command line, without the program name. Help and
-// the flag package's complaints go to w. flag.ErrHelp means that help was asked for.
+// ParseArgs reads a vmrun command line, without the program name. Help goes to
+// w; flag.ErrHelp means that help was asked for.
 func ParseArgs(args []string, w io.Writer) (Spec, error) {
 	var s Spec
 	fs := flag.NewFlagSet("vmrun", flag.ContinueOnError)
-	fs.SetOutput(w)
-	fs.Usage = func() { fmt.Fprint(w, Usage); fs.PrintDefaults() }
+	fs.SetOutput(io.Discard) // the caller tells the error, once
+	fs.Usage = func() {}
 	fs.StringVar(&s.Kernel, "kernel", "", "kernel `series`: 6.1 or 6.12")
 	fs.IntVar(&s.Mem, "mem", 1024, "memory of the node VM in `MiB`")
 	fs.IntVar(&s.SMP, "smp", 2, "`CPUs` of the node VM")
@@ -92,6 +92,11 @@ func ParseArgs(args []string, w io.Writer) (Spec, error) {
 		return err
 	})
 	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(w, Usage)
+			fs.SetOutput(w)
+			fs.PrintDefaults()
+		}
 		return Spec{}, err
 	}
 	s.Argv = fs.Args()

@@ -99,7 +99,7 @@ func Ask(ctx context.Context, g wire.Guest, command string) (Answer, error) {
 	}
 	id := newID()
 	if _, err := fmt.Fprintf(port, "%s %s\n", id, command); err != nil {
-		return Answer{}, fmt.Errorf("guest %s: asking %q: %w", g.Name, command, err)
+		return Answer{}, fmt.Errorf("guest %s: asking %q: %w; is it powered off? see its console log guest-%s.log", g.Name, command, err, g.Name)
 	}
 	lines := bufio.NewReaderSize(port, 1<<16)
 	for {

@@ -78,6 +78,9 @@ func configure(g wire.Guest) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := boot.EnlargeQueues(nic); err != nil {
+		return "", fmt.Errorf("queues of %s: %w", nic, err)
+	}
 	quiet := map[string]string{"accept_dad": "0", "dad_transmits": "0", "router_solicitations": "0", "accept_ra": "0"}
 	if g.IP6 == "" {
 		quiet = map[string]string{"disable_ipv6": "1"}

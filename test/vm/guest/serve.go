@@ -35,7 +35,7 @@ func serve(name string, s *sink) error {
 	if err != nil {
 		return fmt.Errorf("UDP port %d: %w", udpSinkPort, err)
 	}
-	_ = in.SetReadBuffer(4 << 20)
+	_ = in.SetReadBuffer(64 << 20) // as far as rmem_max goes
 	go s.loop(in)
 	return nil
 }

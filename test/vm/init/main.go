@@ -95,6 +95,7 @@ func publishGuests(job *wire.Job) error {
 	if len(job.Guests) == 0 {
 		return nil
 	}
+	var nics []string
 	for i := range job.Guests {
 		g := &job.Guests[i]
 		iface, err := boot.FindInterface(g.NodeMAC, 10*time.Second)
@@ -102,9 +103,13 @@ func publishGuests(job *wire.Job) error {
 			return fmt.Errorf("guest %s: %w", g.Name, err)
 		}
 		g.Iface = iface
+		nics = append(nics, iface)
 		g.Control = filepath.Join(wire.PortDir, wire.ControlPort(g.Name))
 		prefix := "HOMEPORT_GUEST_" + g.Name + "_"
 		job.Env = append(job.Env, prefix+"IFACE="+g.Iface, prefix+"MAC="+g.MAC, prefix+"IP="+g.IP, prefix+"CONTROL="+g.Control)
+	}
+	if err := boot.EnlargeQueues(nics...); err != nil {
+		return fmt.Errorf("guests: %w", err)
 	}
 	b, err := json.MarshalIndent(job.Guests, "", "  ")
 	if err != nil {

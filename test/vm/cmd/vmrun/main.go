@@ -20,7 +20,7 @@ func main() {
 		os.Exit(0)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "vmrun:", err)
+		fmt.Fprintf(os.Stderr, "vmrun: %v\nvmrun -h tells how to use it\n", err)
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
