@@ -1,0 +1,123 @@
+package compile
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+func readABI(tb testing.TB) string {
+	tb.Helper()
+	text, err := os.ReadFile("../../../bpf/include/abi.h")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(text)
+}
+
+// fieldsOf gives "name" or "name[size]" of the __u32 fields of a C struct, and
+// fails on fields of other types.
+func fieldsOf(tb testing.TB, abi, name string) (fields []string) {
+	tb.Helper()
+	_, body, ok := strings.Cut(abi, "struct "+name+" {\n")
+	body, _, closed := strings.Cut(body, "};")
+	if !ok || !closed {
+		tb.Fatalf("no struct %s in abi.h", name)
+	}
+	for line := range strings.Lines(body) {
+		m := regexp.MustCompile(`^\t__u32 (\w+)(\[\w+\])?;`).FindStringSubmatch(line)
+		if m == nil {
+			tb.Fatalf("struct %s has a line that this test cannot read: %q", name, line)
+		}
+		fields = append(fields, m[1]+m[2])
+	}
+	return fields
+}
+
+// camel turns src_classrow into SrcClassrow and dir_row[HP_DIRS] into DirRow.
+func camel(s string) string {
+	s, _, _ = strings.Cut(s, "[")
+	var b strings.Builder
+	for part := range strings.SplitSeq(s, "_") {
+		b.WriteString(strings.ToUpper(part[:1]) + part[1:])
+	}
+	return b.String()
+}
+
+func TestHeaderIsThatOfTheABI(t *testing.T) {
+	var want, got []string
+	for _, f := range fieldsOf(t, readABI(t), "hp_header") {
+		want = append(want, camel(f))
+		if strings.HasSuffix(f, "[HP_DIRS]") {
+			want = append(want, camel(f))
+		}
+	}
+	var h Header
+	for _, place := range h.fields() {
+		v := reflect.ValueOf(&h).Elem()
+		for i := range v.NumField() {
+			from := v.Field(i).Addr().Pointer()
+			if at := reflect.ValueOf(place).Pointer(); from <= at && at < from+v.Field(i).Type().Size() {
+				got = append(got, v.Type().Field(i).Name)
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("struct hp_header and Header differ (-abi.h +Go):\n%s", diff)
+	}
+	if size := int(reflect.TypeOf(h).Size()); size != 4*len(want) {
+		t.Errorf("Header has %d bytes, want %d", size, 4*len(want))
+	}
+	if diff := cmp.Diff([]string{"counter", "rule_id", "action", "flags"}, fieldsOf(t, readABI(t), "hp_rule")); diff != "" {
+		t.Errorf("struct hp_rule and ruleMeta differ (-Go +abi.h):\n%s", diff)
+	}
+}
+
+func TestConstantsAreThoseOfTheABI(t *testing.T) {
+	abi := readABI(t)
+	for name, want := range map[string]int{
+		"HP_PAGE_SIZE": PageSize, "HP_WORDS_MAX": WordsMax, "HP_RULE_COUNTERS": CountersMax,
+		"HP_SVC_TCP": svcTCP, "HP_SVC_UDP": svcUDP, "HP_SVC_ICMP": svcICMP, "HP_SVC_ICMPV6": svcICMPv6,
+		"HP_SVC_GROUPS": svcGroups,
+		"HP_OUT":        int(policy.Out), "HP_IN": int(policy.In), "HP_DIRS": len(Header{}.DirRow),
+		"HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow),
+	} {
+		m := regexp.MustCompile(`(?m)^(?:#define|\t)\s*` + name + `(?: =)? (\d+)`).FindStringSubmatch(abi)
+		if m == nil {
+			t.Errorf("abi.h has no %s", name)
+			continue
+		}
+		if got, _ := strconv.Atoi(m[1]); got != want {
+			t.Errorf("%s is %d in abi.h, %d here", name, got, want)
+		}
+	}
+}
+
+func TestHeaderRoundTrip(t *testing.T) {
+	var want Header
+	for i, f := range want.fields() {
+		*f = uint32(i + 1)
+	}
+	p := Policy{Pages: []Page{want.page()}}
+	if _, err := p.Header(); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := p.Header(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	want.Words = WordsMax + 1
+	p.SetHeader(want)
+	if _, err := p.Header(); err == nil {
+		t.Error("a width that is not known was accepted")
+	}
+	if _, err := (&Policy{}).Header(); err == nil {
+		t.Error("a policy without pages was accepted")
+	}
+}

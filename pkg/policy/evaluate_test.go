@@ -1,0 +1,120 @@
+package policy
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func ranges(tb testing.TB, list ...string) []AddrRange {
+	tb.Helper()
+	out := []AddrRange{}
+	for _, text := range list {
+		r, err := ParseAddrRange(text)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func tcp(src, dst string, port uint16) Packet {
+	return Packet{
+		Direction: In, IP: true, Src: netip.MustParseAddr(src), Dst: netip.MustParseAddr(dst),
+		Protocol: TCP, HasService: true, Service: port,
+	}
+}
+
+// Each case asks one rule, behind which the default is the opposite action.
+func TestMatches(t *testing.T) {
+	any := Rule{Directions: InOut}
+	src := Rule{Directions: InOut, Sources: ranges(t, "10.0.0.0/24", "fd00::5-fd00::9")}
+	dst := Rule{Directions: InOut, Destinations: ranges(t, "10.0.0.7")}
+	svc := Rule{Directions: InOut, Services: []Service{{TCP, 80, 90}, {ICMP, 0x0800, 0x08ff}}}
+	allV6 := Rule{Directions: InOut, Sources: ranges(t, "::/0")}
+	fragment := tcp("10.0.0.1", "10.0.0.7", 0)
+	fragment.HasService = false
+	udp := tcp("10.0.0.1", "10.0.0.7", 80)
+	udp.Protocol = UDP
+	echo := tcp("10.0.0.1", "10.0.0.7", 0x0800)
+	echo.Protocol = ICMP
+	sctp := tcp("10.0.0.1", "10.0.0.7", 0)
+	sctp.Protocol, sctp.HasService = 132, false
+	for name, tc := range map[string]struct {
+		rule Rule
+		p    Packet
+		want bool
+	}{
+		"no direction":                {Rule{}, tcp("10.0.0.1", "10.0.0.7", 80), false},
+		"other direction":             {Rule{Directions: OnlyOut}, tcp("10.0.0.1", "10.0.0.7", 80), false},
+		"empty sources":               {Rule{Directions: InOut, Sources: []AddrRange{}}, tcp("10.0.0.1", "10.0.0.7", 80), false},
+		"empty services":              {Rule{Directions: InOut, Services: []Service{}}, tcp("10.0.0.1", "10.0.0.7", 80), false},
+		"sources, not IP":             {src, Packet{}, false},
+		"destinations, not IP":        {dst, Packet{}, false},
+		"services, not IP":            {svc, Packet{}, false},
+		"services, fragment":          {svc, fragment, false},
+		"services, other protocol":    {svc, sctp, false},
+		"tcp is not udp":              {svc, udp, false},
+		"below the sources":           {src, tcp("9.255.255.255", "10.0.0.7", 80), false},
+		"above the sources":           {src, tcp("10.0.1.0", "10.0.0.7", 80), false},
+		"destination is not source":   {src, tcp("10.1.0.0", "10.0.0.7", 80), false},
+		"below the IPv6 sources":      {src, tcp("fd00::4", "fd00::1", 80), false},
+		"above the IPv6 sources":      {src, tcp("fd00::a", "fd00::1", 80), false},
+		"IPv4 is not in ::/0":         {allV6, tcp("10.0.0.1", "10.0.0.7", 80), false},
+		"nor when in IPv6's notation": {allV6, tcp("::ffff:10.0.0.1", "fd00::1", 80), false},
+		"below the ports":             {svc, tcp("10.0.0.1", "10.0.0.7", 79), false},
+		"above the ports":             {svc, tcp("10.0.0.1", "10.0.0.7", 91), false},
+		"any, not IP":                 {any, Packet{}, true},
+		"any, fragment":               {any, fragment, true},
+		"any, other protocol":         {any, sctp, true},
+		"sources, fragment":           {src, fragment, true},
+		"first source":                {src, tcp("10.0.0.0", "10.0.0.7", 80), true},
+		"last source":                 {src, tcp("10.0.0.255", "10.0.0.7", 80), true},
+		"IPv4 in IPv6 is IPv4":        {src, tcp("::ffff:10.0.0.1", "fd00::1", 80), true},
+		"first IPv6 source":           {src, tcp("fd00::5", "fd00::1", 80), true},
+		"last IPv6 source":            {src, tcp("fd00::9", "fd00::1", 80), true},
+		"the destination":             {dst, tcp("10.1.0.0", "10.0.0.7", 80), true},
+		"first port":                  {svc, tcp("10.0.0.1", "10.0.0.7", 80), true},
+		"last port":                   {svc, tcp("10.0.0.1", "10.0.0.7", 90), true},
+		"icmp type":                   {svc, echo, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.rule.Action = Allow
+			set := Set{Rules: []Rule{tc.rule}, Default: Drop}
+			want := Verdict{Action: Drop, Rule: -1}
+			if tc.want {
+				want = Verdict{Action: Allow, Rule: 0}
+			}
+			if got := Evaluate(&set, tc.p); got != want {
+				t.Errorf("got %v by rule %d, want %v by rule %d", got.Action, got.Rule, want.Action, want.Rule)
+			}
+		})
+	}
+}
+
+func TestFirstMatchWins(t *testing.T) {
+	set := Set{Default: Allow, Rules: []Rule{
+		{Directions: OnlyOut, Action: Allow},
+		{Directions: InOut, Action: Drop, Services: []Service{{TCP, 22, 22}}},
+		{Directions: InOut, Action: Allow, Services: []Service{{TCP, 0, 65535}}},
+		{Directions: InOut, Action: Drop},
+	}}
+	out := tcp("10.0.0.1", "10.0.0.2", 22)
+	out.Direction = Out
+	for name, tc := range map[string]struct {
+		p    Packet
+		want Verdict
+	}{
+		"outwards": {out, Verdict{Allow, 0}},
+		"ssh":      {tcp("10.0.0.1", "10.0.0.2", 22), Verdict{Drop, 1}},
+		"web":      {tcp("10.0.0.1", "10.0.0.2", 80), Verdict{Allow, 2}},
+		"not IP":   {Packet{Direction: In}, Verdict{Drop, 3}},
+	} {
+		if got := Evaluate(&set, tc.p); got != tc.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
+		}
+	}
+	if got, want := Evaluate(&Set{Default: Allow}, Packet{}), (Verdict{Allow, -1}); got != want {
+		t.Errorf("no rules: got %+v, want %+v", got, want)
+	}
+}
