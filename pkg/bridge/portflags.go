@@ -1,0 +1,92 @@
+package bridge
+
+import (
+	"github.com/vishvananda/netlink/nl"
+)
+
+// PortFlags are the switches of a bridge port, as bridge(8) names them.
+type PortFlags struct {
+	Learning   bool `json:"learning"`
+	Flood      bool `json:"flood"`
+	McastFlood bool `json:"mcastFlood"`
+	BcastFlood bool `json:"bcastFlood"`
+	Hairpin    bool `json:"hairpin"`
+	Isolated   bool `json:"isolated"`
+	// RootBlock refuses the port as the way to the spanning tree's root.
+	RootBlock bool `json:"rootBlock"`
+	// Guard switches the port off for good when a BPDU comes in.
+	Guard         bool `json:"guard"`
+	FastLeave     bool `json:"fastLeave"`
+	McastToUcast  bool `json:"mcastToUcast"`
+	ProxyARP      bool `json:"proxyARP"`
+	ProxyARPWifi  bool `json:"proxyARPWifi"`
+	VLANTunnel    bool `json:"vlanTunnel"`
+	NeighSuppress bool `json:"neighSuppress"`
+	Locked        bool `json:"locked"`
+	MAB           bool `json:"mab"`
+}
+
+// GuestFlags are the flags of a port with a VM behind it:
+//   - learning and all three kinds of flooding are on: the bridge is the VM's
+//     switch, and a VM that has not sent yet must still be found;
+//   - hairpin is off: one VM has one port, so a frame never returns to where it
+//     came from (a guest that sees its own ARP takes it for a duplicate);
+//   - isolation is off: VMs of one VLAN reach one another, policy permitting;
+//   - root_block is on: a guest cannot become the root of the spanning tree of
+//     an adopted bridge. guard is off, for one BPDU from the guest would then
+//     close its port until somebody opens it by hand;
+//   - the bridge answers nothing for a VM (no proxies, no suppression) and
+//     opens no port by itself (no locking): all that is the port program's.
+//
+// A bridge plugin before us in a chain may have set some of these.
+func GuestFlags() PortFlags {
+	return PortFlags{Learning: true, Flood: true, McastFlood: true, BcastFlood: true, RootBlock: true}
+}
+
+// flagBits ties each flag to its attribute. mab comes before locked: the kernel
+// refuses to unlock a port that still has it on.
+func (f *PortFlags) flagBits() []flagBit {
+	return []flagBit{
+		{nl.IFLA_BRPORT_LEARNING, &f.Learning},
+		{nl.IFLA_BRPORT_UNICAST_FLOOD, &f.Flood},
+		{nl.IFLA_BRPORT_MCAST_FLOOD, &f.McastFlood},
+		{nl.IFLA_BRPORT_BCAST_FLOOD, &f.BcastFlood},
+		{nl.IFLA_BRPORT_MODE, &f.Hairpin},
+		{nl.IFLA_BRPORT_ISOLATED, &f.Isolated},
+		{nl.IFLA_BRPORT_PROTECT, &f.RootBlock},
+		{nl.IFLA_BRPORT_GUARD, &f.Guard},
+		{nl.IFLA_BRPORT_FAST_LEAVE, &f.FastLeave},
+		{nl.IFLA_BRPORT_MCAST_TO_UCAST, &f.McastToUcast},
+		{nl.IFLA_BRPORT_PROXYARP, &f.ProxyARP},
+		{nl.IFLA_BRPORT_PROXYARP_WIFI, &f.ProxyARPWifi},
+		{nl.IFLA_BRPORT_VLAN_TUNNEL, &f.VLANTunnel},
+		{nl.IFLA_BRPORT_NEIGH_SUPPRESS, &f.NeighSuppress},
+		{nl.IFLA_BRPORT_MAB, &f.MAB},
+		{nl.IFLA_BRPORT_LOCKED, &f.Locked},
+	}
+}
+
+type flagBit struct {
+	attr int
+	on   *bool
+}
+
+func parsePort(b []byte) (*PortAttrs, error) {
+	as, err := attrs(b)
+	if err != nil {
+		return nil, err
+	}
+	var p PortAttrs
+	bits := p.Flags.flagBits()
+	for _, a := range as {
+		if a.Attr.Type == nl.IFLA_BRPORT_STATE {
+			p.State = PortState(num(a.Value))
+		}
+		for _, bit := range bits {
+			if int(a.Attr.Type) == bit.attr {
+				*bit.on = num(a.Value) != 0
+			}
+		}
+	}
+	return &p, nil
+}
