@@ -55,7 +55,7 @@ enum hp_vlan_mode {
 	X(TCP_NO_STATE, 23, DROP, "allowed by policy, but TCP that is no opening SYN and belongs to no known connection")  \
 	X(MAC_SPOOF, 24, DROP, "source MAC is not the port's")                                                             \
 	X(LAUNCHER_NOISE, 25, DROP, "IPv6 DAD, MLD or router solicitation of the launcher pod itself, not of the VM")      \
-	X(GUEST_TAG, 26, DROP, "VLAN tag on an access port, or a second tag on a trunk port")                              \
+	X(GUEST_TAG, 26, DROP, "VLAN tag on an access port; on a trunk port a second tag, or one that is not 802.1Q")       \
 	X(VLAN_NOT_ALLOWED, 27, DROP, "VLAN is not in the trunk port's list")                                              \
 	X(UNTAGGED, 28, DROP, "untagged frame on a trunk port without a native VLAN")                                      \
 	X(MALFORMED, 29, DROP, "shorter than its own headers say, or contradictory headers")                               \
@@ -98,7 +98,7 @@ enum hp_svc_group {
 };
 
 struct hp_header {
-	__u32 words;        /* u64 words a row: 1..HP_WORDS_MAX */
+	__u32 words;        /* u64 words a row: a power of two, at most HP_WORDS_MAX */
 	__u32 rules;        /* positions in use */
 	__u32 default_action; /* enum hp_action */
 	__u32 default_counter; /* index into rule_counters */
@@ -139,9 +139,23 @@ struct hp_port {
 	__u64 vlans[64];   /* trunk and native: bit per VLAN that the VM may tag */
 };
 
-/* control[0]. One aligned 8-byte value, so a reader sees one generation. */
+/*
+ * control[0], memory-mapped by user space. Programs read only the generation:
+ * one aligned 8-byte value stored by one instruction, so a reader sees one
+ * generation. The rest is user space's memory across its restarts.
+ */
 struct hp_control {
 	__u64 generation; /* 0: nothing compiled yet, every policy lookup drops */
+	__u64 hashed;     /* the generation whose content hash says */
+	__u8 hash[32];    /* SHA-256 of what was compiled, for a Sync that changes nothing */
+	__u32 serial;     /* the last hp_port.serial given out */
+	__u32 pad;
+};
+
+/* policy_names: key __u32 policy number. Read by user space only. */
+#define HP_NAME_MAX 256
+struct hp_policy_name {
+	__u8 network[HP_NAME_MAX]; /* VLANNetwork's name, ended by a NUL; "" is no network */
 };
 
 /* A flow as its port sees it. One key for both directions. */
@@ -153,7 +167,7 @@ struct hp_flow_key {
 	__u16 vlan;
 	__u8 proto;
 	__u8 pad;
-};
+} __attribute__((aligned(8)));
 
 /* Unconfirmed flows of all ports share one LRU: a flood ages out only its like. */
 struct hp_new_key {
@@ -168,17 +182,14 @@ enum hp_flow_state {
 	HP_FLOW_CLOSING = 2, /* TCP: RST, or FIN from both sides */
 };
 
-#define HP_FIN_LOCAL 1
-#define HP_FIN_REMOTE 2
-
 struct hp_flow {
 	__u64 generation; /* policy generation that last judged its opener */
 	__u32 seen;       /* last packet, in 2^20 ns units of CLOCK_MONOTONIC_COARSE, wraps */
 	__u32 rule_id;    /* of the rule that allowed it; 0 for the default action */
 	__u8 opener;      /* enum hp_dir of the first packet; with the key it gives the opener's tuple back */
 	__u8 state;       /* enum hp_flow_state */
-	__u8 flags;       /* HP_FIN_* */
-	__u8 pad[5];
+	__u8 fin[HP_DIRS]; /* TCP: a FIN went this way; bytes of their own, for each hook writes one */
+	__u8 pad[4];
 	__u64 reserved[2];
 };
 
@@ -187,7 +198,10 @@ struct hp_counter {
 	__u64 bytes;
 };
 
-/* port_counters[slot][reason]: per CPU. */
+/*
+ * port_counters[slot][reason] and stray_counters[reason]: per CPU. Packets are
+ * those on the wire (segments of a GSO packet), bytes skb->len.
+ */
 struct hp_reason_counter {
 	struct hp_counter dir[HP_DIRS];
 };

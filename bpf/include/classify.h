@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The classifier: an address has a class, a class has in each policy a row of
+ * bits, one a rule. The AND of the rows of source, destination, service and
+ * direction has the winning rule as its first bit. Layout: abi.h.
+ */
+#ifndef HOMEPORT_CLASSIFY_H
+#define HOMEPORT_CLASSIFY_H
+
+#include "maps.h"
+#include "parse.h"
+
+#define PAGE_WORDS (HP_PAGE_SIZE / 8)
+#define PAGE_ROWS (HP_PAGE_SIZE / 2)
+#define PAGE_RULES (HP_PAGE_SIZE / sizeof(struct hp_rule))
+
+static __always_inline struct page *page_at(void *program, __u32 number)
+{
+	return bpf_map_lookup_elem(program, &number);
+}
+
+/* class_of: an address that no table covers has class 0. */
+static __always_inline __u32 class_of(void *table, const union addr *a)
+{
+	struct addr_key key = { .prefixlen = 128 };
+	__u32 *class;
+
+	__builtin_memcpy(key.addr, a->bytes, sizeof(key.addr));
+	class = bpf_map_lookup_elem(table, &key);
+	return class ? *class : 0;
+}
+
+/* Position of the lowest bit set, without a branch: branches multiply states. */
+static __always_inline __u32 lowest_bit(__u64 x)
+{
+	x = (x & -x) - 1;
+	x -= x >> 1 & 0x5555555555555555ULL;
+	x = (x & 0x3333333333333333ULL) + (x >> 2 & 0x3333333333333333ULL);
+	x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+	return (x * 0x0101010101010101ULL) >> 56;
+}
+
+/* A row's place: words is a power of two, so no row straddles pages. */
+struct row {
+	struct page *page;
+	__u32 word;
+};
+
+static __always_inline int find_row(void *program, const struct hp_header *h, __u32 number, struct row *r)
+{
+	__u32 word = number * h->words;
+
+	r->page = page_at(program, h->rows + word / PAGE_WORDS);
+	r->word = word % PAGE_WORDS;
+	return r->page != NULL;
+}
+
+/* class_row: a class that the policy does not know reads row 0. -1: broken. */
+static __always_inline int class_row(void *program, const struct hp_header *h, __u32 table, __u32 class)
+{
+	struct page *p;
+
+	if (class >= h->classes)
+		return 0;
+	p = page_at(program, table + class / PAGE_ROWS);
+	return p ? p->rows[class % PAGE_ROWS] : -1;
+}
+
+/* service_row: -1: broken. */
+static __always_inline int service_row(void *program, const struct hp_header *h, const struct query *q)
+{
+	struct page *p;
+
+	if (q->group >= HP_SVC_GROUPS)
+		return h->svc_none_row;
+	p = page_at(program, h->svcindex + q->group);
+	if (!p)
+		return -1;
+	p = page_at(program, h->svcchunk + p->rows[q->service >> 8]);
+	return p ? p->rows[q->service & 255] : -1;
+}
+
+struct rows {
+	struct row src, dst, service, dir;
+};
+
+static __always_inline int find_rows(void *program, const struct hp_header *h, const struct query *q, struct rows *r)
+{
+	int src = 0, dst = 0, service;
+	__u32 side = q->generation & 1;
+	void *table;
+
+	if (q->ip) {
+		table = bpf_map_lookup_elem(&addrs, &side);
+		if (!table)
+			return 0;
+		src = class_row(program, h, h->src_classrow, class_of(table, &q->src));
+		dst = class_row(program, h, h->dst_classrow, class_of(table, &q->dst));
+	}
+	service = service_row(program, h, q);
+	if (src < 0 || dst < 0 || service < 0)
+		return 0;
+	return find_row(program, h, src, &r->src) && find_row(program, h, dst, &r->dst) &&
+	       find_row(program, h, service, &r->service) && find_row(program, h, h->dir_row[q->dir & 1], &r->dir);
+}
+
+/* winner: position of the first rule that all rows name, or rules if none does. */
+static __always_inline __u32 winner(const struct hp_header *h, const struct rows *r)
+{
+	__u32 i;
+
+	for (i = 0; i < HP_WORDS_MAX; i++) {
+		__u64 word;
+
+		if (i >= h->words)
+			break;
+		word = r->src.page->words[(r->src.word + i) % PAGE_WORDS] &
+		       r->dst.page->words[(r->dst.word + i) % PAGE_WORDS] &
+		       r->service.page->words[(r->service.word + i) % PAGE_WORDS] &
+		       r->dir.page->words[(r->dir.word + i) % PAGE_WORDS];
+		if (word)
+			return i * 64 + lowest_bit(word);
+	}
+	return h->rules;
+}
+
+/*
+ * judge asks the policy: HP_RULE_ALLOW, HP_DEFAULT_ALLOW, HP_RULE_DROP,
+ * HP_DEFAULT_DROP; or HP_NO_PROGRAM if there is none or it leads nowhere, which
+ * drops. A global function: verified once, by itself.
+ */
+__noinline int judge(struct query *q)
+{
+	const struct hp_header *h;
+	const struct hp_rule *rule;
+	struct rows rows;
+	struct page *p;
+	void *program;
+	__u32 slot, position;
+
+	if (!q || !q->generation)
+		return HP_NO_PROGRAM;
+	slot = q->policy * 2 + (q->generation & 1);
+	program = bpf_map_lookup_elem(&programs, &slot);
+	if (!program)
+		return HP_NO_PROGRAM;
+	p = page_at(program, 0);
+	if (!p)
+		return HP_NO_PROGRAM;
+	h = &p->header;
+	if (!h->words || h->words > HP_WORDS_MAX || !find_rows(program, h, q, &rows))
+		return HP_NO_PROGRAM;
+	position = winner(h, &rows);
+	if (position >= h->rules) {
+		q->counter = h->default_counter;
+		q->rule_id = 0;
+		return h->default_action == HP_ALLOW ? HP_DEFAULT_ALLOW : HP_DEFAULT_DROP;
+	}
+	p = page_at(program, h->meta + position / PAGE_RULES);
+	if (!p)
+		return HP_NO_PROGRAM;
+	rule = &p->rules[position % PAGE_RULES];
+	q->counter = rule->counter;
+	q->rule_id = rule->rule_id;
+	return rule->action == HP_ALLOW ? HP_RULE_ALLOW : HP_RULE_DROP;
+}
+
+#endif

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Connections, each as its own port sees it. An unanswered flow lives in
+ * conns_new, where floods push out floods; its first answer moves it to the
+ * port's own table. Both hooks find it by one key, since a hook knows which end
+ * of the packet is the VM.
+ */
+#ifndef HOMEPORT_CONNTRACK_H
+#define HOMEPORT_CONNTRACK_H
+
+#include "classify.h"
+#include "clock.h"
+#include "maps.h"
+#include "parse.h"
+
+/* One lookup's surroundings. */
+struct track {
+	struct hp_new_key key;
+	void *conns; /* the port's table; NULL: the slot is not published, all stays in conns_new */
+	struct hp_flow *flow;
+	__u32 settled; /* flow is in conns */
+	__u32 now;
+	__u32 dir;
+	__u32 policy;
+	__u64 generation;
+};
+
+static __always_inline void set_ends(struct hp_flow_key *k, const union addr *local, const union addr *remote)
+{
+	__builtin_memcpy(k->local, local->bytes, sizeof(k->local));
+	__builtin_memcpy(k->remote, remote->bytes, sizeof(k->remote));
+}
+
+/*
+ * set_key: the flow of p, which goes in direction dir. An echo is known by its
+ * identifier and the direction of the request: a request against the direction
+ * of a known one is a flow of its own.
+ */
+static __always_inline void set_key(struct hp_flow_key *k, const struct packet *p, __u32 dir)
+{
+	__be16 sport = p->sport, dport = p->dport;
+
+	if (p->kind == ECHO_REQUEST || p->kind == ECHO_REPLY) {
+		__u32 asker = p->kind == ECHO_REQUEST ? dir : !dir;
+
+		k->lport = sport;
+		k->rport = bpf_htons(asker + 1);
+	} else {
+		k->lport = dir == HP_OUT ? sport : dport;
+		k->rport = dir == HP_OUT ? dport : sport;
+	}
+	if (dir == HP_OUT)
+		set_ends(k, &p->query.src, &p->query.dst);
+	else
+		set_ends(k, &p->query.dst, &p->query.src);
+	k->vlan = p->vlan;
+	k->proto = p->proto;
+}
+
+static __always_inline __u32 lifetime(const struct hp_flow *flow, __u32 proto)
+{
+	if (proto == PROTO_TCP) {
+		if (flow->state == HP_FLOW_OPEN)
+			return tcp_open_ticks;
+		return flow->state == HP_FLOW_NEW ? tcp_new_ticks : tcp_closing_ticks;
+	}
+	if (proto == PROTO_UDP)
+		return flow->state == HP_FLOW_NEW ? udp_new_ticks : udp_open_ticks;
+	return icmp_ticks;
+}
+
+static __always_inline int expired(const struct hp_flow *flow, __u32 proto, __u32 now)
+{
+	return now - flow->seen > lifetime(flow, proto);
+}
+
+static __always_inline void forget(struct track *t)
+{
+	if (t->settled)
+		bpf_map_delete_elem(t->conns, &t->key.flow);
+	else
+		bpf_map_delete_elem(&conns_new, &t->key);
+	t->flow = NULL;
+}
+
+/* find looks in the port's table first, where nearly all packets belong. An expired flow is none. */
+static __always_inline void find(struct track *t)
+{
+	if (t->conns) {
+		t->flow = bpf_map_lookup_elem(t->conns, &t->key.flow);
+		t->settled = 1;
+		if (t->flow) {
+			if (!expired(t->flow, t->key.flow.proto, t->now))
+				return;
+			/* It would hide its successor in conns_new. */
+			forget(t);
+		}
+	}
+	t->settled = 0;
+	t->flow = bpf_map_lookup_elem(&conns_new, &t->key);
+	if (t->flow && expired(t->flow, t->key.flow.proto, t->now))
+		t->flow = NULL;
+}
+
+/* open_flow: without memory for it the packet passes, and its answer is judged by itself. */
+static __always_inline void open_flow(struct track *t, __u32 rule_id)
+{
+	struct hp_flow flow = {
+		.generation = t->generation,
+		.seen = t->now,
+		.rule_id = rule_id,
+		.opener = t->dir,
+	};
+
+	bpf_map_update_elem(&conns_new, &t->key, &flow, BPF_ANY);
+}
+
+/*
+ * settle moves an answered flow to the port's table. If that is full the flow
+ * stays where it is, in its new state, and the next tick tries again.
+ */
+static __always_inline void settle(struct track *t, __u8 state)
+{
+	struct hp_flow flow = *t->flow;
+
+	flow.state = state;
+	flow.seen = t->now;
+	if (t->conns && !bpf_map_update_elem(t->conns, &t->key.flow, &flow, BPF_ANY)) {
+		forget(t);
+		return;
+	}
+	t->flow->state = state;
+	t->flow->seen = t->now;
+}
+
+/* tcp_state: what the flow is after this segment. */
+static __always_inline __u8 tcp_state(struct hp_flow *flow, __u32 flags, __u32 dir)
+{
+	if (flags & TCP_RST)
+		return HP_FLOW_CLOSING;
+	if (flow->state == HP_FLOW_NEW) {
+		/* Only SYN+ACK answers a SYN: a lone ACK may be the challenge of an older connection. */
+		return flow->opener != dir && (flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) ? HP_FLOW_OPEN :
+												      HP_FLOW_NEW;
+	}
+	if (flags & TCP_FIN && !flow->fin[dir & 1])
+		flow->fin[dir & 1] = 1;
+	return flow->fin[HP_OUT] && flow->fin[HP_IN] ? HP_FLOW_CLOSING : flow->state;
+}
+
+/* advance notes a packet that belongs to the flow; it writes only what changes. */
+static __always_inline void advance(struct track *t, const struct packet *p)
+{
+	struct hp_flow *flow = t->flow;
+	__u8 state = flow->state;
+
+	if (p->kind == TCP)
+		state = tcp_state(flow, p->tcp_flags, t->dir);
+	else if (flow->opener != t->dir)
+		state = HP_FLOW_OPEN;
+	if (!t->settled && state == HP_FLOW_OPEN && (flow->state != HP_FLOW_OPEN || flow->seen != t->now)) {
+		settle(t, state);
+		return;
+	}
+	if (flow->state != state)
+		flow->state = state;
+	if (flow->seen != t->now)
+		flow->seen = t->now;
+}
+
+/* opener_query: what rules saw of the flow's first packet. */
+static __always_inline void opener_query(const struct track *t, struct query *q)
+{
+	const struct hp_flow_key *k = &t->key.flow;
+	__u32 out = t->flow->opener == HP_OUT;
+	__be16 port = out ? k->rport : k->lport;
+
+	__builtin_memcpy(q->src.bytes, out ? k->local : k->remote, sizeof(q->src));
+	__builtin_memcpy(q->dst.bytes, out ? k->remote : k->local, sizeof(q->dst));
+	q->generation = t->generation;
+	q->policy = t->policy;
+	q->dir = t->flow->opener;
+	q->ip = 1;
+	q->service = bpf_ntohs(port);
+	q->group = HP_SVC_TCP;
+	if (k->proto == PROTO_UDP)
+		q->group = HP_SVC_UDP;
+	if (k->proto == PROTO_ICMP) {
+		q->group = HP_SVC_ICMP;
+		q->service = 8 << 8;
+	}
+	if (k->proto == PROTO_ICMPV6) {
+		q->group = HP_SVC_ICMPV6;
+		q->service = 128 << 8;
+	}
+}
+
+/*
+ * revalidate judges the opener again after the policy has changed. A flow that
+ * a later generation has judged is left to it: this packet only began earlier.
+ */
+static __always_inline __u32 revalidate(struct __sk_buff *skb, struct track *t)
+{
+	int older = t->flow->generation < t->generation;
+	struct query q = {};
+	__u32 r;
+
+	opener_query(t, &q);
+	r = judge(&q);
+	if (is_drop(r)) {
+		if (r != HP_NO_PROGRAM)
+			count_rule(skb, q.counter);
+		if (older)
+			forget(t);
+		/* The policy does not allow the flow any more. */
+		return r;
+	}
+	if (older) {
+		t->flow->rule_id = q.rule_id;
+		t->flow->generation = t->generation;
+	}
+	return GO_ON;
+}
+
+/*
+ * inner_key: the flow that an ICMP error is about, by the packet it quotes, which
+ * went the other way and came from where the error goes. 0: none that is known.
+ */
+static __always_inline int inner_key(struct __sk_buff *skb, const struct packet *p, __u32 dir, struct hp_flow_key *k)
+{
+	struct packet quoted = { .vlan = p->vlan };
+	struct ipv4_header v4;
+	struct ipv6_header v6;
+	union l4_header l4;
+	__u32 at = p->inner, i;
+
+	if (at > MAX_OFFSET)
+		return 0;
+	if (p->proto == PROTO_ICMP) {
+		if (bpf_skb_load_bytes(skb, at, &v4, sizeof(v4)) || v4.version_words >> 4 != 4 ||
+		    v4.fragment & bpf_htons(0x1fff))
+			return 0;
+		map_ipv4(&quoted.query.src, v4.src);
+		map_ipv4(&quoted.query.dst, v4.dst);
+		quoted.proto = v4.proto;
+		at += (v4.version_words & 15) * 4;
+	} else {
+		if (bpf_skb_load_bytes(skb, at, &v6, sizeof(v6)) || bpf_ntohl(v6.version_flow) >> 28 != 6)
+			return 0;
+#pragma unroll
+		for (i = 0; i < 4; i++) {
+			quoted.query.src.words[i] = v6.src[i];
+			quoted.query.dst.words[i] = v6.dst[i];
+		}
+		quoted.proto = v6.proto;
+		at += sizeof(v6);
+	}
+	if (quoted.query.src.halves[0] != p->query.dst.halves[0] ||
+	    quoted.query.src.halves[1] != p->query.dst.halves[1])
+		return 0;
+	if (bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))
+		return 0;
+	quoted.sport = l4.ports.sport;
+	quoted.dport = l4.ports.dport;
+	if (quoted.proto == p->proto) {
+		quoted.kind = icmp_kind(&l4, p->proto == PROTO_ICMPV6);
+		quoted.sport = l4.icmp.id;
+		if (quoted.kind != ECHO_REQUEST && quoted.kind != ECHO_REPLY)
+			return 0;
+	} else if (quoted.proto != PROTO_TCP && quoted.proto != PROTO_UDP) {
+		return 0;
+	}
+	set_key(k, &quoted, !dir);
+	return 1;
+}
+
+/* related: HP_RELATED for an error about a known flow, GO_ON for any other. */
+static __always_inline __u32 related(struct __sk_buff *skb, struct track *t, const struct packet *p)
+{
+	__u32 r;
+
+	if (!inner_key(skb, p, t->dir, &t->key.flow))
+		return GO_ON;
+	find(t);
+	if (!t->flow)
+		return GO_ON;
+	if (t->flow->generation != t->generation) {
+		r = revalidate(skb, t);
+		if (r != GO_ON)
+			return r;
+	}
+	return HP_RELATED;
+}
+
+static __always_inline int opens_tcp(const struct packet *p)
+{
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_FIN | TCP_RST)) == TCP_SYN;
+}
+
+/*
+ * established: HP_ESTABLISHED for a packet of a known flow; a reason to drop it
+ * if the policy has turned against the flow; GO_ON if the packet is to be judged
+ * by itself. t->flow then says which flow it would open again, if any.
+ */
+static __always_inline __u32 established(struct __sk_buff *skb, struct track *t, const struct packet *p)
+{
+	__u32 r;
+
+	find(t);
+	if (!t->flow)
+		return GO_ON;
+	if (p->kind == TCP && opens_tcp(p)) {
+		/* The old connection is over: this is another one with its ports. */
+		if (t->flow->state == HP_FLOW_CLOSING)
+			return GO_ON;
+		/* Who answers a connection may not open one by the same right. */
+		if (t->flow->opener != t->dir)
+			return GO_ON;
+	}
+	if (t->flow->generation != t->generation) {
+		r = revalidate(skb, t);
+		if (r != GO_ON)
+			return r;
+	}
+	advance(t, p);
+	return HP_ESTABLISHED;
+}
+
+/*
+ * remember keeps the state that an allowed packet makes. An open connection is
+ * not undone by a SYN against its direction, which its peer refuses by itself.
+ */
+static __always_inline void remember(struct track *t, __u32 rule_id)
+{
+	if (t->flow && t->flow->state == HP_FLOW_OPEN)
+		return;
+	if (t->flow && t->settled)
+		forget(t);
+	open_flow(t, rule_id);
+}
+
+#endif

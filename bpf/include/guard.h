@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What a port may carry at all: its state, its VLANs, its MAC. */
+#ifndef HOMEPORT_GUARD_H
+#define HOMEPORT_GUARD_H
+
+#include "parse.h"
+
+struct frame {
+	const struct eth_header *eth;
+	__u16 vlan;
+	__u32 ethertype; /* of what the frame carries, behind its one tag */
+	__u32 at;        /* offset of that */
+};
+
+/* guard_state: only an active port passes anything. */
+static __always_inline __u32 guard_state(const struct hp_port *port)
+{
+	switch (port->state) {
+	case HP_ACTIVE:
+		return GO_ON;
+	case HP_QUARANTINED: /* nothing opens it in this version */
+		return HP_PORT_QUARANTINED;
+	case HP_RELEASED: /* the VM lives elsewhere */
+		return HP_PORT_RELEASED;
+	default: /* dark, or a state that this version does not know */
+		return HP_PORT_DARK;
+	}
+}
+
+static __always_inline int is_tag(__u32 ethertype)
+{
+	return ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SVLAN || ethertype == ETHERTYPE_QINQ1 ||
+	       ethertype == ETHERTYPE_QINQ2;
+}
+
+/*
+ * guard_vlan finds the frame's VLAN and refuses tags that the port may not carry.
+ * The outer tag is in metadata at both hooks (vlan_tci is stale unless
+ * vlan_present, seen on 6.1); a second one, and every tag under
+ * BPF_PROG_TEST_RUN, is in the frame.
+ */
+static __always_inline __u32 guard_vlan(struct __sk_buff *skb, const struct hp_port *port, struct frame *f)
+{
+	__u32 outer = 0, vid;
+	struct vlan_header tag;
+
+	f->ethertype = bpf_ntohs(f->eth->type);
+	f->at = sizeof(*f->eth);
+	f->vlan = port->pvid;
+	if (skb->vlan_present)
+		outer = bpf_ntohs(skb->vlan_proto);
+	if (!outer && !is_tag(f->ethertype)) {
+		/* A guest on a trunk port has to say which VLAN it means. */
+		return port->mode == HP_TRUNK ? HP_UNTAGGED : GO_ON;
+	}
+	/* The guest of an access port has no business with tags, not even tag 0: the
+	 * bridge would take the outer one off and let the inner one hop VLANs. To the
+	 * VM such a frame can only come from a neighbour that hops. */
+	if (port->mode == HP_ACCESS)
+		return HP_GUEST_TAG;
+	vid = skb->vlan_tci;
+	if (!outer) {
+		/* The frame ends inside its tag. */
+		if (LOAD(skb, f->at, &tag))
+			return HP_MALFORMED;
+		outer = f->ethertype;
+		vid = bpf_ntohs(tag.tci);
+		f->ethertype = bpf_ntohs(tag.type);
+		f->at += sizeof(tag);
+	}
+	/* A service tag is payload to an 802.1Q bridge; a second tag hops. */
+	if (outer != ETHERTYPE_VLAN || is_tag(f->ethertype))
+		return HP_GUEST_TAG;
+	vid &= 0xfff;
+	/* Not one of the port's VLANs; tag 0 never is. */
+	if (!(port->vlans[vid / 64] >> (vid % 64) & 1))
+		return HP_VLAN_NOT_ALLOWED;
+	f->vlan = vid;
+	return GO_ON;
+}
+
+static __always_inline int own_mac(const struct hp_port *port, const struct eth_header *eth)
+{
+	const __u16 *mac = (const __u16 *)port->mac;
+
+	return eth->src[0] == mac[0] && eth->src[1] == mac[1] && eth->src[2] == mac[2];
+}
+
+/*
+ * foreign_mac says why a frame with another source MAC is dropped. The launcher
+ * pod's own IPv6 stack, for which the VM is no reason, speaks up when its
+ * interfaces come up: that is noise, not spoofing.
+ */
+static __always_inline __u32 foreign_mac(struct __sk_buff *skb, const struct frame *f, struct packet *p)
+{
+	struct span s = { .at = f->at };
+	__u32 type;
+
+	if (f->ethertype != ETHERTYPE_IPV6 || f->eth->dst[0] != bpf_htons(0x3333))
+		return HP_MAC_SPOOF;
+	if (parse_ip(skb, &s, f->ethertype, p) != GO_ON || p->query.group != HP_SVC_ICMPV6)
+		return HP_MAC_SPOOF;
+	type = p->query.service >> 8;
+	if (type == 133 || type == 131 || type == 132 || type == 143)
+		return HP_LAUNCHER_NOISE;
+	/* Duplicate address detection has no source address yet. */
+	if (type == 135 && !(p->query.src.halves[0] | p->query.src.halves[1]))
+		return HP_LAUNCHER_NOISE;
+	return HP_MAC_SPOOF;
+}
+
+#endif

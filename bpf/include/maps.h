@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Every map. All are pinned below the ABI's version and outlive the agent; only
+ * inner maps are not pinned themselves. "Agent" is pkg/datapath. Templates of inner
+ * maps give sizes, not types: clang 14 emits no type that only they name.
+ */
+#ifndef HOMEPORT_MAPS_H
+#define HOMEPORT_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "abi.h"
+
+#ifndef BPF_F_INNER_MAP
+#define BPF_F_INNER_MAP (1U << 12)
+#endif
+
+/* One page of a compiled policy, as words and as row numbers. */
+struct page {
+	union {
+		__u64 words[HP_PAGE_SIZE / 8];
+		__u16 rows[HP_PAGE_SIZE / 2];
+		struct hp_rule rules[HP_PAGE_SIZE / sizeof(struct hp_rule)];
+		struct hp_header header;
+	};
+};
+
+/* Longest-prefix key; IPv4 lies below ::ffff:0:0/96. */
+struct addr_key {
+	__u32 prefixlen;
+	__u8 addr[16];
+};
+
+/*
+ * ports: who an interface is.
+ * Key: __u32 host ifindex. Value: struct hp_port, replaced as a whole.
+ * Written by the agent at attach, state change and detach; read by both programs
+ * once a packet. An entry lives as long as the port. Size: ports a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_port);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} ports SEC(".maps");
+
+/*
+ * control: which generation is in force.
+ * Key: 0. Value: struct hp_control. Written by the agent through a memory
+ * mapping; read by both programs once a packet. Lives for ever. Size: 1.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hp_control);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} control SEC(".maps");
+
+/*
+ * policy_names: which network a policy number stands for.
+ * Key: __u32 policy number. Value: struct hp_policy_name. Written and read by
+ * the agent only, which so finds its numbers again after a restart. An entry
+ * lives as long as the network is compiled or a port uses it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_POLICIES_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_policy_name);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} policy_names SEC(".maps");
+
+/*
+ * addrs: address -> class.
+ * Key: side, generation & 1. Value: LPM trie of struct addr_key -> __u32 class,
+ * filled before it is published and never changed after. Written by Sync; read
+ * by judge(). A table lives until its side is written again. Size: two sides.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	/* Template of the address tables; max_entries of a real one is what it holds. */
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+		__uint(map_flags, BPF_F_NO_PREALLOC);
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(struct addr_key));
+		__uint(value_size, sizeof(__u32));
+	});
+} addrs SEC(".maps");
+
+/*
+ * programs: the compiled policies.
+ * Key: policy number * 2 + side. Value: ARRAY of pages (see abi.h), filled
+ * before it is published and never changed after; equal policies share one.
+ * Written by Sync; read by judge(). Lives until its side is written again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, HP_POLICIES_MAX * 2);
+	__type(key, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	/* Template of a compiled policy; BPF_F_INNER_MAP lets sizes differ. */
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct page));
+	});
+} programs SEC(".maps");
+
+/*
+ * conns: answered flows of each port.
+ * Key: port slot. Value: HASH of struct hp_flow_key -> struct hp_flow, published
+ * by the agent before the slot is given to a port, dropped after the port is
+ * gone. Entries are written by the programs; the agent only deletes expired
+ * ones. Size: slots a node; the inner map's size is the port's quota.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	/* Template of a port's connections: allocated as used, up to the quota. */
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(map_flags, BPF_F_NO_PREALLOC);
+		__uint(max_entries, HP_CONNS_QUOTA);
+		__uint(key_size, sizeof(struct hp_flow_key));
+		__uint(value_size, sizeof(struct hp_flow));
+	});
+} conns SEC(".maps");
+
+/*
+ * conns_new: flows that nobody has answered, and answered ones of a port whose
+ * own table is full. Key: struct hp_new_key. Value: struct hp_flow. Written and
+ * read by the programs. The least recently used make room, so nothing frees
+ * them; a port that is gone is told apart by its serial. Size: a node's.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, HP_CONNS_NEW);
+	__type(key, struct hp_new_key);
+	__type(value, struct hp_flow);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} conns_new SEC(".maps");
+
+/*
+ * port_counters: what became of each port's packets.
+ * Key: port slot. Value: PERCPU_ARRAY of enum hp_reason -> struct
+ * hp_reason_counter. Written by the programs, read by the agent; published and
+ * dropped with conns.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	/* Template of a port's counters. */
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+		__uint(max_entries, HP_REASON_MAX);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct hp_reason_counter));
+	});
+} port_counters SEC(".maps");
+
+/*
+ * stray_counters: packets of interfaces that have no port record.
+ * Key: enum hp_reason. Value: struct hp_reason_counter. Written by the programs,
+ * read by the agent. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HP_REASON_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_reason_counter);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} stray_counters SEC(".maps");
+
+/*
+ * rule_counters: judgements by each rule and each network's default action.
+ * Key: counter index, given by the agent and kept across generations. Value:
+ * struct hp_counter. Written by the programs, read by the agent. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HP_RULE_COUNTERS);
+	__type(key, __u32);
+	__type(value, struct hp_counter);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} rule_counters SEC(".maps");
+
+#endif

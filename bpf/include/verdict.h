@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The one way out of both programs: count the reason, pass or drop. */
+#ifndef HOMEPORT_VERDICT_H
+#define HOMEPORT_VERDICT_H
+
+#include <linux/pkt_cls.h>
+#include "maps.h"
+
+/* Not a verdict: the stage has no objection, the next one decides. */
+#define GO_ON HP_REASON_MAX
+
+/* No port has this slot. */
+#define NO_SLOT 0xffffffffU
+
+/* Packets on the wire: a GSO packet leaves as many. */
+static __always_inline __u64 packets_of(struct __sk_buff *skb)
+{
+	__u32 segments = skb->gso_segs;
+
+	return segments ? segments : 1;
+}
+
+static __always_inline void count_reason(struct __sk_buff *skb, __u32 slot, __u32 dir, __u32 reason)
+{
+	struct hp_reason_counter *counter;
+	void *table;
+
+	table = slot == NO_SLOT ? (void *)&stray_counters : bpf_map_lookup_elem(&port_counters, &slot);
+	if (!table)
+		return;
+	counter = bpf_map_lookup_elem(table, &reason);
+	if (!counter)
+		return;
+	counter->dir[dir].packets += packets_of(skb);
+	counter->dir[dir].bytes += skb->len;
+}
+
+/* Rule counters count judgements; see ADR 1 item 8 for which. */
+static __always_inline void count_rule(struct __sk_buff *skb, __u32 index)
+{
+	struct hp_counter *counter = bpf_map_lookup_elem(&rule_counters, &index);
+
+	if (!counter)
+		return;
+	counter->packets += packets_of(skb);
+	counter->bytes += skb->len;
+}
+
+static __always_inline int is_drop(__u32 reason)
+{
+	return reason >= HP_REASON_FIRST_DROP;
+}
+
+/*
+ * Pass means "not our objection": other programs at the hook go on. A reason
+ * that no stage gave is a bug and drops.
+ */
+static __always_inline int verdict(struct __sk_buff *skb, __u32 slot, __u32 dir, __u32 reason)
+{
+	count_reason(skb, slot, dir, reason);
+	return is_drop(reason) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+#endif

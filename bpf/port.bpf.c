@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * The firewall at a VM's port: two programs at the host end of its veth, one for
+ * each direction. From top to bottom: who is the port, may it carry this frame,
+ * what is in it, does it belong to a known connection, what do the rules say.
+ * The same programs serve every port; all they know comes from maps.h.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "clock.h"
+#include "maps.h"
+#include "verdict.h"
+#include "parse.h"
+#include "guard.h"
+#include "classify.h"
+#include "conntrack.h"
+
+/* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
+static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
+{
+	if (!p->fragment || r == HP_NO_PROGRAM)
+		return r;
+	return is_drop(r) ? HP_FRAGMENT_DROP : HP_FRAGMENT_ALLOW;
+}
+
+/* by_rules: the packet belongs to no connection, so policy decides, and may open one. */
+static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, struct packet *p)
+{
+	struct query *q = &p->query;
+	__u32 r;
+
+	r = judge(q);
+	/* No policy is loaded for the network, or what is loaded leads nowhere. */
+	if (r == HP_NO_PROGRAM)
+		return r;
+	if (!is_drop(r)) {
+		if (p->kind == TCP) {
+			/* Allowed, but only a SYN opens a connection. */
+			if (!opens_tcp(p))
+				return HP_TCP_NO_STATE;
+			remember(t, q->rule_id);
+		} else if (p->kind == UDP || p->kind == ECHO_REQUEST) {
+			remember(t, q->rule_id);
+		}
+	}
+	count_rule(skb, q->counter);
+	return as_fragment(p, r);
+}
+
+/* firewall: connections, then rules. */
+static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_port *port, __u32 dir, struct packet *p)
+{
+	struct track t = { .dir = dir, .policy = port->policy };
+	struct hp_control *c;
+	__u32 zero = 0, r = GO_ON;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (c)
+		t.generation = *(volatile __u64 *)&c->generation;
+	t.key.slot = port->slot;
+	t.key.serial = port->serial;
+	p->query.generation = t.generation;
+	p->query.policy = t.policy;
+	p->query.dir = dir;
+	if (p->kind != STATELESS) {
+		t.now = ticks_now();
+		t.conns = bpf_map_lookup_elem(&conns, &t.key.slot);
+		if (p->kind == ICMP_ERROR) {
+			r = related(skb, &t, p);
+		} else {
+			set_key(&t.key.flow, p, dir);
+			r = established(skb, &t, p);
+		}
+	}
+	if (r != GO_ON)
+		return r;
+	return by_rules(skb, &t, p);
+}
+
+/* decide: every stage in its order; the first that does not say GO_ON decides. */
+static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
+{
+	struct packet p = {};
+	struct frame f = { .eth = (void *)(long)skb->data };
+	struct span s = {};
+	__u32 r;
+
+	r = guard_state(port);
+	if (r != GO_ON)
+		return r;
+	/* Not even an Ethernet header, which the kernel keeps in the linear part. */
+	if ((void *)(f.eth + 1) > (void *)(long)skb->data_end)
+		return HP_MALFORMED;
+	r = guard_vlan(skb, port, &f);
+	if (r != GO_ON)
+		return r;
+	/* Only the VM's own MAC leaves the port. */
+	if (dir == HP_OUT && !own_mac(port, f.eth))
+		return foreign_mac(skb, &f, &p);
+	/* Without these no address would ever be found; they carry no data. */
+	if (f.ethertype == ETHERTYPE_ARP)
+		return HP_ARP;
+	if (f.ethertype == ETHERTYPE_RARP)
+		return HP_RARP;
+	s.at = f.at;
+	p.vlan = f.vlan;
+	r = parse_ip(skb, &s, f.ethertype, &p);
+	if (r != GO_ON)
+		return r;
+	if (p.kind == NEIGHBOUR)
+		return HP_ND;
+	return firewall(skb, port, dir, &p);
+}
+
+static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
+{
+	__u32 ifindex = skb->ifindex;
+	struct hp_port *port;
+
+	port = bpf_map_lookup_elem(&ports, &ifindex);
+	/* Attached, but nobody has said what for. */
+	if (!port)
+		return verdict(skb, NO_SLOT, dir, HP_NO_PORT);
+	return verdict(skb, port->slot, dir, decide(skb, port, dir));
+}
+
+/* What the VM sends: ingress hook of the host end. */
+SEC("tc")
+int from_vm(struct __sk_buff *skb)
+{
+	return hook(skb, HP_OUT);
+}
+
+/* What the VM gets: egress hook of the host end. */
+SEC("tc")
+int to_vm(struct __sk_buff *skb)
+{
+	return hook(skb, HP_IN);
+}
+
+/* Has the debug information hold every type that user space shares; nothing reads it. */
+const union {
+	enum hp_port_state state;
+	enum hp_dir dir;
+	enum hp_vlan_mode mode;
+	enum hp_reason reason;
+	enum hp_svc_group group;
+	enum hp_action action;
+	enum hp_flow_state flow_state;
+	struct hp_header header;
+	struct hp_rule rule;
+	struct hp_port port;
+	struct hp_control control;
+	struct hp_policy_name policy_name;
+	struct hp_flow_key flow_key;
+	struct hp_new_key new_key;
+	struct hp_flow flow;
+	struct hp_counter counter;
+	struct hp_reason_counter reason_counter;
+	struct addr_key addr_key;
+	struct page page;
+} *const volatile abi_types = 0;
+
+/* bpf_ktime_get_coarse_ns and bpf_skb_load_bytes need no more than this. */
+char _license[] SEC("license") = "Dual BSD/GPL";
