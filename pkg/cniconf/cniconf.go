@@ -4,8 +4,7 @@
 //
 // The forms are those of the CNI spec 1.1.0; vlan and vlanTrunk are written as
 // for the reference bridge plugin (containernetworking/plugins,
-// plugins/main/bridge). DEL and GC read nothing that is ours: see ParseDel and
-// ParseGC.
+// plugins/main/bridge). DEL needs no config at all, and for GC there is ParseGC.
 package cniconf
 
 import (

@@ -242,19 +242,13 @@ func TestParseEnv(t *testing.T) {
 	}
 }
 
-func TestParseDel(t *testing.T) {
-	for conf, want := range map[string]DelConfig{
-		"":                                    {},
-		"{":                                   {},
-		"[]":                                  {},
-		`{"name":7}`:                          {},
-		`{"name":"a"}`:                        {Name: "a"},
-		`{"name":"a","prevResult":null}`:      {Name: "a"},
-		`{"name":"a","prevResult":{}}`:        {Name: "a", Chained: true},
-		`{"name":"a","vlan":"x","mtu":false}`: {Name: "a"},
+func TestVersion(t *testing.T) {
+	for conf, want := range map[string]string{
+		"": "", "{": "", "[]": "", `{"cniVersion":7}`: "", `{"name":"a"}`: "",
+		`{"cniVersion":"0.3.1","vlan":"x","mtu":false}`: "0.3.1",
 	} {
-		if got := ParseDel([]byte(conf)); got != want {
-			t.Errorf("%s: %+v, want %+v", conf, got, want)
+		if got := Version([]byte(conf)); got != want {
+			t.Errorf("%s: %q, want %q", conf, got, want)
 		}
 	}
 }
@@ -298,7 +292,7 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(s), "MAC=00:50:56:00:00:01;K8S_POD_NAME=a")
 	}
 	f.Fuzz(func(t *testing.T, conf []byte, args string) {
-		ParseDel(conf)
+		Version(conf)
 		gc, err := ParseGC(conf)
 		if err == nil && gc.Name == "" {
 			t.Error("GC without a name")

@@ -11,12 +11,12 @@ import (
 
 // The verbs of CNI_COMMAND (CNI spec 1.1.0, section 2).
 const (
-	Add     = "ADD"
-	Del     = "DEL"
-	Check   = "CHECK"
-	GC      = "GC"
-	Status  = "STATUS"
-	Version = "VERSION"
+	VerbAdd     = "ADD"
+	VerbDel     = "DEL"
+	VerbCheck   = "CHECK"
+	VerbGC      = "GC"
+	VerbStatus  = "STATUS"
+	VerbVersion = "VERSION"
 )
 
 // Env is what the runtime says by environment variables.
@@ -54,9 +54,9 @@ func ParseEnv(getenv func(string) string) (Env, error) {
 	override := strings.ToLower(getenv("CNI_NETNS_OVERRIDE"))
 	e.AnyNetns = override == "true" || override == "1"
 	switch e.Verb {
-	case Version, GC, Status:
+	case VerbVersion, VerbGC, VerbStatus:
 		return e, nil
-	case Add, Del, Check:
+	case VerbAdd, VerbDel, VerbCheck:
 	case "":
 		return e, &EnvError{"CNI_COMMAND is not set; a container runtime sets it to ADD, DEL, CHECK, GC, STATUS or VERSION"}
 	default:
@@ -69,7 +69,7 @@ func ParseEnv(getenv func(string) string) (Env, error) {
 	}{
 		{"CNI_CONTAINERID", e.ContainerID, true},
 		{"CNI_IFNAME", e.IfName, true},
-		{"CNI_NETNS", e.Netns, e.Verb != Del},
+		{"CNI_NETNS", e.Netns, e.Verb != VerbDel},
 	} {
 		if v.need && v.value == "" {
 			missing = append(missing, v.name)

@@ -8,28 +8,16 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
 
-// DelConfig is what DEL takes from the config, if it is there: nothing of it
-// is needed.
-type DelConfig struct {
-	Name string
-	// Chained says that there is a prevResult. It proves nothing when false:
-	// runtimes may lose it.
-	Chained bool
-}
-
-// ParseDel reads what it can and never fails: runtimes strip configs, and a
-// port must go all the same.
-func ParseDel(stdin []byte) DelConfig {
-	var c DelConfig
-	o, err := decodeObject(stdin)
-	if err != nil {
-		return c
+// Version reads the cniVersion of a config, or "" if there is none to be read.
+// It never fails: DEL has to work with whatever is left of a config.
+func Version(stdin []byte) string {
+	var head struct {
+		CNIVersion string `json:"cniVersion"`
 	}
-	// A name of another type is as good as none.
-	_ = json.Unmarshal(o.fields["name"], &c.Name)
-	prev := o.fields["prevResult"]
-	c.Chained = len(prev) > 0 && string(prev) != "null"
-	return c
+	if json.Unmarshal(stdin, &head) != nil {
+		return ""
+	}
+	return head.CNIVersion
 }
 
 // The keys by which a runtime names living attachments; the second one is what

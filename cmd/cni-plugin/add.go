@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/cniconf"
+)
+
+// add makes a port. The agent is asked first whether it can be (Prepare), so
+// that what cannot work changes nothing; then the veth pair is made, or found
+// if a plugin before us made it, and the agent makes the host end a port.
+func (p *plugin) add(ctx context.Context, r *request) error {
+	conf, err := cniconf.Parse(r.stdin, r.Args)
+	if err != nil {
+		return err
+	}
+	if err := checkNetns(r.Netns, r.AnyNetns); err != nil {
+		return err
+	}
+	k, err := p.openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	req := attach.Request{
+		Key: r.Key, CNINetwork: conf.Name, Network: conf.Network, Inline: conf.Inline,
+		MTU: conf.MTU, MAC: conf.MAC, Pod: conf.Pod, Netns: r.Netns,
+	}
+	var prev *prevResult
+	if conf.PrevResult != nil {
+		if prev, err = parsePrev(conf.PrevResult, r); err != nil {
+			return err
+		}
+		if err := adopt(k, prev, conf, &req); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.addTimeout)
+	defer cancel()
+	agent, err := wire.Dial(ctx, r.paths.Socket())
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+	var prepared wire.Prepared
+	if err := agent.Call(ctx, wire.Prepare, req, &prepared); err != nil {
+		return err
+	}
+	if prev != nil {
+		var rec attach.Record
+		if err := agent.Call(ctx, wire.Attach, req, &rec); err != nil {
+			return err
+		}
+		return p.print(prev.corrected(k, &rec))
+	}
+	return p.addMain(ctx, k, agent, r, conf, req, prepared.MTU)
+}
+
+// addMain makes the veth pair and leaves none if the port does not come about.
+func (p *plugin) addMain(ctx context.Context, k kernel, agent *wire.Client, r *request, conf *cniconf.Config, req attach.Request, mtu int) (err error) {
+	veth, err := createVeth(k, bridge.VethSpec{
+		HostName:  bridge.HostVethName(r.ContainerID, r.IfName),
+		PeerName:  r.IfName,
+		PeerNetns: r.Netns,
+		PeerMAC:   conf.MAC,
+		MTU:       mtu,
+		PeerUp:    !conf.ContainerDown,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		// Hanging up first makes the agent stop and undo its part.
+		_ = agent.Close()
+		if derr := k.DeleteVeth(veth.Host); derr != nil {
+			err = errors.Join(err, fmt.Errorf("and the veth pair is left: %w", derr))
+		}
+	}()
+	req.MAC, req.HostIfIndex, req.HostIfName = veth.PeerMAC, veth.Host.Index, veth.Host.Name
+	var rec attach.Record
+	if err := agent.Call(ctx, wire.Attach, req, &rec); err != nil {
+		return err
+	}
+	return p.print(newResult(k, r, conf, veth, &rec))
+}
+
+// createVeth makes the pair. The agent has said that no port of this key lives,
+// so a host end of its name is what an ADD left that was killed half way, and
+// makes room.
+func createVeth(k kernel, spec bridge.VethSpec) (bridge.Veth, error) {
+	veth, err := k.CreateVeth(spec)
+	if !errors.Is(err, syscall.EEXIST) {
+		return veth, err
+	}
+	host := bridge.Ref{Name: spec.HostName}
+	if _, lerr := k.LinkInfo(host); errors.Is(lerr, bridge.ErrNotFound) {
+		return veth, &cniconf.EnvError{Message: fmt.Sprintf(
+			"CNI_IFNAME: the sandbox %s already has an interface %s; give another name or remove that one", spec.PeerNetns, spec.PeerName)}
+	}
+	if derr := k.DeleteVeth(host); derr != nil {
+		return veth, errors.Join(err, derr)
+	}
+	return k.CreateVeth(spec)
+}
+
+// adopt finds the host veth that the plugin before us made, by asking the
+// kernel: the result only has to agree. It completes req.
+func adopt(k kernel, prev *prevResult, conf *cniconf.Config, req *attach.Request) error {
+	container, err := k.PeerInfo(req.Netns, prev.container.name)
+	if err != nil {
+		return prev.refuse(fmt.Sprintf("it names the interface %s, which cannot be read in the sandbox: %v", prev.container.name, err))
+	}
+	if container.Kind != "veth" {
+		return prev.refuse(fmt.Sprintf("its interface %s is no veth but of kind %q", prev.container.name, container.Kind))
+	}
+	host, err := k.LinkInfo(bridge.Ref{Index: container.Lower})
+	if err != nil || host.Kind != "veth" || host.Lower != container.Index {
+		return prev.refuse(fmt.Sprintf("the other end of its interface %s is not in the node's network namespace", prev.container.name))
+	}
+	if prev.node(host.Name) == nil {
+		return prev.refuse(fmt.Sprintf("it does not name %s, the node's end of %s", host.Name, prev.container.name))
+	}
+	if conf.MAC != nil && !bytes.Equal(conf.MAC, container.MAC) {
+		return invalid(conf.MACField, fmt.Sprintf("%s was asked for, but the plugin before this one gave %s the MAC %s", conf.MAC, prev.container.name, container.MAC),
+			`let that plugin have it too ("capabilities": {"mac": true}), or leave it out here`)
+	}
+	if conf.MTU != 0 && conf.MTU != container.MTU {
+		return invalid("mtu", fmt.Sprintf("%d was asked for, but the plugin before this one gave %s an MTU of %d", conf.MTU, prev.container.name, container.MTU),
+			"set mtu at that plugin and leave it out here")
+	}
+	req.MAC, req.MTU, req.Adopted = container.MAC, container.MTU, true
+	req.HostIfIndex, req.HostIfName = host.Index, host.Name
+	prev.learn(container, host)
+	return nil
+}
+
+func invalid(field, message, remedy string) *attach.Error {
+	return &attach.Error{Kind: attach.InvalidConfig, Field: field, Message: message, Remedy: remedy}
+}
+
+// Magic numbers of the file systems that network namespaces live in
+// (linux/magic.h: NSFS_MAGIC, PROC_SUPER_MAGIC).
+const (
+	nsfsMagic = 0x6e736673
+	procMagic = 0x9fa0
+)
+
+// checkNetns makes sure that the sandbox is a network namespace and not the
+// node's own, where the pair would tear a hole.
+func checkNetns(path string, any bool) error {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(path, &fs); err != nil {
+		return &netnsError{fmt.Sprintf("CNI_NETNS: the sandbox %s is gone or unreadable: %v; the pod must be made anew", path, err)}
+	}
+	if fs.Type != nsfsMagic && fs.Type != procMagic {
+		return &netnsError{fmt.Sprintf("CNI_NETNS: %s is not a network namespace (a plain file is left when a sandbox is gone); the pod must be made anew", path)}
+	}
+	var sandbox, own syscall.Stat_t
+	if syscall.Stat(path, &sandbox) != nil || syscall.Stat("/proc/thread-self/ns/net", &own) != nil {
+		return nil // what cannot be compared is the kernel's to refuse
+	}
+	if !any && sandbox.Dev == own.Dev && sandbox.Ino == own.Ino {
+		return &netnsError{fmt.Sprintf("CNI_NETNS: %s is the node's own network namespace; give the pod's, or set CNI_NETNS_OVERRIDE=true", path)}
+	}
+	return nil
+}
+
+// macText prints a MAC as results have it.
+func macText(m net.HardwareAddr) string { return strings.ToLower(m.String()) }

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/cniconf"
+	"github.com/homeport-cni/homeport/pkg/store"
+)
+
+// del ends a port. It needs the key alone: the agent does it; if that cannot,
+// the record tells which interface to delete. Whatever is not there is fine.
+// It fails only where a repetition would help.
+func (p *plugin) del(ctx context.Context, r *request) error {
+	err := p.ask(ctx, p.delTimeout, r, wire.Detach, wire.DetachRequest{Key: r.Key}, new(wire.Detached))
+	if err == nil {
+		return nil
+	}
+	p.note("%v; the port is ended without the agent", err)
+	k, err := p.openKernel()
+	if err != nil {
+		return &tryAgain{err}
+	}
+	defer k.Close()
+	records := store.At(r.paths.Attachments())
+	rec, err := records.Get(r.Key)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// Without a record there is still the name that ADD gives.
+		p.note("%v", err)
+	}
+	return p.end(k, records, r.Key, rec)
+}
+
+// end deletes the host end (and with it the container's) and then the record,
+// so that a second try still knows what to do. The agent, once it is back,
+// clears what is left of a port whose interface is gone.
+func (p *plugin) end(k kernel, records *store.Store, key attach.Key, rec *attach.Record) error {
+	// The interface of a main-mode port is found by its name alone; nobody
+	// else's has it.
+	hosts := []bridge.Ref{{Name: bridge.HostVethName(key.ContainerID, key.IfName)}}
+	if rec != nil && rec.HostIfName != hosts[0].Name {
+		boot, err := attach.BootID()
+		switch {
+		case err != nil:
+			return &tryAgain{fmt.Errorf("read the boot id: %w", err)}
+		case rec.BootID == boot:
+			hosts = append(hosts, bridge.Ref{Index: rec.HostIfIndex, Name: rec.HostIfName})
+		}
+	}
+	for _, h := range hosts {
+		err := k.DeleteVeth(h)
+		if errors.Is(err, bridge.ErrRefused) {
+			p.note("%v; it is left alone", err)
+		} else if err != nil {
+			return &tryAgain{err}
+		}
+	}
+	if err := records.Delete(key); err != nil {
+		p.note("%v; the agent will forget the record", err)
+	}
+	return nil
+}
+
+// gc ends all ports of the CNI network that the runtime does not list.
+func (p *plugin) gc(ctx context.Context, r *request) error {
+	conf, err := cniconf.ParseGC(r.stdin)
+	if err != nil {
+		return err
+	}
+	err = p.ask(ctx, p.gcTimeout, r, wire.GC, wire.GCRequest{CNINetwork: conf.Name, Valid: conf.Valid}, new(wire.Collected))
+	var refusal *attach.Error
+	if err == nil || errors.As(err, &refusal) && refusal.Kind != attach.Unavailable && refusal.Field != "version" {
+		return err
+	}
+	p.note("%v; garbage is collected without the agent", err)
+	k, err := p.openKernel()
+	if err != nil {
+		return &tryAgain{err}
+	}
+	defer k.Close()
+	records := store.At(r.paths.Attachments())
+	all, aside, err := records.List()
+	if err != nil {
+		return err
+	}
+	for _, a := range aside {
+		p.note("%v", &a)
+	}
+	var errs []error
+	for _, rec := range all {
+		if rec.CNINetwork != conf.Name || slices.Contains(conf.Valid, rec.Key) {
+			continue
+		}
+		if err := p.end(k, records, rec.Key, &rec); err != nil {
+			errs = append(errs, fmt.Errorf("container %s, interface %s: %w", rec.ContainerID, rec.IfName, err))
+		}
+	}
+	return errors.Join(errs...)
+}
