@@ -3,8 +3,13 @@
 // has, for each policy, one row of bits, a bit per rule. The AND of the rows of
 // source, destination, service and direction has the winner as its first bit.
 //
+// Classes are those of the node: a class is a set of the lists that rules name,
+// and an address has the class of all lists that hold it. What overlaps in the
+// lists of one network therefore costs rows in that network alone, but class
+// table entries in each.
+//
 // Compilation is pure and deterministic: equal inputs give equal bytes. The
-// layout of the bytes is bpf/include/abi.h.
+// layout of the bytes is bpf/include/abi.h. [Lookup] reads them in Go.
 package compile
 
 import (

@@ -36,7 +36,7 @@ func want(set *policy.Set, counters compile.Counters, pkt policy.Packet) compile
 // that each network's classes are split by the others' lists; and every rule
 // position decides at least once.
 func TestLookupEqualsEvaluate(t *testing.T) {
-	nodes, packets := 400, 1000
+	nodes, packets := 300, 1000
 	if testing.Short() {
 		nodes = 60
 	}

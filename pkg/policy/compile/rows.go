@@ -138,32 +138,49 @@ func (c *compiler) classRows(t *rowTable, lists []peers, side func(peers) int) [
 // serviceTables gives the service index and the distinct chunks that it names.
 func serviceTables(t *rowTable, rules []policy.Rule, noService row) (index []uint16, chunks []Page) {
 	numbers := map[Page]uint16{}
+	number := func(chunk *Page) uint16 {
+		n, ok := numbers[*chunk]
+		if !ok {
+			n = uint16(len(chunks)) // at most svcGroups*256
+			numbers[*chunk] = n
+			chunks = append(chunks, *chunk)
+		}
+		return n
+	}
 	for _, protocol := range [svcGroups]uint8{
 		svcTCP: policy.TCP, svcUDP: policy.UDP, svcICMP: policy.ICMP, svcICMPv6: policy.ICMPv6,
 	} {
 		cuts := serviceCuts(rules, protocol)
-		now, number := noService, t.number(noService)
+		now, plain := noService, false // plain: the last chunk had no cut
 		for high := range 256 {
+			whole := len(cuts) == 0 || cuts[0].at > high<<8|0xff
+			if whole && plain {
+				index = append(index, index[len(index)-1])
+				continue
+			}
 			var chunk Page
-			for low := range 256 {
-				if len(cuts) > 0 && cuts[0].at == high<<8|low {
-					for ; len(cuts) > 0 && cuts[0].at == high<<8|low; cuts = cuts[1:] {
-						now.flip(cuts[0].rule)
-					}
-					number = t.number(now)
-				}
-				binary.NativeEndian.PutUint16(chunk[2*low:], number)
-			}
-			n, ok := numbers[chunk]
-			if !ok {
-				n = uint16(len(chunks)) // at most svcGroups*256
-				numbers[chunk] = n
-				chunks = append(chunks, chunk)
-			}
-			index = append(index, n)
+			cuts = fillChunk(&chunk, t, &now, cuts, high<<8)
+			index = append(index, number(&chunk))
+			plain = whole
 		}
 	}
 	return index, chunks
+}
+
+// fillChunk writes the row numbers of 256 services from base on. It takes the
+// cuts on its way from the front and keeps now, the row at hand, up to date.
+func fillChunk(chunk *Page, t *rowTable, now *row, cuts []cut, base int) []cut {
+	number := t.number(*now)
+	for low := range 256 {
+		if len(cuts) > 0 && cuts[0].at == base+low {
+			for ; len(cuts) > 0 && cuts[0].at == base+low; cuts = cuts[1:] {
+				now.flip(cuts[0].rule)
+			}
+			number = t.number(*now)
+		}
+		binary.NativeEndian.PutUint16(chunk[2*low:], number)
+	}
+	return cuts
 }
 
 // cut is a place where a rule begins or ceases to match.

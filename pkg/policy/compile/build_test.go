@@ -1,0 +1,319 @@
+package compile_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+	"github.com/homeport-cni/homeport/pkg/policy/policytest"
+)
+
+func v4(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
+}
+
+func single(n uint32) policy.AddrRange { return policy.AddrRange{First: v4(n), Last: v4(n)} }
+
+// rules makes n rules of one policy that allow everything.
+func rules(policyName string, n int) (out []policy.Rule) {
+	for i := range n {
+		out = append(out, policy.Rule{
+			Key:        policy.RuleKey{Policy: policyName, ID: uint32(i)},
+			Action:     policy.Allow,
+			Directions: policy.InOut,
+		})
+	}
+	return out
+}
+
+func TestBuildRefuses(t *testing.T) {
+	addr := netip.MustParseAddr
+	change := func(f func(*policy.Rule)) []policy.Set {
+		r := rules("web", 1)
+		f(&r[0])
+		return []policy.Set{{Network: "bad", Rules: r}, {Network: "good", Rules: rules("web", 1)}}
+	}
+	ranged := func(first, last netip.Addr) []policy.Set {
+		return change(func(r *policy.Rule) { r.Sources = []policy.AddrRange{{First: first, Last: last}} })
+	}
+	for name, tc := range map[string]struct {
+		sets []policy.Set
+		want string
+	}{
+		"129 rules": {[]policy.Set{{Network: "bad", Rules: slices.Concat(rules("a", 100), rules("b", 29))}},
+			`network "bad": has 129 rules (policy "a" 100, policy "b" 29), but a network can have 128`},
+		"network twice":    {[]policy.Set{{Network: "bad"}, {Network: "bad"}}, "more than one set"},
+		"key twice":        {[]policy.Set{{Network: "bad", Rules: append(rules("a", 2), rules("a", 1)...)}}, "rule a/0 is there twice"},
+		"default":          {[]policy.Set{{Network: "bad", Default: 7}}, "default action Action(7)"},
+		"action":           {change(func(r *policy.Rule) { r.Action = 7 }), "rule web/0: action Action(7)"},
+		"no direction":     {change(func(r *policy.Rule) { r.Directions = 0 }), "must be In, Out or InOut"},
+		"third direction":  {change(func(r *policy.Rule) { r.Directions = 4 }), "must be In, Out or InOut"},
+		"protocol":         {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 47}} }), "protocol 47"},
+		"ports":            {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 6, First: 9, Last: 8}} }), "tcp/9-8"},
+		"no address":       {ranged(netip.Addr{}, addr("10.0.0.1")), "without an end"},
+		"two families":     {ranged(addr("10.0.0.1"), addr("fd00::1")), "both ends"},
+		"range backwards":  {ranged(addr("10.0.0.2"), addr("10.0.0.1")), "the end is below the start"},
+		"zone":             {ranged(addr("fe80::1%eth0"), addr("fe80::2%eth0")), "no zone"},
+		"IPv4 in IPv6":     {ranged(addr("::ffff:10.0.0.1"), addr("::ffff:10.0.0.1")), "write IPv4 addresses as IPv4"},
+		"bad destinations": {change(func(r *policy.Rule) { r.Destinations = []policy.AddrRange{{}} }), "without an end"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			counters := compile.Counters{}
+			for _, s := range tc.sets {
+				counters[policy.DefaultKey(s.Network)] = 0
+				for _, r := range s.Rules {
+					counters[r.Key] = 1
+				}
+			}
+			p, err := compile.Build(compile.Input{Sets: tc.sets, Counters: counters})
+			var refused *compile.RefusedError
+			if p != nil || !errors.As(err, &refused) || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v, %v, want an error with %q", p, err, tc.want)
+			}
+			if len(refused.Networks) != 1 || refused.Networks[0].Network != "bad" {
+				t.Errorf("refused: %v, want the network bad alone", refused)
+			}
+		})
+	}
+}
+
+func TestBuildRefusesCounters(t *testing.T) {
+	sets := []policy.Set{{Network: "n", Rules: rules("web", 1)}}
+	for want, counters := range map[string]compile.Counters{
+		"@n has no counter":     {{Policy: "web"}: 1},
+		"web/0 has no counter":  {policy.DefaultKey("n"): 1},
+		"the last one is 32767": {{Policy: "web"}: compile.CountersMax, policy.DefaultKey("n"): 1},
+	} {
+		if _, err := compile.Build(compile.Input{Sets: sets, Counters: counters}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+}
+
+// 17 lists whose addresses stand for all combinations of them.
+func TestBuildRefusesTooManyRows(t *testing.T) {
+	set := policy.Set{Network: "bad", Rules: rules("web", 17)}
+	for n := range uint32(70000) {
+		for i := range set.Rules {
+			if n>>i&1 != 0 {
+				set.Rules[i].Sources = append(set.Rules[i].Sources, single(n))
+			}
+		}
+	}
+	sets := []policy.Set{set, {Network: "good"}}
+	counters, err := compile.Allocate(nil, sets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = compile.Build(compile.Input{Sets: sets, Counters: counters})
+	var refused *compile.RefusedError
+	if !errors.As(err, &refused) || len(refused.Networks) != 1 || refused.Networks[0].Network != "bad" ||
+		!strings.Contains(err.Error(), "but a network can have 65536") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A network that is refused keeps its last good set, and the others get
+// their new ones.
+func TestRetryWithLastGoodSet(t *testing.T) {
+	good := map[string]policy.Set{"a": {Network: "a", Rules: rules("old", 3)}, "b": {Network: "b"}}
+	counters, err := compile.Allocate(nil, []policy.Set{good["a"], good["b"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted := []policy.Set{{Network: "a", Rules: rules("new", 200)}, {Network: "b", Rules: rules("new", 5)}, {Network: "c", Default: 9}}
+	var p *compile.Program
+	for range 3 {
+		counters, err = compile.Allocate(counters, wanted)
+		if err == nil {
+			p, err = compile.Build(compile.Input{Sets: wanted, Counters: counters})
+		}
+		var refused *compile.RefusedError
+		if !errors.As(err, &refused) {
+			break
+		}
+		wanted = slices.DeleteFunc(wanted, func(s policy.Set) bool {
+			return slices.ContainsFunc(refused.Networks, func(n *compile.NetworkError) bool { return n.Network == s.Network })
+		})
+		for _, n := range refused.Networks {
+			if last, ok := good[n.Network]; ok {
+				wanted = append(wanted, last)
+			}
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]uint32{}
+	for i := range p.Policies {
+		h, err := p.Policies[i].Header()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[p.Policies[i].Network] = h.Rules
+	}
+	if diff := cmp.Diff(map[string]uint32{"a": 3, "b": 5}, got); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := compile.Lookup(p, "c", policy.Packet{}); !errors.Is(err, compile.ErrNoProgram) {
+		t.Errorf("network without a program: got %v", err)
+	}
+}
+
+func TestLookupOnBrokenBytes(t *testing.T) {
+	set := policy.Set{Network: "n", Rules: rules("web", 1)}
+	for name, spoil := range map[string]func(*compile.Header){
+		"rows":   func(h *compile.Header) { h.Rows = 99 },
+		"meta":   func(h *compile.Header) { h.Meta = 99 },
+		"words":  func(h *compile.Header) { h.Words = 0 },
+		"rules":  func(h *compile.Header) { h.Rules = 0 },
+		"no svc": func(h *compile.Header) { h.SvcNoneRow = 1 << 31 },
+	} {
+		p, _ := newProgram(t, set)
+		h, err := p.Policies[0].Header()
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(&h)
+		p.Policies[0].SetHeader(h)
+		if m, err := compile.Lookup(p, "n", policy.Packet{}); err == nil {
+			t.Errorf("%s: got %+v, want an error", name, m)
+		}
+	}
+}
+
+// Equal meaning gives equal bytes.
+func TestBuildIsDeterministic(t *testing.T) {
+	seed := policytest.Seed(t)
+	g, rnd := policytest.New(seed), rand.New(rand.NewPCG(seed, 1))
+	for range 50 {
+		sets := []policy.Set{g.Set("a"), g.Set("b"), g.Set("c")}
+		program, counters := newProgram(t, sets...)
+		again, err := compile.Build(compile.Input{Sets: sets, Counters: counters})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(program, again, cmpopts.EquateComparable(compile.AddrClass{}, compile.Page{})); diff != "" {
+			t.Fatal(diff)
+		}
+		for i := range sets {
+			for j := range sets[i].Rules {
+				r := &sets[i].Rules[j]
+				r.Sources, r.Destinations, r.Services = slices.Clone(r.Sources), slices.Clone(r.Destinations), slices.Clone(r.Services)
+				for _, list := range [][]policy.AddrRange{r.Sources, r.Destinations} {
+					rnd.Shuffle(len(list), func(a, b int) { list[a], list[b] = list[b], list[a] })
+				}
+				rnd.Shuffle(len(r.Services), func(a, b int) { r.Services[a], r.Services[b] = r.Services[b], r.Services[a] })
+				if len(r.Sources) > 0 && r.Sources[0].First != r.Sources[0].Last { // the same, in two parts
+					whole := r.Sources[0]
+					r.Sources = append(r.Sources, policy.AddrRange{First: whole.First.Next(), Last: whole.Last})
+					r.Sources[0].Last = whole.First
+				}
+			}
+		}
+		rnd.Shuffle(len(sets), func(a, b int) { sets[a], sets[b] = sets[b], sets[a] })
+		shuffled, err := compile.Build(compile.Input{Sets: sets, Counters: counters})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shuffled.Hash != program.Hash {
+			t.Fatal("the order of input changes the hash")
+		}
+	}
+}
+
+// Whatever is enforced is in the hash.
+func TestHashTellsApart(t *testing.T) {
+	base := func() policy.Set {
+		set := policy.Set{Network: "n", Rules: rules("web", 3)}
+		set.Rules[1].Sources = []policy.AddrRange{single(5)}
+		return set
+	}
+	seen := map[string]string{}
+	for name, change := range map[string]func(*policy.Set){
+		"base":      func(*policy.Set) {},
+		"network":   func(s *policy.Set) { s.Network = "m" },
+		"default":   func(s *policy.Set) { s.Default = policy.Allow },
+		"action":    func(s *policy.Set) { s.Rules[2].Action = policy.Drop },
+		"direction": func(s *policy.Set) { s.Rules[2].Directions = policy.OnlyIn },
+		"id":        func(s *policy.Set) { s.Rules[2].Key.ID = 9 },
+		"address":   func(s *policy.Set) { s.Rules[1].Sources[0] = single(6) },
+		"side":      func(s *policy.Set) { s.Rules[1].Sources, s.Rules[1].Destinations = nil, s.Rules[1].Sources },
+		"service":   func(s *policy.Set) { s.Rules[1].Services = []policy.Service{{Protocol: 6, First: 1, Last: 2}} },
+		"one less":  func(s *policy.Set) { s.Rules = s.Rules[:2] },
+	} {
+		set := base()
+		change(&set)
+		p, _ := newProgram(t, set)
+		if other, ok := seen[p.Hash]; ok {
+			t.Errorf("%s and %s have one hash", name, other)
+		}
+		seen[p.Hash] = name
+	}
+}
+
+func TestEmptyInput(t *testing.T) {
+	p, _ := newProgram(t)
+	if len(p.Addrs) != 0 || len(p.Policies) != 0 || p.Hash == "" {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// bigInput has n sets of 128 rules whose lists name about prefixes CIDRs.
+func bigInput(tb testing.TB, networks, prefixes int) compile.Input {
+	tb.Helper()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var sets []policy.Set
+	for n := range networks {
+		set := policy.Set{Network: fmt.Sprintf("vlan%d", n), Rules: rules(fmt.Sprintf("p%d", n), 128)}
+		for i := range set.Rules {
+			r := &set.Rules[i]
+			for range max(1, prefixes/networks/256) {
+				a, b := v4(rnd.Uint32()), v4(rnd.Uint32())
+				r.Sources = append(r.Sources, policy.RangeOf(netip.PrefixFrom(a, 16+rnd.IntN(17))))
+				r.Destinations = append(r.Destinations, policy.RangeOf(netip.PrefixFrom(b, 24+rnd.IntN(9))))
+			}
+			port := uint16(rnd.IntN(10000))
+			r.Services = []policy.Service{{Protocol: policy.TCP, First: port, Last: port + uint16(rnd.IntN(100))}}
+		}
+		sets = append(sets, set)
+	}
+	counters, err := compile.Allocate(nil, sets)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return compile.Input{Sets: sets, Counters: counters}
+}
+
+func BenchmarkBuild(b *testing.B) {
+	for _, size := range []struct{ networks, prefixes int }{
+		{1, 256}, {100, 25600}, {1, 100_000}, {10, 100_000}, {20, 1_000_000},
+	} {
+		b.Run(fmt.Sprintf("networks=%d/prefixes=%d", size.networks, size.prefixes), func(b *testing.B) {
+			in := bigInput(b, size.networks, size.prefixes)
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := compile.Build(in)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(len(p.Addrs)), "prefixes")
+				pages := 0
+				for i := range p.Policies {
+					pages += len(p.Policies[i].Pages)
+				}
+				b.ReportMetric(float64(pages*compile.PageSize)/1e6, "MB")
+			}
+		})
+	}
+}
