@@ -5,7 +5,9 @@
 package desired
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -64,9 +66,28 @@ type Problem struct {
 	Kept bool `json:"kept"`
 }
 
+// String gives the problem on one line, as a compiler would.
+func (p Problem) String() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Line > 0 {
+		fmt.Fprintf(&b, ":%d", p.Line)
+	}
+	for _, part := range []string{strings.TrimSpace(p.Kind + " " + p.Name), p.Field, p.Message} {
+		if part != "" {
+			b.WriteString(": " + part)
+		}
+	}
+	if p.Kept {
+		b.WriteString(" (the last good version stays in force)")
+	}
+	return b.String()
+}
+
 // Snapshot is immutable once handed on.
 type Snapshot struct {
-	// Revision rises with every change of content.
+	// Revision rises with every change of trunks, networks or policies, also
+	// across restarts if the snapshot is stored; not with one of Problems.
 	Revision uint64             `json:"revision"`
 	Trunks   map[string]Trunk   `json:"trunks"`
 	Networks map[string]Network `json:"networks"`

@@ -1,0 +1,39 @@
+// Package v1alpha1 has the kinds of group homeport.dev/v1alpha1 as people write
+// them: VLANTrunk, VLANNetwork and FirewallPolicy, their defaults, and the checks
+// that need nothing but the object itself. It is data; what the objects come to
+// together is pkg/desired.
+//
+// Fields that this version does not enforce are part of the types, so that every
+// source of objects can refuse them by name instead of losing them on the way.
+//
+// +groupName=homeport.dev
+package v1alpha1
+
+// What an object's apiVersion and kind say.
+const (
+	// Group is the API group of all kinds here.
+	Group = "homeport.dev"
+	// Version of the group that this package describes.
+	Version = "v1alpha1"
+	// APIVersion is what the apiVersion field of a manifest holds.
+	APIVersion = Group + "/" + Version
+
+	// KindVLANTrunk is the kind of [VLANTrunk].
+	KindVLANTrunk = "VLANTrunk"
+	// KindVLANNetwork is the kind of [VLANNetwork].
+	KindVLANNetwork = "VLANNetwork"
+	// KindFirewallPolicy is the kind of [FirewallPolicy].
+	KindFirewallPolicy = "FirewallPolicy"
+)
+
+// Kinds lists the kinds of this package.
+func Kinds() []string {
+	return []string{KindVLANTrunk, KindVLANNetwork, KindFirewallPolicy}
+}
+
+// MTUs that Linux gives a bridge or a veth (include/uapi/linux/if_ether.h:
+// ETH_MIN_MTU, ETH_MAX_MTU), in bytes without the Ethernet header.
+const (
+	MinMTU = 68
+	MaxMTU = 65535
+)

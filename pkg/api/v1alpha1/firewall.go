@@ -1,0 +1,239 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// FirewallPolicy is an ordered list of firewall rules. They are stateful: the
+// replies to an allowed connection are allowed. The first rule that matches
+// decides; rules are judged by the policies' category, then order, then name,
+// then from top to bottom, and the network's defaultAction is last.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=fwp
+type FirewallPolicy struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec FirewallPolicySpec `json:"spec"`
+}
+
+// FirewallPolicySpec is what a policy says.
+type FirewallPolicySpec struct {
+	// Category of the policy: Emergency is judged before Infrastructure, then
+	// Environment, then Application. Ethernet is not enforced by this version.
+	Category Category `json:"category"`
+
+	// Order among the policies of a category, the lowest first. Policies with
+	// equal order are judged by name.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=999999
+	Order int64 `json:"order,omitempty"`
+
+	// AppliedTo are the ports at which the policy is enforced. Required, for
+	// an absent list reads as "everything" to some and "nothing" to others:
+	// write any: true for every port.
+	// +kubebuilder:validation:MinItems=1
+	AppliedTo []AppliedTo `json:"appliedTo"`
+
+	// Rules from top to bottom.
+	// +optional
+	// +listType=map
+	// +listMapKey=id
+	Rules []FirewallRule `json:"rules,omitempty"`
+}
+
+// Category is a group of policies; categories are judged one after another.
+//
+// +kubebuilder:validation:Enum=Ethernet;Emergency;Infrastructure;Environment;Application
+type Category string
+
+// The values of Category, in the order of judgement.
+const (
+	CategoryEthernet       Category = "Ethernet"
+	CategoryEmergency      Category = "Emergency"
+	CategoryInfrastructure Category = "Infrastructure"
+	CategoryEnvironment    Category = "Environment"
+	CategoryApplication    Category = "Application"
+)
+
+// AppliedTo selects ports. Exactly one field is set.
+type AppliedTo struct {
+	// Network is the name of a VLANNetwork: all its ports.
+	// +optional
+	Network string `json:"network,omitempty"`
+
+	// Any, if true, is every port, also those without a VLANNetwork. It stands
+	// alone in its list.
+	// +optional
+	Any bool `json:"any,omitempty"`
+
+	// VM selects VMs by label. Not enforced by this version.
+	// +optional
+	VM *metav1.LabelSelector `json:"vm,omitempty"`
+
+	// AddressSet selects ports by the addresses that they hold. Not enforced
+	// by this version.
+	// +optional
+	AddressSet string `json:"addressSet,omitempty"`
+}
+
+// FirewallRule is one line of a policy. It matches a packet when direction,
+// sources, destinations and services all do.
+type FirewallRule struct {
+	// ID is the number by which counters, logs and people know the rule;
+	// unique within the policy, and stable when rules move.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967295
+	ID int64 `json:"id"`
+
+	// Name for people.
+	// +optional
+	// +kubebuilder:validation:MaxLength=255
+	Name string `json:"name,omitempty"`
+
+	// Action is Allow or Drop. Reject and Pass are not enforced by this version.
+	Action Action `json:"action"`
+
+	// Direction as the VM sees it: In comes to it, Out leaves it.
+	// +optional
+	// +kubebuilder:default=InOut
+	Direction Direction `json:"direction,omitempty"`
+
+	// Sources, one of which must be the packet's. Absent is Any.
+	// +optional
+	Sources []Peer `json:"sources,omitempty"`
+
+	// Destinations, one of which must be the packet's. Absent is Any.
+	// +optional
+	Destinations []Peer `json:"destinations,omitempty"`
+
+	// Services, one of which must be the packet's. Absent is Any.
+	// +optional
+	Services []Service `json:"services,omitempty"`
+
+	// Log writes a line for each judgement. Not enforced by this version.
+	// +optional
+	Log bool `json:"log,omitempty"`
+
+	// LogLabel marks those lines. Not enforced by this version.
+	// +optional
+	LogLabel string `json:"logLabel,omitempty"`
+
+	// State of the rule. Monitor and Disabled are not enforced by this version.
+	// +optional
+	// +kubebuilder:default=Enabled
+	State RuleState `json:"state,omitempty"`
+}
+
+// Action is what a rule does with a packet.
+//
+// +kubebuilder:validation:Enum=Allow;Drop;Reject;Pass
+type Action string
+
+// The values of Action.
+const (
+	ActionAllow  Action = "Allow"
+	ActionDrop   Action = "Drop"
+	ActionReject Action = "Reject"
+	ActionPass   Action = "Pass"
+)
+
+// Direction of packets as the VM sees them.
+//
+// +kubebuilder:validation:Enum=In;Out;InOut
+type Direction string
+
+// The values of Direction.
+const (
+	DirectionIn    Direction = "In"
+	DirectionOut   Direction = "Out"
+	DirectionInOut Direction = "InOut"
+)
+
+// RuleState says whether a rule is judged.
+//
+// +kubebuilder:validation:Enum=Enabled;Monitor;Disabled
+type RuleState string
+
+// The values of RuleState.
+const (
+	RuleEnabled  RuleState = "Enabled"
+	RuleMonitor  RuleState = "Monitor"
+	RuleDisabled RuleState = "Disabled"
+)
+
+// Peer is one end of a packet's way. Exactly one field is set.
+type Peer struct {
+	// IP is one address, as 10.1.2.3 or 2001:db8::1.
+	// +optional
+	IP string `json:"ip,omitempty"`
+
+	// CIDR is a prefix without host bits, as 10.0.0.0/8.
+	// +optional
+	CIDR string `json:"cidr,omitempty"`
+
+	// Range of addresses of one family, both ends included, as
+	// 10.0.0.5-10.0.0.9.
+	// +optional
+	Range string `json:"range,omitempty"`
+
+	// Any, if true, is every address, and frames that are not IP as well. It
+	// stands alone in its list, and is the same as leaving the list out.
+	// +optional
+	Any bool `json:"any,omitempty"`
+
+	// AddressSet is the name of an AddressSet. Not enforced by this version.
+	// +optional
+	AddressSet string `json:"addressSet,omitempty"`
+
+	// VM selects VMs by label. Not enforced by this version.
+	// +optional
+	VM *metav1.LabelSelector `json:"vm,omitempty"`
+
+	// Network is every address of a VLANNetwork. Not enforced by this version.
+	// +optional
+	Network string `json:"network,omitempty"`
+}
+
+// Service is a protocol with its ports or types.
+type Service struct {
+	// Protocol is TCP, UDP, ICMP or ICMPv6.
+	// +optional
+	Protocol Protocol `json:"protocol,omitempty"`
+
+	// Ports are destination ports of TCP or UDP, as "80,443,8000-8010".
+	// Absent is every port.
+	// +optional
+	Ports string `json:"ports,omitempty"`
+
+	// Types of ICMP or ICMPv6 messages, with any code. Absent is every type.
+	// +optional
+	Types []int32 `json:"types,omitempty"`
+
+	// Any, if true, is every service, every protocol and frames that are not
+	// IP. It stands alone in its list, and is the same as leaving the list out.
+	// +optional
+	Any bool `json:"any,omitempty"`
+
+	// SourcePorts of TCP or UDP. Not enforced by this version.
+	// +optional
+	SourcePorts string `json:"sourcePorts,omitempty"`
+
+	// ServiceSet is the name of a ServiceSet. Not enforced by this version.
+	// +optional
+	ServiceSet string `json:"serviceSet,omitempty"`
+}
+
+// Protocol above IP.
+//
+// +kubebuilder:validation:Enum=TCP;UDP;ICMP;ICMPv6
+type Protocol string
+
+// The values of Protocol.
+const (
+	ProtocolTCP    Protocol = "TCP"
+	ProtocolUDP    Protocol = "UDP"
+	ProtocolICMP   Protocol = "ICMP"
+	ProtocolICMPv6 Protocol = "ICMPv6"
+)

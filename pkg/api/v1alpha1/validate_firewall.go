@@ -1,0 +1,237 @@
+package v1alpha1
+
+import (
+	"fmt"
+	"math"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Largest values of a policy's order and of the length of a rule's name.
+const (
+	MaxOrder    = 999999
+	MaxRuleName = 255
+)
+
+// ValidateFirewallPolicy checks a policy after defaulting, as far as the object
+// alone can be judged.
+func ValidateFirewallPolicy(f *FirewallPolicy) field.ErrorList {
+	errs := validateMeta(&f.ObjectMeta)
+	spec := field.NewPath("spec")
+	switch f.Spec.Category {
+	case "":
+		errs = append(errs, field.Required(spec.Child("category"),
+			"want Emergency, Infrastructure, Environment or Application"))
+	case CategoryEthernet:
+		errs = append(errs, field.Forbidden(spec.Child("category"),
+			"this version does not enforce Ethernet: want Emergency, Infrastructure, Environment or Application"))
+	default:
+		errs = append(errs, validateEnum(spec.Child("category"), f.Spec.Category,
+			CategoryEmergency, CategoryInfrastructure, CategoryEnvironment, CategoryApplication)...)
+	}
+	if f.Spec.Order < 0 || f.Spec.Order > MaxOrder {
+		errs = append(errs, field.Invalid(spec.Child("order"), f.Spec.Order, fmt.Sprintf("want 0 to %d", MaxOrder)))
+	}
+	errs = append(errs, validateAppliedTo(spec.Child("appliedTo"), f.Spec.AppliedTo)...)
+	seen := map[int64]int{}
+	for i := range f.Spec.Rules {
+		r, at := &f.Spec.Rules[i], spec.Child("rules").Index(i)
+		errs = append(errs, validateRule(at, r)...)
+		if first, ok := seen[r.ID]; ok && r.ID != 0 {
+			errs = append(errs, duplicate(at.Child("id"), r.ID,
+				fmt.Sprintf("rules[%d] has this id: want another, unique in the policy", first)))
+			continue
+		}
+		seen[r.ID] = i
+	}
+	return errs
+}
+
+func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
+	if len(list) == 0 {
+		return field.ErrorList{field.Required(path, "want networks, as [{network: vlan100}], or [{any: true}] for every port")}
+	}
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, a := range list {
+		at := path.Index(i)
+		set := 0
+		if a.Network != "" {
+			set++
+			if seen[a.Network] {
+				errs = append(errs, duplicate(at.Child("network"), a.Network, "name each network once"))
+			}
+			seen[a.Network] = true
+		}
+		if a.Any {
+			set++
+			errs = append(errs, alone(at, len(list))...)
+		}
+		if a.VM != nil {
+			set++
+			errs = append(errs, notEnforced(at.Child("vm")))
+		}
+		if a.AddressSet != "" {
+			set++
+			errs = append(errs, notEnforced(at.Child("addressSet")))
+		}
+		if set != 1 {
+			errs = append(errs, field.Invalid(at, set, "fields are set: want exactly one of network and any: true"))
+		}
+	}
+	return errs
+}
+
+func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
+	var errs field.ErrorList
+	if r.ID < 1 || r.ID > math.MaxUint32 {
+		errs = append(errs, field.Invalid(path.Child("id"), r.ID,
+			"want a number from 1 to 4294967295, unique in the policy"))
+	}
+	if len(r.Name) > MaxRuleName {
+		errs = append(errs, field.Invalid(path.Child("name"), r.Name, fmt.Sprintf("want at most %d bytes", MaxRuleName)))
+	}
+	if r.Action == "" {
+		errs = append(errs, field.Required(path.Child("action"), "want Allow or Drop"))
+	} else {
+		errs = append(errs, validateAction(path.Child("action"), r.Action)...)
+	}
+	errs = append(errs, validateEnum(path.Child("direction"), r.Direction,
+		DirectionIn, DirectionOut, DirectionInOut)...)
+	errs = append(errs, validatePeers(path.Child("sources"), r.Sources)...)
+	errs = append(errs, validatePeers(path.Child("destinations"), r.Destinations)...)
+	errs = append(errs, validateServices(path.Child("services"), r.Services)...)
+	if r.Log {
+		errs = append(errs, notEnforced(path.Child("log")))
+	}
+	if r.LogLabel != "" {
+		errs = append(errs, notEnforced(path.Child("logLabel")))
+	}
+	switch r.State {
+	case RuleMonitor, RuleDisabled:
+		errs = append(errs, field.Forbidden(path.Child("state"),
+			fmt.Sprintf("this version does not enforce %s: want Enabled, or take the rule out", r.State)))
+	default:
+		errs = append(errs, validateEnum(path.Child("state"), r.State, RuleEnabled)...)
+	}
+	return errs
+}
+
+func validateAction(path *field.Path, a Action) field.ErrorList {
+	if a == ActionReject || a == ActionPass {
+		return field.ErrorList{field.Forbidden(path,
+			fmt.Sprintf("this version does not enforce %s: want Allow or Drop", a))}
+	}
+	return validateEnum(path, a, ActionAllow, ActionDrop)
+}
+
+func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
+	errs := notEmpty(path, peers)
+	for i, p := range peers {
+		at := path.Index(i)
+		set := 0
+		check := func(name, value string, parse func(string) error) {
+			if value == "" {
+				return
+			}
+			set++
+			if parse == nil {
+				errs = append(errs, notEnforced(at.Child(name)))
+			} else if err := parse(value); err != nil {
+				errs = append(errs, field.Invalid(at.Child(name), value, err.Error()))
+			}
+		}
+		check("ip", p.IP, func(s string) error { _, err := ParseIP(s); return err })
+		check("cidr", p.CIDR, func(s string) error { _, err := ParseCIDR(s); return err })
+		check("range", p.Range, func(s string) error { _, _, err := ParseRange(s); return err })
+		check("addressSet", p.AddressSet, nil)
+		check("network", p.Network, nil)
+		if p.VM != nil {
+			set++
+			errs = append(errs, notEnforced(at.Child("vm")))
+		}
+		if p.Any {
+			set++
+			errs = append(errs, alone(at, len(peers))...)
+		}
+		if set != 1 {
+			errs = append(errs, field.Invalid(at, set, "fields are set: want exactly one of ip, cidr, range and any: true"))
+		}
+	}
+	return errs
+}
+
+func validateServices(path *field.Path, services []Service) field.ErrorList {
+	errs := notEmpty(path, services)
+	for i := range services {
+		s, at := &services[i], path.Index(i)
+		if s.SourcePorts != "" {
+			errs = append(errs, notEnforced(at.Child("sourcePorts")))
+		}
+		if s.ServiceSet != "" {
+			errs = append(errs, notEnforced(at.Child("serviceSet")))
+			continue
+		}
+		if !s.Any {
+			errs = append(errs, validateService(at, s)...)
+			continue
+		}
+		errs = append(errs, alone(at, len(services))...)
+		if s.Protocol != "" || s.Ports != "" || s.Types != nil {
+			errs = append(errs, field.Invalid(at.Child("any"), true,
+				"is every service: leave protocol, ports and types out, or any"))
+		}
+	}
+	return errs
+}
+
+func validateService(path *field.Path, s *Service) field.ErrorList {
+	switch s.Protocol {
+	case "":
+		return field.ErrorList{field.Required(path.Child("protocol"), "want TCP, UDP, ICMP or ICMPv6")}
+	case ProtocolTCP, ProtocolUDP:
+		if s.Types != nil {
+			return field.ErrorList{field.Forbidden(path.Child("types"),
+				fmt.Sprintf("%s has ports: want ports, or protocol ICMP or ICMPv6", s.Protocol))}
+		}
+		if s.Ports == "" {
+			return nil
+		}
+		if _, err := ParsePorts(s.Ports); err != nil {
+			return field.ErrorList{field.Invalid(path.Child("ports"), s.Ports, err.Error())}
+		}
+		return nil
+	case ProtocolICMP, ProtocolICMPv6:
+		var errs field.ErrorList
+		if s.Ports != "" {
+			errs = append(errs, field.Forbidden(path.Child("ports"),
+				fmt.Sprintf("%s has no ports: want types, or protocol TCP or UDP", s.Protocol)))
+		}
+		errs = append(errs, notEmpty(path.Child("types"), s.Types)...)
+		for i, t := range s.Types {
+			if t < 0 || t > 255 {
+				errs = append(errs, field.Invalid(path.Child("types").Index(i), t, "want a type from 0 to 255"))
+			}
+		}
+		return errs
+	}
+	return validateEnum(path.Child("protocol"), s.Protocol, ProtocolTCP, ProtocolUDP, ProtocolICMP, ProtocolICMPv6)
+}
+
+// alone says that an item with any: true is the only one of its list.
+func alone(at *field.Path, items int) field.ErrorList {
+	if items == 1 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at.Child("any"), true,
+		"already covers the other items: want it alone in the list, or take it out")}
+}
+
+// notEmpty tells a list that was left out (Any) from one without items, which
+// would match nothing and is more likely a slip.
+func notEmpty[T any](path *field.Path, list []T) field.ErrorList {
+	if list == nil || len(list) > 0 {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, "[]", "would match nothing: leave it out for Any, or name at least one")}
+}

@@ -1,0 +1,219 @@
+package desired
+
+import (
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// ranks are the categories' places in the whole order of judgement. Those in
+// between belong to other kinds of policy.
+func rank(c v1alpha1.Category) int {
+	switch c {
+	case v1alpha1.CategoryEthernet:
+		return 0
+	case v1alpha1.CategoryEmergency:
+		return 1
+	case v1alpha1.CategoryInfrastructure:
+		return 2
+	case v1alpha1.CategoryEnvironment:
+		return 3
+	default: // Application; 4 and 5 are ClusterNetworkPolicy Admin and MultiNetworkPolicy
+		return 6
+	}
+}
+
+// FromTrunk checks an object and turns it into what it means.
+func FromTrunk(o *v1alpha1.VLANTrunk) (Trunk, field.ErrorList) {
+	o.Default()
+	if errs := v1alpha1.ValidateVLANTrunk(o); len(errs) > 0 {
+		return Trunk{}, errs
+	}
+	t := Trunk{
+		Name:          o.Name,
+		Bridge:        o.Spec.Bridge.Name,
+		Managed:       *o.Spec.Bridge.Managed,
+		Uplink:        o.Spec.Uplink.Interface,
+		MTU:           int(deref(o.Spec.MTU)),
+		NativeVLAN:    vlan.ID(deref(o.Spec.Uplink.NativeVLAN)),
+		InlineAllowed: o.Spec.InlineConfig == v1alpha1.InlineAllow,
+	}
+	var errs field.ErrorList
+	t.AllowedVLANs = must(&errs, "spec.uplink.allowedVLANs", vlan.ParseSet, o.Spec.Uplink.AllowedVLANs)
+	t.Management = must(&errs, "spec.managementVLANs", vlan.ParseSet, o.Spec.ManagementVLANs)
+	return t, errs
+}
+
+// FromNetwork checks an object and turns it into what it means.
+func FromNetwork(o *v1alpha1.VLANNetwork) (Network, field.ErrorList) {
+	o.Default()
+	if errs := v1alpha1.ValidateVLANNetwork(o); len(errs) > 0 {
+		return Network{}, errs
+	}
+	var errs field.ErrorList
+	n := Network{
+		Name:    o.Name,
+		Trunk:   o.Spec.Trunk,
+		Mode:    must(&errs, "spec.vlan.mode", vlan.ParseMode, string(o.Spec.VLAN.Mode)),
+		PVID:    vlan.ID(deref(o.Spec.VLAN.ID)),
+		MTU:     int(deref(o.Spec.MTU)),
+		Default: action(o.Spec.DefaultAction),
+	}
+	tagged, _, err := v1alpha1.ParseTrunk(o.Spec.VLAN.Trunk)
+	n.Tagged = tagged
+	collect(&errs, "spec.vlan.trunk", err)
+	for _, s := range o.Spec.Subnets {
+		subnet := Subnet{CIDR: must(&errs, "spec.subnets", v1alpha1.ParseCIDR, s.CIDR)}
+		if s.Gateway != "" {
+			subnet.Gateway = must(&errs, "spec.subnets", v1alpha1.ParseIP, s.Gateway)
+		}
+		n.Subnets = append(n.Subnets, subnet)
+	}
+	return n, errs
+}
+
+// FromPolicy checks an object and turns it into what it means.
+func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
+	o.Default()
+	if errs := v1alpha1.ValidateFirewallPolicy(o); len(errs) > 0 {
+		return Policy{}, errs
+	}
+	p := Policy{
+		Name:     o.Name,
+		Category: string(o.Spec.Category),
+		Rank:     rank(o.Spec.Category),
+		Order:    o.Spec.Order,
+		Rules:    make([]policy.Rule, 0, len(o.Spec.Rules)),
+	}
+	for _, a := range o.Spec.AppliedTo {
+		if a.Network != "" {
+			p.Networks = append(p.Networks, a.Network)
+		}
+	}
+	var errs field.ErrorList
+	for i := range o.Spec.Rules {
+		r := &o.Spec.Rules[i]
+		p.Rules = append(p.Rules, policy.Rule{
+			Key:          policy.RuleKey{Policy: o.Name, ID: uint32(r.ID)},
+			Name:         r.Name,
+			Action:       action(r.Action),
+			Directions:   directions(r.Direction),
+			Sources:      peers(&errs, r.Sources),
+			Destinations: peers(&errs, r.Destinations),
+			Services:     services(&errs, r.Services),
+		})
+	}
+	return p, errs
+}
+
+// must parses what validation has passed already. Should there be a gap between
+// the two, the object is refused instead of changing its meaning.
+func must[T any](errs *field.ErrorList, path string, parse func(string) (T, error), text string) T {
+	v, err := parse(text)
+	collect(errs, path, err)
+	return v
+}
+
+func collect(errs *field.ErrorList, path string, err error) {
+	if err != nil {
+		*errs = append(*errs, field.Invalid(field.NewPath(path), "", err.Error()))
+	}
+}
+
+func deref(p *int32) int32 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+func action(a v1alpha1.Action) policy.Action {
+	if a == v1alpha1.ActionAllow {
+		return policy.Allow
+	}
+	return policy.Drop
+}
+
+func directions(d v1alpha1.Direction) policy.Directions {
+	switch d {
+	case v1alpha1.DirectionIn:
+		return policy.OnlyIn
+	case v1alpha1.DirectionOut:
+		return policy.OnlyOut
+	default:
+		return policy.InOut
+	}
+}
+
+// peers gives nil for Any, as policy.Rule wants it.
+func peers(errs *field.ErrorList, list []v1alpha1.Peer) []policy.AddrRange {
+	var out []policy.AddrRange
+	for _, p := range list {
+		switch {
+		case p.Any:
+			return nil
+		case p.IP != "":
+			a := must(errs, "spec.rules", v1alpha1.ParseIP, p.IP)
+			out = append(out, policy.AddrRange{First: a, Last: a})
+		case p.CIDR != "":
+			c := must(errs, "spec.rules", v1alpha1.ParseCIDR, p.CIDR)
+			out = append(out, policy.AddrRange{First: c.Addr(), Last: lastOf(c)})
+		default:
+			first, last, err := v1alpha1.ParseRange(p.Range)
+			collect(errs, "spec.rules", err)
+			out = append(out, policy.AddrRange{First: first, Last: last})
+		}
+	}
+	return out
+}
+
+// lastOf gives the highest address of a prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// services gives nil for Any, as policy.Rule wants it.
+func services(errs *field.ErrorList, list []v1alpha1.Service) []policy.Service {
+	var out []policy.Service
+	for _, s := range list {
+		if s.Any {
+			return nil
+		}
+		number := protocol(s.Protocol)
+		switch {
+		case s.Ports != "":
+			for _, r := range must(errs, "spec.rules", v1alpha1.ParsePorts, s.Ports) {
+				out = append(out, policy.Service{Protocol: number, First: r.First, Last: r.Last})
+			}
+		case len(s.Types) > 0:
+			for _, t := range s.Types {
+				out = append(out, policy.Service{Protocol: number, First: uint16(t) << 8, Last: uint16(t)<<8 | 0xff})
+			}
+		default:
+			out = append(out, policy.Service{Protocol: number, First: 0, Last: 0xffff})
+		}
+	}
+	return out
+}
+
+func protocol(p v1alpha1.Protocol) uint8 {
+	switch p {
+	case v1alpha1.ProtocolTCP:
+		return policy.TCP
+	case v1alpha1.ProtocolUDP:
+		return policy.UDP
+	case v1alpha1.ProtocolICMP:
+		return policy.ICMP
+	default:
+		return policy.ICMPv6
+	}
+}

@@ -1,0 +1,245 @@
+package desired
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// The tests' manifests. Each is one document without its "---".
+const (
+	trunk0 = `apiVersion: homeport.dev/v1alpha1
+kind: VLANTrunk
+metadata: {name: trunk0}
+spec:
+  bridge: {name: br-trunk0, managed: true}
+  uplink: {interface: eth1, allowedVLANs: "100-110,200,4000", nativeVLAN: 1}
+  mtu: 1500
+  managementVLANs: "4000"
+  inlineConfig: Allow
+`
+	vlan100 = `apiVersion: homeport.dev/v1alpha1
+kind: VLANNetwork
+metadata: {name: vlan100}
+spec:
+  trunk: trunk0
+  vlan: {mode: Access, id: 100}
+  mtu: 1500
+  subnets: [{cidr: 10.100.0.0/24, gateway: 10.100.0.1}]
+  defaultAction: Drop
+`
+	vlan200 = `apiVersion: homeport.dev/v1alpha1
+kind: VLANNetwork
+metadata: {name: vlan200}
+spec:
+  trunk: trunk0
+  vlan: {id: 200}
+  defaultAction: Allow
+`
+	web = `apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: web}
+spec:
+  category: Application
+  order: 10
+  appliedTo: [{network: vlan100}]
+  rules:
+  - id: 1001
+    name: web from the old subnet
+    action: Allow
+    direction: In
+    sources: [{cidr: 10.100.0.0/24}, {ip: 10.1.2.3}, {range: 10.0.0.5-10.0.0.9}]
+    destinations: [{ip: 10.100.0.10}]
+    services: [{protocol: TCP, ports: "80,8000-8010"}, {protocol: ICMP, types: [8]}]
+  - {id: 1002, action: Drop, services: [{protocol: TCP, ports: "22"}]}
+`
+	everywhere = `apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: everywhere}
+spec:
+  category: Emergency
+  appliedTo: [{any: true}]
+  rules: [{id: 1, action: Drop, direction: Out, destinations: [{cidr: 2001:db8::/32}]}]
+`
+)
+
+// docs joins documents into one file.
+func docs(d ...string) string { return strings.Join(d, "---\n") }
+
+// state is what a directory holds: file name -> content.
+type state map[string]string
+
+func good() state {
+	return state{"trunk.yaml": trunk0, "networks.yml": docs(vlan100, vlan200), "policy.yaml": docs(web, everywhere)}
+}
+
+// with gives a copy with files changed; "" removes one.
+func (s state) with(pairs ...string) state {
+	out := state{}
+	for k, v := range s {
+		out[k] = v
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] == "" {
+			delete(out, pairs[i])
+			continue
+		}
+		out[pairs[i]] = pairs[i+1]
+	}
+	return out
+}
+
+// put makes a directory hold just the state.
+func (s state) put(tb testing.TB, dir string) {
+	tb.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, e := range entries {
+		if _, ok := s[e.Name()]; !ok {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
+	for name, content := range s {
+		writeTo(tb, filepath.Join(dir, name), content)
+	}
+}
+
+func writeTo(tb testing.TB, path, content string) {
+	tb.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// newDir gives a source of a directory that holds the state.
+func newDir(tb testing.TB, s state) (*Dir, string) {
+	tb.Helper()
+	dir := filepath.Join(tb.TempDir(), "manifests")
+	s.put(tb, dir)
+	return NewDir(dir, ""), dir
+}
+
+func mustLoad(tb testing.TB, d *Dir) *Snapshot {
+	tb.Helper()
+	s, err := d.Load()
+	if err != nil {
+		tb.Fatalf("Load: %v", err)
+	}
+	return s
+}
+
+// problems prints a snapshot's problems without the directory.
+func problems(s *Snapshot, dir string) string {
+	var b strings.Builder
+	for _, p := range s.Problems {
+		fmt.Fprintln(&b, strings.TrimPrefix(p.String(), dir+"/"))
+	}
+	return b.String()
+}
+
+func mustSet(tb testing.TB, s string) vlan.Set {
+	tb.Helper()
+	set, err := vlan.ParseSet(s)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return set
+}
+
+func addrs(first, last string) policy.AddrRange {
+	return policy.AddrRange{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)}
+}
+
+func TestLoadGood(t *testing.T) {
+	d, dir := newDir(t, good().with(".hidden.yaml", "no: [", "notes.txt", "also no", "old.yaml~", "x", "sub.yaml.bak", "y"))
+	if err := os.Mkdir(filepath.Join(dir, "folder.yaml"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := mustLoad(t, d)
+	if got := problems(s, dir); got != "" {
+		t.Fatalf("problems:\n%s", got)
+	}
+	wantTrunk := Trunk{
+		Name: "trunk0", Bridge: "br-trunk0", Managed: true, Uplink: "eth1",
+		AllowedVLANs: mustSet(t, "100-110,200,4000"), NativeVLAN: 1, MTU: 1500,
+		Management: mustSet(t, "4000"), InlineAllowed: true,
+	}
+	if got := s.Trunks["trunk0"]; !reflect.DeepEqual(got, wantTrunk) {
+		t.Errorf("trunk\n got %+v\nwant %+v", got, wantTrunk)
+	}
+	wantNetwork := Network{
+		Name: "vlan100", Trunk: "trunk0", Mode: vlan.Access, PVID: 100, MTU: 1500, Default: policy.Drop,
+		Subnets: []Subnet{{CIDR: netip.MustParsePrefix("10.100.0.0/24"), Gateway: netip.MustParseAddr("10.100.0.1")}},
+	}
+	if got := s.Networks["vlan100"]; !reflect.DeepEqual(got, wantNetwork) {
+		t.Errorf("network\n got %+v\nwant %+v", got, wantNetwork)
+	}
+	if s.Revision != 1 || len(s.Networks) != 2 || len(s.Policies) != 2 {
+		t.Errorf("revision %d, %d networks, %d policies; want 1, 2, 2", s.Revision, len(s.Networks), len(s.Policies))
+	}
+}
+
+func TestPolicySets(t *testing.T) {
+	d, _ := newDir(t, good())
+	emergency := policy.Rule{
+		Key: policy.RuleKey{Policy: "everywhere", ID: 1}, Action: policy.Drop, Directions: policy.OnlyOut,
+		Destinations: []policy.AddrRange{addrs("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")},
+	}
+	allow := policy.Rule{
+		Key: policy.RuleKey{Policy: "web", ID: 1001}, Name: "web from the old subnet",
+		Action: policy.Allow, Directions: policy.OnlyIn,
+		Sources: []policy.AddrRange{
+			addrs("10.100.0.0", "10.100.0.255"), addrs("10.1.2.3", "10.1.2.3"), addrs("10.0.0.5", "10.0.0.9"),
+		},
+		Destinations: []policy.AddrRange{addrs("10.100.0.10", "10.100.0.10")},
+		Services: []policy.Service{
+			{Protocol: policy.TCP, First: 80, Last: 80}, {Protocol: policy.TCP, First: 8000, Last: 8010},
+			{Protocol: policy.ICMP, First: 0x0800, Last: 0x08ff},
+		},
+	}
+	drop := policy.Rule{
+		Key: policy.RuleKey{Policy: "web", ID: 1002}, Action: policy.Drop, Directions: policy.InOut,
+		Services: []policy.Service{{Protocol: policy.TCP, First: 22, Last: 22}},
+	}
+	want := []policy.Set{
+		{Network: "", Rules: []policy.Rule{emergency}, Default: policy.Drop},
+		{Network: "vlan100", Rules: []policy.Rule{emergency, allow, drop}, Default: policy.Drop},
+		{Network: "vlan200", Rules: []policy.Rule{emergency}, Default: policy.Allow},
+	}
+	if got := mustLoad(t, d).PolicySets(); !reflect.DeepEqual(got, want) {
+		t.Errorf("policy sets\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// The order of judgement: category, order, name; not the order of files.
+func TestPolicyOrder(t *testing.T) {
+	make := func(name, category string, order int) string {
+		return fmt.Sprintf("apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: %s}\n"+
+			"spec: {category: %s, order: %d, appliedTo: [{any: true}]}\n", name, category, order)
+	}
+	d, _ := newDir(t, state{
+		"1.yaml": docs(make("f", "Application", 0), make("e", "Environment", 9), make("d", "Environment", 2)),
+		"2.yaml": docs(make("c", "Environment", 2), make("b", "Infrastructure", 100), make("a", "Emergency", 999999)),
+	})
+	var got []string
+	for _, p := range mustLoad(t, d).Policies {
+		got = append(got, p.Name)
+	}
+	if want := []string{"a", "b", "c", "d", "e", "f"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("order %v, want %v", got, want)
+	}
+}

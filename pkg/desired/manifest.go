@@ -1,0 +1,224 @@
+package desired
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+// key identifies an object for as long as it lives, in whatever file it is.
+type key struct{ Kind, Name string }
+
+func (k key) String() string { return k.Kind + " " + k.Name }
+
+func (k key) compare(o key) int {
+	if k.Kind != o.Kind {
+		return strings.Compare(k.Kind, o.Kind)
+	}
+	return strings.Compare(k.Name, o.Name)
+}
+
+// object is one document of a file that says which object it describes.
+type object struct {
+	key
+	file  string
+	lines map[string]int // by field path; "" is the document itself
+	value any            // Trunk, Network or Policy; nil if the document is refused
+}
+
+// manifest is what a file holds.
+type manifest struct {
+	file    string
+	objects []object
+	// unsure, if not "", says that a part of the file could not be attributed
+	// to an object, and why. An object that used to be in this file may still
+	// be meant by it.
+	unsure   string
+	problems []Problem
+}
+
+// unreadable is why a file leaves doubts about what it holds.
+const unreadable = "cannot be read in full"
+
+// parseManifest reads a file of any number of YAML documents. A document that
+// is not even YAML hides none of its neighbours.
+func parseManifest(file string, data []byte) manifest {
+	m := manifest{file: file}
+	if len(bytes.TrimSpace(data)) == 0 {
+		m.unsure = "is empty" // an editor may be about to write it
+		return m
+	}
+	offset := 0
+	for _, chunk := range splitDocuments(data) {
+		m.parseChunk(chunk, offset)
+		offset += bytes.Count(chunk, []byte("\n"))
+	}
+	for i := range m.problems {
+		m.problems[i].File = file
+	}
+	return m
+}
+
+// splitDocuments cuts before every line that starts a document: "---" in the
+// first column cannot be anything else (YAML 1.2.2, 9.1.2).
+func splitDocuments(data []byte) [][]byte {
+	var out [][]byte
+	start := 0
+	for pos := 0; pos < len(data); {
+		end := len(data)
+		if i := bytes.IndexByte(data[pos:], '\n'); i >= 0 {
+			end = pos + i + 1
+		}
+		rest, ok := bytes.CutPrefix(data[pos:end], []byte("---"))
+		marker := ok && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
+		if marker && pos > start {
+			out = append(out, data[start:pos])
+			start = pos
+		}
+		pos = end
+	}
+	return append(out, data[start:])
+}
+
+func (m *manifest) parseChunk(chunk []byte, offset int) {
+	dec := yaml.NewDecoder(bytes.NewReader(chunk))
+	for {
+		var doc yaml.Node
+		err := dec.Decode(&doc)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			m.unsure = unreadable
+			line, text := syntaxError(err)
+			m.problems = append(m.problems, Problem{Line: line + offset, Message: "is not YAML: " + text})
+			return
+		}
+		if len(doc.Content) == 1 && doc.Content[0].ShortTag() != "!!null" {
+			m.parseDocument(doc.Content[0], offset)
+		}
+	}
+}
+
+// syntaxError takes the line out of the parser's message. Without one, the error
+// is about the start of the document.
+func syntaxError(err error) (line int, text string) {
+	text = strings.TrimPrefix(err.Error(), "yaml: ")
+	if rest, ok := strings.CutPrefix(text, "line "); ok {
+		if number, after, ok := strings.Cut(rest, ": "); ok {
+			if n, err := strconv.Atoi(number); err == nil {
+				return n, after
+			}
+		}
+	}
+	return 1, text
+}
+
+func (m *manifest) parseDocument(root *yaml.Node, offset int) {
+	if root.Kind != yaml.MappingNode {
+		m.unsure = unreadable
+		m.problems = append(m.problems, Problem{Line: root.Line + offset,
+			Message: "is no object: want a mapping with apiVersion, kind, metadata and spec"})
+		return
+	}
+	k := key{Kind: text(root, "kind"), Name: text(root, "metadata", "name")}
+	d := newDecoder(offset)
+	o := object{key: k, lines: d.lines}
+	if !slices.Contains(v1alpha1.Kinds(), k.Kind) {
+		d.fail(at(root, "kind"), "kind", "is %q: want %s; this version knows no other kinds",
+			clip(k.Kind), strings.Join(v1alpha1.Kinds(), ", "))
+	} else {
+		if v := text(root, "apiVersion"); v != v1alpha1.APIVersion {
+			d.fail(at(root, "apiVersion"), "apiVersion", "is %q: want %s", clip(v), v1alpha1.APIVersion)
+		}
+		o.value = d.object(root, k.Kind)
+	}
+	for _, p := range d.problems {
+		p.Kind, p.Name = k.Kind, k.Name
+		m.problems = append(m.problems, p)
+	}
+	if len(d.problems) > 0 {
+		o.value = nil
+	}
+	if !slices.Contains(v1alpha1.Kinds(), k.Kind) || k.Name == "" {
+		m.unsure = unreadable
+		return
+	}
+	o.file = m.file
+	m.objects = append(m.objects, o)
+}
+
+// object decodes, checks and converts a document of a known kind.
+func (d *decoder) object(root *yaml.Node, kind string) (value any) {
+	var errs field.ErrorList
+	switch kind {
+	case v1alpha1.KindVLANTrunk:
+		var o v1alpha1.VLANTrunk
+		d.decode(root, reflect.ValueOf(&o).Elem(), "")
+		value, errs = FromTrunk(&o)
+	case v1alpha1.KindVLANNetwork:
+		var o v1alpha1.VLANNetwork
+		d.decode(root, reflect.ValueOf(&o).Elem(), "")
+		value, errs = FromNetwork(&o)
+	case v1alpha1.KindFirewallPolicy:
+		var o v1alpha1.FirewallPolicy
+		d.decode(root, reflect.ValueOf(&o).Elem(), "")
+		value, errs = FromPolicy(&o)
+	default:
+		errs = field.ErrorList{field.InternalError(nil, fmt.Errorf("no decoder for kind %s", kind))}
+	}
+	// What is wrong with the YAML explains what is wrong with the object.
+	decoded := decoder{problems: d.problems}
+	for _, e := range errs {
+		if !decoded.covered(e.Field) {
+			d.problems = append(d.problems, Problem{
+				Line: lineOf(d.lines, e.Field), Field: e.Field, Message: e.ErrorBody(),
+			})
+		}
+	}
+	return value
+}
+
+// at gives the node of a mapping's key, or the mapping.
+func at(n *yaml.Node, name string) *yaml.Node {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			return n.Content[i]
+		}
+	}
+	return n
+}
+
+// text looks a text up by its path, and gives "" if there is none.
+func text(n *yaml.Node, path ...string) string {
+	for _, name := range path {
+		if n.Kind != yaml.MappingNode {
+			return ""
+		}
+		var next *yaml.Node
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Kind == yaml.ScalarNode && n.Content[i].Value == name {
+				next = n.Content[i+1]
+				break
+			}
+		}
+		if next == nil {
+			return ""
+		}
+		n = next
+	}
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str" {
+		return ""
+	}
+	return n.Value
+}

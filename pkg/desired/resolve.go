@@ -1,0 +1,307 @@
+package desired
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+// Every object keeps its own last good version. What the directory says of an
+// object is a proposal; the version in force is the fallback. A proposal is
+// refused if it is wrong by itself (then it never gets here), or if it cannot be
+// in force together with the other objects. Of two objects that exclude each
+// other the one that changes gives way to the one in force, so that a mistake
+// never takes away what works; if both are new, neither is taken. A trunk is not
+// removed while a network is on it. Refusing one proposal can leave another one
+// without a ground, so this is repeated until nothing more is refused.
+//
+// The result depends on what is in force and what the directory says, not on
+// time or on the order of files.
+
+// held is an object in force and the file that it came from.
+type held struct {
+	file  string
+	value any // Trunk, Network or Policy
+}
+
+// slot is one object while it is decided which version of it is in force.
+type slot struct {
+	key
+	old     *held   // in force so far; nil if none
+	next    *object // proposed, good by itself; nil if there is none
+	gone    bool    // the directory has no such object any more
+	refused bool    // the proposal, or the removal, is not taken
+}
+
+func (s *slot) current() any {
+	switch {
+	case !s.refused && s.next != nil:
+		return s.next.value
+	case !s.refused && s.gone || s.old == nil:
+		return nil
+	}
+	return s.old.value
+}
+
+// changing says whether the slot proposes something else than what is in force.
+func (s *slot) changing() bool {
+	if s.refused || s.next == nil {
+		return !s.refused && s.gone && s.old != nil
+	}
+	return s.old == nil || !reflect.DeepEqual(s.old.value, s.next.value)
+}
+
+// clash is why two objects cannot both be in force, told at either of them.
+type clash struct {
+	field, message           string
+	otherField, otherMessage string
+}
+
+// refusal is a slot whose proposal will not be taken.
+type refusal struct {
+	*slot
+	field, message string
+}
+
+type resolver struct {
+	slots    map[key]*slot
+	order    []key // sorted
+	problems []Problem
+	pending  []refusal
+	standing []refusal // clashes among what is in force already
+}
+
+// resolve decides what is in force after the directory was read.
+func resolve(old map[key]held, files []manifest) (map[key]held, []Problem) {
+	r := newResolver(old, files)
+	for r.pass() {
+	}
+	for _, f := range r.standing {
+		r.report(f)
+	}
+	r.checkPolicies()
+	for i, p := range r.problems {
+		if s, ok := r.slots[key{p.Kind, p.Name}]; ok {
+			r.problems[i].Kept = s.current() != nil
+		}
+	}
+	next := map[key]held{}
+	for k, s := range r.slots {
+		switch v := s.current(); {
+		case v == nil:
+		case !s.refused && s.next != nil:
+			next[k] = held{s.next.file, v}
+		default:
+			next[k] = *s.old
+		}
+	}
+	return next, r.problems
+}
+
+func newResolver(old map[key]held, files []manifest) *resolver {
+	r := &resolver{slots: map[key]*slot{}}
+	for k, h := range old {
+		r.slots[k] = &slot{key: k, old: &h, gone: true}
+	}
+	unsure := map[string]int{}
+	seen := map[key][]object{}
+	for _, m := range files {
+		for _, o := range m.objects {
+			seen[o.key] = append(seen[o.key], o)
+		}
+		if m.unsure != "" {
+			unsure[m.file] = 0
+		}
+	}
+	for k, objects := range seen {
+		s := r.slots[k]
+		if s == nil {
+			s = &slot{key: k}
+			r.slots[k] = s
+		}
+		s.gone = false
+		if len(objects) > 1 {
+			r.reportTwins(objects)
+		} else if objects[0].value != nil {
+			s.next = &objects[0]
+		}
+	}
+	r.order = slices.SortedFunc(maps.Keys(r.slots), key.compare)
+	for _, m := range files {
+		for _, k := range r.order {
+			if s := r.slots[k]; m.unsure != "" && s.gone && s.old.file == m.file {
+				s.gone = false
+				unsure[m.file]++
+				r.problems = append(r.problems, Problem{File: m.file, Kind: k.Kind, Name: k.Name,
+					Message: "is missing from its file, which " + m.unsure + ": correct the file, or delete it to remove the object"})
+			}
+		}
+		for _, p := range m.problems {
+			p.Kept = unsure[m.file] > 0
+			r.problems = append(r.problems, p)
+		}
+	}
+	return r
+}
+
+// reportTwins names every place where an object is described.
+func (r *resolver) reportTwins(objects []object) {
+	for i, o := range objects {
+		other := objects[(i+1)%len(objects)]
+		r.problems = append(r.problems, Problem{
+			File: o.file, Line: lineOf(o.lines, "metadata.name"), Kind: o.Kind, Name: o.Name, Field: "metadata.name",
+			Message: fmt.Sprintf("%s is also in %s line %d: want it once",
+				o.key, other.file, lineOf(other.lines, "metadata.name")),
+		})
+	}
+}
+
+func (r *resolver) report(f refusal) {
+	p := Problem{Kind: f.Kind, Name: f.Name, Field: f.field, Message: f.message}
+	switch {
+	case f.next != nil:
+		p.File, p.Line = f.next.file, lineOf(f.next.lines, f.field)
+	case f.old != nil:
+		p.File = f.old.file
+	}
+	r.problems = append(r.problems, p)
+}
+
+// apply refuses what a step found, so that all of a step's pairs are judged by
+// the same values.
+func (r *resolver) apply() bool {
+	for _, f := range r.pending {
+		f.refused = true
+	}
+	told := map[key]bool{}
+	for _, f := range r.pending {
+		if !told[f.key] {
+			r.report(f)
+		}
+		told[f.key] = true
+	}
+	refused := len(r.pending) > 0
+	r.pending = nil
+	return refused
+}
+
+// pass looks at all pairs once and says whether something was refused.
+func (r *resolver) pass() bool {
+	r.standing = nil
+	trunks, networks := r.of(v1alpha1.KindVLANTrunk), r.of(v1alpha1.KindVLANNetwork)
+	for i, a := range trunks {
+		for _, b := range trunks[i+1:] {
+			r.settle(a, b, true, trunksClash)
+		}
+	}
+	refused := r.apply()
+	for _, n := range networks {
+		if v, ok := n.current().(Network); ok {
+			t := r.slots[key{v1alpha1.KindVLANTrunk, v.Trunk}]
+			if t == nil {
+				t = &slot{key: key{v1alpha1.KindVLANTrunk, v.Trunk}}
+			}
+			r.settle(n, t, false, func(a, b any) *clash { return r.offTrunk(a, b, t) })
+		}
+	}
+	refused = r.apply() || refused
+	type place struct {
+		trunk string
+		vlan  uint16
+	}
+	sharing := map[place][]*slot{}
+	for _, b := range networks {
+		v, ok := b.current().(Network)
+		if !ok || v.PVID == 0 {
+			continue
+		}
+		at := place{v.Trunk, uint16(v.PVID)}
+		for _, a := range sharing[at] {
+			r.settle(a, b, true, networksClash)
+		}
+		sharing[at] = append(sharing[at], b)
+	}
+	return r.apply() || refused
+}
+
+func (r *resolver) of(kind string) []*slot {
+	var out []*slot
+	for _, k := range r.order {
+		if k.Kind == kind {
+			out = append(out, r.slots[k])
+		}
+	}
+	return out
+}
+
+// settle decides which of two objects gives way if they exclude each other.
+// Equals (two of a kind) both do if both are new, else the first one does.
+func (r *resolver) settle(a, b *slot, equals bool, test func(a, b any) *clash) {
+	c := test(a.current(), b.current())
+	if c == nil {
+		return
+	}
+	aOut, bOut := refusal{a, c.field, c.message}, refusal{b, c.otherField, c.otherMessage}
+	aNew, bNew := a.changing(), b.changing()
+	if aNew && bNew {
+		// The one that keeps to what is in force in this respect is right.
+		if a.old != nil && test(a.old.value, b.current()) != nil {
+			aNew = false
+		} else if !equals || b.old != nil && test(a.current(), b.old.value) != nil {
+			bNew = false
+		}
+	}
+	if aNew {
+		r.pending = append(r.pending, aOut)
+	}
+	if bNew {
+		r.pending = append(r.pending, bOut)
+	}
+	if !aNew && !bNew {
+		r.standing = append(r.standing, aOut)
+		if equals {
+			r.standing = append(r.standing, bOut)
+		}
+	}
+}
+
+// checkPolicies wants the networks that policies name. A network may go while a
+// policy names it: then the policy stays, and is reported.
+func (r *resolver) checkPolicies() {
+	for _, s := range r.of(v1alpha1.KindFirewallPolicy) {
+		v, ok := s.current().(Policy)
+		if !ok || s.next == nil {
+			continue
+		}
+		for i, name := range v.Networks {
+			if n := r.slots[key{v1alpha1.KindVLANNetwork, name}]; n != nil && n.current() != nil {
+				continue
+			}
+			s.refused = s.refused || s.changing()
+			// Any was taken apart from networks by validation: indexes agree.
+			r.report(refusal{s, fmt.Sprintf("spec.appliedTo[%d].network", i),
+				r.absent(v1alpha1.KindVLANNetwork, name)})
+		}
+	}
+}
+
+// absent says of an object that it is not there, and what would be right.
+func (r *resolver) absent(kind, name string) string {
+	if _, ok := r.slots[key{kind, name}]; ok {
+		return fmt.Sprintf("%s %s is not in force: correct its manifest", kind, name)
+	}
+	var names []string
+	for _, s := range r.of(kind) {
+		if s.current() != nil && len(names) < 8 {
+			names = append(names, s.Name)
+		}
+	}
+	if len(names) == 0 {
+		return fmt.Sprintf("%s %q does not exist: want a manifest for it", kind, name)
+	}
+	return fmt.Sprintf("%s %q does not exist: want one of %s, or a manifest for it", kind, name, strings.Join(names, ", "))
+}
