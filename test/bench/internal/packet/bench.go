@@ -1,0 +1,226 @@
+package packet
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/homeport-cni/homeport/test/bench/internal/box"
+	"github.com/homeport-cni/homeport/test/bench/internal/ratio"
+)
+
+// Hooks is the firewall under test.
+type Hooks interface {
+	// Protect attaches it at a port that is in its bridge, and opens it.
+	Protect(ifindex int, name string, mac net.HardwareAddr) error
+	// Established counts the packets that passed the port as part of a known
+	// connection, both directions.
+	Established(ifindex int) (uint64, error)
+}
+
+// Config of a measurement.
+type Config struct {
+	Rounds int
+	// Slices a round: each side sends Slices times PerSlice packets, in random
+	// order, so that a neighbour's burst hits both.
+	Slices   int
+	PerSlice uint32
+	// CPU that sends. -1 takes any.
+	CPU int
+}
+
+// Aim that the two hooks have.
+var Aim = ratio.Aim{Ratio: 1.35}
+
+// pair is the two paths that are compared.
+type pair struct {
+	plain, hooked *Path
+	hooks         Hooks
+	flows         int32
+}
+
+// Rows measures a row for each number of flows. It needs a box whose network
+// namespace was made quiet.
+func Rows(c Config, hooks Hooks, flows ...int32) ([]ratio.Row, error) {
+	sinks, err := box.NewNetns("sinks")
+	if err != nil {
+		return nil, err
+	}
+	defer sinks.Delete()
+	if err := sinks.Do(box.Quiet); err != nil {
+		return nil, err
+	}
+	if c.CPU >= 0 {
+		unpin, err := box.Pin(c.CPU)
+		if err != nil {
+			return nil, err
+		}
+		defer unpin()
+	}
+	var rows []ratio.Row
+	for i, n := range flows {
+		row, err := measureFlows(c, hooks, sinks, byte(2*i), n)
+		if err != nil {
+			return rows, fmt.Errorf("%d flows: %w", n, err)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+func measureFlows(c Config, hooks Hooks, sinks box.Netns, number byte, flows int32) (row ratio.Row, err error) {
+	p := &pair{hooks: hooks, flows: flows}
+	defer func() { err = errors.Join(err, p.close()) }()
+	if err := p.build(sinks, number); err != nil {
+		return row, err
+	}
+	pairs, err := p.rounds(c)
+	if err != nil {
+		return row, err
+	}
+	row, err = ratio.Compare(fmt.Sprintf("flat/packet-%d-flow", flows), "plain kernel bridge", ratio.Seconds, Aim, pairs)
+	if err != nil {
+		return row, err
+	}
+	row.Note, err = p.profile(c)
+	return row, err
+}
+
+func (p *pair) build(sinks box.Netns, number byte) (err error) {
+	if p.plain, err = newPath(fmt.Sprint("plain", number), number, sinks, p.flows); err != nil {
+		return err
+	}
+	if p.hooked, err = newPath(fmt.Sprint("hooked", number), number+1, sinks, p.flows); err != nil {
+		return err
+	}
+	for _, port := range []*Port{p.hooked.A, p.hooked.B} {
+		if err := p.hooks.Protect(port.Index, port.Name, port.VM.mac); err != nil {
+			return fmt.Errorf("protect %s: %w", port.Name, err)
+		}
+	}
+	return errors.Join(p.plain.Establish(p.flows), p.hooked.Establish(p.flows))
+}
+
+func (p *pair) close() error {
+	var errs []error
+	for _, path := range []*Path{p.plain, p.hooked} {
+		if path != nil {
+			errs = append(errs, path.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rounds measures both sides, and makes sure that what went through the hooks
+// went by the connection table: a cheaper or dearer way would be another row.
+func (p *pair) rounds(c Config) ([]ratio.Pair, error) {
+	before, err := p.established()
+	if err != nil {
+		return nil, err
+	}
+	var pairs []ratio.Pair
+	var packets uint64
+	for range c.Rounds {
+		var plain, hooked Sample
+		for range c.Slices {
+			order := []*Path{p.plain, p.hooked}
+			rand.Shuffle(2, func(i, j int) { order[i], order[j] = order[j], order[i] })
+			for _, path := range order {
+				sum := &plain
+				if path == p.hooked {
+					sum = &hooked
+				}
+				s, err := path.Measure(c.PerSlice)
+				if err != nil {
+					return nil, err
+				}
+				sum.Packets += s.Packets
+				sum.CPU += s.CPU
+			}
+		}
+		packets += hooked.Packets
+		pairs = append(pairs, ratio.Pair{Ours: hooked.PerPacket(), Baseline: plain.PerPacket()})
+	}
+	after, err := p.established()
+	if err != nil {
+		return nil, err
+	}
+	if got := after - before; got != 2*packets {
+		return nil, fmt.Errorf("%d packets passed two hooks, but these counted %d of a known connection, want %d", packets, got, 2*packets)
+	}
+	return pairs, nil
+}
+
+func (p *pair) established() (uint64, error) {
+	a, err := p.hooks.Established(p.hooked.A.Index)
+	if err != nil {
+		return 0, fmt.Errorf("counters of %s: %w", p.hooked.A.Name, err)
+	}
+	b, err := p.hooks.Established(p.hooked.B.Index)
+	if err != nil {
+		return 0, fmt.Errorf("counters of %s: %w", p.hooked.B.Name, err)
+	}
+	return a + b, nil
+}
+
+// profile asks the kernel how long each hook runs (kernel.bpf_stats_enabled),
+// after the rounds, since asking costs as much again.
+func (p *pair) profile(c Config) (string, error) {
+	from, err := programAt(p.hooked.A.Index, ebpf.AttachTCXIngress)
+	if err != nil {
+		return "", err
+	}
+	defer from.Close()
+	to, err := programAt(p.hooked.B.Index, ebpf.AttachTCXEgress)
+	if err != nil {
+		return "", err
+	}
+	defer to.Close()
+	stats, err := ebpf.EnableStats(bpfStatsRunTime)
+	if err != nil {
+		return "", fmt.Errorf("enable program statistics: %w", err)
+	}
+	defer stats.Close()
+	if _, err := p.hooked.Measure(c.PerSlice * uint32(c.Slices)); err != nil {
+		return "", err
+	}
+	perRun := func(prog *ebpf.Program) (time.Duration, error) {
+		s, err := prog.Stats()
+		if err != nil || s.RunCount == 0 {
+			return 0, fmt.Errorf("statistics of %v: %w", prog, errors.Join(err, errNeverRan))
+		}
+		return s.Runtime / time.Duration(s.RunCount), nil
+	}
+	f, err1 := perRun(from)
+	t, err2 := perRun(to)
+	if err := errors.Join(err1, err2); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("run time by the kernel's own statistics, their clock included: from_vm %v, to_vm %v", f, t), nil
+}
+
+var errNeverRan = errors.New("it never ran")
+
+// bpfStatsRunTime is BPF_STATS_RUN_TIME of linux/bpf.h.
+const bpfStatsRunTime = 0
+
+// programAt gives the only program at a tcx hook.
+func programAt(ifindex int, where ebpf.AttachType) (*ebpf.Program, error) {
+	q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: where})
+	if err != nil {
+		return nil, fmt.Errorf("programs at interface %d: %w", ifindex, err)
+	}
+	if len(q.Programs) != 1 {
+		return nil, fmt.Errorf("%d programs at interface %d, want 1", len(q.Programs), ifindex)
+	}
+	prog, err := ebpf.NewProgramFromID(q.Programs[0].ID)
+	if err != nil {
+		return nil, fmt.Errorf("program at interface %d: %w", ifindex, err)
+	}
+	return prog, nil
+}
