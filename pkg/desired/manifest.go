@@ -7,6 +7,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -91,37 +92,62 @@ func splitDocuments(data []byte) [][]byte {
 }
 
 func (m *manifest) parseChunk(chunk []byte, offset int) {
+	nodes, err := parseYAML(chunk)
+	for _, n := range nodes {
+		m.parseDocument(n, offset)
+	}
+	if err != nil {
+		m.unsure = unreadable
+		m.problems = append(m.problems, Problem{
+			Line: syntaxLine(chunk, err) + offset, Message: "is not YAML: " + syntaxText(err),
+		})
+	}
+}
+
+// parseYAML gives the documents in front of the first error, without empty ones.
+func parseYAML(chunk []byte) ([]*yaml.Node, error) {
+	var out []*yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(chunk))
 	for {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
 		if errors.Is(err, io.EOF) {
-			return
+			return out, nil
 		}
 		if err != nil {
-			m.unsure = unreadable
-			line, text := syntaxError(err)
-			m.problems = append(m.problems, Problem{Line: line + offset, Message: "is not YAML: " + text})
-			return
+			return out, err
 		}
 		if len(doc.Content) == 1 && doc.Content[0].ShortTag() != "!!null" {
-			m.parseDocument(doc.Content[0], offset)
+			out = append(out, doc.Content[0])
 		}
 	}
 }
 
-// syntaxError takes the line out of the parser's message. Without one, the error
-// is about the start of the document.
-func syntaxError(err error) (line int, text string) {
-	text = strings.TrimPrefix(err.Error(), "yaml: ")
+// syntaxLine finds where the parser gave up, which its error does not say: that
+// names the start of what encloses the place. The line is the last one of the
+// shortest text that fails in the same way.
+func syntaxLine(chunk []byte, err error) int {
+	lines := bytes.SplitAfter(bytes.TrimRight(chunk, "\n"), []byte("\n"))
+	ends := make([]int, len(lines))
+	for i, end := 0, 0; i < len(lines); i++ {
+		end += len(lines[i])
+		ends[i] = end
+	}
+	return 1 + sort.Search(len(lines)-1, func(i int) bool {
+		_, got := parseYAML(chunk[:ends[i]])
+		return got != nil && got.Error() == err.Error()
+	})
+}
+
+// syntaxText is the parser's message without its line.
+func syntaxText(err error) string {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if rest, ok := strings.CutPrefix(text, "line "); ok {
-		if number, after, ok := strings.Cut(rest, ": "); ok {
-			if n, err := strconv.Atoi(number); err == nil {
-				return n, after
-			}
+		if _, after, ok := strings.Cut(rest, ": "); ok {
+			return after
 		}
 	}
-	return 1, text
+	return text
 }
 
 func (m *manifest) parseDocument(root *yaml.Node, offset int) {
@@ -135,11 +161,11 @@ func (m *manifest) parseDocument(root *yaml.Node, offset int) {
 	d := newDecoder(offset)
 	o := object{key: k, lines: d.lines}
 	if !slices.Contains(v1alpha1.Kinds(), k.Kind) {
-		d.fail(at(root, "kind"), "kind", "is %q: want %s; this version knows no other kinds",
-			clip(k.Kind), strings.Join(v1alpha1.Kinds(), ", "))
+		d.fail(at(root, "kind"), "kind", "%s: want %s; this version knows no other kinds",
+			found(k.Kind), strings.Join(v1alpha1.Kinds(), ", "))
 	} else {
 		if v := text(root, "apiVersion"); v != v1alpha1.APIVersion {
-			d.fail(at(root, "apiVersion"), "apiVersion", "is %q: want %s", clip(v), v1alpha1.APIVersion)
+			d.fail(at(root, "apiVersion"), "apiVersion", "%s: want %s", found(v), v1alpha1.APIVersion)
 		}
 		o.value = d.object(root, k.Kind)
 	}
@@ -156,6 +182,14 @@ func (m *manifest) parseDocument(root *yaml.Node, offset int) {
 	}
 	o.file = m.file
 	m.objects = append(m.objects, o)
+}
+
+// found words a text that may be absent.
+func found(s string) string {
+	if s == "" {
+		return "is missing, or no text"
+	}
+	return "is " + strconv.Quote(clip(s))
 }
 
 // object decodes, checks and converts a document of a known kind.

@@ -81,25 +81,35 @@ type PortRange struct {
 func ParsePorts(s string) ([]PortRange, error) {
 	var out []PortRange
 	for part := range strings.SplitSeq(s, ",") {
-		part = strings.TrimSpace(part)
-		lo, hi, isRange := strings.Cut(part, "-")
-		if !isRange {
-			hi = lo
+		r, err := parsePortRange(strings.TrimSpace(part))
+		if err != nil && part != s {
+			err = fmt.Errorf("%q: %w", strings.TrimSpace(part), err)
 		}
-		first, err := parsePort(strings.TrimSpace(lo))
 		if err != nil {
-			return nil, fmt.Errorf("%q: %w", part, err)
+			return nil, err
 		}
-		last, err := parsePort(strings.TrimSpace(hi))
-		if err != nil {
-			return nil, fmt.Errorf("%q: %w", part, err)
-		}
-		if first > last {
-			return nil, fmt.Errorf("%q is reversed: want %d-%d", part, last, first)
-		}
-		out = append(out, PortRange{first, last})
+		out = append(out, r)
 	}
 	return out, nil
+}
+
+func parsePortRange(s string) (PortRange, error) {
+	lo, hi, isRange := strings.Cut(s, "-")
+	if !isRange {
+		hi = lo
+	}
+	first, err := parsePort(strings.TrimSpace(lo))
+	if err != nil {
+		return PortRange{}, err
+	}
+	last, err := parsePort(strings.TrimSpace(hi))
+	if err != nil {
+		return PortRange{}, err
+	}
+	if first > last {
+		return PortRange{}, fmt.Errorf("is reversed: want %d-%d", last, first)
+	}
+	return PortRange{first, last}, nil
 }
 
 func parsePort(s string) (uint16, error) {

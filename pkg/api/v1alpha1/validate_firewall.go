@@ -75,9 +75,7 @@ func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
 			set++
 			errs = append(errs, notEnforced(at.Child("addressSet")))
 		}
-		if set != 1 {
-			errs = append(errs, field.Invalid(at, set, "fields are set: want exactly one of network and any: true"))
-		}
+		errs = append(errs, exactlyOne(at, set, "network and any: true")...)
 	}
 	return errs
 }
@@ -154,9 +152,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 			set++
 			errs = append(errs, alone(at, len(peers))...)
 		}
-		if set != 1 {
-			errs = append(errs, field.Invalid(at, set, "fields are set: want exactly one of ip, cidr, range and any: true"))
-		}
+		errs = append(errs, exactlyOne(at, set, "ip, cidr, range and any: true")...)
 	}
 	return errs
 }
@@ -216,6 +212,17 @@ func validateService(path *field.Path, s *Service) field.ErrorList {
 		return errs
 	}
 	return validateEnum(path.Child("protocol"), s.Protocol, ProtocolTCP, ProtocolUDP, ProtocolICMP, ProtocolICMPv6)
+}
+
+// exactlyOne wants one of the fields of an item.
+func exactlyOne(at *field.Path, set int, fields string) field.ErrorList {
+	switch set {
+	case 0:
+		return field.ErrorList{field.Required(at, "want exactly one of "+fields)}
+	case 1:
+		return nil
+	}
+	return field.ErrorList{field.Forbidden(at, fmt.Sprintf("has %d fields: want exactly one of %s", set, fields))}
 }
 
 // alone says that an item with any: true is the only one of its list.

@@ -1,0 +1,414 @@
+package desired
+
+import (
+	"strings"
+	"testing"
+)
+
+// edit gives a document with one text replaced.
+func edit(doc, old, new string) string {
+	if strings.Count(doc, old) != 1 {
+		panic("want exactly one " + old + " in " + doc)
+	}
+	return strings.Replace(doc, old, new, 1)
+}
+
+// badCase is a good directory with one file replaced, and what is said of it:
+// whole lines, so that file, line, field and the remedy are all asserted.
+type badCase struct {
+	name, file, content string
+	want                string
+}
+
+// base is what surrounds the file of a case.
+func (c badCase) base() state {
+	switch c.file {
+	case "trunk.yaml":
+		return state{}
+	case "networks.yml":
+		return good().with("policy.yaml", "")
+	}
+	return good()
+}
+
+func (c badCase) run(t *testing.T) {
+	t.Helper()
+	d, dir := newDir(t, c.base().with(c.file, c.content))
+	got := problems(mustLoad(t, d), dir)
+	if want := strings.TrimPrefix(c.want, "\n"); got != want {
+		t.Errorf("problems\n got:\n%swant:\n%s", got, want)
+	}
+}
+
+func TestBadTrunk(t *testing.T) {
+	trunk := func(old, new string) string { return edit(trunk0, old, new) }
+	for _, c := range []badCase{
+		{name: "MTU -1", content: trunk("mtu: 1500", "mtu: -1"), want: `
+trunk.yaml:7: VLANTrunk trunk0: spec.mtu: Invalid value: -1: want 68 to 65535 bytes
+`},
+		{name: "MTU 0", content: trunk("mtu: 1500", "mtu: 0"), want: `
+trunk.yaml:7: VLANTrunk trunk0: spec.mtu: Invalid value: 0: want 68 to 65535 bytes
+`},
+		{name: "MTU 65536", content: trunk("mtu: 1500", "mtu: 65536"), want: `
+trunk.yaml:7: VLANTrunk trunk0: spec.mtu: Invalid value: 65536: want 68 to 65535 bytes
+`},
+		{name: "MTU over 32 bits", content: trunk("mtu: 1500", "mtu: 99999999999"), want: `
+trunk.yaml:7: VLANTrunk trunk0: spec.mtu: 99999999999 is out of range: want a number of at most 31 bits
+`},
+		{name: "open range", content: trunk("100-110,200,4000", "100-"), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.allowedVLANs: Invalid value: "100-": VLAN list "100-": range "100-" has no end: want FIRST-LAST, as 100-110
+`},
+		{name: "VLAN 0", content: trunk("100-110,200,4000", "0-200"), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.allowedVLANs: Invalid value: "0-200": VLAN list "0-200": range "0-200": VLAN 0 is out of range: want 1-4094
+`},
+		{name: "VLAN 4095", content: trunk("100-110,200,4000", "100-4095"), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.allowedVLANs: Invalid value: "100-4095": VLAN list "100-4095": range "100-4095": VLAN 4095 is out of range: want 1-4094
+`},
+		{name: "set without quotes", content: trunk(`"4000"`, `4000`), want: `
+trunk.yaml:8: VLANTrunk trunk0: spec.managementVLANs: 4000 is not a text in YAML: want quotes, as "4000"
+`},
+		{name: "no allowed VLANs", content: trunk(`, allowedVLANs: "100-110,200,4000"`, ``), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.allowedVLANs: Required value: want the VLANs that networks may use, as "100-110,200"
+`},
+		{name: "native VLAN is management", content: trunk("nativeVLAN: 1", "nativeVLAN: 4000"), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.nativeVLAN: Invalid value: 4000: is a management VLAN, which is never touched: leave nativeVLAN out
+`},
+		{name: "native VLAN 0", content: trunk("nativeVLAN: 1", "nativeVLAN: 0"), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.nativeVLAN: Invalid value: 0: want a VLAN from 1 to 4094
+`},
+		{name: "native VLAN without uplink", content: trunk("interface: eth1, ", ""), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.nativeVLAN: Invalid value: 1: has no meaning without uplink.interface: name the interface or leave nativeVLAN out
+`},
+		{name: "uplink is the bridge", content: trunk("eth1", "br-trunk0"), want: `
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.interface: Invalid value: "br-trunk0": is the trunk's own bridge: want the NIC or bond that leads to the switch
+`},
+		{name: "long interface name", content: trunk("br-trunk0", "br-trunk0-is-long"), want: `
+trunk.yaml:5: VLANTrunk trunk0: spec.bridge.name: Invalid value: "br-trunk0-is-long": want an interface name of at most 15 bytes without '/', ':' and spaces
+`},
+		{name: "managed left out", content: trunk(", managed: true", ""), want: `
+trunk.yaml:5: VLANTrunk trunk0: spec.bridge.managed: Required value: want true (Homeport creates the bridge) or false (it exists and belongs to others)
+`},
+		{name: "managed no", content: trunk("managed: true", "managed: no"), want: `
+trunk.yaml:5: VLANTrunk trunk0: spec.bridge.managed: is "no": want true or false
+`},
+		{name: "inlineConfig", content: trunk("Allow", "allow"), want: `
+trunk.yaml:9: VLANTrunk trunk0: spec.inlineConfig: Unsupported value: "allow": supported values: "Allow", "Refuse"
+`},
+		{name: "nodeSelector", content: trunk("mtu: 1500", "nodeSelector: {rack: r1}"), want: `
+trunk.yaml:7: VLANTrunk trunk0: spec.nodeSelector: Forbidden: this version does not enforce this field: leave it out
+`},
+	} {
+		c.file = "trunk.yaml"
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestBadNetwork(t *testing.T) {
+	network := func(old, new string) string { return edit(vlan100, old, new) }
+	for _, c := range []badCase{
+		{name: "VLAN 0", content: network("id: 100", "id: 0"), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: Invalid value: 0: want a VLAN from 1 to 4094
+`},
+		{name: "VLAN 4095", content: network("id: 100", "id: 4095"), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: Invalid value: 4095: want a VLAN from 1 to 4094
+`},
+		{name: "VLAN octal", content: network("id: 100", "id: 0144"), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: is "0144": want a whole number in plain decimal
+`},
+		{name: "VLAN a text", content: network("id: 100", `id: "100"`), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: is "100": want a whole number in plain decimal
+`},
+		{name: "VLAN left out", content: network(", id: 100", ""), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: Required value: mode Access wants a VLAN from 1 to 4094
+`},
+		{name: "VLAN outside the trunk's", content: network("id: 100", "id: 111"), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: VLAN 111 is not among allowedVLANs of VLANTrunk trunk0: want one of 100-110,200
+`},
+		{name: "management VLAN", content: network("id: 100", "id: 4000"), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: VLAN 4000 is for management on VLANTrunk trunk0: want one of 100-110,200
+`},
+		{name: "mode in lower case", content: network("Access", "access"), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.mode: Unsupported value: "access": supported values: "Access", "Trunk", "Native"
+`},
+		{name: "Access with a set", content: network("id: 100", `id: 100, trunk: ["101"]`), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.trunk: Forbidden: mode Access gives one VLAN: leave trunk out, or want mode Trunk or Native
+`},
+		{name: "Trunk with an id", content: network("Access, id: 100", `Trunk, id: 100, trunk: ["101"]`), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: Forbidden: mode Trunk has no untagged VLAN: leave id out, or want mode Native for one
+`},
+		{name: "Trunk without a set", content: network("Access, id: 100", `Trunk`), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.trunk: Required value: mode Trunk wants the VLANs that the guest tags, as ["100-110", "200"]
+`},
+		{name: "Trunk with an open range", content: network("Access, id: 100", `Trunk, trunk: ["101", "102-"]`), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.trunk[1]: Invalid value: "102-": VLAN list "102-": range "102-" has no end: want FIRST-LAST, as 100-110
+`},
+		{name: "Trunk outside the trunk's", content: network("Access, id: 100", `Trunk, trunk: ["101", "150-152"]`), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.trunk: VLAN 150-152 is not among allowedVLANs of VLANTrunk trunk0: want one of 100-110,200
+`},
+		{name: "Native VLAN also tagged", content: network("Access", `Native, trunk: ["100-105"]`), want: `
+networks.yml:14: VLANNetwork vlan100: spec.vlan.id: Invalid value: 100: is also in vlan.trunk: a VLAN is either untagged or tagged; take it out of one
+`},
+		{name: "unknown trunk", content: network("trunk0", "trunk9"), want: `
+networks.yml:13: VLANNetwork vlan100: spec.trunk: VLANTrunk "trunk9" does not exist: want one of trunk0, or a manifest for it
+`},
+		{name: "MTU over the trunk's", content: network("mtu: 1500", "mtu: 9000"), want: `
+networks.yml:15: VLANNetwork vlan100: spec.mtu: 9000 is over the MTU of VLANTrunk trunk0: want at most 1500
+`},
+		{name: "MTU 0", content: network("mtu: 1500", "mtu: 0"), want: `
+networks.yml:15: VLANNetwork vlan100: spec.mtu: Invalid value: 0: want 68 to 65535 bytes
+`},
+		{name: "host bits", content: network("10.100.0.0/24", "10.100.0.1/24"), want: `
+networks.yml:16: VLANNetwork vlan100: spec.subnets[0].cidr: Invalid value: "10.100.0.1/24": has host bits set: want 10.100.0.0/24, or 10.100.0.1/32 for the one address
+`},
+		{name: "gateway outside", content: network("10.100.0.1}", "10.101.0.1}"), want: `
+networks.yml:16: VLANNetwork vlan100: spec.subnets[0].gateway: Invalid value: "10.101.0.1": want an address inside 10.100.0.0/24
+`},
+		{name: "no defaultAction", content: network("  defaultAction: Drop\n", ""), want: `
+networks.yml:12: VLANNetwork vlan100: spec.defaultAction: Required value: want Allow or Drop for traffic that no rule matches
+`},
+		{name: "defaultAction Reject", content: network("Drop", "Reject"), want: `
+networks.yml:17: VLANNetwork vlan100: spec.defaultAction: Forbidden: this version does not enforce Reject: want Allow or Drop
+`},
+		{name: "unknown keys", content: network("  mtu: 1500", "  vlanID: 100\n  MTU: 1500"), want: `
+networks.yml:15: VLANNetwork vlan100: spec.vlanID: unknown field: want one of trunk, vlan, mtu, subnets, defaultAction, addressing, portSecurity, reachability, namespaces
+networks.yml:16: VLANNetwork vlan100: spec.MTU: unknown field: want one of trunk, vlan, mtu, subnets, defaultAction, addressing, portSecurity, reachability, namespaces
+`},
+		{name: "key twice", content: network("  mtu: 1500", "  mtu: 1500\n  mtu: 1400"), want: `
+networks.yml:16: VLANNetwork vlan100: spec.mtu: key is given twice, first in line 15: want it once
+`},
+		{name: "key without value", content: network("mtu: 1500", "mtu:"), want: `
+networks.yml:15: VLANNetwork vlan100: spec.mtu: has no value: give it one or leave the key out
+`},
+		{name: "alias", content: edit(network("id: 100", "id: &m 100"), "mtu: 1500", "mtu: *m"), want: `
+networks.yml:15: VLANNetwork vlan100: spec.mtu: aliases are not followed: write the value out
+`},
+		{name: "not enforced", content: vlan100 + "  addressing: {mode: Declared}\n" +
+			"  portSecurity: {macChanges: Accept, forgedTransmits: Reject, promiscuous: Reject, ipGuard: Enabled, raGuard: Disabled}\n" +
+			"  reachability: {targets: [10.100.0.1]}\n  namespaces: {matchLabels: {team: a}}\n", want: `
+networks.yml:18: VLANNetwork vlan100: spec.addressing: Forbidden: this version does not enforce this field: leave it out
+networks.yml:19: VLANNetwork vlan100: spec.portSecurity.ipGuard: Forbidden: this version does not enforce Enabled: want Disabled, or leave the field out
+networks.yml:19: VLANNetwork vlan100: spec.portSecurity.macChanges: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
+networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce this field: leave it out
+networks.yml:20: VLANNetwork vlan100: spec.reachability: Forbidden: this version does not enforce this field: leave it out
+networks.yml:21: VLANNetwork vlan100: spec.namespaces: Forbidden: this version does not enforce this field: leave it out
+`},
+		{name: "namespace", content: network("{name: vlan100}", "{name: vlan100, namespace: prod}"), want: `
+networks.yml:11: VLANNetwork vlan100: metadata.namespace: unknown field: want one of name, labels, annotations
+`},
+		{name: "name", content: network("{name: vlan100}", "{name: VLAN_100}"), want: `
+networks.yml:11: VLANNetwork VLAN_100: metadata.name: Invalid value: "VLAN_100": want lower case letters, digits, '-' and '.', first and last a letter or digit, at most 253 bytes
+`},
+		{name: "wrong apiVersion", content: network("v1alpha1", "v1"), want: `
+networks.yml:9: VLANNetwork vlan100: apiVersion: is "homeport.dev/v1": want homeport.dev/v1alpha1
+`},
+	} {
+		c.file, c.content = "networks.yml", docs(vlan200, c.content)
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestBadPolicy(t *testing.T) {
+	rule := func(s string) string {
+		return edit(web, `  - {id: 1002, action: Drop, services: [{protocol: TCP, ports: "22"}]}`, "  - {"+s+"}")
+	}
+	for _, c := range []badCase{
+		{name: "rule id twice", content: rule(`id: 1001, action: Drop`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Duplicate value: 1001: rules[0] has this id: want another, unique in the policy
+`},
+		{name: "rule id 0", content: rule(`id: 0, action: Drop`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a number from 1 to 4294967295, unique in the policy
+`},
+		{name: "rule id left out", content: rule(`action: Drop`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a number from 1 to 4294967295, unique in the policy
+`},
+		{name: "port range 90-80", content: rule(`id: 7, action: Drop, services: [{protocol: TCP, ports: "22,90-80"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "22,90-80": "90-80" is reversed: want 80-90
+`},
+		{name: "port 0", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "0"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
+`},
+		{name: "port 65536", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "65535-65536"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "65535-65536": want ports from 1 to 65535, as "80,443,8000-8010"
+`},
+		{name: "ports empty", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: ""}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: is empty: give it a value or leave the key out
+`},
+		{name: "ports a number", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: 53}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: 53 is not a text in YAML: want quotes, as "53"
+`},
+		{name: "ICMP with ports", content: rule(`id: 7, action: Drop, services: [{protocol: ICMP, ports: "8"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Forbidden: ICMP has no ports: want types, or protocol TCP or UDP
+`},
+		{name: "ICMP type 256", content: rule(`id: 7, action: Drop, services: [{protocol: ICMPv6, types: [128, 256]}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].types[1]: Invalid value: 256: want a type from 0 to 255
+`},
+		{name: "unknown protocol", content: rule(`id: 7, action: Drop, services: [{protocol: tcp}, {protocol: SCTP}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocol: Unsupported value: "SCTP": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
+`},
+		{name: "CIDR with host bits", content: rule(`id: 7, action: Drop, sources: [{cidr: 10.0.0.1/8}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].cidr: Invalid value: "10.0.0.1/8": has host bits set: want 10.0.0.0/8, or 10.0.0.1/32 for the one address
+`},
+		{name: "address", content: rule(`id: 7, action: Drop, sources: [{ip: 10.0.0.256}, {ip: 10.0.0.0/8}, {ip: "::ffff:10.0.0.1"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].ip: Invalid value: "10.0.0.256": want an address as 10.1.2.3 or 2001:db8::1
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].ip: Invalid value: "10.0.0.0/8": want one address as 10.1.2.3 or 2001:db8::1; a prefix goes under cidr
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].ip: Invalid value: "::ffff:10.0.0.1": is IPv4 written as IPv6: want 10.0.0.1
+`},
+		{name: "ranges", content: rule(`id: 7, action: Drop, sources: [{range: 10.0.0.9-10.0.0.5}, {range: "10.0.0.1-::1"}, {range: 10.0.0.1}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].range: Invalid value: "10.0.0.9-10.0.0.5": is reversed: want 10.0.0.5-10.0.0.9
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].range: Invalid value: "10.0.0.1-::1": mixes IPv4 and IPv6: want both ends of one family
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].range: Invalid value: "10.0.0.1": want two addresses as 10.0.0.5-10.0.0.9; one address goes under ip
+`},
+		{name: "two fields of a peer", content: rule(`id: 7, action: Drop, sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: Forbidden: has 2 fields: want exactly one of ip, cidr, range and any: true
+`},
+		{name: "empty lists", content: rule(`id: 7, action: Drop, sources: [], services: []`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
+`},
+		{name: "list without value", content: edit(web, "    destinations: [{ip: 10.100.0.10}]\n", "    destinations:\n"), want: `
+policy.yaml:14: FirewallPolicy web: spec.rules[0].destinations: has no value: give it one or leave the key out
+`},
+		{name: "any beside others", content: rule(`id: 7, action: Drop, sources: [{any: true}, {ip: 10.0.0.1}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
+`},
+		{name: "peer a text", content: rule(`id: 7, action: Drop, sources: [10.0.0.0/8]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": want a mapping (key: value)
+`},
+		{name: "actions not enforced", content: rule("id: 7, action: Reject}\n  - {id: 8, action: Pass}\n  - {id: 9, action: Deny"), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].action: Forbidden: this version does not enforce Reject: want Allow or Drop
+policy.yaml:17: FirewallPolicy web: spec.rules[2].action: Forbidden: this version does not enforce Pass: want Allow or Drop
+policy.yaml:18: FirewallPolicy web: spec.rules[3].action: Unsupported value: "Deny": supported values: "Allow", "Drop"
+`},
+		{name: "fields not enforced", content: rule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: Disabled"), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].log: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].state: Forbidden: this version does not enforce Monitor: want Enabled, or take the rule out
+policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Forbidden: this version does not enforce Disabled: want Enabled, or take the rule out
+`},
+		{name: "peers not enforced", content: rule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].addressSet: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: Forbidden: this version does not enforce this field: leave it out
+`},
+		{name: "services not enforced", content: rule(`id: 7, action: Drop, services: [{serviceSet: web}, {protocol: TCP, sourcePorts: "1"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].serviceSet: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: Forbidden: this version does not enforce this field: leave it out
+`},
+		{name: "category Ethernet", content: edit(web, "Application", "Ethernet"), want: `
+policy.yaml:5: FirewallPolicy web: spec.category: Forbidden: this version does not enforce Ethernet: want Emergency, Infrastructure, Environment or Application
+`},
+		{name: "category unknown", content: edit(web, "Application", "application"), want: `
+policy.yaml:5: FirewallPolicy web: spec.category: Unsupported value: "application": supported values: "Emergency", "Infrastructure", "Environment", "Application"
+`},
+		{name: "order", content: edit(web, "order: 10", "order: -1"), want: `
+policy.yaml:6: FirewallPolicy web: spec.order: Invalid value: -1: want 0 to 999999
+`},
+		{name: "unknown network", content: edit(web, "{network: vlan100}", "{network: vlan100}, {network: vlan300}"), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].network: VLANNetwork "vlan300" does not exist: want one of vlan100, vlan200, or a manifest for it
+`},
+		{name: "applied to nothing", content: edit(web, "[{network: vlan100}]", "[]"), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo: Required value: want networks, as [{network: vlan100}], or [{any: true}] for every port
+`},
+		{name: "applied to not enforced", content: edit(web, "[{network: vlan100}]", "[{vm: {}}, {addressSet: a}]"), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].vm: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: this version does not enforce this field: leave it out
+`},
+		{name: "applied to any and more", content: edit(web, "[{network: vlan100}]", "[{network: vlan100}, {any: true}]"), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
+`},
+		{name: "unknown keys", content: rule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, ports, types, any, sourcePorts, serviceSet
+policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, services, log, logLabel, state
+`},
+	} {
+		c.file = "policy.yaml"
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestBadTogether(t *testing.T) {
+	for _, c := range []badCase{
+		{name: "two networks for a VLAN", file: "more.yaml", content: edit(vlan200, "{name: vlan200}", "{name: other}"), want: `
+more.yaml:6: VLANNetwork other: spec.vlan.id: VLAN 200 of trunk trunk0 is VLANNetwork vlan200 already: want one network for a VLAN
+networks.yml:16: VLANNetwork vlan200: spec.vlan.id: VLAN 200 of trunk trunk0 is VLANNetwork other already: want one network for a VLAN
+`},
+		{name: "two trunks for a bridge", file: "more.yaml", content: edit(edit(trunk0, "{name: trunk0}", "{name: trunk1}"), "eth1", "eth2"), want: `
+more.yaml:5: VLANTrunk trunk1: spec.bridge.name: VLANTrunk trunk0 has the same bridge br-trunk0: want another
+networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
+networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+trunk.yaml:5: VLANTrunk trunk0: spec.bridge.name: VLANTrunk trunk1 has the same bridge br-trunk0: want another
+`},
+		{name: "two trunks for an uplink", file: "more.yaml", content: edit(edit(trunk0, "{name: trunk0}", "{name: trunk1}"), "br-trunk0", "br1"), want: `
+more.yaml:6: VLANTrunk trunk1: spec.uplink.interface: VLANTrunk trunk0 has the same uplink eth1: want another
+networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
+networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+trunk.yaml:6: VLANTrunk trunk0: spec.uplink.interface: VLANTrunk trunk1 has the same uplink eth1: want another
+`},
+		{name: "an uplink that is a trunk's bridge", file: "more.yaml", content: edit(edit(edit(trunk0, "{name: trunk0}", "{name: trunk1}"), "br-trunk0", "br1"), "eth1", "br-trunk0"), want: `
+more.yaml:6: VLANTrunk trunk1: spec.uplink.interface: br-trunk0 is the bridge of VLANTrunk trunk0: want a NIC or bond
+networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
+networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+trunk.yaml:5: VLANTrunk trunk0: spec.bridge.name: br-trunk0 is the uplink of VLANTrunk trunk1: want another name
+`},
+		{name: "an object in two files", file: "more.yaml", content: docs("# a copy\n", vlan100), want: `
+more.yaml:5: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in networks.yml line 3: want it once
+networks.yml:3: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in more.yaml line 5: want it once
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+`},
+		{name: "an object twice in a file", file: "networks.yml", content: docs(vlan100, vlan200, vlan100), want: `
+networks.yml:3: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in networks.yml line 21: want it once
+networks.yml:21: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in networks.yml line 3: want it once
+`},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestBadFile(t *testing.T) {
+	for _, c := range []badCase{
+		{name: "not YAML", content: docs("a: [1,\nb: 2\n", edit(vlan200, "id: 200", "id: 300")), want: `
+more.yaml:2: is not YAML: did not find expected ',' or ']'
+more.yaml:6: VLANNetwork vlan200: metadata.name: VLANNetwork vlan200 is also in networks.yml line 13: want it once
+networks.yml:13: VLANNetwork vlan200: metadata.name: VLANNetwork vlan200 is also in more.yaml line 6: want it once
+`},
+		{name: "tab", content: "apiVersion: homeport.dev/v1alpha1\nkind: VLANTrunk\nspec:\n\tbridge: x\n", want: `
+more.yaml:4: is not YAML: found character that cannot start any token
+`},
+		{name: "no mapping", content: "- a\n- b\n", want: `
+more.yaml:1: is no object: want a mapping with apiVersion, kind, metadata and spec
+`},
+		{name: "no kind", content: "apiVersion: homeport.dev/v1alpha1\nmetadata: {name: x}\n", want: `
+more.yaml:1: x: kind: is missing, or no text: want VLANTrunk, VLANNetwork, FirewallPolicy; this version knows no other kinds
+`},
+		{name: "kind not enforced", content: "apiVersion: homeport.dev/v1alpha1\nkind: AddressSet\nmetadata: {name: x}\n", want: `
+more.yaml:2: AddressSet x: kind: is "AddressSet": want VLANTrunk, VLANNetwork, FirewallPolicy; this version knows no other kinds
+`},
+		{name: "foreign", content: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\n", want: `
+more.yaml:2: ConfigMap x: kind: is "ConfigMap": want VLANTrunk, VLANNetwork, FirewallPolicy; this version knows no other kinds
+`},
+		{name: "bad list item", content: "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: x}\nspec:\n  rules:\n  - {id: 1}\n  - {id: 2}}\n  - {id: 3}\n", want: `
+more.yaml:7: is not YAML: did not find expected key
+`},
+		{name: "unclosed list", content: "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: x}\nspec:\n  rules: [{id: 1},\n  order: 3\n", want: `
+more.yaml:6: is not YAML: did not find expected ',' or ']'
+`},
+		{name: "no name", content: edit(vlan200, "metadata: {name: vlan200}\n", ""), want: `
+more.yaml:1: VLANNetwork: metadata.name: Required value: want a name as vlan100
+`},
+		{name: "no spec", content: "apiVersion: homeport.dev/v1alpha1\nkind: VLANNetwork\nmetadata: {name: x}\n", want: `
+more.yaml:1: VLANNetwork x: spec.defaultAction: Required value: want Allow or Drop for traffic that no rule matches
+more.yaml:1: VLANNetwork x: spec.trunk: Required value: want the name of a VLANTrunk
+more.yaml:1: VLANNetwork x: spec.vlan.id: Required value: mode Access wants a VLAN from 1 to 4094
+`},
+		{name: "status", content: edit(edit(vlan200, "{name: vlan200}", "{name: x}"), "{id: 200}", "{id: 101}") + "status: {}\n", want: `
+more.yaml:8: VLANNetwork x: status: unknown field: want one of kind, apiVersion, metadata, spec
+`},
+	} {
+		c.file = "more.yaml"
+		t.Run(c.name, c.run)
+	}
+}
