@@ -108,26 +108,33 @@ func views(tb testing.TB) map[string]any {
 	}
 	pod := attach.Pod{Namespace: "shop", Name: "virt-launcher-db-x7k2p"}
 	key := attach.Key{ContainerID: "c0ffee", IfName: "pod37a8eec1ce1"}
-	port := wire.Port{State: attach.Active}
+	port := wire.Port{State: attach.Active, Passed: [2]uint64{5120, 4876}, Dropped: [2]uint64{3, 0}}
 	port.Record = attach.Record{Version: 1, Bridge: "br-phys", EffectiveMTU: 1500, VLANs: attach.VLANs{PVID: 100}, Policy: "legacy-100"}
 	port.Request = attach.Request{Key: key, Pod: pod, Network: "legacy-100", HostIfName: "veth8f2c01",
 		MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x64}}
 	quiet := port
 	quiet.HostIfName, quiet.ContainerID, quiet.Pod = "veth00aa11", "beef", attach.Pod{}
+	quiet.MAC, quiet.Passed, quiet.Dropped = net.HardwareAddr{2, 0, 0, 0, 0, 0x65}, [2]uint64{}, [2]uint64{}
+	access, err := vlan.Of(100)
+	if err != nil {
+		tb.Fatal(err)
+	}
 	return map[string]any{
 		wire.ViewStatus: wire.NodeStatus{TypeMeta: meta("NodeStatus"), Version: "v0.1.0", Ready: true, Source: "dir:/etc/homeport",
 			Desired: 7, Compiled: 7, Active: 7, Generation: 12, Hook: "tcx", Ports: map[string]int{"Active": 2},
 			Trunks: []wire.TrunkStatus{{Name: "physnet1", Bridge: "br-phys", Uplink: "eth1", VLANs: set, MTU: 1500, Ready: true}}},
 		wire.ViewPorts: wire.PortList{TypeMeta: meta("PortList"), Items: []wire.Port{port, quiet}},
 		wire.ViewVLANs: wire.VLANList{TypeMeta: meta("VLANList"), Items: []wire.PortVLANs{
-			{Bridge: "br-phys", Interface: "eth1", Role: "uplink", VLANs: set}}},
+			{Bridge: "br-phys", Interface: "eth1", Role: "uplink", VLANs: set},
+			{Bridge: "br-phys", Interface: "veth8f2c01", Role: "port", VLANs: access, PVID: 100, Untagged: access}}},
 		wire.ViewPolicies: wire.PolicyList{TypeMeta: meta("PolicyList"), Items: []wire.Policy{
 			{Name: "web", Category: "Application", Order: 100, Rules: []wire.Rule{
-				{ID: 1001, Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24"}, Services: []string{"tcp/80"}, Packets: 3}}},
+				{ID: 1001, Name: "old subnet", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24"}, Services: []string{"tcp/80"}, Packets: 3},
+				{ID: 1002, Action: "Drop", Direction: "In", Services: []string{"tcp/22"}, Packets: 9}}},
 			{Name: "ssh", Category: "Application", Order: 200}},
 			Defaults: []wire.DefaultHits{{Network: "legacy-100", Action: "Drop", Packets: 4}}},
 		wire.ViewDrops: wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
-			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: "MAC_SPOOF", Text: "source MAC is not the port's", Packets: 3},
+			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: "MAC_SPOOF", Text: "source MAC is not the port's", Packets: 3, Bytes: 180},
 			{Key: attach.Key{ContainerID: "f00d"}, Interface: "veth99", Direction: "In", Reason: "RULE_DROP", Text: "a firewall rule drops it", Packets: 41}}},
 	}
 }
@@ -172,20 +179,21 @@ func TestTables(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"vlans"}, "port              vlan-id\neth1              100-110\n                  200\n"},
+		{[]string{"vlans"}, "port              vlan-id\neth1              100-110\n                  200\nveth8f2c01        100 PVID Egress Untagged\n"},
 		{[]string{"policy", "show", "web"}, `Policy    web
 Category  Application, order 100
 Networks  Any
 
-ID    NAME  ACTION  DIRECTION  SOURCES      DESTINATIONS  SERVICES  HITS
-1001  -     Allow   In         10.0.0.0/24  Any           tcp/80    3
+ID    NAME        ACTION  DIRECTION  SOURCES      DESTINATIONS  SERVICES  HITS
+1001  old subnet  Allow   In         10.0.0.0/24  Any           tcp/80    3
+1002  -           Drop    In         Any          Any           tcp/22    9
 `},
 		{[]string{"drops", "--port", "shop/virt-launcher-db-x7k2p"}, `PORT        POD                          DIRECTION  REASON     PACKETS  MEANING
 veth8f2c01  shop/virt-launcher-db-x7k2p  Out        MAC_SPOOF  3        source MAC is not the port's
 `},
-		{[]string{"ports"}, `PORT        STATE   NETWORK     VLANS       MAC                POD                          OUT  OUT-DROPPED  IN  IN-DROPPED
-veth00aa11  Active  legacy-100  access 100  02:00:00:00:00:64  -                            0    0            0   0
-veth8f2c01  Active  legacy-100  access 100  02:00:00:00:00:64  shop/virt-launcher-db-x7k2p  0    0            0   0
+		{[]string{"ports"}, `PORT        STATE   NETWORK     VLANS       MAC                POD                          OUT   OUT-DROPPED  IN    IN-DROPPED
+veth00aa11  Active  legacy-100  access 100  02:00:00:00:00:65  -                            0     0            0     0
+veth8f2c01  Active  legacy-100  access 100  02:00:00:00:00:64  shop/virt-launcher-db-x7k2p  5120  3            4876  0
 `},
 		{[]string{"drops", "--port", "veth00aa11"}, "Nothing was dropped: every drop counter is zero.\n"},
 		{[]string{"version"}, "homeportctl   v0.1.0\nbridge-agent  v0.1.0\nprotocol      1\n"},
