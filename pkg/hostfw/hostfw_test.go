@@ -295,3 +295,14 @@ func TestThisHost(t *testing.T) {
 		t.Logf("%s: %s: %s", c.Name, c.Answer, c.Detail)
 	}
 }
+
+// The real opener names the command that is missing.
+func TestIptablesMissing(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for _, f := range []Family{IPv4, IPv6} {
+		_, err := openIptables(f)
+		if !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "find "+f.tool()) {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
