@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -109,4 +111,25 @@ func eventually(tb testing.TB, what string, ok func() string) {
 			tb.Fatalf("%s: not within %s; last state: %s", what, limit, state)
 		}
 	}
+}
+
+// handle is the namespace through the netlink library's own eyes.
+func handle(tb testing.TB, s space) *netlink.Handle {
+	tb.Helper()
+	k, err := netlink.NewHandleAt(s.ns)
+	must(tb, err)
+	tb.Cleanup(k.Close)
+	return k
+}
+
+func index(tb testing.TB, s space, name string) int {
+	tb.Helper()
+	l, err := s.LinkInfo(Ref{Name: name})
+	must(tb, err)
+	return l.Index
+}
+
+// master is the attribute that enslaves, or sets free with 0.
+func master(index int) *nl.RtAttr {
+	return nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(index)))
 }

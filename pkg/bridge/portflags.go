@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"strings"
+
 	"github.com/vishvananda/netlink/nl"
 )
 
@@ -47,28 +49,40 @@ func GuestFlags() PortFlags {
 // refuses to unlock a port that still has it on.
 func (f *PortFlags) flagBits() []flagBit {
 	return []flagBit{
-		{nl.IFLA_BRPORT_LEARNING, &f.Learning},
-		{nl.IFLA_BRPORT_UNICAST_FLOOD, &f.Flood},
-		{nl.IFLA_BRPORT_MCAST_FLOOD, &f.McastFlood},
-		{nl.IFLA_BRPORT_BCAST_FLOOD, &f.BcastFlood},
-		{nl.IFLA_BRPORT_MODE, &f.Hairpin},
-		{nl.IFLA_BRPORT_ISOLATED, &f.Isolated},
-		{nl.IFLA_BRPORT_PROTECT, &f.RootBlock},
-		{nl.IFLA_BRPORT_GUARD, &f.Guard},
-		{nl.IFLA_BRPORT_FAST_LEAVE, &f.FastLeave},
-		{nl.IFLA_BRPORT_MCAST_TO_UCAST, &f.McastToUcast},
-		{nl.IFLA_BRPORT_PROXYARP, &f.ProxyARP},
-		{nl.IFLA_BRPORT_PROXYARP_WIFI, &f.ProxyARPWifi},
-		{nl.IFLA_BRPORT_VLAN_TUNNEL, &f.VLANTunnel},
-		{nl.IFLA_BRPORT_NEIGH_SUPPRESS, &f.NeighSuppress},
-		{nl.IFLA_BRPORT_MAB, &f.MAB},
-		{nl.IFLA_BRPORT_LOCKED, &f.Locked},
+		{nl.IFLA_BRPORT_LEARNING, "learning", &f.Learning},
+		{nl.IFLA_BRPORT_UNICAST_FLOOD, "flood", &f.Flood},
+		{nl.IFLA_BRPORT_MCAST_FLOOD, "mcast_flood", &f.McastFlood},
+		{nl.IFLA_BRPORT_BCAST_FLOOD, "bcast_flood", &f.BcastFlood},
+		{nl.IFLA_BRPORT_MODE, "hairpin", &f.Hairpin},
+		{nl.IFLA_BRPORT_ISOLATED, "isolated", &f.Isolated},
+		{nl.IFLA_BRPORT_PROTECT, "root_block", &f.RootBlock},
+		{nl.IFLA_BRPORT_GUARD, "guard", &f.Guard},
+		{nl.IFLA_BRPORT_FAST_LEAVE, "fastleave", &f.FastLeave},
+		{nl.IFLA_BRPORT_MCAST_TO_UCAST, "mcast_to_unicast", &f.McastToUcast},
+		{nl.IFLA_BRPORT_PROXYARP, "proxy_arp", &f.ProxyARP},
+		{nl.IFLA_BRPORT_PROXYARP_WIFI, "proxy_arp_wifi", &f.ProxyARPWifi},
+		{nl.IFLA_BRPORT_VLAN_TUNNEL, "vlan_tunnel", &f.VLANTunnel},
+		{nl.IFLA_BRPORT_NEIGH_SUPPRESS, "neigh_suppress", &f.NeighSuppress},
+		{nl.IFLA_BRPORT_MAB, "mab", &f.MAB},
+		{nl.IFLA_BRPORT_LOCKED, "locked", &f.Locked},
 	}
 }
 
 type flagBit struct {
 	attr int
+	name string
 	on   *bool
+}
+
+// flagWords prints the flags that are on, in the words of bridge(8).
+func flagWords(f PortFlags) string {
+	var on []string
+	for _, bit := range f.flagBits() {
+		if *bit.on {
+			on = append(on, bit.name)
+		}
+	}
+	return strings.Join(on, " ")
 }
 
 func parsePort(b []byte) (*PortAttrs, error) {

@@ -167,7 +167,7 @@ func (n *Net) adopt(spec TrunkSpec, br, up Link) (TrunkStatus, error) {
 		return st, nil
 	}
 	// All that it carries besides ours belongs to whoever made the bridge.
-	if err := n.ensureUplinkVLANs(spec, up, true, &st); err != nil {
+	if err := n.ensureUplinkVLANs(spec, up, &st); err != nil {
 		return TrunkStatus{}, fmt.Errorf("bridge %s: uplink %s: %w", br.Name, up.Name, err)
 	}
 	return st, nil
@@ -250,16 +250,14 @@ func (n *Net) createBridge(spec TrunkSpec, mac net.HardwareAddr, mtu int) (Link,
 		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu-1))),
 		info)
 	if err != nil {
-		return Link{}, fmt.Errorf("create it: %w", err)
+		return Link{}, noFiltering(fmt.Errorf("create it: %w", err))
 	}
 	br, err := n.LinkInfo(Ref{Name: spec.Bridge})
 	if err == nil {
-		// A kernel without VLAN filtering ignores the attribute in silence.
-		if br.Bridge != nil && !spec.Flat && !br.Bridge.VLANFiltering {
-			err = fmt.Errorf("could not switch on vlan_filtering: %w", ErrNoVLANFiltering)
-		} else {
-			err = n.quiet(br)
-		}
+		err = spec.filters(br)
+	}
+	if err == nil {
+		err = n.quiet(br)
 	}
 	if err != nil {
 		return Link{}, errors.Join(err, n.deleteLinkNamed(spec.Bridge))
@@ -321,7 +319,7 @@ func (n *Net) mend(spec TrunkSpec, br, up Link, st *TrunkStatus) error {
 		}
 		st.Changed = append(st.Changed, "enslaved the uplink "+up.Name)
 	}
-	if err := n.ensureUplinkVLANs(spec, up, false, st); err != nil {
+	if err := n.ensureUplinkVLANs(spec, up, st); err != nil {
 		return fmt.Errorf("uplink %s: %w", up.Name, err)
 	}
 	if !up.Up {
@@ -384,21 +382,35 @@ func (n *Net) setBridge(index int, spec TrunkSpec) error {
 	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
 	spec.wantBridge().attrs(info.AddRtAttr(unix.IFLA_INFO_DATA, nil))
 	if err := n.do(unix.RTM_NEWLINK, 0, msg, info); err != nil {
-		return fmt.Errorf("change its settings: %w", err)
+		return noFiltering(fmt.Errorf("change its settings: %w", err))
 	}
 	br, err := n.LinkInfo(Ref{Index: index})
 	if err != nil {
 		return err
 	}
-	if br.Bridge != nil && !spec.Flat && !br.Bridge.VLANFiltering {
+	return spec.filters(br)
+}
+
+// noFiltering puts the kernel's "operation not supported" into words: no other
+// setting of ours can meet it (net/bridge/br_netlink.c, br_changelink).
+func noFiltering(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("could not switch on vlan_filtering: %w", ErrNoVLANFiltering)
+	}
+	return err
+}
+
+// filters makes sure that a kernel which knows no VLAN filtering has not just
+// ignored the wish.
+func (s TrunkSpec) filters(br Link) error {
+	if br.Bridge != nil && !s.Flat && !br.Bridge.VLANFiltering {
 		return fmt.Errorf("could not switch on vlan_filtering: %w", ErrNoVLANFiltering)
 	}
 	return nil
 }
 
-// ensureUplinkVLANs sets the uplink's VLANs: exactly ours on a managed bridge;
-// with keepOthers the ones that others have added stay.
-func (n *Net) ensureUplinkVLANs(spec TrunkSpec, up Link, keepOthers bool, st *TrunkStatus) error {
+// ensureUplinkVLANs sets the uplink's VLANs as uplinkChange says.
+func (n *Net) ensureUplinkVLANs(spec TrunkSpec, up Link, st *TrunkStatus) error {
 	if spec.Flat {
 		return nil
 	}
@@ -406,26 +418,12 @@ func (n *Net) ensureUplinkVLANs(spec TrunkSpec, up Link, keepOthers bool, st *Tr
 	if err != nil {
 		return err
 	}
-	want := spec.uplinkVLANs()
-	keep := spec.Management
-	if keepOthers {
-		keep = keep.Union(have.Members.Minus(want.Members))
+	c := spec.uplinkChange(have)
+	if !c.del.Empty() {
+		st.Changed = append(st.Changed, fmt.Sprintf("took VLANs %s off the uplink %s", c.del, up.Name))
 	}
-	if want.PVID == 0 && (keep.Contains(have.PVID) || keepOthers) {
-		want.PVID = have.PVID
-		if keepOthers && want.Members.Contains(have.PVID) {
-			want.Untagged = want.Untagged.Union(have.Untagged.Intersect(single(have.PVID)))
-		}
+	if !c.add.Empty() {
+		st.Changed = append(st.Changed, fmt.Sprintf("set VLANs %s on the uplink %s", c.add, up.Name))
 	}
-	before := len(st.Changed)
-	if extra := have.Members.Minus(want.Members).Minus(keep); !extra.Empty() {
-		st.Changed = append(st.Changed, fmt.Sprintf("took VLANs %s off the uplink %s", extra, up.Name))
-	}
-	if d := have.differs(want).Minus(keep); !d.Empty() {
-		st.Changed = append(st.Changed, fmt.Sprintf("set VLANs %s on the uplink %s", d, up.Name))
-	}
-	if len(st.Changed) == before {
-		return nil
-	}
-	return n.changeVLANs(up.Index, 0, have, want, keep)
+	return n.changeVLANs(up.Index, 0, have, c.want, c.keep)
 }

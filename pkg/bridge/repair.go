@@ -1,0 +1,135 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Repair mends one drift, and with it what stands beside it on the same
+// subject; one that is mended already costs nothing. What cannot be mended here
+// is ErrRefused or ErrNotFound with the reason: an adopted bridge that is gone,
+// its uplink that somebody took away, an interface that does not exist.
+func (n *Net) Repair(want Want, d Drift) error {
+	switch d.Kind {
+	case PortMissing, UplinkMissing:
+		return fmt.Errorf("repair %s: %w", d, ErrNotFound)
+	case PortUnslaved, PVIDAdded, PortVLANExtra, PortVLANMissing, PortFlagsChanged, PortMTUChanged, PortDown:
+		for _, p := range want.Ports {
+			if p.Ref == d.Subject {
+				return n.repairPort(want.Trunk.Bridge, p)
+			}
+		}
+		return fmt.Errorf("repair %s: %w: no such port is wanted", d, ErrNotFound)
+	}
+	if want.Trunk.Managed {
+		if _, err := n.EnsureTrunk(want.Trunk); err != nil {
+			return fmt.Errorf("repair %s: %w", d, err)
+		}
+		return nil
+	}
+	if err := n.repairAdopted(want, d); err != nil {
+		return fmt.Errorf("repair %s: %w", d, err)
+	}
+	return nil
+}
+
+// repairAdopted gives an adopted bridge back only what it had when it was
+// adopted and what VMs depend on.
+func (n *Net) repairAdopted(want Want, d Drift) error {
+	br, err := n.bridgeLink(Ref{Name: want.Trunk.Bridge})
+	if err != nil {
+		return err
+	}
+	switch d.Kind {
+	case VLANFilteringOff:
+		// Not ours to set, but without it all VLANs are one at this moment.
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+		info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+		info.AddRtAttr(unix.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_VLAN_FILTERING, nl.Uint8Attr(1))
+		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		msg.Index = int32(br.Index)
+		return n.do(unix.RTM_NEWLINK, 0, msg, info)
+	case BridgeMACChanged:
+		return n.setLink(br.Index, nil, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC))
+	case MTUShrunk:
+		return n.SetMTU(br.Ref(), want.MTU)
+	case BridgeDown:
+		return n.SetUp(br.Ref())
+	case UplinkDown:
+		return n.SetUp(d.Subject)
+	case UplinkVLANMissing, UplinkVLANExtra:
+		_, err := n.EnsureTrunk(want.Trunk)
+		return err
+	}
+	return fmt.Errorf("%w: the bridge is adopted, and only whoever made it should do that", ErrRefused)
+}
+
+// repairPort runs the same steps as an attachment does. One that must enter
+// the bridge anew goes down first, so that it passes nothing before it is
+// complete; one that is in it is mended under way.
+func (n *Net) repairPort(bridge string, p WantPort) error {
+	br, err := n.bridgeLink(Ref{Name: bridge})
+	if err != nil {
+		return err
+	}
+	l, err := n.LinkInfo(p.Ref)
+	if err != nil {
+		return err
+	}
+	if l.Master != br.Index {
+		if err := n.TakeOut(p.Ref); err != nil {
+			return err
+		}
+		if err := n.Join(p.Ref, br.Ref()); err != nil {
+			return err
+		}
+	}
+	err = n.SetVLANs(p.Ref, p.VLANs)
+	if err == nil {
+		err = n.SetPortFlags(p.Ref, GuestFlags())
+	}
+	if err == nil && p.MTU != 0 {
+		err = n.SetMTU(p.Ref, p.MTU)
+	}
+	if err == nil {
+		err = n.VerifyVLANs(p.Ref, p.VLANs)
+	}
+	if err != nil {
+		return err
+	}
+	return n.SetUp(p.Ref)
+}
+
+// RemoveTrunk undoes EnsureTrunk on a managed bridge: the uplink is set free
+// and the bridge deleted. It refuses while other ports are in the bridge. One
+// that is gone, or adopted, is left alone.
+func (n *Net) RemoveTrunk(spec TrunkSpec) error {
+	if !spec.Managed {
+		return nil
+	}
+	br, err := n.bridgeLink(Ref{Name: spec.Bridge})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ports, err := n.links(br.Index)
+	if err != nil {
+		return err
+	}
+	for _, p := range ports {
+		if p.Name != spec.Uplink {
+			return fmt.Errorf("remove bridge %s: %w: %s ports are in it, %s among them",
+				br.Name, ErrRefused, strconv.Itoa(len(ports)), p.Name)
+		}
+	}
+	if err := n.deleteLink(br.Index); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove bridge %s: %w", br.Name, err)
+	}
+	return nil
+}
