@@ -5,6 +5,7 @@
 package attach
 
 import (
+	"fmt"
 	"net"
 	"time"
 
@@ -112,6 +113,17 @@ func (s State) String() string {
 
 // MarshalText implements encoding.TextMarshaler.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *State) UnmarshalText(b []byte) error {
+	for _, known := range []State{Dark, Quarantined, Active, Released} {
+		if known.String() == string(b) {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown port state %q", b)
+}
 
 // All is every VLAN that the port is in.
 func (v VLANs) All() vlan.Set {
