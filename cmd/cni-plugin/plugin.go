@@ -136,8 +136,8 @@ func (p *plugin) serve(ctx context.Context, r *request) error {
 
 // checkVersion says whether the config's CNI version is spoken and has the verb.
 func checkVersion(r *request, since string) error {
-	if !json.Valid(r.stdin) {
-		return &cniconf.DecodeError{Err: json.Unmarshal(r.stdin, new(json.RawMessage))}
+	if err := json.Unmarshal(r.stdin, new(map[string]json.RawMessage)); err != nil {
+		return &cniconf.DecodeError{Err: err}
 	}
 	all := specVersions()
 	i := slices.Index(all, r.cniVersion)

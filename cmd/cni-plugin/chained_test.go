@@ -1,0 +1,174 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	cniversion "github.com/containernetworking/cni/pkg/version"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/bridge"
+)
+
+// chainedBench is a node where another plugin made vethabc, in bridge old0.
+func chainedBench(tb testing.TB) *bench {
+	tb.Helper()
+	b := newBench(tb)
+	b.kernel.add(bridge.Link{Name: "old0", Kind: "bridge", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
+	b.kernel.add(bridge.Link{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}})
+	b.kernel.pair("vethabc", "net1", net.HardwareAddr{0, 0x50, 0x56, 0, 0, 9})
+	return b
+}
+
+func chained(version, keys, interfaces, more string) string {
+	return config(version, fmt.Sprintf(`%s,"prevResult":{"cniVersion":%q,"interfaces":[%s]%s}`, keys, version, interfaces, more))
+}
+
+func TestChainedRefuses(t *testing.T) {
+	const whole = `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}`
+	const n = `"network":"n"`
+	tests := []struct {
+		name, keys, ifaces string
+		change             func(*fakeKernel)
+		want               string
+	}{
+		{"no interfaces", n, "", nil, "prevResult: it names no interface with a sandbox; found: no interfaces; chain homeport behind"},
+		{"no sandbox", n, `{"name":"old0"},{"name":"vethabc"}`, nil, "it names no interface with a sandbox; found: old0, vethabc;"},
+		{"two sandboxed", n, whole + `,{"name":"net2","sandbox":"/x"}`, nil, "more than one interface with a sandbox: net1, net2; found: old0, vethabc, net1 (in the sandbox), net2 (in the sandbox)"},
+		{"another interface", n, `{"name":"vethabc"},{"name":"eth0","sandbox":"/x"}`, nil, "its interface in the sandbox is eth0 and not net1 (CNI_IFNAME)"},
+		{"no host end", n, `{"name":"old0"},{"name":"net1","sandbox":"/x"}`, nil, "it does not name vethabc, the node's end of net1; found: old0, net1 (in the sandbox)"},
+		{"host end in the sandbox", n, `{"name":"old0"},{"name":"net1","sandbox":"/x"},{"name":"veth2"}`, nil, "it does not name vethabc"},
+		{"name is no text", n, `{"name":7}`, nil, "interfaces[0].name is 7 and not a string"},
+		{"interface is gone", n, whole, func(k *fakeKernel) { clear(k.peers) }, "names the interface net1, which cannot be read in the sandbox"},
+		{"no veth", n, whole, func(k *fakeKernel) {
+			l := k.peers["net1"]
+			l.Kind = "macvlan"
+			k.peers["net1"] = l
+		}, `its interface net1 is no veth but of kind "macvlan"`},
+		{"other end elsewhere", n, whole, func(k *fakeKernel) { delete(k.links, "vethabc") }, "the other end of its interface net1 is not in the node's network namespace"},
+		{"index is another's", n, whole, func(k *fakeKernel) {
+			l := k.links["vethabc"]
+			l.Lower = 99
+			k.links["vethabc"] = l
+		}, "the other end of its interface net1 is not in the node's"},
+		{"another MAC", n + `,"mac":"00:50:56:00:00:08"`, whole, nil, `mac: 00:50:56:00:00:08 was asked for, but the plugin before this one gave net1 the MAC 00:50:56:00:00:09; let that plugin have it too`},
+		{"another MTU", n + `,"mtu":9000`, whole, nil, "mtu: 9000 was asked for, but the plugin before this one gave net1 an MTU of 1450; set mtu at that plugin"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := chainedBench(t)
+			a := newAgent(t, b.paths)
+			if tt.change != nil {
+				tt.change(b.kernel)
+			}
+			_, e := b.run(t, "ADD", chained("1.0.0", tt.keys, tt.ifaces, ""))
+			if e == nil || e.Code != 7 || !strings.Contains(e.Msg, tt.want) {
+				t.Errorf("got %+v, want %q", e, tt.want)
+			}
+			if a.asks() != "" || len(b.kernel.log) != 0 {
+				t.Errorf("it was begun all the same: %s, %v", a.asks(), b.kernel.log)
+			}
+		})
+	}
+}
+
+// A port that does not come about leaves the other plugin's pair alone.
+func TestChainedAttachFails(t *testing.T) {
+	b := chainedBench(t)
+	a := newAgent(t, b.paths)
+	a.answers[wire.Attach] = &attach.Error{Kind: attach.TryAgain, Message: "no"}
+	_, e := b.run(t, "ADD", chained("1.0.0", `"network":"n"`, `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}`, ""))
+	if e == nil || e.Code != 11 || len(b.kernel.log) != 0 {
+		t.Errorf("%+v, %v", e, b.kernel.log)
+	}
+}
+
+func TestChained(t *testing.T) {
+	const ips = `,"ips":[{"interface":2,"address":"10.1.2.3/24","gateway":"10.1.2.1"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{"nameservers":["10.1.2.1"]}`
+	tests := []struct {
+		name, keys, ifaces, want string
+	}{
+		{"bridge is corrected", `"network":"n"`,
+			`{"name":"old0","mac":"02:00:00:00:00:01"},{"name":"vethabc","mac":"FE:00:00:00:00:01","x":"kept"},{"name":"net1","mac":"00:50:56:00:00:01","sandbox":"/x"}`,
+			`{"name":"br0","mac":"02:00:00:00:00:b0"},{"name":"vethabc","mac":"FE:00:00:00:00:01","mtu":1450,"x":"kept"},{"name":"net1","mac":"00:50:56:00:00:09","mtu":1450,"sandbox":"/x"}`},
+		{"same bridge", `"network":"n","mac":"00:50:56:00:00:09","mtu":1450`,
+			`{"name":"br0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}`,
+			`{"name":"br0","mac":"02:00:00:00:00:b0"},{"name":"vethabc","mac":"fe:00:00:00:00:01","mtu":1450},{"name":"net1","mac":"00:50:56:00:00:09","mtu":1450,"sandbox":"/x"}`},
+		{"no bridge, other order", `"network":"n"`,
+			`{"name":"vethabc"},{"name":"eth0"},{"name":"net1","sandbox":"/x","mtu":9}`,
+			`{"name":"vethabc","mac":"fe:00:00:00:00:01","mtu":1450},{"name":"eth0"},{"name":"net1","mac":"00:50:56:00:00:09","mtu":1450,"sandbox":"/x"},{"name":"br0","mac":"02:00:00:00:00:b0"}`},
+		{"gateway's veth stays", `"bridge":"br0","vlan":7`,
+			`{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"},{"name":"old0.7"}`,
+			`{"name":"br0","mac":"02:00:00:00:00:b0"},{"name":"vethabc","mac":"fe:00:00:00:00:01","mtu":1450},{"name":"net1","mac":"00:50:56:00:00:09","mtu":1450,"sandbox":"/x"},{"name":"old0.7"}`},
+	}
+	for _, tt := range tests {
+		for _, v := range specVersions() {
+			t.Run(tt.name+" "+v, func(t *testing.T) {
+				b := chainedBench(t)
+				a := newAgent(t, b.paths)
+				more := ips
+				if v < "1.0.0" {
+					more = strings.Replace(ips, `{"interface"`, `{"version":"4","interface"`, 1)
+				}
+				out, e := b.run(t, "ADD", chained(v, tt.keys, tt.ifaces, more))
+				if e != nil {
+					t.Fatalf("%+v", e)
+				}
+				want := tt.want
+				if v < "1.0.0" {
+					want = strings.ReplaceAll(want, `,"mtu":1450`, "")
+					if strings.Contains(tt.ifaces, `"mtu":9`) { // what was said is passed on
+						want = strings.Replace(want, `"sandbox":"/x"`, `"sandbox":"/x","mtu":9`, 1)
+					}
+				}
+				if diff := cmp.Diff(decode(t, fmt.Sprintf(`{"cniVersion":%q,"interfaces":[%s]%s}`, v, want, more)), decode(t, out)); diff != "" {
+					t.Errorf("result (-want +got):\n%s", diff)
+				}
+				generic, err := cniversion.NewResult(v, []byte(out))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if res, err := types100.GetResult(generic); err != nil || len(res.IPs) != 1 || *res.IPs[0].Interface != 2 {
+					t.Errorf("the library reads %+v, %v", res, err)
+				}
+				var req attach.Request
+				a.body(t, wire.Attach, &req)
+				if !req.Adopted || req.HostIfName != "vethabc" || req.HostIfIndex != b.kernel.links["vethabc"].Index ||
+					req.MAC.String() != "00:50:56:00:00:09" || req.MTU != 1450 {
+					t.Errorf("request %+v", req)
+				}
+				if a.asks() != "Prepare Attach" || len(b.kernel.log) != 0 {
+					t.Errorf("asked %s, did %v", a.asks(), b.kernel.log)
+				}
+			})
+		}
+	}
+}
+
+// A result without cniVersion, as plugins before 1.0.0 may give, gets one.
+func TestChainedResultVersion(t *testing.T) {
+	b := chainedBench(t)
+	newAgent(t, b.paths)
+	out, e := b.run(t, "ADD", config("0.3.1", `"network":"n","prevResult":{"interfaces":[{"name":"br0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}]}`))
+	if e != nil {
+		t.Fatalf("%+v", e)
+	}
+	if v := decode(t, out)["cniVersion"]; v != "0.3.1" {
+		t.Errorf("cniVersion %v", v)
+	}
+}
+
+func decode(tb testing.TB, s string) map[string]any {
+	tb.Helper()
+	var v map[string]any
+	if err := json.Unmarshal([]byte(s), &v); err != nil {
+		tb.Fatalf("%v: %s", err, s)
+	}
+	return v
+}
