@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
@@ -169,7 +170,8 @@ func TestLibcni(t *testing.T) {
 	a.answers[wire.Detach] = &attach.Error{Kind: attach.TryAgain, Message: "this one does nothing at the kernel"}
 	br := link(t, &netlink.Bridge{LinkAttrs: named("br0")})
 	sandbox, end := newSandbox(t)
-	cni := libcni.NewCNIConfigWithCacheDir([]string{buildPlugin(t, b.paths)}, t.TempDir(), nil)
+	cni := libcni.NewCNIConfigWithCacheDir([]string{buildPlugin(t, b.paths)}, t.TempDir(),
+		&invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: &b.stderr}})
 	rt := &libcni.RuntimeConf{ContainerID: "c1", NetNS: sandbox, IfName: "net1",
 		CapabilityArgs: map[string]any{"mac": "00:50:56:00:00:01"}}
 	for _, v := range specVersions()[1:] {
@@ -237,6 +239,9 @@ func TestLibcni(t *testing.T) {
 		}
 	}
 	checkRSS(t, <-rss)
+	if !strings.Contains(b.stderr.String(), "the port is ended without the agent") {
+		t.Errorf("DEL said %q", b.stderr.String())
+	}
 	a.answers[wire.Status] = &attach.Error{Kind: attach.Limited, Message: "drift"}
 	list, _ := libcni.NetworkConfFromBytes([]byte(`{"cniVersion":"1.1.0","name":"legacy","plugins":[{"type":"homeport","network":"n"}]}`))
 	var e *types.Error

@@ -50,7 +50,7 @@ func TestRefusedAtOnce(t *testing.T) {
 		{"GC without list", "GC", config("1.1.0", good), nil, 7, "cni.dev/valid-attachments: missing"},
 		{"netns gone", "ADD", config("1.0.0", good), map[string]string{"CNI_NETNS": "/run/netns/gone"}, 8, "CNI_NETNS: the sandbox /run/netns/gone is gone"},
 		{"netns is a file", "ADD", config("1.0.0", good), map[string]string{"CNI_NETNS": "/etc/hostname"}, 8, "CNI_NETNS: /etc/hostname is not a network namespace"},
-		{"netns is the node's", "ADD", config("1.0.0", good), map[string]string{"CNI_NETNS": "/proc/self/ns/net", "CNI_NETNS_OVERRIDE": ""}, 8, "is the node's own network namespace"},
+		{"netns is the node's", "ADD", config("1.0.0", good), map[string]string{"CNI_NETNS": "/proc/thread-self/ns/net", "CNI_NETNS_OVERRIDE": ""}, 8, "is the node's own network namespace"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
