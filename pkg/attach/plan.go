@@ -20,17 +20,16 @@ type Plan []Step
 
 // Run does the steps in order. When one fails, or ctx ends between two, it
 // undoes what was done, backwards, and returns the failure; undo errors are
-// joined to it.
+// joined to it. A step that failed may have done half of its work, so its own
+// undo runs too: undos must be idempotent.
 func (p Plan) Run(ctx context.Context) error {
 	for i, s := range p {
-		err := context.Cause(ctx)
-		if err == nil {
-			err = s.Do()
+		if err := context.Cause(ctx); err != nil {
+			return errors.Join(fmt.Errorf("the asker is gone: %w", err), p[:i].undo())
 		}
-		if err == nil {
-			continue
+		if err := s.Do(); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", s.Name, err), p[:i+1].undo())
 		}
-		return errors.Join(fmt.Errorf("%s: %w", s.Name, err), p[:i].undo())
 	}
 	if err := context.Cause(ctx); err != nil {
 		return errors.Join(fmt.Errorf("the asker is gone: %w", err), p.undo())
