@@ -222,7 +222,7 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a n
 policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a number from 1 to 4294967295, unique in the policy
 `},
 		{name: "port range 90-80", content: rule(`id: 7, action: Drop, services: [{protocol: TCP, ports: "22,90-80"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "22,90-80": "90-80" is reversed: want 80-90
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "22,90-80": "90-80": is reversed: want 80-90
 `},
 		{name: "port 0", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "0"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"

@@ -291,7 +291,7 @@ func (r *resolver) checkPolicies() {
 
 // absent says of an object that it is not there, and what would be right.
 func (r *resolver) absent(kind, name string) string {
-	if _, ok := r.slots[key{kind, name}]; ok {
+	if s := r.slots[key{kind, name}]; s != nil && !s.gone {
 		return fmt.Sprintf("%s %s is not in force: correct its manifest", kind, name)
 	}
 	var names []string

@@ -1,0 +1,213 @@
+package desired
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+// replay gives what is in force after a source went through the states.
+func replay(states ...state) *Snapshot {
+	old := map[key]held{}
+	var s *Snapshot
+	for _, st := range states {
+		var files []manifest
+		for name, content := range st {
+			files = append(files, parseManifest(name, []byte(content)))
+		}
+		slices.SortFunc(files, func(a, b manifest) int { return strings.Compare(a.file, b.file) })
+		var problems []Problem
+		old, problems = resolve(old, files)
+		s, _ = build(old, problems)
+	}
+	return s
+}
+
+// randomState makes a state of a few objects in random files. A valid one has
+// no problems by itself; the others may have any.
+func randomState(r *rand.Rand, valid bool) state {
+	var objects []string
+	add := func(format string, args ...any) {
+		objects = append(objects, "apiVersion: homeport.dev/v1alpha1\n"+fmt.Sprintf(format, args...))
+	}
+	var networks []string
+	vlans := r.Perm(8)
+	for t := range 1 + r.IntN(2) {
+		allowed, uplink, mtu := "1-8", t, 1500+r.IntN(3)
+		if !valid && r.IntN(3) == 0 {
+			allowed, uplink = fmt.Sprintf("1-%d", r.IntN(9)), r.IntN(2)
+		}
+		add("kind: VLANTrunk\nmetadata: {name: t%d}\nspec:\n  bridge: {name: br%d, managed: true}\n"+
+			"  uplink: {interface: eth%d, allowedVLANs: %q}\n  mtu: %d\n", t, t, uplink, allowed, mtu)
+		for n := range r.IntN(4) {
+			name, id := fmt.Sprintf("n%d", t*4+n), 1+vlans[t*4+n]
+			if !valid && r.IntN(3) == 0 {
+				id = r.IntN(10)
+			}
+			if !valid && r.IntN(4) == 0 {
+				name = fmt.Sprintf("n%d", r.IntN(8))
+			}
+			add("kind: VLANNetwork\nmetadata: {name: %s}\nspec:\n  trunk: t%d\n  vlan: {id: %d}\n  defaultAction: Drop\n", name, t, id)
+			networks = append(networks, name)
+		}
+	}
+	for p := range r.IntN(4) {
+		applied := "any: true"
+		if len(networks) > 0 && r.IntN(2) == 0 {
+			applied = "network: " + networks[r.IntN(len(networks))]
+		}
+		if !valid && r.IntN(3) == 0 {
+			applied = "network: n7"
+		}
+		add("kind: FirewallPolicy\nmetadata: {name: p%d}\nspec:\n  category: Application\n  order: %d\n"+
+			"  appliedTo: [{%s}]\n  rules: [{id: %d, action: Drop}]\n", p, r.IntN(3), applied, 1+r.IntN(3))
+	}
+	out := state{}
+	for _, o := range objects {
+		if !valid && r.IntN(8) == 0 {
+			o = o[:r.IntN(len(o))]
+		}
+		file := fmt.Sprintf("%d.yaml", r.IntN(3))
+		if out[file] != "" {
+			o = docs(out[file], o)
+		}
+		out[file] = o
+	}
+	return out
+}
+
+// With good states only the last one counts, in whatever order the others were.
+func TestReplayValid(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range 200 {
+		var states []state
+		for range 6 {
+			states = append(states, randomState(r, true))
+		}
+		for _, last := range states {
+			want := replay(last)
+			if len(want.Problems) > 0 {
+				t.Fatalf("seed %d: state is not valid: %v\n%v", seed, want.Problems, last)
+			}
+			backwards := slices.Clone(states)
+			slices.Reverse(backwards)
+			shuffled := slices.Clone(states)
+			r.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+			for name, before := range map[string][]state{"forwards": states, "backwards": backwards, "shuffled": shuffled} {
+				if got := replay(append(slices.Clone(before), last)...); !reflect.DeepEqual(got, want) {
+					t.Fatalf("seed %d, %s: after\n%v\n got %+v\nwant %+v", seed, name, last, got, want)
+				}
+			}
+		}
+	}
+}
+
+// Whatever the states: what is in force fits together, every version in force
+// was good once, everything that is not as the directory says is reported, and a
+// good state heals all.
+func TestReplayAny(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range 500 {
+		var states []state
+		for range 1 + r.IntN(6) {
+			states = append(states, randomState(r, r.IntN(4) == 0))
+		}
+		got := replay(states...)
+		if msg := inconsistent(got); msg != "" {
+			t.Fatalf("seed %d: %s\nafter %q", seed, msg, states)
+		}
+		if again := replay(states...); !reflect.DeepEqual(again, got) {
+			t.Fatalf("seed %d: two replays differ:\n%+v\n%+v", seed, got, again)
+		}
+		last := states[len(states)-1]
+		if fresh := replay(last); len(got.Problems) == 0 && !got.sameContent(fresh) {
+			t.Fatalf("seed %d: no problem, but in force is\n%+v\nwant\n%+v", seed, got, fresh)
+		}
+		good := randomState(r, true)
+		if healed, want := replay(append(states, good)...), replay(good); !reflect.DeepEqual(healed, want) {
+			t.Fatalf("seed %d: after a good state\n got %+v\nwant %+v", seed, healed, want)
+		}
+	}
+}
+
+// inconsistent says what in a snapshot does not fit together.
+func inconsistent(s *Snapshot) string {
+	for _, a := range s.Trunks {
+		for _, b := range s.Trunks {
+			if c := trunksClash(a, b); a.Name != b.Name && c != nil {
+				return c.message
+			}
+		}
+	}
+	for _, a := range s.Networks {
+		trunk, ok := s.Trunks[a.Trunk]
+		if !ok {
+			return "no trunk " + a.Trunk
+		}
+		r := &resolver{}
+		if c := r.offTrunk(a, trunk, &slot{key: key{v1alpha1.KindVLANTrunk, a.Trunk}}); c != nil {
+			return c.message
+		}
+		for _, b := range s.Networks {
+			if c := networksClash(a, b); a.Name != b.Name && c != nil {
+				return c.message
+			}
+		}
+	}
+	return ""
+}
+
+// A large directory is read in time that does not matter.
+func BenchmarkResolve(b *testing.B) {
+	st := state{"trunk.yaml": edit(trunk0, "100-110,200,4000", "1-3999")}
+	var sb strings.Builder
+	for i := range 1000 {
+		name := fmt.Sprintf("n%d", i)
+		sb.WriteString("---\n" + edit(edit(vlan200, "{name: vlan200}", "{name: "+name+"}"), "id: 200", fmt.Sprint("id: ", i+1)))
+		sb.WriteString("---\n" + edit(edit(web, "{name: web}", "{name: p"+name+"}"), "vlan100", name))
+	}
+	st["networks.yaml"] = sb.String()
+	if s := replay(st); len(s.Problems) > 0 || len(s.Policies) != 1000 {
+		b.Fatalf("%d policies, problems %v", len(s.Policies), s.Problems[:1])
+	}
+	for b.Loop() {
+		replay(st, st)
+	}
+}
+
+func FuzzParseManifest(f *testing.F) {
+	for _, s := range good() {
+		f.Add([]byte(s))
+	}
+	f.Add([]byte("---\n--- {a: b}\n...\n%YAML 1.1\n---\na: &x [*x, <<: *x]\n? [k]\n: !!binary v\n"))
+	f.Add([]byte("apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: {a: b}}\nspec: [1, 2]\n"))
+	f.Add([]byte("\xff\xfea\x00"))
+	f.Add([]byte("\xef\xbb\xbf" + trunk0))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m := parseManifest("f.yaml", data)
+		lines := strings.Count(string(data), "\n") + 1
+		for _, p := range m.problems {
+			if p.File != "f.yaml" || p.Message == "" || p.Line < 1 || p.Line > lines {
+				t.Errorf("problem %+v in %d lines", p, lines)
+			}
+		}
+		for _, o := range m.objects {
+			if o.Name == "" || o.file != "f.yaml" {
+				t.Errorf("object %+v", o)
+			}
+		}
+		held, _ := resolve(nil, []manifest{m})
+		s, _ := build(held, nil)
+		if msg := inconsistent(s); msg != "" {
+			t.Error(msg)
+		}
+		s.PolicySets()
+	})
+}
