@@ -1,0 +1,192 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// FlowState is where a flow stands: enum hp_flow_state.
+type FlowState uint8
+
+// The states.
+const (
+	FlowNew     FlowState = 0 // unanswered
+	FlowOpen    FlowState = 1
+	FlowClosing FlowState = 2 // TCP: reset, or FIN from both sides
+)
+
+// Conn is one flow as its port sees it.
+type Conn struct {
+	Protocol uint8
+	VLAN     uint16
+	// Local is the VM's end. For ICMP echoes both ports are the identifier.
+	Local, Remote netip.AddrPort
+	Opener        policy.Direction // of its first packet
+	State         FlowState
+	RuleID        uint32 // 0 is the default action
+	Generation    uint64 // that judged its opener last
+	// Idle is how long it has been silent, within 2^20 ns.
+	Idle time.Duration
+}
+
+// Conns lists the answered flows of a port that have not expired. Unanswered
+// ones are in a table of the whole node and not listed.
+func (d *Datapath) Conns(ifindex int) ([]Conn, error) {
+	rec, err := d.record(ifindex)
+	if err != nil {
+		return nil, err
+	}
+	m, err := d.innerMap(portMapConns, rec.Slot)
+	if err != nil {
+		return nil, fmt.Errorf("connections of port at interface %d: %w", ifindex, err)
+	}
+	defer m.Close()
+	now, err := coarseTicks()
+	if err != nil {
+		return nil, err
+	}
+	var out []Conn
+	err = eachFlow(m, func(k portHpFlowKey, f portHpFlow) {
+		if now-f.Seen <= d.lifetime(k.Proto, FlowState(f.State)) {
+			out = append(out, describeFlow(k, f, now))
+		}
+	})
+	return out, err
+}
+
+func describeFlow(k portHpFlowKey, f portHpFlow, now uint32) Conn {
+	lport, rport := ntohs(k.Lport), ntohs(k.Rport)
+	if k.Proto == policy.ICMP || k.Proto == policy.ICMPv6 {
+		rport = lport // what is there says who asks, as Opener does
+	}
+	return Conn{
+		Protocol: k.Proto, VLAN: k.Vlan,
+		Local:  netip.AddrPortFrom(netip.AddrFrom16(k.Local).Unmap(), lport),
+		Remote: netip.AddrPortFrom(netip.AddrFrom16(k.Remote).Unmap(), rport),
+		Opener: policy.Direction(f.Opener), State: FlowState(f.State), RuleID: f.RuleId, Generation: f.Generation,
+		Idle: time.Duration(now-f.Seen) << tickShift,
+	}
+}
+
+// ntohs reads a field that the programs keep in network order.
+func ntohs(v uint16) uint16 {
+	return binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, v))
+}
+
+// flowBatch is how many flows one system call reads.
+const flowBatch = 1024
+
+// eachFlow visits a table that is being written to: a flow made or gone
+// meanwhile may be missed or seen twice.
+func eachFlow(m *ebpf.Map, visit func(portHpFlowKey, portHpFlow)) error {
+	var cursor ebpf.MapBatchCursor
+	keys := make([]portHpFlowKey, flowBatch)
+	flows := make([]portHpFlow, flowBatch)
+	for {
+		n, err := m.BatchLookup(&cursor, keys, flows, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("read connections: %w", err)
+		}
+		for i := range n {
+			visit(keys[i], flows[i])
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// lifetime in ticks, as conntrack.h has it.
+func (d *Datapath) lifetime(proto uint8, s FlowState) uint32 {
+	t := d.cfg.Timeouts.withDefaults()
+	switch {
+	case proto == policy.TCP && s == FlowOpen:
+		return ticks(t.TCPOpen)
+	case proto == policy.TCP && s == FlowNew:
+		return ticks(t.TCPNew)
+	case proto == policy.TCP:
+		return ticks(t.TCPClosing)
+	case proto == policy.UDP && s == FlowNew:
+		return ticks(t.UDPNew)
+	case proto == policy.UDP:
+		return ticks(t.UDPOpen)
+	}
+	return ticks(t.ICMP)
+}
+
+// coarseTicks is the programs' clock.
+func coarseTicks() (uint32, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
+		return 0, fmt.Errorf("read the coarse clock: %w", err)
+	}
+	return ticks(time.Duration(now.Nano())), nil
+}
+
+// GCConns frees the memory of expired flows in the ports' tables and says how
+// many there were. The programs take an expired flow for none in any case; the
+// node's table of unanswered flows frees itself.
+func (d *Datapath) GCConns() (freed int, err error) {
+	records, err := d.records()
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	for ifindex, rec := range records {
+		n, err := d.gcSlot(rec.Slot)
+		freed += n
+		if err != nil {
+			errs = append(errs, fmt.Errorf("port at interface %d: %w", ifindex, err))
+		}
+	}
+	return freed, errors.Join(errs...)
+}
+
+func (d *Datapath) gcSlot(slot uint32) (freed int, err error) {
+	m, err := d.innerMap(portMapConns, slot)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, nil // the port has just gone
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	now, err := coarseTicks()
+	if err != nil {
+		return 0, err
+	}
+	var old []portHpFlowKey
+	err = eachFlow(m, func(k portHpFlowKey, f portHpFlow) {
+		if d.over(k, f, now) {
+			old = append(old, k)
+		}
+	})
+	for _, k := range old {
+		// It may have been replaced since; look again, as late as possible.
+		var f portHpFlow
+		if m.Lookup(k, &f) != nil || !d.over(k, f, now) {
+			continue
+		}
+		if derr := m.Delete(k); derr == nil {
+			freed++
+		} else if !errors.Is(derr, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, fmt.Errorf("free a connection: %w", derr))
+		}
+	}
+	return freed, err
+}
+
+// over says whether a flow has expired. One written after now was read is not:
+// its age looks enormous.
+func (d *Datapath) over(k portHpFlowKey, f portHpFlow, now uint32) bool {
+	age := now - f.Seen
+	return age < 1<<31 && age > d.lifetime(k.Proto, FlowState(f.State))
+}

@@ -1,0 +1,53 @@
+package datapath
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// control is the map control, in memory: a store is one instruction, which an
+// update by system call does not promise.
+type control struct {
+	page []byte
+	*portHpControl
+}
+
+func mapControl(m *ebpf.Map) (*control, error) {
+	page, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map the control map into memory: %w", err)
+	}
+	return &control{page, (*portHpControl)(unsafe.Pointer(&page[0]))}, nil
+}
+
+func (c *control) close() error {
+	if err := unix.Munmap(c.page); err != nil {
+		return fmt.Errorf("unmap the control map: %w", err)
+	}
+	return nil
+}
+
+func (c *control) generation() uint64 { return atomic.LoadUint64(&c.Generation) }
+
+// setGeneration puts g in force. The hash belongs to a generation only while
+// hashed says so, wherever the process dies in between.
+func (c *control) setGeneration(g uint64, hash [32]byte) {
+	atomic.StoreUint64(&c.Hashed, 0)
+	c.Hash = hash
+	atomic.StoreUint64(&c.Generation, g)
+	atomic.StoreUint64(&c.Hashed, g)
+}
+
+// holds says whether the generation in force has this content.
+func (c *control) holds(hash [32]byte) bool {
+	g := c.generation()
+	return g != 0 && atomic.LoadUint64(&c.Hashed) == g && c.Hash == hash
+}
+
+// nextSerial gives a number that no port had since the maps were made.
+func (c *control) nextSerial() uint32 { return atomic.AddUint32(&c.Serial, 1) }

@@ -1,0 +1,76 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// pins are the paths below a BPF filesystem.
+type pins struct{ bpffs string }
+
+func (p pins) root() string { return filepath.Join(p.bpffs, "homeport", "v"+strconv.Itoa(ABIVersion)) }
+func (p pins) maps() string { return filepath.Join(p.root(), "maps") }
+func (p pins) prog(h Hook) string {
+	return filepath.Join(p.root(), "progs", h.String())
+}
+func (p pins) links() string { return filepath.Join(p.root(), "links") }
+func (p pins) link(ifindex int, h Hook) string {
+	return filepath.Join(p.links(), strconv.Itoa(ifindex)+"-"+h.suffix())
+}
+
+// prepare makes the directories; it fails if bpffs is no BPF filesystem.
+func (p pins) prepare() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(p.bpffs, &st); err != nil {
+		return fmt.Errorf("BPF filesystem %s: %w; mount it: mount -t bpf bpf %s", p.bpffs, err, p.bpffs)
+	}
+	if uint32(st.Type) != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s is no BPF filesystem; mount one: mount -t bpf bpf %s", p.bpffs, p.bpffs)
+	}
+	for _, dir := range []string{p.maps(), filepath.Join(p.root(), "progs"), p.links()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make pin directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// linkPins lists interfaces with a pinned link, in no order.
+func (p pins) linkPins() ([]int, error) {
+	entries, err := os.ReadDir(p.links())
+	if err != nil {
+		return nil, fmt.Errorf("list pinned links: %w", err)
+	}
+	seen := map[int]bool{}
+	var out []int
+	for _, e := range entries {
+		number, _, _ := strings.Cut(e.Name(), "-")
+		ifindex, err := strconv.Atoi(number)
+		if err != nil || seen[ifindex] {
+			continue
+		}
+		seen[ifindex] = true
+		out = append(out, ifindex)
+	}
+	return out, nil
+}
+
+// remove unpins; what is not there is no error.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unpin: %w", err)
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
