@@ -9,6 +9,7 @@ tool github.com/containernetworking/plugins/plugins/main/bridge
 require (
 	github.com/cilium/ebpf v0.22.0
 	github.com/google/go-cmp v0.7.0
+	github.com/homeport-cni/homeport v0.0.0-00010101000000-000000000000
 	github.com/vishvananda/netlink v1.3.1
 	golang.org/x/sys v0.49.0
 )

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/test/bench/internal/box"
+	"github.com/homeport-cni/homeport/test/bench/internal/cni"
+	"github.com/homeport-cni/homeport/test/bench/internal/flatagent"
+	"github.com/homeport-cni/homeport/test/bench/internal/packet"
+	"github.com/homeport-cni/homeport/test/bench/internal/port"
+	"github.com/homeport-cni/homeport/test/bench/internal/ratio"
+)
+
+// measure runs what was asked for. Rows are printed as they come; what fails is
+// told and recorded, and does not keep the rest from running.
+func (o *options) measure(ctx context.Context) *ratio.Report {
+	report := ratio.New()
+	if !o.inBox() {
+		if o.where == whereAll {
+			o.child(ctx, report, whereNative)
+		}
+		if o.has(groupCNI) {
+			o.child(ctx, report, whereVM)
+		}
+		return report
+	}
+	report.Machines = []ratio.Machine{machine(o.where)}
+	for _, g := range []struct {
+		name string
+		rows func(context.Context) ([]ratio.Row, error)
+	}{{groupPlugin, o.pluginRows}, {groupCNI, o.cniRows}, {groupPacket, o.packetRows}} {
+		if !o.has(g.name) || ctx.Err() != nil {
+			continue
+		}
+		rows, err := g.rows(ctx)
+		for _, r := range rows {
+			fmt.Println(r)
+			if r.Note != "" {
+				fmt.Println("  " + r.Note)
+			}
+		}
+		report.Rows = append(report.Rows, rows...)
+		if err != nil {
+			fail(report, o.where+" "+g.name, err)
+		}
+	}
+	return report
+}
+
+func fail(report *ratio.Report, rows string, err error) {
+	fmt.Fprintf(os.Stderr, "bench: %s: %v\n", rows, err)
+	report.Failed = append(report.Failed, ratio.Failure{Rows: rows, Cause: err.Error()})
+}
+
+func machine(where string) ratio.Machine {
+	m := ratio.Machine{Where: where, Kernel: "unknown", CPUs: runtime.NumCPU()}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		m.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	return m
+}
+
+// child measures in another process, here or in the VM, and takes over what
+// it reports.
+func (o *options) child(ctx context.Context, report *ratio.Report, where string) {
+	dir, err := os.MkdirTemp("", "homeport-bench")
+	if err != nil {
+		fail(report, where, err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	argv, err := o.childArgs(where, dir)
+	if err != nil {
+		fail(report, where, err)
+		return
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	runErr := cmd.Run()
+	part, err := ratio.Read(filepath.Join(dir, "bench.json"))
+	if err != nil {
+		fail(report, where, errors.Join(runErr, err))
+		return
+	}
+	report.Merge(part)
+}
+
+func (o *options) childArgs(where, dir string) ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	same := []string{"-strict=false", "-rounds", strconv.Itoa(o.rounds), "-rest", o.rest.String()}
+	if where == whereNative {
+		rows := o.rows[0]
+		for _, r := range o.rows[1:] {
+			rows += "," + r
+		}
+		return append([]string{self, "-where", whereNative, "-rows", rows, "-bin", o.bin, "-json", filepath.Join(dir, "bench.json"),
+			"-cpu", strconv.Itoa(o.cpu), "-packet-rounds", strconv.Itoa(o.packetRounds), "-slices", strconv.Itoa(o.slices),
+			"-per-slice", strconv.FormatUint(uint64(o.perSlice), 10)}, same...), nil
+	}
+	argv := []string{o.vmrun, "-kernel", o.kernel, "-timeout", "60m", "-out", dir, "-file", self + ":/opt/bench"}
+	for _, name := range []string{pluginBinary, referenceBinary, agentBinary} {
+		argv = append(argv, "-file", filepath.Join(o.bin, name)+":/opt/"+name)
+	}
+	argv = append(argv, "--", "/opt/bench", "-where", whereInside, "-label", o.kernel, "-rows", groupCNI, "-bin", "/opt", "-json", "/out/bench.json")
+	return append(argv, same...), nil
+}
+
+// The binaries in -bin.
+const (
+	pluginBinary    = "cni-plugin"
+	agentBinary     = "bridge-agent"
+	referenceBinary = "bridge-reference"
+)
+
+const vlanID = 100
+
+// flat says whether bridges are measured without VLANs.
+func (o *options) flat() bool { return o.label == "flat" }
+
+// sides are our plugin and the baselines. On a flat bridge the reference gets no
+// VLAN; ours still has to name one, which its agent for that purpose ignores.
+func (o *options) sides() (ours cni.Side, baselines []cni.Side, err error) {
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return ours, nil, err
+	}
+	side := func(name, binary, kind, bridge, more string) cni.Side {
+		return cni.Side{Bridge: bridge, Plugin: cni.Plugin{Name: name, Binary: filepath.Join(bin, binary),
+			Conf: fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":%q,"bridge":%q%s}`, name, kind, bridge, more)}}
+	}
+	tag := fmt.Sprintf(`,"vlan":%d`, vlanID)
+	ours = side("homeport", pluginBinary, "homeport", flatagent.Bridge, tag)
+	if o.flat() {
+		tag = ""
+	}
+	return ours, []cni.Side{
+		side("bridge", referenceBinary, "bridge", "br-ref", tag+`,"ipam":{}`),
+		side("macspoofchk", referenceBinary, "bridge", "br-spoof", tag+`,"ipam":{},"macspoofchk":true`),
+	}, nil
+}
+
+// withAgent runs fn with our plugin's agent at its side.
+func (o *options) withAgent(ctx context.Context, fn func(cni.Config) ([]ratio.Row, error)) (_ []ratio.Row, err error) {
+	ours, baselines, err := o.sides()
+	if err != nil {
+		return nil, err
+	}
+	name, args := filepath.Join(o.bin, agentBinary), []string{"run", "--bpffs", "/sys/fs/bpf"}
+	if o.flat() {
+		if name, err = os.Executable(); err != nil {
+			return nil, err
+		}
+		args = []string{flatagent.Command}
+	} else {
+		dir, err := cni.Manifests(map[string]string{"trunk.yaml": trunk})
+		if err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
+		args = append(args, "--source", "dir:"+dir)
+	}
+	status := ours // a verb of CNI 1.1.0
+	status.Conf = fmt.Sprintf(`{"cniVersion":"1.1.0","name":"homeport","type":"homeport","bridge":%q,"vlan":%d}`, flatagent.Bridge, vlanID)
+	ready := func() error {
+		_, _, err := status.Call(ctx, "STATUS", cni.Attachment{})
+		return err
+	}
+	agent, err := cni.StartAgent(ctx, ready, name, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, agent.Stop()) }()
+	rows, err := fn(cni.Config{Label: o.label, Rounds: o.rounds, Rest: o.rest, Ours: ours, Baselines: baselines, Agent: agent})
+	if err != nil {
+		err = fmt.Errorf("%w\nthe agent's log ends with:\n%s", err, agent.Log())
+	}
+	return rows, err
+}
+
+// trunk is the manifest that our agent has in the VM.
+var trunk = fmt.Sprintf(`apiVersion: homeport.dev/v1alpha1
+kind: VLANTrunk
+metadata:
+  name: bench
+spec:
+  bridge:
+    name: %s
+    managed: true
+  uplink:
+    allowedVLANs: "%d"
+  inlineConfig: Allow
+`, flatagent.Bridge, vlanID)
+
+func (o *options) cniRows(ctx context.Context) ([]ratio.Row, error) {
+	return o.withAgent(ctx, func(c cni.Config) ([]ratio.Row, error) { return cni.Rows(ctx, c) })
+}
+
+func (o *options) pluginRows(ctx context.Context) ([]ratio.Row, error) {
+	return o.withAgent(ctx, func(c cni.Config) ([]ratio.Row, error) { return cni.BinaryRows(ctx, c) })
+}
+
+func (o *options) packetRows(context.Context) ([]ratio.Row, error) {
+	if err := box.Quiet(); err != nil {
+		return nil, err
+	}
+	hooks, err := port.Open("/sys/fs/bpf")
+	if err != nil {
+		return nil, err
+	}
+	defer hooks.Close()
+	c := packet.Config{Rounds: o.packetRounds, Slices: o.slices, PerSlice: uint32(o.perSlice), CPU: o.cpu}
+	return packet.Rows(c, hooks, 1, 10000)
+}
