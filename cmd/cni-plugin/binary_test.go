@@ -426,3 +426,21 @@ func TestKilledHalfWay(t *testing.T) {
 		t.Errorf("records: %v, %v", all, err)
 	}
 }
+
+// On a node with many processors the plugin is as small.
+func TestManyProcessors(t *testing.T) {
+	enterNetns(t)
+	b := newBench(t)
+	a := newAgent(t, b.paths)
+	rss := make(chan string, 1)
+	a.onAttach = func(c net.Conn, _ attach.Request) { rss <- peerRSS(c) }
+	dir := buildPlugin(t, b.paths)
+	sandbox, _ := newSandbox(t)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "homeport"))
+	cmd.Env = []string{"GOMAXPROCS=256", "CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=net1", "CNI_NETNS=" + sandbox, "CNI_PATH=" + dir}
+	cmd.Stdin = strings.NewReader(config("1.0.0", `"network":"n"`))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("ADD: %v\n%s", err, out)
+	}
+	checkRSS(t, <-rss)
+}

@@ -18,7 +18,6 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
@@ -173,7 +172,7 @@ func (p *parser) unknownKeys(keys []string) {
 func (p *parser) standard(c *Config) {
 	p.into("cniVersion", &c.CNIVersion, "a version as \"1.0.0\"")
 	if name, ok := p.text("name"); ok {
-		if err := utils.ValidateNetworkName(name); err != nil {
+		if !validID(name) {
 			p.bad("name", fmt.Sprintf("%q has invalid characters", name), "use letters, digits, and then also . _ -")
 		}
 		c.Name = name

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -215,7 +216,7 @@ func TestParseEnv(t *testing.T) {
 		{"CHECK without netns", map[string]string{"CNI_COMMAND": "CHECK", "CNI_CONTAINERID": "a", "CNI_IFNAME": "b"}, "CNI_NETNS: not set; CHECK needs it"},
 		{"odd container", map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "../a", "CNI_IFNAME": "b"}, `CNI_CONTAINERID: "../a" has invalid characters`},
 		{"container begins oddly", map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "-a", "CNI_IFNAME": "b"}, `CNI_CONTAINERID: "-a" has invalid characters`},
-		{"long interface", map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "a", "CNI_IFNAME": "sixteen-letters-"}, `CNI_IFNAME: "sixteen-letters-" is no interface name (interface name is too long)`},
+		{"long interface", map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "a", "CNI_IFNAME": "sixteen-letters-"}, `CNI_IFNAME: "sixteen-letters-" is no interface name; use 1 to 15`},
 		{"interface with slash", map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "a", "CNI_IFNAME": "a/b"}, `CNI_IFNAME: "a/b" is no interface name`},
 		{"DEL", map[string]string{"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "a", "CNI_IFNAME": "b"}, ""},
 		{"ADD", map[string]string{"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "a", "CNI_IFNAME": "b", "CNI_NETNS": "/x"}, ""},
@@ -240,6 +241,21 @@ func TestParseEnv(t *testing.T) {
 			t.Errorf("CNI_NETNS_OVERRIDE=%q: %t", v, e.AnyNetns)
 		}
 	}
+}
+
+// The names that the CNI library takes are ours too, and no others.
+func FuzzNames(f *testing.F) {
+	for _, s := range []string{"", "a", "-a", "a-", "a.b_c-d", "..", ".", "a b", "a/b", "a:b", "\u00a0", "sixteen-letters-", "fifteen-letters"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if got, want := validID(s), utils.ValidateContainerID(s) == nil; got != want {
+			t.Errorf("id %q: %t, the library says %t", s, got, want)
+		}
+		if got, want := validIfName(s), utils.ValidateInterfaceName(s) == nil; got != want {
+			t.Errorf("interface %q: %t, the library says %t", s, got, want)
+		}
+	})
 }
 
 func TestVersion(t *testing.T) {

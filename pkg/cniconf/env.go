@@ -3,8 +3,7 @@ package cniconf
 import (
 	"fmt"
 	"strings"
-
-	"github.com/containernetworking/cni/pkg/utils"
+	"unicode"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
@@ -78,13 +77,33 @@ func ParseEnv(getenv func(string) string) (Env, error) {
 	if len(missing) > 0 {
 		return e, &EnvError{fmt.Sprintf("%s: not set; %s needs it of the container runtime", strings.Join(missing, ", "), e.Verb)}
 	}
-	if err := utils.ValidateContainerID(e.ContainerID); err != nil {
+	if !validID(e.ContainerID) {
 		return e, &EnvError{fmt.Sprintf("CNI_CONTAINERID: %q has invalid characters; use letters, digits, and then also . _ -", e.ContainerID)}
 	}
-	if err := utils.ValidateInterfaceName(e.IfName); err != nil {
-		return e, &EnvError{fmt.Sprintf("CNI_IFNAME: %q is no interface name (%s); use 1 to 15 characters without / : and space", e.IfName, err.Msg)}
+	if !validIfName(e.IfName) {
+		return e, &EnvError{fmt.Sprintf("CNI_IFNAME: %q is no interface name; use 1 to 15 characters without / : and space", e.IfName)}
 	}
 	return e, nil
+}
+
+// validID says whether s can be a container id or the name of a CNI network
+// (CNI spec 1.1.0: a letter or digit, then those and . _ -). The library's own
+// check would bring the regexp package into the binary.
+func validID(s string) bool {
+	for i, c := range []byte(s) {
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// validIfName says whether Linux takes s as an interface name (net/core/dev.c,
+// dev_valid_name).
+func validIfName(s string) bool {
+	return s != "" && len(s) <= 15 && s != "." && s != ".." &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r == '/' || r == ':' || unicode.IsSpace(r) })
 }
 
 // podArgs reads CNI_ARGS ("K=V;K2=V2"). Keys that it does not know are the

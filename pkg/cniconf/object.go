@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-
-	"github.com/containernetworking/cni/pkg/utils"
 )
 
 // object is a JSON object with the spelling and order of its keys kept, which
@@ -69,5 +67,3 @@ func short(b []byte) string {
 	}
 	return string(b)
 }
-
-func validIfName(s string) bool { return utils.ValidateInterfaceName(s) == nil }
