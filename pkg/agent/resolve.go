@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/bridge"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
@@ -29,7 +30,10 @@ type resolved struct {
 
 // trunkHealth says what the kernel made of a trunk: its MTU, or what is wrong.
 type trunkHealth struct {
-	mtu     int
+	spec    bridge.TrunkSpec // as last set up
+	mtu     int              // bytes
+	mac     net.HardwareAddr // of the bridge
+	vlans   vlan.Set         // on the uplink
 	problem string
 }
 

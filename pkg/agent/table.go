@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 
@@ -20,8 +21,8 @@ type entry struct {
 	hold     sync.Mutex // held by whoever works on the port
 	waiting  int        // holders and waiters; guarded by table.mu
 	rec      *attach.Record
-	policy   string
-	claimed  bool     // a MAC and VLANs are taken by rec; guarded by table.mu
+	claimed  bool     // rec's MAC and interface are taken; guarded by table.mu
+	open     bool     // its plan is done: the loop may look at it; guarded by table.mu
 	problems []string // last check's; guarded by table.mu
 }
 
@@ -49,42 +50,67 @@ func (t *table) lock(k attach.Key) (e *entry, unlock func()) {
 }
 
 // claim takes the record's MAC and host interface for e, or says who has them.
-// A MAC may be on this node twice only in different VLANs; ports elsewhere do
-// not count: the target of a migration has the living source's MAC.
-func (t *table) claim(e *entry, r *attach.Record, policy string) error {
+// alive tells whether a port that seems to be in the way still lives.
+func (t *table) claim(e *entry, r *attach.Record, alive func(*attach.Record) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k, o := range t.ports {
-		if o == e || !o.claimed {
-			continue
-		}
-		if o.rec.HostIfIndex == r.HostIfIndex {
+		if o != e && o.claimed && o.rec.HostIfIndex == r.HostIfIndex && alive(o.rec) {
 			return &attach.Error{Kind: attach.Conflict, Field: "interface",
 				Message: fmt.Sprintf("host interface %s is the port of container %s, interface %s", r.HostIfName, k.ContainerID, k.IfName),
 				Remedy:  "one veth serves one attachment"}
 		}
-		both := o.rec.VLANs.All().Intersect(r.VLANs.All())
-		if o.rec.Bridge == r.Bridge && slices.Equal(o.rec.MAC, r.MAC) && !both.Empty() {
-			return &attach.Error{Kind: attach.Conflict, Field: "mac",
-				Message: fmt.Sprintf("%s is held in VLAN %s by a living port of this node: container %s, interface %s (%s)", r.MAC, both, k.ContainerID, k.IfName, o.rec.HostIfName),
-				Remedy:  "give this VM another MAC, or end the other port"}
-		}
 	}
-	e.rec, e.policy, e.claimed = r, policy, true
+	if err := t.macHeldLocked(e, r.MAC, r.Bridge, r.VLANs, alive); err != nil {
+		return err
+	}
+	e.rec, e.claimed = r, true
 	return nil
+}
+
+// macHeld refuses a MAC that a living port of this node has in one of the same
+// VLANs. The FDB and other nodes are not asked: the target of a migration has
+// the living source's MAC.
+func (t *table) macHeld(e *entry, mac net.HardwareAddr, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.macHeldLocked(e, mac, bridge, v, alive)
+}
+
+func (t *table) macHeldLocked(e *entry, mac net.HardwareAddr, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
+	for k, o := range t.ports {
+		if o == e || !o.claimed || o.rec.Bridge != bridge || !slices.Equal(o.rec.MAC, mac) {
+			continue
+		}
+		both := o.rec.VLANs.All().Intersect(v.All())
+		if both.Empty() || !alive(o.rec) {
+			continue
+		}
+		return &attach.Error{Kind: attach.Conflict, Field: "mac",
+			Message: fmt.Sprintf("%s is held in VLAN %s by a living port of this node: container %s, interface %s (%s)", mac, both, k.ContainerID, k.IfName, o.rec.HostIfName),
+			Remedy:  "give this VM another MAC, or end the other port"}
+	}
+	return nil
+}
+
+// opened notes that the port of e is complete.
+func (t *table) opened(e *entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.open = true
 }
 
 // release forgets what e claimed.
 func (t *table) release(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e.rec, e.policy, e.claimed, e.problems = nil, "", false, nil
+	e.rec, e.claimed, e.open, e.problems = nil, false, false, nil
 }
 
 // item is a copy of one entry.
 type item struct {
 	rec      attach.Record
-	policy   string
+	open     bool
 	problems []string
 }
 
@@ -95,7 +121,7 @@ func (t *table) list() []item {
 	var out []item
 	for _, e := range t.ports {
 		if e.claimed {
-			out = append(out, item{rec: *e.rec, policy: e.policy, problems: slices.Clone(e.problems)})
+			out = append(out, item{rec: *e.rec, open: e.open, problems: slices.Clone(e.problems)})
 		}
 	}
 	slices.SortFunc(out, func(a, b item) int {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/homeport-cni/homeport/pkg/datapath"
+	"github.com/homeport-cni/homeport/pkg/hostfw"
+	"github.com/homeport-cni/homeport/pkg/report"
+)
+
+func newDoctor() *cobra.Command {
+	var output, bpffs string
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "say what this kernel and node can do, and what to do about the rest",
+		Long: `Probes the kernel by trying, and looks at what else on this node touches bridged
+frames. It changes nothing. Exit code: 0 Homeport works here, 1 it does not,
+3 could not be found out.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			format, err := report.ParseFormat(output)
+			if err != nil {
+				return err
+			}
+			d := report.Diagnose(checks(bpffs))
+			if err := (report.Printer{W: cmd.OutOrStdout(), Format: format}).Diagnosis(d); err != nil {
+				return err
+			}
+			return outcome(d.Outcome)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, wide, json or yaml")
+	cmd.Flags().StringVar(&bpffs, "bpffs", "/sys/fs/bpf", "where the BPF file system should be")
+	return cmd
+}
+
+func checks(bpffs string) []report.Check {
+	var out []report.Check
+	for _, f := range datapath.Features() {
+		c := report.Check{Name: f.Name, Required: f.Required, Detail: f.Need, Answer: report.Unknown}
+		switch f.Answer {
+		case datapath.Yes:
+			c.Answer = report.Yes
+		case datapath.No:
+			c.Answer, c.Needs, c.Remedy = report.No, f.Detail, "use a kernel that has it: "+f.Detail+" or a vendor's back-port"
+		default:
+			c.Detail += ": " + f.Detail
+			c.Remedy = "run doctor as root on the node"
+		}
+		out = append(out, c)
+	}
+	host := hostfw.NewHost()
+	host.BPFFS = bpffs
+	return append(out, host.Checks(nil)...)
+}
+
+// exitError ends the program with a code and no further words.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func outcome(a report.Answer) error {
+	switch a {
+	case report.Yes:
+		return nil
+	case report.No:
+		return exitError(1)
+	}
+	return exitError(3)
+}

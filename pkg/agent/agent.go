@@ -1,0 +1,314 @@
+// Package agent puts the parts of a node together. Desired state comes in as
+// snapshots; one loop brings the kernel to it: trunks, compiled policy, ports.
+// The loop is level-triggered: whatever happened, it looks at what is and what
+// should be, and events only make it look sooner. ADD and DEL do not go through
+// the loop: they run their plan at once, holding only their own port.
+//
+// Nothing here opens a port that is not complete, and nothing closes one when
+// the agent ends: programs, maps and links stay as they are.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/store"
+)
+
+// Source hands out snapshots of desired state.
+type Source interface {
+	// Load reads all of it now.
+	Load() (*desired.Snapshot, error)
+	// Watch sends a snapshot after each change, until ctx ends.
+	Watch(ctx context.Context) (<-chan *desired.Snapshot, error)
+}
+
+// Config is what an agent is started with.
+type Config struct {
+	Paths       attach.Paths
+	Source      Source
+	SourceName  string // as given to --source, for people
+	BPFFS       string // mount point of the BPF file system
+	MetricsAddr string // host:port; "" is no metrics
+	Version     string
+	Log         *slog.Logger
+}
+
+// Agent is one node's.
+type Agent struct {
+	cfg       Config
+	log       *slog.Logger
+	boot      string
+	store     *store.Store
+	kernel    *kernel
+	node      attach.Node
+	table     *table
+	drift     *driftBook
+	orphans   *orphanBook   // the loop's
+	kick      chan struct{} // asks the loop for another round
+	lastAsked atomic.Int64  // when ADD or DEL last came, Unix nanoseconds
+
+	mu    sync.RWMutex
+	world world
+	notes []string // what was set aside; guarded by mu
+}
+
+// New opens the state of the node: records, pinned programs and maps.
+func New(cfg Config) (*Agent, error) {
+	boot, err := attach.BootID()
+	if err != nil {
+		return nil, fmt.Errorf("read the boot id: %w", err)
+	}
+	st, err := store.Open(cfg.Paths.Attachments())
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(), kick: make(chan struct{}, 1)}
+	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
+		return nil, err
+	}
+	a.node = attach.Node{Bridge: a.kernel, Datapath: a.kernel, Records: st}
+	if err := a.loadState(); err != nil {
+		return nil, errors.Join(err, a.kernel.Close())
+	}
+	return a, nil
+}
+
+// Run serves until ctx ends and leaves the datapath as it is.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.kernel.Close()
+	listener, err := wire.Listen(a.cfg.Paths.Socket())
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if err := a.adoptRecords(); err != nil {
+		return err
+	}
+	snap, err := a.cfg.Source.Load()
+	if err != nil {
+		a.log.Error("desired state cannot be read; the last good one stays in force", "source", a.cfg.SourceName, "err", err)
+	}
+	a.take(snap)
+	a.reconcile()
+	tasks := []task{
+		{"socket", func(ctx context.Context) error {
+			return (&wire.Server{Handlers: a.handlers(), Log: a.log}).Serve(ctx, listener)
+		}},
+		{"source", a.watchSource},
+		{"kernel events", a.watchKernel},
+		{"reconcile", a.loop},
+		{"pool", a.keepPool},
+		{"connections", a.ageConnections},
+		{"settle", a.settlePorts},
+		{"metrics", a.serveMetrics},
+	}
+	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
+	return runTasks(ctx, tasks)
+}
+
+// task is something that runs as long as the agent does.
+type task struct {
+	name string
+	run  func(context.Context) error
+}
+
+// runTasks runs all until ctx ends or one fails, then waits for the others.
+func runTasks(ctx context.Context, tasks []task) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, t := range tasks {
+		wg.Go(func() {
+			if err := t.run(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", t.name, err))
+			}
+		})
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// watchSource takes every snapshot that the source sends.
+func (a *Agent) watchSource(ctx context.Context) error {
+	ch, err := a.cfg.Source.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	for snap := range ch {
+		a.take(snap)
+		a.wake()
+	}
+	return ctx.Err()
+}
+
+// wake asks for a round of the loop, soon.
+func (a *Agent) wake() {
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// watchKernel wakes the loop when links, VLANs or hooks change.
+func (a *Agent) watchKernel(ctx context.Context) error {
+	ch, err := a.kernel.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	for range ch {
+		a.wake()
+	}
+	return ctx.Err()
+}
+
+const (
+	// roundEvery is the safety net under kernel events: a detached tcx link,
+	// for one, makes none.
+	roundEvery = 5 * time.Second
+	// roundGap keeps a storm of events from keeping the loop busy.
+	roundGap = 20 * time.Millisecond
+	// ageEvery is how often expired connections are cleared from memory; the
+	// program ignores them at once.
+	ageEvery = 30 * time.Second
+	// settleAfter is how long no ADD or DEL must have come before ports are
+	// moved to the hook they stay on, which keeps the kernel's network lock busy.
+	settleAfter = 2 * time.Second
+)
+
+func (a *Agent) loop(ctx context.Context) error {
+	tick := time.NewTicker(roundEvery)
+	defer tick.Stop()
+	for {
+		wait := time.NewTimer(a.drift.nextTry(roundEvery))
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return nil
+		case <-a.kick:
+		case <-tick.C:
+		case <-wait.C:
+		}
+		wait.Stop()
+		a.reconcile()
+		select {
+		case <-ctx.Done():
+		case <-time.After(roundGap):
+		}
+	}
+}
+
+// keepPool makes port slots ahead of ADDs: publishing one waits for a grace
+// period, which ADD must not.
+func (a *Agent) keepPool(ctx context.Context) error {
+	for {
+		if err := a.kernel.KeepPool(); err != nil {
+			a.log.Warn("port slots cannot be made ahead; ADD will make its own", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.kernel.poolUsed:
+		case <-time.After(roundEvery):
+		}
+	}
+}
+
+func (a *Agent) ageConnections(ctx context.Context) error {
+	tick := time.NewTicker(ageEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := a.kernel.AgeConnections(); err != nil {
+				a.log.Warn("expired connections cannot be cleared", "err", err)
+			}
+		}
+	}
+}
+
+// settlePorts moves ports, one by one in quiet times, from the hook that is
+// quick to attach to the one that others cannot delete by accident.
+func (a *Agent) settlePorts(ctx context.Context) error {
+	tick := time.NewTicker(settleAfter / 2)
+	defer tick.Stop()
+	for {
+		for _, it := range a.table.list() {
+			if ctx.Err() != nil || time.Since(time.Unix(0, a.lastAsked.Load())) < settleAfter {
+				break
+			}
+			if !it.open || a.kernel.dp.Settled(it.rec.HostIfIndex) {
+				continue
+			}
+			settle := func() error { return a.kernel.dp.SettlePort(it.rec.HostIfIndex) }
+			if err := a.withPort(it.rec, settle); err != nil {
+				a.log.Warn("a port stays on its first hook", "port", it.rec.HostIfName, "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// note keeps a report for status, and logs it.
+func (a *Agent) note(msg string) {
+	a.log.Error(msg)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.notes = append(a.notes, msg)
+}
+
+// alive says whether the record's interface is still there under its name.
+func (a *Agent) alive(r *attach.Record) bool {
+	return r.BootID == a.boot && a.kernel.Alive(attach.Interface{Index: r.HostIfIndex, Name: r.HostIfName})
+}
+
+// adoptRecords takes up what an earlier agent left. A port that was open, or
+// whose program was lost while it was in its bridge, lives on; one that is dead
+// or whose attachment was cut short is ended.
+func (a *Agent) adoptRecords() error {
+	records, aside, err := a.store.List()
+	if err != nil {
+		return err
+	}
+	for i := range aside {
+		a.note(aside[i].Error())
+	}
+	for i := range records {
+		a.adoptRecord(&records[i])
+	}
+	return nil
+}
+
+func (a *Agent) adoptRecord(rec *attach.Record) {
+	e, unlock := a.table.lock(rec.Key)
+	defer unlock()
+	state, known := a.kernel.State(rec.HostIfIndex)
+	if a.alive(rec) && (known && state == attach.Active || !known && a.kernel.InBridge(rec)) {
+		if err := a.table.claim(e, rec, a.alive); err != nil {
+			a.note(fmt.Sprintf("record of container %s, interface %s: %v", rec.ContainerID, rec.IfName, err))
+			return
+		}
+		a.table.opened(e)
+		return
+	}
+	if err := a.end(e, rec); err != nil {
+		a.log.Warn("a dead or unfinished port cannot be ended yet", "container", rec.ContainerID, "interface", rec.IfName, "err", err)
+	}
+}

@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// serveMetrics answers /metrics, /healthz (the agent answers) and /readyz (the
+// data plane is as it should be; a dead one is red).
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	if a.cfg.MetricsAddr == "" {
+		<-ctx.Done()
+		return nil
+	}
+	reg := prometheus.NewRegistry()
+	if err := reg.Register(newCollector(a)); err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if s := a.nodeStatus(); !s.Ready {
+			http.Error(w, strings.Join(s.Reasons, "\n"), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	l, err := net.Listen("tcp", a.cfg.MetricsAddr)
+	if err != nil {
+		return fmt.Errorf("--metrics-addr: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// collector reads the node's counters at each scrape; it keeps none itself.
+type collector struct {
+	agent *Agent
+	ready, generation, trunkReady, ports, packets,
+	bytes, ruleHits, drift, repaired *prometheus.Desc
+}
+
+func newCollector(a *Agent) *collector {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("homeport_"+name, help, labels, nil)
+	}
+	port := []string{"namespace", "pod", "interface", "port", "direction", "reason"}
+	return &collector{agent: a,
+		ready:      d("ready", "1 when the active policy is the desired one, every trunk is whole and every port attached"),
+		generation: d("policy_generation", "number of the policy that packets are judged by"),
+		trunkReady: d("trunk_ready", "1 when the trunk is as desired", "trunk", "bridge", "uplink"),
+		ports:      d("ports", "ports by state", "state"),
+		packets:    d("port_packets_total", "packets by what became of them", port...),
+		bytes:      d("port_bytes_total", "bytes by what became of them", port...),
+		ruleHits:   d("rule_packets_total", "packets that a firewall rule judged", "policy", "rule", "action"),
+		drift:      d("drift_seen_total", "times that somebody else changed something of ours", "kind", "subject"),
+		repaired:   d("drift_repaired_total", "times that it was put right", "kind", "subject"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	s := c.agent.nodeStatus()
+	gauge(c.ready, oneIf(s.Ready))
+	gauge(c.generation, float64(s.Generation))
+	for _, t := range s.Trunks {
+		gauge(c.trunkReady, oneIf(t.Ready), t.Name, t.Bridge, t.Uplink)
+	}
+	for state, n := range s.Ports {
+		gauge(c.ports, float64(n), state)
+	}
+	for _, d := range s.Drift {
+		count(c.drift, float64(d.Seen), d.Kind, d.Subject)
+		count(c.repaired, float64(d.Repaired), d.Kind, d.Subject)
+	}
+	c.collectPorts(count)
+	if list, err := c.agent.policyList(""); err == nil {
+		for _, p := range list.Items {
+			for _, r := range p.Rules {
+				count(c.ruleHits, float64(r.Packets), p.Name, strconv.FormatUint(uint64(r.ID), 10), r.Action)
+			}
+		}
+		for _, d := range list.Defaults {
+			count(c.ruleHits, float64(d.Packets), "default/"+d.Network, "0", d.Action)
+		}
+	}
+}
+
+func (c *collector) collectPorts(count func(*prometheus.Desc, float64, ...string)) {
+	for _, it := range c.agent.table.list() {
+		counts, err := c.agent.kernel.ReasonCounts(it.rec.HostIfIndex)
+		if err != nil {
+			continue // a port that ended meanwhile
+		}
+		for _, n := range counts {
+			if n.packets == 0 {
+				continue
+			}
+			labels := []string{it.rec.Pod.Namespace, it.rec.Pod.Name, it.rec.IfName, it.rec.HostIfName, n.dir.String(), n.reason.Label()}
+			count(c.packets, float64(n.packets), labels...)
+			count(c.bytes, float64(n.bytes), labels...)
+		}
+	}
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

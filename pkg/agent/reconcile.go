@@ -1,0 +1,268 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/desired"
+)
+
+// reconcile is one round of the loop: what is, against what should be. Only the
+// loop calls it, and Run before there is one.
+func (a *Agent) reconcile() {
+	a.endDead()
+	a.mu.RLock()
+	snap := a.world.snap
+	a.mu.RUnlock()
+	if snap != nil {
+		a.syncPolicy()
+		var found []finding
+		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
+			found = append(found, a.lookAtTrunk(snap.Trunks[name])...)
+		}
+		found = append(found, a.lookAtHooks()...)
+		errs := a.drift.settle(found)
+		a.noteProblems(found, errs)
+		a.dropTrunks(snap)
+	}
+	if err := a.kernel.Collect(a.ownIndexes(), a.orphans); err != nil {
+		a.log.Warn("leftovers cannot be cleared", "err", err)
+	}
+}
+
+// lookAtTrunk sets the trunk up if it never was, and says what has drifted on it
+// and on its ports since.
+func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
+	ports := a.portsOf(t.Bridge)
+	spec := trunkSpec(t)
+	for _, p := range ports { // a VLAN that living ports use is not taken from the uplink
+		spec.Allowed = spec.Allowed.Union(p.VLANs.All().Minus(t.Management))
+	}
+	h, known := a.healthOf(t.Name)
+	if !known || h.problem != "" || h.spec != spec {
+		st, err := a.kernel.net.EnsureTrunk(spec)
+		h = trunkHealth{spec: spec, mtu: st.MTU, mac: st.MAC, vlans: spec.Allowed}
+		if err != nil {
+			h.problem = err.Error()
+		}
+		if err != nil && (!known || h.problem != a.problemOf(t.Name)) {
+			a.log.Error("trunk is not ready", "trunk", t.Name, "err", err)
+		}
+		for _, c := range st.Changed {
+			a.log.Info("trunk changed", "trunk", t.Name, "what", c)
+		}
+		for _, w := range st.Warnings {
+			a.log.Warn("trunk", "trunk", t.Name, "warning", w)
+		}
+		a.setHealth(t.Name, h)
+		if err != nil {
+			return nil
+		}
+	}
+	want := bridge.Want{Trunk: spec, MAC: h.mac, MTU: h.mtu}
+	also := []bridge.Ref{}
+	if t.Uplink != "" {
+		also = append(also, bridge.Ref{Name: t.Uplink})
+	}
+	for i := range ports {
+		want.Ports = append(want.Ports, bridge.WantPort{Ref: ref(hostEnd(&ports[i])), VLANs: portVLANs(ports[i].VLANs), MTU: ports[i].EffectiveMTU})
+		also = append(also, ref(hostEnd(&ports[i])))
+	}
+	got, err := a.kernel.net.Observe(t.Bridge, also...)
+	if err != nil {
+		a.log.Warn("trunk cannot be read", "trunk", t.Name, "err", err)
+		return nil
+	}
+	return a.findings(t.Name, want, got)
+}
+
+// findings turns drift into what is to be repaired. A port in the making or in
+// its ending belongs to its plan, and one that has just ended is no drift.
+func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed) []finding {
+	var found []finding
+	for _, d := range bridge.Diff(want, got) {
+		f := finding{kind: string(d.Kind), subject: d.Subject.Name, urgent: opensUp[d.Kind],
+			message: fmt.Sprintf("want %s, got %s: %s", d.Want, d.Got, meaning(d.Kind))}
+		rec := a.recordOfInterface(d.Subject.Index)
+		f.repair = func() error { return a.kernel.net.Repair(want, d) }
+		if rec != nil {
+			f.repair = func() error { return a.withPort(*rec, func() error { return a.kernel.net.Repair(want, d) }) }
+		} else {
+			f.repair = func() error {
+				err := a.kernel.net.Repair(want, d)
+				a.setProblem(trunk, err)
+				return err
+			}
+		}
+		if d.Kind == bridge.PortMissing {
+			continue // endDead's business
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// opensUp are the drifts that let frames go where they should not.
+var opensUp = map[bridge.Kind]bool{bridge.VLANFilteringOff: true, bridge.PVIDAdded: true, bridge.PortVLANExtra: true, bridge.BridgeVLANExtra: true}
+
+// meaning says what a drift does to VMs until it is repaired.
+func meaning(k bridge.Kind) string {
+	switch k {
+	case bridge.VLANFilteringOff:
+		return "VLANs are not kept apart until it is repaired"
+	case bridge.PVIDAdded, bridge.PortVLANExtra, bridge.BridgeVLANExtra:
+		return "frames can reach a VLAN that they should not, until it is repaired"
+	case bridge.PortFlagsChanged, bridge.BridgeSettings, bridge.BridgeMACChanged, bridge.UplinkVLANExtra:
+		return "not as configured until it is repaired"
+	}
+	return "traffic is cut until it is repaired"
+}
+
+// lookAtHooks says which ports have lost their program. Such a port is open
+// until it is repaired, so this is urgent and says so.
+func (a *Agent) lookAtHooks() []finding {
+	var found []finding
+	for _, it := range a.table.list() {
+		if !it.open {
+			continue
+		}
+		if err := a.kernel.VerifyPort(&it.rec); err != nil {
+			rec := it.rec
+			found = append(found, finding{kind: hookKind(err), subject: rec.HostIfName, urgent: true,
+				message: err.Error() + ": the port is open, without its firewall, until it is repaired",
+				repair:  func() error { return a.withPort(rec, func() error { return a.kernel.RepairPort(&rec) }) }})
+		}
+	}
+	return found
+}
+
+// withPort works on a port while nobody else does, and only if it is still the
+// one that was looked at.
+func (a *Agent) withPort(rec attach.Record, work func() error) error {
+	e, unlock := a.table.lock(rec.Key)
+	defer unlock()
+	if e.rec == nil || e.rec.HostIfIndex != rec.HostIfIndex || !a.alive(e.rec) {
+		return nil
+	}
+	return work()
+}
+
+// noteProblems keeps, for each port, what could not be repaired.
+func (a *Agent) noteProblems(found []finding, errs map[driftKey]error) {
+	byPort := map[string][]string{}
+	for _, f := range found {
+		if err := errs[driftKey{f.kind, f.subject}]; err != nil {
+			byPort[f.subject] = append(byPort[f.subject], fmt.Sprintf("%s: %s; repair failed: %v", f.kind, f.message, err))
+			a.log.Error("drift cannot be repaired yet", "kind", f.kind, "subject", f.subject, "err", err)
+		} else {
+			a.log.Warn("drift repaired or waiting for its turn", "kind", f.kind, "subject", f.subject, "what", f.message)
+		}
+	}
+	for _, it := range a.table.list() {
+		a.table.setProblems(it.rec.Key, byPort[it.rec.HostIfName])
+	}
+}
+
+// endDead ends the ports whose interface is gone: their pod is.
+func (a *Agent) endDead() {
+	for _, it := range a.table.list() {
+		if a.alive(&it.rec) {
+			continue
+		}
+		e, unlock := a.table.lock(it.rec.Key)
+		if e.rec != nil && !a.alive(e.rec) {
+			if err := a.end(e, e.rec); err != nil {
+				a.log.Warn("a dead port cannot be ended yet", "port", it.rec.HostIfName, "err", err)
+			}
+		}
+		unlock()
+	}
+}
+
+// dropTrunks removes the managed bridges of trunks that are no longer desired.
+func (a *Agent) dropTrunks(snap *desired.Snapshot) {
+	a.mu.RLock()
+	health := maps.Clone(a.world.health)
+	a.mu.RUnlock()
+	for name, h := range health {
+		if _, ok := snap.Trunks[name]; ok {
+			continue
+		}
+		if err := a.kernel.net.RemoveTrunk(h.spec); err != nil && !errors.Is(err, bridge.ErrRefused) {
+			a.log.Warn("a trunk that is no longer desired cannot be removed yet", "trunk", name, "err", err)
+			continue
+		}
+		a.log.Info("trunk removed", "trunk", name)
+		a.mu.Lock()
+		delete(a.world.health, name)
+		a.mu.Unlock()
+	}
+}
+
+// portsOf copies the records of a bridge's ports.
+func (a *Agent) portsOf(bridge string) []attach.Record {
+	var out []attach.Record
+	for _, it := range a.table.list() {
+		if it.rec.Bridge == bridge && it.open {
+			out = append(out, it.rec)
+		}
+	}
+	return out
+}
+
+func (a *Agent) recordOfInterface(index int) *attach.Record {
+	for _, it := range a.table.list() {
+		if it.rec.HostIfIndex == index {
+			return &it.rec
+		}
+	}
+	return nil
+}
+
+func (a *Agent) ownIndexes() map[int]bool {
+	own := map[int]bool{}
+	for _, it := range a.table.list() {
+		own[it.rec.HostIfIndex] = true
+	}
+	return own
+}
+
+func (a *Agent) healthOf(trunk string) (trunkHealth, bool) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	h, ok := a.world.health[trunk]
+	return h, ok
+}
+
+func (a *Agent) problemOf(trunk string) string {
+	h, _ := a.healthOf(trunk)
+	return h.problem
+}
+
+func (a *Agent) setHealth(trunk string, h trunkHealth) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	health := maps.Clone(a.world.health)
+	if health == nil {
+		health = map[string]trunkHealth{}
+	}
+	health[trunk] = h
+	a.world.health = health
+}
+
+// setProblem notes how the last repair of a trunk went.
+func (a *Agent) setProblem(trunk string, err error) {
+	h, ok := a.healthOf(trunk)
+	if !ok {
+		return
+	}
+	h.problem = ""
+	if err != nil {
+		h.problem = err.Error()
+	}
+	a.setHealth(trunk, h)
+}

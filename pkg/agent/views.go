@@ -1,0 +1,213 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+func kind(name string) wire.TypeMeta {
+	return wire.TypeMeta{APIVersion: wire.APIVersion, Kind: name}
+}
+
+// view answers homeportctl.
+func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
+	switch req.What {
+	case wire.ViewStatus:
+		return a.nodeStatus(), nil
+	case wire.ViewPorts:
+		return a.portList()
+	case wire.ViewVLANs:
+		return a.vlanList()
+	case wire.ViewPolicies:
+		return a.policyList(req.Name)
+	case wire.ViewDrops:
+		return a.dropList()
+	}
+	return nil, invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies or drops")
+}
+
+// nodeStatus tells the truth: ready means that the active policy is the desired
+// one, every trunk is whole and every known port is attached.
+func (a *Agent) nodeStatus() wire.NodeStatus {
+	ports := a.table.list()
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	w := &a.world
+	s := wire.NodeStatus{TypeMeta: kind("NodeStatus"), Version: a.cfg.Version, Source: a.cfg.SourceName,
+		Compiled: w.compiled, Active: w.active, Generation: a.kernel.Generation(), Hook: a.kernel.Hook(),
+		Ports: map[string]int{}, Drift: a.drift.list()}
+	if w.snap == nil {
+		s.Reasons = append(s.Reasons, "no desired state has been read from "+a.cfg.SourceName)
+		return s
+	}
+	s.Desired = w.snap.Revision
+	s.Problems = append(s.Problems, problems(w.snap.Problems, w.kept, w.refused)...)
+	for _, n := range a.notes {
+		s.Problems = append(s.Problems, wire.Problem{Message: n})
+	}
+	if w.active != w.snap.Revision {
+		s.Reasons = append(s.Reasons, fmt.Sprintf("revision %d is desired, %d is active: %s", w.snap.Revision, w.active, orElse(w.syncErr, refusal(w.refused))))
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.snap.Trunks)) {
+		t := a.trunkStatus(w.snap.Trunks[name], w.health[name])
+		if !t.Ready {
+			s.Reasons = append(s.Reasons, fmt.Sprintf("trunk %s: %s", name, t.Message))
+		}
+		s.Trunks = append(s.Trunks, t)
+	}
+	for _, p := range ports {
+		state, _ := a.kernel.State(p.rec.HostIfIndex)
+		s.Ports[state.String()]++
+		if len(p.problems) > 0 {
+			s.Reasons = append(s.Reasons, fmt.Sprintf("port %s: %s", p.rec.HostIfName, strings.Join(p.problems, "; ")))
+		}
+	}
+	s.Ready = len(s.Reasons) == 0
+	return s
+}
+
+func refusal(refused []desired.Problem) string {
+	if len(refused) == 0 {
+		return "being compiled"
+	}
+	return fmt.Sprintf("the policy of network %q is refused: %s", refused[0].Name, refused[0].Message)
+}
+
+func problems(lists ...[]desired.Problem) []wire.Problem {
+	var out []wire.Problem
+	for _, l := range lists {
+		for _, p := range l {
+			out = append(out, wire.Problem(p))
+		}
+	}
+	return out
+}
+
+func (a *Agent) trunkStatus(t desired.Trunk, h trunkHealth) wire.TrunkStatus {
+	return wire.TrunkStatus{Name: t.Name, Bridge: t.Bridge, Uplink: t.Uplink, VLANs: h.vlans, MTU: h.mtu, Ready: h.problem == "" && h.mtu != 0, Message: h.problem}
+}
+
+func (a *Agent) portList() (wire.PortList, error) {
+	out := wire.PortList{TypeMeta: kind("PortList"), Items: []wire.Port{}}
+	for _, it := range a.table.list() {
+		p := wire.Port{Record: it.rec, Problems: it.problems}
+		p.State, _ = a.kernel.State(it.rec.HostIfIndex)
+		counts, err := a.kernel.ReasonCounts(it.rec.HostIfIndex)
+		if err != nil {
+			p.Problems = append(p.Problems, "its counters cannot be read: "+err.Error())
+		}
+		for _, c := range counts {
+			if c.reason.Drops() {
+				p.Dropped[c.dir] += c.packets
+			} else {
+				p.Passed[c.dir] += c.packets
+			}
+		}
+		out.Items = append(out.Items, p)
+	}
+	return out, nil
+}
+
+func (a *Agent) dropList() (wire.DropList, error) {
+	out := wire.DropList{TypeMeta: kind("DropList"), Items: []wire.Drop{}}
+	for _, it := range a.table.list() {
+		counts, err := a.kernel.ReasonCounts(it.rec.HostIfIndex)
+		if err != nil {
+			return out, err
+		}
+		for _, c := range counts {
+			if !c.reason.Drops() || c.packets == 0 {
+				continue
+			}
+			out.Items = append(out.Items, wire.Drop{Key: it.rec.Key, Interface: it.rec.HostIfName, Pod: it.rec.Pod,
+				Direction: c.dir.String(), Reason: c.reason.String(), Text: c.reason.Text(), Packets: c.packets, Bytes: c.bytes})
+		}
+	}
+	return out, nil
+}
+
+// vlanList reads the kernel, not the records: it is what a packet meets.
+func (a *Agent) vlanList() (wire.VLANList, error) {
+	out := wire.VLANList{TypeMeta: kind("VLANList"), Items: []wire.PortVLANs{}}
+	ours := map[int]bool{}
+	for _, it := range a.table.list() {
+		ours[it.rec.HostIfIndex] = true
+	}
+	a.mu.RLock()
+	var trunks []desired.Trunk
+	if a.world.snap != nil {
+		for _, name := range slices.Sorted(maps.Keys(a.world.snap.Trunks)) {
+			trunks = append(trunks, a.world.snap.Trunks[name])
+		}
+	}
+	a.mu.RUnlock()
+	for _, t := range trunks {
+		rows, err := a.kernel.VLANs(t, ours)
+		if err != nil {
+			return out, fmt.Errorf("trunk %s: %w", t.Name, err)
+		}
+		out.Items = append(out.Items, rows...)
+	}
+	return out, nil
+}
+
+// policyList joins the rules in force with their hits.
+func (a *Agent) policyList(name string) (wire.PolicyList, error) {
+	a.mu.RLock()
+	snap, counters, sets := a.world.snap, a.world.counters, a.world.sets
+	a.mu.RUnlock()
+	out := wire.PolicyList{TypeMeta: kind("PolicyList"), Items: []wire.Policy{}, Defaults: []wire.DefaultHits{}}
+	if snap == nil {
+		return out, nil
+	}
+	hits, err := a.kernel.RuleHits(counters)
+	if err != nil {
+		return out, err
+	}
+	for _, p := range snap.Policies {
+		if name != "" && p.Name != name {
+			continue
+		}
+		v := wire.Policy{Name: p.Name, Category: p.Category, Order: p.Order, Networks: p.Networks}
+		for _, r := range p.Rules {
+			v.Rules = append(v.Rules, ruleView(r, hits[r.Key]))
+		}
+		out.Items = append(out.Items, v)
+	}
+	if name != "" && len(out.Items) == 0 {
+		return out, invalid("name", fmt.Sprintf("there is no FirewallPolicy named %q in force", name), "see homeportctl policy list")
+	}
+	for _, n := range slices.Sorted(maps.Keys(sets)) {
+		h := hits[policy.DefaultKey(n)]
+		out.Defaults = append(out.Defaults, wire.DefaultHits{Network: n, Action: sets[n].Default.String(), Packets: h.Packets, Bytes: h.Bytes})
+	}
+	return out, nil
+}
+
+func ruleView(r policy.Rule, h Hits) wire.Rule {
+	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes}
+	v.Sources, v.Destinations = texts(r.Sources), texts(r.Destinations)
+	for _, s := range r.Services {
+		v.Services = append(v.Services, s.String())
+	}
+	return v
+}
+
+func texts(ranges []policy.AddrRange) []string {
+	var out []string
+	for _, r := range ranges {
+		out = append(out, r.String())
+	}
+	return out
+}
+
+// keyOf names a port in messages.
+func keyOf(k attach.Key) string { return k.ContainerID + "/" + k.IfName }
