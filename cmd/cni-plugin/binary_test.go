@@ -175,6 +175,7 @@ func TestLibcni(t *testing.T) {
 	rt := &libcni.RuntimeConf{ContainerID: "c1", NetNS: sandbox, IfName: "net1",
 		CapabilityArgs: map[string]any{"mac": "00:50:56:00:00:01"}}
 	for _, v := range specVersions()[1:] {
+		t.Log("version", v)
 		list, err := libcni.NetworkConfFromBytes(fmt.Appendf(nil,
 			`{"cniVersion":%q,"name":"legacy","plugins":[{"type":"homeport","network":"n","capabilities":{"mac":true}}]}`, v))
 		if err != nil {
@@ -182,60 +183,31 @@ func TestLibcni(t *testing.T) {
 		}
 		res, err := cni.AddNetworkList(t.Context(), list, rt)
 		if err != nil {
-			t.Fatalf("%s: ADD: %v", v, err)
+			t.Fatalf("ADD: %v", err)
 		}
-		got, err := types100.GetResult(res)
-		if err != nil {
-			t.Fatal(err)
-		}
-		peer, err := bridge.PeerInfo(sandbox, "net1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if peer.MAC.String() != "00:50:56:00:00:01" || peer.MTU != 1400 || !peer.Up || peer.Running {
-			t.Errorf("the container's end: %+v", peer)
-		}
-		host, err := netlink.LinkByName(hostVeth())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if host.Attrs().Flags&net.FlagUp != 0 || host.Attrs().MasterIndex != 0 || host.Attrs().Index != peer.Lower {
-			t.Errorf("the host's end: %+v", host.Attrs())
-		}
-		mtu := 1400
-		if v < "1.0.0" {
-			mtu = 0
-		}
-		want := []*types100.Interface{
-			{Name: "br0", Mac: br.Attrs().HardwareAddr.String()},
-			{Name: hostVeth(), Mac: host.Attrs().HardwareAddr.String(), Mtu: mtu},
-			{Name: "net1", Mac: "00:50:56:00:00:01", Mtu: mtu, Sandbox: sandbox},
-		}
-		if diff := cmp.Diff(want, got.Interfaces); diff != "" {
-			t.Errorf("%s: interfaces (-want +got):\n%s", v, diff)
-		}
+		checkAdded(t, v, res, sandbox, br)
 		b.record(t, attach.Key{ContainerID: "c1", IfName: "net1"}, hostVeth(), nil)
 		if v >= "0.4.0" {
 			if err := cni.CheckNetworkList(t.Context(), list, rt); err != nil {
-				t.Errorf("%s: CHECK: %v", v, err)
+				t.Errorf("CHECK: %v", err)
 			}
 		}
 		if v >= "1.1.0" {
 			if err := cni.GetStatusNetworkList(t.Context(), list); err != nil {
-				t.Errorf("%s: STATUS: %v", v, err)
+				t.Errorf("STATUS: %v", err)
 			}
 			if err := cni.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: "c1", IfName: "net1"}}}); err != nil {
-				t.Errorf("%s: GC: %v", v, err)
+				t.Errorf("GC: %v", err)
 			}
 			end() // the last DEL is without a sandbox
 		}
 		for range 2 {
 			if err := cni.DelNetworkList(t.Context(), list, rt); err != nil {
-				t.Errorf("%s: DEL: %v", v, err)
+				t.Errorf("DEL: %v", err)
 			}
 		}
 		if left := hostVeths(t); len(left) != 0 || len(b.records(t)) != 0 {
-			t.Errorf("%s: left over: %v, %v", v, left, b.records(t))
+			t.Errorf("left over: %v, %v", left, b.records(t))
 		}
 	}
 	checkRSS(t, <-rss)
@@ -250,6 +222,41 @@ func TestLibcni(t *testing.T) {
 	}
 	if _, err := cni.AddNetworkList(t.Context(), list, rt); !errors.As(err, &e) || e.Code != 8 {
 		t.Errorf("ADD without sandbox: %v", err)
+	}
+}
+
+// checkAdded compares the result of ADD with what the kernel has.
+func checkAdded(tb testing.TB, version string, res types.Result, sandbox string, br netlink.Link) {
+	tb.Helper()
+	got, err := types100.GetResult(res)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	peer, err := bridge.PeerInfo(sandbox, "net1")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if peer.MAC.String() != "00:50:56:00:00:01" || peer.MTU != 1400 || !peer.Up || peer.Running {
+		tb.Errorf("the container's end: %+v", peer)
+	}
+	host, err := netlink.LinkByName(hostVeth())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if host.Attrs().Flags&net.FlagUp != 0 || host.Attrs().MasterIndex != 0 || host.Attrs().Index != peer.Lower {
+		tb.Errorf("the host's end: %+v", host.Attrs())
+	}
+	mtu := 1400
+	if version < "1.0.0" {
+		mtu = 0
+	}
+	want := []*types100.Interface{
+		{Name: "br0", Mac: br.Attrs().HardwareAddr.String()},
+		{Name: hostVeth(), Mac: host.Attrs().HardwareAddr.String(), Mtu: mtu},
+		{Name: "net1", Mac: "00:50:56:00:00:01", Mtu: mtu, Sandbox: sandbox},
+	}
+	if diff := cmp.Diff(want, got.Interfaces); diff != "" {
+		tb.Errorf("interfaces (-want +got):\n%s", diff)
 	}
 }
 

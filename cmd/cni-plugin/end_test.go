@@ -56,15 +56,18 @@ func confs() []string {
 	}
 }
 
-func TestDelWithoutAgent(t *testing.T) {
+// delCase is a node before a DEL whose agent is dead.
+type delCase struct {
+	name   string
+	make   func(testing.TB, *bench)
+	veths  []string // left
+	stderr string
+}
+
+func delCases() []delCase {
 	key := attach.Key{ContainerID: "c1", IfName: "net1"}
 	other := attach.Key{ContainerID: "c2", IfName: "net1"}
-	tests := []struct {
-		name   string
-		make   func(testing.TB, *bench)
-		veths  []string // left
-		stderr string
-	}{
+	return []delCase{
 		{"nothing there", func(testing.TB, *bench) {}, nil, ""},
 		{"record and pair", func(tb testing.TB, b *bench) {
 			b.kernel.pair(hostVeth(), "net1", nil)
@@ -102,7 +105,11 @@ func TestDelWithoutAgent(t *testing.T) {
 			b.kernel.add(bridge.Link{Name: hostVeth(), Kind: "dummy"})
 		}, nil, "it is left alone"},
 	}
-	for _, tt := range tests {
+}
+
+func TestDelWithoutAgent(t *testing.T) {
+	key := attach.Key{ContainerID: "c1", IfName: "net1"}
+	for _, tt := range delCases() {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, conf := range confs() {
 				for _, netns := range []string{"", "/run/netns/gone", "/proc/self/ns/net"} {

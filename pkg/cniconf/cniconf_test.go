@@ -29,11 +29,14 @@ func with(keys string) string {
 	return `{"cniVersion":"1.0.0","name":"legacy","type":"homeport",` + keys + `}`
 }
 
-func TestParseRefuses(t *testing.T) {
-	tests := []struct {
-		name, conf, args string
-		want             []string // each a line of the error
-	}{
+// refusal is a config and the lines of the error it meets.
+type refusal struct {
+	name, conf, args string
+	want             []string
+}
+
+func TestParseRefusesPlaces(t *testing.T) {
+	refuses(t, []refusal{
 		{"no network", with(`"mtu":1500`), "", []string{`network: missing; name a VLANNetwork, or give bridge and vlan`}},
 		{"network and vlan", with(`"network":"n","vlan":100`), "", []string{`vlan: cannot stand beside network, which says it; remove vlan or network`}},
 		{"network and all else", with(`"network":"n","bridge":"br0","vlanTrunk":[{"id":1}],"nativeVlan":2`), "", []string{
@@ -67,6 +70,11 @@ func TestParseRefuses(t *testing.T) {
 			`vlanTrunk[7].maxID: 4095 is not a VLAN; give a VLAN from 1 to 4094`,
 			`vlanTrunk[8].id: "x" is not a whole JSON number; write a whole JSON number`,
 			`vlanTrunk[9].id: is written twice; write it once`}},
+	})
+}
+
+func TestParseRefusesTheRest(t *testing.T) {
+	refuses(t, []refusal{
 		{"MTU -1", with(`"network":"n","mtu":-1`), "", []string{`mtu: -1 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},
 		{"MTU 0", with(`"network":"n","mtu":0`), "", []string{`mtu: 0 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},
 		{"MTU 65536", with(`"network":"n","mtu":65536`), "", []string{`mtu: 65536 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},
@@ -109,7 +117,11 @@ func TestParseRefuses(t *testing.T) {
 			`vlan: 4095 is not a VLAN; give a VLAN from 1 to 4094`,
 			`mac: "no" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`,
 			`mtu: 0 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},
-	}
+	})
+}
+
+func refuses(t *testing.T, tests []refusal) {
+	t.Helper()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Parse([]byte(tt.conf), tt.args)
