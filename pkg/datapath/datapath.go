@@ -46,6 +46,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // ABIVersion is HP_ABI_VERSION of bpf/include/abi.h; it is part of every pin path.
@@ -156,7 +157,7 @@ func (d *Datapath) open() error {
 	if err := d.pins.prepare(); err != nil {
 		return err
 	}
-	h, err := netlink.NewHandle()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
