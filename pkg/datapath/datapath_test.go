@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
-	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // needRoot skips what cannot be done without rights.
@@ -90,13 +88,6 @@ func newVeth(tb testing.TB, host, vm string) (attach.Interface, attach.Interface
 		out[i] = attach.Interface{Index: l.Attrs().Index, Name: name}
 	}
 	return out[0], out[1]
-}
-
-var testMAC = net.HardwareAddr{0x02, 0, 0, 0, 0, 1}
-
-// accessPort is a port of VLAN 100 with the policy of network net-a.
-func accessPort() attach.PortConfig {
-	return attach.PortConfig{Policy: "net-a", VLANs: attach.VLANs{Mode: vlan.Access, PVID: 100}, MAC: testMAC}
 }
 
 func TestFeatures(t *testing.T) {
