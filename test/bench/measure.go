@@ -225,5 +225,5 @@ func (o *options) packetRows(context.Context) ([]ratio.Row, error) {
 	}
 	defer hooks.Close()
 	c := packet.Config{Rounds: o.packetRounds, Slices: o.slices, PerSlice: uint32(o.perSlice), CPU: o.cpu}
-	return packet.Rows(c, hooks, 1, 10000)
+	return packet.Rows(c, hooks, o.flows...)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -26,6 +27,7 @@ type options struct {
 	// packets
 	packetRounds, slices int
 	perSlice             uint
+	flows                []int32
 }
 
 // The groups of rows.
@@ -56,7 +58,7 @@ and, for -where vm, vmrun. Exit 3: something could not be measured.
 
 // parse reads the command line. STRICT=1 in the environment is -strict.
 func parse(args []string, getenv func(string) string) (*options, error) {
-	o := &options{}
+	o := &options{flows: []int32{1, 10000}}
 	var rows string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.Usage = func() { fmt.Fprint(fs.Output(), usage); fs.PrintDefaults() }
@@ -72,6 +74,7 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	fs.StringVar(&o.kernel, "kernel", "6.12", "kernel `series` of the VM")
 	fs.IntVar(&o.packetRounds, "packet-rounds", 60, "`rounds` of packet rows")
 	fs.IntVar(&o.slices, "slices", 8, "turns of each side in a round of packets")
+	fs.Func("flows", "packet rows: `list` of numbers of flows, at most 30000 (default 1,10000)", o.setFlows)
 	fs.UintVar(&o.perSlice, "per-slice", 10000, "packets a turn")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -94,6 +97,19 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	}
 	o.vmrun = filepath.Join(o.bin, "vmrun")
 	return o, errors.Join(errs...)
+}
+
+// setFlows reads -flows. More would not fit a port's table of connections.
+func (o *options) setFlows(list string) error {
+	o.flows = nil
+	for f := range strings.SplitSeq(list, ",") {
+		n, err := strconv.ParseInt(f, 10, 32)
+		if err != nil || n < 1 || n > 30000 {
+			return fmt.Errorf("%q: want a number from 1 to 30000", f)
+		}
+		o.flows = append(o.flows, int32(n))
+	}
+	return nil
 }
 
 func (o *options) has(group string) bool { return slices.Contains(o.rows, group) }
