@@ -33,7 +33,7 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 	defer k.Close()
 	req := attach.Request{
 		Key: r.Key, CNINetwork: conf.Name, Network: conf.Network, Inline: conf.Inline,
-		MTU: conf.MTU, MAC: conf.MAC, Pod: conf.Pod, Netns: r.Netns,
+		MTU: conf.MTU, MAC: attach.MAC(conf.MAC), Pod: conf.Pod, Netns: r.Netns,
 	}
 	var prev *prevResult
 	if conf.PrevResult != nil {
@@ -88,7 +88,7 @@ func (p *plugin) addMain(ctx context.Context, k kernel, agent *wire.Client, r *r
 			err = errors.Join(err, fmt.Errorf("and the veth pair is left: %w", derr))
 		}
 	}()
-	req.MAC, req.HostIfIndex, req.HostIfName = veth.PeerMAC, veth.Host.Index, veth.Host.Name
+	req.MAC, req.HostIfIndex, req.HostIfName = attach.MAC(veth.PeerMAC), veth.Host.Index, veth.Host.Name
 	var rec attach.Record
 	if err := agent.Call(ctx, wire.Attach, req, &rec); err != nil {
 		return err
@@ -140,7 +140,7 @@ func adopt(k kernel, prev *prevResult, conf *cniconf.Config, req *attach.Request
 		return invalid("mtu", fmt.Sprintf("%d was asked for, but the plugin before this one gave %s an MTU of %d", conf.MTU, prev.container.name, container.MTU),
 			"set mtu at that plugin and leave it out here")
 	}
-	req.MAC, req.MTU, req.Adopted = container.MAC, container.MTU, true
+	req.MAC, req.MTU, req.Adopted = attach.MAC(container.MAC), container.MTU, true
 	req.HostIfIndex, req.HostIfName = host.Index, host.Name
 	prev.learn(container, host)
 	return nil

@@ -229,7 +229,7 @@ func TestAddMain(t *testing.T) {
 			wantReq := attach.Request{
 				Key: attach.Key{ContainerID: "c1", IfName: "net1"}, CNINetwork: "legacy",
 				Inline: &attach.Inline{Bridge: "br0", VLANs: attach.VLANs{Mode: vlan.Access, PVID: 100}},
-				MTU:    1400, MAC: net.HardwareAddr{0, 0x50, 0x56, 0xaa, 0, 1},
+				MTU:    1400, MAC: attach.MAC{0, 0x50, 0x56, 0xaa, 0, 1},
 				Pod:   attach.Pod{Namespace: "vms", Name: "virt-launcher-a"},
 				Netns: "/proc/self/ns/net", HostIfIndex: 12, HostIfName: hostVeth(),
 			}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,10 +110,10 @@ func views(tb testing.TB) map[string]any {
 	port := wire.Port{State: attach.Active, Passed: [2]uint64{5120, 4876}, Dropped: [2]uint64{3, 0}}
 	port.Record = attach.Record{Version: 1, Bridge: "br-phys", EffectiveMTU: 1500, VLANs: attach.VLANs{PVID: 100}, Policy: "legacy-100"}
 	port.Request = attach.Request{Key: key, Pod: pod, Network: "legacy-100", HostIfName: "veth8f2c01",
-		MAC: net.HardwareAddr{2, 0, 0, 0, 0, 0x64}}
+		MAC: attach.MAC{2, 0, 0, 0, 0, 0x64}}
 	quiet := port
 	quiet.HostIfName, quiet.ContainerID, quiet.Pod = "veth00aa11", "beef", attach.Pod{}
-	quiet.MAC, quiet.Passed, quiet.Dropped = net.HardwareAddr{2, 0, 0, 0, 0, 0x65}, [2]uint64{}, [2]uint64{}
+	quiet.MAC, quiet.Passed, quiet.Dropped = attach.MAC{2, 0, 0, 0, 0, 0x65}, [2]uint64{}, [2]uint64{}
 	access, err := vlan.Of(100)
 	if err != nil {
 		tb.Fatal(err)

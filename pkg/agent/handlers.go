@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -232,7 +231,7 @@ func attachError(err error) error {
 }
 
 // placeholderMAC stands in for one that the kernel will choose.
-var placeholderMAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+var placeholderMAC = attach.MAC{2, 0, 0, 0, 0, 1}
 
 func checkKey(k attach.Key) error {
 	if k.ContainerID == "" || k.IfName == "" {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func (k *kernel) AgeConnections() error {
 }
 
 func portConfig(r *attach.Record) attach.PortConfig {
-	return attach.PortConfig{Policy: r.Policy, VLANs: r.VLANs, MAC: r.MAC}
+	return attach.PortConfig{Policy: r.Policy, VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC)}
 }
 
 // VerifyPort says what is wrong with the programs at an open port.

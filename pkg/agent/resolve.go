@@ -147,13 +147,13 @@ func resolveMTU(asked, network, trunk int, name string) (int, error) {
 	return limit, nil
 }
 
-func checkMAC(mac net.HardwareAddr) error {
+func checkMAC(mac attach.MAC) error {
 	switch {
 	case len(mac) != 6:
 		return invalid("mac", fmt.Sprintf("%q is not a 6-byte MAC address", mac), "write it as 02:00:00:aa:bb:cc")
 	case mac[0]&1 != 0:
 		return invalid("mac", fmt.Sprintf("%s is a multicast address", mac), "use a unicast MAC: an even first byte")
-	case slices.Equal(mac, make(net.HardwareAddr, 6)):
+	case slices.Equal(mac, make(attach.MAC, 6)):
 		return invalid("mac", "00:00:00:00:00:00 is no MAC address", "leave mac out for a random one")
 	}
 	return nil

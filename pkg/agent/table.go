@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 
@@ -71,13 +70,13 @@ func (t *table) claim(e *entry, r *attach.Record, alive func(*attach.Record) boo
 // macHeld refuses a MAC that a living port of this node has in one of the same
 // VLANs. The FDB and other nodes are not asked: the target of a migration has
 // the living source's MAC.
-func (t *table) macHeld(e *entry, mac net.HardwareAddr, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
+func (t *table) macHeld(e *entry, mac attach.MAC, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.macHeldLocked(e, mac, bridge, v, alive)
 }
 
-func (t *table) macHeldLocked(e *entry, mac net.HardwareAddr, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
+func (t *table) macHeldLocked(e *entry, mac attach.MAC, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
 	for k, o := range t.ports {
 		if o == e || !o.claimed || o.rec.Bridge != bridge || !slices.Equal(o.rec.MAC, mac) {
 			continue

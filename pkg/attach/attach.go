@@ -28,6 +28,26 @@ type VLANs struct {
 	Tagged vlan.Set `json:"tagged,omitzero"`
 }
 
+// MAC is a hardware address that is text in JSON; net.HardwareAddr would be base64.
+type MAC net.HardwareAddr
+
+// String prints it as 02:00:00:aa:bb:cc; nil is "".
+func (m MAC) String() string { return net.HardwareAddr(m).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *MAC) UnmarshalText(b []byte) error {
+	if len(b) == 0 {
+		*m = nil
+		return nil
+	}
+	hw, err := net.ParseMAC(string(b))
+	*m = MAC(hw)
+	return err
+}
+
 // Inline is a port described by the CNI config itself.
 type Inline struct {
 	Bridge string `json:"bridge"`
@@ -52,8 +72,8 @@ type Request struct {
 	// MTU in bytes; 0 takes the network's or the bridge's.
 	MTU int `json:"mtu,omitempty"`
 	// MAC is the VM's: the only source MAC that the port lets out.
-	MAC net.HardwareAddr `json:"mac"`
-	Pod Pod              `json:"pod,omitzero"`
+	MAC MAC `json:"mac"`
+	Pod Pod `json:"pod,omitzero"`
 	// Netns is the sandbox path, for the agent's own garbage collection.
 	Netns string `json:"netns,omitempty"`
 	// HostIfIndex and HostIfName name the host end of the veth pair.

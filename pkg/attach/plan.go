@@ -118,7 +118,7 @@ func (n Node) AttachPlan(r *Record) Plan {
 			Undo: func() error { return n.Records.Delete(r.Key) }},
 		{Name: "attach the dark program",
 			Do: func() error {
-				return n.Datapath.AttachPort(i, PortConfig{Policy: r.Policy, VLANs: r.VLANs, MAC: r.MAC})
+				return n.Datapath.AttachPort(i, PortConfig{Policy: r.Policy, VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC)})
 			},
 			Undo: func() error { return n.Datapath.DetachPort(i.Index) }},
 		{Name: "set the MTU",

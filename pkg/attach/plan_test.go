@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -59,7 +58,7 @@ func newNode() (*node, Node) {
 }
 
 func record() *Record {
-	return &Record{Request: Request{Key: Key{"c1", "net1"}, MAC: net.HardwareAddr{0, 0x50, 0x56, 1, 2, 3}, HostIfIndex: 7, HostIfName: "veth1"},
+	return &Record{Request: Request{Key: Key{"c1", "net1"}, MAC: MAC{0, 0x50, 0x56, 1, 2, 3}, HostIfIndex: 7, HostIfName: "veth1"},
 		Bridge: "br0", VLANs: VLANs{Mode: vlan.Access, PVID: 100}, EffectiveMTU: 1500}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,7 +52,7 @@ func port(name string, v attach.VLANs) wire.Port {
 		CreatedAt: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)}
 	p.Request = attach.Request{
 		Key:        attach.Key{ContainerID: "c0ffee", IfName: "pod37a8eec1ce1"},
-		MAC:        net.HardwareAddr{2, 0, 0, 0, 0, 0x64},
+		MAC:        attach.MAC{2, 0, 0, 0, 0, 0x64},
 		Pod:        attach.Pod{Namespace: "shop", Name: "virt-launcher-db-x7k2p"},
 		HostIfName: name,
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,7 +30,7 @@ func newRecord(tb testing.TB, container, ifName string) *attach.Record {
 			Key:         attach.Key{ContainerID: container, IfName: ifName},
 			CNINetwork:  "legacy",
 			Inline:      &attach.Inline{Bridge: "br0", VLANs: attach.VLANs{Mode: vlan.Native, PVID: 5, Tagged: set}},
-			MAC:         net.HardwareAddr{0, 0x50, 0x56, 1, 2, 3},
+			MAC:         attach.MAC{0, 0x50, 0x56, 1, 2, 3},
 			HostIfIndex: 17,
 			HostIfName:  "veth0123",
 		},
