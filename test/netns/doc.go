@@ -1,0 +1,16 @@
+// Package netns is the laboratory: nodes, a switch, legacy hosts, launcher pods
+// and their guests, each a network namespace of one kernel, joined by veth pairs
+// as cables join real ones. The product's own binaries run in it, called as a
+// container runtime calls them.
+//
+// A node has an uplink named eth1, a run directory of its own (a paths file
+// beside its copy of the binaries says which) and a BPF file system of its own.
+// A switch is a VLAN-aware bridge that knows, for each port, which VLANs it
+// carries. Launchers are wired as KubeVirt's bridge binding does after ADD.
+//
+// Everything belongs to a Lab and goes with it. Laboratories are independent of
+// each other, so tests may run side by side.
+//
+// The scripts in testdata read like an operator's shell; script_test.go says
+// which commands they have beside those of testscript.
+package netns

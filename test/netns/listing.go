@@ -1,0 +1,121 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+)
+
+// Listing tells in a stable order what of the product is on the node: links
+// with their masters and VLANs, pins, records, and the ports that the programs
+// know. Two listings that are equal mean that nothing was left and nothing lost.
+func (n *Node) Listing() (string, error) {
+	var lines []string
+	links, err := n.Link.LinkList()
+	if err != nil {
+		return "", err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	vlans, err := n.Link.BridgeVlanList()
+	if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		line := fmt.Sprintf("link %s %s mtu %d", a.Name, l.Type(), a.MTU)
+		if a.MasterIndex != 0 {
+			line += " master " + names[a.MasterIndex]
+		}
+		if br, ok := l.(*netlink.Bridge); ok {
+			line += fmt.Sprintf(" vlan_filtering %v mac %s", br.VlanFiltering != nil && *br.VlanFiltering, a.HardwareAddr)
+		}
+		var vids []string
+		for _, v := range vlans[int32(a.Index)] {
+			vids = append(vids, fmt.Sprintf("%d/%d", v.Vid, v.Flags))
+		}
+		if len(vids) > 0 {
+			line += " vlan " + strings.Join(vids, ",")
+		}
+		lines = append(lines, line)
+	}
+	more, err := n.listFiles()
+	if err != nil {
+		return "", err
+	}
+	lines = append(lines, more...)
+	ports, err := n.MapPorts()
+	if err != nil {
+		return "", err
+	}
+	for _, index := range ports {
+		name := names[int(index)]
+		if name == "" {
+			name = "(no interface)"
+		}
+		lines = append(lines, "port map "+name)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n") + "\n", nil
+}
+
+// listFiles lists pins, with interface numbers as names, and records.
+func (n *Node) listFiles() ([]string, error) {
+	var lines []string
+	for kind, dir := range map[string]string{"pin": n.BPFFS(), "record": filepath.Join(n.RunDir(), "attachments")} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if !d.IsDir() {
+				rel, _ := filepath.Rel(dir, path) // both are absolute
+				lines = append(lines, kind+" "+rel)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return lines, nil
+}
+
+// MapPorts lists the interface numbers that the port programs know.
+func (n *Node) MapPorts() ([]uint32, error) {
+	pins, err := filepath.Glob(filepath.Join(n.BPFFS(), "homeport", "v*", "maps", "ports"))
+	if err != nil || len(pins) == 0 {
+		return nil, err
+	}
+	var out []uint32
+	for _, pin := range pins {
+		m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", pin, err)
+		}
+		var key uint32
+		var value []byte
+		for it := m.Iterate(); it.Next(&key, &value); {
+			out = append(out, key)
+		}
+		if err := m.Close(); err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}

@@ -1,0 +1,297 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/vishvananda/netlink"
+)
+
+var update = flag.Bool("update", false, "write golden files anew")
+
+// TestScripts runs testdata/*.txtar. Besides testscript's own commands they have
+//
+//	switch NAME                              a switch
+//	node NAME SWITCH VLANS                   a node on a trunk port of it
+//	host NAME SWITCH VLANS [ADDR...]         a machine; VLANS as 100, or trunk=100,200
+//	pod NAME                                 an empty sandbox
+//	remove NAME                              a namespace dies
+//	agent start NODE [-nowait] [FLAG...]     with the manifests of the script's folder NODE
+//	agent stop|kill|freeze|thaw NODE         SIGTERM, -9, SIGSTOP, SIGCONT
+//	agent put|sync NODE                      new manifests; sync waits until they are in force
+//	cni VERB NODE POD [CONFIG] [KEY=VALUE]   calls plugins as a runtime does
+//	guest NAME POD [ADDR...]                 a namespace plays the VM behind KubeVirt's wiring
+//	realguest NAME POD                       a VM beside the node does
+//	on NAME PROGRAM [ARG...]                 a program in that namespace
+//	tcp NAME ADDR PORT [as CONN]             connects and reads the banner; as keeps it
+//	say CONN                                 a line over a kept connection and back
+//	udp NAME ADDR                            a datagram and back
+//	send NAME IF [count=N] FRAME...          raw frames, see ParseFrame
+//	sniff NAME IF as ID                      keeps what comes in
+//	saw ID MIN [WANT...]                     at least so many matching frames
+//	listing NODE                             links, VLANs, pins, records, map entries
+//	eventually [-m REGEXP] COMMAND...        polls any of these until it succeeds
+//	flood start|wait ...                     see cmdFlood
+func TestScripts(t *testing.T) {
+	bin := requireLab(t)
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		Cmds:                wrapped(),
+		RequireUniqueNames:  true,
+		RequireExplicitExec: true,
+		Setup:               func(env *testscript.Env) error { return setup(env, bin) },
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "realguest":
+				_, err := os.Stat(guestsFile)
+				return err == nil, nil
+			}
+			return false, fmt.Errorf("no condition %q", cond)
+		},
+	})
+}
+
+// guestsFile lists the guests beside this VM (test/vm/wire).
+const guestsFile = "/run/lab/guests.json"
+
+// requireLab skips where the lab cannot be built; inside our VMs it must be.
+func requireLab(t *testing.T) Binaries {
+	t.Helper()
+	skip := t.Skipf
+	if os.Getenv("HOMEPORT_IN_VM") != "" {
+		skip = t.Fatalf
+	}
+	if os.Geteuid() != 0 {
+		skip("the lab needs root")
+	}
+	bin, err := FindBinaries()
+	if err != nil {
+		skip("the lab needs the product: %v", err)
+	}
+	if err := vlanFiltering(); err != nil {
+		skip("the lab needs a kernel whose bridge filters VLANs: %v", err)
+	}
+	return bin
+}
+
+func vlanFiltering() error {
+	s, err := newSpace("probe", fmt.Sprintf("lab-probe-%d", os.Getpid()))
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "br"
+	on := true
+	if err := s.Link.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, VlanFiltering: &on}); err != nil {
+		return err
+	}
+	l, err := s.Link.LinkByName("br")
+	if err != nil {
+		return err
+	}
+	if br, ok := l.(*netlink.Bridge); !ok || br.VlanFiltering == nil || !*br.VlanFiltering {
+		return errors.New("it ignores vlan_filtering")
+	}
+	return nil
+}
+
+// session is one running script.
+type session struct {
+	ts       *testscript.TestScript
+	lab      *Lab
+	conns    map[string]*Conn
+	sniffers map[string]*Sniffer
+	floods   map[string]*Flood
+	ctx      context.Context
+}
+
+type sessionKey struct{}
+
+func setup(env *testscript.Env, bin Binaries) error {
+	name, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"), ".")
+	lab, err := New(name, bin)
+	if err != nil {
+		return err
+	}
+	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{}, ctx: context.Background()}
+	env.Values[sessionKey{}] = s
+	env.Vars = append(env.Vars, "LAB="+lab.Dir)
+	env.Defer(func() {
+		if t, ok := env.T().(interface{ Failed() bool }); ok && t.Failed() {
+			env.T().Log(s.autopsy())
+		}
+		if err := s.close(); err != nil {
+			env.T().Log("cleaning up:", err)
+		}
+	})
+	return nil
+}
+
+func (s *session) close() error {
+	for _, c := range s.conns {
+		_ = c.Close() // it may be cut already
+	}
+	for _, sn := range s.sniffers {
+		_ = sn.Close() // it has no error to tell
+	}
+	for _, f := range s.floods {
+		f.Stop()
+	}
+	return s.lab.Close()
+}
+
+// autopsy tells what a failed script leaves to look at.
+func (s *session) autopsy() string {
+	var b strings.Builder
+	for name, n := range s.lab.nodes {
+		fmt.Fprintf(&b, "--- agent of %s\n%s\n", name, n.LogTail(25))
+		for _, args := range [][]string{{"status"}, {"ports", "-o", "wide"}, {"drops"}} {
+			cmd := n.Command(s.ctx, n.path("bin", "homeportctl"), args...)
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			err := n.Run(cmd)
+			fmt.Fprintf(&b, "--- %s homeportctl %s (%v)\n%s\n", name, strings.Join(args, " "), err, out.String())
+		}
+	}
+	return b.String()
+}
+
+// command is one of the lab's; out is what the script's stdout sees.
+type command func(s *session, out io.Writer, args []string) error
+
+// usageError fails a script whatever it expects.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return "usage: " + e.text }
+
+func commands() map[string]command {
+	return map[string]command{
+		"switch": cmdSwitch, "node": cmdNode, "host": cmdHost, "pod": cmdPod, "remove": cmdRemove,
+		"agent": cmdAgent, "cni": cmdCNI, "guest": cmdGuest, "realguest": cmdRealGuest,
+		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
+		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
+	}
+}
+
+func wrapped() map[string]func(*testscript.TestScript, bool, []string) {
+	out := map[string]func(*testscript.TestScript, bool, []string){}
+	for name, c := range commands() {
+		out[name] = adapt(name, c)
+	}
+	out["eventually"] = adapt("eventually", cmdEventually)
+	return out
+}
+
+func adapt(name string, c command) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		s := ts.Value(sessionKey{}).(*session)
+		s.ts = ts
+		var out bytes.Buffer
+		err := c(s, &out, args)
+		_, _ = ts.Stdout().Write(out.Bytes()) // a buffer
+		var usage *usageError
+		switch {
+		case errors.As(err, &usage):
+			ts.Fatalf("%s: %v", name, err)
+		case err != nil:
+			fmt.Fprintln(ts.Stderr(), err)
+			if !neg {
+				ts.Fatalf("%s %s: %v", name, strings.Join(args, " "), err)
+			}
+		case neg:
+			ts.Fatalf("%s %s: succeeded, and should not", name, strings.Join(args, " "))
+		}
+	}
+}
+
+// patience is how long eventually polls: emulated machines are slow.
+const patience = 30 * time.Second
+
+func cmdEventually(s *session, out io.Writer, args []string) error {
+	var match string
+	neg := false
+	for len(args) > 0 {
+		if args[0] == "-m" && len(args) > 1 {
+			match, args = args[1], args[2:]
+			continue
+		}
+		if args[0] == "!" {
+			neg, args = true, args[1:]
+			continue
+		}
+		break
+	}
+	if len(args) == 0 || commands()[args[0]] == nil {
+		return &usageError{"eventually [-m REGEXP] [!] COMMAND...; of the lab's commands"}
+	}
+	var last bytes.Buffer
+	err := until(s.ctx, patience, func() error {
+		last.Reset()
+		err := commands()[args[0]](s, &last, args[1:])
+		var usage *usageError
+		switch {
+		case errors.As(err, &usage):
+			return err
+		case neg && err == nil:
+			return errors.New("it still succeeds")
+		case neg:
+			return nil
+		case err != nil:
+			return err
+		}
+		return matches(match, last.String())
+	})
+	_, _ = out.Write(last.Bytes()) // a buffer
+	return err
+}
+
+// realGuests hands out the guests beside the VM, one script at a time.
+type realGuests struct {
+	mu   sync.Mutex
+	free map[string]chan RealGuest
+}
+
+// pool is the one table of guests of this process, as there is one of the VM.
+var pool = sync.OnceValues(func() (*realGuests, error) {
+	b, err := os.ReadFile(guestsFile)
+	if err != nil {
+		return nil, fmt.Errorf("there is no guest beside this machine: %w", err)
+	}
+	var list []RealGuest
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, err
+	}
+	r := &realGuests{free: map[string]chan RealGuest{}}
+	for _, g := range list {
+		ch := make(chan RealGuest, 1)
+		ch <- g
+		r.free[g.Name] = ch
+	}
+	return r, nil
+})
+
+// take waits for the guest and gives it back when the lab ends.
+func (r *realGuests) take(l *Lab, name string) (RealGuest, error) {
+	r.mu.Lock()
+	ch := r.free[name]
+	r.mu.Unlock()
+	if ch == nil {
+		return RealGuest{}, fmt.Errorf("there is no guest named %q beside this machine", name)
+	}
+	g := <-ch
+	l.atEnd(func() error { ch <- g; return nil })
+	return g, nil
+}
