@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/homeport-cni/homeport/pkg/bridge"
 	"github.com/homeport-cni/homeport/pkg/datapath"
 	"github.com/homeport-cni/homeport/pkg/hostfw"
 	"github.com/homeport-cni/homeport/pkg/report"
@@ -53,7 +55,22 @@ func checks(bpffs string) []report.Check {
 	}
 	host := hostfw.NewHost()
 	host.BPFFS = bpffs
-	return append(out, host.Checks(nil)...)
+	return append(append(out, vlanFiltering()), host.Checks(nil)...)
+}
+
+// vlanFiltering is tried, not looked up: nothing else is certain.
+func vlanFiltering() report.Check {
+	c := report.Check{Name: "bridge VLAN filtering", Required: true, Answer: report.Yes, Detail: "keeps VLANs apart"}
+	err := bridge.ProbeVLANFiltering()
+	switch {
+	case errors.Is(err, bridge.ErrNoVLANFiltering):
+		c.Answer, c.Needs = report.No, "CONFIG_BRIDGE_VLAN_FILTERING"
+		c.Remedy = "use a distribution's kernel; those of Debian, Ubuntu, RHEL, SLES, Flatcar and Talos have it"
+	case err != nil:
+		c.Answer, c.Remedy = report.Unknown, "run doctor as root on the node"
+		c.Detail += ": " + err.Error()
+	}
+	return c
 }
 
 // exitError ends the program with a code and no further words.

@@ -3,12 +3,8 @@ package hostfw
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"path"
 	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/report"
@@ -40,68 +36,6 @@ func (h Host) kernelVersion() report.Check {
 		c.Remedy = "use a newer kernel; the checks of single features tell what is missing on this one"
 	}
 	return c
-}
-
-// vlanFiltering asks sysfs, where every bridge of a kernel that can filter has
-// the switch; without any bridge it asks the kernel's configuration.
-func (h Host) vlanFiltering() report.Check {
-	c := report.Check{Name: "bridges can filter VLANs", Required: true, Needs: "CONFIG_BRIDGE_VLAN_FILTERING=y",
-		Remedy: "boot a kernel built with CONFIG_BRIDGE_VLAN_FILTERING=y, as those of all server distributions are"}
-	if all := h.bridges(); len(all) > 0 {
-		file := "sys/class/net/" + all[0] + "/bridge/vlan_filtering"
-		c.Answer, c.Detail = report.No, "bridge "+all[0]+" has no switch vlan_filtering"
-		if h.exists(file) {
-			c.Answer, c.Detail = report.Yes, "bridge "+all[0]+" has the switch"
-		}
-		return c
-	}
-	config, from, err := h.kernelConfig()
-	if err != nil {
-		c.Answer, c.Detail = report.Unknown, err.Error()
-		c.Remedy = "make a bridge and ask again: ip link add probe0 type bridge vlan_filtering 1; ip link del probe0"
-		return c
-	}
-	c.Answer, c.Detail = report.No, "not set in /"+from
-	for line := range bytes.Lines(config) {
-		if strings.TrimSpace(string(line)) == "CONFIG_BRIDGE_VLAN_FILTERING=y" {
-			c.Answer, c.Detail = report.Yes, "set in /"+from
-		}
-	}
-	return c
-}
-
-// kernelConfig is the running kernel's build configuration and its file.
-func (h Host) kernelConfig() (config []byte, file string, err error) {
-	release, err := h.read("proc/sys/kernel/osrelease")
-	if err != nil {
-		return nil, "", err
-	}
-	for _, file := range []string{
-		"boot/config-" + release,
-		path.Join("usr/lib/modules", release, "config"),
-		path.Join("lib/modules", release, "config"),
-		"proc/config.gz",
-	} {
-		config, err := fs.ReadFile(h.Root, file)
-		if err == nil && strings.HasSuffix(file, ".gz") {
-			config, err = gunzip(config)
-		}
-		if err == nil {
-			return config, file, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, "", fmt.Errorf("read the kernel's configuration /%s: %w", file, err)
-		}
-	}
-	return nil, "", errors.New("there is no bridge to look at, and the kernel's configuration is not stored on this node")
-}
-
-func gunzip(b []byte) ([]byte, error) {
-	r, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(r)
 }
 
 // bpffs asks whether what is pinned there outlives the agent.

@@ -73,7 +73,6 @@ func (h Host) Checks(bridges []string) []report.Check {
 	nf, err := h.Netfilter(bridges)
 	return []report.Check{
 		h.kernelVersion(),
-		h.vlanFiltering(),
 		h.bpffs(),
 		netfilterCheck(nf, err),
 		h.forwardCheck(nf, err, bridges),

@@ -1,8 +1,6 @@
 package hostfw
 
 import (
-	"bytes"
-	"compress/gzip"
 	"errors"
 	"os/exec"
 	"strings"
@@ -87,9 +85,9 @@ func find(tb testing.TB, checks []report.Check, name string) report.Check {
 
 // The names by which the tests find the checks.
 const (
-	kernel, filtering, bpffs = "kernel", "filter VLANs", "BPF"
-	netfilter, forward       = "stay out", "FORWARD"
-	querier, nm, networkd    = "querier", "NetworkManager", "networkd"
+	kernel, bpffs         = "kernel", "BPF"
+	netfilter, forward    = "stay out", "FORWARD"
+	querier, nm, networkd = "querier", "NetworkManager", "networkd"
 )
 
 func TestAllIsWell(t *testing.T) {
@@ -119,8 +117,6 @@ func TestChecks(t *testing.T) {
 		"kernel just right":     {healthy(map[string]string{"proc/sys/kernel/osrelease": "5.14.0-284"}), chains{}, kernel, report.Yes, "5.14", ""},
 		"kernel unreadable":     {healthy(map[string]string{"proc/sys/kernel/osrelease": ""}), chains{}, kernel, report.Unknown, "not exist", ""},
 		"kernel not understood": {healthy(map[string]string{"proc/sys/kernel/osrelease": "Hurd"}), chains{}, kernel, report.Unknown, "Hurd", ""},
-
-		"no VLAN filtering": {healthy(map[string]string{"sys/class/net/br-phys/bridge/vlan_filtering": ""}), chains{}, filtering, report.No, "br-phys", "boot a kernel"},
 
 		"bpffs not mounted":   {healthy(map[string]string{"proc/self/mountinfo": "30 24 0:27 / /sys rw - sysfs sysfs rw\n"}), chains{}, bpffs, report.No, "nothing is mounted", "mount -t bpf"},
 		"bpffs mounted over":  {healthy(map[string]string{"proc/self/mountinfo": "1 2 0:3 / /sys/fs/bpf rw - bpf bpf rw\n4 1 0:5 / /sys/fs/bpf rw - tmpfs tmpfs rw\n"}), chains{}, bpffs, report.No, "tmpfs", ""},
@@ -200,37 +196,6 @@ func TestDropBeatsUnknown(t *testing.T) {
 		}
 		if c := find(t, h.Checks(nil), forward); c.Answer != report.No || strings.Contains(c.Remedy, "install") {
 			t.Errorf("%s broken: %+v", broken, c)
-		}
-	}
-}
-
-func TestVLANFilteringWithoutBridge(t *testing.T) {
-	var zipped bytes.Buffer
-	w := gzip.NewWriter(&zipped)
-	if _, err := w.Write([]byte("CONFIG_BRIDGE=y\n# CONFIG_BRIDGE_VLAN_FILTERING is not set\n")); err != nil || w.Close() != nil {
-		t.Fatal("gzip:", err)
-	}
-	const yes = "CONFIG_BRIDGE=m\nCONFIG_BRIDGE_VLAN_FILTERING=y\n"
-	for name, tt := range map[string]struct {
-		over   map[string]string
-		want   report.Answer
-		detail string
-	}{
-		"boot":     {map[string]string{"boot/config-6.12.41+deb13-amd64": yes}, report.Yes, "/boot/config-6.12.41"},
-		"modules":  {map[string]string{"usr/lib/modules/6.12.41+deb13-amd64/config": yes}, report.Yes, "/usr/lib/modules"},
-		"proc":     {map[string]string{"proc/config.gz": zipped.String()}, report.No, "/proc/config.gz"},
-		"not gzip": {map[string]string{"proc/config.gz": "junk"}, report.Unknown, "/proc/config.gz"},
-		"nowhere":  {nil, report.Unknown, "not stored"},
-	} {
-		content := healthy(tt.over)
-		for file := range content {
-			if strings.HasPrefix(file, "sys/class/net/") {
-				delete(content, file)
-			}
-		}
-		c := find(t, newHost(content, chains{}).Checks(nil), filtering)
-		if c.Answer != tt.want || !strings.Contains(c.Detail, tt.detail) || !c.Required {
-			t.Errorf("%s: %+v", name, c)
 		}
 	}
 }
