@@ -116,10 +116,7 @@ func diffBridge(w Want, got Observed) []Drift {
 	if w.Trunk.Managed {
 		should, is := w.Trunk.wantBridge(), got.BridgeAttrs
 		is.VLANFiltering = should.VLANFiltering // told above
-		if w.Trunk.Flat {
-			is.DefaultPVID = 0
-		}
-		add(is != should, BridgeSettings, should.settings(), is.settings())
+		add(!w.Trunk.fits(is), BridgeSettings, should.settings(), is.settings())
 	}
 	add(w.MAC != nil && !bytes.Equal(w.MAC, got.MAC), BridgeMACChanged, w.MAC.String(), got.MAC.String())
 	add(got.MTU < w.MTU, MTUShrunk, strconv.Itoa(w.MTU), strconv.Itoa(got.MTU))

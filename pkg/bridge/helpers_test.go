@@ -116,7 +116,7 @@ func eventually(tb testing.TB, what string, ok func() string) {
 // handle is the namespace through the netlink library's own eyes.
 func handle(tb testing.TB, s space) *netlink.Handle {
 	tb.Helper()
-	k, err := netlink.NewHandleAt(s.ns)
+	k, err := netlink.NewHandleAt(s.ns, unix.NETLINK_ROUTE)
 	must(tb, err)
 	tb.Cleanup(k.Close)
 	return k

@@ -40,8 +40,9 @@ type Link struct {
 	Kind string
 	MAC  net.HardwareAddr
 	MTU  int // bytes
-	// Up is the administrative state; Running says that there is also a
-	// carrier (for a veth: the other end is up too).
+	// Up is the administrative state; Running (IFF_RUNNING) says that there is
+	// a carrier too, of a veth that the other end is up, and that the kernel
+	// has taken notice: before that, what the interface sends is lost.
 	Up, Running bool
 	// Master is the ifindex of the bridge or bond that it is enslaved to; 0 is none.
 	Master int
@@ -177,7 +178,7 @@ func parseLink(m []byte) (Link, error) {
 	l := Link{
 		Index:        int(info.Index),
 		Up:           info.Flags&unix.IFF_UP != 0,
-		Running:      info.Flags&unix.IFF_LOWER_UP != 0,
+		Running:      info.Flags&unix.IFF_RUNNING != 0,
 		LowerNetnsID: -1,
 	}
 	as, err := attrs(m[unix.SizeofIfInfomsg:])

@@ -274,6 +274,15 @@ func (s TrunkSpec) wantBridge() BridgeAttrs {
 	return BridgeAttrs{VLANFiltering: !s.Flat}
 }
 
+// fits says whether a managed bridge has those settings. On a flat one the
+// default PVID means nothing.
+func (s TrunkSpec) fits(b BridgeAttrs) bool {
+	if s.Flat {
+		b.DefaultPVID = 0
+	}
+	return b == s.wantBridge()
+}
+
 // attrs writes the settings as IFLA_BR_*. The default PVID goes before
 // vlan_filtering is switched on, so that VLAN 1 never connects anything.
 func (b BridgeAttrs) attrs(data *nl.RtAttr) {
@@ -332,7 +341,7 @@ func (n *Net) mend(spec TrunkSpec, br, up Link, st *TrunkStatus) error {
 }
 
 func (n *Net) mendBridge(spec TrunkSpec, br Link, st *TrunkStatus) error {
-	if *br.Bridge != spec.wantBridge() {
+	if !spec.fits(*br.Bridge) {
 		if err := n.setBridge(br.Index, spec); err != nil {
 			return err
 		}

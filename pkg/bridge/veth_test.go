@@ -86,12 +86,7 @@ func TestCreateVeth(t *testing.T) {
 		s    space
 		name string
 	}{{host, "veth0"}, {pod, "net1"}} {
-		eventually(t, at.name+" has a carrier", func() string {
-			if l, err := at.s.LinkInfo(Ref{Name: at.name}); err != nil || !l.Running {
-				return "no carrier"
-			}
-			return ""
-		})
+		running(t, at.s, at.name)
 		as, err := at.s.addresses(0)
 		must(t, err)
 		for _, a := range as {

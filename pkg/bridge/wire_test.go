@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -160,8 +161,13 @@ func newNode(tb testing.TB, spec TrunkSpec) *node {
 	tb.Helper()
 	h := &node{space: newSpace(tb), tb: tb, spec: spec, sw: newSpace(tb)}
 	up := pair(tb, h.space, "eth0", h.sw, "port0")
+	// As a NIC has it; a host veth's would be the highest of all.
+	nic := net.HardwareAddr{2, 0xc0, 0xff, 0xee, 0, 1}
+	must(tb, h.setLink(up.Host.Index, nil, nl.NewRtAttr(unix.IFLA_ADDRESS, nic)))
 	must(tb, h.SetUp(up.Host))
 	must(tb, h.sw.SetUp(Ref{Name: "port0"}))
+	running(tb, h.space, "eth0")
+	running(tb, h.sw, "port0")
 	return h
 }
 
@@ -187,7 +193,19 @@ func (h *node) attach(v VLANs) *wire {
 	must(h.tb, h.SetUp(veth.Host))
 	h.ports = append(h.ports, WantPort{Ref: veth.Host, VLANs: v, MTU: 1500})
 	h.forwarding(veth.Host)
+	running(h.tb, pod, fmt.Sprintf("net%d", k))
 	return plug(h.tb, pod, fmt.Sprintf("net%d", k))
+}
+
+// running waits until an interface can send.
+func running(tb testing.TB, s space, name string) {
+	tb.Helper()
+	eventually(tb, name+" runs", func() string {
+		if l, err := s.LinkInfo(Ref{Name: name}); err != nil || !l.Running {
+			return fmt.Sprintf("%+v, %v", l, err)
+		}
+		return ""
+	})
 }
 
 // forwarding waits until ports let frames through.
