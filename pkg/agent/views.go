@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -208,6 +207,3 @@ func texts(ranges []policy.AddrRange) []string {
 	}
 	return out
 }
-
-// keyOf names a port in messages.
-func keyOf(k attach.Key) string { return k.ContainerID + "/" + k.IfName }

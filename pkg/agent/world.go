@@ -52,7 +52,9 @@ func keepUsed(next, last *desired.Snapshot, ports []item) (*desired.Snapshot, []
 	}
 	var kept []desired.Problem
 	out := *next
-	out.Networks, out.Trunks = maps.Clone(next.Networks), maps.Clone(next.Trunks)
+	out.Networks, out.Trunks = map[string]desired.Network{}, map[string]desired.Trunk{}
+	maps.Copy(out.Networks, next.Networks)
+	maps.Copy(out.Trunks, next.Trunks)
 	report := func(kind, name string) {
 		kept = append(kept, desired.Problem{Kind: kind, Name: name, Kept: true,
 			Message: "removed from the source, but living ports use it; it stays in force until they end"})

@@ -1,0 +1,197 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+func set(tb testing.TB, text string) vlan.Set {
+	tb.Helper()
+	s, err := vlan.ParseSet(text)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+// snapshot has a trunk that allows inline ports, one that does not, and one that
+// is not ready.
+func snapshot(tb testing.TB) (*desired.Snapshot, map[string]trunkHealth) {
+	s := &desired.Snapshot{
+		Revision: 1,
+		Trunks: map[string]desired.Trunk{
+			"open":   {Name: "open", Bridge: "br0", AllowedVLANs: set(tb, "100-110,200"), Management: set(tb, "105"), InlineAllowed: true},
+			"closed": {Name: "closed", Bridge: "br1", AllowedVLANs: set(tb, "100")},
+			"broken": {Name: "broken", Bridge: "br2", AllowedVLANs: set(tb, "100"), InlineAllowed: true},
+		},
+		Networks: map[string]desired.Network{
+			"web":    {Name: "web", Trunk: "open", Mode: vlan.Access, PVID: 100, Default: policy.Allow},
+			"small":  {Name: "small", Trunk: "open", Mode: vlan.Access, PVID: 101, MTU: 1400},
+			"guests": {Name: "guests", Trunk: "open", Mode: vlan.Trunk, Tagged: set(tb, "100,200")},
+			"sick":   {Name: "sick", Trunk: "broken", Mode: vlan.Access, PVID: 100},
+		},
+	}
+	return s, map[string]trunkHealth{"open": {mtu: 1500}, "closed": {mtu: 1500}, "broken": {problem: "the uplink eth9 does not exist"}}
+}
+
+func network(name string) *attach.Request {
+	return &attach.Request{Network: name, MAC: attach.MAC{0, 0x50, 0x56, 1, 2, 3}}
+}
+
+func inline(bridge string, v attach.VLANs) *attach.Request {
+	return &attach.Request{Inline: &attach.Inline{Bridge: bridge, VLANs: v}, MAC: attach.MAC{0, 0x50, 0x56, 1, 2, 3}}
+}
+
+func access(id vlan.ID) attach.VLANs { return attach.VLANs{Mode: vlan.Access, PVID: id} }
+
+func TestResolveRefuses(t *testing.T) {
+	with := func(r *attach.Request, change func(*attach.Request)) *attach.Request { change(r); return r }
+	for name, tc := range map[string]struct {
+		req   *attach.Request
+		kind  attach.ErrorKind
+		field string
+		says  []string // in message or remedy
+	}{
+		"unknown network":   {network("wbe"), attach.InvalidConfig, "network", []string{`"wbe"`, "guests, sick, small, web"}},
+		"both":              {with(network("web"), func(r *attach.Request) { r.Inline = &attach.Inline{} }), attach.InvalidConfig, "network", []string{"give one"}},
+		"neither":           {&attach.Request{MAC: attach.MAC{2, 0, 0, 0, 0, 1}}, attach.InvalidConfig, "network", []string{"set network"}},
+		"unknown bridge":    {inline("br9", access(100)), attach.InvalidConfig, "bridge", []string{`"br9"`, "write a VLANTrunk"}},
+		"inline refused":    {inline("br1", access(100)), attach.InvalidConfig, "bridge", []string{"closed", "inlineConfig: Allow"}},
+		"VLAN not allowed":  {inline("br0", access(300)), attach.InvalidConfig, "vlan", []string{"300", "100-110,200"}},
+		"management VLAN":   {inline("br0", access(105)), attach.InvalidConfig, "vlan", []string{"105", "management"}},
+		"VLAN 4095":         {inline("br0", access(4095)), attach.InvalidConfig, "vlan", []string{"4094"}},
+		"no VLAN":           {inline("br0", attach.VLANs{}), attach.InvalidConfig, "vlan", []string{"vlanTrunk"}},
+		"tag not allowed":   {inline("br0", attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "110-111")}), attach.InvalidConfig, "vlan", []string{"111"}},
+		"trunk not ready":   {network("sick"), attach.TryAgain, "trunk", []string{"eth9", "homeportctl status"}},
+		"multicast MAC":     {with(network("web"), func(r *attach.Request) { r.MAC = attach.MAC{1, 0, 0x5e, 0, 0, 1} }), attach.InvalidConfig, "mac", []string{"multicast", "even first byte"}},
+		"zero MAC":          {with(network("web"), func(r *attach.Request) { r.MAC = make(attach.MAC, 6) }), attach.InvalidConfig, "mac", nil},
+		"short MAC":         {with(network("web"), func(r *attach.Request) { r.MAC = attach.MAC{2, 0} }), attach.InvalidConfig, "mac", nil},
+		"MTU -1":            {with(network("web"), func(r *attach.Request) { r.MTU = -1 }), attach.InvalidConfig, "mtu", []string{"-1", "68-65535"}},
+		"MTU 65536":         {with(network("web"), func(r *attach.Request) { r.MTU = 65536 }), attach.InvalidConfig, "mtu", []string{"65536"}},
+		"MTU over uplink's": {with(network("web"), func(r *attach.Request) { r.MTU = 9000 }), attach.InvalidConfig, "mtu", []string{"9000", "1500"}},
+		"MTU over network":  {with(network("small"), func(r *attach.Request) { r.MTU = 1500 }), attach.InvalidConfig, "mtu", []string{"1400"}},
+	} {
+		snap, health := snapshot(t)
+		_, err := resolve(tc.req, snap, health)
+		var e *attach.Error
+		if !errors.As(err, &e) {
+			t.Errorf("%s: got %v, want a refusal", name, err)
+			continue
+		}
+		if e.Kind != tc.kind || e.Field != tc.field || e.Remedy == "" {
+			t.Errorf("%s: got kind %s, field %q, remedy %q; want %s, %q and a remedy", name, e.Kind, e.Field, e.Remedy, tc.kind, tc.field)
+		}
+		for _, s := range tc.says {
+			if !strings.Contains(e.Message+e.Remedy, s) {
+				t.Errorf("%s: %q does not say %q", name, e, s)
+			}
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	for name, tc := range map[string]struct {
+		req    *attach.Request
+		trunk  string
+		vlans  attach.VLANs
+		mtu    int
+		policy string
+	}{
+		"network":                   {network("web"), "open", access(100), 1500, "web"},
+		"network's MTU":             {network("small"), "open", access(101), 1400, "small"},
+		"trunk network":             {network("guests"), "open", attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "100,200")}, 1500, "guests"},
+		"inline, VLAN of a network": {inline("br0", access(100)), "open", access(100), 1500, "web"},
+		"inline, VLAN of none":      {inline("br0", access(200)), "open", access(200), 1500, ""},
+		"inline trunk":              {inline("br0", attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "100")}), "open", attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "100")}, 1500, ""},
+	} {
+		snap, health := snapshot(t)
+		got, err := resolve(tc.req, snap, health)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got.trunk.Name != tc.trunk || got.vlans != tc.vlans || got.mtu != tc.mtu || got.policy != tc.policy {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+}
+
+// port is a record on br0.
+func port(ifindex int, mac byte, v attach.VLANs) *attach.Record {
+	return &attach.Record{Request: attach.Request{Key: attach.Key{ContainerID: string('a' + rune(ifindex)), IfName: "net1"},
+		MAC: attach.MAC{2, 0, 0, 0, 0, mac}, HostIfIndex: ifindex, HostIfName: "veth" + string('a'+rune(ifindex)), Network: "web"},
+		Trunk: "open", Bridge: "br0", VLANs: v, Policy: "web"}
+}
+
+func TestClaimConflicts(t *testing.T) {
+	living := func(*attach.Record) bool { return true }
+	dead := func(*attach.Record) bool { return false }
+	for name, tc := range map[string]struct {
+		second *attach.Record
+		alive  func(*attach.Record) bool
+		field  string
+	}{
+		"same MAC, same VLAN":         {port(2, 1, access(100)), living, "mac"},
+		"same MAC, trunk with it":     {port(2, 1, attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "99-101")}), living, "mac"},
+		"same interface":              {port(1, 2, access(100)), living, "interface"},
+		"same MAC, other VLAN":        {port(2, 1, access(101)), living, ""},
+		"other MAC":                   {port(2, 2, access(100)), living, ""},
+		"same MAC, the first is dead": {port(2, 1, access(100)), dead, ""},
+	} {
+		tab := newTable()
+		first, unlock := tab.lock(attach.Key{ContainerID: "first", IfName: "net1"})
+		if err := tab.claim(first, port(1, 1, access(100)), living); err != nil {
+			t.Fatal(err)
+		}
+		unlock()
+		e, unlock := tab.lock(tc.second.Key)
+		err := tab.claim(e, tc.second, tc.alive)
+		unlock()
+		var refusal *attach.Error
+		if got := errors.As(err, &refusal); got != (tc.field != "") || got && (refusal.Field != tc.field || refusal.Kind != attach.Conflict) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestTableForgets(t *testing.T) {
+	tab := newTable()
+	k := attach.Key{ContainerID: "c", IfName: "net1"}
+	e, unlock := tab.lock(k)
+	if err := tab.claim(e, port(1, 1, access(100)), func(*attach.Record) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	tab.release(e)
+	unlock()
+	if len(tab.ports) != 0 || len(tab.list()) != 0 {
+		t.Errorf("a released key stays: %v", tab.ports)
+	}
+}
+
+// TestKeepUsed removes everything from the source: what a port stands on stays.
+func TestKeepUsed(t *testing.T) {
+	last, _ := snapshot(t)
+	ports := []item{{rec: *port(1, 1, access(100))}}
+	got, kept := keepUsed(&desired.Snapshot{Revision: 2}, last, ports)
+	if d := cmp.Diff(map[string]desired.Network{"web": last.Networks["web"]}, got.Networks, cmp.AllowUnexported(vlan.Set{})); d != "" {
+		t.Error(d)
+	}
+	if _, ok := got.Trunks["open"]; !ok || len(got.Trunks) != 1 {
+		t.Errorf("trunks: %v", got.Trunks)
+	}
+	if len(kept) != 2 || !kept[0].Kept || kept[0].Name != "web" || kept[1].Name != "open" {
+		t.Errorf("reported: %+v", kept)
+	}
+	got, kept = keepUsed(&desired.Snapshot{Revision: 3}, last, nil)
+	if len(got.Networks)+len(got.Trunks)+len(kept) != 0 {
+		t.Errorf("without ports something stays: %+v %+v", got, kept)
+	}
+}
