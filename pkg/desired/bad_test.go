@@ -378,6 +378,9 @@ networks.yml:13: VLANNetwork vlan200: metadata.name: VLANNetwork vlan200 is also
 		{name: "tab", content: "apiVersion: homeport.dev/v1alpha1\nkind: VLANTrunk\nspec:\n\tbridge: x\n", want: `
 more.yaml:4: is not YAML: found character that cannot start any token
 `},
+		{name: "UTF-16", content: "\xff\xfeh\x00i\x00", want: `
+more.yaml:1: has 2 bytes that are not UTF-8: want UTF-8
+`},
 		{name: "no mapping", content: "- a\n- b\n", want: `
 more.yaml:1: is no object: want a mapping with apiVersion, kind, metadata and spec
 `},

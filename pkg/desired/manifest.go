@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -57,6 +58,12 @@ func parseManifest(file string, data []byte) manifest {
 	m := manifest{file: file}
 	if len(bytes.TrimSpace(data)) == 0 {
 		m.unsure = "is empty" // an editor may be about to write it
+		return m
+	}
+	if !utf8.Valid(data) {
+		m.unsure = unreadable
+		bad := len(data) - len(bytes.ToValidUTF8(data, nil))
+		m.problems = []Problem{{File: file, Line: 1, Message: fmt.Sprintf("has %d bytes that are not UTF-8: want UTF-8", bad)}}
 		return m
 	}
 	offset := 0
