@@ -103,7 +103,7 @@ trunk.yaml:7: VLANTrunk trunk0: spec.nodeSelector: Forbidden: this version does 
 	}
 }
 
-func TestBadNetwork(t *testing.T) {
+func TestBadNetworkVLAN(t *testing.T) {
 	network := func(old, new string) string { return edit(vlan100, old, new) }
 	for _, c := range []badCase{
 		{name: "VLAN 0", content: network("id: 100", "id: 0"), want: `
@@ -148,6 +148,15 @@ networks.yml:14: VLANNetwork vlan100: spec.vlan.trunk: VLAN 150-152 is not among
 		{name: "Native VLAN also tagged", content: network("Access", `Native, trunk: ["100-105"]`), want: `
 networks.yml:14: VLANNetwork vlan100: spec.vlan.id: Invalid value: 100: is also in vlan.trunk: a VLAN is either untagged or tagged; take it out of one
 `},
+	} {
+		c.file, c.content = "networks.yml", docs(vlan200, c.content)
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestBadNetwork(t *testing.T) {
+	network := func(old, new string) string { return edit(vlan100, old, new) }
+	for _, c := range []badCase{
 		{name: "unknown trunk", content: network("trunk0", "trunk9"), want: `
 networks.yml:13: VLANNetwork vlan100: spec.trunk: VLANTrunk "trunk9" does not exist: want one of trunk0, or a manifest for it
 `},
@@ -207,91 +216,109 @@ networks.yml:9: VLANNetwork vlan100: apiVersion: is "homeport.dev/v1": want home
 	}
 }
 
-func TestBadPolicy(t *testing.T) {
-	rule := func(s string) string {
-		return edit(web, `  - {id: 1002, action: Drop, services: [{protocol: TCP, ports: "22"}]}`, "  - {"+s+"}")
-	}
+// badRule gives a policy with another second rule.
+func badRule(s string) string {
+	return edit(web, `  - {id: 1002, action: Drop, services: [{protocol: TCP, ports: "22"}]}`, "  - {"+s+"}")
+}
+
+func TestBadService(t *testing.T) {
 	for _, c := range []badCase{
-		{name: "rule id twice", content: rule(`id: 1001, action: Drop`), want: `
+		{name: "rule id twice", content: badRule(`id: 1001, action: Drop`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Duplicate value: 1001: rules[0] has this id: want another, unique in the policy
 `},
-		{name: "rule id 0", content: rule(`id: 0, action: Drop`), want: `
+		{name: "rule id 0", content: badRule(`id: 0, action: Drop`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a number from 1 to 4294967295, unique in the policy
 `},
-		{name: "rule id left out", content: rule(`action: Drop`), want: `
+		{name: "rule id left out", content: badRule(`action: Drop`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a number from 1 to 4294967295, unique in the policy
 `},
-		{name: "port range 90-80", content: rule(`id: 7, action: Drop, services: [{protocol: TCP, ports: "22,90-80"}]`), want: `
+		{name: "port range 90-80", content: badRule(`id: 7, action: Drop, services: [{protocol: TCP, ports: "22,90-80"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "22,90-80": "90-80": is reversed: want 80-90
 `},
-		{name: "port 0", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "0"}]`), want: `
+		{name: "port 0", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "0"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
 `},
-		{name: "port 65536", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "65535-65536"}]`), want: `
+		{name: "port 65536", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "65535-65536"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "65535-65536": want ports from 1 to 65535, as "80,443,8000-8010"
 `},
-		{name: "ports empty", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: ""}]`), want: `
+		{name: "ports empty", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: ""}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: is empty: give it a value or leave the key out
 `},
-		{name: "ports a number", content: rule(`id: 7, action: Drop, services: [{protocol: UDP, ports: 53}]`), want: `
+		{name: "ports a number", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: 53}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: 53 is not a text in YAML: want quotes, as "53"
 `},
-		{name: "ICMP with ports", content: rule(`id: 7, action: Drop, services: [{protocol: ICMP, ports: "8"}]`), want: `
+		{name: "ICMP with ports", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMP, ports: "8"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Forbidden: ICMP has no ports: want types, or protocol TCP or UDP
 `},
-		{name: "ICMP type 256", content: rule(`id: 7, action: Drop, services: [{protocol: ICMPv6, types: [128, 256]}]`), want: `
+		{name: "ICMP type 256", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMPv6, types: [128, 256]}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].types[1]: Invalid value: 256: want a type from 0 to 255
 `},
-		{name: "unknown protocol", content: rule(`id: 7, action: Drop, services: [{protocol: tcp}, {protocol: SCTP}]`), want: `
+		{name: "unknown protocol", content: badRule(`id: 7, action: Drop, services: [{protocol: tcp}, {protocol: SCTP}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocol: Unsupported value: "SCTP": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
 `},
-		{name: "CIDR with host bits", content: rule(`id: 7, action: Drop, sources: [{cidr: 10.0.0.1/8}]`), want: `
+	} {
+		c.file = "policy.yaml"
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestBadPeer(t *testing.T) {
+	for _, c := range []badCase{
+		{name: "CIDR with host bits", content: badRule(`id: 7, action: Drop, sources: [{cidr: 10.0.0.1/8}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].cidr: Invalid value: "10.0.0.1/8": has host bits set: want 10.0.0.0/8, or 10.0.0.1/32 for the one address
 `},
-		{name: "address", content: rule(`id: 7, action: Drop, sources: [{ip: 10.0.0.256}, {ip: 10.0.0.0/8}, {ip: "::ffff:10.0.0.1"}]`), want: `
+		{name: "address", content: badRule(`id: 7, action: Drop, sources: [{ip: 10.0.0.256}, {ip: 10.0.0.0/8}, {ip: "::ffff:10.0.0.1"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].ip: Invalid value: "10.0.0.256": want an address as 10.1.2.3 or 2001:db8::1
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].ip: Invalid value: "10.0.0.0/8": want one address as 10.1.2.3 or 2001:db8::1; a prefix goes under cidr
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].ip: Invalid value: "::ffff:10.0.0.1": is IPv4 written as IPv6: want 10.0.0.1
 `},
-		{name: "ranges", content: rule(`id: 7, action: Drop, sources: [{range: 10.0.0.9-10.0.0.5}, {range: "10.0.0.1-::1"}, {range: 10.0.0.1}]`), want: `
+		{name: "ranges", content: badRule(`id: 7, action: Drop, sources: [{range: 10.0.0.9-10.0.0.5}, {range: "10.0.0.1-::1"}, {range: 10.0.0.1}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].range: Invalid value: "10.0.0.9-10.0.0.5": is reversed: want 10.0.0.5-10.0.0.9
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].range: Invalid value: "10.0.0.1-::1": mixes IPv4 and IPv6: want both ends of one family
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].range: Invalid value: "10.0.0.1": want two addresses as 10.0.0.5-10.0.0.9; one address goes under ip
 `},
-		{name: "two fields of a peer", content: rule(`id: 7, action: Drop, sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), want: `
+		{name: "two fields of a peer", content: badRule(`id: 7, action: Drop, sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: Forbidden: has 2 fields: want exactly one of ip, cidr, range and any: true
 `},
-		{name: "empty lists", content: rule(`id: 7, action: Drop, sources: [], services: []`), want: `
+		{name: "empty lists", content: badRule(`id: 7, action: Drop, sources: [], services: []`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
 `},
 		{name: "list without value", content: edit(web, "    destinations: [{ip: 10.100.0.10}]\n", "    destinations:\n"), want: `
 policy.yaml:14: FirewallPolicy web: spec.rules[0].destinations: has no value: give it one or leave the key out
 `},
-		{name: "any beside others", content: rule(`id: 7, action: Drop, sources: [{any: true}, {ip: 10.0.0.1}]`), want: `
+		{name: "any beside others", content: badRule(`id: 7, action: Drop, sources: [{any: true}, {ip: 10.0.0.1}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
-		{name: "peer a text", content: rule(`id: 7, action: Drop, sources: [10.0.0.0/8]`), want: `
+		{name: "peer a text", content: badRule(`id: 7, action: Drop, sources: [10.0.0.0/8]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": want a mapping (key: value)
 `},
-		{name: "actions not enforced", content: rule("id: 7, action: Reject}\n  - {id: 8, action: Pass}\n  - {id: 9, action: Deny"), want: `
+	} {
+		c.file = "policy.yaml"
+		t.Run(c.name, c.run)
+	}
+}
+
+func TestBadPolicy(t *testing.T) {
+	for _, c := range []badCase{
+		{name: "actions not enforced", content: badRule("id: 7, action: Reject}\n  - {id: 8, action: Pass}\n  - {id: 9, action: Deny"), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].action: Forbidden: this version does not enforce Reject: want Allow or Drop
 policy.yaml:17: FirewallPolicy web: spec.rules[2].action: Forbidden: this version does not enforce Pass: want Allow or Drop
 policy.yaml:18: FirewallPolicy web: spec.rules[3].action: Unsupported value: "Deny": supported values: "Allow", "Drop"
 `},
-		{name: "fields not enforced", content: rule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: Disabled"), want: `
+		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: Disabled"), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].log: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].state: Forbidden: this version does not enforce Monitor: want Enabled, or take the rule out
 policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Forbidden: this version does not enforce Disabled: want Enabled, or take the rule out
 `},
-		{name: "peers not enforced", content: rule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
+		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].addressSet: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: Forbidden: this version does not enforce this field: leave it out
 `},
-		{name: "services not enforced", content: rule(`id: 7, action: Drop, services: [{serviceSet: web}, {protocol: TCP, sourcePorts: "1"}]`), want: `
+		{name: "services not enforced", content: badRule(`id: 7, action: Drop, services: [{serviceSet: web}, {protocol: TCP, sourcePorts: "1"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].serviceSet: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: Forbidden: this version does not enforce this field: leave it out
 `},
@@ -317,7 +344,7 @@ policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: this
 		{name: "applied to any and more", content: edit(web, "[{network: vlan100}]", "[{network: vlan100}, {any: true}]"), want: `
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
-		{name: "unknown keys", content: rule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
+		{name: "unknown keys", content: badRule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, ports, types, any, sourcePorts, serviceSet
 policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, services, log, logLabel, state
 `},

@@ -44,18 +44,43 @@ const (
 	allIn   = everyIn + " " + trunkIn + " " + v100In + " " + v200In + " " + webIn
 )
 
-// Each case is a second state after the good one: what is in force then, and
-// what is said.
+// secondState is a state after the good one: what is in force then, and what is
+// said.
+type secondState struct {
+	name    string
+	state   state
+	inForce string
+	want    string
+}
+
+func (c secondState) run(t *testing.T) {
+	d, dir := newDir(t, good())
+	if got := inForce(mustLoad(t, d)); got != allIn {
+		t.Fatalf("in force at first\n got %s\nwant %s", got, allIn)
+	}
+	c.state.put(t, dir)
+	s := mustLoad(t, d)
+	if got := inForce(s); got != c.inForce {
+		t.Errorf("in force\n got %s\nwant %s", got, c.inForce)
+	}
+	if got, want := problems(s, dir), strings.TrimPrefix(c.want, "\n"); got != want {
+		t.Errorf("problems\n got:\n%swant:\n%s", got, want)
+	}
+	if again := mustLoad(t, d); !reflect.DeepEqual(again, s) {
+		t.Errorf("reading the same directory again\n got %+v\nwant %+v", again, s)
+	}
+	good().put(t, dir)
+	if s = mustLoad(t, d); inForce(s) != allIn || len(s.Problems) > 0 {
+		t.Errorf("after repair in force\n got %s\nwant %s\nproblems:\n%s", inForce(s), allIn, problems(s, dir))
+	}
+}
+
+// Mistakes in one object, or in one file.
 func TestLastGood(t *testing.T) {
 	renamed := edit(web, "web from the old subnet", "new")
 	newIn := strings.Replace(allIn, "web from the old subnet", "new", 1)
 	badNet := edit(vlan100, "id: 100", "id: 4095")
-	for _, c := range []struct {
-		name    string
-		state   state
-		inForce string
-		want    string
-	}{
+	for _, c := range []secondState{
 		{"a bad object freezes no other", good().with("networks.yml", docs(badNet, vlan200), "policy.yaml", docs(renamed, everywhere)), newIn, `
 networks.yml:6: VLANNetwork vlan100: spec.vlan.id: Invalid value: 4095: want a VLAN from 1 to 4094 (the last good version stays in force)
 `},
@@ -85,6 +110,14 @@ policy.yaml: FirewallPolicy web: is missing from its file, which is empty: corre
 copy.yaml:3: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in networks.yml line 3: want it once (the last good version stays in force)
 networks.yml:3: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in copy.yaml line 3: want it once (the last good version stays in force)
 `},
+	} {
+		t.Run(c.name, c.run)
+	}
+}
+
+// Objects that do not fit together.
+func TestLastGoodTogether(t *testing.T) {
+	for _, c := range []secondState{
 		{"a trunk that drops a VLAN in use", good().with("trunk.yaml", edit(trunk0, "100-110,200,4000", "100-110")), allIn, `
 trunk.yaml:6: VLANTrunk trunk0: spec.uplink.allowedVLANs: VLAN 200 is used by VLANNetwork vlan200: want it in the list, or remove the network first (the last good version stays in force)
 `},
@@ -125,27 +158,7 @@ more.yaml:14: VLANNetwork b: spec.vlan.id: VLAN 101 of trunk trunk0 is VLANNetwo
 more.yaml:22: VLANNetwork c: spec.vlan.id: VLAN 101 of trunk trunk0 is VLANNetwork a already: want one network for a VLAN
 `},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			d, dir := newDir(t, good())
-			if got := inForce(mustLoad(t, d)); got != allIn {
-				t.Fatalf("in force at first\n got %s\nwant %s", got, allIn)
-			}
-			c.state.put(t, dir)
-			s := mustLoad(t, d)
-			if got := inForce(s); got != c.inForce {
-				t.Errorf("in force\n got %s\nwant %s", got, c.inForce)
-			}
-			if got, want := problems(s, dir), strings.TrimPrefix(c.want, "\n"); got != want {
-				t.Errorf("problems\n got:\n%swant:\n%s", got, want)
-			}
-			if again := mustLoad(t, d); !reflect.DeepEqual(again, s) {
-				t.Errorf("reading the same directory again\n got %+v\nwant %+v", again, s)
-			}
-			good().put(t, dir)
-			if s = mustLoad(t, d); inForce(s) != allIn || len(s.Problems) > 0 {
-				t.Errorf("after repair in force\n got %s\nwant %s\nproblems:\n%s", inForce(s), allIn, problems(s, dir))
-			}
-		})
+		t.Run(c.name, c.run)
 	}
 }
 
