@@ -163,14 +163,16 @@ func (a *Agent) wake() {
 
 // watchKernel wakes the loop when links, VLANs or hooks change.
 func (a *Agent) watchKernel(ctx context.Context) error {
-	ch, err := a.kernel.Watch(ctx)
-	if err != nil {
-		return err
+	for ctx.Err() == nil {
+		ch, err := a.kernel.Watch(ctx)
+		if err != nil {
+			return err
+		}
+		for range ch { // closed early when the announcements broke off
+			a.wake()
+		}
 	}
-	for range ch {
-		a.wake()
-	}
-	return ctx.Err()
+	return nil
 }
 
 const (

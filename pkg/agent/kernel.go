@@ -85,10 +85,11 @@ func (k *kernel) SetUp(i attach.Interface) error { return k.net.SetUp(ref(i)) }
 // Delete implements attach.Bridge.
 func (k *kernel) Delete(i attach.Interface) error { return k.net.DeleteVethFast(ref(i)) }
 
-// Alive says whether the interface is there under its name.
+// Alive says whether the interface is there under its name. What cannot be found
+// out counts as alive: a living port must not be taken for a dead one.
 func (k *kernel) Alive(i attach.Interface) bool {
 	_, err := k.net.LinkInfo(ref(i))
-	return err == nil
+	return !errors.Is(err, bridge.ErrNotFound)
 }
 
 // InBridge says whether the record's interface is a port of its bridge.

@@ -195,7 +195,8 @@ func (k *kernel) Collect(own map[int]bool, orphans *orphanBook) error {
 		}
 	}
 	orphans.keep(alive)
-	removed, err := k.dp.GC(func(ifindex int) bool { return alive[ifindex] })
+	// Asked again for each: an ADD may have made its interface since the list.
+	removed, err := k.dp.GC(func(ifindex int) bool { return k.Alive(attach.Interface{Index: ifindex}) })
 	if len(removed) > 0 {
 		k.log.Info("port programs of gone interfaces forgotten", "ifindexes", strings.Trim(fmt.Sprint(removed), "[]"))
 	}

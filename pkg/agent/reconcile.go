@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/bridge"
@@ -20,6 +21,7 @@ func (a *Agent) reconcile() {
 	a.mu.RUnlock()
 	if snap != nil {
 		a.syncPolicy()
+		a.followNetworks(snap)
 		var found []finding
 		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
 			found = append(found, a.lookAtTrunk(snap.Trunks[name])...)
@@ -27,7 +29,7 @@ func (a *Agent) reconcile() {
 		found = append(found, a.lookAtHooks()...)
 		errs := a.drift.settle(found)
 		a.noteProblems(found, errs)
-		a.dropTrunks(snap)
+		a.dropTrunks()
 	}
 	if err := a.kernel.Collect(a.ownIndexes(), a.orphans); err != nil {
 		a.log.Warn("leftovers cannot be cleared", "err", err)
@@ -44,22 +46,10 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	}
 	h, known := a.healthOf(t.Name)
 	if !known || h.problem != "" || h.spec != spec {
-		st, err := a.kernel.net.EnsureTrunk(spec)
-		h = trunkHealth{spec: spec, mtu: st.MTU, mac: st.MAC, vlans: spec.Allowed}
-		if err != nil {
-			h.problem = err.Error()
+		if h.problem != "" && h.spec == spec && time.Since(h.tried) < firstDelay {
+			return nil
 		}
-		if err != nil && (!known || h.problem != a.problemOf(t.Name)) {
-			a.log.Error("trunk is not ready", "trunk", t.Name, "err", err)
-		}
-		for _, c := range st.Changed {
-			a.log.Info("trunk changed", "trunk", t.Name, "what", c)
-		}
-		for _, w := range st.Warnings {
-			a.log.Warn("trunk", "trunk", t.Name, "warning", w)
-		}
-		a.setHealth(t.Name, h)
-		if err != nil {
+		if h = a.ensureTrunk(t.Name, spec); h.problem != "" {
 			return nil
 		}
 	}
@@ -77,7 +67,34 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 		a.log.Warn("trunk cannot be read", "trunk", t.Name, "err", err)
 		return nil
 	}
+	for _, p := range got.Ports {
+		if p.Name == t.Uplink && p.VLANs.Members != h.vlans {
+			h.vlans = p.VLANs.Members
+			a.setHealth(t.Name, h)
+		}
+	}
 	return a.findings(t.Name, want, got)
+}
+
+// ensureTrunk sets the trunk up and notes how that went.
+func (a *Agent) ensureTrunk(name string, spec bridge.TrunkSpec) trunkHealth {
+	last := a.problemOf(name)
+	st, err := a.kernel.net.EnsureTrunk(spec)
+	h := trunkHealth{spec: spec, mtu: st.MTU, mac: st.MAC, tried: time.Now()}
+	if err != nil {
+		h.problem = err.Error()
+		if h.problem != last {
+			a.log.Error("trunk is not ready", "trunk", name, "err", err)
+		}
+	}
+	for _, c := range st.Changed {
+		a.log.Info("trunk changed", "trunk", name, "what", c)
+	}
+	for _, w := range st.Warnings {
+		a.log.Warn("trunk", "trunk", name, "warning", w)
+	}
+	a.setHealth(name, h)
+	return h
 }
 
 // findings turns drift into what is to be repaired. A port in the making or in
@@ -184,22 +201,50 @@ func (a *Agent) endDead() {
 }
 
 // dropTrunks removes the managed bridges of trunks that are no longer desired.
-func (a *Agent) dropTrunks(snap *desired.Snapshot) {
+// Others' ports keep a bridge: it is theirs from then on.
+func (a *Agent) dropTrunks() {
 	a.mu.RLock()
-	health := maps.Clone(a.world.health)
+	gone := a.world.gone
 	a.mu.RUnlock()
-	for name, h := range health {
-		if _, ok := snap.Trunks[name]; ok {
-			continue
-		}
-		if err := a.kernel.net.RemoveTrunk(h.spec); err != nil && !errors.Is(err, bridge.ErrRefused) {
+	for name, t := range gone {
+		err := a.kernel.net.RemoveTrunk(trunkSpec(t))
+		if err != nil && !errors.Is(err, bridge.ErrRefused) {
 			a.log.Warn("a trunk that is no longer desired cannot be removed yet", "trunk", name, "err", err)
 			continue
 		}
-		a.log.Info("trunk removed", "trunk", name)
+		if err != nil {
+			a.note(fmt.Sprintf("trunk %s is no longer desired, but its bridge stays: %v", name, err))
+		} else {
+			a.log.Info("trunk removed", "trunk", name)
+		}
 		a.mu.Lock()
+		a.world.gone = maps.Clone(a.world.gone)
+		delete(a.world.gone, name)
+		a.world.health = maps.Clone(a.world.health)
 		delete(a.world.health, name)
 		a.mu.Unlock()
+	}
+}
+
+// followNetworks puts ports that a CNI config described itself under the policy
+// of their VLAN's network, which may have come or gone since they were attached.
+func (a *Agent) followNetworks(snap *desired.Snapshot) {
+	for _, it := range a.table.list() {
+		if it.rec.Inline == nil || !it.open {
+			continue
+		}
+		rec := it.rec
+		if rec.Policy = networkOf(rec.VLANs, rec.Trunk, snap); rec.Policy == it.rec.Policy {
+			continue
+		}
+		err := a.withPort(it.rec, func() error {
+			if err := a.store.Put(&rec); err != nil {
+				return err
+			}
+			a.table.replace(&rec)
+			return a.kernel.dp.UpdatePort(rec.HostIfIndex, portConfig(&rec))
+		})
+		a.log.Info("port follows its VLAN's network", "port", rec.HostIfName, "network", rec.Policy, "err", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/bridge"
@@ -35,6 +36,7 @@ type trunkHealth struct {
 	mac     net.HardwareAddr // of the bridge
 	vlans   vlan.Set         // on the uplink
 	problem string
+	tried   time.Time // when it was last set up
 }
 
 // resolve finds out what a request means, or which field is wrong and why. It

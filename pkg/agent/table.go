@@ -92,6 +92,15 @@ func (t *table) macHeldLocked(e *entry, mac attach.MAC, bridge string, v attach.
 	return nil
 }
 
+// replace puts rec in the place of the record of its key, which is held.
+func (t *table) replace(rec *attach.Record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.ports[rec.Key]; e != nil && e.rec != nil {
+		e.rec = rec
+	}
+}
+
 // opened notes that the port of e is complete.
 func (t *table) opened(e *entry) {
 	t.mu.Lock()

@@ -18,12 +18,13 @@ import (
 
 // world is what the node should be and how far it is: desired, compiled, active.
 type world struct {
-	snap     *desired.Snapshot      // in force; nil until the first one
-	kept     []desired.Problem      // objects that live ports keep from going
-	health   map[string]trunkHealth // by trunk
-	compiled uint64                 // revision of snap that compiled
-	active   uint64                 // revision that the programs judge by
-	refused  []desired.Problem      // networks whose newest policy did not compile
+	snap     *desired.Snapshot        // in force; nil until the first one
+	kept     []desired.Problem        // objects that live ports keep from going
+	gone     map[string]desired.Trunk // no longer desired, not yet removed
+	health   map[string]trunkHealth   // by trunk
+	compiled uint64                   // revision of snap that compiled
+	active   uint64                   // revision that the programs judge by
+	refused  []desired.Problem        // networks whose newest policy did not compile
 	counters compile.Counters
 	sets     map[string]policy.Set // last good set a network
 	syncErr  string                // why active is not desired
@@ -39,10 +40,22 @@ func (a *Agent) take(snap *desired.Snapshot) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	next, kept := keepUsed(snap, a.world.snap, ports)
+	if a.world.snap != nil {
+		a.world.gone = goneTrunks(a.world.snap, next, a.world.gone)
+	}
 	a.world.snap, a.world.kept = next, kept
 	if err := a.saveSnapshot(next); err != nil {
 		a.log.Error("the desired state in force cannot be saved", "err", err)
 	}
+}
+
+// goneTrunks adds to gone the trunks of last that next has not, and takes away
+// those that are back.
+func goneTrunks(last, next *desired.Snapshot, gone map[string]desired.Trunk) map[string]desired.Trunk {
+	out := maps.Clone(last.Trunks)
+	maps.Copy(out, gone)
+	maps.DeleteFunc(out, func(name string, _ desired.Trunk) bool { _, back := next.Trunks[name]; return back })
+	return out
 }
 
 // keepUsed adds to next the networks and trunks of last that ports still use.
