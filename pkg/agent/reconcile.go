@@ -16,6 +16,7 @@ import (
 // loop calls it, and Run before there is one.
 func (a *Agent) reconcile() {
 	a.endDead()
+	a.letGo()
 	a.mu.RLock()
 	snap := a.world.snap
 	a.mu.RUnlock()

@@ -18,7 +18,8 @@ import (
 
 // world is what the node should be and how far it is: desired, compiled, active.
 type world struct {
-	snap     *desired.Snapshot        // in force; nil until the first one
+	source   *desired.Snapshot        // as the source last had it
+	snap     *desired.Snapshot        // in force: source, and what ports keep of earlier ones; nil until the first
 	kept     []desired.Problem        // objects that live ports keep from going
 	gone     map[string]desired.Trunk // no longer desired, not yet removed
 	health   map[string]trunkHealth   // by trunk
@@ -43,9 +44,20 @@ func (a *Agent) take(snap *desired.Snapshot) {
 	if a.world.snap != nil {
 		a.world.gone = goneTrunks(a.world.snap, next, a.world.gone)
 	}
-	a.world.snap, a.world.kept = next, kept
+	a.world.source, a.world.snap, a.world.kept = snap, next, kept
 	if err := a.saveSnapshot(next); err != nil {
 		a.log.Error("the desired state in force cannot be saved", "err", err)
+	}
+}
+
+// letGo takes the source's snapshot again when ports keep removed objects in
+// force: the last of them may have ended.
+func (a *Agent) letGo() {
+	a.mu.RLock()
+	source, kept := a.world.source, len(a.world.kept)
+	a.mu.RUnlock()
+	if kept > 0 {
+		a.take(source)
 	}
 }
 
