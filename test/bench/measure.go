@@ -178,7 +178,7 @@ func (o *options) withAgent(ctx context.Context, fn func(cni.Config) ([]ratio.Ro
 	status := ours // a verb of CNI 1.1.0
 	status.Conf = fmt.Sprintf(`{"cniVersion":"1.1.0","name":"homeport","type":"homeport","bridge":%q,"vlan":%d}`, flatagent.Bridge, vlanID)
 	ready := func() error {
-		_, _, err := status.Call(ctx, "STATUS", cni.Attachment{})
+		_, err := status.Call(ctx, "STATUS", cni.Attachment{})
 		return err
 	}
 	agent, err := cni.StartAgent(ctx, ready, name, args...)
@@ -224,6 +224,16 @@ func (o *options) packetRows(context.Context) ([]ratio.Row, error) {
 		return nil, err
 	}
 	defer hooks.Close()
+	empty, err := packet.NewEmpty()
+	if err != nil {
+		return nil, err
+	}
+	defer empty.Close()
+	var cases []packet.Case
+	for _, n := range o.flows {
+		cases = append(cases, packet.Case{Name: fmt.Sprintf("flat/packet-%d-flow", n), Hooks: hooks, Flows: n, Aim: packet.Aim})
+	}
+	cases = append(cases, packet.Case{Name: "flat/packet-empty-programs", Hooks: empty, Flows: 1})
 	c := packet.Config{Rounds: o.packetRounds, Slices: o.slices, PerSlice: uint32(o.perSlice), CPU: o.cpu}
-	return packet.Rows(c, hooks, o.flows...)
+	return packet.Rows(c, cases...)
 }

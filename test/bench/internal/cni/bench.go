@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -24,6 +25,8 @@ var (
 type Agent interface {
 	Pause() error
 	Resume() error
+	// CPU is the time that it has run.
+	CPU() (time.Duration, error)
 }
 
 // Side is a plugin and the bridge that it attaches to.
@@ -48,16 +51,20 @@ type Config struct {
 // bench is a running measurement.
 type bench struct {
 	Config
+	prefix string // of container IDs
 	serial int
 	add    map[string][]float64 // seconds, by plugin name
 	del    map[string][]float64
 	churn  map[string][]float64
-	notUp  map[string]int // ADDs that returned before the host end was up
+	// agentCPU is what the agent used in all rounds, bursts included.
+	agentCPU time.Duration
+	cpu      map[string]time.Duration // of the plugin, ADD and DEL together
+	notUp    map[string]int           // ADDs that returned before the host end was up
 }
 
 // Rows measures. It needs a box, and the agent to be ready.
 func Rows(ctx context.Context, c Config) ([]ratio.Row, error) {
-	b := &bench{Config: c, add: map[string][]float64{}, del: map[string][]float64{}, churn: map[string][]float64{}, notUp: map[string]int{}}
+	b := newBench(c)
 	sides := append([]Side{c.Ours}, c.Baselines...)
 	// The first call of each makes bridges and fills caches; it does not count.
 	for _, s := range sides {
@@ -65,7 +72,11 @@ func Rows(ctx context.Context, c Config) ([]ratio.Row, error) {
 			return nil, err
 		}
 	}
-	b.add, b.del, b.notUp = map[string][]float64{}, map[string][]float64{}, map[string]int{}
+	b = newBench(c)
+	before, err := c.Agent.CPU()
+	if err != nil {
+		return nil, err
+	}
 	for round := range c.Rounds {
 		rand.Shuffle(len(sides), func(i, j int) { sides[i], sides[j] = sides[j], sides[i] })
 		for _, s := range sides {
@@ -82,7 +93,17 @@ func Rows(ctx context.Context, c Config) ([]ratio.Row, error) {
 			}
 		}
 	}
+	after, err := c.Agent.CPU()
+	if err != nil {
+		return nil, err
+	}
+	b.agentCPU = after - before
 	return b.rows()
+}
+
+func newBench(c Config) *bench {
+	return &bench{Config: c, prefix: strconv.FormatInt(time.Now().UnixNano(), 36), add: map[string][]float64{}, del: map[string][]float64{},
+		churn: map[string][]float64{}, cpu: map[string]time.Duration{}, notUp: map[string]int{}}
 }
 
 // A burst of churnLen attachments comes every churnEvery rounds.
@@ -112,7 +133,7 @@ func (b *bench) turn(ctx context.Context, s Side, fn func(context.Context, Side)
 
 func (b *bench) attachment() (Attachment, box.Netns, error) {
 	b.serial++
-	id := fmt.Sprintf("bench%06d", b.serial)
+	id := fmt.Sprintf("%s-%d", b.prefix, b.serial)
 	ns, err := box.NewNetns(id)
 	return Attachment{ID: id, Netns: ns.Path, IfName: "net1"}, ns, err
 }
@@ -127,21 +148,23 @@ func (b *bench) once(ctx context.Context, s Side) (err error) {
 		err = errors.Join(err, ns.Delete())
 		time.Sleep(b.Rest)
 	}()
-	took, answer, err := s.Call(ctx, "ADD", a)
+	done, err := s.Call(ctx, "ADD", a)
 	if err != nil {
 		return err
 	}
-	b.add[s.Name] = append(b.add[s.Name], took.Seconds())
-	host, err := b.inspect(s, answer)
+	b.add[s.Name] = append(b.add[s.Name], done.Elapsed.Seconds())
+	b.cpu[s.Name] += done.CPU
+	host, err := b.inspect(s, done.Out)
 	if err != nil {
 		return err
 	}
 	time.Sleep(b.Rest)
-	took, _, err = s.Call(ctx, "DEL", a)
+	done, err = s.Call(ctx, "DEL", a)
 	if err != nil {
 		return err
 	}
-	b.del[s.Name] = append(b.del[s.Name], took.Seconds())
+	b.del[s.Name] = append(b.del[s.Name], done.Elapsed.Seconds())
+	b.cpu[s.Name] += done.CPU
 	if _, err := netlink.LinkByName(host); !errors.As(err, new(netlink.LinkNotFoundError)) {
 		return fmt.Errorf("%s: %s is still there after DEL (%w)", s.Name, host, err)
 	}
@@ -187,7 +210,7 @@ func (b *bench) burst(ctx context.Context, s Side) (err error) {
 	start := time.Now()
 	for _, a := range list {
 		for _, verb := range []string{"ADD", "DEL"} {
-			if _, _, err := s.Call(ctx, verb, a); err != nil {
+			if _, err := s.Call(ctx, verb, a); err != nil {
 				return err
 			}
 		}
@@ -210,7 +233,7 @@ func (b *bench) rows() ([]ratio.Row, error) {
 			values map[string][]float64
 			note   string
 		}{
-			{"cni-add", AimAdd, b.add, b.upNote(base.Name)},
+			{"cni-add", AimAdd, b.add, b.note(base.Name)},
 			{"cni-del", AimDel, b.del, ""},
 			{"cni-churn", ratio.Aim{}, b.churn, fmt.Sprintf("one ADD and one DEL, in bursts of %d without a rest", churnLen)},
 		} {
@@ -225,13 +248,17 @@ func (b *bench) rows() ([]ratio.Row, error) {
 	return rows, nil
 }
 
-// upNote tells how often each side answered before its host end was up.
-func (b *bench) upNote(base string) string {
-	ours, theirs := b.notUp[b.Ours.Name], b.notUp[base]
-	if ours == 0 && theirs == 0 {
-		return ""
+// note tells where CPU went, and how often each side answered before its host
+// end was up.
+func (b *bench) note(base string) string {
+	each := func(d time.Duration, n int) string { return ratio.Seconds.Format(d.Seconds() / float64(max(1, n))) }
+	calls := b.Rounds + (b.Rounds+churnEvery-1)/churnEvery*churnLen
+	note := fmt.Sprintf("CPU for one ADD and DEL: plugin %s, agent in all %s, baseline %s",
+		each(b.cpu[b.Ours.Name], b.Rounds), each(b.agentCPU, calls), each(b.cpu[base], b.Rounds))
+	if ours, theirs := b.notUp[b.Ours.Name], b.notUp[base]; ours+theirs > 0 {
+		note += fmt.Sprintf("; answered before the host end was up: ours %d, baseline %d of %d", ours, theirs, b.Rounds)
 	}
-	return fmt.Sprintf("answered before the host end was up: ours %d, baseline %d of %d", ours, theirs, b.Rounds)
+	return note
 }
 
 func pairs(ours, base []float64) []ratio.Pair {

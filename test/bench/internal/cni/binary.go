@@ -32,15 +32,15 @@ func BinaryRows(ctx context.Context, c Config) ([]ratio.Row, error) {
 	var start, rss []ratio.Pair
 	for range max(c.Rounds, 1) {
 		p, err := inTurn(c.Ours, base, func(s Side) (float64, error) {
-			took, _, err := s.Call(ctx, "VERSION", Attachment{})
-			return took.Seconds(), err
+			done, err := s.Call(ctx, "VERSION", Attachment{})
+			return done.Elapsed.Seconds(), err
 		})
 		if err != nil {
 			return nil, err
 		}
 		start = append(start, p)
 	}
-	b := &bench{Config: c}
+	b := newBench(c)
 	for range min(max(c.Rounds/10, 1), 10) {
 		p, err := inTurn(c.Ours, base, func(s Side) (float64, error) { return b.peak(ctx, s) })
 		if err != nil {
@@ -107,12 +107,11 @@ func (b *bench) peak(ctx context.Context, s Side) (_ float64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, ns.Delete()) }()
-	a.ID = "rss-" + s.Name + a.ID
 	rss, err := peakRSS(s.Plugin, "ADD", a)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", s.Name, err)
 	}
-	_, _, err = s.Call(ctx, "DEL", a)
+	_, err = s.Call(ctx, "DEL", a)
 	return float64(rss), err
 }
 

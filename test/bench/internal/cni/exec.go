@@ -32,9 +32,15 @@ func (p Plugin) environ(verb string, a Attachment) []string {
 		"CNI_IFNAME="+a.IfName, "CNI_ARGS=", "CNI_PATH="+filepath.Dir(p.Binary))
 }
 
-// Call executes the plugin as libcni does and gives the time from exec to exit
-// and what it printed.
-func (p Plugin) Call(ctx context.Context, verb string, a Attachment) (time.Duration, []byte, error) {
+// Done is what one call took and gave.
+type Done struct {
+	Elapsed time.Duration // from exec to exit
+	CPU     time.Duration // of the plugin and of what it ran, user and system
+	Out     []byte
+}
+
+// Call executes the plugin as libcni does.
+func (p Plugin) Call(ctx context.Context, verb string, a Attachment) (Done, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var out, errOut bytes.Buffer
@@ -45,9 +51,9 @@ func (p Plugin) Call(ctx context.Context, verb string, a Attachment) (time.Durat
 	err := cmd.Run()
 	elapsed := time.Since(start)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s %s: %w: %s%s", p.Name, verb, err, out.Bytes(), errOut.Bytes())
+		return Done{}, fmt.Errorf("%s %s: %w: %s%s", p.Name, verb, err, out.Bytes(), errOut.Bytes())
 	}
-	return elapsed, out.Bytes(), nil
+	return Done{elapsed, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), out.Bytes()}, nil
 }
 
 // result is what a measurement reads of an ADD's answer.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,6 +60,29 @@ func (p *Process) Pause() error { return p.cmd.Process.Signal(unix.SIGSTOP) }
 
 // Resume lets it go on.
 func (p *Process) Resume() error { return p.cmd.Process.Signal(unix.SIGCONT) }
+
+// CPU is the time that it has run, user and system, in ticks of 10 ms.
+func (p *Process) CPU() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// Behind the name in parentheses: state is field 3, utime 14, stime 15.
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0, fmt.Errorf("stat of process %d is too short: %q", p.cmd.Process.Pid, b)
+	}
+	var ticks int64
+	for _, v := range f[11:13] {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("stat of process %d: %w", p.cmd.Process.Pid, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}
 
 // Log is the end of what it printed.
 func (p *Process) Log() string { return p.log.String() }

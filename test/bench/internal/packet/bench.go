@@ -18,6 +18,11 @@ import (
 type Hooks interface {
 	// Protect attaches it at a port that is in its bridge, and opens it.
 	Protect(ifindex int, name string, mac net.HardwareAddr) error
+}
+
+// Counting are hooks that can tell whether a measurement was of what it claims.
+type Counting interface {
+	Hooks
 	// Established counts the packets that passed the port as part of a known
 	// connection, both directions.
 	Established(ifindex int) (uint64, error)
@@ -34,19 +39,27 @@ type Config struct {
 	CPU int
 }
 
-// Aim that the two hooks have.
+// Aim of the two hooks together.
 var Aim = ratio.Aim{Ratio: 1.35}
+
+// Case is one row: a path with hooks against the plain bridge, both with so many
+// flows.
+type Case struct {
+	Name  string
+	Hooks Hooks
+	Flows int32
+	Aim   ratio.Aim
+}
 
 // pair is the two paths that are compared.
 type pair struct {
+	Case
 	plain, hooked *Path
-	hooks         Hooks
-	flows         int32
 }
 
-// Rows measures a row for each number of flows. It needs a box whose network
-// namespace was made quiet.
-func Rows(c Config, hooks Hooks, flows ...int32) ([]ratio.Row, error) {
+// Rows measures a row for each case. It needs a box whose network namespace was
+// made quiet.
+func Rows(c Config, cases ...Case) ([]ratio.Row, error) {
 	sinks, err := box.NewNetns("sinks")
 	if err != nil {
 		return nil, err
@@ -63,18 +76,18 @@ func Rows(c Config, hooks Hooks, flows ...int32) ([]ratio.Row, error) {
 		defer unpin()
 	}
 	var rows []ratio.Row
-	for i, n := range flows {
-		row, err := measureFlows(c, hooks, sinks, byte(2*i), n)
+	for i, one := range cases {
+		row, err := measureCase(c, one, sinks, byte(2*i))
 		if err != nil {
-			return rows, fmt.Errorf("%d flows: %w", n, err)
+			return rows, fmt.Errorf("%s: %w", one.Name, err)
 		}
 		rows = append(rows, row)
 	}
 	return rows, nil
 }
 
-func measureFlows(c Config, hooks Hooks, sinks box.Netns, number byte, flows int32) (row ratio.Row, err error) {
-	p := &pair{hooks: hooks, flows: flows}
+func measureCase(c Config, one Case, sinks box.Netns, number byte) (row ratio.Row, err error) {
+	p := &pair{Case: one}
 	defer func() { err = errors.Join(err, p.close()) }()
 	if err := p.build(sinks, number); err != nil {
 		return row, err
@@ -83,7 +96,7 @@ func measureFlows(c Config, hooks Hooks, sinks box.Netns, number byte, flows int
 	if err != nil {
 		return row, err
 	}
-	row, err = ratio.Compare(fmt.Sprintf("flat/packet-%d-flow", flows), "plain kernel bridge", ratio.Seconds, Aim, pairs)
+	row, err = ratio.Compare(one.Name, "plain kernel bridge", ratio.Seconds, one.Aim, pairs)
 	if err != nil {
 		return row, err
 	}
@@ -92,18 +105,18 @@ func measureFlows(c Config, hooks Hooks, sinks box.Netns, number byte, flows int
 }
 
 func (p *pair) build(sinks box.Netns, number byte) (err error) {
-	if p.plain, err = newPath(fmt.Sprint("plain", number), number, sinks, p.flows); err != nil {
+	if p.plain, err = newPath(fmt.Sprint("plain", number), number, sinks, p.Flows); err != nil {
 		return err
 	}
-	if p.hooked, err = newPath(fmt.Sprint("hooked", number), number+1, sinks, p.flows); err != nil {
+	if p.hooked, err = newPath(fmt.Sprint("hooked", number), number+1, sinks, p.Flows); err != nil {
 		return err
 	}
 	for _, port := range []*Port{p.hooked.A, p.hooked.B} {
-		if err := p.hooks.Protect(port.Index, port.Name, port.VM.mac); err != nil {
+		if err := p.Hooks.Protect(port.Index, port.Name, port.VM.mac); err != nil {
 			return fmt.Errorf("protect %s: %w", port.Name, err)
 		}
 	}
-	return errors.Join(p.plain.Establish(p.flows), p.hooked.Establish(p.flows))
+	return errors.Join(p.plain.Establish(p.Flows), p.hooked.Establish(p.Flows))
 }
 
 func (p *pair) close() error {
@@ -150,18 +163,26 @@ func (p *pair) rounds(c Config) ([]ratio.Pair, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := p.Hooks.(Counting); !ok {
+		return pairs, nil
+	}
 	if got := after - before; got != 2*packets {
 		return nil, fmt.Errorf("%d packets passed two hooks, but these counted %d of a known connection, want %d", packets, got, 2*packets)
 	}
 	return pairs, nil
 }
 
+// established is 0 for hooks that do not count.
 func (p *pair) established() (uint64, error) {
-	a, err := p.hooks.Established(p.hooked.A.Index)
+	hooks, ok := p.Hooks.(Counting)
+	if !ok {
+		return 0, nil
+	}
+	a, err := hooks.Established(p.hooked.A.Index)
 	if err != nil {
 		return 0, fmt.Errorf("counters of %s: %w", p.hooked.A.Name, err)
 	}
-	b, err := p.hooks.Established(p.hooked.B.Index)
+	b, err := hooks.Established(p.hooked.B.Index)
 	if err != nil {
 		return 0, fmt.Errorf("counters of %s: %w", p.hooked.B.Name, err)
 	}

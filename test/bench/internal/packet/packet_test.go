@@ -108,12 +108,18 @@ var smoke = Config{Rounds: 2, Slices: 2, PerSlice: 5000, CPU: -1}
 
 func TestRows(t *testing.T) {
 	needBox(t)
-	rows, err := Rows(smoke, &fakeHooks{t: t}, 1, 100)
+	empty, err := NewEmpty()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) != 2 {
-		t.Fatalf("%d rows, want 2", len(rows))
+	defer empty.Close()
+	rows, err := Rows(smoke, Case{Name: "one", Hooks: &fakeHooks{t: t}, Flows: 1}, Case{Name: "many", Hooks: &fakeHooks{t: t}, Flows: 100},
+		Case{Name: "empty", Hooks: empty, Flows: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 3 {
+		t.Fatalf("%d rows, want 3", len(rows))
 	}
 	for _, r := range rows {
 		t.Log(r, r.Note)
@@ -134,7 +140,7 @@ func TestRowsNotice(t *testing.T) {
 		{&fakeHooks{t: t, drop: true}, "0 packets arrived of 1 sent"},
 		{&fakeHooks{t: t, lie: 3}, "of a known connection"},
 	} {
-		rows, err := Rows(smoke, c.hooks, 1)
+		rows, err := Rows(smoke, Case{Hooks: c.hooks, Flows: 1})
 		if err == nil || !strings.Contains(err.Error(), c.want) || len(rows) != 0 {
 			t.Errorf("rows %v, error %v, want %q", rows, err, c.want)
 		}
