@@ -27,7 +27,7 @@ func (s *session) cniTarget(args []string) (*cniTarget, error) {
 	if len(args) < 3 {
 		return nil, &usageError{cniUsage}
 	}
-	t := &cniTarget{call: Call{Verb: strings.ToUpper(args[0]), IfName: PodIfName(defaultNetwork)}}
+	t := &cniTarget{call: Call{Verb: strings.ToUpper(args[0]), IfName: PodIfName(defaultNetwork), Config: []byte(`{"type": "homeport"}`)}}
 	var err error
 	if t.node, err = s.lab.FindNode(args[1]); err != nil {
 		return nil, err
@@ -100,10 +100,10 @@ func cmdCNI(s *session, out io.Writer, args []string) error {
 // the script gives comes in its place, as when a runtime has lost it.
 func (t *cniTarget) recall() error {
 	last, err := t.pod.Last(t.call.Verb, t.call.IfName)
+	t.call.Prev = last.Prev
 	switch {
 	case err == nil && !t.given:
-		t.call.Config, t.call.Prev = last.Config, last.Prev
-		t.call.Args, t.call.MAC = last.Args, last.MAC
+		t.call.Config, t.call.Args, t.call.MAC = last.Config, last.Args, last.MAC
 	case !t.given:
 		return errors.Join(errNoConfig, err)
 	}

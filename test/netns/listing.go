@@ -48,7 +48,7 @@ func (n *Node) Listing() (string, error) {
 		}
 		lines = append(lines, line)
 	}
-	more, err := n.listFiles()
+	more, err := n.listFiles(names)
 	if err != nil {
 		return "", err
 	}
@@ -68,9 +68,16 @@ func (n *Node) Listing() (string, error) {
 	return strings.Join(lines, "\n") + "\n", nil
 }
 
-// listFiles lists pins, with interface numbers as names, and records.
-func (n *Node) listFiles() ([]string, error) {
+// listFiles lists pins and records. The link pins of an interface that is there
+// come and go as the agent moves ports from one kind of hook to the other; those
+// of one that is not are listed.
+func (n *Node) listFiles(names map[int]string) ([]string, error) {
 	var lines []string
+	living := func(rel string) bool {
+		var index int
+		_, err := fmt.Sscanf(filepath.Base(rel), "%d-", &index)
+		return err == nil && filepath.Base(filepath.Dir(rel)) == "links" && names[index] != ""
+	}
 	for kind, dir := range map[string]string{"pin": n.BPFFS(), "record": filepath.Join(n.RunDir(), "attachments")} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
@@ -81,7 +88,9 @@ func (n *Node) listFiles() ([]string, error) {
 			}
 			if !d.IsDir() {
 				rel, _ := filepath.Rel(dir, path) // both are absolute
-				lines = append(lines, kind+" "+rel)
+				if kind != "pin" || !living(rel) {
+					lines = append(lines, kind+" "+rel)
+				}
 			}
 			return nil
 		})

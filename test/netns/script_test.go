@@ -43,6 +43,9 @@ var update = flag.Bool("update", false, "write golden files anew")
 //	saw ID MIN [WANT...]                     at least so many matching frames
 //	listing NODE                             links, VLANs, pins, records, map entries
 //	eventually [-m REGEXP] COMMAND...        polls any of these until it succeeds
+//	port NODE POD                            sets $PORT, the host interface
+//	unhook NODE POD                          cuts the port's tcx links
+//	burst add|del NODE PREFIX N CONFIG       N calls at once
 //	flood start|wait ...                     see cmdFlood
 func TestScripts(t *testing.T) {
 	bin := requireLab(t)
@@ -57,6 +60,8 @@ func TestScripts(t *testing.T) {
 			case "realguest":
 				_, err := os.Stat(guestsFile)
 				return err == nil, nil
+			case "tcx":
+				return hasTCX(), nil
 			}
 			return false, fmt.Errorf("no condition %q", cond)
 		},
@@ -183,6 +188,7 @@ func commands() map[string]command {
 		"agent": cmdAgent, "cni": cmdCNI, "guest": cmdGuest, "realguest": cmdRealGuest,
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
+		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 	}
 }
 
