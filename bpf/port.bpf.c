@@ -54,7 +54,7 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_por
 {
 	struct track t = { .dir = dir, .policy = port->policy };
 	struct hp_control *c;
-	__u32 zero = 0, r = GO_ON;
+	__u32 zero = 0, known, r;
 
 	c = bpf_map_lookup_elem(&control, &zero);
 	if (c)
@@ -66,16 +66,15 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_por
 	p->query.dir = dir;
 	if (p->kind != STATELESS) {
 		t.now = ticks_now();
-		t.conns = bpf_map_lookup_elem(&conns, &t.key.slot);
-		if (p->kind == ICMP_ERROR) {
-			r = related(skb, &t, p);
-		} else {
+		known = 1;
+		if (p->kind == ICMP_ERROR)
+			known = quoted_key(skb, p, &t);
+		else
 			set_key(&t.key.flow, p, dir);
-			r = established(skb, &t, p);
-		}
+		r = known ? established(skb, &t, p) : GO_ON;
+		if (r != GO_ON)
+			return r;
 	}
-	if (r != GO_ON)
-		return r;
 	return by_rules(skb, &t, p);
 }
 
@@ -84,7 +83,6 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 {
 	struct packet p = {};
 	struct frame f = { .eth = (void *)(long)skb->data };
-	struct span s = {};
 	__u32 r;
 
 	r = guard_state(port);
@@ -104,9 +102,8 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 		return HP_ARP;
 	if (f.ethertype == ETHERTYPE_RARP)
 		return HP_RARP;
-	s.at = f.at;
 	p.vlan = f.vlan;
-	r = parse_ip(skb, &s, f.ethertype, &p);
+	r = parse_ip(skb, &p, f.ethertype, f.at);
 	if (r != GO_ON)
 		return r;
 	if (p.kind == NEIGHBOUR)
@@ -157,6 +154,7 @@ const union {
 	struct hp_flow_key flow_key;
 	struct hp_new_key new_key;
 	struct hp_flow flow;
+	struct hp_slot slot;
 	struct hp_counter counter;
 	struct hp_reason_counter reason_counter;
 	struct addr_key addr_key;

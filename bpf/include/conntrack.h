@@ -13,16 +13,18 @@
 #include "maps.h"
 #include "parse.h"
 
-/* One lookup's surroundings. */
+/*
+ * What is asked of the tables: memory that goes to global functions, which are
+ * verified once and by themselves, and so find maps and flows again. They serve
+ * what is rare: the second packet of a flow, the first after a policy change.
+ */
 struct track {
 	struct hp_new_key key;
-	void *conns; /* the port's table; NULL: the slot is not published, all stays in conns_new */
-	struct hp_flow *flow;
-	__u32 settled; /* flow is in conns */
+	__u64 generation;
+	__u32 policy;
 	__u32 now;
 	__u32 dir;
-	__u32 policy;
-	__u64 generation;
+	__u32 settled; /* the flow is in the port's table, else in conns_new */
 };
 
 static __always_inline void set_ends(struct hp_flow_key *k, const union addr *local, const union addr *remote)
@@ -74,63 +76,89 @@ static __always_inline int expired(const struct hp_flow *flow, __u32 proto, __u3
 	return now - flow->seen > lifetime(flow, proto);
 }
 
-static __always_inline void forget(struct track *t)
+static __always_inline void *table_of(const struct track *t)
 {
-	if (t->settled)
-		bpf_map_delete_elem(t->conns, &t->key.flow);
-	else
-		bpf_map_delete_elem(&conns_new, &t->key);
-	t->flow = NULL;
+	__u32 slot = t->key.slot;
+
+	return bpf_map_lookup_elem(&conns, &slot);
 }
 
-/* find looks in the port's table first, where nearly all packets belong. An expired flow is none. */
-static __always_inline void find(struct track *t)
+/* lookup finds the flow where t says it is, expired or not. */
+static __always_inline struct hp_flow *lookup(struct track *t)
 {
-	if (t->conns) {
-		t->flow = bpf_map_lookup_elem(t->conns, &t->key.flow);
-		t->settled = 1;
-		if (t->flow) {
-			if (!expired(t->flow, t->key.flow.proto, t->now))
-				return;
+	void *table;
+
+	if (!t->settled)
+		return bpf_map_lookup_elem(&conns_new, &t->key);
+	table = table_of(t);
+	return table ? bpf_map_lookup_elem(table, &t->key.flow) : NULL;
+}
+
+static __always_inline void forget(struct track *t)
+{
+	void *table;
+
+	if (!t->settled) {
+		bpf_map_delete_elem(&conns_new, &t->key);
+		return;
+	}
+	table = table_of(t);
+	if (table)
+		bpf_map_delete_elem(table, &t->key.flow);
+}
+
+/*
+ * find looks in the port's table first, where nearly all packets belong, then
+ * among the unanswered. An expired flow is none. A slot that is not published
+ * has no table: all its flows stay among the unanswered.
+ */
+static __always_inline struct hp_flow *find(struct track *t)
+{
+	struct hp_flow *flow;
+	void *table = table_of(t);
+
+	t->settled = 1;
+	if (table) {
+		flow = bpf_map_lookup_elem(table, &t->key.flow);
+		if (flow) {
+			if (!expired(flow, t->key.flow.proto, t->now))
+				return flow;
 			/* It would hide its successor in conns_new. */
-			forget(t);
+			bpf_map_delete_elem(table, &t->key.flow);
 		}
 	}
 	t->settled = 0;
-	t->flow = bpf_map_lookup_elem(&conns_new, &t->key);
-	if (t->flow && expired(t->flow, t->key.flow.proto, t->now))
-		t->flow = NULL;
-}
-
-/* open_flow: without memory for it the packet passes, and its answer is judged by itself. */
-static __always_inline void open_flow(struct track *t, __u32 rule_id)
-{
-	struct hp_flow flow = {
-		.generation = t->generation,
-		.seen = t->now,
-		.rule_id = rule_id,
-		.opener = t->dir,
-	};
-
-	bpf_map_update_elem(&conns_new, &t->key, &flow, BPF_ANY);
+	flow = bpf_map_lookup_elem(&conns_new, &t->key);
+	if (flow && expired(flow, t->key.flow.proto, t->now))
+		return NULL;
+	return flow;
 }
 
 /*
  * settle moves an answered flow to the port's table. If that is full the flow
  * stays where it is, in its new state, and the next tick tries again.
  */
-static __always_inline void settle(struct track *t, __u8 state)
+__noinline int settle(struct track *t)
 {
-	struct hp_flow flow = *t->flow;
+	struct hp_flow *flow, copy;
+	void *table;
 
-	flow.state = state;
-	flow.seen = t->now;
-	if (t->conns && !bpf_map_update_elem(t->conns, &t->key.flow, &flow, BPF_ANY)) {
-		forget(t);
-		return;
+	if (!t)
+		return 0;
+	flow = bpf_map_lookup_elem(&conns_new, &t->key);
+	if (!flow)
+		return 0;
+	copy = *flow;
+	copy.state = HP_FLOW_OPEN;
+	copy.seen = t->now;
+	table = table_of(t);
+	if (table && !bpf_map_update_elem(table, &t->key.flow, &copy, BPF_ANY)) {
+		bpf_map_delete_elem(&conns_new, &t->key);
+		return 0;
 	}
-	t->flow->state = state;
-	t->flow->seen = t->now;
+	flow->state = HP_FLOW_OPEN;
+	flow->seen = t->now;
+	return 0;
 }
 
 /* tcp_state: what the flow is after this segment. */
@@ -149,9 +177,8 @@ static __always_inline __u8 tcp_state(struct hp_flow *flow, __u32 flags, __u32 d
 }
 
 /* advance notes a packet that belongs to the flow; it writes only what changes. */
-static __always_inline void advance(struct track *t, const struct packet *p)
+static __always_inline void advance(struct track *t, struct hp_flow *flow, const struct packet *p)
 {
-	struct hp_flow *flow = t->flow;
 	__u8 state = flow->state;
 
 	if (p->kind == TCP)
@@ -159,7 +186,7 @@ static __always_inline void advance(struct track *t, const struct packet *p)
 	else if (flow->opener != t->dir)
 		state = HP_FLOW_OPEN;
 	if (!t->settled && state == HP_FLOW_OPEN && (flow->state != HP_FLOW_OPEN || flow->seen != t->now)) {
-		settle(t, state);
+		settle(t);
 		return;
 	}
 	if (flow->state != state)
@@ -169,19 +196,18 @@ static __always_inline void advance(struct track *t, const struct packet *p)
 }
 
 /* opener_query: what rules saw of the flow's first packet. */
-static __always_inline void opener_query(const struct track *t, struct query *q)
+static __always_inline void opener_query(const struct track *t, const struct hp_flow *flow, struct query *q)
 {
 	const struct hp_flow_key *k = &t->key.flow;
-	__u32 out = t->flow->opener == HP_OUT;
-	__be16 port = out ? k->rport : k->lport;
+	__u32 out = flow->opener == HP_OUT;
 
 	__builtin_memcpy(q->src.bytes, out ? k->local : k->remote, sizeof(q->src));
 	__builtin_memcpy(q->dst.bytes, out ? k->remote : k->local, sizeof(q->dst));
 	q->generation = t->generation;
 	q->policy = t->policy;
-	q->dir = t->flow->opener;
+	q->dir = flow->opener;
 	q->ip = 1;
-	q->service = bpf_ntohs(port);
+	q->service = bpf_ntohs(out ? k->rport : k->lport);
 	q->group = HP_SVC_TCP;
 	if (k->proto == PROTO_UDP)
 		q->group = HP_SVC_UDP;
@@ -195,47 +221,63 @@ static __always_inline void opener_query(const struct track *t, struct query *q)
 	}
 }
 
-/*
- * revalidate judges the opener again after the policy has changed. A flow that
- * a later generation has judged is left to it: this packet only began earlier.
- */
-static __always_inline __u32 revalidate(struct __sk_buff *skb, struct track *t)
-{
-	int older = t->flow->generation < t->generation;
-	struct query q = {};
-	__u32 r;
+/* Another CPU has just forgotten the flow. */
+#define FORGOTTEN (GO_ON + 1)
 
-	opener_query(t, &q);
+/*
+ * revalidate judges the opener again after the policy has changed: GO_ON if the
+ * flow may stay, FORGOTTEN if there is none any more. A flow that a later generation has judged is left to it: this
+ * packet only began earlier.
+ */
+__noinline int revalidate(struct __sk_buff *skb, struct track *t)
+{
+	struct query q = {};
+	struct hp_flow *flow;
+	int older, r;
+
+	if (!t)
+		return HP_NO_PROGRAM;
+	flow = lookup(t);
+	if (!flow) {
+		/* Another CPU may have settled it just now. */
+		t->settled = !t->settled;
+		flow = lookup(t);
+	}
+	if (!flow)
+		return FORGOTTEN;
+	older = flow->generation < t->generation;
+	opener_query(t, flow, &q);
 	r = judge(&q);
-	if (is_drop(r)) {
-		if (r != HP_NO_PROGRAM)
-			count_rule(skb, q.counter);
-		if (older)
-			forget(t);
-		/* The policy does not allow the flow any more. */
-		return r;
+	if (!is_drop(r)) {
+		if (older) {
+			flow->rule_id = q.rule_id;
+			flow->generation = t->generation;
+		}
+		return GO_ON;
 	}
-	if (older) {
-		t->flow->rule_id = q.rule_id;
-		t->flow->generation = t->generation;
-	}
-	return GO_ON;
+	/* The policy does not allow the flow any more. */
+	if (r != HP_NO_PROGRAM)
+		count_rule(skb, q.counter);
+	if (older)
+		forget(t);
+	return r;
 }
 
 /*
- * inner_key: the flow that an ICMP error is about, by the packet it quotes, which
+ * quoted_key: the flow that an ICMP error is about, by the packet it quotes, which
  * went the other way and came from where the error goes. 0: none that is known.
  */
-static __always_inline int inner_key(struct __sk_buff *skb, const struct packet *p, __u32 dir, struct hp_flow_key *k)
+__noinline int quoted_key(struct __sk_buff *skb, const struct packet *p, struct track *t)
 {
-	struct packet quoted = { .vlan = p->vlan };
+	struct packet quoted = {};
 	struct ipv4_header v4;
 	struct ipv6_header v6;
 	union l4_header l4;
-	__u32 at = p->inner, i;
+	__u32 at, i;
 
-	if (at > MAX_OFFSET)
+	if (!p || !t || p->inner > MAX_OFFSET)
 		return 0;
+	at = p->inner;
 	if (p->proto == PROTO_ICMP) {
 		if (bpf_skb_load_bytes(skb, at, &v4, sizeof(v4)) || v4.version_words >> 4 != 4 ||
 		    v4.fragment & bpf_htons(0x1fff))
@@ -256,9 +298,7 @@ static __always_inline int inner_key(struct __sk_buff *skb, const struct packet 
 		at += sizeof(v6);
 	}
 	if (quoted.query.src.halves[0] != p->query.dst.halves[0] ||
-	    quoted.query.src.halves[1] != p->query.dst.halves[1])
-		return 0;
-	if (bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))
+	    quoted.query.src.halves[1] != p->query.dst.halves[1] || bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))
 		return 0;
 	quoted.sport = l4.ports.sport;
 	quoted.dport = l4.ports.dport;
@@ -270,26 +310,9 @@ static __always_inline int inner_key(struct __sk_buff *skb, const struct packet 
 	} else if (quoted.proto != PROTO_TCP && quoted.proto != PROTO_UDP) {
 		return 0;
 	}
-	set_key(k, &quoted, !dir);
+	quoted.vlan = p->vlan;
+	set_key(&t->key.flow, &quoted, !t->dir);
 	return 1;
-}
-
-/* related: HP_RELATED for an error about a known flow, GO_ON for any other. */
-static __always_inline __u32 related(struct __sk_buff *skb, struct track *t, const struct packet *p)
-{
-	__u32 r;
-
-	if (!inner_key(skb, p, t->dir, &t->key.flow))
-		return GO_ON;
-	find(t);
-	if (!t->flow)
-		return GO_ON;
-	if (t->flow->generation != t->generation) {
-		r = revalidate(skb, t);
-		if (r != GO_ON)
-			return r;
-	}
-	return HP_RELATED;
 }
 
 static __always_inline int opens_tcp(const struct packet *p)
@@ -298,45 +321,62 @@ static __always_inline int opens_tcp(const struct packet *p)
 }
 
 /*
- * established: HP_ESTABLISHED for a packet of a known flow; a reason to drop it
- * if the policy has turned against the flow; GO_ON if the packet is to be judged
- * by itself. t->flow then says which flow it would open again, if any.
+ * reopens: the packet opens a connection where the table has another. Its old
+ * one is over, or it comes from the other end: who answers a connection may not
+ * open one by the same right.
+ */
+static __always_inline int reopens(const struct track *t, const struct hp_flow *flow, const struct packet *p)
+{
+	return p->kind == TCP && opens_tcp(p) && (flow->state == HP_FLOW_CLOSING || flow->opener != t->dir);
+}
+
+/*
+ * established: HP_ESTABLISHED for a packet of a known flow, HP_RELATED for an
+ * error about one; a reason to drop it if the policy has turned against the
+ * flow; GO_ON if the packet is to be judged by itself.
  */
 static __always_inline __u32 established(struct __sk_buff *skb, struct track *t, const struct packet *p)
 {
+	struct hp_flow *flow = find(t);
 	__u32 r;
 
-	find(t);
-	if (!t->flow)
+	if (!flow || reopens(t, flow, p))
 		return GO_ON;
-	if (p->kind == TCP && opens_tcp(p)) {
-		/* The old connection is over: this is another one with its ports. */
-		if (t->flow->state == HP_FLOW_CLOSING)
-			return GO_ON;
-		/* Who answers a connection may not open one by the same right. */
-		if (t->flow->opener != t->dir)
-			return GO_ON;
-	}
-	if (t->flow->generation != t->generation) {
+	if (flow->generation != t->generation) {
 		r = revalidate(skb, t);
+		if (r == FORGOTTEN)
+			return GO_ON;
 		if (r != GO_ON)
 			return r;
 	}
-	advance(t, p);
+	if (p->kind == ICMP_ERROR)
+		return HP_RELATED;
+	advance(t, flow, p);
 	return HP_ESTABLISHED;
 }
 
 /*
  * remember keeps the state that an allowed packet makes. An open connection is
  * not undone by a SYN against its direction, which its peer refuses by itself.
+ * Without memory for it the packet passes, and its answer is judged by itself.
  */
-static __always_inline void remember(struct track *t, __u32 rule_id)
+__noinline int remember(struct track *t, __u32 rule_id)
 {
-	if (t->flow && t->flow->state == HP_FLOW_OPEN)
-		return;
-	if (t->flow && t->settled)
+	struct hp_flow fresh = { .rule_id = rule_id };
+	struct hp_flow *flow;
+
+	if (!t)
+		return 0;
+	flow = find(t);
+	if (flow && flow->state == HP_FLOW_OPEN)
+		return 0;
+	if (flow && t->settled)
 		forget(t);
-	open_flow(t, rule_id);
+	fresh.generation = t->generation;
+	fresh.seen = t->now;
+	fresh.opener = t->dir;
+	bpf_map_update_elem(&conns_new, &t->key, &fresh, BPF_ANY);
+	return 0;
 }
 
 #endif

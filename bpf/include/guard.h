@@ -93,12 +93,11 @@ static __always_inline int own_mac(const struct hp_port *port, const struct eth_
  */
 static __always_inline __u32 foreign_mac(struct __sk_buff *skb, const struct frame *f, struct packet *p)
 {
-	struct span s = { .at = f->at };
 	__u32 type;
 
 	if (f->ethertype != ETHERTYPE_IPV6 || f->eth->dst[0] != bpf_htons(0x3333))
 		return HP_MAC_SPOOF;
-	if (parse_ip(skb, &s, f->ethertype, p) != GO_ON || p->query.group != HP_SVC_ICMPV6)
+	if (parse_ip(skb, p, f->ethertype, f->at) != GO_ON || p->query.group != HP_SVC_ICMPV6)
 		return HP_MAC_SPOOF;
 	type = p->query.service >> 8;
 	if (type == 133 || type == 131 || type == 132 || type == 143)

@@ -118,6 +118,21 @@ struct {
 } programs SEC(".maps");
 
 /*
+ * slots: ids of the inner maps that conns and port_counters hold.
+ * Key: slot. Value: struct hp_slot. Written and read by the agent only, through
+ * a memory mapping: reading a map of maps from user space waits for a grace
+ * period on Linux 6.1. Lives for ever. Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_slot);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} slots SEC(".maps");
+
+/*
  * conns: answered flows of each port.
  * Key: port slot. Value: HASH of struct hp_flow_key -> struct hp_flow, published
  * by the agent before the slot is given to a port, dropped after the port is

@@ -393,17 +393,24 @@ static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, str
 	return GO_ON;
 }
 
-/* parse_ip fills p from the IP packet at s. Returns GO_ON or a reason. */
-static __always_inline __u32 parse_ip(struct __sk_buff *skb, struct span *s, __u32 ethertype, struct packet *p)
+/*
+ * parse_ip fills p from the IP packet at offset at. Returns GO_ON or a reason. A
+ * global function: what comes before and behind it is verified once, not once
+ * for every shape of packet.
+ */
+__noinline int parse_ip(struct __sk_buff *skb, struct packet *p, __u32 ethertype, __u32 at)
 {
+	struct span s = { .at = at };
 	__u8 hops = 0;
 	__u32 r;
 
+	if (!p)
+		return HP_MALFORMED;
 	p->query.group = HP_SVC_GROUPS;
 	if (ethertype == ETHERTYPE_IPV4)
-		r = parse_ipv4(skb, s, p);
+		r = parse_ipv4(skb, &s, p);
 	else if (ethertype == ETHERTYPE_IPV6)
-		r = parse_ipv6(skb, s, p, &hops);
+		r = parse_ipv6(skb, &s, p, &hops);
 	else
 		return GO_ON;
 	if (r != GO_ON)
@@ -411,7 +418,7 @@ static __always_inline __u32 parse_ip(struct __sk_buff *skb, struct span *s, __u
 	p->query.ip = 1;
 	if (p->fragment)
 		return GO_ON;
-	return parse_l4(skb, s, p, hops);
+	return parse_l4(skb, &s, p, hops);
 }
 
 #endif

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -152,7 +153,7 @@ func (d *Datapath) GCConns() (freed int, err error) {
 
 func (d *Datapath) gcSlot(slot uint32) (freed int, err error) {
 	m, err := d.innerMap(portMapConns, slot)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
+	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil // the port has just gone
 	}
 	if err != nil {

@@ -18,16 +18,44 @@ type control struct {
 }
 
 func mapControl(m *ebpf.Map) (*control, error) {
-	page, err := unix.Mmap(m.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	page, err := mapMemory(m)
 	if err != nil {
-		return nil, fmt.Errorf("map the control map into memory: %w", err)
+		return nil, err
 	}
 	return &control{page, (*portHpControl)(unsafe.Pointer(&page[0]))}, nil
 }
 
-func (c *control) close() error {
-	if err := unix.Munmap(c.page); err != nil {
-		return fmt.Errorf("unmap the control map: %w", err)
+// mapMemory maps an array into memory; the caller unmaps it.
+func mapMemory(m *ebpf.Map) ([]byte, error) {
+	size := int(m.MaxEntries()) * int((m.ValueSize()+7)/8*8)
+	page := os.Getpagesize()
+	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s into memory: %w", m, err)
+	}
+	return b, nil
+}
+
+// slotTable is the map slots, in memory.
+type slotTable struct {
+	page    []byte
+	entries []portHpSlot
+}
+
+func mapSlots(m *ebpf.Map) (slotTable, error) {
+	page, err := mapMemory(m)
+	if err != nil {
+		return slotTable{}, err
+	}
+	return slotTable{page, unsafe.Slice((*portHpSlot)(unsafe.Pointer(&page[0])), PortsMax)}, nil
+}
+
+func unmap(page []byte) error {
+	if page == nil {
+		return nil
+	}
+	if err := unix.Munmap(page); err != nil {
+		return fmt.Errorf("unmap a map: %w", err)
 	}
 	return nil
 }

@@ -62,11 +62,14 @@ func readReasons(m *ebpf.Map) (ReasonCounters, error) {
 
 // innerMap opens what an outer map has in a slot.
 func (d *Datapath) innerMap(outer string, slot uint32) (*ebpf.Map, error) {
-	var id ebpf.MapID
-	if err := d.maps[outer].Lookup(slot, &id); err != nil {
-		return nil, fmt.Errorf("%s of slot %d: %w", outer, slot, err)
+	if slot >= PortsMax {
+		return nil, fmt.Errorf("slot %d of %d", slot, PortsMax)
 	}
-	m, err := ebpf.NewMapFromID(id)
+	id := d.table.entries[slot].Conns
+	if outer == portMapPortCounters {
+		id = d.table.entries[slot].Counters
+	}
+	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
 	if err != nil {
 		return nil, fmt.Errorf("%s of slot %d: %w", outer, slot, err)
 	}

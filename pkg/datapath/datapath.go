@@ -8,11 +8,14 @@
 // progs/ and links/. The process holds nothing that matters: when it dies, no
 // verdict changes, and the next [Open] finds all of it again:
 //
-//   - ports, their slots and serials: the map ports;
+//   - ports, their slots and serials: the map ports; what a slot holds: slots;
 //   - free slots: none is taken over; [Datapath.FillPool] makes fresh ones;
 //   - generation, content hash and the last serial: the map control;
 //   - which policy number stands for which network: the map policy_names, so
 //     that a number stays with its network as long as it is compiled or used.
+//
+// Maps of maps are never read: on Linux 6.1 that waits for a grace period, as
+// writing them does on every kernel.
 //
 // # One sync
 //
@@ -124,6 +127,7 @@ type Datapath struct {
 	progID  [hooks]ebpf.ProgramID
 	inner   map[string]*ebpf.MapSpec // templates by outer map
 	control *control
+	table   slotTable
 	netlink *netlink.Handle
 	tcx     bool // the kernel has it
 	clsact  bool
@@ -132,7 +136,7 @@ type Datapath struct {
 	side    [2]map[uint32]bool
 
 	mu    sync.Mutex // guards what follows, and writes of ports and policy_names
-	slots [PortsMax]slotState
+	slots [PortsMax]slotState // with table
 	names map[string]uint32 // policy numbers by network
 }
 
@@ -168,6 +172,9 @@ func (d *Datapath) open() error {
 	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
 		return err
 	}
+	if d.table, err = mapSlots(d.maps[portMapSlots]); err != nil {
+		return err
+	}
 	if err := d.chooseHooks(); err != nil {
 		return err
 	}
@@ -182,9 +189,7 @@ func (d *Datapath) takeOver() error {
 	if err := d.readNames(); err != nil {
 		return err
 	}
-	if err := d.readSides(); err != nil {
-		return err
-	}
+	d.assumeSides()
 	return d.readSlots()
 }
 
@@ -192,8 +197,9 @@ func (d *Datapath) takeOver() error {
 func (d *Datapath) Close() error {
 	var errs []error
 	if d.control != nil {
-		errs = append(errs, d.control.close())
+		errs = append(errs, unmap(d.control.page))
 	}
+	errs = append(errs, unmap(d.table.page))
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

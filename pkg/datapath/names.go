@@ -64,9 +64,9 @@ func (d *Datapath) networkOf(number uint32) string {
 	return ""
 }
 
-// dropNames frees the numbers of networks that are neither compiled nor used by
-// a port.
-func (d *Datapath) dropNames(compiled map[uint32]bool) error {
+// dropNames frees the numbers of networks that no side holds a program of and no
+// port uses. It runs under syncing.
+func (d *Datapath) dropNames() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	records, err := d.records()
@@ -78,7 +78,7 @@ func (d *Datapath) dropNames(compiled map[uint32]bool) error {
 		used[rec.Policy] = true
 	}
 	for network, number := range d.names {
-		if compiled[number] || used[number] {
+		if used[number] || d.side[0][number*2] || d.side[1][number*2+1] {
 			continue
 		}
 		if err := d.maps[portMapPolicyNames].Delete(number); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -26,15 +26,9 @@ var ErrNoSlot = fmt.Errorf("all %d port slots of the node are in use", PortsMax)
 // readSlots learns the slots: used by a port, empty, or stale. What an earlier
 // process had ready is stale, too: that no port had it cannot be seen.
 func (d *Datapath) readSlots() error {
-	for _, name := range []string{portMapConns, portMapPortCounters} {
-		for slot := range uint32(PortsMax) {
-			var id ebpf.MapID
-			switch err := d.maps[name].Lookup(slot, &id); {
-			case err == nil:
-				d.slots[slot] = slotStale
-			case !errors.Is(err, ebpf.ErrKeyNotExist):
-				return fmt.Errorf("read slot %d of %s: %w", slot, name, err)
-			}
+	for slot, e := range d.table.entries {
+		if e.Conns != 0 || e.Counters != 0 {
+			d.slots[slot] = slotStale
 		}
 	}
 	ports, err := d.records()
@@ -103,16 +97,27 @@ func (d *Datapath) reserve(n int) (slots []uint32) {
 	return slots
 }
 
+// publishSlots gives slots fresh inner maps. An id is noted before its map is
+// published, so that nothing published is ever unknown.
 func (d *Datapath) publishSlots(slots []uint32) error {
-	for _, name := range []string{portMapConns, portMapPortCounters} {
+	for name, id := range map[string]func(*portHpSlot) *uint32{
+		portMapConns:        func(s *portHpSlot) *uint32 { return &s.Conns },
+		portMapPortCounters: func(s *portHpSlot) *uint32 { return &s.Counters },
+	} {
 		inner := make([]*ebpf.Map, 0, len(slots))
 		defer func() { closeAll(inner) }()
-		for range slots {
+		for _, slot := range slots {
 			m, err := ebpf.NewMap(d.inner[name])
 			if err != nil {
 				return fmt.Errorf("make a port's %s: %w", name, err)
 			}
 			inner = append(inner, m)
+			info, err := m.Info()
+			if err != nil {
+				return fmt.Errorf("a port's %s: %w", name, err)
+			}
+			mapID, _ := info.ID() // known since Linux 4.13
+			*id(&d.table.entries[slot]) = uint32(mapID)
 		}
 		if err := publish(d.maps[name], slots, inner); err != nil {
 			return fmt.Errorf("publish slots in %s: %w", name, err)
@@ -193,10 +198,12 @@ func (d *Datapath) Reap() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, slot := range slots {
-		d.slots[slot] = slotEmpty
 		if err != nil {
 			d.slots[slot] = slotStale
+			continue
 		}
+		d.slots[slot] = slotEmpty
+		d.table.entries[slot] = portHpSlot{}
 	}
 	if err != nil {
 		return fmt.Errorf("free slots of ports that are gone: %w", err)

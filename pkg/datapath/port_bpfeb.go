@@ -113,6 +113,12 @@ type portHpRule struct {
 	Flags   uint32
 }
 
+type portHpSlot struct {
+	_        structs.HostLayout
+	Conns    uint32
+	Counters uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -126,6 +132,7 @@ const (
 	portMapPorts           = "ports"
 	portMapPrograms        = "programs"
 	portMapRuleCounters    = "rule_counters"
+	portMapSlots           = "slots"
 	portMapStrayCounters   = "stray_counters"
 	portProgFromVm         = "from_vm"
 	portProgToVm           = "to_vm"
@@ -197,6 +204,7 @@ type portMapSpecs struct {
 	Ports         *ebpf.MapSpec `ebpf:"ports"`
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
 	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
 }
 
@@ -242,6 +250,7 @@ type portMaps struct {
 	Ports         *ebpf.Map `ebpf:"ports"`
 	Programs      *ebpf.Map `ebpf:"programs"`
 	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
+	Slots         *ebpf.Map `ebpf:"slots"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
 }
 
@@ -256,6 +265,7 @@ func (m *portMaps) Close() error {
 		m.Ports,
 		m.Programs,
 		m.RuleCounters,
+		m.Slots,
 		m.StrayCounters,
 	)
 }

@@ -12,19 +12,15 @@ import (
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
-// readSides learns which program slots each side holds.
-func (d *Datapath) readSides() error {
+// assumeSides notes what an earlier process may have left on the sides: nothing
+// but programs of networks that still have a number.
+func (d *Datapath) assumeSides() {
 	d.side = [2]map[uint32]bool{{}, {}}
-	for slot := range uint32(PoliciesMax * 2) {
-		var id ebpf.MapID
-		switch err := d.maps[portMapPrograms].Lookup(slot, &id); {
-		case err == nil:
-			d.side[slot&1][slot] = true
-		case !errors.Is(err, ebpf.ErrKeyNotExist):
-			return fmt.Errorf("read program slot %d: %w", slot, err)
+	for _, number := range d.names {
+		for side := range uint32(2) {
+			d.side[side][number*2+side] = true
 		}
 	}
-	return nil
 }
 
 // Sync puts a compiled policy in force and gives its generation. When it returns
@@ -37,14 +33,14 @@ func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	if err != nil {
 		return d.Generation(), err
 	}
+	if d.control.holds(hash) {
+		return d.Generation(), nil
+	}
 	slots, err := d.numberPolicies(p)
 	if err != nil {
 		return d.Generation(), err
 	}
 	next := d.Generation() + 1
-	if d.control.holds(hash) && d.published(slots, uint32(d.Generation()&1)) {
-		return d.Generation(), nil
-	}
 	side := uint32(next & 1)
 	table, err := d.publishAddrs(p.Addrs, side)
 	if err != nil {
@@ -59,11 +55,7 @@ func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	if err := d.maps[portMapAddrs].Put(side, uint32(table.FD())); err != nil {
 		return next, fmt.Errorf("wait for readers of generation %d: %w", next-1, err)
 	}
-	compiled := map[uint32]bool{}
-	for _, number := range slots {
-		compiled[number] = true
-	}
-	return next, d.dropNames(compiled)
+	return next, d.dropNames()
 }
 
 func contentHash(p *compile.Program) (hash [sha256.Size]byte, err error) {
@@ -88,16 +80,6 @@ func (d *Datapath) numberPolicies(p *compile.Program) ([]uint32, error) {
 		out[i] = number
 	}
 	return out, nil
-}
-
-// published says whether the side holds exactly these policies.
-func (d *Datapath) published(numbers []uint32, side uint32) bool {
-	for _, number := range numbers {
-		if !d.side[side][number*2+side] {
-			return false
-		}
-	}
-	return len(d.side[side]) == len(numbers)
 }
 
 // publishAddrs fills a table and puts it on the side.
@@ -151,11 +133,11 @@ func (d *Datapath) publishPolicies(p *compile.Program, numbers []uint32, side ui
 		slots[i], inner[i] = numbers[i]*2+side, made[sum]
 		delete(gone, slots[i])
 	}
-	if err := publish(d.maps[portMapPrograms], slots, inner); err != nil {
-		return err
-	}
 	for _, slot := range slots {
 		d.side[side][slot] = true
+	}
+	if err := publish(d.maps[portMapPrograms], slots, inner); err != nil {
+		return err
 	}
 	var empty []uint32
 	for slot := range gone {
