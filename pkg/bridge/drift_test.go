@@ -188,6 +188,9 @@ func TestRepair(t *testing.T) {
 				tt.harm(t, h, handle(t, h.space))
 				repairs(t, h, want, tt.kind)
 				h.forwarding(h.ports[0].Ref, h.ports[1].Ref, Ref{Name: "eth0"})
+				for _, w := range []*wire{a, c, sw} {
+					w.ready()
+				}
 				a.send(0, "from a")
 				sw.sees("from a", 100)
 				c.send(0, "from c")

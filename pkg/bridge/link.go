@@ -40,10 +40,13 @@ type Link struct {
 	Kind string
 	MAC  net.HardwareAddr
 	MTU  int // bytes
-	// Up is the administrative state; Running (IFF_RUNNING) says that there is
-	// a carrier too, of a veth that the other end is up, and that the kernel
-	// has taken notice: before that, what the interface sends is lost.
+	// Up is the administrative state; Running says that there is a carrier too
+	// (of a veth: that the other end is up).
 	Up, Running bool
+	// OperUp says that the kernel has acted on that carrier (IF_OPER_UP; a
+	// worker does that, net/core/link_watch.c): what an interface sends before
+	// it is lost. It stays false for the likes of lo, which report no state.
+	OperUp bool
 	// Master is the ifindex of the bridge or bond that it is enslaved to; 0 is none.
 	Master int
 	// MasterKind is the driver of that master, as "bridge".
@@ -158,6 +161,8 @@ func (n *Net) links(master int) ([]Link, error) {
 	return ls, nil
 }
 
+const operUp = 6 // IF_OPER_UP, include/uapi/linux/if.h
+
 // extSkipStats is RTEXT_FILTER_SKIP_STATS: counters are half of an answer.
 const extSkipStats = 1 << 3
 
@@ -178,7 +183,7 @@ func parseLink(m []byte) (Link, error) {
 	l := Link{
 		Index:        int(info.Index),
 		Up:           info.Flags&unix.IFF_UP != 0,
-		Running:      info.Flags&unix.IFF_RUNNING != 0,
+		Running:      info.Flags&unix.IFF_LOWER_UP != 0,
 		LowerNetnsID: -1,
 	}
 	as, err := attrs(m[unix.SizeofIfInfomsg:])
@@ -193,6 +198,8 @@ func parseLink(m []byte) (Link, error) {
 			l.MAC = net.HardwareAddr(append([]byte(nil), a.Value...))
 		case unix.IFLA_MTU:
 			l.MTU = int(num(a.Value))
+		case unix.IFLA_OPERSTATE:
+			l.OperUp = num(a.Value) == operUp
 		case unix.IFLA_MASTER:
 			l.Master = int(num(a.Value))
 		case unix.IFLA_LINK:

@@ -15,6 +15,7 @@ import (
 // wire is the cable side of an interface: it sends and sees whole frames.
 type wire struct {
 	tb   testing.TB
+	at   space
 	name string
 	fd   int
 	mac  net.HardwareAddr
@@ -29,7 +30,7 @@ func plug(tb testing.TB, s space, name string) *wire {
 	tb.Helper()
 	l, err := s.LinkInfo(Ref{Name: name})
 	must(tb, err)
-	w := &wire{tb: tb, name: name, mac: l.MAC, seen: map[string]int{}}
+	w := &wire{tb: tb, at: s, name: name, mac: l.MAC, seen: map[string]int{}}
 	must(tb, inNetns(s.ns, func() (err error) {
 		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		return err
@@ -62,6 +63,12 @@ func (w *wire) send(vid int, payload string) {
 	if _, err := unix.Write(w.fd, frame); err != nil {
 		w.tb.Fatalf("%s: send %q: %v", w.name, payload, err)
 	}
+}
+
+// ready waits until frames can be sent, after the other end was down.
+func (w *wire) ready() {
+	w.tb.Helper()
+	running(w.tb, w.at, w.name)
 }
 
 // sees waits for a payload and checks the tag that it comes with.
@@ -201,7 +208,7 @@ func (h *node) attach(v VLANs) *wire {
 func running(tb testing.TB, s space, name string) {
 	tb.Helper()
 	eventually(tb, name+" runs", func() string {
-		if l, err := s.LinkInfo(Ref{Name: name}); err != nil || !l.Running {
+		if l, err := s.LinkInfo(Ref{Name: name}); err != nil || !l.OperUp {
 			return fmt.Sprintf("%+v, %v", l, err)
 		}
 		return ""
