@@ -17,6 +17,7 @@
  * What is asked of the tables: memory that goes to global functions, which are
  * verified once and by themselves, and so find maps and flows again. They serve
  * what is rare: the second packet of a flow, the first after a policy change.
+ * They begin with a copy, since Linux 6.1 takes keys from their own stack only.
  */
 struct track {
 	struct hp_new_key key;
@@ -138,26 +139,28 @@ static __always_inline struct hp_flow *find(struct track *t)
  * settle moves an answered flow to the port's table. If that is full the flow
  * stays where it is, in its new state, and the next tick tries again.
  */
-__noinline int settle(struct track *t)
+__noinline int settle(struct track *asked)
 {
 	struct hp_flow *flow, copy;
+	struct track t;
 	void *table;
 
-	if (!t)
+	if (!asked)
 		return 0;
-	flow = bpf_map_lookup_elem(&conns_new, &t->key);
+	t = *asked;
+	flow = bpf_map_lookup_elem(&conns_new, &t.key);
 	if (!flow)
 		return 0;
 	copy = *flow;
 	copy.state = HP_FLOW_OPEN;
-	copy.seen = t->now;
-	table = table_of(t);
-	if (table && !bpf_map_update_elem(table, &t->key.flow, &copy, BPF_ANY)) {
-		bpf_map_delete_elem(&conns_new, &t->key);
+	copy.seen = t.now;
+	table = table_of(&t);
+	if (table && !bpf_map_update_elem(table, &t.key.flow, &copy, BPF_ANY)) {
+		bpf_map_delete_elem(&conns_new, &t.key);
 		return 0;
 	}
 	flow->state = HP_FLOW_OPEN;
-	flow->seen = t->now;
+	flow->seen = t.now;
 	return 0;
 }
 
@@ -229,29 +232,31 @@ static __always_inline void opener_query(const struct track *t, const struct hp_
  * flow may stay, FORGOTTEN if there is none any more. A flow that a later generation has judged is left to it: this
  * packet only began earlier.
  */
-__noinline int revalidate(struct __sk_buff *skb, struct track *t)
+__noinline int revalidate(struct __sk_buff *skb, struct track *asked)
 {
 	struct query q = {};
 	struct hp_flow *flow;
+	struct track t;
 	int older, r;
 
-	if (!t)
+	if (!asked)
 		return HP_NO_PROGRAM;
-	flow = lookup(t);
+	t = *asked;
+	flow = lookup(&t);
 	if (!flow) {
 		/* Another CPU may have settled it just now. */
-		t->settled = !t->settled;
-		flow = lookup(t);
+		t.settled = !t.settled;
+		flow = lookup(&t);
 	}
 	if (!flow)
 		return FORGOTTEN;
-	older = flow->generation < t->generation;
-	opener_query(t, flow, &q);
+	older = flow->generation < t.generation;
+	opener_query(&t, flow, &q);
 	r = judge(&q);
 	if (!is_drop(r)) {
 		if (older) {
 			flow->rule_id = q.rule_id;
-			flow->generation = t->generation;
+			flow->generation = t.generation;
 		}
 		return GO_ON;
 	}
@@ -259,7 +264,7 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 	if (r != HP_NO_PROGRAM)
 		count_rule(skb, q.counter);
 	if (older)
-		forget(t);
+		forget(&t);
 	return r;
 }
 
@@ -360,22 +365,24 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
  * not undone by a SYN against its direction, which its peer refuses by itself.
  * Without memory for it the packet passes, and its answer is judged by itself.
  */
-__noinline int remember(struct track *t, __u32 rule_id)
+__noinline int remember(struct track *asked, __u32 rule_id)
 {
 	struct hp_flow fresh = { .rule_id = rule_id };
 	struct hp_flow *flow;
+	struct track t;
 
-	if (!t)
+	if (!asked)
 		return 0;
-	flow = find(t);
+	t = *asked;
+	flow = find(&t);
 	if (flow && flow->state == HP_FLOW_OPEN)
 		return 0;
-	if (flow && t->settled)
-		forget(t);
-	fresh.generation = t->generation;
-	fresh.seen = t->now;
-	fresh.opener = t->dir;
-	bpf_map_update_elem(&conns_new, &t->key, &fresh, BPF_ANY);
+	if (flow && t.settled)
+		forget(&t);
+	fresh.generation = t.generation;
+	fresh.seen = t.now;
+	fresh.opener = t.dir;
+	bpf_map_update_elem(&conns_new, &t.key, &fresh, BPF_ANY);
 	return 0;
 }
 
