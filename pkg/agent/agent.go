@@ -255,6 +255,9 @@ func (a *Agent) settlePorts(ctx context.Context) error {
 			if !it.open || a.kernel.dp.Settled(it.rec.HostIfIndex) {
 				continue
 			}
+			if a.kernel.VerifyPort(&it.rec) != nil {
+				continue // a hook that was taken away is drift: to be counted, not mended in passing
+			}
 			settle := func() error { return a.kernel.dp.SettlePort(it.rec.HostIfIndex) }
 			if err := a.withPort(it.rec, settle); err != nil {
 				a.log.Warn("a port stays on its first hook", "port", it.rec.HostIfName, "err", err)
