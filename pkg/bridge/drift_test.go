@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"testing"
@@ -36,22 +37,29 @@ func sound(tb testing.TB) (Want, Observed) {
 	return w, got
 }
 
-func TestDiff(t *testing.T) {
-	port := func(o *Observed, i int, change func(*ObservedPort)) {
-		p := o.Ports[i]
-		change(&p)
-		o.Ports[i] = p
-	}
-	loosen := func(o *Observed, i int) {
-		p := o.Ports[i]
-		p.Master = 0
-		o.Loose[i] = p
-		delete(o.Ports, i)
-	}
-	for name, tt := range map[string]struct {
-		change func(*Want, *Observed)
-		want   []Kind
-	}{
+// driftCase is a change to what is sound, and what Diff is to say of it.
+type driftCase struct {
+	change func(*Want, *Observed)
+	want   []Kind
+}
+
+// port changes one observed port.
+func port(o *Observed, i int, change func(*ObservedPort)) {
+	p := o.Ports[i]
+	change(&p)
+	o.Ports[i] = p
+}
+
+// loosen takes a port out of the bridge.
+func loosen(o *Observed, i int) {
+	p := o.Ports[i]
+	p.Master = 0
+	o.Loose[i] = p
+	delete(o.Ports, i)
+}
+
+func trunkDrifts(t *testing.T) map[string]driftCase {
+	return map[string]driftCase{
 		"sound":                  {func(*Want, *Observed) {}, nil},
 		"bridge missing":         {func(_ *Want, o *Observed) { *o = Observed{} }, []Kind{BridgeMissing, UplinkMissing, PortMissing}},
 		"bridge missing, others": {func(_ *Want, o *Observed) { o.Exists = false; loosen(o, 2); loosen(o, 7) }, []Kind{BridgeMissing, UplinkUnslaved, PortUnslaved}},
@@ -82,6 +90,11 @@ func TestDiff(t *testing.T) {
 			w.Trunk.Managed = false
 			port(o, 2, func(p *ObservedPort) { must(t, p.VLANs.Members.Add(200)) })
 		}, nil},
+	}
+}
+
+func portDrifts(t *testing.T) map[string]driftCase {
+	return map[string]driftCase{
 		"port gone":         {func(_ *Want, o *Observed) { delete(o.Ports, 7) }, []Kind{PortMissing}},
 		"port's index used": {func(_ *Want, o *Observed) { port(o, 7, func(p *ObservedPort) { p.Name = "veth8" }) }, []Kind{PortMissing}},
 		"port unslaved":     {func(_ *Want, o *Observed) { loosen(o, 7) }, []Kind{PortUnslaved}},
@@ -106,7 +119,13 @@ func TestDiff(t *testing.T) {
 			w.Ports[0].VLANs.Flat = true
 			port(o, 7, func(p *ObservedPort) { p.VLANs = PortVLANs{} })
 		}, nil},
-	} {
+	}
+}
+
+func TestDiff(t *testing.T) {
+	cases := trunkDrifts(t)
+	maps.Copy(cases, portDrifts(t))
+	for name, tt := range cases {
 		t.Run(name, func(t *testing.T) {
 			w, got := sound(t)
 			tt.change(&w, &got)
@@ -124,16 +143,16 @@ func TestDiff(t *testing.T) {
 	}
 }
 
-// TestRepair breaks a living trunk in every way and asserts that the frames of
-// VLAN 100, and only they, pass again.
-func TestRepair(t *testing.T) {
-	needFiltering(t)
-	for name, tt := range map[string]struct {
-		harm func(*testing.T, *node, *netlink.Handle)
-		kind Kind
-		// managed: an adopted bridge is not given this back
-		managed bool
-	}{
+// harm is something that others do to a living trunk.
+type harm struct {
+	do   func(*testing.T, *node, *netlink.Handle)
+	kind Kind
+	// managed: an adopted bridge is not given this back
+	managed bool
+}
+
+func harms() map[string]harm {
+	return map[string]harm{
 		"filtering off": {func(t *testing.T, h *node, k *netlink.Handle) {
 			must(t, setBridgeAttr(h, nl.IFLA_BR_VLAN_FILTERING, nl.Uint8Attr(0)))
 		}, VLANFilteringOff, false},
@@ -167,7 +186,14 @@ func TestRepair(t *testing.T) {
 			must(t, k.LinkSetIsolated(link(t, k, "veth0"), true))
 		}, PortFlagsChanged, false},
 		"port MTU": {func(t *testing.T, h *node, k *netlink.Handle) { must(t, k.LinkSetMTU(link(t, k, "veth0"), 1300)) }, PortMTUChanged, false},
-	} {
+	}
+}
+
+// TestRepair breaks a living trunk in every way and asserts that the frames of
+// VLAN 100, and only they, pass again.
+func TestRepair(t *testing.T) {
+	needFiltering(t)
+	for name, tt := range harms() {
 		for _, managed := range []bool{true, false} {
 			if tt.managed && !managed {
 				continue
@@ -185,7 +211,7 @@ func TestRepair(t *testing.T) {
 				if ds := h.drifts(want); len(ds) != 0 {
 					t.Fatalf("drift before any harm: %v", ds)
 				}
-				tt.harm(t, h, handle(t, h.space))
+				tt.do(t, h, handle(t, h.space))
 				repairs(t, h, want, tt.kind)
 				h.forwarding(h.ports[0].Ref, h.ports[1].Ref, Ref{Name: "eth0"})
 				for _, w := range []*wire{a, c, sw} {
@@ -296,6 +322,28 @@ func TestWatch(t *testing.T) {
 	cancel()
 	for range events { // ends
 	}
+}
+
+// TestWatchOverrun loses announcements for real: nobody reads while they come.
+func TestWatchOverrun(t *testing.T) {
+	host := newSpace(t)
+	s, err := host.socket(unix.RTNLGRP_LINK)
+	must(t, err)
+	defer s.Close()
+	must(t, s.SetReceiveBufferSize(1, false)) // the kernel takes its least
+	k := handle(t, host)
+	lo := link(t, k, "lo")
+	for i := range 100 {
+		must(t, k.LinkSetAlias(lo, string(rune('a'+i%26))))
+	}
+	w := &watcher{changed: map[int]bool{}, wake: make(chan struct{}, 1)}
+	go w.read(s)
+	eventually(t, "the loss is noticed", func() string {
+		if e, _ := w.take(); !e.Resync {
+			return "no resync"
+		}
+		return ""
+	})
 }
 
 // TestWatcherJoins: what nobody has taken is one event, lost ones included.
