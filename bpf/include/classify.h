@@ -94,8 +94,8 @@ static __always_inline int find_rows(void *program, const struct hp_header *h, c
 		table = bpf_map_lookup_elem(&addrs, &side);
 		if (!table)
 			return 0;
-		src = class_row(program, h, h->src_classrow, class_of(table, &q->src));
-		dst = class_row(program, h, h->dst_classrow, class_of(table, &q->dst));
+		src = class_row(program, h, h->src_classrow, class_of(table, &q->ends.src));
+		dst = class_row(program, h, h->dst_classrow, class_of(table, &q->ends.dst));
 	}
 	service = service_row(program, h, q);
 	if (src < 0 || dst < 0 || service < 0)

@@ -28,11 +28,26 @@ struct track {
 	__u32 settled; /* the flow is in the port's table, else in conns_new */
 };
 
-static __always_inline void set_ends(struct hp_flow_key *k, const union addr *local, const union addr *remote)
+static __always_inline void set_ends(struct hp_flow_key *k, const struct ends *ends, __u32 dir)
 {
-	__builtin_memcpy(k->local, local->bytes, sizeof(k->local));
-	__builtin_memcpy(k->remote, remote->bytes, sizeof(k->remote));
+	const union addr *local = dir == HP_OUT ? &ends->src : &ends->dst;
+	const union addr *remote = dir == HP_OUT ? &ends->dst : &ends->src;
+
+	__builtin_memcpy(k->local, local, sizeof(k->local));
+	__builtin_memcpy(k->remote, remote, sizeof(k->remote));
 }
+
+/* The end of a key as one word: hashing reads words, and would wait for its bytes. */
+union key_tail {
+	struct {
+		__be16 lport;
+		__be16 rport;
+		__u16 vlan;
+		__u8 proto;
+		__u8 pad;
+	};
+	__u64 word;
+};
 
 /*
  * set_key: the flow of p, which goes in direction dir. An echo is known by its
@@ -41,23 +56,18 @@ static __always_inline void set_ends(struct hp_flow_key *k, const union addr *lo
  */
 static __always_inline void set_key(struct hp_flow_key *k, const struct packet *p, __u32 dir)
 {
-	__be16 sport = p->sport, dport = p->dport;
+	union key_tail tail = { .vlan = p->vlan, .proto = p->proto };
 
+	_Static_assert(sizeof(*k) - __builtin_offsetof(struct hp_flow_key, lport) == sizeof(tail), "tail of the key");
 	if (p->kind == ECHO_REQUEST || p->kind == ECHO_REPLY) {
-		__u32 asker = p->kind == ECHO_REQUEST ? dir : !dir;
-
-		k->lport = sport;
-		k->rport = bpf_htons(asker + 1);
+		tail.lport = p->sport;
+		tail.rport = bpf_htons((p->kind == ECHO_REQUEST ? dir : !dir) + 1);
 	} else {
-		k->lport = dir == HP_OUT ? sport : dport;
-		k->rport = dir == HP_OUT ? dport : sport;
+		tail.lport = dir == HP_OUT ? p->sport : p->dport;
+		tail.rport = dir == HP_OUT ? p->dport : p->sport;
 	}
-	if (dir == HP_OUT)
-		set_ends(k, &p->query.src, &p->query.dst);
-	else
-		set_ends(k, &p->query.dst, &p->query.src);
-	k->vlan = p->vlan;
-	k->proto = p->proto;
+	set_ends(k, &p->query.ends, dir);
+	*(__u64 *)&k->lport = tail.word;
 }
 
 static __always_inline __u32 lifetime(const struct hp_flow *flow, __u32 proto)
@@ -204,8 +214,8 @@ static __always_inline void opener_query(const struct track *t, const struct hp_
 	const struct hp_flow_key *k = &t->key.flow;
 	__u32 out = flow->opener == HP_OUT;
 
-	__builtin_memcpy(q->src.bytes, out ? k->local : k->remote, sizeof(q->src));
-	__builtin_memcpy(q->dst.bytes, out ? k->remote : k->local, sizeof(q->dst));
+	__builtin_memcpy(q->ends.src.bytes, out ? k->local : k->remote, sizeof(q->ends.src));
+	__builtin_memcpy(q->ends.dst.bytes, out ? k->remote : k->local, sizeof(q->ends.dst));
 	q->generation = t->generation;
 	q->policy = t->policy;
 	q->dir = flow->opener;
@@ -278,7 +288,7 @@ __noinline int quoted_key(struct __sk_buff *skb, const struct packet *p, struct 
 	struct ipv4_header v4;
 	struct ipv6_header v6;
 	union l4_header l4;
-	__u32 at, i;
+	__u32 at;
 
 	if (!p || !t || p->inner > MAX_OFFSET)
 		return 0;
@@ -287,23 +297,21 @@ __noinline int quoted_key(struct __sk_buff *skb, const struct packet *p, struct 
 		if (bpf_skb_load_bytes(skb, at, &v4, sizeof(v4)) || v4.version_words >> 4 != 4 ||
 		    v4.fragment & bpf_htons(0x1fff))
 			return 0;
-		map_ipv4(&quoted.query.src, v4.src);
-		map_ipv4(&quoted.query.dst, v4.dst);
+		map_ipv4(&quoted.query.ends.src, v4.src);
+		map_ipv4(&quoted.query.ends.dst, v4.dst);
 		quoted.proto = v4.proto;
 		at += (v4.version_words & 15) * 4;
 	} else {
 		if (bpf_skb_load_bytes(skb, at, &v6, sizeof(v6)) || bpf_ntohl(v6.version_flow) >> 28 != 6)
 			return 0;
-#pragma unroll
-		for (i = 0; i < 4; i++) {
-			quoted.query.src.words[i] = v6.src[i];
-			quoted.query.dst.words[i] = v6.dst[i];
-		}
-		quoted.proto = v6.proto;
 		at += sizeof(v6);
+		if (bpf_skb_load_bytes(skb, at, &quoted.query.ends, sizeof(quoted.query.ends)))
+			return 0;
+		quoted.proto = v6.proto;
+		at += sizeof(quoted.query.ends);
 	}
-	if (quoted.query.src.halves[0] != p->query.dst.halves[0] ||
-	    quoted.query.src.halves[1] != p->query.dst.halves[1] || bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))
+	if (quoted.query.ends.src.halves[0] != p->query.ends.dst.halves[0] ||
+	    quoted.query.ends.src.halves[1] != p->query.ends.dst.halves[1] || bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))
 		return 0;
 	quoted.sport = l4.ports.sport;
 	quoted.dport = l4.ports.dport;

@@ -103,7 +103,7 @@ static __always_inline __u32 foreign_mac(struct __sk_buff *skb, const struct fra
 	if (type == 133 || type == 131 || type == 132 || type == 143)
 		return HP_LAUNCHER_NOISE;
 	/* Duplicate address detection has no source address yet. */
-	if (type == 135 && !(p->query.src.halves[0] | p->query.src.halves[1]))
+	if (type == 135 && !(p->query.ends.src.halves[0] | p->query.ends.src.halves[1]))
 		return HP_LAUNCHER_NOISE;
 	return HP_MAC_SPOOF;
 }

@@ -69,13 +69,12 @@ struct ipv4_header {
 	__u32 dst;
 };
 
+/* The header's first part; its addresses go straight to where they are wanted. */
 struct ipv6_header {
 	__be32 version_flow;
 	__be16 length;
 	__u8 proto;
 	__u8 hops;
-	__u32 src[4];
-	__u32 dst[4];
 };
 
 /* Enough of any extension header: the fragment header, which is the longest. */
@@ -103,15 +102,19 @@ union l4_header {
 };
 
 union addr {
-	__u32 words[4];
 	__u64 halves[2];
 	__u8 bytes[16];
 };
 
-/* What rules see, and where judge() puts what it found. */
-struct query {
+/* As they lie in an IPv6 header. */
+struct ends {
 	union addr src;
 	union addr dst;
+};
+
+/* What rules see, and where judge() puts what it found. */
+struct query {
+	struct ends ends;
 	__u64 generation;
 	__u32 policy;
 	__u16 service; /* destination port, or type << 8 | code */
@@ -233,11 +236,11 @@ __noinline int ext_headers(struct __sk_buff *skb, __u32 proto, __u32 at, __u32 e
 	return (proto & 0xff) | at << EXT_OFFSET_SHIFT | flags;
 }
 
+/* map_ipv4: ::ffff:a.b.c.d. In halves, as it is read again: a CPU waits for parts. */
 static __always_inline void map_ipv4(union addr *to, __u32 ip)
 {
 	to->halves[0] = 0;
-	to->words[2] = bpf_htonl(0xffff);
-	to->words[3] = ip;
+	to->halves[1] = bpf_cpu_to_be64(0xffffULL << 32 | bpf_ntohl(ip));
 }
 
 /*
@@ -268,8 +271,8 @@ static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct span *s, s
 	if (ip.version_words >> 4 != 4 || size < sizeof(ip) || bounds(skb, s->at, bpf_ntohs(ip.length), s) ||
 	    s->at + size > s->end)
 		return HP_MALFORMED;
-	map_ipv4(&p->query.src, ip.src);
-	map_ipv4(&p->query.dst, ip.dst);
+	map_ipv4(&p->query.ends.src, ip.src);
+	map_ipv4(&p->query.ends.dst, ip.dst);
 	p->proto = ip.proto;
 	fragment = bpf_ntohs(ip.fragment);
 	p->fragment = (fragment & 0x1fff) != 0;
@@ -285,20 +288,16 @@ static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct span *s, s
 static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct span *s, struct packet *p, __u8 *hops)
 {
 	struct ipv6_header ip;
-	int i, walk;
+	int walk;
 
 	/* The frame ends inside the IPv6 header, is of another version, or shorter than the packet. */
-	if (LOAD(skb, s->at, &ip) || (bpf_ntohl(ip.version_flow) >> 28) != 6 ||
-	    bounds(skb, s->at + sizeof(ip), bpf_ntohs(ip.length), s))
+	if (LOAD(skb, s->at, &ip) || LOAD(skb, s->at + sizeof(ip), &p->query.ends) ||
+	    (bpf_ntohl(ip.version_flow) >> 28) != 6 ||
+	    bounds(skb, s->at + sizeof(ip) + sizeof(p->query.ends), bpf_ntohs(ip.length), s))
 		return HP_MALFORMED;
-#pragma unroll
-	for (i = 0; i < 4; i++) {
-		p->query.src.words[i] = ip.src[i];
-		p->query.dst.words[i] = ip.dst[i];
-	}
 	*hops = ip.hops;
 	p->proto = ip.proto;
-	s->at += sizeof(ip);
+	s->at += sizeof(ip) + sizeof(p->query.ends);
 	s->v6 = 1;
 	if (!is_extension(ip.proto))
 		return GO_ON;
