@@ -107,17 +107,7 @@ func cmdAgent(s *session, _ io.Writer, args []string) error {
 	}
 	switch args[0] {
 	case "start":
-		flags, wait := args[2:], true
-		if len(flags) > 0 && flags[0] == "-nowait" {
-			flags, wait = flags[1:], false
-		}
-		if err := s.manifests(n); err != nil {
-			return err
-		}
-		if err := n.StartAgent(flags...); err != nil || !wait {
-			return err
-		}
-		return n.WaitReady(s.ctx, patience)
+		return s.startAgent(n, args[2:])
 	case "sync":
 		return s.sync(n)
 	case "put":
@@ -130,6 +120,30 @@ func cmdAgent(s *session, _ io.Writer, args []string) error {
 		return n.Freeze(args[0] == "freeze")
 	}
 	return &usageError{usage}
+}
+
+// startAgent knows -nowait (for it to be ready) and -asis (with the manifests
+// that are in place); the other words are the agent's own flags.
+func (s *session) startAgent(n *Node, args []string) error {
+	wait, copied := true, true
+	for ; len(args) > 0; args = args[1:] {
+		if args[0] == "-nowait" {
+			wait = false
+		} else if args[0] == "-asis" {
+			copied = false
+		} else {
+			break
+		}
+	}
+	if copied {
+		if err := s.manifests(n); err != nil {
+			return err
+		}
+	}
+	if err := n.StartAgent(args...); err != nil || !wait {
+		return err
+	}
+	return n.WaitReady(s.ctx, patience)
 }
 
 func cmdGuest(s *session, _ io.Writer, args []string) error {

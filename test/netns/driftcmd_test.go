@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -104,49 +103,4 @@ func hasTCX() bool {
 	}
 	_, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
 	return err == nil && (major > 6 || major == 6 && minor >= 6)
-}
-
-// cmdBurst: burst add|del NODE PREFIX N CONFIG: so many at once, each with a pod
-// and a MAC of its own.
-func cmdBurst(s *session, out io.Writer, args []string) error {
-	const usage = "burst add|del NODE PREFIX N CONFIG"
-	if err := want(args, 5, 5, usage); err != nil {
-		return err
-	}
-	n, err := s.lab.FindNode(args[1])
-	if err != nil {
-		return err
-	}
-	count, err := strconv.Atoi(args[3])
-	if err != nil {
-		return &usageError{usage}
-	}
-	pods := make([]*Pod, count)
-	for i := range pods {
-		name := args[2] + strconv.Itoa(i)
-		if pods[i], err = s.lab.FindPod(name); err != nil {
-			if pods[i], err = s.lab.Pod(name); err != nil {
-				return err
-			}
-		}
-	}
-	conf := []byte(s.ts.ReadFile(args[4]))
-	errs := make(chan error, count)
-	begun := time.Now()
-	for i, p := range pods {
-		c := Call{Verb: strings.ToUpper(args[0]), ContainerID: p.ContainerID, Netns: p.Path, IfName: PodIfName(defaultNetwork),
-			MAC: fmt.Sprintf("00:50:56:b%d:%02x:%02x", len(args[2])%10, i>>8, i&255), Config: conf}
-		go func() {
-			_, err := n.CNI(s.ctx, c)
-			errs <- err
-		}()
-	}
-	var all []error
-	for range pods {
-		if err := <-errs; err != nil {
-			all = append(all, err)
-		}
-	}
-	fmt.Fprintf(out, "%d %s, %d failed, %v\n", count, args[0], len(all), time.Since(begun).Round(time.Millisecond))
-	return errors.Join(all...)
 }

@@ -125,6 +125,21 @@ func (l *Lab) place(from, to string) error {
 	return nil
 }
 
+// AgentArgs is what bridge-agent is started with here.
+func (n *Node) AgentArgs() []string {
+	return []string{"run", "--source", "dir:" + n.Manifests(), "--bpffs", n.BPFFS()}
+}
+
+// AgentPID is the agent's process, 0 when none runs.
+func (n *Node) AgentPID() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.agent == nil {
+		return 0
+	}
+	return n.agent.Process.Pid
+}
+
 // StartAgent starts the node's agent; more flags may follow. It does not wait.
 func (n *Node) StartAgent(flags ...string) error {
 	n.mu.Lock()
@@ -137,8 +152,7 @@ func (n *Node) StartAgent(flags ...string) error {
 		return err
 	}
 	defer log.Close()
-	args := append([]string{"run", "--source", "dir:" + n.Manifests(), "--bpffs", n.BPFFS()}, flags...)
-	cmd := n.Command(context.Background(), n.path("bin", "bridge-agent"), args...)
+	cmd := n.Command(context.Background(), n.path("bin", "bridge-agent"), append(n.AgentArgs(), flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := n.Start(cmd); err != nil {
 		return fmt.Errorf("node %s: agent: %w", n.Name, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -178,6 +179,22 @@ type RealGuest struct {
 	MAC   string `json:"mac"`
 	IP    string `json:"ip"`
 	Iface string `json:"iface"`
+}
+
+// GuestsFile lists the guests beside this VM; test/vm writes it.
+const GuestsFile = "/run/lab/guests.json"
+
+// RealGuests reads which guests there are.
+func RealGuests() ([]RealGuest, error) {
+	b, err := os.ReadFile(GuestsFile)
+	if err != nil {
+		return nil, fmt.Errorf("there is no guest beside this machine: %w", err)
+	}
+	var list []RealGuest
+	if err := json.Unmarshal(b, &list); err != nil {
+		return nil, fmt.Errorf("%s: %w", GuestsFile, err)
+	}
+	return list, nil
 }
 
 // Attach puts the interface that is joined to the guest's NIC where the tap goes.

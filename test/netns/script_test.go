@@ -3,7 +3,6 @@ package netns
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,7 +18,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-var update = flag.Bool("update", false, "write golden files anew")
+var (
+	update    = flag.Bool("update", false, "write golden files anew")
+	keepGoing = flag.Bool("keepgoing", false, "go on in a script after a line has failed")
+)
 
 // TestScripts runs testdata/*.txtar. Besides testscript's own commands they have
 //
@@ -46,30 +48,36 @@ var update = flag.Bool("update", false, "write golden files anew")
 //	port NODE POD                            sets $PORT, the host interface
 //	unhook NODE POD                          cuts the port's tcx links
 //	burst add|del NODE PREFIX N CONFIG       N calls at once
-//	flood start|wait ...                     see cmdFlood
+//	refuse NODE POD CODE REGEXP CONFIG       ADD fails so, and nothing changes
+//	same FILE NODE                           the listing is that of the file
+//	show NODE NOUN...                        homeportctl; it may find something wrong
+//	flood start|reached|wait ...             see cmdFlood
 func TestScripts(t *testing.T) {
 	bin := requireLab(t)
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	p := params(bin)
+	p.Dir = "testdata"
+	testscript.Run(t, p)
+}
+
+func params(bin Binaries) testscript.Params {
+	return testscript.Params{
 		Cmds:                wrapped(),
+		ContinueOnError:     *keepGoing,
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
 		Setup:               func(env *testscript.Env) error { return setup(env, bin) },
 		Condition: func(cond string) (bool, error) {
 			switch cond {
 			case "realguest":
-				_, err := os.Stat(guestsFile)
+				_, err := os.Stat(GuestsFile)
 				return err == nil, nil
 			case "tcx":
 				return hasTCX(), nil
 			}
 			return false, fmt.Errorf("no condition %q", cond)
 		},
-	})
+	}
 }
-
-// guestsFile lists the guests beside this VM (test/vm/wire).
-const guestsFile = "/run/lab/guests.json"
 
 // requireLab skips where the lab cannot be built; inside our VMs it must be.
 func requireLab(t *testing.T) Binaries {
@@ -189,6 +197,7 @@ func commands() map[string]command {
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
+		"refuse": cmdRefuse, "same": cmdSame, "show": cmdShow,
 	}
 }
 
@@ -272,12 +281,8 @@ type realGuests struct {
 
 // pool is the one table of guests of this process, as there is one of the VM.
 var pool = sync.OnceValues(func() (*realGuests, error) {
-	b, err := os.ReadFile(guestsFile)
+	list, err := RealGuests()
 	if err != nil {
-		return nil, fmt.Errorf("there is no guest beside this machine: %w", err)
-	}
-	var list []RealGuest
-	if err := json.Unmarshal(b, &list); err != nil {
 		return nil, err
 	}
 	r := &realGuests{free: map[string]chan RealGuest{}}

@@ -1,0 +1,118 @@
+package netns
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// cmdRefuse: refuse NODE POD CODE REGEXP CONFIG: ADD of the config (an object
+// without what every config has) fails with that code and a message that
+// matches, and the node's listing is that of the file before.
+func cmdRefuse(s *session, out io.Writer, args []string) error {
+	const usage = "refuse NODE POD CODE REGEXP CONFIG"
+	if err := want(args, 5, -1, usage); err != nil {
+		return err
+	}
+	n, err := s.lab.FindNode(args[0])
+	if err != nil {
+		return err
+	}
+	p, err := s.lab.FindPod(args[1])
+	if err != nil {
+		return err
+	}
+	code, err := strconv.ParseUint(args[2], 10, 16)
+	if err != nil {
+		return &usageError{usage}
+	}
+	conf := `{"cniVersion": "1.0.0", "name": "l2", "type": "homeport", ` + strings.TrimPrefix(strings.Join(args[4:], " "), "{")
+	_, err = p.Add(s.ctx, n, Call{IfName: PodIfName(defaultNetwork), Config: []byte(conf)})
+	var refused *CNIError
+	if !errors.As(err, &refused) {
+		return fmt.Errorf("ADD of %s: want a refusal, got %w", conf, err)
+	}
+	fmt.Fprintf(out, "%d %s\n", refused.Code, refused.Msg)
+	if uint64(refused.Code) != code {
+		return fmt.Errorf("ADD of %s: code %d, not %d: %s", conf, refused.Code, code, refused.Msg)
+	}
+	if err := matches(args[3], refused.Msg); err != nil {
+		return err
+	}
+	return s.same("before", n)
+}
+
+// cmdSame: same FILE NODE: the node's listing is that of the file.
+func cmdSame(s *session, _ io.Writer, args []string) error {
+	if err := want(args, 2, 2, "same FILE NODE"); err != nil {
+		return err
+	}
+	n, err := s.lab.FindNode(args[1])
+	if err != nil {
+		return err
+	}
+	return s.same(args[0], n)
+}
+
+func (s *session) same(file string, n *Node) error {
+	now, err := n.Listing()
+	if err != nil {
+		return err
+	}
+	before := s.ts.ReadFile(file)
+	if before == now {
+		return nil
+	}
+	return fmt.Errorf("node %s is not as it was:\n%s", n.Name, difference(before, now))
+}
+
+// difference gives the lines that only one of two sorted texts has.
+func difference(before, now string) string {
+	count := map[string]int{}
+	for _, l := range strings.Split(before, "\n") {
+		count[l]--
+	}
+	for _, l := range strings.Split(now, "\n") {
+		count[l]++
+	}
+	var b strings.Builder
+	for _, l := range strings.Split(before+"\n"+now, "\n") {
+		switch {
+		case count[l] < 0:
+			fmt.Fprintf(&b, "- %s\n", l)
+			count[l]++
+		case count[l] > 0:
+			fmt.Fprintf(&b, "+ %s\n", l)
+			count[l]--
+		}
+	}
+	return b.String()
+}
+
+// cmdShow: show NODE ARG...: homeportctl, whose exit code 1 (it answered, and
+// something is wrong) is fine too.
+func cmdShow(s *session, out io.Writer, args []string) error {
+	if err := want(args, 2, -1, "show NODE NOUN..."); err != nil {
+		return err
+	}
+	n, err := s.lab.FindNode(args[0])
+	if err != nil {
+		return err
+	}
+	cmd := n.Command(s.ctx, n.path("bin", "homeportctl"), args[1:]...)
+	var diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = out, &diag
+	err = n.Run(cmd)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w %s", err, strings.TrimSpace(diag.String()))
+	}
+	return nil
+}
