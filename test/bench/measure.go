@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,13 +106,9 @@ func (o *options) childArgs(where, dir string) ([]string, error) {
 	}
 	same := []string{"-strict=false", "-rounds", strconv.Itoa(o.rounds), "-rest", o.rest.String()}
 	if where == whereNative {
-		rows := o.rows[0]
-		for _, r := range o.rows[1:] {
-			rows += "," + r
-		}
-		return append([]string{self, "-where", whereNative, "-rows", rows, "-bin", o.bin, "-json", filepath.Join(dir, "bench.json"),
+		return append([]string{self, "-where", whereNative, "-rows", strings.Join(o.rows, ","), "-bin", o.bin, "-json", filepath.Join(dir, "bench.json"),
 			"-cpu", strconv.Itoa(o.cpu), "-packet-rounds", strconv.Itoa(o.packetRounds), "-slices", strconv.Itoa(o.slices),
-			"-per-slice", strconv.FormatUint(uint64(o.perSlice), 10)}, same...), nil
+			"-per-slice", strconv.FormatUint(uint64(o.perSlice), 10), "-flows", o.flowList()}, same...), nil
 	}
 	argv := []string{o.vmrun, "-kernel", o.kernel, "-timeout", "60m", "-out", dir, "-file", self + ":/opt/bench"}
 	for _, name := range []string{pluginBinary, referenceBinary, agentBinary} {

@@ -112,6 +112,15 @@ func (o *options) setFlows(list string) error {
 	return nil
 }
 
+// flowList is what setFlows reads.
+func (o *options) flowList() string {
+	var list []string
+	for _, f := range o.flows {
+		list = append(list, strconv.Itoa(int(f)))
+	}
+	return strings.Join(list, ",")
+}
+
 func (o *options) has(group string) bool { return slices.Contains(o.rows, group) }
 
 // inBox says whether this process itself measures.
