@@ -67,30 +67,7 @@ func (s *session) same(file string, n *Node) error {
 	if before == now {
 		return nil
 	}
-	return fmt.Errorf("node %s is not as it was:\n%s", n.Name, difference(before, now))
-}
-
-// difference gives the lines that only one of two sorted texts has.
-func difference(before, now string) string {
-	count := map[string]int{}
-	for _, l := range strings.Split(before, "\n") {
-		count[l]--
-	}
-	for _, l := range strings.Split(now, "\n") {
-		count[l]++
-	}
-	var b strings.Builder
-	for _, l := range strings.Split(before+"\n"+now, "\n") {
-		switch {
-		case count[l] < 0:
-			fmt.Fprintf(&b, "- %s\n", l)
-			count[l]++
-		case count[l] > 0:
-			fmt.Fprintf(&b, "+ %s\n", l)
-			count[l]--
-		}
-	}
-	return b.String()
+	return fmt.Errorf("node %s is not as it was:\n%s", n.Name, Difference(before, now))
 }
 
 // cmdShow: show NODE ARG...: homeportctl, whose exit code 1 (it answered, and

@@ -128,3 +128,26 @@ func (n *Node) MapPorts() ([]uint32, error) {
 	slices.Sort(out)
 	return out, nil
 }
+
+// Difference gives the lines that only one of two sorted texts has.
+func Difference(before, now string) string {
+	count := map[string]int{}
+	for _, l := range strings.Split(before, "\n") {
+		count[l]--
+	}
+	for _, l := range strings.Split(now, "\n") {
+		count[l]++
+	}
+	var b strings.Builder
+	for _, l := range strings.Split(before+"\n"+now, "\n") {
+		switch {
+		case count[l] < 0:
+			fmt.Fprintf(&b, "- %s\n", l)
+			count[l]++
+		case count[l] > 0:
+			fmt.Fprintf(&b, "+ %s\n", l)
+			count[l]--
+		}
+	}
+	return b.String()
+}
