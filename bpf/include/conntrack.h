@@ -304,11 +304,9 @@ __noinline int quoted_key(struct __sk_buff *skb, const struct packet *p, struct 
 	} else {
 		if (bpf_skb_load_bytes(skb, at, &v6, sizeof(v6)) || bpf_ntohl(v6.version_flow) >> 28 != 6)
 			return 0;
-		at += sizeof(v6);
-		if (bpf_skb_load_bytes(skb, at, &quoted.query.ends, sizeof(quoted.query.ends)))
-			return 0;
+		quoted.query.ends = v6.ends;
 		quoted.proto = v6.proto;
-		at += sizeof(quoted.query.ends);
+		at += sizeof(v6);
 	}
 	if (quoted.query.ends.src.halves[0] != p->query.ends.dst.halves[0] ||
 	    quoted.query.ends.src.halves[1] != p->query.ends.dst.halves[1] || bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))

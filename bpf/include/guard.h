@@ -42,7 +42,8 @@ static __always_inline int is_tag(__u32 ethertype)
 static __always_inline __u32 guard_vlan(struct __sk_buff *skb, const struct hp_port *port, struct frame *f)
 {
 	__u32 outer = 0, vid;
-	struct vlan_header tag;
+	const struct vlan_header *tag;
+	struct vlan_header copy;
 
 	f->ethertype = bpf_ntohs(f->eth->type);
 	f->at = sizeof(*f->eth);
@@ -61,12 +62,13 @@ static __always_inline __u32 guard_vlan(struct __sk_buff *skb, const struct hp_p
 	vid = skb->vlan_tci;
 	if (!outer) {
 		/* The frame ends inside its tag. */
-		if (LOAD(skb, f->at, &tag))
+		tag = HEADER(skb, f->at, &copy);
+		if (!tag)
 			return HP_MALFORMED;
 		outer = f->ethertype;
-		vid = bpf_ntohs(tag.tci);
-		f->ethertype = bpf_ntohs(tag.type);
-		f->at += sizeof(tag);
+		vid = bpf_ntohs(tag->tci);
+		f->ethertype = bpf_ntohs(tag->type);
+		f->at += sizeof(*tag);
 	}
 	/* A service tag is payload to an 802.1Q bridge; a second tag hops. */
 	if (outer != ETHERTYPE_VLAN || is_tag(f->ethertype))

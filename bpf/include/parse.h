@@ -45,6 +45,17 @@
 #define UDP_MIN 8
 #define ICMP_MIN 8 /* every message of both families has that much */
 
+union addr {
+	__u64 halves[2];
+	__u8 bytes[16];
+};
+
+/* As they lie in an IPv6 header. */
+struct ends {
+	union addr src;
+	union addr dst;
+};
+
 struct eth_header {
 	__u16 dst[3];
 	__u16 src[3];
@@ -69,12 +80,12 @@ struct ipv4_header {
 	__u32 dst;
 };
 
-/* The header's first part; its addresses go straight to where they are wanted. */
 struct ipv6_header {
 	__be32 version_flow;
 	__be16 length;
 	__u8 proto;
 	__u8 hops;
+	struct ends ends;
 };
 
 /* Enough of any extension header: the fragment header, which is the longest. */
@@ -99,17 +110,6 @@ union l4_header {
 		__be16 id;
 		__be16 sequence;
 	} icmp;
-};
-
-union addr {
-	__u64 halves[2];
-	__u8 bytes[16];
-};
-
-/* As they lie in an IPv6 header. */
-struct ends {
-	union addr src;
-	union addr dst;
 };
 
 /* What rules see, and where judge() puts what it found. */
@@ -160,23 +160,20 @@ struct span {
 #define MAX_OFFSET 0x7fff /* of any header that is looked at */
 
 /*
- * LOAD copies a header from offset at into *to; non-zero: the frame ends before.
- * Direct access for what is linear, the helper for the rest: the linear part of
- * a GSO packet can be as short as its headers, and is never extended for this.
- * The bound is for verifiers, which forget it when clang keeps at on the stack.
+ * HEADER points at the header at offset at: in the frame if that part is linear,
+ * else in *copy; NULL: the frame ends before. The linear part of a GSO packet can
+ * be as short as its headers, and is never extended for this. The bound is for
+ * verifiers, which forget it when clang keeps at on the stack.
  */
-#define LOAD(skb, at, to)                                                                                              \
+#define HEADER(skb, at, copy)                                                                                          \
 	({                                                                                                             \
 		__u64 __at = (at);                                                                                     \
-		typeof(to) __from;                                                                                     \
-		int __short = 0;                                                                                       \
+		const typeof(*(copy)) *__header;                                                                       \
 		asm volatile("%0 &= 0x7fff" : "+r"(__at));                                                             \
-		__from = (void *)(long)(skb)->data + __at;                                                             \
-		if ((void *)(__from + 1) <= (void *)(long)(skb)->data_end)                                             \
-			*(to) = *__from;                                                                               \
-		else                                                                                                   \
-			__short = bpf_skb_load_bytes(skb, __at, to, sizeof(*(to)));                                    \
-		__short;                                                                                               \
+		__header = (void *)(long)(skb)->data + __at;                                                           \
+		if ((void *)(__header + 1) > (void *)(long)(skb)->data_end)                                            \
+			__header = bpf_skb_load_bytes(skb, __at, copy, sizeof(*(copy))) ? NULL : (copy);               \
+		__header;                                                                                              \
 	})
 
 /* ext_headers() gives back a proto, an offset and these, or -reason. */
@@ -260,48 +257,51 @@ static __always_inline int bounds(struct __sk_buff *skb, __u32 from, __u32 lengt
 /* parse_ipv4: IPv4 header and options. Returns GO_ON or a reason. */
 static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct span *s, struct packet *p)
 {
-	struct ipv4_header ip;
+	struct ipv4_header copy;
+	const struct ipv4_header *ip = HEADER(skb, s->at, &copy);
 	__u32 size, fragment;
 
 	/* The frame ends inside the IPv4 header. */
-	if (LOAD(skb, s->at, &ip))
+	if (!ip)
 		return HP_MALFORMED;
-	size = (ip.version_words & 15) * 4;
+	size = (ip->version_words & 15) * 4;
 	/* Another version, a header shorter than the least, or a frame shorter than the packet. */
-	if (ip.version_words >> 4 != 4 || size < sizeof(ip) || bounds(skb, s->at, bpf_ntohs(ip.length), s) ||
+	if (ip->version_words >> 4 != 4 || size < sizeof(*ip) || bounds(skb, s->at, bpf_ntohs(ip->length), s) ||
 	    s->at + size > s->end)
 		return HP_MALFORMED;
-	map_ipv4(&p->query.ends.src, ip.src);
-	map_ipv4(&p->query.ends.dst, ip.dst);
-	p->proto = ip.proto;
-	fragment = bpf_ntohs(ip.fragment);
-	p->fragment = (fragment & 0x1fff) != 0;
-	p->first = !p->fragment && (fragment & 0x2000);
-	/* RFC 3128: a fragment at offset 1 would overwrite TCP's flags. */
-	if ((fragment & 0x1fff) == 1 && ip.proto == PROTO_TCP)
-		return HP_MALFORMED;
+	map_ipv4(&p->query.ends.src, ip->src);
+	map_ipv4(&p->query.ends.dst, ip->dst);
+	p->proto = ip->proto;
 	s->at += size;
+	fragment = bpf_ntohs(ip->fragment) & 0x3fff;
+	if (!fragment)
+		return GO_ON;
+	p->fragment = (fragment & 0x1fff) != 0;
+	p->first = !p->fragment;
+	/* RFC 3128: a fragment at offset 1 would overwrite TCP's flags. */
+	if ((fragment & 0x1fff) == 1 && p->proto == PROTO_TCP)
+		return HP_MALFORMED;
 	return GO_ON;
 }
 
 /* parse_ipv6: IPv6 header and extension headers. Returns GO_ON or a reason. */
 static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct span *s, struct packet *p, __u8 *hops)
 {
-	struct ipv6_header ip;
+	struct ipv6_header copy;
+	const struct ipv6_header *ip = HEADER(skb, s->at, &copy);
 	int walk;
 
 	/* The frame ends inside the IPv6 header, is of another version, or shorter than the packet. */
-	if (LOAD(skb, s->at, &ip) || LOAD(skb, s->at + sizeof(ip), &p->query.ends) ||
-	    (bpf_ntohl(ip.version_flow) >> 28) != 6 ||
-	    bounds(skb, s->at + sizeof(ip) + sizeof(p->query.ends), bpf_ntohs(ip.length), s))
+	if (!ip || bpf_ntohl(ip->version_flow) >> 28 != 6 || bounds(skb, s->at + sizeof(*ip), bpf_ntohs(ip->length), s))
 		return HP_MALFORMED;
-	*hops = ip.hops;
-	p->proto = ip.proto;
-	s->at += sizeof(ip) + sizeof(p->query.ends);
+	p->query.ends = ip->ends;
+	*hops = ip->hops;
+	p->proto = ip->proto;
+	s->at += sizeof(*ip);
 	s->v6 = 1;
-	if (!is_extension(ip.proto))
+	if (!is_extension(p->proto))
 		return GO_ON;
-	walk = ext_headers(skb, ip.proto, s->at, s->end);
+	walk = ext_headers(skb, p->proto, s->at, s->end);
 	if (walk < 0)
 		return -walk;
 	p->proto = walk & 0xff;
@@ -345,49 +345,57 @@ static __always_inline void set_icmp(struct packet *p, const union l4_header *l4
 	p->query.service = l4->icmp.type << 8 | l4->icmp.code;
 }
 
+/* What parse_tcp looks at, 12 bytes into the header. */
+struct tcp_middle {
+	__u8 offset; /* header length in words, in the upper half */
+	__u8 flags;
+};
+
 /* parse_tcp: the rest of a TCP header. Returns GO_ON or a reason. */
 static __always_inline __u32 parse_tcp(struct __sk_buff *skb, struct span *s, struct packet *p)
 {
-	struct {
-		__u8 offset; /* header length in words, in the upper half */
-		__u8 flags;
-	} tcp;
+	struct tcp_middle copy;
+	const struct tcp_middle *tcp = HEADER(skb, s->at + 12, &copy);
 	__u32 size;
 
 	/* The segment ends inside its header, also as a tiny first fragment (RFC 1858). */
-	if (s->at + TCP_MIN > s->end || LOAD(skb, s->at + 12, &tcp))
+	if (!tcp || s->at + TCP_MIN > s->end)
 		return HP_MALFORMED;
-	size = (tcp.offset >> 4) * 4;
+	size = (tcp->offset >> 4) * 4;
 	/* A header shorter than the least, or longer than the segment. */
 	if (size < TCP_MIN || (!p->first && s->at + size > s->end))
 		return HP_MALFORMED;
-	p->tcp_flags = tcp.flags;
+	p->tcp_flags = tcp->flags;
 	return GO_ON;
 }
 
 /* parse_l4: the transport of a whole packet or first fragment. Returns GO_ON or a reason. */
 static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, struct packet *p, __u8 hops)
 {
-	union l4_header l4;
+	union l4_header copy;
+	const union l4_header *l4;
 	__u32 icmp = s->v6 ? PROTO_ICMPV6 : PROTO_ICMP;
 
 	if (p->proto != PROTO_TCP && p->proto != PROTO_UDP && p->proto != icmp)
 		return GO_ON;
 	/* A message shorter than UDP_MIN or ICMP_MIN, also as a tiny first fragment. */
-	if (s->at > MAX_OFFSET || s->at + sizeof(l4) > s->end || LOAD(skb, s->at, &l4))
+	if (s->at > MAX_OFFSET || s->at + sizeof(*l4) > s->end)
+		return HP_MALFORMED;
+	l4 = HEADER(skb, s->at, &copy);
+	if (!l4)
 		return HP_MALFORMED;
 	if (p->proto == PROTO_TCP) {
-		set_ports(p, &l4, TCP, HP_SVC_TCP);
+		set_ports(p, l4, TCP, HP_SVC_TCP);
 		return parse_tcp(skb, s, p);
 	}
 	if (p->proto == PROTO_UDP) {
-		set_ports(p, &l4, UDP, HP_SVC_UDP);
+		set_ports(p, l4, UDP, HP_SVC_UDP);
 		return GO_ON;
 	}
-	set_icmp(p, &l4, s->v6);
-	p->inner = s->at + sizeof(l4);
+	set_icmp(p, l4, s->v6);
+	p->inner = s->at + sizeof(*l4);
 	/* RFC 6980: ND is never fragmented. */
-	if (s->v6 && hops == 255 && !p->first && l4.icmp.type >= 133 && l4.icmp.type <= 137)
+	if (s->v6 && hops == 255 && !p->first && l4->icmp.type >= 133 && l4->icmp.type <= 137)
 		p->kind = NEIGHBOUR;
 	return GO_ON;
 }

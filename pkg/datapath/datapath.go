@@ -135,9 +135,9 @@ type Datapath struct {
 	syncing sync.Mutex // held by Sync; taken before mu
 	side    [2]map[uint32]bool
 
-	mu    sync.Mutex // guards what follows, and writes of ports and policy_names
+	mu    sync.Mutex          // guards what follows, and writes of ports and policy_names
 	slots [PortsMax]slotState // with table
-	names map[string]uint32 // policy numbers by network
+	names map[string]uint32   // policy numbers by network
 }
 
 // Open loads the programs, takes over what an earlier process left pinned, and

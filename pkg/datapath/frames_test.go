@@ -113,9 +113,12 @@ func (p pkt) ip6() []byte {
 	return b
 }
 
+// serialize fills in lengths and IPv4's checksum; transports have none, as behind
+// checksum offload.
 func serialize(l ...gopacket.SerializableLayer) []byte {
+	_, ip4 := l[0].(*layers.IPv4)
 	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true}, l...); err != nil {
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: ip4}, l...); err != nil {
 		panic(err)
 	}
 	return buf.Bytes()
