@@ -1,0 +1,357 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+	"github.com/homeport-cni/homeport/pkg/policy/policytest"
+)
+
+// size is a number from the environment, as HOMEPORT_DIFF_POLICIES=2000. The
+// emulated kernels get less unless told otherwise.
+func size(tb testing.TB, name string, native, emulated int) int {
+	tb.Helper()
+	if s := os.Getenv(name); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			tb.Fatalf("%s: %v", name, err)
+		}
+		return n
+	}
+	if os.Getenv("HOMEPORT_IN_VM") != "" || testing.Short() {
+		return emulated
+	}
+	return native
+}
+
+// TestDifferential compares the programs with policy.Evaluate: every verdict, and
+// after each policy all counters of reasons and of rules.
+func TestDifferential(t *testing.T) {
+	b := newBench(t, Config{})
+	policies := size(t, "HOMEPORT_DIFF_POLICIES", 500, 20)
+	packets := size(t, "HOMEPORT_DIFF_PACKETS", 10_000, 1_000)
+	g := policytest.New(policytest.Seed(t))
+	var won [compile.RulesMax]int
+	total := 0
+	for done := 0; done < policies; {
+		sets := make([]policy.Set, min(50, policies-done))
+		for i := range sets {
+			sets[i] = g.Set(fmt.Sprintf("n%d", i))
+		}
+		done += len(sets)
+		counters := b.sync(sets...)
+		for i := range sets {
+			all := g.Packets(sets[i], packets)
+			total += len(all)
+			if err := b.compare(&sets[i], counters, all, &won); err != nil {
+				t.Fatalf("policy %d: %v", done-len(sets)+i, err)
+			}
+		}
+	}
+	t.Logf("%d policies, %d packets", policies, total)
+	b.fillPositions(g, &won)
+}
+
+// fillPositions has every position win that chance has left out.
+func (b *bench) fillPositions(g *policytest.Gen, won *[compile.RulesMax]int) {
+	b.Helper()
+	chance := 0
+	for round := 0; ; round++ {
+		missing := 0
+		for _, n := range won {
+			if n == 0 {
+				missing++
+			}
+		}
+		if missing == 0 {
+			b.Logf("every rule position wins; %d of them only when aimed at", chance)
+			return
+		}
+		if round == 0 {
+			chance = missing
+		}
+		if round == 100 {
+			b.Fatalf("%d rule positions never win: %v", missing, won)
+		}
+		set := g.SetN("n", compile.RulesMax)
+		counters := b.sync(set)
+		var aimed []policy.Packet
+		for i, n := range won {
+			if n > 0 {
+				continue
+			}
+			if p, ok := g.PacketFor(set, i); ok {
+				aimed = append(aimed, p)
+			}
+		}
+		if err := b.compare(&set, counters, aimed, won); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// TestDifferentialCatches proves that the comparison can fail: each compiler with
+// a bug is found out.
+func TestDifferentialCatches(t *testing.T) {
+	b := newBench(t, Config{})
+	packets := size(t, "HOMEPORT_DIFF_PACKETS", 4_000, 600)
+	for _, bug := range policytest.Bugs() {
+		g := policytest.New(policytest.Seed(t))
+		var won [compile.RulesMax]int
+		var caught error
+		tried := 0
+		for ; caught == nil && tried < 60; tried++ {
+			set := g.Set("n")
+			sets := []policy.Set{set}
+			counters, err := compile.Allocate(nil, sets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := bug.Build(compile.Input{Sets: sets, Counters: counters})
+			if err != nil {
+				t.Fatalf("%s: %v", bug.Name, err)
+			}
+			p.Hash = fmt.Sprintf("%064x", tried) // a bug behind the hash would not be loaded twice
+			b.control.setGeneration(b.Generation(), [32]byte{})
+			if _, err := b.Sync(p); err != nil {
+				t.Fatalf("%s: %v", bug.Name, err)
+			}
+			caught = b.compare(&set, counters, g.Packets(set, packets), &won)
+		}
+		if caught == nil {
+			t.Errorf("not caught: %s", bug.Name)
+			continue
+		}
+		t.Logf("%s: caught by policy %d: %.120s", bug.Name, tried, caught)
+	}
+}
+
+// outcome is what the reference says of one frame.
+type outcome struct {
+	reason  policy.Reason
+	counter uint32
+	counts  bool
+}
+
+// reference is the verdict of a packet that belongs to no connection. syn is
+// whether a TCP segment opens one.
+func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn bool) (o outcome, rule int) {
+	v := policy.Evaluate(set, p)
+	key := policy.DefaultKey(set.Network)
+	allow, drop := policy.ReasonDefaultAllow, policy.ReasonDefaultDrop
+	if v.Rule >= 0 {
+		key = set.Rules[v.Rule].Key
+		allow, drop = policy.ReasonRuleAllow, policy.ReasonRuleDrop
+	}
+	if fragmented(p) {
+		allow, drop = policy.ReasonFragmentAllow, policy.ReasonFragmentDrop
+	}
+	o = outcome{reason: drop, counter: counters[key], counts: true}
+	if v.Action == policy.Allow {
+		o.reason = allow
+		if p.IP && p.Protocol == policy.TCP && p.HasService && !syn {
+			o.reason, o.counts = policy.ReasonTCPNoState, false
+		}
+	}
+	return o, v.Rule
+}
+
+// fragmented: the packet can only be without a service as a non-first fragment.
+func fragmented(p policy.Packet) bool {
+	if p.HasService || !p.IP {
+		return false
+	}
+	switch p.Protocol {
+	case policy.TCP, policy.UDP, policy.ICMP, policy.ICMPv6:
+		return true
+	}
+	return false
+}
+
+// compare runs packets at a fresh port of the set's network. Packets are given
+// source ports or identifiers that no known flow has.
+func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []policy.Packet, won *[compile.RulesMax]int) error {
+	b.Helper()
+	b.network(set.Network)
+	var indexes []uint32
+	for _, i := range counters {
+		indexes = append(indexes, i)
+	}
+	if err := b.ClearRuleCounters(indexes); err != nil {
+		return err
+	}
+	before := b.all()
+	reasons := map[policy.Reason][2]uint64{}
+	rules := map[uint32]uint64{}
+	flows := map[portHpFlowKey]bool{}
+	free := uint16(0)
+	for n, p := range packets {
+		syn := n%8 != 0
+		free = distinct(flows, p, free)
+		want, rule := reference(set, counters, p, syn)
+		ret, err := b.progs[p.Direction].Run(&ebpf.RunOptions{Data: frameOf(p, free, syn)})
+		if err != nil {
+			return fmt.Errorf("run: %w", err)
+		}
+		if (ret == dropVerdict) != want.reason.Drops() || ret != dropVerdict && ret != passVerdict {
+			return fmt.Errorf("packet %d %+v: program returns %#x, reference says %v by rule %d", n, p, ret, want.reason, rule)
+		}
+		r := reasons[want.reason]
+		r[p.Direction]++
+		reasons[want.reason] = r
+		if want.counts {
+			rules[want.counter]++
+		}
+		if rule >= 0 {
+			won[rule]++
+		}
+	}
+	return errors.Join(b.compareReasons(before, reasons), b.compareRules(indexes, rules))
+}
+
+// network makes the port one of the network, with a serial that no flow knows.
+func (b *bench) network(name string) {
+	b.Helper()
+	rec, err := b.record(loopback)
+	if err != nil {
+		b.port(accessPort())
+		rec, err = b.record(loopback)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	rec.Serial = b.control.nextSerial()
+	rec.State = uint32(attach.Active)
+	c := accessPort()
+	c.Policy = name
+	if err := b.putConfig(loopback, rec, c); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *bench) compareReasons(before ReasonCounters, want map[policy.Reason][2]uint64) error {
+	got := map[policy.Reason][2]uint64{}
+	for r, c := range b.all() {
+		n := [2]uint64{c[0].Packets - before[r][0].Packets, c[1].Packets - before[r][1].Packets}
+		if n != [2]uint64{} {
+			got[r] = n
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Errorf("counters of reasons (-reference +program):\n%s", diff)
+	}
+	return nil
+}
+
+func (b *bench) compareRules(indexes []uint32, want map[uint32]uint64) error {
+	counters, err := b.RuleCounters(indexes)
+	if err != nil {
+		return err
+	}
+	got := map[uint32]uint64{}
+	for i, c := range counters {
+		if c.Packets > 0 {
+			got[i] = c.Packets
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		return fmt.Errorf("counters of rules (-reference +program):\n%s", diff)
+	}
+	return nil
+}
+
+// distinct gives the next number after free with which p is of no known flow,
+// and notes the flow.
+func distinct(flows map[portHpFlowKey]bool, p policy.Packet, free uint16) uint16 {
+	for {
+		free++
+		k := portHpFlowKey{Local: as16(p.Src), Remote: as16(p.Dst), Lport: free, Rport: p.Service, Proto: p.Protocol}
+		switch {
+		case !p.IP || !p.HasService:
+			return free
+		case p.Protocol == policy.ICMP || p.Protocol == policy.ICMPv6:
+			k.Rport = 0 // whoever asks
+		}
+		if p.Direction == policy.In {
+			k.Local, k.Remote = k.Remote, k.Local
+			if k.Proto == policy.TCP || k.Proto == policy.UDP {
+				k.Lport, k.Rport = k.Rport, k.Lport
+			}
+		}
+		if !flows[k] {
+			flows[k] = true
+			return free
+		}
+	}
+}
+
+func as16(a netip.Addr) [16]byte {
+	if !a.IsValid() {
+		return [16]byte{}
+	}
+	return a.As16()
+}
+
+// frameOf makes a frame of p by hand: millions are needed.
+func frameOf(p policy.Packet, free uint16, syn bool) []byte {
+	f := make([]byte, 0, 128)
+	src, dst := testMAC, peerMAC
+	if p.Direction == policy.In {
+		src, dst = dst, src
+	}
+	f = append(append(f, dst...), src...)
+	if !p.IP {
+		return append(f, 0x88, 0xcc, 0, 0, 0, 0)
+	}
+	l4 := l4Of(p, free, syn)
+	part := fragmented(p)
+	if p.Src.Is4() {
+		f = append(f, 0x08, 0x00, 0x45, 0)
+		f = binary.BigEndian.AppendUint16(f, uint16(20+len(l4)))
+		f = append(f, 0, 1, 0, 0, 64, p.Protocol, 0, 0)
+		if part {
+			f[14+7] = 100
+		}
+		f = append(append(f, p.Src.AsSlice()...), p.Dst.AsSlice()...)
+		return append(f, l4...)
+	}
+	next := p.Protocol
+	if part {
+		l4 = append([]byte{next, 0, 3, 0x20, 0, 0, 0, 1}, l4...)
+		next = 44
+	}
+	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0)
+	f = binary.BigEndian.AppendUint16(f, uint16(len(l4)))
+	f = append(f, next, 64)
+	f = append(append(f, p.Src.AsSlice()...), p.Dst.AsSlice()...)
+	return append(f, l4...)
+}
+
+func l4Of(p policy.Packet, free uint16, syn bool) []byte {
+	l4 := make([]byte, 20)
+	switch {
+	case !p.HasService:
+	case p.Protocol == policy.TCP || p.Protocol == policy.UDP:
+		binary.BigEndian.PutUint16(l4, free)
+		binary.BigEndian.PutUint16(l4[2:], p.Service)
+		l4[12], l4[13] = 0x50, 0x10
+		if syn {
+			l4[13] = 0x02
+		}
+	default:
+		binary.BigEndian.PutUint16(l4, p.Service)
+		binary.BigEndian.PutUint16(l4[4:], free)
+	}
+	return l4
+}
