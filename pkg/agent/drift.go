@@ -43,6 +43,7 @@ type driftEntry struct {
 	last, next     time.Time
 	delay          time.Duration
 	message        string
+	failed         string // how the last repair went wrong, to follow message
 }
 
 func newDriftBook() *driftBook {
@@ -71,7 +72,7 @@ func (b *driftBook) settle(found []finding) map[driftKey]error {
 	defer b.mu.Unlock()
 	for k, e := range b.byKey {
 		if !here[k] {
-			e.open, e.message = false, ""
+			e.open, e.message, e.failed = false, "", ""
 		}
 	}
 	return errs
@@ -104,11 +105,11 @@ func (b *driftBook) tried(k driftKey, err error) {
 	e.delay = min(max(2*e.delay, firstDelay), maxDelay)
 	e.next = b.now().Add(e.delay)
 	if err != nil {
-		e.message = e.message + "; repair failed: " + err.Error()
+		e.failed = "; repair failed: " + err.Error()
 		return
 	}
 	e.repaired++
-	e.open, e.message = false, ""
+	e.open, e.message, e.failed = false, "", ""
 }
 
 // nextTry is how long until a repair is due, at most limit.
@@ -129,10 +130,15 @@ func (b *driftBook) list() []wire.DriftCount {
 	defer b.mu.Unlock()
 	var out []wire.DriftCount
 	for k, e := range b.byKey {
-		out = append(out, wire.DriftCount{Kind: k.kind, Subject: k.subject, Seen: e.seen, Repaired: e.repaired, Last: e.last.UTC(), Message: e.message})
+		out = append(out, wire.DriftCount{Kind: k.kind, Subject: k.subject, Seen: e.seen, Repaired: e.repaired, Last: e.last.UTC(), Message: e.message + e.failed})
 	}
 	slices.SortFunc(out, func(a, b wire.DriftCount) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Subject, b.Subject))
 	})
 	return out
+}
+
+// openDrift is what of a list is not repaired at this moment.
+func openDrift(list []wire.DriftCount) []wire.DriftCount {
+	return slices.DeleteFunc(slices.Clone(list), func(d wire.DriftCount) bool { return d.Message == "" })
 }

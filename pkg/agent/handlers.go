@@ -209,11 +209,16 @@ func (a *Agent) status(context.Context, *struct{}) (any, error) {
 	if v.Ready {
 		return nil, nil
 	}
+	return nil, notReady(v)
+}
+
+// notReady says why not, and whether ports that are there suffer too.
+func notReady(v wire.NodeStatus) *attach.Error {
 	kind := attach.Unavailable
-	if len(v.Drift) > 0 {
+	if len(openDrift(v.Drift)) > 0 {
 		kind = attach.Limited
 	}
-	return nil, &attach.Error{Kind: kind, Message: "this node is not ready: " + v.Reasons[0], Remedy: "see homeportctl status"}
+	return &attach.Error{Kind: kind, Message: "this node is not ready: " + v.Reasons[0], Remedy: "see homeportctl status"}
 }
 
 // attachError keeps an attach.Error, and says TryAgain of the rest: what the

@@ -169,16 +169,19 @@ func (a *Agent) withPort(rec attach.Record, work func() error) error {
 	return work()
 }
 
-// noteProblems keeps, for each port, what could not be repaired.
+// noteProblems keeps, for each port, what is not repaired: because it cannot be,
+// or because its turn has not come.
 func (a *Agent) noteProblems(found []finding, errs map[driftKey]error) {
-	byPort := map[string][]string{}
 	for _, f := range found {
 		if err := errs[driftKey{f.kind, f.subject}]; err != nil {
-			byPort[f.subject] = append(byPort[f.subject], fmt.Sprintf("%s: %s; repair failed: %v", f.kind, f.message, err))
 			a.log.Error("drift cannot be repaired yet", "kind", f.kind, "subject", f.subject, "err", err)
 		} else {
 			a.log.Warn("drift repaired or waiting for its turn", "kind", f.kind, "subject", f.subject, "what", f.message)
 		}
+	}
+	byPort := map[string][]string{}
+	for _, d := range openDrift(a.drift.list()) {
+		byPort[d.Subject] = append(byPort[d.Subject], d.Kind+": "+d.Message)
 	}
 	for _, it := range a.table.list() {
 		a.table.setProblems(it.rec.Key, byPort[it.rec.HostIfName])

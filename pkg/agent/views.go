@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
@@ -65,9 +64,9 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	for _, p := range ports {
 		state, _ := a.kernel.State(p.rec.HostIfIndex)
 		s.Ports[state.String()]++
-		if len(p.problems) > 0 {
-			s.Reasons = append(s.Reasons, fmt.Sprintf("port %s: %s", p.rec.HostIfName, strings.Join(p.problems, "; ")))
-		}
+	}
+	for _, d := range openDrift(s.Drift) {
+		s.Reasons = append(s.Reasons, fmt.Sprintf("%s: %s: %s", d.Subject, d.Kind, d.Message))
 	}
 	s.Ready = len(s.Reasons) == 0
 	return s

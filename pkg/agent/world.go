@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/desired"
@@ -37,10 +38,17 @@ func (a *Agent) take(snap *desired.Snapshot) {
 	if snap == nil {
 		return
 	}
-	ports := a.table.list()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	next, kept := keepUsed(snap, a.world.snap, ports)
+	a.takeLocked(snap)
+}
+
+// takeLocked is take; mu is held, so that no snapshot overtakes a newer one.
+func (a *Agent) takeLocked(snap *desired.Snapshot) {
+	next, kept := keepUsed(snap, a.world.snap, a.table.list())
+	if snap == a.world.source && slices.Equal(kept, a.world.kept) {
+		return // as it was
+	}
 	if a.world.snap != nil {
 		a.world.gone = goneTrunks(a.world.snap, next, a.world.gone)
 	}
@@ -53,11 +61,10 @@ func (a *Agent) take(snap *desired.Snapshot) {
 // letGo takes the source's snapshot again when ports keep removed objects in
 // force: the last of them may have ended.
 func (a *Agent) letGo() {
-	a.mu.RLock()
-	source, kept := a.world.source, len(a.world.kept)
-	a.mu.RUnlock()
-	if kept > 0 {
-		a.take(source)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.world.kept) > 0 {
+		a.takeLocked(a.world.source)
 	}
 }
 
