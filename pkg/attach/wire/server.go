@@ -110,6 +110,9 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 	for {
 		select {
 		case r := <-requests:
+			if hungUp(c) {
+				return errors.New("the client left before its request was begun")
+			}
 			if err := WriteMessage(c, s.answer(ctx, r)); err != nil {
 				return err
 			}
@@ -123,6 +126,23 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// hungUp says whether the client has closed its end. What a client asked that
+// has left in the meantime, as while the agent was held up, is stale: a DEL is
+// done without the agent by then, and the key may have a new port.
+func hungUp(c *net.UnixConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p, 0)
+		gone = err == nil && n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return gone || err != nil
 }
 
 func (s *Server) answer(ctx context.Context, r Request) Answer {
