@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +54,8 @@ type Agent struct {
 	table     *table
 	drift     *driftBook
 	orphans   *orphanBook   // the loop's
+	collected time.Time     // when leftovers were last cleared; the loop's
+	plans     chan struct{} // a place for each attachment at work
 	kick      chan struct{} // asks the loop for another round
 	lastAsked atomic.Int64  // when ADD or DEL last came, Unix nanoseconds
 
@@ -71,7 +74,8 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(), kick: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
+		plans: make(chan struct{}, plansAtOnce*runtime.NumCPU()), kick: make(chan struct{}, 1)}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, err
 	}
@@ -179,8 +183,14 @@ const (
 	// roundEvery is the safety net under kernel events: a detached tcx link,
 	// for one, makes none.
 	roundEvery = 5 * time.Second
-	// roundGap keeps a storm of events from keeping the loop busy.
-	roundGap = 20 * time.Millisecond
+	// roundGap joins events that come together; after a round that took long
+	// (many ports, or many ADDs at work beside it) the gap is idleShare times
+	// as long, so that the loop never takes the kernel's attention from ADDs.
+	roundGap  = 20 * time.Millisecond
+	idleShare = 4
+	// plansAtOnce bounds, for each CPU, the attachments at work. The kernel does
+	// nearly all of an attachment under one lock anyway.
+	plansAtOnce = 4
 	// ageEvery is how often expired connections are cleared from memory; the
 	// program ignores them at once.
 	ageEvery = 30 * time.Second
@@ -203,10 +213,11 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-wait.C:
 		}
 		wait.Stop()
+		begun := time.Now()
 		a.reconcile()
 		select {
 		case <-ctx.Done():
-		case <-time.After(roundGap):
+		case <-time.After(max(roundGap, min(idleShare*time.Since(begun), roundEvery))):
 		}
 	}
 }

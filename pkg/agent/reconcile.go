@@ -32,8 +32,11 @@ func (a *Agent) reconcile() {
 		a.noteProblems(found, errs)
 		a.dropTrunks()
 	}
-	if err := a.kernel.Collect(a.ownIndexes(), a.orphans); err != nil {
-		a.log.Warn("leftovers cannot be cleared", "err", err)
+	if time.Since(a.collected) > roundEvery {
+		a.collected = time.Now()
+		if err := a.kernel.Collect(a.ownIndexes(), a.orphans); err != nil {
+			a.log.Warn("leftovers cannot be cleared", "err", err)
+		}
 	}
 }
 
