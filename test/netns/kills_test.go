@@ -51,6 +51,7 @@ type killLab struct {
 // Meanwhile a forger in each pod sends frames that no port may let out. At the
 // end of each batch the runtime says DEL, and nothing is left.
 func TestKills(t *testing.T) {
+	t.Parallel() // with the scripts, which wait much and compute little
 	seed := *killSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -156,7 +157,7 @@ func (k *killLab) frame(p *Pod, data string) Frame {
 // forge sends forged frames whenever the pod has an interface.
 func (k *killLab) forge(p *Pod, stop <-chan struct{}) {
 	f := k.frame(p, "forged")
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(15 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {

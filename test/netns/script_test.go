@@ -23,6 +23,20 @@ var (
 	keepGoing = flag.Bool("keepgoing", false, "go on in a script after a line has failed")
 )
 
+// TestMain lets more tests run side by side than there are CPUs: most of a
+// script is waiting for what must not arrive.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	byHand := false
+	flag.Visit(func(f *flag.Flag) { byHand = byHand || f.Name == "test.parallel" })
+	if !byHand {
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			panic(err) // the testing package has this flag
+		}
+	}
+	os.Exit(m.Run())
+}
+
 // TestScripts runs testdata/*.txtar. Besides testscript's own commands they have
 //
 //	switch NAME                              a switch
@@ -53,9 +67,14 @@ var (
 //	show NODE NOUN...                        homeportctl; it may find something wrong
 //	flood start|reached|wait ...             see cmdFlood
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	bin := requireLab(t)
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := params(bin)
-	p.Dir = "testdata"
+	p.Files = files
 	testscript.Run(t, p)
 }
 
