@@ -110,7 +110,7 @@ func expect(line, out string, want ...string) error {
 
 // settle polls a line in silence until it succeeds and prints what matches.
 func (d *demo) settle(m *netns.Space, line, want string) error {
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(15 * time.Second)
 	for {
 		ctx, cancel := context.WithTimeout(d.ctx, 20*time.Second)
 		cmd := m.Command(ctx, "bash", "-c", line)

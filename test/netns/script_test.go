@@ -119,7 +119,7 @@ func requireLab(t *testing.T) Binaries {
 }
 
 func vlanFiltering() error {
-	s, err := newSpace("probe", fmt.Sprintf("lab-probe-%d", os.Getpid()))
+	s, err := newSpace("probe", fmt.Sprintf("lab-probe-%d-%d", os.Getpid(), time.Now().UnixNano()))
 	if err != nil {
 		return err
 	}
