@@ -109,7 +109,8 @@ func cpuTime(tb testing.TB) time.Duration {
 
 func newBridge(tb testing.TB, name string, ports ...attach.Interface) {
 	tb.Helper()
-	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
+	snooping := false // it would talk
+	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}, MulticastSnooping: &snooping}
 	if err := netlink.LinkAdd(br); err != nil {
 		tb.Fatal(err)
 	}
@@ -118,6 +119,7 @@ func newBridge(tb testing.TB, name string, ports ...attach.Interface) {
 			tb.Fatal(err)
 		}
 	}
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
 	for _, v := range []string{"iptables", "ip6tables", "arptables"} {
 		// There, where br_netfilter is; it would cost more than all the rest.
 		_ = os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+v, []byte("0"), 0)

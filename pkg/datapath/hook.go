@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -101,9 +102,7 @@ func (d *Datapath) attachTCX(ifindex int, h Hook) error {
 	if err := remove(path); err != nil {
 		return err
 	}
-	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: ifindex, Program: d.progs[h], Attach: h.attachType(), Anchor: link.Head(),
-	})
+	l, err := d.newTCX(ifindex, h)
 	if err != nil {
 		return fmt.Errorf("attach %s to interface %d by tcx: %w", h, ifindex, err)
 	}
@@ -111,6 +110,20 @@ func (d *Datapath) attachTCX(ifindex int, h Hook) error {
 		return errors.Join(fmt.Errorf("pin the tcx link: %w", err), l.Close())
 	}
 	return l.Close()
+}
+
+// newTCX attaches before all other programs. An unpinned link is detached by the
+// kernel in its own time, and the same program is not attached twice: wait for it.
+func (d *Datapath) newTCX(ifindex int, h Hook) (link.Link, error) {
+	const patience, pause = 2 * time.Second, 5 * time.Millisecond
+	for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
+		l, err := link.AttachTCX(link.TCXOptions{
+			Interface: ifindex, Program: d.progs[h], Attach: h.attachType(), Anchor: link.Head(),
+		})
+		if !errors.Is(err, unix.EEXIST) || time.Now().After(deadline) {
+			return l, err
+		}
+	}
 }
 
 func filter(ifindex int, h Hook, prog *ebpf.Program) *netlink.BpfFilter {

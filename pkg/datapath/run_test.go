@@ -62,14 +62,20 @@ func accessPort() attach.PortConfig {
 	return attach.PortConfig{Policy: "net-a", VLANs: attach.VLANs{Mode: vlan.Access, PVID: 100}, MAC: testMAC}
 }
 
+// build compiles sets.
+func build(sets ...policy.Set) (*compile.Program, compile.Counters, error) {
+	counters, err := compile.Allocate(nil, sets)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := compile.Build(compile.Input{Sets: sets, Counters: counters})
+	return p, counters, err
+}
+
 // sync compiles and loads sets.
 func (b *bench) sync(sets ...policy.Set) compile.Counters {
 	b.Helper()
-	counters, err := compile.Allocate(nil, sets)
-	if err != nil {
-		b.Fatal(err)
-	}
-	p, err := compile.Build(compile.Input{Sets: sets, Counters: counters})
+	p, counters, err := build(sets...)
 	if err != nil {
 		b.Fatal(err)
 	}

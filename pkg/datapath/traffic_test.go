@@ -1,0 +1,318 @@
+package datapath
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// flood is how many frames the tests of changes under traffic send.
+func flood(tb testing.TB) int { return size(tb, "HOMEPORT_FLOOD", 200_000, 100_000) }
+
+// during runs change again and again, in the test's network namespace, while
+// frames go from VM 0 to VM 1, as many as flood says; it gives the number of
+// changes.
+func (l *lan) during(t *testing.T, frame []byte, change func(round int) error) int {
+	t.Helper()
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	var stop atomic.Bool
+	done := make(chan error)
+	rounds := 0
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		for ; err == nil && !stop.Load(); rounds++ {
+			err = change(rounds)
+		}
+		done <- err
+	}()
+	const burst = 5000
+	for range flood(t) / burst {
+		live(t, l.host[0].Index, frame, burst)
+	}
+	stop.Store(true)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return rounds
+}
+
+// teach has the bridge learn where both VMs are.
+func (l *lan) teach(t *testing.T) {
+	t.Helper()
+	live(t, l.host[0].Index, pkt{ether: layers.EthernetTypeARP, l4: make([]byte, 46)}.bytes(), 1)
+	live(t, l.host[1].Index, pkt{src: peerMAC, dst: testMAC, ether: layers.EthernetTypeARP, l4: make([]byte, 46)}.bytes(), 1)
+}
+
+// lossless: all of flood passed both hooks for one of the reasons, judged once,
+// or while kinds of hook change once or twice, and nothing was dropped.
+func (l *lan) lossless(t *testing.T, times uint64, reasons ...policy.Reason) {
+	t.Helper()
+	for i, h := range []Hook{FromVM, ToVM} {
+		passed := uint64(0)
+		all := l.counters(t, i, h)
+		for _, r := range reasons {
+			passed += all[r]
+		}
+		if n := uint64(flood(t)); passed < n || passed > times*n {
+			t.Errorf("hook %s of VM %d passed %d of %d frames: %v", h, i, passed, n, all)
+		}
+		for r, n := range all {
+			if r.Drops() {
+				t.Errorf("hook %s of VM %d dropped %d frames as %v", h, i, n, r)
+			}
+		}
+	}
+}
+
+// Programs are replaced, as by restarts, and not one packet is lost or passes
+// unjudged.
+func TestReplaceUnderTraffic(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		cfg := Config{Attach: m, BPFFS: newBPFFS(t)}
+		l := newLAN(t, cfg)
+		loadSets(t, l.Datapath)
+		l.attach(t, attach.Active)
+		l.teach(t)
+		others := []*Datapath{newDatapath(t, cfg), newDatapath(t, cfg)}
+		n := l.during(t, udp(vm4, peer4, 5, 7).bytes(), func(round int) error {
+			for _, h := range l.host {
+				for hook := range Hook(hooks) {
+					if err := others[round%2].replaceHook(h.Index, hook); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		l.lossless(t, 1, policy.ReasonDefaultAllow, policy.ReasonEstablished)
+		t.Logf("%d replacements at each of 4 hooks", n)
+	})
+}
+
+// Ports change the kind of hook under traffic, to and fro.
+func TestSettleUnderTraffic(t *testing.T) {
+	l := newLAN(t, Config{})
+	loadSets(t, l.Datapath)
+	l.attach(t, attach.Active)
+	l.teach(t)
+	n := l.during(t, udp(vm4, peer4, 5, 7).bytes(), func(int) error {
+		for _, h := range l.host {
+			if err := l.SettlePort(h.Index); err != nil {
+				return err
+			}
+			for hook := range Hook(hooks) {
+				if err := l.attachHook(h.Index, hook); err != nil {
+					return err
+				}
+				if err := remove(l.pins.link(h.Index, hook)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	l.lossless(t, 2, policy.ReasonDefaultAllow, policy.ReasonEstablished)
+	t.Logf("%d times to and fro", n)
+}
+
+// Policies change under traffic that all of them allow, by other classes, rows
+// and positions each time. What no policy allows never passes, and what all allow
+// never drops: no packet is judged by parts of two.
+func TestSyncUnderTraffic(t *testing.T) {
+	l := newLAN(t, Config{Attach: AttachClsact})
+	b := &bench{t, l.Datapath}
+	good := netip.MustParseAddr("192.0.2.7")
+	sets := [3]policy.Set{}
+	for i := range sets {
+		sets[i] = policy.Set{Network: "net-b", Default: policy.Drop}
+		// Ranges before the good one move its class; rules before, its position.
+		for n := range i*7 + 1 {
+			sets[i].Rules = append(sets[i].Rules, policy.Rule{Key: key(uint32(100 + n)), Action: policy.Drop, Directions: policy.InOut,
+				Destinations: nets(fmt.Sprintf("192.0.%d.0/24", 100+n))})
+		}
+		sets[i].Rules = append(sets[i].Rules, policy.Rule{Key: key(1), Action: policy.Allow, Directions: policy.InOut,
+			Destinations: []policy.AddrRange{{First: good, Last: good}}})
+	}
+	b.sync(sets[0])
+	l.attach(t, attach.Active)
+	l.teach(t)
+	frame := udp(vm4, good, 1, 1).with(func(p *pkt) { p.proto = layers.IPProtocolESP }) // judged one by one
+	n := l.during(t, frame.bytes(), func(round int) error {
+		p, _, err := build(sets[round%len(sets)])
+		if err != nil {
+			return err
+		}
+		_, err = l.Sync(p)
+		return err
+	})
+	l.lossless(t, 1, policy.ReasonRuleAllow)
+	t.Logf("%d generations", n)
+	if n < 3 {
+		t.Errorf("only %d generations", n)
+	}
+}
+
+// A real TCP connection with segmentation offload: packets of many segments, of
+// which only the headers are linear.
+func TestBulkTCP(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		newNetns(t)
+		d := newDatapath(t, Config{Attach: m})
+		loadSets(t, d)
+		host, vm := newVeth(t, "h", "v")
+		l, err := netlink.LinkByName("v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := lanPort(0)
+		c.MAC = l.Attrs().HardwareAddr
+		if err := d.AttachPort(host, c); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.SetState(host.Index, attach.Active); err != nil {
+			t.Fatal(err)
+		}
+		guest := newGuest(t, vm)
+		configure(t, host.Name, "10.9.0.1/24", "fd09::1/64")
+		guest(func() error { return setUp(vm.Name, "10.9.0.2/24", "fd09::2/64") })
+		for _, addr := range []string{"10.9.0.1:80", "[fd09::1]:80"} {
+			bulk(t, guest, addr)
+		}
+		all, err := d.PortCounters(host.Index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		est := all[policy.ReasonEstablished][FromVM]
+		if est.Bytes < 2*bulkBytes || est.Bytes/est.Packets > 1600 {
+			t.Errorf("%d packets with %d bytes, want at least %d bytes in packets as on the wire", est.Packets, est.Bytes, 2*bulkBytes)
+		}
+		for r, n := range all {
+			if r.Drops() && r != policy.ReasonLauncherNoise {
+				t.Errorf("dropped: %v %+v", r, n)
+			}
+		}
+	})
+}
+
+const bulkBytes = 8 << 20
+
+// bulk sends from the guest to this side.
+func bulk(t *testing.T, guest func(func() error), addr string) {
+	t.Helper()
+	server, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	received := make(chan int64)
+	go func() {
+		c, err := server.Accept()
+		if err != nil {
+			received <- -1
+			return
+		}
+		defer c.Close()
+		n, _ := io.Copy(io.Discard, c)
+		received <- n
+	}()
+	guest(func() error {
+		c, err := net.DialTimeout("tcp", addr, 10*time.Second)
+		if err != nil {
+			return err
+		}
+		if _, err := c.Write(make([]byte, bulkBytes)); err != nil {
+			return err
+		}
+		return c.Close()
+	})
+	if n := <-received; n != bulkBytes {
+		t.Errorf("%s got %d bytes, want %d", addr, n, bulkBytes)
+	}
+}
+
+// newGuest moves the VM's end into a network namespace of its own; what it gives
+// runs there.
+func newGuest(t *testing.T, vm attach.Interface) func(func() error) {
+	t.Helper()
+	work, done := make(chan func() error), make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread and its namespace go
+		done <- unix.Unshare(unix.CLONE_NEWNET)
+		for f := range work {
+			done <- f()
+		}
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	guest := func(f func() error) {
+		t.Helper()
+		work <- f
+		if err := <-done; err != nil {
+			t.Fatalf("in the guest: %v", err)
+		}
+	}
+	t.Cleanup(func() { close(work) })
+	var ns *os.File
+	guest(func() (err error) {
+		ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	defer ns.Close()
+	l, err := netlink.LinkByName(vm.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetNsFd(l, int(ns.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	return guest
+}
+
+func configure(t *testing.T, name string, addrs ...string) {
+	t.Helper()
+	if err := setUp(name, addrs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// setUp gives an interface addresses, without duplicate address detection.
+func setUp(name string, addrs ...string) error {
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0)
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return err
+	}
+	for _, s := range addrs {
+		a, err := netlink.ParseAddr(s)
+		if err != nil {
+			return err
+		}
+		a.Flags = unix.IFA_F_NODAD
+		if err := netlink.AddrAdd(l, a); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return nil
+}
