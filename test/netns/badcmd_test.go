@@ -2,10 +2,14 @@ package netns
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -92,4 +96,68 @@ func cmdShow(s *session, out io.Writer, args []string) error {
 		return fmt.Errorf("%w %s", err, strings.TrimSpace(diag.String()))
 	}
 	return nil
+}
+
+// cmdImpostor listens where the node's agent should and answers every request
+// in the form of the protocol, but with another version.
+func cmdImpostor(s *session, _ io.Writer, args []string) error {
+	const usage = "impostor NODE VERSION"
+	if err := want(args, 2, 2, usage); err != nil {
+		return err
+	}
+	n, err := s.lab.FindNode(args[0])
+	if err != nil {
+		return err
+	}
+	if s.impostor != nil {
+		if err := s.impostor.Close(); err != nil {
+			return err
+		}
+		s.impostor = nil
+	}
+	if args[1] == "0" {
+		return nil
+	}
+	path := filepath.Join(n.RunDir(), "agent.sock")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	s.impostor = ln
+	answer := []byte(`{"version": ` + args[1] + `, "body": {}}`)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go answerAll(c, answer)
+		}
+	}()
+	return nil
+}
+
+// answerAll answers each message (4 bytes of length, then JSON) with the same.
+func answerAll(c net.Conn, answer []byte) {
+	defer c.Close()
+	for {
+		var length uint32
+		if err := binary.Read(c, binary.BigEndian, &length); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(length)); err != nil {
+			return
+		}
+		if err := errors.Join(binary.Write(c, binary.BigEndian, uint32(len(answer))), writeAll(c, answer)); err != nil {
+			return
+		}
+	}
+}
+
+func writeAll(w io.Writer, b []byte) error {
+	_, err := w.Write(b)
+	return err
 }

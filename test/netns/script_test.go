@@ -65,6 +65,7 @@ func TestMain(m *testing.M) {
 //	refuse NODE POD CODE REGEXP CONFIG       ADD fails so, and nothing changes
 //	same FILE NODE                           the listing is that of the file
 //	show NODE NOUN...                        homeportctl; it may find something wrong
+//	impostor NODE VERSION                    answers in the agent's place; 0 ends it
 //	flood start|reached|wait ...             see cmdFlood
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -147,6 +148,7 @@ type session struct {
 	conns    map[string]*Conn
 	sniffers map[string]*Sniffer
 	floods   map[string]*Flood
+	impostor io.Closer // nil when the agent's socket is its own
 	ctx      context.Context
 }
 
@@ -182,6 +184,9 @@ func (s *session) close() error {
 	for _, f := range s.floods {
 		f.Stop()
 	}
+	if s.impostor != nil {
+		_ = s.impostor.Close() // it has nothing to lose
+	}
 	return s.lab.Close()
 }
 
@@ -216,7 +221,7 @@ func commands() map[string]command {
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
-		"refuse": cmdRefuse, "same": cmdSame, "show": cmdShow,
+		"refuse": cmdRefuse, "same": cmdSame, "show": cmdShow, "impostor": cmdImpostor,
 	}
 }
 
