@@ -12,11 +12,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
@@ -47,6 +53,7 @@ type Config struct {
 type Agent struct {
 	cfg       Config
 	log       *slog.Logger
+	lock      *os.File // held: one agent a node
 	boot      string
 	store     *store.Store
 	kernel    *kernel
@@ -57,6 +64,7 @@ type Agent struct {
 	collected time.Time     // when leftovers were last cleared; the loop's
 	plans     chan struct{} // a place for each attachment at work
 	kick      chan struct{} // asks the loop for another round
+	lastRound atomic.Int64  // when the loop last finished a round, Unix nanoseconds
 	lastAsked atomic.Int64  // when ADD or DEL last came, Unix nanoseconds
 
 	mu    sync.RWMutex
@@ -74,20 +82,38 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
+	lock, err := lockNode(cfg.Paths.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
 		plans: make(chan struct{}, plansAtOnce*runtime.NumCPU()), kick: make(chan struct{}, 1)}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
 	a.node = attach.Node{Bridge: a.kernel, Datapath: a.kernel, Records: st}
 	if err := a.loadState(); err != nil {
-		return nil, errors.Join(err, a.kernel.Close())
+		return nil, errors.Join(err, a.kernel.Close(), lock.Close())
 	}
 	return a, nil
 }
 
+// lockNode keeps a second agent from touching the node: the lock is held as long
+// as the process lives, whatever becomes of it.
+func lockNode(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another agent runs on this node (it holds %s): stop it first", f.Name()), f.Close())
+	}
+	return f, nil
+}
+
 // Run serves until ctx ends and leaves the datapath as it is.
 func (a *Agent) Run(ctx context.Context) error {
+	defer a.lock.Close()
 	defer a.kernel.Close()
 	listener, err := wire.Listen(a.cfg.Paths.Socket())
 	if err != nil {
@@ -103,6 +129,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.take(snap)
 	a.reconcile()
+	a.lastRound.Store(time.Now().UnixNano())
 	tasks := []task{
 		{"socket", func(ctx context.Context) error {
 			return (&wire.Server{Handlers: a.handlers(), Log: a.log}).Serve(ctx, listener)
@@ -186,8 +213,8 @@ const (
 	// roundGap joins events that come together; after a round that took long
 	// (many ports, or many ADDs at work beside it) the gap is idleShare times
 	// as long, so that the loop never takes the kernel's attention from ADDs.
-	roundGap  = 20 * time.Millisecond
-	idleShare = 4
+	roundGap  = 50 * time.Millisecond
+	idleShare = 9
 	// plansAtOnce bounds, for each CPU, the attachments at work. The kernel does
 	// nearly all of an attachment under one lock anyway.
 	plansAtOnce = 4
@@ -215,6 +242,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		wait.Stop()
 		begun := time.Now()
 		a.reconcile()
+		a.lastRound.Store(time.Now().UnixNano())
 		select {
 		case <-ctx.Done():
 		case <-time.After(max(roundGap, min(idleShare*time.Since(begun), roundEvery))):
@@ -226,7 +254,7 @@ func (a *Agent) loop(ctx context.Context) error {
 // period, which ADD must not.
 func (a *Agent) keepPool(ctx context.Context) error {
 	for {
-		if err := a.kernel.KeepPool(); err != nil {
+		if err := a.kernel.FillPool(); err != nil {
 			a.log.Warn("port slots cannot be made ahead; ADD will make its own", "err", err)
 		}
 		select {
@@ -234,6 +262,9 @@ func (a *Agent) keepPool(ctx context.Context) error {
 			return nil
 		case <-a.kernel.poolUsed:
 		case <-time.After(roundEvery):
+			if err := a.kernel.dp.Reap(); err != nil {
+				a.log.Warn("slots of ended ports cannot be freed", "err", err)
+			}
 		}
 	}
 }
@@ -284,20 +315,23 @@ func (a *Agent) settlePorts(ctx context.Context) error {
 
 // note keeps a report for status, and logs it.
 func (a *Agent) note(msg string) {
-	a.log.Error(msg)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.notes = append(a.notes, msg)
+	if !slices.Contains(a.notes, msg) && len(a.notes) < notesMax {
+		a.log.Error(msg)
+		a.notes = append(a.notes, msg)
+	}
 }
 
-// alive says whether the record's interface is still there under its name.
+// notesMax bounds what status repeats; the log has more.
+const notesMax = 100
+
+// alive says whether the record's interface is still there.
 func (a *Agent) alive(r *attach.Record) bool {
-	return r.BootID == a.boot && a.kernel.Alive(attach.Interface{Index: r.HostIfIndex, Name: r.HostIfName})
+	return r.BootID == a.boot && a.kernel.Alive(r.HostIfIndex)
 }
 
-// adoptRecords takes up what an earlier agent left. A port that was open, or
-// whose program was lost while it was in its bridge, lives on; one that is dead
-// or whose attachment was cut short is ended.
+// adoptRecords takes up what an earlier agent left.
 func (a *Agent) adoptRecords() error {
 	records, aside, err := a.store.List()
 	if err != nil {
@@ -312,17 +346,25 @@ func (a *Agent) adoptRecords() error {
 	return nil
 }
 
+// adoptRecord takes up one record that no ADD or DEL is at work on. A port lives
+// on if it ever was open, even if its program was lost meanwhile: the loop gives
+// it back. One that is dead, or whose attachment was cut short, is ended.
 func (a *Agent) adoptRecord(rec *attach.Record) {
 	e, unlock := a.table.lock(rec.Key)
 	defer unlock()
-	state, known := a.kernel.State(rec.HostIfIndex)
-	if a.alive(rec) && (known && state == attach.Active || !known && a.kernel.InBridge(rec)) {
+	if e.rec != nil {
+		return
+	}
+	if a.alive(rec) && !a.kernel.Unfinished(rec) {
 		if err := a.table.claim(e, rec, a.alive); err != nil {
 			a.note(fmt.Sprintf("record of container %s, interface %s: %v", rec.ContainerID, rec.IfName, err))
 			return
 		}
 		a.table.opened(e)
 		return
+	}
+	if _, err := a.store.Get(rec.Key); errors.Is(err, fs.ErrNotExist) {
+		return // ended since it was listed
 	}
 	if err := a.end(e, rec); err != nil {
 		a.log.Warn("a dead or unfinished port cannot be ended yet", "container", rec.ContainerID, "interface", rec.IfName, "err", err)

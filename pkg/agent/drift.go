@@ -14,17 +14,21 @@ type finding struct {
 	kind    string // stable, as "PortVLANMissing"
 	subject string // interface or bridge
 	message string // what it means while it lasts
-	// urgent findings leave a port without its firewall or VLAN: they are
-	// repaired at every sight, however often somebody undoes it.
+	// urgent findings let packets go where they should not: their repairs are
+	// never further apart than urgentDelay, however often somebody undoes them.
 	urgent bool
 	repair func() error
 }
 
 const (
-	firstDelay = time.Second
-	maxDelay   = time.Minute
+	firstDelay  = time.Second
+	maxDelay    = time.Minute
+	urgentDelay = time.Second
 	// calm is how long nothing must be seen for the next repair to be at once.
 	calm = 5 * time.Minute
+	// forget is how long a count is kept that nothing adds to: interfaces come
+	// and go with pods.
+	forget = 24 * time.Hour
 )
 
 // driftBook counts what others changed and paces the repairs: at once, then at
@@ -71,8 +75,12 @@ func (b *driftBook) settle(found []finding) map[driftKey]error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for k, e := range b.byKey {
-		if !here[k] {
-			e.open, e.message, e.failed = false, "", ""
+		if here[k] {
+			continue
+		}
+		e.open, e.message, e.failed = false, "", ""
+		if b.now().Sub(e.last) > forget {
+			delete(b.byKey, k)
 		}
 	}
 	return errs
@@ -95,7 +103,10 @@ func (b *driftBook) due(k driftKey, f finding) bool {
 		e.seen++
 	}
 	e.open, e.last, e.message = true, now, f.message
-	return f.urgent || !now.Before(e.next)
+	if f.urgent {
+		e.delay = min(e.delay, urgentDelay/2) // tried doubles it
+	}
+	return !now.Before(e.next)
 }
 
 func (b *driftBook) tried(k driftKey, err error) {

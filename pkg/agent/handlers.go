@@ -101,6 +101,11 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	if err := a.table.claim(e, rec, a.alive); err != nil {
 		return nil, err
 	}
+	// From the claim on, what the port stands on stays; before, it may have gone.
+	if again, err := a.resolve(req); err != nil || again != r {
+		a.table.release(e)
+		return nil, &attach.Error{Kind: attach.TryAgain, Field: "network", Message: "the network or its trunk is being changed", Remedy: "see homeportctl status"}
+	}
 	if err := a.node.AttachPlan(rec).Run(ctx); err != nil {
 		a.table.release(e)
 		a.log.Warn("attach failed and was undone", "container", req.ContainerID, "interface", req.IfName, "err", err)
@@ -159,10 +164,13 @@ func (a *Agent) end(e *entry, rec *attach.Record) error {
 	return nil
 }
 
-func (a *Agent) detach(_ context.Context, req *wire.DetachRequest) (any, error) {
+func (a *Agent) detach(ctx context.Context, req *wire.DetachRequest) (any, error) {
 	a.lastAsked.Store(time.Now().UnixNano())
 	e, unlock := a.table.lock(req.Key)
 	defer unlock()
+	if ctx.Err() != nil { // gone while it waited; a newer ADD of this key must not meet its DEL
+		return nil, context.Cause(ctx)
+	}
 	rec, err := a.recordOf(e, req.Key)
 	if err != nil {
 		return nil, err

@@ -82,14 +82,36 @@ func (k *kernel) SetVLANs(i attach.Interface, v attach.VLANs) error {
 // SetUp implements attach.Bridge.
 func (k *kernel) SetUp(i attach.Interface) error { return k.net.SetUp(ref(i)) }
 
-// Delete implements attach.Bridge.
-func (k *kernel) Delete(i attach.Interface) error { return k.net.DeleteVethFast(ref(i)) }
+// Delete implements attach.Bridge. Within one boot no index is given twice, so
+// the interface goes by its index even if somebody has renamed it.
+func (k *kernel) Delete(i attach.Interface) error {
+	l, err := k.net.LinkInfo(bridge.Ref{Index: i.Index})
+	if errors.Is(err, bridge.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return k.net.DeleteVethFast(l.Ref())
+}
 
-// Alive says whether the interface is there under its name. What cannot be found
-// out counts as alive: a living port must not be taken for a dead one.
-func (k *kernel) Alive(i attach.Interface) bool {
-	_, err := k.net.LinkInfo(ref(i))
+// Alive says whether the interface is there, whatever its name. What cannot be
+// found out counts as alive: a living port must not be taken for a dead one.
+func (k *kernel) Alive(ifindex int) bool {
+	_, err := k.net.LinkInfo(bridge.Ref{Index: ifindex})
 	return !errors.Is(err, bridge.ErrNotFound)
+}
+
+// Unfinished says whether an attachment of the record was cut short: it never
+// was active, and its host end is down. A port that was open is up; one whose
+// program was lost, or that a repair has just given a new one, too.
+func (k *kernel) Unfinished(r *attach.Record) bool {
+	state, known := k.State(r.HostIfIndex)
+	if known && state == attach.Active {
+		return false
+	}
+	l, err := k.net.LinkInfo(bridge.Ref{Index: r.HostIfIndex})
+	return err == nil && !l.Up && (known || l.Master == 0)
 }
 
 // InBridge says whether the record's interface is a port of its bridge.

@@ -50,8 +50,13 @@ func (k *kernel) Generation() uint64 { return k.dp.Generation() }
 // Sync makes a compiled policy the one in force.
 func (k *kernel) Sync(p *compile.Program) (uint64, error) { return k.dp.Sync(p) }
 
-// KeepPool fills the pool of port slots, after the slots of ended ports are freed.
-func (k *kernel) KeepPool() error { return errors.Join(k.dp.Reap(), k.dp.FillPool(poolAhead)) }
+// FillPool makes port slots when fewer than half of them are left.
+func (k *kernel) FillPool() error {
+	if k.dp.Free() >= poolAhead/2 {
+		return nil
+	}
+	return k.dp.FillPool(poolAhead)
+}
 
 // AgeConnections frees the memory of expired connections.
 func (k *kernel) AgeConnections() error {
@@ -68,19 +73,32 @@ func (k *kernel) VerifyPort(r *attach.Record) error {
 	if err := k.dp.VerifyPort(r.HostIfIndex); err != nil {
 		return err
 	}
-	if s, _ := k.State(r.HostIfIndex); s != attach.Active {
-		return fmt.Errorf("%w: port is %v", errNotOpen, s)
+	p, err := k.dp.Port(r.HostIfIndex)
+	if err != nil {
+		return err
+	}
+	if p.State != attach.Active {
+		return fmt.Errorf("%w: port is %v", errNotOpen, p.State)
+	}
+	if want := portConfig(r); p.Network != want.Policy || p.VLANs != want.VLANs || !slices.Equal(p.MAC, want.MAC) {
+		return fmt.Errorf("%w: want %v, got %v", errConfig, want, p)
 	}
 	return nil
 }
 
-// errNotOpen says that an open port's state was changed by somebody else.
-var errNotOpen = errors.New("the port's state is not Active")
+// What can be wrong with a port whose hooks are in place.
+var (
+	errNotOpen = errors.New("the port's state is not Active")
+	errConfig  = errors.New("the port's network, VLANs or MAC are not those of its record")
+)
+
+// opens says whether a port with this fault lets packets pass unjudged.
+func opens(err error) bool { return !errors.Is(err, errNotOpen) && !errors.Is(err, errConfig) }
 
 // RepairPort gives an open port its programs back.
 func (k *kernel) RepairPort(r *attach.Record) error {
 	if !errors.Is(k.dp.VerifyPort(r.HostIfIndex), datapath.ErrNoRecord) {
-		if err := k.dp.RepairPort(r.HostIfIndex); err != nil {
+		if err := errors.Join(k.dp.RepairPort(r.HostIfIndex), k.dp.UpdatePort(r.HostIfIndex, portConfig(r))); err != nil {
 			return err
 		}
 		return k.dp.SetState(r.HostIfIndex, attach.Active)
@@ -102,6 +120,8 @@ func hookKind(err error) string {
 		return "WrongProgram"
 	case errors.Is(err, errNotOpen):
 		return "PortNotActive"
+	case errors.Is(err, errConfig):
+		return "PortConfigChanged"
 	}
 	return "HookDetached"
 }
@@ -110,7 +130,7 @@ func hookKind(err error) string {
 // The pod side is never looked at: KubeVirt renames it and changes its MAC.
 func (k *kernel) Problems(r *attach.Record) []string {
 	i := hostEnd(r)
-	if !k.Alive(i) {
+	if !k.Alive(i.Index) {
 		return []string{fmt.Sprintf("host interface %s is gone", i.Name)}
 	}
 	var out []string
@@ -175,17 +195,21 @@ func (k *kernel) ClearCounters(last, next compile.Counters) error {
 }
 
 // Collect clears what nobody owns: port records and pins of interfaces that are
-// gone, and veths of ours that no attachment ever completed.
-func (k *kernel) Collect(own map[int]bool, orphans *orphanBook) error {
+// gone, and veths of ours that no attachment ever completed. It names the open
+// ports that own does not.
+func (k *kernel) Collect(own map[int]bool, orphans *orphanBook) (strays []string, err error) {
 	links, err := k.net.Links()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	alive := map[int]bool{}
 	var errs []error
 	for _, l := range links {
 		alive[l.Index] = true
-		_, judged := k.State(l.Index)
+		state, judged := k.State(l.Index)
+		if judged && state == attach.Active && !own[l.Index] {
+			strays = append(strays, l.Name)
+		}
 		// A port that is judged or in a bridge was complete once; its record
 		// may be lost, its pod is not.
 		loose := l.Kind == "veth" && ownVeth.MatchString(l.Name) && !own[l.Index] && l.Master == 0 && !l.Up && !judged
@@ -196,11 +220,11 @@ func (k *kernel) Collect(own map[int]bool, orphans *orphanBook) error {
 	}
 	orphans.keep(alive)
 	// Asked again for each: an ADD may have made its interface since the list.
-	removed, err := k.dp.GC(func(ifindex int) bool { return k.Alive(attach.Interface{Index: ifindex}) })
+	removed, err := k.dp.GC(func(ifindex int) bool { return k.Alive(ifindex) })
 	if len(removed) > 0 {
 		k.log.Info("port programs of gone interfaces forgotten", "ifindexes", strings.Trim(fmt.Sprint(removed), "[]"))
 	}
-	return errors.Join(append(errs, err)...)
+	return strays, errors.Join(append(errs, err)...)
 }
 
 // orphanBook remembers since when a veth has looked like nobody's.

@@ -34,9 +34,7 @@ func (a *Agent) reconcile() {
 	}
 	if time.Since(a.collected) > roundEvery {
 		a.collected = time.Now()
-		if err := a.kernel.Collect(a.ownIndexes(), a.orphans); err != nil {
-			a.log.Warn("leftovers cannot be cleared", "err", err)
-		}
+		a.collectLeftovers()
 	}
 }
 
@@ -62,15 +60,17 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	if t.Uplink != "" {
 		also = append(also, bridge.Ref{Name: t.Uplink})
 	}
-	for i := range ports {
-		want.Ports = append(want.Ports, bridge.WantPort{Ref: ref(hostEnd(&ports[i])), VLANs: portVLANs(ports[i].VLANs), MTU: ports[i].EffectiveMTU})
-		also = append(also, ref(hostEnd(&ports[i])))
+	for i := range ports { // by index alone: a renamed port is still that port
+		at := bridge.Ref{Index: ports[i].HostIfIndex}
+		want.Ports = append(want.Ports, bridge.WantPort{Ref: at, VLANs: portVLANs(ports[i].VLANs), MTU: ports[i].EffectiveMTU})
+		also = append(also, at)
 	}
 	got, err := a.kernel.net.Observe(t.Bridge, also...)
 	if err != nil {
-		a.log.Warn("trunk cannot be read", "trunk", t.Name, "err", err)
+		a.setProblem(t.Name, fmt.Errorf("it cannot be read: %w", err))
 		return nil
 	}
+	a.followNames(ports, got)
 	for _, p := range got.Ports {
 		if p.Name == t.Uplink && p.VLANs.Members != h.vlans {
 			h.vlans = p.VLANs.Members
@@ -109,8 +109,8 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed) []
 		f := finding{kind: string(d.Kind), subject: d.Subject.Name, urgent: opensUp[d.Kind],
 			message: fmt.Sprintf("want %s, got %s: %s", d.Want, d.Got, meaning(d.Kind))}
 		rec := a.recordOfInterface(d.Subject.Index)
-		f.repair = func() error { return a.kernel.net.Repair(want, d) }
 		if rec != nil {
+			f.subject = rec.HostIfName
 			f.repair = func() error { return a.withPort(*rec, func() error { return a.kernel.net.Repair(want, d) }) }
 		} else {
 			f.repair = func() error {
@@ -125,6 +125,26 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed) []
 		found = append(found, f)
 	}
 	return found
+}
+
+// followNames takes up the names that somebody has given our ports: an interface
+// is known by its index.
+func (a *Agent) followNames(ports []attach.Record, got bridge.Observed) {
+	for _, rec := range ports {
+		o, ok := got.Ports[rec.HostIfIndex]
+		if !ok {
+			o, ok = got.Loose[rec.HostIfIndex]
+		}
+		if !ok || o.Name == rec.HostIfName {
+			continue
+		}
+		err := a.withPort(rec, func() error {
+			rec.HostIfName = o.Name
+			a.table.replace(&rec)
+			return a.store.Put(&rec)
+		})
+		a.log.Warn("a port was renamed; it is kept under its new name", "port", o.Name, "container", rec.ContainerID, "err", err)
+	}
 }
 
 // opensUp are the drifts that let frames go where they should not.
@@ -151,12 +171,17 @@ func (a *Agent) lookAtHooks() []finding {
 		if !it.open {
 			continue
 		}
-		if err := a.kernel.VerifyPort(&it.rec); err != nil {
-			rec := it.rec
-			found = append(found, finding{kind: hookKind(err), subject: rec.HostIfName, urgent: true,
-				message: err.Error() + ": the port is open, without its firewall, until it is repaired",
-				repair:  func() error { return a.withPort(rec, func() error { return a.kernel.RepairPort(&rec) }) }})
+		rec := it.rec
+		err := a.withPort(rec, func() error { return a.kernel.VerifyPort(&rec) })
+		if err == nil {
+			continue
 		}
+		f := finding{kind: hookKind(err), subject: rec.HostIfName, urgent: true, message: err.Error(),
+			repair: func() error { return a.withPort(rec, func() error { return a.kernel.RepairPort(&rec) }) }}
+		if opens(err) {
+			f.message += ": the port is open, without its firewall, until it is repaired"
+		}
+		found = append(found, f)
 	}
 	return found
 }
@@ -207,8 +232,8 @@ func (a *Agent) endDead() {
 	}
 }
 
-// dropTrunks removes the managed bridges of trunks that are no longer desired.
-// Others' ports keep a bridge: it is theirs from then on.
+// dropTrunks removes the managed bridges of trunks that are no longer desired, as
+// soon as nobody else has a port there.
 func (a *Agent) dropTrunks() {
 	a.mu.RLock()
 	gone := a.world.gone
@@ -220,10 +245,9 @@ func (a *Agent) dropTrunks() {
 			continue
 		}
 		if err != nil {
-			a.note(fmt.Sprintf("trunk %s is no longer desired, but its bridge stays: %v", name, err))
-		} else {
-			a.log.Info("trunk removed", "trunk", name)
+			continue // somebody else's ports are in the bridge; status tells
 		}
+		a.log.Info("trunk removed", "trunk", name)
 		a.mu.Lock()
 		a.world.gone = maps.Clone(a.world.gone)
 		delete(a.world.gone, name)
@@ -241,7 +265,7 @@ func (a *Agent) followNetworks(snap *desired.Snapshot) {
 			continue
 		}
 		rec := it.rec
-		if rec.Policy = networkOf(rec.VLANs, rec.Trunk, snap); rec.Policy == it.rec.Policy {
+		if rec.Policy = networkOf(rec.VLANs, rec.Trunk, snap); rec.Policy == it.rec.Policy || !a.compiledFor(rec.Policy) {
 			continue
 		}
 		err := a.withPort(it.rec, func() error {
@@ -253,6 +277,37 @@ func (a *Agent) followNetworks(snap *desired.Snapshot) {
 		})
 		a.log.Info("port follows its VLAN's network", "port", rec.HostIfName, "network", rec.Policy, "err", err)
 	}
+}
+
+// compiledFor says whether there are rules in force for a network.
+func (a *Agent) compiledFor(network string) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	_, ok := a.world.Sets[network]
+	return ok
+}
+
+// collectLeftovers clears what nobody owns: records that a failed undo left,
+// veths that no attachment completed, programs of interfaces that are gone. What
+// has no record but is open is somebody's living port; it is only told.
+func (a *Agent) collectLeftovers() {
+	records, aside, err := a.store.List()
+	for i := range aside {
+		a.note(aside[i].Error())
+	}
+	own := a.ownIndexes()
+	for i := range records {
+		if !own[records[i].HostIfIndex] {
+			a.adoptRecord(&records[i])
+		}
+	}
+	strays, cerr := a.kernel.Collect(a.ownIndexes(), a.orphans)
+	if err := errors.Join(err, cerr); err != nil {
+		a.log.Warn("leftovers cannot be cleared", "err", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.world.strays = strays
 }
 
 // portsOf copies the records of a bridge's ports.

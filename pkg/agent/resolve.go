@@ -108,12 +108,17 @@ func networkOf(v attach.VLANs, trunk string, snap *desired.Snapshot) string {
 	if v.Mode != vlan.Access {
 		return ""
 	}
-	for _, n := range snap.Networks {
-		if n.Trunk == trunk && n.Mode == vlan.Access && n.PVID == v.PVID {
-			return n.Name
+	found := desired.Network{}
+	for _, name := range slices.Sorted(maps.Keys(snap.Networks)) {
+		n := snap.Networks[name]
+		if n.Trunk != trunk || n.Mode != vlan.Access || n.PVID != v.PVID {
+			continue
+		}
+		if found.Name == "" || found.Kept && !n.Kept { // a kept one gives way to its successor
+			found = n
 		}
 	}
-	return ""
+	return found.Name
 }
 
 func checkVLANs(v attach.VLANs, t desired.Trunk) error {

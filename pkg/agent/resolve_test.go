@@ -10,6 +10,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
@@ -162,6 +163,64 @@ func TestClaimConflicts(t *testing.T) {
 	}
 }
 
+// TestNetworkOf: a kept network gives way to its successor, whatever their names.
+func TestNetworkOf(t *testing.T) {
+	snap, _ := snapshot(t)
+	for _, successor := range []string{"aaa", "zzz"} {
+		web := snap.Networks["web"]
+		web.Kept = true
+		snap.Networks["web"] = web
+		snap.Networks[successor] = desired.Network{Name: successor, Trunk: "open", Mode: vlan.Access, PVID: 100}
+		for range 20 {
+			if got := networkOf(access(100), "open", snap); got != successor {
+				t.Fatalf("got %q, want %q", got, successor)
+			}
+		}
+		delete(snap.Networks, successor)
+	}
+}
+
+// TestFallBack: refused rules give way to the last good ones, never to a drop
+// under living ports.
+func TestFallBack(t *testing.T) {
+	cause := &compile.RefusedError{Networks: []*compile.NetworkError{{Network: "web", Err: errors.New("200 rules")}}}
+	good := policy.Set{Network: "web", Default: policy.Allow}
+	sets := []policy.Set{{Network: "web", Rules: make([]policy.Rule, 200)}, {Network: "small"}}
+	refused, err := fallBack(sets, map[string]policy.Set{"web": good}, nil, map[string]bool{"web": true}, cause)
+	if err != nil || len(refused) != 1 || sets[0].Rules != nil || sets[0].Default != policy.Allow {
+		t.Errorf("with a last good set: %+v, refused %+v, error %v", sets[0], refused, err)
+	}
+	if _, err := fallBack(sets, map[string]policy.Set{"web": good}, refused, nil, cause); err == nil {
+		t.Error("the last good set is refused too, and that goes on for ever")
+	}
+	if _, err := fallBack(sets, nil, nil, map[string]bool{"web": true}, cause); err == nil {
+		t.Error("rules of living ports become a drop")
+	}
+	refused, err = fallBack(sets, nil, nil, nil, cause)
+	if err != nil || len(refused) != 1 || sets[0].Default != policy.Drop {
+		t.Errorf("a new network: %+v, error %v", sets[0], err)
+	}
+}
+
+// TestPolicyStateReadsBack: what a restart needs survives its file.
+func TestPolicyStateReadsBack(t *testing.T) {
+	a := idleAgent(t)
+	want := policyState{
+		Counters: compile.Counters{{Policy: "fw", ID: 1001}: 3, {Network: "web"}: 4, {}: 5},
+		Sets: map[string]policy.Set{"web": {Network: "web", Default: policy.Allow, Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "fw", ID: 1001},
+			Action: policy.Drop, Directions: policy.OnlyIn, Sources: []policy.AddrRange{}, Services: []policy.Service{{Protocol: policy.TCP, First: 22, Last: 22}}}}}},
+	}
+	if err := saveJSON(a.statePath(policyFile), want); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.loadState(); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, a.world.policyState); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestTableForgets(t *testing.T) {
 	tab := newTable()
 	k := attach.Key{ContainerID: "c", IfName: "net1"}
@@ -181,7 +240,9 @@ func TestKeepUsed(t *testing.T) {
 	last, _ := snapshot(t)
 	ports := []item{{rec: *port(1, 1, access(100))}}
 	got, kept := keepUsed(&desired.Snapshot{Revision: 2}, last, ports)
-	if d := cmp.Diff(map[string]desired.Network{"web": last.Networks["web"]}, got.Networks, cmp.AllowUnexported(vlan.Set{})); d != "" {
+	web := last.Networks["web"]
+	web.Kept = true
+	if d := cmp.Diff(map[string]desired.Network{"web": web}, got.Networks, cmp.AllowUnexported(vlan.Set{})); d != "" {
 		t.Error(d)
 	}
 	if _, ok := got.Trunks["open"]; !ok || len(got.Trunks) != 1 {
@@ -189,6 +250,14 @@ func TestKeepUsed(t *testing.T) {
 	}
 	if len(kept) != 2 || !kept[0].Kept || kept[0].Name != "web" || kept[1].Name != "open" {
 		t.Errorf("reported: %+v", kept)
+	}
+	moved, _ := snapshot(t)
+	br := moved.Trunks["open"]
+	br.Bridge = "other"
+	moved.Trunks["open"] = br
+	got, kept = keepUsed(moved, last, ports)
+	if got.Trunks["open"].Bridge != "br0" || len(kept) != 1 {
+		t.Errorf("a trunk's bridge changes under a living port: %+v, reported %+v", got.Trunks["open"], kept)
 	}
 	got, kept = keepUsed(&desired.Snapshot{Revision: 3}, last, nil)
 	if len(got.Networks)+len(got.Trunks)+len(kept) != 0 {

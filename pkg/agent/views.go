@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
+	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -61,9 +63,28 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 		}
 		s.Trunks = append(s.Trunks, t)
 	}
+	if len(w.snap.Trunks) == 0 {
+		s.Reasons = append(s.Reasons, "there is no VLANTrunk in "+a.cfg.SourceName)
+	}
+	if age := time.Since(time.Unix(0, a.lastRound.Load())); age > roundsLate {
+		s.Reasons = append(s.Reasons, fmt.Sprintf("the agent has not looked at its ports for %v", age.Round(time.Second)))
+	}
+	for _, name := range w.strays {
+		s.Reasons = append(s.Reasons, fmt.Sprintf("%s is an open port without a record: it keeps its rules of now until its pod ends", name))
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.gone)) {
+		s.Problems = append(s.Problems, wire.Problem{Kind: "VLANTrunk", Name: name, Message: "no longer desired, but its bridge cannot be removed yet"})
+	}
 	for _, p := range ports {
 		state, _ := a.kernel.State(p.rec.HostIfIndex)
 		s.Ports[state.String()]++
+		if _, ok := w.Sets[p.rec.Policy]; !ok {
+			s.Reasons = append(s.Reasons, fmt.Sprintf("port %s: no rules are in force for network %q", p.rec.HostIfName, p.rec.Policy))
+		}
+		if n, ok := w.snap.Networks[p.rec.Network]; ok && p.rec.VLANs != (attach.VLANs{Mode: n.Mode, PVID: n.PVID, Tagged: n.Tagged}) {
+			s.Problems = append(s.Problems, wire.Problem{Kind: "VLANNetwork", Name: n.Name, Kept: true,
+				Message: fmt.Sprintf("its VLANs were changed; port %s keeps %s until its VM is restarted or migrated", p.rec.HostIfName, p.rec.VLANs.All())})
+		}
 	}
 	for _, d := range openDrift(s.Drift) {
 		s.Reasons = append(s.Reasons, fmt.Sprintf("%s: %s: %s", d.Subject, d.Kind, d.Message))
@@ -71,6 +92,9 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	s.Ready = len(s.Reasons) == 0
 	return s
 }
+
+// roundsLate is how long the loop may be silent before the node is not ready.
+const roundsLate = 30 * time.Second
 
 func refusal(refused []desired.Problem) string {
 	if len(refused) == 0 {
@@ -160,7 +184,7 @@ func (a *Agent) vlanList() (wire.VLANList, error) {
 // policyList joins the rules in force with their hits.
 func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 	a.mu.RLock()
-	snap, counters, sets := a.world.snap, a.world.counters, a.world.sets
+	snap, counters, sets := a.world.snap, a.world.Counters, a.world.Sets
 	a.mu.RUnlock()
 	out := wire.PolicyList{TypeMeta: kind("PolicyList"), Items: []wire.Policy{}, Defaults: []wire.DefaultHits{}}
 	if snap == nil {

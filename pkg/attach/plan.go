@@ -12,6 +12,9 @@ type Step struct {
 	Name string
 	Do   func() error
 	Undo func() error
+	// Guards says that what the steps before made must stay if this one's undo
+	// fails: a port that cannot be taken out of its bridge keeps its program.
+	Guards bool
 }
 
 // Plan is an ordered list of steps. Its last step is the one that lets traffic
@@ -45,6 +48,9 @@ func (p Plan) undo() error {
 		}
 		if err := p[i].Undo(); err != nil {
 			errs = append(errs, fmt.Errorf("undo %s: %w", p[i].Name, err))
+			if p[i].Guards {
+				break
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -125,7 +131,7 @@ func (n Node) AttachPlan(r *Record) Plan {
 			Do: func() error { return n.Bridge.SetMTU(i, r.EffectiveMTU) }},
 		{Name: "join bridge " + r.Bridge,
 			Do:   func() error { return n.Bridge.Join(i, r.Bridge) },
-			Undo: func() error { return n.Bridge.TakeOut(i) }},
+			Undo: func() error { return n.Bridge.TakeOut(i) }, Guards: true},
 		{Name: "set VLANs",
 			Do: func() error { return n.Bridge.SetVLANs(i, r.VLANs) }},
 		{Name: "bring the host end up",

@@ -36,6 +36,9 @@ type Network struct {
 	MTU     int           `json:"mtu,omitempty"` // bytes; 0 takes the trunk's
 	Default policy.Action `json:"default"`
 	Subnets []Subnet      `json:"subnets,omitempty"`
+	// Kept says that the source has it no more, but living ports use it. The
+	// agent sets it.
+	Kept bool `json:"kept,omitempty"`
 }
 
 // Subnet is what is known of a network's addressing; informative.
