@@ -27,6 +27,9 @@ type Handler func(ctx context.Context, body json.RawMessage) (any, error)
 type Server struct {
 	Handlers map[Verb]Handler
 	Log      *slog.Logger
+	// AnswerTimeout is how long a client may take to read an answer before it
+	// is hung up on; 0 is 5 s.
+	AnswerTimeout time.Duration
 }
 
 // maxConns bounds the connections served at once; more wait in the backlog.
@@ -34,6 +37,14 @@ const maxConns = 512
 
 // idleTimeout ends a connection on which nothing is asked.
 const idleTimeout = 30 * time.Second
+
+const (
+	// answerTimeout is a Server's AnswerTimeout if it says none.
+	answerTimeout = 5 * time.Second
+	// lastAnswerTimeout bounds it once Serve is told to end, so that a client
+	// that is stopped does not keep the agent from ending.
+	lastAnswerTimeout = time.Second
+)
 
 // Listen makes the socket, for root only, replacing one that a dead agent left.
 // A socket on which somebody answers is not taken.
@@ -57,7 +68,8 @@ func Listen(path string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// Serve answers until ctx ends, then waits for the requests under way.
+// Serve answers until ctx ends, then waits for the requests under way. Clients
+// have a second from then on to take their answers.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -88,8 +100,12 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 	if err := onlyRoot(c); err != nil {
 		return err
 	}
+	serving := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	// Cuts short an answer that is being written when Serve is told to end.
+	stop := context.AfterFunc(serving, func() { _ = c.SetWriteDeadline(time.Now().Add(lastAnswerTimeout)) })
+	defer stop()
 	requests := make(chan Request)
 	go func() {
 		for {
@@ -113,7 +129,7 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 			if hungUp(c) {
 				return errors.New("the client left before its request was begun")
 			}
-			if err := WriteMessage(c, s.answer(ctx, r)); err != nil {
+			if err := s.reply(serving, c, s.answer(ctx, r)); err != nil {
 				return err
 			}
 			idle.Reset(idleTimeout)
@@ -126,6 +142,27 @@ func (s *Server) serveConn(ctx context.Context, c *net.UnixConn) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// reply writes an answer to a client that may have stopped reading. When Serve
+// is told to end meanwhile, the deadline is moved up (serveConn).
+func (s *Server) reply(serving context.Context, c *net.UnixConn, a Answer) error {
+	limit := s.AnswerTimeout
+	if limit == 0 {
+		limit = answerTimeout
+	}
+	if err := c.SetWriteDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	if serving.Err() != nil { // the deadline above may have come after that one
+		if err := c.SetWriteDeadline(time.Now().Add(lastAnswerTimeout)); err != nil {
+			return err
+		}
+	}
+	if err := WriteMessage(c, a); err != nil {
+		return fmt.Errorf("write the answer: %w", err)
+	}
+	return nil
 }
 
 // hungUp says whether the client has closed its end. What a client asked that
