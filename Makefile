@@ -7,9 +7,6 @@ export CGO_ENABLED := 0
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TESTSUM := go run ./hack/testsum
-# Packages whose tests need a real kernel: they run natively as far as the host
-# goes, and whole in the VMs.
-KERNEL_PKGS := ./pkg/bridge ./pkg/datapath ./pkg/agent ./test/netns
 
 .PHONY: help
 help: ## list the targets
@@ -40,6 +37,7 @@ test: deps ## everything below: unit, bpf, netns, and both kernels in VMs
 .PHONY: test-unit
 test-unit: ## all packages; what needs root or a kernel feature says why it skips
 	$(TESTSUM) run -name unit -- go test -json ./...
+	$(TESTSUM) run -name bench -- go test -C test/bench -json ./...
 
 .PHONY: test-bpf
 test-bpf: ## port programs against the reference evaluator, natively (root)
@@ -54,8 +52,8 @@ test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; not
 	hack/test-vm.sh 6.1 6.12
 
 .PHONY: bench
-bench: deps build ## ratios against the plain bridge and the reference plugin
-	hack/bench.sh
+bench: deps build ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)
+	hack/bench.sh $(BENCH)
 
 .PHONY: demo
 demo: deps build ## two nodes, a trunk, a real VM with its VLAN, IP and firewall (BREAK=vlan|rule|mac must fail)
