@@ -35,8 +35,8 @@ test: deps ## everything below: unit, bpf, netns, and both kernels in VMs
 	@$(TESTSUM) report
 
 .PHONY: test-unit
-test-unit: ## all packages; what needs root or a kernel feature says why it skips
-	$(TESTSUM) run -name unit -- go test -json ./...
+test-unit: ## all other packages; what needs root or a kernel feature says why it skips
+	$(TESTSUM) run -name unit -- go test -json $$(go list ./... | grep -v -e pkg/datapath$$ -e test/netns$$)
 	$(TESTSUM) run -name bench -- go test -C test/bench -json ./...
 
 .PHONY: test-bpf

@@ -11,6 +11,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -72,7 +73,7 @@ func run(args []string) int {
 	if s.failed > 0 && code == 0 {
 		code = 1
 	}
-	if code == 0 && s.passed == 0 {
+	if code == 0 && s.passed+s.skipped == 0 {
 		fmt.Printf("%s: no test ran\n", *name)
 		code = 1
 	}
@@ -118,18 +119,11 @@ func exitCode(err error) int {
 	if err == nil {
 		return 0
 	}
-	var e *exec.ExitError
-	if ok := asExit(err, &e); ok {
+	if e := (*exec.ExitError)(nil); errors.As(err, &e) {
 		return e.ExitCode()
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 125
-}
-
-func asExit(err error, e **exec.ExitError) bool {
-	x, ok := err.(*exec.ExitError)
-	*e = x
-	return ok
 }
 
 // event is one line of test2json (cmd/test2json).
