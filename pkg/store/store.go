@@ -1,7 +1,8 @@
 // Package store keeps what a node remembers of its attachments: one JSON file
 // a record. A record is written to a temporary file, synced and renamed, so
 // that a reader sees the old one or the new one and never a part. A file that
-// cannot be understood is renamed aside and reported; it stops nobody.
+// cannot be understood is renamed aside and reported; one that cannot be read
+// is reported. Neither stops anybody.
 //
 // The CNI plugin uses this package too (DEL and GC with a dead agent), so its
 // imports stay few.
@@ -38,19 +39,25 @@ type Store struct {
 	dir string
 }
 
-// SetAside reports a record file that could not be understood. Nothing is
-// deleted: people may want to look at it.
+// SetAside reports a record file that could not be read or understood. Nothing
+// is deleted: people may want to look at it.
 type SetAside struct {
 	// File is what the record was called.
 	File string
 	// Renamed is what it is called now, or "" if it could not be renamed.
 	Renamed string
+	// Unread says that the file could not even be read, as from a failing disk.
+	// It keeps its name, for it may be sound.
+	Unread bool
 	// Err says what is wrong with it.
 	Err error
 }
 
 // Error implements error.
 func (s *SetAside) Error() string {
+	if s.Unread {
+		return fmt.Sprintf("attachment record %s: it cannot be read and stays as it is: %v; its port is not known until it can", s.File, s.Err)
+	}
 	if s.Renamed == "" {
 		return fmt.Sprintf("attachment record %s: %v; it could not be set aside, remove it by hand", s.File, s.Err)
 	}
@@ -130,8 +137,9 @@ func (s *Store) Delete(k attach.Key) error {
 }
 
 // List reads all records, in the order of container id and interface name, and
-// sets aside those that it does not understand. The error is of the directory
-// alone; a missing one is empty.
+// sets aside those that it does not understand; those that it cannot read are
+// reported with them and left. The error is of the directory alone; a missing
+// one is empty.
 func (s *Store) List() ([]attach.Record, []SetAside, error) {
 	entries, err := os.ReadDir(s.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -143,7 +151,7 @@ func (s *Store) List() ([]attach.Record, []SetAside, error) {
 	var records []attach.Record
 	var aside []SetAside
 	for _, e := range entries {
-		if e.IsDir() || !strings.HasSuffix(e.Name(), suffix) || strings.HasPrefix(e.Name(), ".") {
+		if !strings.HasSuffix(e.Name(), suffix) || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
 		file := filepath.Join(s.dir, e.Name())
@@ -152,12 +160,15 @@ func (s *Store) List() ([]attach.Record, []SetAside, error) {
 			err = s.aside(file, fmt.Errorf("its name is not that of %s %s", r.ContainerID, r.IfName))
 		}
 		var bad *SetAside
+		var unread *DirError
 		switch {
 		case err == nil:
 			records = append(records, *r)
 		case errors.As(err, &bad):
 			aside = append(aside, *bad)
 		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
+		case errors.As(err, &unread):
+			aside = append(aside, SetAside{File: file, Unread: true, Err: unread.Err})
 		default:
 			return nil, nil, err
 		}

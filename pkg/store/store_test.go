@@ -42,6 +42,51 @@ func newRecord(tb testing.TB, container, ifName string) *attach.Record {
 	}
 }
 
+// TestUnread: a record that cannot be read is reported and left as it is, and
+// hides no other.
+func TestUnread(t *testing.T) {
+	key := attach.Key{ContainerID: "bad", IfName: "net1"}
+	for name, tt := range map[string]struct {
+		make func(file string) error
+		want string
+	}{
+		"directory": {func(file string) error { return os.Mkdir(file, 0o700) }, "is a directory"},
+		"no permission": {func(file string) error {
+			if os.Geteuid() == 0 {
+				// Root may read all; a link to itself nobody can.
+				return os.Symlink(file, file)
+			}
+			return os.WriteFile(file, []byte("{}"), 0)
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, dir := newStore(t)
+			good := newRecord(t, "c1", "net1")
+			if err := s.Put(good); err != nil {
+				t.Fatal(err)
+			}
+			file := s.Path(key)
+			if err := tt.make(file); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // it is still there for the second
+				records, aside, err := s.List()
+				if err != nil || len(records) != 1 || records[0].Key != good.Key || len(aside) != 1 {
+					t.Fatalf("List: %v, %v, %v; want the good record and one that is unread", records, aside, err)
+				}
+				a := aside[0]
+				if !a.Unread || a.File != file || a.Renamed != "" ||
+					!strings.Contains(a.Error(), "cannot be read and stays as it is") || !strings.Contains(a.Error(), tt.want) {
+					t.Errorf("%+v: %v", a, &a)
+				}
+			}
+			if left, err := os.ReadDir(dir); err != nil || len(left) != 2 {
+				t.Errorf("left: %v, %v", left, err)
+			}
+		})
+	}
+}
+
 func newStore(tb testing.TB) (*Store, string) {
 	tb.Helper()
 	dir := filepath.Join(tb.TempDir(), "attachments")
