@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 	"syscall"
@@ -13,11 +14,14 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/bridge"
 	"github.com/homeport-cni/homeport/pkg/cniconf"
+	"github.com/homeport-cni/homeport/pkg/store"
 )
 
 // add makes a port. The agent is asked first whether it can be (Prepare), so
 // that what cannot work changes nothing; then the veth pair is made, or found
-// if a plugin before us made it, and the agent makes the host end a port.
+// if a plugin before us made it, and the agent makes the host end a port. What
+// a plugin before us made is open already, so it is closed before anybody is
+// asked, and stays so if no port comes of it.
 func (p *plugin) add(ctx context.Context, r *request) error {
 	conf, err := cniconf.Parse(r.stdin, r.Args)
 	if err != nil {
@@ -41,6 +45,9 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 			return err
 		}
 		if err := adopt(k, prev, conf, &req); err != nil {
+			return err
+		}
+		if err := p.takeOut(k, r, bridge.Ref{Index: req.HostIfIndex, Name: req.HostIfName}); err != nil {
 			return err
 		}
 	}
@@ -143,6 +150,32 @@ func adopt(k kernel, prev *prevResult, conf *cniconf.Config, req *attach.Request
 	req.MAC, req.MTU, req.Adopted = attach.MAC(container.MAC), container.MTU, true
 	req.HostIfIndex, req.HostIfName = host.Index, host.Name
 	prev.learn(container, host)
+	return nil
+}
+
+// takeOut brings the host end that the plugin before us left down and out of its
+// bridge: there it stands without a firewall, and perhaps in another VLAN. The
+// agent may be dead or slow, so this is not left to it. Whatever goes wrong from
+// here on, the VM stays cut off until the runtime's DEL or another ADD; that is
+// right also where the agent refuses the config, for an unknown network is no
+// leave to stay in the other plugin's.
+//
+// The one exception is a host end that is this attachment's port already: a
+// second ADD is refused by the agent and must not cut off what lives.
+func (p *plugin) takeOut(k kernel, r *request, host bridge.Ref) error {
+	rec, err := store.At(r.paths.Attachments()).Get(r.Key)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.note("%v", err)
+	}
+	if rec != nil && rec.HostIfIndex == host.Index {
+		boot, err := attach.BootID()
+		if err == nil && rec.BootID == boot {
+			return nil
+		}
+	}
+	if err := k.TakeOut(host); err != nil {
+		return &tryAgain{fmt.Errorf("take %s out of the bridge that it was left in: %w", host.Name, err)}
+	}
 	return nil
 }
 

@@ -316,6 +316,7 @@ func TestChainedForReal(t *testing.T) {
 		t.Errorf("decoy: %+v", e)
 	}
 	prev = `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/elsewhere"}`
+	closedByFailure(t, b, a, host, old, chained("1.0.0", `"network":"n"`, prev, ""))
 	out, e := b.run(t, "ADD", chained("1.0.0", `"network":"n"`, prev, ""))
 	if e != nil {
 		t.Fatalf("%+v", e)
@@ -358,6 +359,34 @@ func TestChainedForReal(t *testing.T) {
 	if diff := cmp.Diff([]string{"vethdecoy", "vethdecoy2"}, left); diff != "" {
 		t.Errorf("pairs left (-want +got):\n%s", diff)
 	}
+}
+
+// closedByFailure is an ADD that the agent cannot answer: what was open in the
+// other plugin's bridge is not afterwards.
+func closedByFailure(tb testing.TB, b *bench, a *fakeAgent, host, old netlink.Link, conf string) {
+	tb.Helper()
+	state := func(version int, wantOpen bool) {
+		tb.Helper()
+		a.mu.Lock()
+		a.version = version
+		a.mu.Unlock()
+		l, err := netlink.LinkByIndex(host.Attrs().Index)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		up, in := l.Attrs().Flags&net.FlagUp != 0, l.Attrs().MasterIndex == old.Attrs().Index
+		if up != wantOpen || in != wantOpen {
+			tb.Errorf("the host end is up: %v, in the other plugin's bridge: %v; want %v", up, in, wantOpen)
+		}
+	}
+	if err := netlink.LinkSetUp(host); err != nil {
+		tb.Fatal(err)
+	}
+	state(99, true)
+	if _, e := b.run(tb, "ADD", conf); e == nil || e.Code != 11 {
+		tb.Errorf("an agent of another release: %+v", e)
+	}
+	state(wire.Version, false)
 }
 
 // inSandbox runs fn on a thread in the namespace; the thread ends with it.

@@ -2,10 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	cniversion "github.com/containernetworking/cni/pkg/version"
@@ -14,15 +18,20 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/store"
 )
 
-// chainedBench is a node where another plugin made vethabc, in bridge old0.
+// chainedBench is a node where another plugin made vethabc, in bridge old0, and
+// opened it.
 func chainedBench(tb testing.TB) *bench {
 	tb.Helper()
 	b := newBench(tb)
-	b.kernel.add(bridge.Link{Name: "old0", Kind: "bridge", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
+	old := b.kernel.add(bridge.Link{Name: "old0", Kind: "bridge", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}})
 	b.kernel.add(bridge.Link{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}})
 	b.kernel.pair("vethabc", "net1", net.HardwareAddr{0, 0x50, 0x56, 0, 0, 9})
+	l := b.kernel.links["vethabc"]
+	l.Up, l.Master = true, old.Index
+	b.kernel.links["vethabc"] = l
 	return b
 }
 
@@ -78,14 +87,71 @@ func TestChainedRefuses(t *testing.T) {
 	}
 }
 
-// A port that does not come about leaves the other plugin's pair alone.
-func TestChainedAttachFails(t *testing.T) {
+// chainedWhole is a config behind the plugin of chainedBench.
+func chainedWhole() string {
+	return chained("1.0.0", `"network":"n"`, `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}`, "")
+}
+
+// A port that does not come about leaves the other plugin's pair, but closed:
+// in that plugin's bridge nobody keeps its VLAN and its firewall.
+func TestChainedFailsClosed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		agent func(testing.TB, *bench)
+		code  uint
+	}{
+		"dead agent":  {func(testing.TB, *bench) {}, 11},
+		"socket left": {func(tb testing.TB, b *bench) { socketLeft(tb, b.paths) }, 11},
+		"slow agent":  {func(tb testing.TB, b *bench) { newAgent(tb, b.paths).delay = 400 * time.Millisecond }, 11},
+		"unknown network": {func(tb testing.TB, b *bench) {
+			newAgent(tb, b.paths).answers[wire.Prepare] = &attach.Error{Kind: attach.InvalidConfig, Field: "network", Message: "unknown"}
+		}, 7},
+		"attach fails": {func(tb testing.TB, b *bench) {
+			newAgent(tb, b.paths).answers[wire.Attach] = &attach.Error{Kind: attach.TryAgain, Message: "no"}
+		}, 11},
+		"corrupt record": {func(tb testing.TB, b *bench) {
+			key := attach.Key{ContainerID: "c1", IfName: "net1"}
+			b.record(tb, key, "vethabc", nil)
+			if err := os.WriteFile(store.At(b.paths.Attachments()).Path(key), []byte("{"), 0o600); err != nil {
+				tb.Fatal(err)
+			}
+		}, 11},
+		"record of another boot": {func(tb testing.TB, b *bench) {
+			b.record(tb, attach.Key{ContainerID: "c1", IfName: "net1"}, "vethabc", func(r *attach.Record) { r.BootID = "before" })
+		}, 11},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := chainedBench(t)
+			tt.agent(t, b)
+			_, e := b.run(t, "ADD", chainedWhole())
+			if e == nil || e.Code != tt.code {
+				t.Errorf("%+v, want code %d", e, tt.code)
+			}
+			if d := cmp.Diff([]string{"take out vethabc"}, b.kernel.log); d != "" || b.kernel.open("vethabc") {
+				t.Errorf("vethabc is %+v; did (-want +got):\n%s", b.kernel.links["vethabc"], d)
+			}
+		})
+	}
+}
+
+func TestChainedCannotTakeOut(t *testing.T) {
 	b := chainedBench(t)
 	a := newAgent(t, b.paths)
-	a.answers[wire.Attach] = &attach.Error{Kind: attach.TryAgain, Message: "no"}
-	_, e := b.run(t, "ADD", chained("1.0.0", `"network":"n"`, `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}`, ""))
-	if e == nil || e.Code != 11 || len(b.kernel.log) != 0 {
-		t.Errorf("%+v, %v", e, b.kernel.log)
+	b.kernel.takeOutErr = errors.New("busy")
+	_, e := b.run(t, "ADD", chainedWhole())
+	if e == nil || e.Code != 11 || !strings.Contains(e.Msg, "take vethabc out of the bridge") || a.asks() != "" {
+		t.Errorf("%+v, asked %s", e, a.asks())
+	}
+}
+
+// A second ADD is the agent's to refuse, and changes nothing for the port.
+func TestChainedTwice(t *testing.T) {
+	b := chainedBench(t)
+	a := newAgent(t, b.paths)
+	a.answers[wire.Prepare] = &attach.Error{Kind: attach.Conflict, Message: "it lives"}
+	b.record(t, attach.Key{ContainerID: "c1", IfName: "net1"}, "vethabc", nil)
+	_, e := b.run(t, "ADD", chainedWhole())
+	if e == nil || e.Code != 7 || len(b.kernel.log) != 0 || !b.kernel.open("vethabc") {
+		t.Errorf("%+v, did %v", e, b.kernel.log)
 	}
 }
 
@@ -143,7 +209,7 @@ func TestChained(t *testing.T) {
 					req.MAC.String() != "00:50:56:00:00:09" || req.MTU != 1450 {
 					t.Errorf("request %+v", req)
 				}
-				if a.asks() != "Prepare Attach" || len(b.kernel.log) != 0 {
+				if a.asks() != "Prepare Attach" || !slices.Equal(b.kernel.log, []string{"take out vethabc"}) {
 					t.Errorf("asked %s, did %v", a.asks(), b.kernel.log)
 				}
 			})

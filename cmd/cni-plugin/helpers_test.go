@@ -140,8 +140,10 @@ type fakeKernel struct {
 	next      int
 	deleteErr error
 	createErr error
-	log       []string
-	spec      bridge.VethSpec // of the last pair
+	// takeOutErr is what TakeOut fails with.
+	takeOutErr error
+	log        []string
+	spec       bridge.VethSpec // of the last pair
 }
 
 func newKernel() *fakeKernel {
@@ -184,6 +186,23 @@ func (k *fakeKernel) CreateVeth(s bridge.VethSpec) (bridge.Veth, error) {
 	h := k.links[s.HostName]
 	return bridge.Veth{Host: h.Ref(), HostMAC: h.MAC, PeerIndex: 2, PeerMAC: mac, MTU: s.MTU}, nil
 }
+
+func (k *fakeKernel) TakeOut(ref bridge.Ref) error {
+	l, err := k.LinkInfo(ref)
+	if err == nil {
+		err = k.takeOutErr
+	}
+	if err != nil {
+		return err
+	}
+	k.log = append(k.log, "take out "+l.Name)
+	l.Up, l.Master = false, 0
+	k.links[l.Name] = l
+	return nil
+}
+
+// open says whether an interface is up or in a bridge.
+func (k *fakeKernel) open(name string) bool { return k.links[name].Up || k.links[name].Master != 0 }
 
 func (k *fakeKernel) DeleteVeth(ref bridge.Ref) error {
 	if k.deleteErr != nil {

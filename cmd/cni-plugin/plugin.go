@@ -20,6 +20,8 @@ type kernel interface {
 	CreateVeth(bridge.VethSpec) (bridge.Veth, error)
 	// DeleteVeth deletes a pair by its host end; one that is gone is no error.
 	DeleteVeth(bridge.Ref) error
+	// TakeOut brings an interface of the node down and takes it out of its bridge.
+	TakeOut(bridge.Ref) error
 	// LinkInfo reads an interface of the node.
 	LinkInfo(bridge.Ref) (bridge.Link, error)
 	// PeerInfo reads an interface of a sandbox.
