@@ -11,8 +11,9 @@ import (
 )
 
 // cmdBurst: burst add|del NODE PREFIX N CONFIG: so many calls at once, each for a
-// pod and with a MAC of its own. An ADD that is told to try again later is
-// ended by DEL and made again, as kubelet does.
+// pod and with a MAC of its own. An ADD that is told to try again later (an
+// emulated machine does not do 200 in the plugin's 10 s) is ended by DEL and made
+// again with fewer beside it, as kubelet's back-off brings about.
 func cmdBurst(s *session, out io.Writer, args []string) error {
 	const usage = "burst add|del NODE PREFIX N CONFIG"
 	if err := want(args, 5, 5, usage); err != nil {
@@ -54,8 +55,9 @@ type outcome struct {
 // burst makes all calls at once and waits for all.
 func (n *Node) burst(ctx context.Context, calls []Call) (again int, errs []error) {
 	results := make(chan outcome, len(calls))
+	places := make(chan struct{}, 8)
 	for _, c := range calls {
-		go func() { results <- n.persist(ctx, c) }()
+		go func() { results <- n.persist(ctx, c, places) }()
 	}
 	for range calls {
 		r := <-results
@@ -67,22 +69,29 @@ func (n *Node) burst(ctx context.Context, calls []Call) (again int, errs []error
 	return again, errs
 }
 
-// persist makes a call until it is not told to try again any more.
-func (n *Node) persist(ctx context.Context, c Call) outcome {
-	const tries, tryAgain = 10, 11
+// persist makes a call until it is not told to try again any more; after the
+// first try it needs a place.
+func (n *Node) persist(ctx context.Context, c Call, places chan struct{}) outcome {
+	const tries, tryAgain = 5, 11
 	var o outcome
 	for {
+		if o.again == 1 {
+			places <- struct{}{}
+			defer func() { <-places }()
+		}
+		if o.again > 0 {
+			undo := c
+			undo.Verb = "DEL"
+			if _, err := n.CNI(ctx, undo); err != nil {
+				o.err = errors.Join(o.err, err)
+				return o
+			}
+		}
 		_, o.err = n.CNI(ctx, c)
 		var refused *CNIError
 		if !errors.As(o.err, &refused) || refused.Code != tryAgain || o.again == tries {
 			return o
 		}
 		o.again++
-		undo := c
-		undo.Verb = "DEL"
-		if _, err := n.CNI(ctx, undo); err != nil {
-			o.err = errors.Join(o.err, err)
-			return o
-		}
 	}
 }

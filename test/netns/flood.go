@@ -64,6 +64,7 @@ type Flood struct {
 	sent     atomic.Int64
 	denied   atomic.Int64
 	stop     chan struct{}
+	readers  sync.WaitGroup
 	once     sync.Once
 	done     chan struct{}
 	err      error
@@ -85,9 +86,9 @@ func StartFlood(spec FloodSpec) (*Flood, error) {
 			return nil, errors.Join(err, allowed.Close())
 		}
 		conns = append(conns, denied)
-		go f.countPassed(denied)
+		f.readers.Go(func() { f.countPassed(denied) })
 	}
-	go f.receive(allowed)
+	f.readers.Go(func() { f.receive(allowed) })
 	go func() {
 		defer close(f.done)
 		begun := time.Now()
@@ -96,6 +97,7 @@ func StartFlood(spec FloodSpec) (*Flood, error) {
 		for _, c := range conns {
 			f.err = errors.Join(f.err, c.Close())
 		}
+		f.readers.Wait()
 	}()
 	return f, nil
 }
