@@ -44,13 +44,19 @@ func (p *plugin) end(k kernel, records *store.Store, key attach.Key, rec *attach
 	// The interface of a main-mode port is found by its name alone; nobody
 	// else's has it.
 	hosts := []bridge.Ref{{Name: bridge.HostVethName(key.ContainerID, key.IfName)}}
-	if rec != nil && rec.HostIfName != hosts[0].Name {
+	if rec != nil {
 		boot, err := attach.BootID()
-		switch {
-		case err != nil:
+		if err != nil {
 			return &tryAgain{fmt.Errorf("read the boot id: %w", err)}
-		case rec.BootID == boot:
-			hosts = append(hosts, bridge.Ref{Index: rec.HostIfIndex, Name: rec.HostIfName})
+		}
+		if rec.BootID == boot { // an index means nothing after a reboot
+			host, err := p.hostEnd(k, records, rec)
+			if err != nil {
+				return &tryAgain{err}
+			}
+			if host.Name != hosts[0].Name {
+				hosts = append(hosts, host)
+			}
 		}
 	}
 	for _, h := range hosts {
@@ -65,6 +71,45 @@ func (p *plugin) end(k kernel, records *store.Store, key attach.Key, rec *attach
 		p.note("%v; the agent will forget the record", err)
 	}
 	return nil
+}
+
+// hostEnd finds the interface of a record of this boot. Somebody may have
+// renamed it, so its index counts, if what is there must be the record's port:
+// the kernel gives no index twice, but an interface that is moved in from
+// another namespace brings its own if that is free (net/core/dev.c,
+// __dev_change_net_namespace), as the host ends of some plugins do. Under
+// another name it must therefore still be in the bridge where the port was put,
+// and no other attachment may know it.
+func (p *plugin) hostEnd(k kernel, records *store.Store, rec *attach.Record) (bridge.Ref, error) {
+	want := bridge.Ref{Index: rec.HostIfIndex, Name: rec.HostIfName}
+	l, err := k.LinkInfo(bridge.Ref{Index: rec.HostIfIndex})
+	switch {
+	case errors.Is(err, bridge.ErrNotFound):
+		return want, nil
+	case err != nil:
+		return want, err
+	case l.Name == rec.HostIfName || l.Kind != "veth":
+		return want, nil
+	}
+	br, err := k.LinkInfo(bridge.Ref{Name: rec.Bridge})
+	if err != nil && !errors.Is(err, bridge.ErrNotFound) {
+		return want, err
+	}
+	if err != nil || l.Master != br.Index {
+		p.note("what was %s is now %s, not in the port's bridge %s; it is left alone", want, l.Name, rec.Bridge)
+		return want, nil
+	}
+	all, _, err := records.List()
+	if err != nil {
+		return want, err
+	}
+	for _, other := range all {
+		if other.Key != rec.Key && other.BootID == rec.BootID && other.HostIfIndex == l.Index {
+			p.note("what was %s is now %s, the port of container %s; it is left alone", want, l.Name, other.ContainerID)
+			return want, nil
+		}
+	}
+	return l.Ref(), nil
 }
 
 // gc ends all ports of the CNI network that the runtime does not list.

@@ -56,6 +56,14 @@ func confs() []string {
 	}
 }
 
+// rename gives an interface another name, and puts it into a bridge.
+func (b *bench) rename(from, to, br string) {
+	l := b.kernel.links[from]
+	delete(b.kernel.links, from)
+	l.Name, l.Master = to, b.kernel.links[br].Index
+	b.kernel.links[to] = l
+}
+
 // delCase is a node before a DEL whose agent is dead.
 type delCase struct {
 	name   string
@@ -107,9 +115,49 @@ func delCases() []delCase {
 	}
 }
 
+// renamedCases have another name at the record's index.
+func renamedCases() []delCase {
+	key := attach.Key{ContainerID: "c1", IfName: "net1"}
+	other := attach.Key{ContainerID: "c2", IfName: "net1"}
+	return []delCase{
+		{"adopted pair was renamed", func(tb testing.TB, b *bench) {
+			b.kernel.pair("vethabc", "net1", nil)
+			b.record(tb, key, "vethabc", nil)
+			b.rename("vethabc", "db-uplink", "br0")
+		}, nil, ""},
+		{"pair was renamed", func(tb testing.TB, b *bench) {
+			b.kernel.pair(hostVeth(), "net1", nil)
+			b.record(tb, key, hostVeth(), nil)
+			b.rename(hostVeth(), "db-uplink", "br0")
+		}, nil, ""},
+		{"pair was renamed, of another boot", func(tb testing.TB, b *bench) {
+			b.kernel.pair("vethabc", "net1", nil)
+			b.record(tb, key, "vethabc", func(r *attach.Record) { r.BootID = "before" })
+			b.rename("vethabc", "db-uplink", "br0")
+		}, []string{"db-uplink"}, ""},
+		{"what has the index is in another bridge", func(tb testing.TB, b *bench) {
+			b.kernel.pair("vethabc", "net1", nil)
+			b.record(tb, key, "vethabc", nil)
+			b.kernel.add(bridge.Link{Name: "cni0", Kind: "bridge"})
+			b.rename("vethabc", "vethnew", "cni0")
+		}, []string{"vethnew"}, "is now vethnew, not in the port's bridge br0; it is left alone"},
+		{"what has the index is another's port", func(tb testing.TB, b *bench) {
+			b.kernel.pair("vethabc", "net1", nil)
+			b.record(tb, key, "vethabc", nil)
+			b.rename("vethabc", "vethother", "br0")
+			b.record(tb, other, "vethother", nil)
+		}, []string{"vethother"}, "the port of container c2; it is left alone"},
+		{"what has the index is no pair", func(tb testing.TB, b *bench) {
+			b.kernel.add(bridge.Link{Name: "vethabc", Kind: "dummy"})
+			b.record(tb, key, "vethabc", nil)
+			b.rename("vethabc", "eth7", "br0")
+		}, nil, ""},
+	}
+}
+
 func TestDelWithoutAgent(t *testing.T) {
 	key := attach.Key{ContainerID: "c1", IfName: "net1"}
-	for _, tt := range delCases() {
+	for _, tt := range append(delCases(), renamedCases()...) {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, conf := range confs() {
 				for _, netns := range []string{"", "/run/netns/gone", "/proc/self/ns/net"} {
