@@ -57,6 +57,8 @@ type Link struct {
 	// LowerNetnsID says that Lower counts in another network namespace, known
 	// here by this number; -1 is "in this one".
 	LowerNetnsID int
+	// Alias is free text that somebody gave the link (`ip link set ... alias`).
+	Alias string
 	// Bridge is set for bridges, Port for the ports of bridges.
 	Bridge *BridgeAttrs
 	Port   *PortAttrs
@@ -206,6 +208,8 @@ func parseLink(m []byte) (Link, error) {
 			l.Lower = int(num(a.Value))
 		case unix.IFLA_LINK_NETNSID:
 			l.LowerNetnsID = int(int32(num(a.Value)))
+		case unix.IFLA_IFALIAS:
+			l.Alias = nl.BytesToString(a.Value)
 		case unix.IFLA_LINKINFO:
 			if err := parseLinkInfo(&l, a.Value); err != nil {
 				return Link{}, err

@@ -19,6 +19,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink/nl"
@@ -45,6 +46,8 @@ type Net struct {
 	handle *nl.SocketHandle
 	// oldVLANDump says that this kernel has no RTM_GETVLAN.
 	oldVLANDump atomic.Bool
+	// marked has the Refs of the bridges that this process has marked as ours.
+	marked sync.Map
 }
 
 // Open gives the Net of the calling thread's network namespace.

@@ -106,7 +106,7 @@ func (n *Net) repairPort(bridge string, p WantPort) error {
 
 // RemoveTrunk undoes EnsureTrunk on a managed bridge: the uplink is set free
 // and the bridge deleted. It refuses while other ports are in the bridge. One
-// that is gone, or adopted, is left alone.
+// that is gone, adopted, or was never taken over is left alone.
 func (n *Net) RemoveTrunk(spec TrunkSpec) error {
 	if !spec.Managed {
 		return nil
@@ -117,6 +117,9 @@ func (n *Net) RemoveTrunk(spec TrunkSpec) error {
 	}
 	if err != nil {
 		return err
+	}
+	if !n.ours(br) {
+		return nil
 	}
 	ports, err := n.links(br.Index)
 	if err != nil {

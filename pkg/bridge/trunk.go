@@ -97,6 +97,12 @@ func (s TrunkSpec) check() error {
 // shrink to that of the smallest port; and no IPv6. It is itself in no guest
 // VLAN.
 //
+// A managed bridge has the alias "homeport trunk", by which a later agent knows
+// it. One of that name without the alias is somebody else's: it is taken over
+// only if nobody uses it, and refused if it or its uplink carries an address, a
+// route, an interface that stands on it, a port besides the uplink, or a VLAN
+// that the trunk would take away and that is no management VLAN.
+//
 // Everything is checked before anything is changed: on ErrRefused, ErrNotFound
 // and ErrNoVLANFiltering nothing has changed.
 func (n *Net) EnsureTrunk(spec TrunkSpec) (TrunkStatus, error) {
@@ -210,6 +216,11 @@ func (n *Net) macFollowsPorts(br Link) bool {
 // manage makes or mends our own bridge. A bridge that was made here and could
 // not be finished is deleted again.
 func (n *Net) manage(spec TrunkSpec, br, up Link) (TrunkStatus, error) {
+	if br.Index != 0 && !n.ours(br) {
+		if err := n.checkTakeOver(spec, br, up); err != nil {
+			return TrunkStatus{}, fmt.Errorf("bridge %s: %w", spec.Bridge, err)
+		}
+	}
 	if up.Index != 0 {
 		if err := n.checkUplink(up, br); err != nil {
 			return TrunkStatus{}, fmt.Errorf("bridge %s: %w", spec.Bridge, err)
@@ -257,11 +268,15 @@ func (n *Net) createBridge(spec TrunkSpec, mac net.HardwareAddr, mtu int) (Link,
 		err = spec.filters(br)
 	}
 	if err == nil {
+		err = n.setMark(br)
+	}
+	if err == nil {
 		err = n.quiet(br)
 	}
 	if err != nil {
 		return Link{}, errors.Join(err, n.deleteLinkNamed(spec.Bridge))
 	}
+	br.Alias = mark
 	return br, nil
 }
 
@@ -316,7 +331,7 @@ func (s TrunkSpec) bridgeMAC(up Link) net.HardwareAddr {
 
 // mend sets what differs on a managed bridge and its uplink.
 func (n *Net) mend(spec TrunkSpec, br, up Link, st *TrunkStatus) error {
-	if err := n.mendBridge(spec, br, st); err != nil {
+	if err := n.mendBridge(spec, br, up, st); err != nil {
 		return err
 	}
 	if up.Index == 0 {
@@ -340,12 +355,18 @@ func (n *Net) mend(spec TrunkSpec, br, up Link, st *TrunkStatus) error {
 	return nil
 }
 
-func (n *Net) mendBridge(spec TrunkSpec, br Link, st *TrunkStatus) error {
+func (n *Net) mendBridge(spec TrunkSpec, br, up Link, st *TrunkStatus) error {
 	if !spec.fits(*br.Bridge) {
-		if err := n.setBridge(br.Index, spec); err != nil {
+		if err := n.setBridgeKeeping(spec, br, up); err != nil {
 			return err
 		}
 		st.Changed = append(st.Changed, "set the bridge's settings")
+	}
+	if err := n.setMark(br); err != nil {
+		return err
+	}
+	if br.Alias != mark {
+		st.Changed = append(st.Changed, "marked the bridge as managed")
 	}
 	if !bytes.Equal(br.MAC, st.MAC) {
 		if err := n.setLink(br.Index, nil, nl.NewRtAttr(unix.IFLA_ADDRESS, st.MAC)); err != nil {
@@ -381,6 +402,37 @@ func (n *Net) mendBridge(spec TrunkSpec, br Link, st *TrunkStatus) error {
 		st.Changed = append(st.Changed, "brought the bridge up")
 	}
 	return nil
+}
+
+// setBridgeKeeping is setBridge with the management VLANs as they were. The
+// kernel takes the default PVID that ends off the bridge itself and every port
+// (net/bridge/br_vlan.c, br_vlan_disable_default_pvid), and it may be the VLAN
+// that the node lives in.
+func (n *Net) setBridgeKeeping(spec TrunkSpec, br, up Link) error {
+	old := single(br.Bridge.DefaultPVID).Intersect(spec.Management)
+	if spec.Flat || old.Empty() {
+		return n.setBridge(br.Index, spec)
+	}
+	self, err := n.readVLANs(br.Index)
+	if err != nil {
+		return err
+	}
+	var uplink PortVLANs
+	if up.Index != 0 && up.Master == br.Index {
+		if uplink, err = n.readVLANs(up.Index); err != nil {
+			return err
+		}
+	}
+	err = n.setBridge(br.Index, spec)
+	// Also after an error: some of it may have been done. One that is there
+	// still only has its flags set again.
+	if back := old.Intersect(self.Members); !back.Empty() {
+		err = errors.Join(err, n.sendVLANs(br.Index, unix.RTM_SETLINK, nl.BRIDGE_FLAGS_SELF, back, self))
+	}
+	if back := old.Intersect(uplink.Members); !back.Empty() {
+		err = errors.Join(err, n.sendVLANs(up.Index, unix.RTM_SETLINK, 0, back, uplink))
+	}
+	return err
 }
 
 // setBridge changes the settings of a bridge that exists and reads them back.

@@ -14,7 +14,8 @@ import (
 
 // checkUplink refuses an interface that the node itself lives on: it would be
 // cut off the moment that a bridge takes its frames. The error names everything
-// that was found. One that is a port of this bridge already is as it should be.
+// that was found. One that is a port of this bridge already is as it should be,
+// or checkTakeOver has looked at it.
 func (n *Net) checkUplink(up, br Link) error {
 	if br.Index != 0 && up.Master == br.Index {
 		return nil
@@ -26,30 +27,39 @@ func (n *Net) checkUplink(up, br Link) error {
 	if up.Kind == "bridge" {
 		found = append(found, "a bridge of its own")
 	}
-	as, err := n.addresses(up.Index)
+	used, err := n.carries(up.Index)
 	if err != nil {
 		return err
+	}
+	if found = append(found, used...); len(found) == 0 {
+		return nil
+	}
+	return fmt.Errorf("uplink %s: %w: it carries %s, and the node would lose that; name an interface that carries nothing, or move these away first",
+		up.Name, ErrRefused, strings.Join(found, ", "))
+}
+
+// carries lists, in words, what the node itself has on an interface: addresses,
+// routes and the interfaces that stand on it.
+func (n *Net) carries(index int) ([]string, error) {
+	var found []string
+	as, err := n.addresses(index)
+	if err != nil {
+		return nil, err
 	}
 	for _, a := range as {
 		if !a.linkLocal() {
 			found = append(found, "the address "+a.String())
 		}
 	}
-	routes, err := n.routes(up.Index)
+	routes, err := n.routes(index)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found = append(found, routes...)
-	above, err := n.above(up.Index)
+	above, err := n.above(index)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	found = append(found, above...)
-	if len(found) == 0 {
-		return nil
-	}
-	return fmt.Errorf("uplink %s: %w: it carries %s, and the node would lose that; name an interface that carries nothing, or move these away first",
-		up.Name, ErrRefused, strings.Join(found, ", "))
+	return append(append(found, routes...), above...), nil
 }
 
 // address is one address of an interface.
