@@ -67,6 +67,9 @@ func (n *Net) Observe(bridge string, also ...Ref) (Observed, error) {
 		}
 	}
 	for _, ref := range also {
+		if o.hasPort(ref) {
+			continue
+		}
 		l, err := n.LinkInfo(ref)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -79,6 +82,20 @@ func (n *Net) Observe(bridge string, also ...Ref) (Observed, error) {
 		}
 	}
 	return o, nil
+}
+
+// hasPort says whether ref names one of the ports that were read.
+func (o Observed) hasPort(ref Ref) bool {
+	if ref.Index != 0 {
+		p, ok := o.Ports[ref.Index]
+		return ok && (ref.Name == "" || ref.Name == p.Name)
+	}
+	for _, p := range o.Ports {
+		if p.Name == ref.Name {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *Net) observePorts(o *Observed) error {
