@@ -16,6 +16,7 @@
 #include "guard.h"
 #include "classify.h"
 #include "conntrack.h"
+#include "known.h"
 
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
 static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
@@ -50,38 +51,41 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 }
 
 /* firewall: connections, then rules. */
-static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_port *port, __u32 dir, struct packet *p)
+static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame *f, struct track *t)
 {
-	struct track t = { .dir = dir, .policy = port->policy };
-	struct hp_control *c;
-	__u32 zero = 0, known, r;
+	struct packet p = { .vlan = f->vlan };
+	__u32 known = 1, r;
 
-	c = bpf_map_lookup_elem(&control, &zero);
-	if (c)
-		t.generation = *(volatile __u64 *)&c->generation;
-	t.key.slot = port->slot;
-	t.key.serial = port->serial;
-	p->query.generation = t.generation;
-	p->query.policy = t.policy;
-	p->query.dir = dir;
-	if (p->kind != STATELESS) {
-		t.now = ticks_now();
-		known = 1;
-		if (p->kind == ICMP_ERROR)
-			known = quoted_key(skb, p, &t);
+	r = parse_ip(skb, &p, f->ethertype, f->at);
+	if (r != GO_ON)
+		return r;
+	if (p.kind == NEIGHBOUR)
+		return HP_ND;
+	p.query.generation = t->generation;
+	p.query.policy = t->policy;
+	p.query.dir = t->dir;
+	if (p.kind != STATELESS) {
+		if (p.kind == ICMP_ERROR)
+			known = quoted_key(skb, &p, t);
 		else
-			set_key(&t.key.flow, p, dir);
-		r = known ? established(skb, &t, p) : GO_ON;
+			set_key(&t->key.flow, &p, t->dir);
+		r = known ? established(skb, t, &p) : GO_ON;
+		if (t->open && (p.kind == TCP || p.kind == UDP))
+			note_known(t);
 		if (r != GO_ON)
 			return r;
 	}
-	return by_rules(skb, &t, p);
+	return by_rules(skb, t, &p);
 }
 
 /* decide: every stage in its order; the first that does not say GO_ON decides. */
 static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
 {
-	struct packet p = {};
+	struct track t = {
+		.key = { .slot = port->slot, .serial = port->serial },
+		.policy = port->policy,
+		.dir = dir,
+	};
 	struct frame f = { .eth = (void *)(long)skb->data };
 	__u32 r;
 
@@ -96,27 +100,44 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 		return r;
 	/* Only the VM's own MAC leaves the port. */
 	if (dir == HP_OUT && !own_mac(port, f.eth))
-		return foreign_mac(skb, &f, &p);
+		return foreign_mac(skb, f.ethertype, f.at);
 	/* Without these no address would ever be found; they carry no data. */
 	if (f.ethertype == ETHERTYPE_ARP)
 		return HP_ARP;
 	if (f.ethertype == ETHERTYPE_RARP)
 		return HP_RARP;
-	p.vlan = f.vlan;
-	r = parse_ip(skb, &p, f.ethertype, f.at);
+	t.now = ticks_now();
+	t.generation = generation_now();
+	r = known_flow(skb, &f, &t);
 	if (r != GO_ON)
 		return r;
-	if (p.kind == NEIGHBOUR)
-		return HP_ND;
-	return firewall(skb, port, dir, &p);
+	return firewall(skb, &f, &t);
+}
+
+/* port_of: the record of an interface; its own cell nearly always leads there. */
+static __always_inline struct hp_port *port_of(__u32 ifindex)
+{
+	__u32 probe;
+
+	for (probe = 0; probe < HP_PORT_PROBES; probe++) {
+		__u32 cell = (ifindex + probe) % HP_PORT_CELLS, place;
+		__u32 *found = bpf_map_lookup_elem(&port_index, &cell);
+		struct hp_port *port;
+
+		if (!found || !*(volatile __u32 *)found)
+			continue;
+		place = *(volatile __u32 *)found - 1;
+		port = bpf_map_lookup_elem(&port_records, &place);
+		if (port && port->ifindex == ifindex)
+			return port;
+	}
+	return NULL;
 }
 
 static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 {
-	__u32 ifindex = skb->ifindex;
-	struct hp_port *port;
+	struct hp_port *port = port_of(skb->ifindex);
 
-	port = bpf_map_lookup_elem(&ports, &ifindex);
 	/* Attached, but nobody has said what for. */
 	if (!port)
 		return verdict(skb, NO_SLOT, dir, HP_NO_PORT);

@@ -125,17 +125,21 @@ struct hp_rule {
 	__u32 flags;   /* reserved, 0 */
 };
 
-/* ports: key __u32 host ifindex. Replaced as a whole, so a packet sees one version. */
+/*
+ * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:
+ * a new version is written where no packet looks, and then the port's cell of
+ * port_index is stored, so a packet sees one version.
+ */
 struct hp_port {
 	__u32 state;       /* enum hp_port_state */
-	__u32 slot;        /* index into port_conns and port_counters */
+	__u32 slot;        /* index into conns and port_counters */
 	__u32 policy;      /* policy number; its program is in slot policy * 2 + (generation & 1) */
 	__u16 mode;        /* enum hp_vlan_mode */
 	__u16 pvid;        /* VLAN of untagged frames: access VLAN, native VLAN, or 0 */
 	__u8 mac[6];       /* the VM's MAC: the only source MAC let out */
 	__u16 flags;       /* reserved, 0 */
 	__u32 serial;      /* differs for every port that ever had this slot */
-	__u32 pad;
+	__u32 ifindex;     /* host end */
 	__u64 vlans[64];   /* trunk and native: bit per VLAN that the VM may tag */
 };
 
@@ -213,6 +217,8 @@ struct hp_reason_counter {
 };
 
 #define HP_PORTS_MAX 1024     /* ports a node, and slots */
+#define HP_PORT_CELLS 65536   /* port_index: a port is at its ifindex modulo this, or a bit behind */
+#define HP_PORT_PROBES 8      /* how far behind it can be */
 #define HP_POLICIES_MAX 1024  /* policy numbers a node; twice as many outer slots */
 #define HP_RULE_COUNTERS 32768
 #define HP_CONNS_QUOTA 32768  /* answered flows a port */

@@ -26,6 +26,8 @@ struct track {
 	__u32 now;
 	__u32 dir;
 	__u32 settled; /* the flow is in the port's table, else in conns_new */
+	__u32 open;    /* out, of established(): settled, open, and its time noted */
+	__u32 pad;
 };
 
 static __always_inline void set_ends(struct hp_flow_key *k, const struct ends *ends, __u32 dir)
@@ -68,6 +70,15 @@ static __always_inline void set_key(struct hp_flow_key *k, const struct packet *
 	}
 	set_ends(k, &p->query.ends, dir);
 	*(__u64 *)&k->lport = tail.word;
+}
+
+/* generation_now: read once for each verdict. 0: no policy is loaded. */
+static __always_inline __u64 generation_now(void)
+{
+	__u32 zero = 0;
+	struct hp_control *c = bpf_map_lookup_elem(&control, &zero);
+
+	return c ? *(volatile __u64 *)&c->generation : 0;
 }
 
 static __always_inline __u32 lifetime(const struct hp_flow *flow, __u32 proto)
@@ -363,6 +374,7 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 	if (p->kind == ICMP_ERROR)
 		return HP_RELATED;
 	advance(t, flow, p);
+	t->open = t->settled && flow->state == HP_FLOW_OPEN;
 	return HP_ESTABLISHED;
 }
 

@@ -93,19 +93,22 @@ static __always_inline int own_mac(const struct hp_port *port, const struct eth_
  * pod's own IPv6 stack, for which the VM is no reason, speaks up when its
  * interfaces come up: that is noise, not spoofing.
  */
-static __always_inline __u32 foreign_mac(struct __sk_buff *skb, const struct frame *f, struct packet *p)
+__noinline int foreign_mac(struct __sk_buff *skb, __u32 ethertype, __u32 at)
 {
+	const struct eth_header *eth = (void *)(long)skb->data;
+	struct packet p = {};
 	__u32 type;
 
-	if (f->ethertype != ETHERTYPE_IPV6 || f->eth->dst[0] != bpf_htons(0x3333))
+	if (ethertype != ETHERTYPE_IPV6 || (void *)(eth + 1) > (void *)(long)skb->data_end ||
+	    eth->dst[0] != bpf_htons(0x3333))
 		return HP_MAC_SPOOF;
-	if (parse_ip(skb, p, f->ethertype, f->at) != GO_ON || p->query.group != HP_SVC_ICMPV6)
+	if (parse_ip(skb, &p, ethertype, at) != GO_ON || p.query.group != HP_SVC_ICMPV6)
 		return HP_MAC_SPOOF;
-	type = p->query.service >> 8;
+	type = p.query.service >> 8;
 	if (type == 133 || type == 131 || type == 132 || type == 143)
 		return HP_LAUNCHER_NOISE;
 	/* Duplicate address detection has no source address yet. */
-	if (type == 135 && !(p->query.ends.src.halves[0] | p->query.ends.src.halves[1]))
+	if (type == 135 && !(p.query.ends.src.halves[0] | p.query.ends.src.halves[1]))
 		return HP_LAUNCHER_NOISE;
 	return HP_MAC_SPOOF;
 }

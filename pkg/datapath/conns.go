@@ -136,12 +136,8 @@ func coarseTicks() (uint32, error) {
 // many there were. The programs take an expired flow for none in any case; the
 // node's table of unanswered flows frees itself.
 func (d *Datapath) GCConns() (freed int, err error) {
-	records, err := d.records()
-	if err != nil {
-		return 0, err
-	}
 	var errs []error
-	for ifindex, rec := range records {
+	for ifindex, rec := range d.records() {
 		n, err := d.gcSlot(rec.Slot)
 		freed += n
 		if err != nil {

@@ -8,7 +8,8 @@
 // progs/ and links/. The process holds nothing that matters: when it dies, no
 // verdict changes, and the next [Open] finds all of it again:
 //
-//   - ports, their slots and serials: the map ports; what a slot holds: slots;
+//   - ports, their slots and serials: the maps port_index and port_records; what a slot
+//     holds: the map slots;
 //   - free slots: none is taken over; [Datapath.FillPool] makes fresh ones;
 //   - generation, content hash and the last serial: the map control;
 //   - which policy number stands for which network: the map policy_names, so
@@ -128,6 +129,7 @@ type Datapath struct {
 	inner   map[string]*ebpf.MapSpec // templates by outer map
 	control *control
 	table   slotTable
+	ports   portTable
 	netlink *netlink.Handle
 	tcx     bool // the kernel has it
 	clsact  bool
@@ -135,7 +137,7 @@ type Datapath struct {
 	syncing sync.Mutex // held by Sync; taken before mu
 	side    [2]map[uint32]bool
 
-	mu    sync.Mutex          // guards what follows, and writes of ports and policy_names
+	mu    sync.Mutex          // guards what follows, port_records and policy_names
 	slots [PortsMax]slotState // with table
 	names map[string]uint32   // policy numbers by network
 }
@@ -175,13 +177,17 @@ func (d *Datapath) open() error {
 	if d.table, err = mapSlots(d.maps[portMapSlots]); err != nil {
 		return err
 	}
+	if d.ports, err = mapPorts(d.maps[portMapPortIndex], d.maps[portMapPortRecords]); err != nil {
+		return err
+	}
 	if err := d.chooseHooks(); err != nil {
 		return err
 	}
 	if err := d.takeOver(); err != nil {
 		return err
 	}
-	return d.replacePrograms()
+	d.replacePrograms()
+	return nil
 }
 
 // takeOver reads back what the maps say of slots, policy numbers and sides.
@@ -199,7 +205,7 @@ func (d *Datapath) Close() error {
 	if d.control != nil {
 		errs = append(errs, unmap(d.control.page))
 	}
-	errs = append(errs, unmap(d.table.page))
+	errs = append(errs, unmap(d.table.page), d.ports.close())
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

@@ -69,12 +69,8 @@ func (d *Datapath) networkOf(number uint32) string {
 func (d *Datapath) dropNames() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	records, err := d.records()
-	if err != nil {
-		return err
-	}
 	used := map[uint32]bool{}
-	for _, rec := range records {
+	for _, rec := range d.records() {
 		used[rec.Policy] = true
 	}
 	for network, number := range d.names {

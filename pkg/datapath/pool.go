@@ -31,11 +31,7 @@ func (d *Datapath) readSlots() error {
 			d.slots[slot] = slotStale
 		}
 	}
-	ports, err := d.records()
-	if err != nil {
-		return err
-	}
-	for ifindex, p := range ports {
+	for ifindex, p := range d.records() {
 		if p.Slot >= PortsMax {
 			return fmt.Errorf("port record of interface %d names slot %d of %d: remove %s", ifindex, p.Slot, PortsMax, d.pins.root())
 		}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
@@ -31,10 +29,7 @@ func (d *Datapath) AttachPort(i attach.Interface, c attach.PortConfig) error {
 		return err
 	}
 	rec, err := d.record(i.Index)
-	fresh := errors.Is(err, ErrNoRecord)
-	if err != nil && !fresh {
-		return err
-	}
+	fresh := err != nil
 	if !fresh && d.VerifyPort(i.Index) != nil {
 		// Of an interface that is gone, or of an attach that was cut short.
 		if err := d.DetachPort(i.Index); err != nil {
@@ -96,40 +91,29 @@ func (d *Datapath) SetState(ifindex int, s attach.State) error {
 		return err
 	}
 	rec.State = uint32(s)
-	return d.put(ifindex, rec)
+	return d.ports.put(ifindex, rec)
 }
 
 // DetachPort forgets the port and removes its hooks. The interface may be gone,
 // and so may the port. Its slot is kept from others until FillPool or Reap.
 func (d *Datapath) DetachPort(ifindex int) error {
-	rec, err := d.record(ifindex)
-	known := err == nil
-	if err != nil && !errors.Is(err, ErrNoRecord) {
-		return err
-	}
 	d.mu.Lock()
-	err = d.maps[portMapPorts].Delete(uint32(ifindex))
+	rec, err := d.record(ifindex)
+	if err == nil {
+		d.ports.remove(ifindex)
+		d.slots[rec.Slot%PortsMax] = slotStale
+	}
 	d.mu.Unlock()
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("forget port at interface %d: %w", ifindex, err)
-	}
-	if known {
-		d.release(rec.Slot)
-	}
 	return errors.Join(d.detachHook(ifindex, FromVM), d.detachHook(ifindex, ToVM))
 }
 
 // Ports lists all ports, in no order.
-func (d *Datapath) Ports() ([]Port, error) {
-	records, err := d.records()
-	if err != nil {
-		return nil, err
-	}
+func (d *Datapath) Ports() []Port {
 	var out []Port
-	for ifindex, rec := range records {
+	for ifindex, rec := range d.records() {
 		out = append(out, d.describe(ifindex, rec))
 	}
-	return out, nil
+	return out
 }
 
 // Port describes one port; the error wraps ErrNoRecord if there is none.
@@ -242,28 +226,20 @@ func (d *Datapath) SettlePort(ifindex int) error {
 
 // replacePrograms swaps the programs at all ports for the loaded ones. A port
 // whose hooks are broken is left for VerifyPort to tell.
-func (d *Datapath) replacePrograms() error {
-	records, err := d.records()
-	if err != nil {
-		return err
-	}
-	for ifindex := range records {
+func (d *Datapath) replacePrograms() {
+	for ifindex := range d.records() {
 		for h := range Hook(hooks) {
 			if err := d.replaceHook(ifindex, h); err != nil {
 				d.log.Warn("program not replaced", "ifindex", ifindex, "error", err)
 			}
 		}
 	}
-	return nil
 }
 
 // GC removes ports and pinned links of interfaces that keep does not name, and
 // says which.
 func (d *Datapath) GC(keep func(ifindex int) bool) (removed []int, err error) {
-	records, err := d.records()
-	if err != nil {
-		return nil, err
-	}
+	records := d.records()
 	pinned, err := d.pins.linkPins()
 	if err != nil {
 		return nil, err

@@ -87,17 +87,17 @@ type portHpPolicyName struct {
 }
 
 type portHpPort struct {
-	_      structs.HostLayout
-	State  uint32
-	Slot   uint32
-	Policy uint32
-	Mode   uint16
-	Pvid   uint16
-	Mac    [6]uint8
-	Flags  uint16
-	Serial uint32
-	Pad    uint32
-	Vlans  [64]uint64
+	_       structs.HostLayout
+	State   uint32
+	Slot    uint32
+	Policy  uint32
+	Mode    uint16
+	Pvid    uint16
+	Mac     [6]uint8
+	Flags   uint16
+	Serial  uint32
+	Ifindex uint32
+	Vlans   [64]uint64
 }
 
 type portHpReasonCounter struct {
@@ -119,6 +119,14 @@ type portHpSlot struct {
 	Counters uint32
 }
 
+type portKnown struct {
+	_          structs.HostLayout
+	Key        portHpNewKey
+	Generation uint64
+	Tick       uint32
+	Pad        uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -127,9 +135,11 @@ const (
 	portMapConns           = "conns"
 	portMapConnsNew        = "conns_new"
 	portMapControl         = "control"
+	portMapKnownFlows      = "known_flows"
 	portMapPolicyNames     = "policy_names"
 	portMapPortCounters    = "port_counters"
-	portMapPorts           = "ports"
+	portMapPortIndex       = "port_index"
+	portMapPortRecords     = "port_records"
 	portMapPrograms        = "programs"
 	portMapRuleCounters    = "rule_counters"
 	portMapSlots           = "slots"
@@ -199,9 +209,11 @@ type portMapSpecs struct {
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
 	ConnsNew      *ebpf.MapSpec `ebpf:"conns_new"`
 	Control       *ebpf.MapSpec `ebpf:"control"`
+	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
 	PolicyNames   *ebpf.MapSpec `ebpf:"policy_names"`
 	PortCounters  *ebpf.MapSpec `ebpf:"port_counters"`
-	Ports         *ebpf.MapSpec `ebpf:"ports"`
+	PortIndex     *ebpf.MapSpec `ebpf:"port_index"`
+	PortRecords   *ebpf.MapSpec `ebpf:"port_records"`
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
 	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
@@ -245,9 +257,11 @@ type portMaps struct {
 	Conns         *ebpf.Map `ebpf:"conns"`
 	ConnsNew      *ebpf.Map `ebpf:"conns_new"`
 	Control       *ebpf.Map `ebpf:"control"`
+	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
 	PolicyNames   *ebpf.Map `ebpf:"policy_names"`
 	PortCounters  *ebpf.Map `ebpf:"port_counters"`
-	Ports         *ebpf.Map `ebpf:"ports"`
+	PortIndex     *ebpf.Map `ebpf:"port_index"`
+	PortRecords   *ebpf.Map `ebpf:"port_records"`
 	Programs      *ebpf.Map `ebpf:"programs"`
 	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
 	Slots         *ebpf.Map `ebpf:"slots"`
@@ -260,9 +274,11 @@ func (m *portMaps) Close() error {
 		m.Conns,
 		m.ConnsNew,
 		m.Control,
+		m.KnownFlows,
 		m.PolicyNames,
 		m.PortCounters,
-		m.Ports,
+		m.PortIndex,
+		m.PortRecords,
 		m.Programs,
 		m.RuleCounters,
 		m.Slots,

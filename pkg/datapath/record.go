@@ -3,6 +3,8 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -10,39 +12,96 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// record reads one entry of ports.
-func (d *Datapath) record(ifindex int) (rec portHpPort, err error) {
-	err = d.maps[portMapPorts].Lookup(uint32(ifindex), &rec)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return portHpPort{}, &PortError{IfIndex: ifindex, Err: ErrNoRecord}
-	}
-	if err != nil {
-		return portHpPort{}, fmt.Errorf("read port at interface %d: %w", ifindex, err)
-	}
-	return rec, nil
+// Limits of bpf/include/abi.h.
+const (
+	portCells  = 65536
+	portProbes = 8
+)
+
+// portTable is the maps port_index and port_records, in memory.
+type portTable struct {
+	indexPage, portsPage []byte
+	index                []uint32
+	ports                []portHpPort
 }
 
-// records reads all of ports.
-func (d *Datapath) records() (map[int]portHpPort, error) {
-	out := map[int]portHpPort{}
-	var ifindex uint32
-	var rec portHpPort
-	it := d.maps[portMapPorts].Iterate()
-	for it.Next(&ifindex, &rec) {
-		out[int(ifindex)] = rec
+func mapPorts(index, ports *ebpf.Map) (t portTable, err error) {
+	if t.indexPage, err = mapMemory(index); err != nil {
+		return t, err
 	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("read ports: %w", err)
+	if t.portsPage, err = mapMemory(ports); err != nil {
+		return t, errors.Join(err, unmap(t.indexPage))
 	}
-	return out, nil
+	// The index is an array of 4-byte values in cells of 8.
+	t.index = unsafe.Slice((*uint32)(unsafe.Pointer(&t.indexPage[0])), portCells*cellWords)
+	t.ports = unsafe.Slice((*portHpPort)(unsafe.Pointer(&t.portsPage[0])), PortsMax*2)
+	return t, nil
 }
 
-// put writes an entry of ports as a whole; mu is held.
-func (d *Datapath) put(ifindex int, rec portHpPort) error {
-	if err := d.maps[portMapPorts].Put(uint32(ifindex), rec); err != nil {
-		return fmt.Errorf("write port at interface %d: %w", ifindex, err)
+// cellWords: the kernel rounds an array's values up to 8 bytes.
+const cellWords = 2
+
+func (t *portTable) cell(n int) *uint32 { return &t.index[n%portCells*cellWords] }
+
+func (t *portTable) close() error { return errors.Join(unmap(t.indexPage), unmap(t.portsPage)) }
+
+// find gives the interface's cell and its place in ports; nil if it has none.
+func (t *portTable) find(ifindex int) (cell *uint32, place uint32) {
+	for probe := range portProbes {
+		c := t.cell(ifindex + probe)
+		n := atomic.LoadUint32(c)
+		if n > 0 && n <= PortsMax*2 && t.ports[n-1].Ifindex == uint32(ifindex) {
+			return c, n - 1
+		}
 	}
+	return nil, 0
+}
+
+// put writes a version of a record and then has the index lead to it.
+func (t *portTable) put(ifindex int, rec portHpPort) error {
+	rec.Ifindex = uint32(ifindex)
+	cell, place := t.find(ifindex)
+	next := rec.Slot * 2
+	if cell != nil && place == next {
+		next++
+	}
+	for probe := 0; cell == nil && probe < portProbes; probe++ {
+		if c := t.cell(ifindex + probe); atomic.LoadUint32(c) == 0 {
+			cell = c
+		}
+	}
+	if cell == nil {
+		return fmt.Errorf("port at interface %d: its place among %d is taken by older ports; try again with a new interface", ifindex, portCells)
+	}
+	t.ports[next] = rec
+	atomic.StoreUint32(cell, next+1)
 	return nil
+}
+
+func (t *portTable) remove(ifindex int) {
+	if cell, _ := t.find(ifindex); cell != nil {
+		atomic.StoreUint32(cell, 0)
+	}
+}
+
+// record reads one port's record.
+func (d *Datapath) record(ifindex int) (portHpPort, error) {
+	if cell, place := d.ports.find(ifindex); cell != nil {
+		return d.ports.ports[place], nil
+	}
+	return portHpPort{}, &PortError{IfIndex: ifindex, Err: ErrNoRecord}
+}
+
+// records reads all records.
+func (d *Datapath) records() map[int]portHpPort {
+	out := map[int]portHpPort{}
+	for n := range portCells {
+		if place := atomic.LoadUint32(d.ports.cell(n)); place > 0 && place <= PortsMax*2 {
+			rec := d.ports.ports[place-1]
+			out[int(rec.Ifindex)] = rec
+		}
+	}
+	return out
 }
 
 func (d *Datapath) putConfig(ifindex int, rec portHpPort, c attach.PortConfig) error {
@@ -67,5 +126,5 @@ func (d *Datapath) putConfigLocked(ifindex int, rec portHpPort, c attach.PortCon
 	rec.Mode, rec.Pvid = uint16(c.VLANs.Mode), uint16(c.VLANs.PVID)
 	rec.Vlans = c.VLANs.Tagged.Words()
 	copy(rec.Mac[:], c.MAC)
-	return d.put(ifindex, rec)
+	return d.ports.put(ifindex, rec)
 }

@@ -162,6 +162,7 @@ func (b *bench) age(ticks uint32) (flows int) {
 		f.Seen -= ticks
 		return k.Serial == rec.Serial
 	})
+	b.waitTicks(1) // till the programs look again
 	return flows
 }
 

@@ -16,7 +16,7 @@ import (
 // 512 bytes of stack. Both are the same for every port, for ever.
 const (
 	insnBudget  = 200_000
-	stackBudget = 500 // of an estimate that is too high
+	stackBudget = 512
 )
 
 var (
