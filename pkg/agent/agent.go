@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -62,7 +61,6 @@ type Agent struct {
 	drift     *driftBook
 	orphans   *orphanBook   // the loop's
 	collected time.Time     // when leftovers were last cleared; the loop's
-	plans     chan struct{} // a place for each attachment at work
 	kick      chan struct{} // asks the loop for another round
 	lastRound atomic.Int64  // when the loop last finished a round, Unix nanoseconds
 	lastAsked atomic.Int64  // when ADD or DEL last came, Unix nanoseconds
@@ -86,8 +84,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		plans: make(chan struct{}, plansAtOnce*runtime.NumCPU()), kick: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(), kick: make(chan struct{}, 1)}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -215,9 +212,6 @@ const (
 	// as long, so that the loop never takes the kernel's attention from ADDs.
 	roundGap  = 50 * time.Millisecond
 	idleShare = 9
-	// plansAtOnce bounds, for each CPU, the attachments at work. The kernel does
-	// nearly all of an attachment under one lock anyway.
-	plansAtOnce = 4
 	// ageEvery is how often expired connections are cleared from memory; the
 	// program ignores them at once.
 	ageEvery = 30 * time.Second

@@ -79,14 +79,6 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// One after the other, some finish before their callers' patience ends;
-	// all at once, in a burst on a slow node, none would.
-	select {
-	case a.plans <- struct{}{}:
-		defer func() { <-a.plans }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 	host := attach.Interface{Index: req.HostIfIndex, Name: req.HostIfName}
 	if err := a.kernel.checkHostEnd(host); err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -32,11 +33,14 @@ type Server struct {
 	AnswerTimeout time.Duration
 }
 
-// maxConns bounds the connections served at once; more wait in the backlog.
-const maxConns = 512
+// maxConns bounds the connections served at once; more wait in the backlog. A
+// plugin asks before it makes anything, so in a burst of ADDs on a slow node those
+// that wait have nothing to undo when their patience ends, and those that are
+// served finish in time. The kernel does nearly all of an ADD under one lock.
+func maxConns() int { return 8 + 4*runtime.NumCPU() }
 
 // idleTimeout ends a connection on which nothing is asked.
-const idleTimeout = 30 * time.Second
+const idleTimeout = 15 * time.Second
 
 const (
 	// answerTimeout is a Server's AnswerTimeout if it says none.
@@ -75,7 +79,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	slots := make(chan struct{}, maxConns)
+	slots := make(chan struct{}, maxConns())
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {
