@@ -54,7 +54,7 @@ func (p *plugin) end(k kernel, records *store.Store, key attach.Key, rec *attach
 			if err != nil {
 				return &tryAgain{err}
 			}
-			if host.Name != hosts[0].Name {
+			if host.Name != "" && host.Name != hosts[0].Name {
 				hosts = append(hosts, host)
 			}
 		}
@@ -82,6 +82,9 @@ func (p *plugin) end(k kernel, records *store.Store, key attach.Key, rec *attach
 // and no other attachment may know it.
 func (p *plugin) hostEnd(k kernel, records *store.Store, rec *attach.Record) (bridge.Ref, error) {
 	want := bridge.Ref{Index: rec.HostIfIndex, Name: rec.HostIfName}
+	if rec.HostIfIndex <= 0 { // no interface has such an index: the name alone
+		return want, nil
+	}
 	l, err := k.LinkInfo(bridge.Ref{Index: rec.HostIfIndex})
 	switch {
 	case errors.Is(err, bridge.ErrNotFound):

@@ -147,6 +147,14 @@ func renamedCases() []delCase {
 			b.rename("vethabc", "vethother", "br0")
 			b.record(tb, other, "vethother", nil)
 		}, []string{"vethother"}, "the port of container c2; it is left alone"},
+		{"record without index", func(tb testing.TB, b *bench) {
+			b.kernel.pair(hostVeth(), "net1", nil)
+			b.record(tb, key, hostVeth(), func(r *attach.Record) { r.HostIfIndex = 0 })
+		}, nil, ""},
+		{"record of no interface", func(tb testing.TB, b *bench) {
+			b.kernel.pair("vethother", "x", nil)
+			b.record(tb, key, "", nil)
+		}, []string{"vethother"}, ""},
 		{"what has the index is no pair", func(tb testing.TB, b *bench) {
 			b.kernel.add(bridge.Link{Name: "vethabc", Kind: "dummy"})
 			b.record(tb, key, "vethabc", nil)

@@ -226,6 +226,9 @@ func (k *fakeKernel) DeleteVeth(ref bridge.Ref) error {
 }
 
 func (k *fakeKernel) LinkInfo(ref bridge.Ref) (bridge.Link, error) {
+	if ref == (bridge.Ref{}) {
+		return bridge.Link{}, errors.New("interface name is empty") // as the real one says
+	}
 	for _, l := range k.links {
 		if (ref.Name == "" || l.Name == ref.Name) && (ref.Index == 0 || l.Index == ref.Index) {
 			return l, nil
