@@ -137,7 +137,7 @@ func coarseTicks() (uint32, error) {
 // node's table of unanswered flows frees itself.
 func (d *Datapath) GCConns() (freed int, err error) {
 	var errs []error
-	for ifindex, rec := range d.records() {
+	for ifindex, rec := range d.ports.records() {
 		n, err := d.gcSlot(rec.Slot)
 		freed += n
 		if err != nil {

@@ -70,7 +70,7 @@ func (d *Datapath) dropNames() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	used := map[uint32]bool{}
-	for _, rec := range d.records() {
+	for _, rec := range d.ports.records() {
 		used[rec.Policy] = true
 	}
 	for network, number := range d.names {

@@ -31,7 +31,7 @@ func (d *Datapath) readSlots() error {
 			d.slots[slot] = slotStale
 		}
 	}
-	for ifindex, p := range d.records() {
+	for ifindex, p := range d.ports.records() {
 		if p.Slot >= PortsMax {
 			return fmt.Errorf("port record of interface %d names slot %d of %d: remove %s", ifindex, p.Slot, PortsMax, d.pins.root())
 		}

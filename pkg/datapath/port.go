@@ -110,7 +110,7 @@ func (d *Datapath) DetachPort(ifindex int) error {
 // Ports lists all ports, in no order.
 func (d *Datapath) Ports() []Port {
 	var out []Port
-	for ifindex, rec := range d.records() {
+	for ifindex, rec := range d.ports.records() {
 		out = append(out, d.describe(ifindex, rec))
 	}
 	return out
@@ -227,7 +227,7 @@ func (d *Datapath) SettlePort(ifindex int) error {
 // replacePrograms swaps the programs at all ports for the loaded ones. A port
 // whose hooks are broken is left for VerifyPort to tell.
 func (d *Datapath) replacePrograms() {
-	for ifindex := range d.records() {
+	for ifindex := range d.ports.records() {
 		for h := range Hook(hooks) {
 			if err := d.replaceHook(ifindex, h); err != nil {
 				d.log.Warn("program not replaced", "ifindex", ifindex, "error", err)
@@ -239,7 +239,7 @@ func (d *Datapath) replacePrograms() {
 // GC removes ports and pinned links of interfaces that keep does not name, and
 // says which.
 func (d *Datapath) GC(keep func(ifindex int) bool) (removed []int, err error) {
-	records := d.records()
+	records := d.ports.records()
 	pinned, err := d.pins.linkPins()
 	if err != nil {
 		return nil, err

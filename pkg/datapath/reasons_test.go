@@ -63,14 +63,13 @@ func TestReasons(t *testing.T) {
 	seen := map[policy.Reason]bool{}
 	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
 		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios())
+	if err := b.FillPool(len(all) + 2); err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range all {
-		b.TB = t
 		c := accessPort()
 		if s.port != nil {
 			s.port(&c)
-		}
-		if err := b.FillPool(4); err != nil {
-			t.Fatal(err)
 		}
 		b.port(c)
 		if s.state != attach.Dark {

@@ -3,6 +3,10 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -84,6 +88,30 @@ func (t *portTable) remove(ifindex int) {
 	}
 }
 
+// PinnedPorts lists the host interfaces that have a port record below a BPF
+// filesystem, in ascending order, without touching anything. No pinned maps are no
+// ports.
+func PinnedPorts(bpffs string) ([]int, error) {
+	dir := pins{bpffs}.maps()
+	var pinned [2]*ebpf.Map
+	for i, name := range []string{portMapPortIndex, portMapPortRecords} {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+		}
+		defer m.Close()
+		pinned[i] = m
+	}
+	t, err := mapPorts(pinned[0], pinned[1])
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(t.records())), t.close()
+}
+
 // record reads one port's record.
 func (d *Datapath) record(ifindex int) (portHpPort, error) {
 	if cell, place := d.ports.find(ifindex); cell != nil {
@@ -92,12 +120,12 @@ func (d *Datapath) record(ifindex int) (portHpPort, error) {
 	return portHpPort{}, &PortError{IfIndex: ifindex, Err: ErrNoRecord}
 }
 
-// records reads all records.
-func (d *Datapath) records() map[int]portHpPort {
+// records reads all records, by interface.
+func (t *portTable) records() map[int]portHpPort {
 	out := map[int]portHpPort{}
 	for n := range portCells {
-		if place := atomic.LoadUint32(d.ports.cell(n)); place > 0 && place <= PortsMax*2 {
-			rec := d.ports.ports[place-1]
+		if place := atomic.LoadUint32(t.cell(n)); place > 0 && place <= PortsMax*2 {
+			rec := t.ports[place-1]
 			out[int(rec.Ifindex)] = rec
 		}
 	}

@@ -1,0 +1,161 @@
+package datapath
+
+import (
+	"errors"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// Every struct that both sides read has the same size and offsets in Go and in
+// the compiled C.
+func TestABIStructs(t *testing.T) {
+	spec, err := loadPort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range map[string]any{
+		"hp_header": portHpHeader{}, "hp_rule": portHpRule{}, "hp_port": portHpPort{}, "hp_control": portHpControl{},
+		"hp_policy_name": portHpPolicyName{}, "hp_slot": portHpSlot{}, "hp_flow_key": portHpFlowKey{}, "hp_new_key": portHpNewKey{},
+		"hp_flow": portHpFlow{}, "hp_counter": portHpCounter{}, "hp_reason_counter": portHpReasonCounter{}, "addr_key": portAddrKey{},
+	} {
+		var c *btf.Struct
+		if err := spec.Types.TypeByName(name, &c); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		compareStruct(t, name, c, reflect.TypeOf(v))
+	}
+	// The compiler of policies has a header of its own.
+	var c *btf.Struct
+	if err := spec.Types.TypeByName("hp_header", &c); err != nil {
+		t.Fatal(err)
+	}
+	compareStruct(t, "compile.Header", c, reflect.TypeOf(compile.Header{}))
+}
+
+func compareStruct(t *testing.T, name string, c *btf.Struct, g reflect.Type) {
+	t.Helper()
+	if uint32(g.Size()) != c.Size {
+		t.Errorf("%s: %d bytes in Go, %d in C", name, g.Size(), c.Size)
+	}
+	for _, m := range c.Members {
+		field, ok := g.FieldByName(camel(m.Name))
+		if !ok {
+			t.Errorf("%s.%s: not in Go", name, m.Name)
+			continue
+		}
+		size, err := btf.Sizeof(m.Type)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uint32(field.Offset) != m.Offset.Bytes() || int(field.Type.Size()) != size {
+			t.Errorf("%s.%s: %d bytes at %d in Go, %d at %d in C", name, m.Name, field.Type.Size(), field.Offset, size, m.Offset.Bytes())
+		}
+	}
+}
+
+func camel(s string) string {
+	var b strings.Builder
+	for _, w := range strings.Split(s, "_") {
+		b.WriteString(strings.ToUpper(w[:1]) + w[1:])
+	}
+	return b.String()
+}
+
+// Every number that Go repeats is the header's.
+func TestABIConstants(t *testing.T) {
+	header, err := os.ReadFile("../../bpf/include/abi.h")
+	if errors.Is(err, os.ErrNotExist) {
+		t.Fatal("bpf/include/abi.h is not where it is in the sources")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]int{}
+	for _, m := range regexp.MustCompile(`(?m)^(?:#define|\t) ?(HP_\w+)(?: =)? (\d+)\b`).FindAllSubmatch(header, -1) {
+		values[string(m[1])], _ = strconv.Atoi(string(m[2]))
+	}
+	for name, want := range map[string]int{
+		"HP_ABI_VERSION": ABIVersion, "HP_PORTS_MAX": PortsMax, "HP_POLICIES_MAX": PoliciesMax,
+		"HP_RULE_COUNTERS": RuleCountersMax, "HP_CONNS_QUOTA": ConnsQuota, "HP_REASON_MAX": reasonsMax, "HP_NAME_MAX": nameMax,
+		"HP_PORT_CELLS": portCells, "HP_PORT_PROBES": portProbes,
+		"HP_PAGE_SIZE": compile.PageSize, "HP_WORDS_MAX": compile.WordsMax,
+		"HP_DARK": int(attach.Dark), "HP_QUARANTINED": int(attach.Quarantined), "HP_ACTIVE": int(attach.Active), "HP_RELEASED": int(attach.Released),
+		"HP_OUT": int(policy.Out), "HP_IN": int(policy.In), "HP_DIRS": hooks,
+		"HP_ACCESS": int(vlan.Access), "HP_TRUNK": int(vlan.Trunk), "HP_NATIVE": int(vlan.Native),
+		"HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow),
+		"HP_FLOW_NEW": int(FlowNew), "HP_FLOW_OPEN": int(FlowOpen), "HP_FLOW_CLOSING": int(FlowClosing),
+	} {
+		if got, ok := values[name]; !ok || got != want {
+			t.Errorf("%s is %d in C (found: %v), %d in Go", name, got, ok, want)
+		}
+	}
+	if int(FromVM) != int(policy.Out) || int(ToVM) != int(policy.In) {
+		t.Error("hooks are not numbered as directions")
+	}
+}
+
+// Reasons have the values that the programs were compiled with.
+func TestABIReasons(t *testing.T) {
+	spec, err := loadPort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e *btf.Enum
+	if err := spec.Types.TypeByName("hp_reason", &e); err != nil {
+		t.Fatal(err)
+	}
+	if len(e.Values) != len(policy.Reasons()) {
+		t.Errorf("%d reasons in C, %d in Go", len(e.Values), len(policy.Reasons()))
+	}
+	for _, v := range e.Values {
+		if got := policy.Reason(v.Value).Label(); "HP_"+strings.ToUpper(got) != v.Name {
+			t.Errorf("%s = %d is %s in Go", v.Name, v.Value, got)
+		}
+	}
+}
+
+// Defaults of the knobs are the same in C and in Go.
+func TestABITimeouts(t *testing.T) {
+	spec, err := loadPort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := DefaultTimeouts()
+	for name, want := range map[string]uint32{
+		portVarTcpNewTicks: ticks(def.TCPNew), portVarTcpOpenTicks: ticks(def.TCPOpen), portVarTcpClosingTicks: ticks(def.TCPClosing),
+		portVarUdpNewTicks: ticks(def.UDPNew), portVarUdpOpenTicks: ticks(def.UDPOpen), portVarIcmpTicks: ticks(def.ICMP),
+	} {
+		var got uint32
+		if err := spec.Variables[name].Get(&got); err != nil || got != want {
+			t.Errorf("%s is %d in C, %d in Go: %v", name, got, want, err)
+		}
+	}
+}
+
+// Objects name no file outside of the sources and the system's headers.
+func TestObjectsNameNoPaths(t *testing.T) {
+	path := regexp.MustCompile(`/[a-z]+(/[A-Za-z0-9_.-]+)+`)
+	for _, name := range []string{"port_bpfel.o", "port_bpfeb.o"} {
+		object, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range path.FindAll(object, -1) {
+			if s := string(p); !strings.HasPrefix(s, "/bpf/") && !strings.HasPrefix(s, "/include/") && !strings.HasPrefix(s, "/usr/include/") {
+				t.Errorf("%s names %s", name, s)
+			}
+		}
+	}
+}

@@ -1,0 +1,237 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+)
+
+func network(name string, def policy.Action) policy.Set {
+	return policy.Set{Network: name, Default: def}
+}
+
+func TestSyncGenerations(t *testing.T) {
+	b := newBench(t, Config{})
+	if g := b.Generation(); g != 0 {
+		t.Fatalf("generation %d before anything is loaded", g)
+	}
+	b.port(accessPort())
+	syn := tcp(vm4, peer4, 1, 80, "S")
+	b.expect("nothing loaded", out(syn, policy.ReasonNoProgram))
+	b.sync(network("net-a", policy.Allow))
+	b.expect("one", out(syn, policy.ReasonDefaultAllow))
+	b.sync(network("net-a", policy.Allow))
+	if g := b.Generation(); g != 1 {
+		t.Errorf("generation %d after loading the same twice, want 1", g)
+	}
+	b.sync(network("net-a", policy.Drop))
+	b.sync(network("net-a", policy.Allow))
+	if g := b.Generation(); g != 3 {
+		t.Errorf("generation %d, want 3", g)
+	}
+}
+
+// Whatever goes wrong on the way, the generation in force stays in force.
+func TestSyncFailure(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(network("net-a", policy.Allow))
+	b.port(accessPort())
+	good, _, err := build(network("net-a", policy.Drop))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*compile.Program){
+		"no hash":         func(p *compile.Program) { p.Hash = "" },
+		"no pages":        func(p *compile.Program) { p.Policies[0].Pages = nil },
+		"a name too long": func(p *compile.Program) { p.Policies[0].Network = strings.Repeat("n", 300) },
+		"a prefix that cannot be": func(p *compile.Program) {
+			p.Addrs = make([]compile.AddrClass, 3) // no prefix at all: the kernel refuses its length
+		},
+	} {
+		p := *good
+		p.Policies = slices.Clone(good.Policies)
+		change(&p)
+		g, err := b.Sync(&p)
+		if err == nil || g != 1 || b.Generation() != 1 {
+			t.Errorf("%s: generation %d, error %v", name, g, err)
+		}
+		b.expect(name, out(udp(vm4, peer4, uint16(len(name)), 9), policy.ReasonDefaultAllow))
+	}
+	if g, err := b.Sync(good); err != nil || g != 2 {
+		t.Errorf("after failures: generation %d, error %v", g, err)
+	}
+}
+
+// A network keeps its number as long as it is compiled or a port uses it, also
+// over restarts; then the number is free again.
+func TestPolicyNumbers(t *testing.T) {
+	cfg := Config{BPFFS: newBPFFS(t)}
+	b := newBench(t, cfg)
+	b.sync(network("net-a", policy.Allow), network("net-b", policy.Drop), network("net-c", policy.Drop))
+	b.port(accessPort())
+	before := map[string]uint32{"net-a": b.names["net-a"], "net-b": b.names["net-b"]}
+	d := newDatapath(t, cfg)
+	if d.names["net-a"] != before["net-a"] || d.names["net-b"] != before["net-b"] || len(d.names) != 3 {
+		t.Errorf("numbers after a restart %v, before %v", d.names, before)
+	}
+	r := &bench{t, d}
+	for i := range 3 { // the number is free when neither side holds a program of it
+		r.sync(network("net-b", policy.Action(i%2)))
+	}
+	if _, ok := d.names["net-c"]; ok || d.names["net-b"] != before["net-b"] || d.names["net-a"] != before["net-a"] {
+		t.Errorf("numbers %v, want net-b as before, net-a still for its port, net-c gone", d.names)
+	}
+	r.expect("its network is gone", out(tcp(vm4, peer4, 1, 80, "S"), policy.ReasonNoProgram))
+	r.sync(network("net-a", policy.Allow))
+	r.expect("and back", out(tcp(vm4, peer4, 1, 80, "S"), policy.ReasonDefaultAllow))
+	if p, err := d.Port(loopback); err != nil || p.Network != "net-a" {
+		t.Errorf("port %+v: %v", p, err)
+	}
+}
+
+// Networks without rules in common share nothing but equal bytes.
+func TestManyNetworks(t *testing.T) {
+	b := newBench(t, Config{})
+	var sets []policy.Set
+	for i := range 40 {
+		sets = append(sets, network(fmt.Sprintf("n%d", i), policy.Action(i%2)))
+	}
+	b.sync(sets...)
+	for i := range sets {
+		b.network(sets[i].Network)
+		want := policy.ReasonDefaultDrop
+		if i%2 == 1 {
+			want = policy.ReasonDefaultAllow
+		}
+		b.expect(sets[i].Network, out(tcp(vm4, peer4, uint16(i+1), 80, "S"), want))
+	}
+}
+
+func TestPool(t *testing.T) {
+	b := newBench(t, Config{})
+	if n := b.Free(); n != 8 {
+		t.Fatalf("%d slots are free, want 8", n)
+	}
+	if err := b.FillPool(4); err != nil || b.Free() != 8 {
+		t.Errorf("filling a full pool: %d free, %v", b.Free(), err)
+	}
+	// Many at once, more than are free: each gets one of its own.
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	got := map[uint32]int{}
+	for range 40 {
+		all.Go(func() {
+			slot, err := b.claim()
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Error(err)
+			}
+			got[slot]++
+		})
+	}
+	all.Wait()
+	if len(got) != 40 {
+		t.Errorf("40 claims got %d slots", len(got))
+	}
+	for slot := range got {
+		b.release(slot)
+	}
+	if err := b.FillPool(10); err != nil || b.Free() < 10 {
+		t.Errorf("%d free, %v", b.Free(), err)
+	}
+	if err := b.Reap(); err != nil {
+		t.Fatal(err)
+	}
+	for slot := range PortsMax {
+		b.slots[slot] = slotUsed
+	}
+	if _, err := b.claim(); !errors.Is(err, ErrNoSlot) {
+		t.Errorf("a full node: %v", err)
+	}
+}
+
+// Ports find their place however their indexes collide, and versions of a record
+// take turns.
+func TestPortTable(t *testing.T) {
+	b := newBench(t, Config{})
+	for n := range portProbes {
+		ifindex := 7 + n*portCells
+		if err := b.ports.put(ifindex, portHpPort{Slot: uint32(n), Pvid: uint16(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.ports.put(7+portProbes*portCells, portHpPort{}); err == nil {
+		t.Error("a place for more than all")
+	}
+	if err := b.ports.put(7+3*portCells, portHpPort{Slot: 3, Pvid: 33}); err != nil {
+		t.Fatal(err)
+	}
+	b.ports.remove(7)
+	for n := range portProbes {
+		rec, err := b.record(7 + n*portCells)
+		want := uint16(n)
+		if n == 3 {
+			want = 33
+		}
+		if n > 0 && (err != nil || rec.Pvid != want) || n == 0 && !errors.Is(err, ErrNoRecord) {
+			t.Errorf("port %d: %+v, %v", n, rec, err)
+		}
+	}
+	pinned, err := PinnedPorts(b.cfg.BPFFS)
+	if err != nil || len(pinned) != portProbes-1 || pinned[0] != 7+portCells {
+		t.Errorf("pinned ports %v: %v", pinned, err)
+	}
+	if none, err := PinnedPorts(t.TempDir()); err != nil || len(none) != 0 {
+		t.Errorf("without pins: %v, %v", none, err)
+	}
+}
+
+func TestConfigRefused(t *testing.T) {
+	b := newBench(t, Config{})
+	b.port(accessPort())
+	for want, c := range map[string]attach.PortConfig{
+		"no unicast": {MAC: []byte{1, 0, 0, 0, 0, 1}}, "no unicast Ethernet": {MAC: []byte{2}}, "VLAN mode": {MAC: testMAC, VLANs: attach.VLANs{Mode: 9}},
+		"longer than": {MAC: testMAC, Policy: strings.Repeat("n", 256)},
+	} {
+		if err := b.UpdatePort(loopback, c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+	c := accessPort()
+	c.VLANs.PVID = 7
+	if err := b.UpdatePort(loopback, c); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := b.Port(loopback); err != nil || p.VLANs != c.VLANs || p.State != attach.Active {
+		t.Errorf("updated: %+v, %v", p, err)
+	}
+}
+
+// The features that kernels lack are told with what would help.
+func TestFeatureAnswers(t *testing.T) {
+	for err, want := range map[error]Feature{
+		nil: {Answer: Yes},
+		fmt.Errorf("x: %w", ebpf.ErrNotSupported): {Answer: No, Detail: "needs at least Linux 9"},
+		os.ErrPermission: {Answer: Unknown, Detail: "permission denied"},
+	} {
+		if got := (Feature{}).answer(err, "Linux 9"); got != want {
+			t.Errorf("%v: %+v, want %+v", err, got, want)
+		}
+	}
+	for a, want := range map[Answer]string{Yes: "yes", No: "no", Unknown: "could not tell"} {
+		if a.String() != want {
+			t.Errorf("answer %d is %q", a, a)
+		}
+	}
+}
