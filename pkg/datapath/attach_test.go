@@ -260,12 +260,15 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-func TestVerifyAndRepair(t *testing.T) {
-	spoil := map[string]struct {
-		do   func(t *testing.T, l *lan, ifindex int)
-		want error
-		mode AttachMode
-	}{
+// spoiled is one way in which others break a hook, and what VerifyPort says then.
+type spoiled struct {
+	do   func(t *testing.T, l *lan, ifindex int)
+	want error
+	mode AttachMode
+}
+
+func waysToSpoil() map[string]spoiled {
+	return map[string]spoiled{
 		"filter deleted": {func(t *testing.T, l *lan, ifindex int) {
 			if err := netlink.FilterDel(filter(ifindex, ToVM, l.progs[ToVM])); err != nil {
 				t.Fatal(err)
@@ -317,12 +320,15 @@ func TestVerifyAndRepair(t *testing.T) {
 			}
 		}, ErrWrongProgram, AttachTCX},
 	}
+}
+
+func TestVerifyAndRepair(t *testing.T) {
 	modes(t, func(t *testing.T, m AttachMode) {
 		l := newLAN(t, Config{Attach: m})
 		loadSets(t, l.Datapath)
 		l.attach(t, attach.Active)
 		ifindex := l.host[0].Index
-		for name, c := range spoil {
+		for name, c := range waysToSpoil() {
 			if c.mode != m {
 				continue
 			}
