@@ -322,7 +322,7 @@ const notesMax = 100
 
 // alive says whether the record's interface is still there.
 func (a *Agent) alive(r *attach.Record) bool {
-	return r.BootID == a.boot && a.kernel.Alive(r.HostIfIndex)
+	return r.BootID == a.boot && a.kernel.Alive(r.HostEnd())
 }
 
 // adoptRecords takes up what an earlier agent left.

@@ -45,10 +45,6 @@ func (k *kernel) Close() error { return errors.Join(k.net.Close(), k.dp.Close())
 
 func ref(i attach.Interface) bridge.Ref { return bridge.Ref{Index: i.Index, Name: i.Name} }
 
-func hostEnd(r *attach.Record) attach.Interface {
-	return attach.Interface{Index: r.HostIfIndex, Name: r.HostIfName}
-}
-
 func portVLANs(v attach.VLANs) bridge.VLANs { return bridge.VLANs{PVID: v.PVID, Tagged: v.Tagged} }
 
 // TakeOut implements attach.Bridge.
@@ -82,10 +78,9 @@ func (k *kernel) SetVLANs(i attach.Interface, v attach.VLANs) error {
 // SetUp implements attach.Bridge.
 func (k *kernel) SetUp(i attach.Interface) error { return k.net.SetUp(ref(i)) }
 
-// Delete implements attach.Bridge. Within one boot no index is given twice, so
-// the interface goes by its index even if somebody has renamed it.
+// Delete implements attach.Bridge.
 func (k *kernel) Delete(i attach.Interface) error {
-	l, err := k.net.LinkInfo(bridge.Ref{Index: i.Index})
+	l, err := k.port(i)
 	if errors.Is(err, bridge.ErrNotFound) {
 		return nil
 	}
@@ -95,11 +90,26 @@ func (k *kernel) Delete(i attach.Interface) error {
 	return k.net.DeleteVethFast(l.Ref())
 }
 
-// Alive says whether the interface is there, whatever its name. What cannot be
-// found out counts as alive: a living port must not be taken for a dead one.
-func (k *kernel) Alive(ifindex int) bool {
-	_, err := k.net.LinkInfo(bridge.Ref{Index: ifindex})
+// Alive says whether the port's interface is there, whatever its name. What
+// cannot be found out counts as alive: a living port must not be taken for a dead
+// one.
+func (k *kernel) Alive(i attach.Interface) bool {
+	_, err := k.port(i)
 	return !errors.Is(err, bridge.ErrNotFound)
+}
+
+// port finds a port by its index. Under another name it is the same one if our
+// programs are at it or it is in its bridge: anyone can rename an interface, and
+// one that moves here from another namespace can bring a free index with it.
+func (k *kernel) port(i attach.Interface) (bridge.Link, error) {
+	l, err := k.net.LinkInfo(bridge.Ref{Index: i.Index})
+	if err != nil || l.Name == i.Name || k.dp.VerifyPort(i.Index) == nil {
+		return l, err
+	}
+	if br, err := k.net.LinkInfo(bridge.Ref{Name: i.Bridge}); err == nil && l.Master == br.Index {
+		return l, nil
+	}
+	return bridge.Link{}, fmt.Errorf("interface %d is %s, not %s: %w", i.Index, l.Name, i.Name, bridge.ErrNotFound)
 }
 
 // Unfinished says whether an attachment of the record was cut short: it never
@@ -116,7 +126,7 @@ func (k *kernel) Unfinished(r *attach.Record) bool {
 
 // InBridge says whether the record's interface is a port of its bridge.
 func (k *kernel) InBridge(r *attach.Record) bool {
-	l, err := k.net.LinkInfo(ref(hostEnd(r)))
+	l, err := k.net.LinkInfo(ref(r.HostEnd()))
 	if err != nil || l.Master == 0 {
 		return false
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/bridge"
 	"github.com/homeport-cni/homeport/pkg/datapath"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
@@ -103,7 +104,7 @@ func (k *kernel) RepairPort(r *attach.Record) error {
 		}
 		return k.dp.SetState(r.HostIfIndex, attach.Active)
 	}
-	if err := k.dp.AttachPort(hostEnd(r), portConfig(r)); err != nil {
+	if err := k.dp.AttachPort(r.HostEnd(), portConfig(r)); err != nil {
 		return err
 	}
 	return k.dp.SetState(r.HostIfIndex, attach.Active)
@@ -129,8 +130,8 @@ func hookKind(err error) string {
 // Problems checks one port as CHECK does: interface, bridge, VLANs, programs.
 // The pod side is never looked at: KubeVirt renames it and changes its MAC.
 func (k *kernel) Problems(r *attach.Record) []string {
-	i := hostEnd(r)
-	if !k.Alive(i.Index) {
+	i := r.HostEnd()
+	if !k.Alive(i) {
 		return []string{fmt.Sprintf("host interface %s is gone", i.Name)}
 	}
 	var out []string
@@ -220,7 +221,10 @@ func (k *kernel) Collect(own map[int]bool, orphans *orphanBook) (strays []string
 	}
 	orphans.keep(alive)
 	// Asked again for each: an ADD may have made its interface since the list.
-	removed, err := k.dp.GC(func(ifindex int) bool { return k.Alive(ifindex) })
+	removed, err := k.dp.GC(func(ifindex int) bool {
+		_, err := k.net.LinkInfo(bridge.Ref{Index: ifindex})
+		return !errors.Is(err, bridge.ErrNotFound)
+	})
 	if len(removed) > 0 {
 		k.log.Info("port programs of gone interfaces forgotten", "ifindexes", strings.Trim(fmt.Sprint(removed), "[]"))
 	}

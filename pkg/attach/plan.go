@@ -57,10 +57,18 @@ func (p Plan) undo() error {
 }
 
 // Interface is one kernel interface, by index and by the name that goes with
-// it: an index alone can come to mean another interface.
+// it: an index alone can come to mean another interface, and a name can be
+// changed by anyone.
 type Interface struct {
 	Index int
 	Name  string
+	// Bridge is where a port should be; it helps to know one that was renamed.
+	Bridge string
+}
+
+// HostEnd is the record's host interface.
+func (r *Record) HostEnd() Interface {
+	return Interface{Index: r.HostIfIndex, Name: r.HostIfName, Bridge: r.Bridge}
 }
 
 // Bridge is what a plan needs of the kernel's bridge. Every call is idempotent.
@@ -115,7 +123,7 @@ type Node struct {
 // VLANs belong to a bridge port and can only be set once it has a master, so the
 // host end stays down and the program dark until all else is read back.
 func (n Node) AttachPlan(r *Record) Plan {
-	i := Interface{Index: r.HostIfIndex, Name: r.HostIfName}
+	i := r.HostEnd()
 	return Plan{
 		{Name: "take the host end down and out of its bridge",
 			Do: func() error { return n.Bridge.TakeOut(i) }},
@@ -146,7 +154,7 @@ func (n Node) AttachPlan(r *Record) Plan {
 // moment is there an open port without one, and the record goes last: a DEL that
 // failed half way can be repeated, and finds less to do.
 func (n Node) DetachPlan(r *Record) Plan {
-	i := Interface{Index: r.HostIfIndex, Name: r.HostIfName}
+	i := r.HostEnd()
 	return Plan{
 		{Name: "delete the host end", Do: func() error { return n.Bridge.Delete(i) }},
 		{Name: "detach the program", Do: func() error { return n.Datapath.DetachPort(i.Index) }},
