@@ -70,7 +70,8 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame 
 		else
 			set_key(&t->key.flow, &p, t->dir);
 		r = known ? established(skb, t, &p) : GO_ON;
-		if (t->open && (p.kind == TCP || p.kind == UDP))
+		/* Not at its first packet in a tick: of many slow flows none comes back in time. */
+		if (t->again && (p.kind == TCP || p.kind == UDP))
 			note_known(t);
 		if (r != GO_ON)
 			return r;

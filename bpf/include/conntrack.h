@@ -26,7 +26,7 @@ struct track {
 	__u32 now;
 	__u32 dir;
 	__u32 settled; /* the flow is in the port's table, else in conns_new */
-	__u32 open;    /* out, of established(): settled, open, and its time noted */
+	__u32 again;   /* out, of established(): settled, open, and seen before in this tick */
 	__u32 pad;
 };
 
@@ -373,8 +373,9 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 	}
 	if (p->kind == ICMP_ERROR)
 		return HP_RELATED;
+	t->again = flow->seen == t->now;
 	advance(t, flow, p);
-	t->open = t->settled && flow->state == HP_FLOW_OPEN;
+	t->again &= t->settled && flow->state == HP_FLOW_OPEN;
 	return HP_ESTABLISHED;
 }
 

@@ -193,14 +193,15 @@ struct known {
 	__u32 pad;
 };
 
-#define KNOWN_FLOWS 1024 /* a power of two; 64 KiB a CPU */
+#define KNOWN_FLOWS 256 /* a power of two; 16 KiB a CPU */
 
 /*
  * known_flows: what conns would say again, a cache line near. Nothing depends on
  * it: another generation or another tick is a miss.
  * Key: hash of the flow's key. Value: struct known, of the last flow that had the
  * hash. Written and read by the programs, each CPU its own. Lives as long as the
- * programs; not pinned. Size: what a CPU's second-level cache can spare.
+ * programs; not pinned. Size: what the nearest cache can spare; it is for the few
+ * flows that carry most packets.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
