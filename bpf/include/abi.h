@@ -54,7 +54,7 @@ enum hp_vlan_mode {
 	X(DEFAULT_DROP, 22, DROP, "no rule matched and the network's defaultAction is Drop")                               \
 	X(TCP_NO_STATE, 23, DROP, "allowed by policy, but TCP that is no opening SYN and belongs to no known connection")  \
 	X(MAC_SPOOF, 24, DROP, "source MAC is not the port's")                                                             \
-	X(LAUNCHER_NOISE, 25, DROP, "IPv6 DAD, MLD or router solicitation of the launcher pod itself, not of the VM")      \
+	X(LAUNCHER_NOISE, 25, DROP, "DAD, MLD, IGMP or router solicitation of the launcher pod itself, not of the VM")      \
 	X(GUEST_TAG, 26, DROP, "VLAN tag on an access port; on a trunk port a second tag, or one that is not 802.1Q")       \
 	X(VLAN_NOT_ALLOWED, 27, DROP, "VLAN is not in the trunk port's list")                                              \
 	X(UNTAGGED, 28, DROP, "untagged frame on a trunk port without a native VLAN")                                      \

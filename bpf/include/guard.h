@@ -90,8 +90,8 @@ static __always_inline int own_mac(const struct hp_port *port, const struct eth_
 
 /*
  * foreign_mac says why a frame with another source MAC is dropped. The launcher
- * pod's own IPv6 stack, for which the VM is no reason, speaks up when its
- * interfaces come up: that is noise, not spoofing.
+ * pod's own bridge and IPv6 stack, for which the VM is no reason, speak up when
+ * their interfaces come up: that is noise, not spoofing.
  */
 __noinline int foreign_mac(struct __sk_buff *skb, __u32 ethertype, __u32 at)
 {
@@ -99,10 +99,15 @@ __noinline int foreign_mac(struct __sk_buff *skb, __u32 ethertype, __u32 at)
 	struct packet p = {};
 	__u32 type;
 
-	if (ethertype != ETHERTYPE_IPV6 || (void *)(eth + 1) > (void *)(long)skb->data_end ||
-	    eth->dst[0] != bpf_htons(0x3333))
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end ||
+	    (eth->dst[0] != bpf_htons(0x3333) && eth->dst[0] != bpf_htons(0x0100)))
 		return HP_MAC_SPOOF;
-	if (parse_ip(skb, &p, ethertype, at) != GO_ON || p.query.group != HP_SVC_ICMPV6)
+	if (parse_ip(skb, &p, ethertype, at) != GO_ON)
+		return HP_MAC_SPOOF;
+	/* The bridge looks for multicast routers (RFC 4286), and has no address for it. */
+	if (ethertype == ETHERTYPE_IPV4 && p.proto == PROTO_IGMP && !(__u32)bpf_be64_to_cpu(p.query.ends.src.halves[1]))
+		return HP_LAUNCHER_NOISE;
+	if (p.query.group != HP_SVC_ICMPV6)
 		return HP_MAC_SPOOF;
 	type = p.query.service >> 8;
 	if (type == 133 || type == 131 || type == 132 || type == 143)

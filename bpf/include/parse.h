@@ -27,6 +27,7 @@
 /* IP protocols and IPv6 extension headers. */
 #define PROTO_HOPOPTS 0
 #define PROTO_ICMP 1
+#define PROTO_IGMP 2
 #define PROTO_TCP 6
 #define PROTO_UDP 17
 #define PROTO_ROUTING 43
@@ -284,6 +285,11 @@ static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct span *s, s
 	return GO_ON;
 }
 
+static __always_inline int is_mapped(const union addr *a)
+{
+	return !a->halves[0] && bpf_be64_to_cpu(a->halves[1]) >> 32 == 0xffff;
+}
+
 /* parse_ipv6: IPv6 header and extension headers. Returns GO_ON or a reason. */
 static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct span *s, struct packet *p, __u8 *hops)
 {
@@ -295,6 +301,9 @@ static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct span *s, s
 	if (!ip || bpf_ntohl(ip->version_flow) >> 28 != 6 || bounds(skb, s->at + sizeof(*ip), bpf_ntohs(ip->length), s))
 		return HP_MALFORMED;
 	p->query.ends = ip->ends;
+	/* RFC 4942 section 2.2: ::ffff:a.b.c.d is no address on a wire. Here it would pass for IPv4. */
+	if (is_mapped(&p->query.ends.src) || is_mapped(&p->query.ends.dst))
+		return HP_MALFORMED;
 	*hops = ip->hops;
 	p->proto = ip->proto;
 	s->at += sizeof(*ip);

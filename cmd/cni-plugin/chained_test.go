@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	cniversion "github.com/containernetworking/cni/pkg/version"
@@ -101,7 +100,7 @@ func TestChainedFailsClosed(t *testing.T) {
 	}{
 		"dead agent":  {func(testing.TB, *bench) {}, 11},
 		"socket left": {func(tb testing.TB, b *bench) { socketLeft(tb, b.paths) }, 11},
-		"slow agent":  {func(tb testing.TB, b *bench) { newAgent(tb, b.paths).delay = 400 * time.Millisecond }, 11},
+		"slow agent":  {slowAgent, 11},
 		"unknown network": {func(tb testing.TB, b *bench) {
 			newAgent(tb, b.paths).answers[wire.Prepare] = &attach.Error{Kind: attach.InvalidConfig, Field: "network", Message: "unknown"}
 		}, 7},

@@ -285,10 +285,20 @@ func newBench(tb testing.TB) *bench {
 		stderr:     &b.stderr,
 		findPaths:  func() (attach.Paths, error) { return b.paths, nil },
 		openKernel: func() (kernel, error) { return b.kernel, nil },
-		addTimeout: 300 * time.Millisecond, delTimeout: 300 * time.Millisecond,
-		gcTimeout: 300 * time.Millisecond, queryTimeout: 300 * time.Millisecond,
 	}
+	b.patience(30 * time.Second)
 	return b
+}
+
+// patience is how long the plugin waits for the agent, whatever the verb.
+func (b *bench) patience(d time.Duration) {
+	b.p.addTimeout, b.p.delTimeout, b.p.gcTimeout, b.p.queryTimeout = d, d, d, d
+}
+
+// slowAgent answers later than the plugin waits, however slow this machine is.
+func slowAgent(tb testing.TB, b *bench) {
+	newAgent(tb, b.paths).delay = 600 * time.Millisecond
+	b.patience(200 * time.Millisecond)
 }
 
 // cniErr is an error as the runtime reads it.

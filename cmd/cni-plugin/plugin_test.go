@@ -128,7 +128,7 @@ func TestAgentCannotBeAsked(t *testing.T) {
 	}{
 		{"no socket", func(testing.TB, *bench) {}, "no such file or directory; see whether bridge-agent runs"},
 		{"socket left", func(tb testing.TB, b *bench) { socketLeft(tb, b.paths) }, "connection refused; see whether bridge-agent runs"},
-		{"slow", func(tb testing.TB, b *bench) { newAgent(tb, b.paths).delay = time.Second }, "no answer within"},
+		{"slow", slowAgent, "no answer within"},
 		{"later release", func(tb testing.TB, b *bench) { newAgent(tb, b.paths).version = wire.Version + 2 }, "speaks protocol version 3, this binary version 1; install"},
 	}
 	for _, ag := range agents {
@@ -136,7 +136,6 @@ func TestAgentCannotBeAsked(t *testing.T) {
 			t.Run(ag.name+" "+v.verb, func(t *testing.T) {
 				b := newBench(t)
 				ag.make(t, b)
-				start := time.Now()
 				out, e := b.run(t, v.verb, v.conf)
 				if v.code == 0 {
 					if e != nil || out != "" || !strings.Contains(b.stderr.String(), ag.want) {
@@ -144,9 +143,6 @@ func TestAgentCannotBeAsked(t *testing.T) {
 					}
 				} else if e == nil || e.Code != v.code || !strings.Contains(e.Msg, ag.want) {
 					t.Errorf("got %+v, want code %d with %q", e, v.code, ag.want)
-				}
-				if d := time.Since(start); d > 900*time.Millisecond {
-					t.Errorf("took %s", d)
 				}
 				if left := b.kernel.veths(); len(left) > 0 {
 					t.Errorf("left over: %v", left)
@@ -159,10 +155,11 @@ func TestAgentCannotBeAsked(t *testing.T) {
 // The agent that is slow only at Attach: the veth goes again.
 func TestAttachSlow(t *testing.T) {
 	b := newBench(t)
+	b.patience(3 * time.Second) // enough for Prepare anywhere
 	a := newAgent(t, b.paths)
 	hung := make(chan bool, 1)
 	a.onAttach = func(c net.Conn, _ attach.Request) {
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		_, err := c.Read(make([]byte, 1))
 		hung <- err != nil
 	}

@@ -189,6 +189,11 @@ func malformedScenarios() []scenario {
 	set := func(at int, v byte) func([]byte) []byte {
 		return func(f []byte) []byte { f[at] = v; return f }
 	}
+	// mapped writes ::ffff:10.0.0.1 over the address at an offset of the IPv6 header.
+	mapped := func(at int) func([]byte) []byte {
+		a := netip.MustParseAddr("::ffff:10.0.0.1").As16()
+		return func(f []byte) []byte { copy(f[ip+at:], a[:]); return f }
+	}
 	s, s6 := tcp(vm4, peer4, 1, 80, "S"), tcp(vm6, peer6, 1, 80, "S")
 	var steps []step
 	for _, c := range [][]step{
@@ -199,6 +204,7 @@ func malformedScenarios() []scenario {
 		raw(s6, cut(ip+1)), raw(s6, cut(ip+39)), raw(s6, cut(ip+40)), raw(s6, cut(ip+59)),
 		raw(s6, set(ip, 0x45)), raw(s6, set(ip+5, 19)), raw(s6, set(ip+5, 21)), raw(s6, set(ip+5, 0)),
 		raw(s6, set(ip+40+12, 0xf0)),
+		raw(s6, mapped(8)), raw(s6, mapped(24)), // would pass for IPv4
 		raw(udp(vm4, peer4, 1, 53), set(ip+3, 27)), raw(echo(vm4, peer4, true, 1), set(ip+3, 27)),
 		raw(s6.with(func(p *pkt) { p.ext = []extension{pad(60)} }), set(ip+40+1, 3)), // header longer than the packet
 		raw(s6.with(func(p *pkt) { p.ext = []extension{pad(60)} }), set(ip+40+1, 2)), // nothing behind it

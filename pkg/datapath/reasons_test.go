@@ -3,6 +3,7 @@ package datapath
 import (
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -176,6 +177,14 @@ func macScenarios() []scenario {
 	unspecified := func(p pkt) pkt { p.from = zero6; return p }
 	hopByHop := func(p pkt) pkt { p.ext = []extension{pad(layers.IPProtocolIPv6HopByHop)}; return p }
 	unicast := func(p pkt) pkt { p.dst = peerMAC; return p }
+	igmp := func(from netip.Addr) pkt {
+		p := udp(from, netip.MustParseAddr("224.0.0.106"), 0, 0)
+		p.proto, p.l4 = layers.IPProtocolIGMP, make([]byte, 8)
+		p = foreign(p)
+		p.dst = net.HardwareAddr{1, 0, 0x5e, 0, 0, 0x6a}
+		return p
+	}
+	zero4 := netip.IPv4Unspecified()
 	spoof, launcher := policy.ReasonMACSpoof, policy.ReasonLauncherNoise
 	return []scenario{{name: "foreign MAC", steps: []step{
 		out(foreign(tcp(vm4, peer4, 1, 80, "S")), spoof),
@@ -193,6 +202,8 @@ func macScenarios() []scenario {
 		out(noise(143), launcher),
 		out(hopByHop(noise(143)), launcher),
 		out(unicast(noise(143)), spoof),
+		out(igmp(zero4), launcher),
+		out(igmp(vm4), spoof),                                            // the VM's own reports have its address
 		out(foreign(icmp(vm6, peer6, 143, 0)), spoof),                    // too short to be anything
 		in(foreign(tcp(peer4, vm4, 1, 22, "S")), policy.ReasonRuleAllow), // who sends to the VM is not checked here
 	}}}

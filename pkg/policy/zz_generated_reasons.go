@@ -30,7 +30,7 @@ const (
 	ReasonDefaultDrop     Reason = 22 // no rule matched and the network's defaultAction is Drop
 	ReasonTCPNoState      Reason = 23 // allowed by policy, but TCP that is no opening SYN and belongs to no known connection
 	ReasonMACSpoof        Reason = 24 // source MAC is not the port's
-	ReasonLauncherNoise   Reason = 25 // IPv6 DAD, MLD or router solicitation of the launcher pod itself, not of the VM
+	ReasonLauncherNoise   Reason = 25 // DAD, MLD, IGMP or router solicitation of the launcher pod itself, not of the VM
 	ReasonGuestTag        Reason = 26 // VLAN tag on an access port; on a trunk port a second tag, or one that is not 802.1Q
 	ReasonVLANNotAllowed  Reason = 27 // VLAN is not in the trunk port's list
 	ReasonUntagged        Reason = 28 // untagged frame on a trunk port without a native VLAN
@@ -149,7 +149,7 @@ func reasonText(r Reason) (reasonWords, bool) {
 	case ReasonMACSpoof:
 		return reasonWords{"MACSpoof", "mac_spoof", "source MAC is not the port's"}, true
 	case ReasonLauncherNoise:
-		return reasonWords{"LauncherNoise", "launcher_noise", "IPv6 DAD, MLD or router solicitation of the launcher pod itself, not of the VM"}, true
+		return reasonWords{"LauncherNoise", "launcher_noise", "DAD, MLD, IGMP or router solicitation of the launcher pod itself, not of the VM"}, true
 	case ReasonGuestTag:
 		return reasonWords{"GuestTag", "guest_tag", "VLAN tag on an access port; on a trunk port a second tag, or one that is not 802.1Q"}, true
 	case ReasonVLANNotAllowed:

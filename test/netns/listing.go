@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+
+	"github.com/homeport-cni/homeport/pkg/datapath"
 )
 
 // Listing tells in a stable order what of the product is on the node: links
@@ -53,12 +53,12 @@ func (n *Node) Listing() (string, error) {
 		return "", err
 	}
 	lines = append(lines, more...)
-	ports, err := n.MapPorts()
+	ports, err := datapath.PinnedPorts(n.BPFFS())
 	if err != nil {
 		return "", err
 	}
 	for _, index := range ports {
-		name := names[int(index)]
+		name := names[index]
 		if name == "" {
 			name = "(no interface)"
 		}
@@ -99,34 +99,6 @@ func (n *Node) listFiles(names map[int]string) ([]string, error) {
 		}
 	}
 	return lines, nil
-}
-
-// MapPorts lists the interface numbers that the port programs know.
-func (n *Node) MapPorts() ([]uint32, error) {
-	pins, err := filepath.Glob(filepath.Join(n.BPFFS(), "homeport", "v*", "maps", "ports"))
-	if err != nil || len(pins) == 0 {
-		return nil, err
-	}
-	var out []uint32
-	for _, pin := range pins {
-		m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", pin, err)
-		}
-		var key uint32
-		var value []byte
-		for it := m.Iterate(); it.Next(&key, &value); {
-			out = append(out, key)
-		}
-		if err := m.Close(); err != nil {
-			return nil, err
-		}
-	}
-	slices.Sort(out)
-	return out, nil
 }
 
 // Difference gives the lines that only one of two sorted texts has.
