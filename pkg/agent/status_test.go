@@ -124,3 +124,24 @@ func TestLetGo(t *testing.T) {
 		t.Errorf("kept without a port: %+v", a.world.kept)
 	}
 }
+
+// TestOneAgent: a second agent is refused before it touches anything, and a dead
+// one's lock is no obstacle.
+func TestOneAgent(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lockNode(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockNode(dir); err == nil {
+		t.Error("two agents hold one node")
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := lockNode(dir)
+	if err != nil {
+		t.Fatalf("after the first has ended: %v", err)
+	}
+	second.Close()
+}
