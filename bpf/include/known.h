@@ -108,6 +108,9 @@ static __always_inline int plain_key(struct __sk_buff *skb, const struct frame *
 		if (at + sizeof(*v6) + length > skb->len ||
 		    !plain_ports((void *)(v6 + 1), end, v6->proto, length, &tail, dir))
 			return 0;
+		/* It would have the key of an IPv4 flow; the long way drops it. */
+		if (is_mapped(&v6->ends.src) || is_mapped(&v6->ends.dst))
+			return 0;
 		set_ends(k, &v6->ends, dir);
 	} else {
 		return 0;

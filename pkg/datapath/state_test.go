@@ -312,6 +312,11 @@ func TestShortWay(t *testing.T) {
 		f[at] = v
 		return f
 	}
+	// The same flow to the letter, but in an IPv6 packet with mapped addresses.
+	mapped := tcp(vm6, peer6, 1000, 80, "A").bytes()
+	local, remote := vm4.As16(), peer4.As16()
+	copy(mapped[14+8:], local[:])
+	copy(mapped[14+24:], remote[:])
 	taken, rounds := 0, 0
 	for ; rounds < 5 || taken == 0 && rounds < 500; rounds++ {
 		if err := b.FillPool(1); err != nil {
@@ -320,7 +325,7 @@ func TestShortWay(t *testing.T) {
 		b.port(accessPort())
 		b.expect("open", out(tcp(vm4, peer4, 1000, 80, "S"), policy.ReasonRuleAllow), in(tcp(peer4, vm4, 80, 1000, "SA"), est))
 		if rounds < 5 {
-			b.expect("open", out(ack, est), out(ack, est), in(tcp(peer4, vm4, 80, 1000, "A"), est),
+			b.expect("open", out(ack, est), out(ack, est), step{FromVM, mapped, bad}, out(ack, est), in(tcp(peer4, vm4, 80, 1000, "A"), est),
 				// What is wrong with a packet is seen as ever.
 				step{FromVM, set(14+20+12, 0x40), bad}, step{FromVM, set(14+20+12, 0xf0), bad}, step{FromVM, set(14+3, 39), bad},
 				step{FromVM, set(14+3, 41), bad}, step{FromVM, set(14, 0x46), bad}, step{FromVM, set(14+7, 1), bad},
