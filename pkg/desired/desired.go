@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -96,4 +97,16 @@ type Snapshot struct {
 	Networks map[string]Network `json:"networks"`
 	Policies []Policy           `json:"policies"` // in the order of judgement
 	Problems []Problem          `json:"problems,omitempty"`
+	// Stale says that the source cannot be read any more and all this is what it
+	// last said; nil is up to date.
+	Stale *Stale `json:"stale,omitempty"`
+}
+
+// Stale says since when and why desired state is not what the source says now.
+type Stale struct {
+	Since time.Time `json:"since"`
+	// Reason is SourceEmpty or SourceUnreadable.
+	Reason string `json:"reason"`
+	// Message names the source, what is wrong and what would be right.
+	Message string `json:"message"`
 }

@@ -58,25 +58,21 @@ func (d *Dir) Load() (*Snapshot, error) {
 	d.prime()
 	files, err := readStable(d.path)
 	if err == nil && len(d.objects()) > 0 && isEmpty(files) {
-		err = fmt.Errorf("%s: has no manifests any more: "+
-			"restore them; to remove the last objects, leave a manifest with one that does no harm", d.path)
+		err = errEmpty
 	}
 	if err != nil {
+		told := fmt.Errorf("%s: %w", d.path, err)
 		if d.last == nil {
-			return nil, err
+			return nil, told
 		}
-		stale := *d.last
-		stale.Problems = append([]Problem{{File: d.path, Kept: true,
-			Message: fmt.Sprintf("%v; everything stays as it last was", err)}}, d.notes...)
-		d.last = &stale
-		return d.last, err
+		return d.goStale(err), told
 	}
 	objects, problems := resolve(d.objects(), files)
 	for i := range problems {
 		problems[i].File = filepath.Join(d.path, problems[i].File)
 	}
 	next, origins := build(objects, problems)
-	d.unsaved = d.unsaved || d.last == nil || !next.sameContent(d.last) || !maps.Equal(origins, d.files)
+	d.unsaved = d.unsaved || d.last == nil || d.last.Stale != nil || !next.sameContent(d.last) || !maps.Equal(origins, d.files)
 	switch {
 	case d.last == nil:
 		next.Revision = 1
@@ -91,6 +87,32 @@ func (d *Dir) Load() (*Snapshot, error) {
 		next.Problems = append(next.Problems, *p)
 	}
 	return next, nil
+}
+
+// errEmpty is a directory that had objects and has none: a mistake sooner than a
+// wish.
+var errEmpty = errors.New("has no manifests any more: " +
+	"restore them; to remove the last objects, leave a manifest with one that does no harm")
+
+// goStale is the last good snapshot, with err among its problems and marked as
+// stale since err was first met. A restart remembers since when.
+func (d *Dir) goStale(err error) *Snapshot {
+	stale := *d.last
+	problem := Problem{File: d.path, Kept: true, Message: fmt.Sprintf("%v; everything stays as it last was", err)}
+	stale.Stale = &Stale{Since: time.Now().UTC().Truncate(time.Second), Reason: "SourceUnreadable", Message: fmt.Sprintf("%s: %v", d.path, err)}
+	if errors.Is(err, errEmpty) {
+		stale.Stale.Reason = "SourceEmpty"
+	}
+	if before := d.last.Stale; before != nil {
+		stale.Stale.Since = before.Since
+	}
+	d.unsaved = d.unsaved || d.last.Stale == nil
+	stale.Problems = append([]Problem{problem}, d.notes...)
+	d.last = &stale
+	if p := d.save(); p != nil {
+		stale.Problems = append(stale.Problems, *p)
+	}
+	return &stale
 }
 
 // prime reads the cache, once.
@@ -200,7 +222,8 @@ func (a stamp) same(b stamp) bool {
 }
 
 // readStable reads all manifests of a directory, again if it changes meanwhile:
-// half of an old and half of a new state would be a state that nobody meant.
+// half of an old and half of a new state would be a state that nobody meant. Its
+// errors leave it to the caller to name the directory.
 func readStable(dir string) ([]manifest, error) {
 	for range 5 {
 		before, err := list(dir)
@@ -219,12 +242,16 @@ func readStable(dir string) ([]manifest, error) {
 			return files, nil
 		}
 	}
-	return nil, fmt.Errorf("%s: changes while it is being read: it is read again soon", dir)
+	return nil, errors.New("changes while it is being read: it is read again soon")
 }
 
 // list finds the manifests of a directory, sorted by name.
 func list(dir string) ([]stamp, error) {
 	entries, err := os.ReadDir(dir)
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("want a directory of *.yaml manifests: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -193,6 +194,7 @@ func TestSourceGone(t *testing.T) {
 			d, dir := newDir(t, good())
 			before := mustLoad(t, d)
 			c.break_(t, dir)
+			var since time.Time
 			for range 2 {
 				s, err := d.Load()
 				if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -204,13 +206,59 @@ func TestSourceGone(t *testing.T) {
 				if len(s.Problems) != 1 || !s.Problems[0].Kept || !strings.Contains(s.Problems[0].Message, c.want) {
 					t.Errorf("problems %+v, want the error, kept", s.Problems)
 				}
+				if text := s.Problems[0].String(); strings.Count(text, dir) != 1 || strings.Count(err.Error(), dir) != 1 {
+					t.Errorf("the path is not said once: problem %q, error %q", text, err)
+				}
+				if s.Stale == nil || s.Stale.Since.IsZero() || strings.Count(s.Stale.Message, dir) != 1 || !strings.Contains(s.Stale.Message, c.want) {
+					t.Fatalf("not told to be stale: %+v", s.Stale)
+				}
+				if since.IsZero() {
+					since = time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+					d.last.Stale.Since = since // as if it had been so for long
+				} else if !s.Stale.Since.Equal(since) {
+					t.Errorf("stale since %v, want %v", s.Stale.Since, since)
+				}
 			}
 			must(t, os.RemoveAll(dir))
 			good().with("networks.yml", vlan100).put(t, dir)
-			if s := mustLoad(t, d); len(s.Problems) != 0 || s.Revision != before.Revision+1 || len(s.Networks) != 1 {
+			if s := mustLoad(t, d); s.Stale != nil || len(s.Problems) != 0 || s.Revision != before.Revision+1 || len(s.Networks) != 1 {
 				t.Errorf("after repair: revision %d, %s, problems %v", s.Revision, inForce(s), s.Problems)
 			}
 		})
+	}
+}
+
+// TestStaleOverRestart: a restart knows since when the source has been gone, and
+// a source that came back meanwhile is no longer said to be.
+func TestStaleOverRestart(t *testing.T) {
+	d, dir := newDir(t, good())
+	d.cache = filepath.Join(t.TempDir(), "snapshot.json")
+	mustLoad(t, d)
+	state{}.put(t, dir)
+	first, err := d.Load()
+	if err == nil || first.Stale == nil || first.Stale.Reason != "SourceEmpty" {
+		t.Fatalf("emptied: %v, %+v", err, first.Stale)
+	}
+	again := NewDir(d.path, d.cache)
+	again.prime()
+	if !reflect.DeepEqual(again.last.Stale, first.Stale) {
+		t.Errorf("after a restart %+v, before %+v", again.last.Stale, first.Stale)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	s, err := again.Load()
+	if err == nil || s.Stale == nil || s.Stale.Reason != "SourceUnreadable" || !s.Stale.Since.Equal(first.Stale.Since) {
+		t.Errorf("then missing: %v, %+v; want it since %v", err, s.Stale, first.Stale.Since)
+	}
+	good().put(t, dir)
+	if s := mustLoad(t, again); s.Stale != nil {
+		t.Errorf("after repair: %+v", s.Stale)
+	}
+	fresh := NewDir(d.path, d.cache)
+	fresh.prime()
+	if fresh.last.Stale != nil {
+		t.Errorf("stored as stale after repair: %+v", fresh.last.Stale)
 	}
 }
 
