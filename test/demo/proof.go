@@ -31,7 +31,7 @@ func (d *demo) reach() error {
 }
 
 func (d *demo) isolated() error {
-	t, err := d.startTrace(d.old200, "ether host "+d.guest.MAC)
+	t, err := d.startTrace(d.old200, "ether host "+d.guest.MAC())
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (d *demo) forge() error {
 	if err != nil {
 		return err
 	}
-	double, err := frame(d.guest.MAC, 100, 200)
+	double, err := frame(d.guest.MAC(), 100, 200)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ type demo struct {
 	lab      *netns.Lab
 	out      io.Writer
 	breakage string
-	guest    netns.RealGuest
+	guest    vm1
 
 	fabric            *netns.Space
 	node1, node2      *netns.Node
@@ -30,7 +30,6 @@ type demo struct {
 	before1, before2  string // listings of the nodes without ports
 
 	hitsBefore string // counters as printed before the agent is killed
-
 }
 
 // step is one thing shown.

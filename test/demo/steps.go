@@ -174,7 +174,7 @@ func (d *demo) addMain() error {
 		vlan = "vlan200"
 	}
 	conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "legacy-100", "type": "homeport", "network": %q,
- "capabilities": {"mac": true}, "runtimeConfig": {"mac": %q}}`+"\n", vlan, d.guest.MAC)
+ "capabilities": {"mac": true}, "runtimeConfig": {"mac": %q}}`+"\n", vlan, d.guest.MAC())
 	if err := write(d.node1, "vm1.json", conf); err != nil {
 		return err
 	}
@@ -183,17 +183,17 @@ func (d *demo) addMain() error {
 	if err := d.must(n, "cat vm1.json"); err != nil {
 		return err
 	}
-	if err := d.must(n, plugin("ADD", d.pod1, "homeport", "vm1.json"), `"mac": "`+d.guest.MAC+`"`, `"sandbox": "`+d.pod1.Path); err != nil {
+	if err := d.must(n, plugin("ADD", d.pod1, "homeport", "vm1.json"), `"mac": "`+d.guest.MAC()+`"`, `"sandbox": "`+d.pod1.Path); err != nil {
 		return err
 	}
-	if err := d.pod1.Attach(d.guest, network); err != nil {
+	if err := d.guest.Join(d.ctx, d.pod1); err != nil {
 		return err
 	}
 	d.say("KubeVirt wires the pod: it renames the interface, changes its MAC, bridges it to the VM's tap")
 	if err := d.must(d.pod1.Space, "ip -br link show type veth; ip -br link show type bridge", "-nic@"); err != nil {
 		return err
 	}
-	return d.must(n, "homeportctl ports", `Active +`+vlan+` +access \d+ +`+d.guest.MAC)
+	return d.must(n, "homeportctl ports", `Active +`+vlan+` +access \d+ +`+d.guest.MAC())
 }
 
 func (d *demo) addChained() error {

@@ -139,8 +139,17 @@ func (p *Pod) plugTap(w *Wiring, name string) error {
 }
 
 // Guest makes a namespace play the VM: its only interface has the VM's MAC and
-// the addresses, which nobody else is told.
+// the addresses, which nobody else is told. It has the services of Serve.
 func (p *Pod) Guest(name, network string, addrs ...string) (*Space, error) {
+	g, err := p.Machine(name, network, addrs...)
+	if err != nil {
+		return nil, err
+	}
+	return g, p.lab.serve(g)
+}
+
+// Machine is Guest without services.
+func (p *Pod) Machine(name, network string, addrs ...string) (*Space, error) {
 	w, err := p.Wire(network)
 	if err != nil {
 		return nil, err
@@ -170,7 +179,7 @@ func (p *Pod) Guest(name, network string, addrs ...string) (*Space, error) {
 			return nil, err
 		}
 	}
-	return g, p.lab.serve(g)
+	return g, nil
 }
 
 // RealGuest is a VM with a kernel of its own beside the node's, see test/vm.
@@ -197,14 +206,20 @@ func RealGuests() ([]RealGuest, error) {
 	return list, nil
 }
 
+// wireFor is Wire for a VM that has a MAC of its own: ADD must have given it.
+func (p *Pod) wireFor(network, mac string) (*Wiring, error) {
+	w, err := p.Wire(network)
+	if err == nil && w.MAC.String() != mac {
+		err = fmt.Errorf("pod %s: ADD gave %s, but the VM has %s", p.Name, w.MAC, mac)
+	}
+	return w, err
+}
+
 // Attach puts the interface that is joined to the guest's NIC where the tap goes.
 func (p *Pod) Attach(g RealGuest, network string) error {
-	w, err := p.Wire(network)
+	w, err := p.wireFor(network, g.MAC)
 	if err != nil {
 		return err
-	}
-	if w.MAC.String() != g.MAC {
-		return fmt.Errorf("pod %s: ADD gave %s, but guest %s has %s", p.Name, w.MAC, g.Name, g.MAC)
 	}
 	nic, err := netlink.LinkByName(g.Iface)
 	if err != nil {

@@ -62,6 +62,20 @@ func (m *machine) nic(mac string, socket *os.File) {
 		"-device", "virtio-net-pci,romfile=,netdev="+id+",mac="+mac)
 }
 
+// fifos adds a virtio-serial port whose other side is a pair of FIFOs.
+func (m *machine) fifos(name, path string) {
+	m.args = append(m.args,
+		"-chardev", "pipe,id=p0,path="+path,
+		"-device", "virtserialport,chardev=p0,name="+name)
+}
+
+// tapNIC adds a virtio NIC on an open tap.
+func (m *machine) tapNIC(mac string, tap *os.File) {
+	m.args = append(m.args,
+		"-netdev", "tap,id=t0,fd="+m.inherit(tap),
+		"-device", "virtio-net-pci,romfile=,netdev=t0,mac="+mac)
+}
+
 // start runs QEMU; the machine's descriptors are closed on our side.
 func (m *machine) start() error {
 	qemu, err := findProgram("qemu-system-x86_64")

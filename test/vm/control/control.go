@@ -1,6 +1,7 @@
 // Package control is the node side of a guest's control channel: a program in
 // the node VM asks, the guest acts and answers. The channel is a virtio-serial
-// port, so it passes no network that could be under test.
+// port, so it passes no network that could be under test. For a guest on this
+// machine, without a node VM, the port's other side is a pair of FIFOs.
 //
 // A request is one line, "ID COMMAND [ARG...]"; the answer is one line of JSON
 // with the same ID. A guest that has not come up yet answers when it has.
@@ -86,22 +87,22 @@ func Ask(ctx context.Context, g wire.Guest, command string) (Answer, error) {
 		return Answer{}, err
 	}
 	defer unlock()
-	fd, err := unix.Open(g.Control, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	in, out, err := open(g.Control)
 	if err != nil {
 		return Answer{}, fmt.Errorf("guest %s: control channel %s: %w", g.Name, g.Control, err)
 	}
-	port := os.NewFile(uintptr(fd), g.Control)
-	defer port.Close()
-	if d, ok := ctx.Deadline(); ok {
-		if err := port.SetDeadline(d); err != nil {
-			return Answer{}, fmt.Errorf("guest %s: %w", g.Name, err)
-		}
-	}
+	defer in.Close()
+	defer out.Close()
+	stop := context.AfterFunc(ctx, func() {
+		_ = in.SetDeadline(time.Unix(1, 0)) // both are closed soon, whatever it says
+		_ = out.SetDeadline(time.Unix(1, 0))
+	})
+	defer stop()
 	id := newID()
-	if _, err := fmt.Fprintf(port, "%s %s\n", id, command); err != nil {
+	if _, err := fmt.Fprintf(in, "%s %s\n", id, command); err != nil {
 		return Answer{}, fmt.Errorf("guest %s: asking %q: %w; is it powered off? see its console log guest-%s.log", g.Name, command, err, g.Name)
 	}
-	lines := bufio.NewReaderSize(port, 1<<16)
+	lines := bufio.NewReaderSize(out, 1<<16)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
@@ -113,6 +114,49 @@ func Ask(ctx context.Context, g wire.Guest, command string) (Answer, error) {
 			return a, nil
 		}
 	}
+}
+
+// FIFOs names the two of a channel whose guest runs on this machine: what goes
+// in to the guest and what comes out of it. QEMU's chardev pipe wants these names.
+func FIFOs(control string) (in, out string) { return control + ".in", control + ".out" }
+
+// MakeFIFOs makes the two, and holds them open so that neither side finds the
+// other's end before it is there.
+func MakeFIFOs(control string) (held []*os.File, err error) {
+	in, out := FIFOs(control)
+	for _, name := range []string{in, out} {
+		if err := unix.Mkfifo(name, 0o600); err != nil {
+			return held, fmt.Errorf("control channel %s: %w", name, err)
+		}
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			return held, fmt.Errorf("control channel: %w", err)
+		}
+		held = append(held, f)
+	}
+	return held, nil
+}
+
+// open gives the way into a channel and the way out, of a device one file.
+func open(control string) (in, out *os.File, err error) {
+	open1 := func(name string, flags int) *os.File {
+		fd, e := unix.Open(name, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err = errors.Join(err, e); e != nil {
+			return nil
+		}
+		return os.NewFile(uintptr(fd), name)
+	}
+	inName, outName := FIFOs(control)
+	if _, noFIFO := os.Stat(inName); noFIFO != nil {
+		in = open1(control, unix.O_RDWR)
+		return in, in, err
+	}
+	in, out = open1(inName, unix.O_WRONLY), open1(outName, unix.O_RDONLY)
+	if err != nil {
+		in.Close() // a nil file only says so
+		out.Close()
+	}
+	return in, out, err
 }
 
 // lock keeps a second asker out; a virtio-serial port has one opener at most.

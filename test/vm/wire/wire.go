@@ -53,7 +53,7 @@ type Guest struct {
 	VLAN    int    `json:"vlan,omitempty"` // tag used by the guest itself; 0 is untagged
 	NodeMAC string `json:"nodeMAC"`        // MAC of the node VM's NIC joined to the guest's
 	Iface   string `json:"iface,omitempty"`
-	Control string `json:"control,omitempty"` // device path of the control channel in the node VM
+	Control string `json:"control,omitempty"` // path of the control channel: a device in the node VM, or FIFOs (control.FIFOs)
 }
 
 // Frame kinds.
