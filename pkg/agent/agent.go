@@ -89,9 +89,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a.node = attach.Node{Bridge: a.kernel, Datapath: a.kernel, Records: st}
-	if err := a.loadState(); err != nil {
-		return nil, errors.Join(err, a.kernel.Close(), lock.Close())
-	}
+	a.loadState()
 	return a, nil
 }
 
@@ -123,6 +121,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	snap, err := a.cfg.Source.Load()
 	if err != nil {
 		a.log.Error("desired state cannot be read; the last good one stays in force", "source", a.cfg.SourceName, "err", err)
+		a.notRead(err)
 	}
 	a.take(snap)
 	a.reconcile()

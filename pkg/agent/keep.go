@@ -51,10 +51,12 @@ func (k *keeper) trunk(name, bridge string) {
 	now, has := k.out.Trunks[name]
 	switch {
 	case !has:
+		t.Kept = true
 		k.report("VLANTrunk", name, "removed from the source, but living ports use it; it stays in force until they end")
 	case now.Bridge != t.Bridge || now.Uplink != t.Uplink || now.Managed != t.Managed:
 		k.report("VLANTrunk", name, fmt.Sprintf("its bridge or uplink was changed (now %s, %s), but living ports use the old ones (%s, %s); these stay until the ports end",
 			now.Bridge, now.Uplink, t.Bridge, t.Uplink))
+		t.Kept = false // it is back, only not as it was
 	default:
 		return
 	}

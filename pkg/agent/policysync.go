@@ -29,8 +29,6 @@ type policyState struct {
 	Sets     map[string]policy.Set `json:"sets"` // in force, by network
 }
 
-const policyFile = "policy.json"
-
 // syncPolicy compiles the desired policies and makes them active. A network
 // whose rules cannot be compiled keeps its last good set and holds up no other.
 func (a *Agent) syncPolicy() {

@@ -73,8 +73,14 @@ func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trun
 func resolveNetwork(name string, snap *desired.Snapshot) (resolved, error) {
 	n, ok := snap.Networks[name]
 	if !ok {
-		known := strings.Join(slices.Sorted(maps.Keys(snap.Networks)), ", ")
+		all := maps.Clone(snap.Networks)
+		maps.DeleteFunc(all, func(_ string, n desired.Network) bool { return n.Kept })
+		known := strings.Join(slices.Sorted(maps.Keys(all)), ", ")
 		return resolved{}, invalid("network", fmt.Sprintf("there is no VLANNetwork named %q", name), "known are: "+orElse(known, "none"))
+	}
+	if n.Kept {
+		return resolved{}, invalid("network", fmt.Sprintf("VLANNetwork %s was removed; it stays in force only until the ports that are on it end", name),
+			"put its manifest back, or name another network")
 	}
 	t, ok := snap.Trunks[n.Trunk]
 	if !ok {
@@ -89,6 +95,10 @@ func resolveInline(in *attach.Inline, snap *desired.Snapshot) (resolved, error) 
 	for _, t := range snap.Trunks {
 		if t.Bridge != in.Bridge {
 			continue
+		}
+		if t.Kept {
+			return resolved{}, invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, was removed; it stays in force only until the ports that are on it end", t.Name, in.Bridge),
+				"put its manifest back, or name another bridge")
 		}
 		if !t.InlineAllowed {
 			return resolved{}, invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, refuses ports that a CNI config describes itself", t.Name, in.Bridge),

@@ -44,6 +44,7 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	s := wire.NodeStatus{TypeMeta: kind("NodeStatus"), Version: a.cfg.Version, Source: a.cfg.SourceName,
 		Compiled: w.compiled, Active: w.active, Generation: a.kernel.Generation(), Hook: a.kernel.Hook(),
 		Ports: map[string]int{}, Drift: a.drift.list()}
+	s.Conditions = w.conditions()
 	if w.snap == nil {
 		s.Reasons = append(s.Reasons, "no desired state has been read from "+a.cfg.SourceName)
 		return s
@@ -91,6 +92,18 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	}
 	s.Ready = len(s.Reasons) == 0
 	return s
+}
+
+// conditions are what is wrong without what is in force being so.
+func (w *world) conditions() []wire.Condition {
+	stale := w.unread
+	if stale == nil && w.source != nil {
+		stale = w.source.Stale
+	}
+	if stale == nil {
+		return nil
+	}
+	return []wire.Condition{{Type: wire.DesiredStateStale, Status: "True", Reason: stale.Reason, LastTransitionTime: stale.Since, Message: stale.Message}}
 }
 
 // roundsLate is how long the loop may be silent before the node is not ready.

@@ -1,17 +1,13 @@
 package agent
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/desired"
-	"github.com/homeport-cni/homeport/pkg/store"
 )
 
 // world is what the node should be and how far it is: desired, compiled, active.
@@ -22,6 +18,7 @@ type world struct {
 	gone   map[string]desired.Trunk // no longer desired, not yet removed
 	health map[string]trunkHealth   // by trunk
 	strays []string                 // open ports without a record
+	unread *desired.Stale           // the source has given nothing yet, and why; snap is an earlier agent's
 	policyProgress
 }
 
@@ -33,7 +30,16 @@ func (a *Agent) take(snap *desired.Snapshot) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.world.unread = nil
 	a.takeLocked(snap)
+}
+
+// notRead notes that the source gave no snapshot at all. What an earlier agent
+// had in force stays.
+func (a *Agent) notRead(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.world.unread = &desired.Stale{Since: time.Now().UTC(), Reason: "SourceUnreadable", Message: err.Error()}
 }
 
 // takeLocked is take; mu is held, so that no snapshot overtakes a newer one.
@@ -47,7 +53,7 @@ func (a *Agent) takeLocked(snap *desired.Snapshot) {
 	}
 	a.tellProblems(a.world.snap, a.world.kept, next, kept)
 	a.world.source, a.world.snap, a.world.kept, a.world.stale = snap, next, kept, true
-	if err := a.saveSnapshot(next); err != nil {
+	if err := saveJSON(a.statePath(snapshotFile), next); err != nil {
 		a.log.Error("the desired state in force cannot be saved", "err", err)
 	}
 }
@@ -94,47 +100,3 @@ func (a *Agent) resolve(req *attach.Request) (resolved, error) {
 }
 
 func (a *Agent) statePath(name string) string { return filepath.Join(a.cfg.Paths.State(), name) }
-
-func (a *Agent) saveSnapshot(s *desired.Snapshot) error {
-	return saveJSON(a.statePath("in-force.json"), s)
-}
-
-func saveJSON(path string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return store.WriteFileAtomic(path, b, 0o600)
-}
-
-// loadState reads what an earlier agent had in force. Files that are missing or
-// broken cost hit counts and kept objects, never the start.
-func (a *Agent) loadState() error {
-	var last policyState
-	if a.loadJSON(policyFile, &last) {
-		a.world.policyState = last
-	}
-	var snap desired.Snapshot
-	if a.loadJSON("in-force.json", &snap) {
-		snap.Revision = 0
-		a.world.snap = &snap
-	}
-	return nil
-}
-
-func (a *Agent) loadJSON(name string, v any) bool {
-	path := a.statePath(name)
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false
-	}
-	if err == nil {
-		err = json.Unmarshal(b, v)
-	}
-	if err != nil {
-		a.note(fmt.Sprintf("state file %s is set aside: %v", path, err))
-		_ = os.Rename(path, path+".corrupt")
-		return false
-	}
-	return true
-}

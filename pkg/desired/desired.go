@@ -24,7 +24,8 @@ type Trunk struct {
 	NativeVLAN    vlan.ID  `json:"nativeVLAN,omitempty"` // of the uplink; 0 is none
 	MTU           int      `json:"mtu,omitempty"`        // bytes; 0 takes the uplink's
 	Management    vlan.Set `json:"managementVLANs,omitzero"`
-	InlineAllowed bool     `json:"inlineAllowed"` // a CNI config may name the bridge and VLANs itself
+	InlineAllowed bool     `json:"inlineAllowed"`  // a CNI config may name the bridge and VLANs itself
+	Kept          bool     `json:"kept,omitempty"` // as Network.Kept
 }
 
 // Network is one VLAN, or a set for guests that tag, on a trunk.

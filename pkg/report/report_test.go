@@ -68,6 +68,15 @@ func status() wire.NodeStatus {
 	}
 }
 
+// staleStatus is ready, but by what the source last said.
+func staleStatus() wire.NodeStatus {
+	s := status()
+	s.Conditions = []wire.Condition{{Type: wire.DesiredStateStale, Status: "True", Reason: "SourceEmpty",
+		LastTransitionTime: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC), Message: "/etc/homeport: has no manifests any more: restore them"}}
+	s.Problems = []wire.Problem{{File: "/etc/homeport", Message: "has no manifests any more: restore them; everything stays as it last was", Kept: true}}
+	return s
+}
+
 func brokenStatus(t *testing.T) wire.NodeStatus {
 	s := status()
 	s.Ready, s.Active = false, 6
@@ -146,6 +155,7 @@ func diagnosis() Diagnosis {
 func cases(t *testing.T) map[string]func(Printer) error {
 	return map[string]func(Printer) error{
 		"status":        func(p Printer) error { return p.Status(status()) },
+		"status-stale":  func(p Printer) error { return p.Status(staleStatus()) },
 		"status-broken": func(p Printer) error { return p.Status(brokenStatus(t)) },
 		"ports":         func(p Printer) error { return p.Ports(portList(t)) },
 		"ports-none":    func(p Printer) error { return p.Ports(wire.PortList{TypeMeta: meta("PortList")}) },

@@ -16,13 +16,19 @@ func (p Printer) Status(s wire.NodeStatus) error {
 		return p.Document(s)
 	}
 	pg := p.text()
-	if s.Ready {
-		pg.line(say("Node is "), cell{"ready", good})
-	} else {
+	switch {
+	case !s.Ready:
 		pg.line(say("Node is "), cell{"NOT READY", bad})
+	case len(s.Conditions) > 0:
+		pg.line(say("Node is "), cell{"ready", good}, say(", but"))
+	default:
+		pg.line(say("Node is "), cell{"ready", good})
 	}
 	for _, r := range s.Reasons {
 		pg.line(say("  - "), say(r))
+	}
+	for _, c := range s.Conditions {
+		pg.line(say("  - "), cell{c.Type, warn}, say(fmt.Sprintf(" since %s: %s", stamp(c.LastTransitionTime), c.Message)))
 	}
 	pg.blank()
 	pg.pairs(

@@ -34,7 +34,10 @@ type NodeStatus struct {
 	// trunk is whole and every known port is attached.
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons,omitempty"` // why not
-	Source  string   `json:"source"`            // as given to --source
+	// Conditions that do not hold are left out; what is in force may be well
+	// all the same.
+	Conditions []Condition `json:"conditions,omitempty"`
+	Source     string      `json:"source"` // as given to --source
 	// Desired, Compiled and Active are snapshot revisions; all equal is up to date.
 	Desired  uint64 `json:"desiredRevision"`
 	Compiled uint64 `json:"compiledRevision"`
@@ -46,6 +49,20 @@ type NodeStatus struct {
 	Ports      map[string]int `json:"ports"` // count by state
 	Drift      []DriftCount   `json:"drift,omitempty"`
 	Problems   []Problem      `json:"problems,omitempty"`
+}
+
+// DesiredStateStale is the condition that the source of desired state cannot be
+// read, or has lost everything: what it last said stays in force.
+const DesiredStateStale = "DesiredStateStale"
+
+// Condition has the form that Kubernetes gives it.
+type Condition struct {
+	Type   string `json:"type"`
+	Status string `json:"status"` // "True"
+	Reason string `json:"reason"` // one word for programs
+	// LastTransitionTime is since when, RFC 3339, UTC.
+	LastTransitionTime time.Time `json:"lastTransitionTime"`
+	Message            string    `json:"message"`
 }
 
 // Problem is one thing that is wrong with one object or manifest; the fields are

@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// live is an agent on a kernel of its own: a network namespace and a BPF file
+// system that end with the test. Its bridge br0 keeps no VLANs apart, so that
+// every kernel has it.
+type live struct {
+	*testing.T
+	*Agent
+}
+
+func newLive(t *testing.T) live {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root (a network namespace, CAP_BPF)")
+	}
+	runtime.LockOSThread() // never unlocked: the thread goes with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	bpffs := filepath.Join(t.TempDir(), "bpf")
+	if err := os.Mkdir(bpffs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("bpf", bpffs, "bpf", 0, ""); err != nil {
+		t.Fatalf("mount a BPF file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(bpffs, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	l := live{t, startAgent(t, t.TempDir(), bpffs)}
+	if _, err := l.kernel.net.EnsureTrunk(bridge.TrunkSpec{Bridge: "br0", Managed: true, Flat: true}); err != nil {
+		t.Fatal(err)
+	}
+	snap, health := snapshot(t)
+	l.take(snap)
+	l.world.health = health
+	l.world.Sets = map[string]policy.Set{"": {}, "web": {}, "small": {}, "guests": {}}
+	l.lastRound.Store(time.Now().UnixNano())
+	return l
+}
+
+func startAgent(t *testing.T, run, bpffs string) *Agent {
+	t.Helper()
+	a, err := New(Config{Paths: attach.Paths{RunDir: run}, SourceName: "dir:test", BPFFS: bpffs, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.kernel.Close(); err != nil {
+			t.Error(err)
+		}
+		a.lock.Close()
+	})
+	return a
+}
+
+// restart is a new agent after a kill -9 of this one.
+func (l live) restart() live {
+	l.Helper()
+	if err := l.lock.Close(); err != nil {
+		l.Fatal(err)
+	}
+	return live{l.T, startAgent(l.T, l.cfg.Paths.RunDir, l.cfg.BPFFS)}
+}
+
+func (l live) must(err error) {
+	l.Helper()
+	if err != nil {
+		l.Fatal(err)
+	}
+}
+
+// veth makes a pair whose host end is up and in br0, and the record of its port.
+func (l live) veth(name string, mac byte) *attach.Record {
+	l.Helper()
+	l.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "p"}))
+	host, err := netlink.LinkByName(name)
+	l.must(err)
+	rec := port(host.Attrs().Index, mac, access(100))
+	rec.Key.ContainerID, rec.HostIfName, rec.BootID, rec.Version = name, name, l.boot, attach.RecordVersion
+	l.must(l.kernel.Join(rec.HostEnd(), "br0"))
+	l.must(l.kernel.SetUp(rec.HostEnd()))
+	return rec
+}
+
+// open makes a port as an ADD leaves it.
+func (l live) open(name string, mac byte) *attach.Record {
+	l.Helper()
+	rec := l.veth(name, mac)
+	l.must(l.store.Put(rec))
+	l.must(l.kernel.AttachPort(rec.HostEnd(), portConfig(rec)))
+	l.must(l.kernel.SetState(rec.HostIfIndex, attach.Active))
+	e, unlock := l.table.lock(rec.Key)
+	defer unlock()
+	l.must(l.table.claim(e, rec, l.alive))
+	l.table.opened(e)
+	return rec
+}
+
+// round looks at the hooks of all ports, as the loop does, and repairs.
+func (l live) round() []finding {
+	found := l.lookAtHooks()
+	l.noteProblems(found, l.drift.settle(found))
+	return found
+}
+
+func (l live) exists(name string) bool {
+	_, err := netlink.LinkByName(name)
+	return err == nil
+}
+
+func (l live) records() []attach.Record {
+	l.Helper()
+	all, aside, err := l.store.List()
+	if err != nil || len(aside) != 0 {
+		l.Fatalf("records: %v, set aside %v", err, aside)
+	}
+	return all
+}
