@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -135,4 +136,16 @@ func (l live) records() []attach.Record {
 		l.Fatalf("records: %v, set aside %v", err, aside)
 	}
 	return all
+}
+
+// asks gives a request the key of a container.
+func asks(r *attach.Request, container string) *attach.Request {
+	r.Key = attach.Key{ContainerID: container, IfName: "net1"}
+	return r
+}
+
+// isRefusal expects an *attach.Error of that kind about that field.
+func isRefusal(err error, kind attach.ErrorKind, field string) bool {
+	var e *attach.Error
+	return errors.As(err, &e) && e.Kind == kind && e.Field == field && e.Remedy != ""
 }
