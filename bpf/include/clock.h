@@ -10,6 +10,12 @@
 #define SECONDS(s) ((__u32)(((s) * 1000000000ULL) >> TICK_SHIFT))
 
 /*
+ * How far a flow's time can be ahead of a packet's: the packet read the clock, then
+ * another CPU noted a later time. Longer than anything holds up a CPU.
+ */
+#define AHEAD SECONDS(60)
+
+/*
  * Knobs, in ticks; set before loading, constants to the verifier. A flow is gone
  * when it was silent for longer. user space frees its memory by the same values.
  */

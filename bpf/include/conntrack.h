@@ -93,9 +93,10 @@ static __always_inline __u32 lifetime(const struct hp_flow *flow, __u32 proto)
 	return icmp_ticks;
 }
 
+/* expired: what was seen AHEAD of now is not of long ago, though ticks wrap. */
 static __always_inline int expired(const struct hp_flow *flow, __u32 proto, __u32 now)
 {
-	return now - flow->seen > lifetime(flow, proto);
+	return now + AHEAD - flow->seen > lifetime(flow, proto) + AHEAD;
 }
 
 static __always_inline void *table_of(const struct track *t)

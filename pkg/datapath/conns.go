@@ -56,7 +56,7 @@ func (d *Datapath) Conns(ifindex int) ([]Conn, error) {
 	}
 	var out []Conn
 	err = eachFlow(m, func(k portHpFlowKey, f portHpFlow) {
-		if now-f.Seen <= d.lifetime(k.Proto, FlowState(f.State)) {
+		if !d.over(k, f, now) {
 			out = append(out, describeFlow(k, f, now))
 		}
 	})
@@ -73,7 +73,7 @@ func describeFlow(k portHpFlowKey, f portHpFlow, now uint32) Conn {
 		Local:  netip.AddrPortFrom(netip.AddrFrom16(k.Local).Unmap(), lport),
 		Remote: netip.AddrPortFrom(netip.AddrFrom16(k.Remote).Unmap(), rport),
 		Opener: policy.Direction(f.Opener), State: FlowState(f.State), RuleID: f.RuleId, Generation: f.Generation,
-		Idle: time.Duration(now-f.Seen) << tickShift,
+		Idle: time.Duration(age(f, now)) << tickShift,
 	}
 }
 
@@ -181,9 +181,18 @@ func (d *Datapath) gcSlot(slot uint32) (freed int, err error) {
 	return freed, err
 }
 
-// over says whether a flow has expired. One written after now was read is not:
-// its age looks enormous.
+// ahead is AHEAD of bpf/include/clock.h, in ticks.
+const ahead = uint32(60_000_000_000 >> tickShift)
+
+// age is how long ago a flow was seen, in ticks: 0 for one seen after now was read.
+func age(f portHpFlow, now uint32) uint32 {
+	if f.Seen-now <= ahead {
+		return 0
+	}
+	return now - f.Seen
+}
+
+// over says whether a flow has expired, as conntrack.h does.
 func (d *Datapath) over(k portHpFlowKey, f portHpFlow, now uint32) bool {
-	age := now - f.Seen
-	return age < 1<<31 && age > d.lifetime(k.Proto, FlowState(f.State))
+	return age(f, now) > d.lifetime(k.Proto, FlowState(f.State))
 }

@@ -84,6 +84,31 @@ func TestExpiredIsReplaced(t *testing.T) {
 	}
 }
 
+// A packet that read the clock before another CPU noted a later time finds the flow
+// alive: what was seen after now is not of long ago.
+func TestSeenAfterNow(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(testSets(t)...)
+	b.port(accessPort())
+	est, allow := policy.ReasonEstablished, policy.ReasonRuleAllow
+	q, ping := udp(vm4, peer4, 5, 53), echo(vm4, peer4, true, 7)
+	b.expect("open", out(tcp(vm4, peer4, 1000, 80, "S"), allow), in(tcp(peer4, vm4, 80, 1000, "SA"), est),
+		out(tcp(vm4, peer4, 1001, 80, "S"), allow), out(q, allow), out(ping, allow))
+	const ahead = 10_000 // ticks: that long no CPU waits, but this test may
+	for range 3 {
+		b.age(-ahead & 0xffffffff)
+		conns, err := b.Conns(loopback)
+		if err != nil || len(conns) == 0 || conns[0].Idle != 0 {
+			t.Errorf("listed: %+v, %v", conns, err)
+		}
+		if n, err := b.GCConns(); n != 0 || err != nil {
+			t.Errorf("freed %d: %v", n, err)
+		}
+		b.expect("later than now", out(tcp(vm4, peer4, 1000, 80, "A"), est), in(tcp(peer4, vm4, 80, 1000, "A"), est),
+			in(tcp(peer4, vm4, 80, 1001, "A"), est), out(q, est), in(echo(peer4, vm4, false, 7), est))
+	}
+}
+
 // Knobs reach the program.
 func TestTimeoutKnobs(t *testing.T) {
 	tick := time.Duration(1 << tickShift)
