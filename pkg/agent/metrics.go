@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,21 +22,11 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	reg := prometheus.NewRegistry()
-	if err := reg.Register(newCollector(a)); err != nil {
+	handler, err := a.metricsHandler()
+	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if s := a.nodeStatus(); !s.Ready {
-			http.Error(w, strings.Join(s.Reasons, "\n"), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	l, err := net.Listen("tcp", a.cfg.MetricsAddr)
 	if err != nil {
 		return fmt.Errorf("--metrics-addr: %w", err)
@@ -48,11 +39,29 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 	return nil
 }
 
+func (a *Agent) metricsHandler() (http.Handler, error) {
+	reg := prometheus.NewRegistry()
+	if err := reg.Register(newCollector(a)); err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if s := a.nodeStatus(); !s.Ready {
+			http.Error(w, strings.Join(s.Reasons, "\n"), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return mux, nil
+}
+
 // collector reads the node's counters at each scrape; it keeps none itself.
 type collector struct {
 	agent *Agent
 	ready, generation, trunkReady, ports, packets,
-	bytes, ruleHits, drift, repaired *prometheus.Desc
+	bytes, ruleHits, drift, repaired, problems, stale *prometheus.Desc
 }
 
 func newCollector(a *Agent) *collector {
@@ -70,6 +79,8 @@ func newCollector(a *Agent) *collector {
 		ruleHits:   d("rule_packets_total", "packets that a firewall rule judged", "policy", "rule", "action"),
 		drift:      d("drift_seen_total", "times that somebody else changed something of ours", "kind", "subject"),
 		repaired:   d("drift_repaired_total", "times that it was put right", "kind", "subject"),
+		problems:   d("manifest_problems", "problems of manifests now; kept: the object's last good version stays in force", "kept"),
+		stale:      d("desired_state_stale", "1 while the source of desired state cannot be read or has lost everything"),
 	}
 }
 
@@ -97,6 +108,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(c.drift, float64(d.Seen), d.Kind, d.Subject)
 		count(c.repaired, float64(d.Repaired), d.Kind, d.Subject)
 	}
+	kept, other := c.agent.manifestProblems()
+	gauge(c.problems, float64(kept), "true")
+	gauge(c.problems, float64(other), "false")
+	gauge(c.stale, oneIf(len(s.Conditions) > 0))
 	c.collectPorts(count)
 	if list, err := c.agent.policyList(""); err == nil {
 		for _, p := range list.Items {
@@ -108,6 +123,24 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			count(c.ruleHits, float64(d.Packets), "default/"+d.Network, "0", d.Action)
 		}
 	}
+}
+
+// manifestProblems counts what is wrong with manifests: where the last good
+// version stays in force, and where there is none.
+func (a *Agent) manifestProblems() (kept, other int) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.world.source == nil {
+		return 0, 0
+	}
+	for _, p := range slices.Concat(a.world.source.Problems, a.world.refused) {
+		if p.Kept {
+			kept++
+		} else {
+			other++
+		}
+	}
+	return kept, other
 }
 
 func (c *collector) collectPorts(count func(*prometheus.Desc, float64, ...string)) {
