@@ -199,7 +199,7 @@ struct hp_flow {
 	__u8 opener;      /* enum hp_dir of the first packet; with the key it gives the opener's tuple back */
 	__u8 state;       /* enum hp_flow_state */
 	__u8 fin[HP_DIRS]; /* TCP: a FIN went this way; bytes of their own, for each hook writes one */
-	__u8 pad[4];
+	__u32 policy;     /* policy number of that generation: the port may get another */
 	__u64 reserved[2];
 };
 

@@ -249,17 +249,23 @@ static __always_inline void opener_query(const struct track *t, const struct hp_
 /* Another CPU has just forgotten the flow. */
 #define FORGOTTEN (GO_ON + 1)
 
+static __always_inline int judged(const struct hp_flow *flow, const struct track *t)
+{
+	return flow->generation == t->generation && flow->policy == t->policy;
+}
+
 /*
  * revalidate judges the opener again after the policy has changed: GO_ON if the
- * flow may stay, FORGOTTEN if there is none any more. A flow that a later generation has judged is left to it: this
- * packet only began earlier.
+ * flow may stay, FORGOTTEN if there is none any more. A flow that a later
+ * generation has judged is left to it: this packet only began earlier. Without a
+ * program nothing is judged, and the flow stays for when there is one.
  */
 __noinline int revalidate(struct __sk_buff *skb, struct track *asked)
 {
 	struct query q = {};
 	struct hp_flow *flow;
 	struct track t;
-	int older, r;
+	int mine, r;
 
 	if (!asked)
 		return HP_NO_PROGRAM;
@@ -272,20 +278,22 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *asked)
 	}
 	if (!flow)
 		return FORGOTTEN;
-	older = flow->generation < t.generation;
+	mine = flow->generation <= t.generation;
 	opener_query(&t, flow, &q);
 	r = judge(&q);
 	if (!is_drop(r)) {
-		if (older) {
+		if (mine) {
 			flow->rule_id = q.rule_id;
+			flow->policy = t.policy;
 			flow->generation = t.generation;
 		}
 		return GO_ON;
 	}
+	if (r == HP_NO_PROGRAM)
+		return r;
 	/* The policy does not allow the flow any more. */
-	if (r != HP_NO_PROGRAM)
-		count_rule(skb, q.counter);
-	if (older)
+	count_rule(skb, q.counter);
+	if (mine)
 		forget(&t);
 	return r;
 }
@@ -365,7 +373,7 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 
 	if (!flow || reopens(t, flow, p))
 		return GO_ON;
-	if (flow->generation != t->generation) {
+	if (!judged(flow, t)) {
 		r = revalidate(skb, t);
 		if (r == FORGOTTEN)
 			return GO_ON;
@@ -400,6 +408,7 @@ __noinline int remember(struct track *asked, __u32 rule_id)
 	if (flow && t.settled)
 		forget(&t);
 	fresh.generation = t.generation;
+	fresh.policy = t.policy;
 	fresh.seen = t.now;
 	fresh.opener = t.dir;
 	bpf_map_update_elem(&conns_new, &t.key, &fresh, BPF_ANY);

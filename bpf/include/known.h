@@ -2,7 +2,7 @@
 /*
  * The short way for the packets that are nearly all: TCP without flags that change
  * a connection, and UDP, plain headers, of a flow that this CPU has seen in this
- * very tick under this very generation. Such a packet would change nothing: its
+ * very tick under this very policy. Such a packet would change nothing: its
  * flow's time is noted already. It gets the answer of the long way (parse.h,
  * conntrack.h), and everything else goes there.
  */
@@ -52,6 +52,7 @@ static __always_inline void note_known(const struct track *t)
 	barrier();
 	k->key = t->key;
 	k->generation = t->generation;
+	k->policy = t->policy;
 	barrier();
 	*(volatile __u32 *)&k->tick = t->now;
 }
@@ -127,7 +128,8 @@ static __always_inline __u32 known_flow(struct __sk_buff *skb, const struct fram
 	if (!plain_key(skb, f, &t->key.flow, t->dir))
 		return GO_ON;
 	k = known_at(&t->key);
-	if (!k || k->tick != t->now || k->generation != t->generation || !same_key(&k->key, &t->key))
+	if (!k || k->tick != t->now || k->generation != t->generation || k->policy != t->policy ||
+	    !same_key(&k->key, &t->key))
 		return GO_ON;
 	return HP_ESTABLISHED;
 }

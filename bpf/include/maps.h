@@ -190,14 +190,14 @@ struct known {
 	struct hp_new_key key;
 	__u64 generation; /* that had judged its opener */
 	__u32 tick;       /* of the last packet that its port's table saw */
-	__u32 pad;
+	__u32 policy;     /* with generation */
 };
 
 #define KNOWN_FLOWS 256 /* a power of two; 16 KiB a CPU */
 
 /*
  * known_flows: what conns would say again, a cache line near. Nothing depends on
- * it: another generation or another tick is a miss.
+ * it: another policy or another tick is a miss.
  * Key: hash of the flow's key. Value: struct known, of the last flow that had the
  * hash. Written and read by the programs, each CPU its own. Lives as long as the
  * programs; not pinned. Size: what the nearest cache can spare; it is for the few

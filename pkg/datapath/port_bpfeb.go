@@ -42,7 +42,7 @@ type portHpFlow struct {
 	Opener     uint8
 	State      uint8
 	Fin        [2]uint8
-	Pad        [4]uint8
+	Policy     uint32
 	Reserved   [2]uint64
 }
 
@@ -124,7 +124,7 @@ type portKnown struct {
 	Key        portHpNewKey
 	Generation uint64
 	Tick       uint32
-	Pad        uint32
+	Policy     uint32
 }
 
 // Names of all BPF objects in the ELF.

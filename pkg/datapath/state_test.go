@@ -193,6 +193,34 @@ func TestRevalidation(t *testing.T) {
 	b.expect("again", out(o("S"), allow), in(i("SA"), est))
 	b.sync(policy.Set{Network: "elsewhere", Default: policy.Allow})
 	b.expect("no program", in(i("A"), policy.ReasonNoProgram), out(o("S"), policy.ReasonNoProgram))
+	b.sync(sets...)
+	b.expect("back", in(i("A"), est), out(o("A"), est))
+}
+
+// A port that comes under another network's policy takes no flow along that this one
+// does not allow, though the generation is the same, nor by the short way.
+func TestFlowsUnderAnotherPolicy(t *testing.T) {
+	b := newBench(t, Config{})
+	est, def := policy.ReasonEstablished, policy.ReasonDefaultDrop
+	b.sync(append(testSets(t), policy.Set{Network: "net-c", Default: policy.Drop})...)
+	under := func(network string) {
+		t.Helper()
+		c := accessPort()
+		c.Policy = network
+		if err := b.UpdatePort(loopback, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.port(accessPort())
+	dns, ack := udp(vm4, peer4, 5, 53), tcp(vm4, peer4, 1000, 80, "A")
+	b.expect("net-a", out(tcp(vm4, peer4, 1000, 80, "S"), policy.ReasonRuleAllow), in(tcp(peer4, vm4, 80, 1000, "SA"), est),
+		out(tcp(vm4, peer4, 1001, 80, "S"), policy.ReasonRuleAllow), out(dns, policy.ReasonRuleAllow), out(ack, est), out(ack, est))
+	under("net-b")
+	b.expect("net-b allows it, too", out(ack, est), in(tcp(peer4, vm4, 80, 1001, "SA"), est), out(ack, est), out(ack, est), out(ack, est))
+	under("net-c")
+	b.expect("net-c does not", out(ack, def), in(tcp(peer4, vm4, 80, 1001, "A"), def), in(udp(peer4, vm4, 53, 5), def))
+	under("net-a")
+	b.expect("what was cut stays cut", out(ack, policy.ReasonTCPNoState), in(udp(peer4, vm4, 53, 5), def))
 }
 
 // A flow that a newer generation has judged is not forgotten by a packet that
