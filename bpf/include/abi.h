@@ -58,7 +58,7 @@ enum hp_vlan_mode {
 	X(GUEST_TAG, 26, DROP, "VLAN tag on an access port; on a trunk port a second tag, or one that is not 802.1Q")       \
 	X(VLAN_NOT_ALLOWED, 27, DROP, "VLAN is not in the trunk port's list")                                              \
 	X(UNTAGGED, 28, DROP, "untagged frame on a trunk port without a native VLAN")                                      \
-	X(MALFORMED, 29, DROP, "shorter than its own headers say, or contradictory headers")                               \
+	X(MALFORMED, 29, DROP, "headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP")                  \
 	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
 	X(FRAGMENT_DROP, 31, DROP, "non-first fragment not allowed by a rule without services")
 

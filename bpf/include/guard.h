@@ -27,12 +27,6 @@ static __always_inline __u32 guard_state(const struct hp_port *port)
 	}
 }
 
-static __always_inline int is_tag(__u32 ethertype)
-{
-	return ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SVLAN || ethertype == ETHERTYPE_QINQ1 ||
-	       ethertype == ETHERTYPE_QINQ2;
-}
-
 /*
  * guard_vlan finds the frame's VLAN and refuses tags that the port may not carry.
  * The outer tag is in metadata at both hooks (vlan_tci is stale unless

@@ -23,6 +23,7 @@
 #define ETHERTYPE_SVLAN 0x88a8
 #define ETHERTYPE_QINQ1 0x9100
 #define ETHERTYPE_QINQ2 0x9200
+#define ETHERTYPE_MIN 0x0600 /* below it is a length, with LLC behind it */
 
 /* IP protocols and IPv6 extension headers. */
 #define PROTO_HOPOPTS 0
@@ -65,6 +66,12 @@ struct eth_header {
 
 struct vlan_header {
 	__be16 tci;
+	__be16 type;
+};
+
+struct snap_header {
+	__u8 llc[3];
+	__u8 organization[3];
 	__be16 type;
 };
 
@@ -409,6 +416,30 @@ static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, str
 	return GO_ON;
 }
 
+static __always_inline int is_tag(__u32 ethertype)
+{
+	return ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SVLAN || ethertype == ETHERTYPE_QINQ1 ||
+	       ethertype == ETHERTYPE_QINQ2;
+}
+
+/*
+ * hides_type: LLC/SNAP in place of an EtherType, by RFC 1042 or 802.1H. Some
+ * receivers (Windows) take what it names for the same as without (VU#855201).
+ */
+static __always_inline int hides_type(struct __sk_buff *skb, __u32 at)
+{
+	struct snap_header copy;
+	const struct snap_header *snap = HEADER(skb, at, &copy);
+	__u32 type;
+
+	if (!snap || snap->llc[0] != 0xaa || snap->llc[1] != 0xaa || snap->llc[2] != 3 || snap->organization[0] ||
+	    snap->organization[1] || (snap->organization[2] && snap->organization[2] != 0xf8))
+		return 0;
+	type = bpf_ntohs(snap->type);
+	return type == ETHERTYPE_IPV4 || type == ETHERTYPE_IPV6 || type == ETHERTYPE_ARP || type == ETHERTYPE_RARP ||
+	       is_tag(type);
+}
+
 /*
  * parse_ip fills p from the IP packet at offset at. Returns GO_ON or a reason. A
  * global function: what comes before and behind it is verified once, not once
@@ -428,7 +459,7 @@ __noinline int parse_ip(struct __sk_buff *skb, struct packet *p, __u32 ethertype
 	else if (ethertype == ETHERTYPE_IPV6)
 		r = parse_ipv6(skb, &s, p, &hops);
 	else
-		return GO_ON;
+		return ethertype < ETHERTYPE_MIN && hides_type(skb, at) ? HP_MALFORMED : GO_ON;
 	if (r != GO_ON)
 		return r;
 	p->query.ip = 1;

@@ -228,8 +228,29 @@ func otherScenarios() []scenario {
 			both(pkt{ether: 0x88cc, l4: make([]byte, 40)}, policy.ReasonDefaultDrop),
 			both(pkt{ether: 38, l4: make([]byte, 40)}, policy.ReasonDefaultDrop))},
 		{name: "below IP, allowed", port: netB, steps: both(pkt{ether: 0x88cc, l4: []byte{1}}, policy.ReasonDefaultAllow)},
+		{name: "LLC/SNAP", port: netB, steps: snapSteps()},
 		{name: "neighbour discovery", steps: discovery},
 	}
+}
+
+// snapSteps: what receivers take for IP, ARP or a tag is not hidden from rules by a
+// length and LLC/SNAP in place of an EtherType; what is nothing of the kind may pass.
+func snapSteps() (all []step) {
+	snap := func(oui byte, typ uint16) pkt {
+		l4 := append([]byte{0xaa, 0xaa, 3, 0, 0, oui, byte(typ >> 8), byte(typ)}, udp(vm4, bad4, 1, 53).ip4()...)
+		return pkt{ether: layers.EthernetType(len(l4)), l4: l4}
+	}
+	for _, typ := range []uint16{0x0800, 0x86dd, 0x0806, 0x8035, 0x8100, 0x88a8, 0x9100, 0x9200} {
+		all = append(all, both(snap(0, typ), policy.ReasonMalformed)...)
+		all = append(all, both(snap(0xf8, typ), policy.ReasonMalformed)...) // 802.1H
+	}
+	ok := policy.ReasonDefaultAllow
+	bpdu, cut := snap(0, 0), snap(0, 0x0800)
+	bpdu.l4 = append([]byte{0x42, 0x42, 3}, make([]byte, 35)...)
+	cut.l4 = cut.l4[:7]
+	return slices.Concat(all, both(bpdu, ok), both(cut, ok), both(snap(0, 0x80f3), ok),
+		both(snap(0x0c, 0x0800), ok), // of another organization's numbers
+		both(snap(0, 0x0800).with(func(p *pkt) { p.ether = 0x600 }), ok))
 }
 
 func ruleScenarios() []scenario {

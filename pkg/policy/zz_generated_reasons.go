@@ -34,7 +34,7 @@ const (
 	ReasonGuestTag        Reason = 26 // VLAN tag on an access port; on a trunk port a second tag, or one that is not 802.1Q
 	ReasonVLANNotAllowed  Reason = 27 // VLAN is not in the trunk port's list
 	ReasonUntagged        Reason = 28 // untagged frame on a trunk port without a native VLAN
-	ReasonMalformed       Reason = 29 // shorter than its own headers say, or contradictory headers
+	ReasonMalformed       Reason = 29 // headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP
 	ReasonTooManyHeaders  Reason = 30 // more IPv6 extension headers than are followed
 	ReasonFragmentDrop    Reason = 31 // non-first fragment not allowed by a rule without services
 )
@@ -157,7 +157,7 @@ func reasonText(r Reason) (reasonWords, bool) {
 	case ReasonUntagged:
 		return reasonWords{"Untagged", "untagged", "untagged frame on a trunk port without a native VLAN"}, true
 	case ReasonMalformed:
-		return reasonWords{"Malformed", "malformed", "shorter than its own headers say, or contradictory headers"}, true
+		return reasonWords{"Malformed", "malformed", "headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP"}, true
 	case ReasonTooManyHeaders:
 		return reasonWords{"TooManyHeaders", "too_many_headers", "more IPv6 extension headers than are followed"}, true
 	case ReasonFragmentDrop:
