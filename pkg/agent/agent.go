@@ -118,12 +118,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.adoptRecords(); err != nil {
 		return err
 	}
-	snap, err := a.cfg.Source.Load()
-	if err != nil {
-		a.log.Error("desired state cannot be read; the last good one stays in force", "source", a.cfg.SourceName, "err", err)
-		a.notRead(err)
-	}
-	a.take(snap)
+	a.readSource()
 	a.reconcile()
 	a.lastRound.Store(time.Now().UnixNano())
 	tasks := []task{
@@ -188,7 +183,8 @@ func (a *Agent) wake() {
 	}
 }
 
-// watchKernel wakes the loop when links, VLANs or hooks change.
+// watchKernel wakes the loop when links, VLANs or hooks change, though not for
+// what an ADD or DEL at work changes: those come first.
 func (a *Agent) watchKernel(ctx context.Context) error {
 	for ctx.Err() == nil {
 		ch, err := a.kernel.Watch(ctx)
@@ -196,13 +192,35 @@ func (a *Agent) watchKernel(ctx context.Context) error {
 			return err
 		}
 		for range ch { // closed early when the announcements broke off
+			a.waitForQuiet(ctx)
 			a.wake()
 		}
 	}
 	return nil
 }
 
+// waitForQuiet returns when no ADD or DEL has come for a while, or after
+// holdMost: on a node where they come all the time, the loop still has its turn.
+func (a *Agent) waitForQuiet(ctx context.Context) {
+	held := time.Now()
+	for ctx.Err() == nil {
+		quiet := time.Unix(0, a.lastAsked.Load()).Add(quietAfter)
+		wait := min(time.Until(quiet), time.Until(held.Add(holdMost)))
+		if wait <= 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
 const (
+	// quietAfter is how long no ADD or DEL must have come for the node to count
+	// as quiet, holdMost how long work that can wait for that is put off.
+	quietAfter = 200 * time.Millisecond
+	holdMost   = time.Second
 	// roundEvery is the safety net under kernel events: a detached tcx link,
 	// for one, makes none.
 	roundEvery = 5 * time.Second
@@ -254,6 +272,9 @@ func (a *Agent) keepPool(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.kernel.poolUsed:
+			if !a.kernel.poolLow() {
+				a.waitForQuiet(ctx)
+			}
 		case <-time.After(roundEvery):
 			if err := a.kernel.dp.Reap(); err != nil {
 				a.log.Warn("slots of ended ports cannot be freed", "err", err)

@@ -59,6 +59,9 @@ func (k *kernel) FillPool() error {
 	return k.dp.FillPool(poolAhead)
 }
 
+// poolLow says that a few more ADDs would have to make their own slots.
+func (k *kernel) poolLow() bool { return k.dp.Free() < poolAhead/4 }
+
 // AgeConnections frees the memory of expired connections.
 func (k *kernel) AgeConnections() error {
 	_, err := k.dp.GCConns()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -127,6 +128,15 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// deadSource has nothing to give.
+type deadSource struct{}
+
+func (deadSource) Load() (*desired.Snapshot, error) {
+	return nil, errors.New("/etc/homeport: want a directory of *.yaml manifests")
+}
+
+func (deadSource) Watch(context.Context) (<-chan *desired.Snapshot, error) { return nil, nil }
+
 // TestNothingRead: an agent that starts without its source goes on with what the
 // last one had in force, and says that it is no more than that.
 func TestNothingRead(t *testing.T) {
@@ -136,8 +146,8 @@ func TestNothingRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.loadState()
-	a.notRead(errors.New("/etc/homeport: want a directory of *.yaml manifests"))
-	a.take(nil)
+	a.cfg.Source = deadSource{}
+	a.readSource()
 	got := a.world.conditions()
 	if a.world.snap == nil || len(got) != 1 || got[0].Reason != "SourceUnreadable" || got[0].LastTransitionTime.IsZero() || !strings.Contains(got[0].Message, "/etc/homeport") {
 		t.Errorf("conditions %+v", got)

@@ -34,12 +34,17 @@ func (a *Agent) take(snap *desired.Snapshot) {
 	a.takeLocked(snap)
 }
 
-// notRead notes that the source gave no snapshot at all. What an earlier agent
-// had in force stays.
-func (a *Agent) notRead(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.world.unread = &desired.Stale{Since: time.Now().UTC(), Reason: "SourceUnreadable", Message: err.Error()}
+// readSource takes what the source says at the start. If that is nothing at all,
+// what an earlier agent had in force stays, and status says that it is no more.
+func (a *Agent) readSource() {
+	snap, err := a.cfg.Source.Load()
+	if err != nil {
+		a.log.Error("desired state cannot be read; the last good one stays in force", "source", a.cfg.SourceName, "err", err)
+		a.mu.Lock()
+		a.world.unread = &desired.Stale{Since: time.Now().UTC(), Reason: "SourceUnreadable", Message: err.Error()}
+		a.mu.Unlock()
+	}
+	a.take(snap)
 }
 
 // takeLocked is take; mu is held, so that no snapshot overtakes a newer one.
