@@ -73,42 +73,53 @@ func enter() error {
 	return os.Mkdir(filepath.Dir(netns.GuestsFile), 0o755)
 }
 
-// choose prints where the demo should run, and why.
-func choose(ctx context.Context, o options) int {
+// choose prints where the demo should run on out, and why on diag.
+func choose(ctx context.Context, o options, out, diag io.Writer) int {
 	inVM := "the nodes run in a VM with kernel " + o.kernel
 	switch o.where {
 	case "", "native":
 	case "vm":
-		fmt.Fprintf(os.Stderr, "demo: as asked for, %s\n", inVM)
-		fmt.Println("vm")
+		fmt.Fprintf(diag, "demo: as asked for, %s\n", inVM)
+		fmt.Fprintln(out, "vm")
 		return 0
 	default:
-		fmt.Fprintf(os.Stderr, "demo: WHERE=%s: want native or vm\n", o.where)
+		fmt.Fprintf(diag, "demo: WHERE=%s: want native or vm\n", o.where)
 		return 2
 	}
-	var why bytes.Buffer
-	code, err := 1, errors.New("not root")
-	if os.Geteuid() == 0 {
-		code, err = isolated(ctx, []string{"-choose"}, io.Discard, &why)
-	}
-	if err != nil {
-		fmt.Fprintln(&why, err)
-	}
-	reason := strings.TrimSpace(why.String())
+	reason := tried(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return 130
-	case code == 0:
-		fmt.Fprintf(os.Stderr, "demo: this machine has all that the nodes need: they run on its kernel %s, in namespaces of their own (WHERE=vm takes a VM)\n", release())
-		fmt.Println("native")
+	case reason == "":
+		fmt.Fprintf(diag, "demo: this machine has all that the nodes need: they run on its kernel %s, in namespaces of their own (WHERE=vm takes a VM)\n", release())
+		fmt.Fprintln(out, "native")
 	case o.where == "native":
-		fmt.Fprintf(os.Stderr, "demo: it cannot run on this machine itself: %s; without WHERE=native it takes a VM\n", reason)
+		fmt.Fprintf(diag, "demo: it cannot run on this machine itself: %s; without WHERE=native it takes a VM\n", reason)
 		return 3
 	default:
-		fmt.Fprintf(os.Stderr, "demo: %s: %s\n", reason, inVM)
-		fmt.Println("vm")
+		fmt.Fprintf(diag, "demo: %s: %s\n", reason, inVM)
+		fmt.Fprintln(out, "vm")
 	}
 	return 0
+}
+
+// tried says why the demo cannot run natively; "" is that it can.
+func tried(ctx context.Context) string {
+	if os.Geteuid() != 0 {
+		return "not root"
+	}
+	var why bytes.Buffer
+	code, err := isolated(ctx, []string{"-choose"}, io.Discard, &why)
+	switch said := strings.TrimSpace(why.String()); {
+	case err != nil:
+		return err.Error()
+	case code == 0:
+		return ""
+	case said == "":
+		return fmt.Sprintf("trying ended with exit code %d", code)
+	default:
+		return said
+	}
 }
 
 func release() string {

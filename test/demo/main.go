@@ -35,6 +35,7 @@ type options struct {
 	helpers  string
 	out      string
 	standIn  bool
+	limit    time.Duration
 }
 
 func main() {
@@ -47,6 +48,7 @@ func main() {
 	flag.StringVar(&o.guest, "guest", "", "with -native: vm1 as vmrun -guest takes it")
 	flag.StringVar(&o.helpers, "helpers", "", "with -native: the folder of the programs guest and guestctl")
 	flag.StringVar(&o.out, "out", "", "with -native: the folder for vm1's console log")
+	flag.DurationVar(&o.limit, "patience", 2*time.Minute, "with -native: how long vm1 may take to come up")
 	flag.BoolVar(&o.standIn, "standin", false, "with -native: a namespace plays vm1 too (for tests where a VM takes too long)")
 	flag.BoolVar(&o.inside, "inside", false, "for the demo itself: it is in its namespaces")
 	flag.Parse()
@@ -70,7 +72,7 @@ func run(ctx context.Context, o options) int {
 	case o.choose && o.inside:
 		return try(ctx)
 	case o.choose:
-		return choose(ctx, o)
+		return choose(ctx, o, os.Stdout, os.Stderr)
 	case o.native && !o.inside:
 		code, err := isolated(ctx, os.Args[1:], os.Stdout, os.Stderr)
 		if err != nil {

@@ -16,15 +16,13 @@ import (
 	"github.com/homeport-cni/homeport/test/vm/wire"
 )
 
-// patience is how long a VM may take to come up under emulation.
-const patience = 2 * time.Minute
-
 // onTap is vm1 where the demo runs natively: QEMU inside the launcher pod's
 // network namespace, its NIC on the pod's tap, as KubeVirt has it.
 type onTap struct {
 	guest   wire.Guest
 	folders vm.Folders
 	standIn bool
+	limit   time.Duration // for it to come up
 
 	qemu *vm.TapGuest
 	held []*os.File
@@ -50,8 +48,8 @@ func newOnTap(o options) (*onTap, error) {
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":"+helpers); err != nil { // for guestctl
 		return nil, err
 	}
-	return &onTap{guest: g, standIn: o.standIn, folders: vm.Folders{Helpers: helpers, Work: dir, Out: o.out}},
-		os.WriteFile(netns.GuestsFile, b, 0o644)
+	v := &onTap{guest: g, standIn: o.standIn, limit: o.limit, folders: vm.Folders{Helpers: helpers, Work: dir, Out: o.out}}
+	return v, os.WriteFile(netns.GuestsFile, b, 0o644)
 }
 
 func (v *onTap) MAC() string { return v.guest.MAC }
@@ -67,7 +65,7 @@ func (v *onTap) Join(ctx context.Context, pod *netns.Pod) error {
 	if err := v.boot(pod.Space, tap); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, v.limit)
 	defer cancel()
 	return v.qemu.Ready(ctx)
 }

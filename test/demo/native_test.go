@@ -1,0 +1,82 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/homeport-cni/homeport/test/vm"
+)
+
+// TestNativeInVM runs the native demo on the kernels that have all it needs. A
+// namespace plays vm1, as a VM inside a VM takes too long. It must say no where
+// something is broken, and leave nothing behind whichever way it ends.
+//
+//	HOMEPORT_VM=1 go test -count=1 -v -run TestNativeInVM ./test/demo
+func TestNativeInVM(t *testing.T) {
+	if os.Getenv("HOMEPORT_VM") != "1" {
+		t.Skip("boots virtual machines; set HOMEPORT_VM=1")
+	}
+	dir := t.TempDir()
+	build(t, dir+"/", "../../cmd/cni-plugin", "../../cmd/bridge-agent", "../../cmd/homeportctl", "../vm/guest", "../vm/guestctl", ".")
+	t.Chdir("../bench")
+	build(t, dir+"/bridge", "github.com/containernetworking/plugins/plugins/main/bridge")
+	t.Chdir("../demo")
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, []byte(nativeScript), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, kernel := range []string{"6.12", "6.1"} {
+		t.Run(kernel, func(t *testing.T) {
+			s := vm.Spec{Kernel: kernel, Mem: 1024, SMP: 2, Timeout: 10 * time.Minute, Argv: []string{"bash", "/opt/script"},
+				Env: []string{"HOMEPORT_BIN=/opt", "HOMEPORT_CNI_BIN=/opt/cni"}}
+			for _, name := range []string{"cni-plugin", "bridge-agent", "homeportctl", "guest", "guestctl", "demo", "script"} {
+				s.Files = append(s.Files, vm.Copy{Host: filepath.Join(dir, name), Guest: "/opt/" + name})
+			}
+			s.Files = append(s.Files, vm.Copy{Host: filepath.Join(dir, "bridge"), Guest: "/opt/cni/bridge"})
+			var out bytes.Buffer
+			code, err := vm.Run(context.Background(), s, &out, &out)
+			if err != nil || code != 0 {
+				t.Fatalf("exit code %d, %v\n%s", code, err, &out)
+			}
+			t.Logf("%s", &out)
+		})
+	}
+}
+
+const nativeScript = `
+list() {
+	ip -o link; ip netns list; cut -d' ' -f4- /proc/self/mountinfo; find /run /sys/fs/bpf
+	sysctl -a 2>/dev/null | grep -e '^net.*\(forward\|filter\|bridge\|disable_ipv6\)'
+	for p in /proc/[0-9]*; do tr '\0' ' ' <$p/cmdline; echo; done 2>/dev/null | grep -e opt/ -e /run/ -e tcpdump | grep -v script
+}
+# play CODE WHAT COMMAND...: the demo ends so, with output that has WHAT, and leaves nothing.
+play() {
+	code=$1 what=$2; shift 2
+	"$@" -native -standin -guest name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24 -helpers /opt -out /out $flags >/tmp/log 2>&1
+	got=$?
+	for i in $(seq 100); do # the kernel takes namespaces down behind everybody's back
+		list >/tmp/now
+		diff /tmp/before /tmp/now >/tmp/diff && break
+		sleep 0.1
+	done
+	if [ $got != $code ] || ! grep -q "$what" /tmp/log || [ -s /tmp/diff ]; then
+		tail -n 40 /tmp/log
+		echo "play $* $flags: exit code $got, want $code and $what; left behind:"; cat /tmp/diff
+		exit 1
+	fi
+	echo "$* $flags: exit code $got as it should be: $(grep "$what" /tmp/log | head -n 1); nothing is left"
+}
+list >/tmp/before
+[ "$(/opt/demo -choose)" = native ] || exit 1
+play 0 'All as expected' /opt/demo
+flags='-break rule' play 1 'FAILED.*step 7.*rule 1002' /opt/demo
+flags='-break vlan' play 1 'FAILED.*step 5.*cannot reach vm1 on VLAN 100' /opt/demo
+flags='-break mac' play 1 'FAILED.*step 8.*saw a forged frame' /opt/demo
+play 130 FAILED timeout --preserve-status -s INT 7 /opt/demo
+play 130 FAILED timeout --preserve-status -s TERM --foreground 7 /opt/demo
+play 137 '\[2/11\]' timeout --preserve-status -s KILL --foreground 7 /opt/demo
+`
