@@ -327,6 +327,14 @@ __noinline int quoted_key(struct __sk_buff *skb, const struct packet *p, struct 
 		quoted.query.ends = v6.ends;
 		quoted.proto = v6.proto;
 		at += sizeof(v6);
+		if (is_extension(v6.proto)) {
+			int walk = ext_headers(skb, v6.proto, at, skb->len);
+
+			if (walk < 0 || walk & EXT_FRAGMENT)
+				return 0;
+			quoted.proto = walk & 0xff;
+			at = walk >> EXT_OFFSET_SHIFT & MAX_OFFSET;
+		}
 	}
 	if (quoted.query.ends.src.halves[0] != p->query.ends.dst.halves[0] ||
 	    quoted.query.ends.src.halves[1] != p->query.ends.dst.halves[1] || bpf_skb_load_bytes(skb, at, &l4, sizeof(l4)))

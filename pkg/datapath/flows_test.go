@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/gopacket/gopacket/layers"
 
@@ -109,7 +110,14 @@ func errorScenarios() []scenario {
 			in(quote(3, icmp(vm4, peer4, 3, 0, 0, 0, 0, 0), 8), def), // about an error
 			in(icmp(other4, vm4, 3, 0, 0, 0, 0, 0), def),
 			in(icmp(open4, vm4, 3, 0, 0, 0, 0, 0), allow),
-			in(icmpError(other6, vm6, 1, syn6.with(func(p *pkt) { p.ext = []extension{pad(60)} }), 16), def)}},
+			out(syn6, allow),
+			in(quote6(1, syn6.with(func(p *pkt) { p.ext = []extension{fragment6(7, true)} }), 16), def),
+			in(quote6(1, syn6.with(func(p *pkt) { p.ext = slices.Repeat([]extension{pad(60)}, 7) }), 64), def),
+			in(quote6(1, syn6.with(func(p *pkt) { p.ext = []extension{pad(60)} }), 15), def)}},
+		{name: "ICMP errors about packets with extension headers", steps: []step{
+			out(syn6, allow), out(dns6, allow), // a router has to cut these, or to say that they are too big
+			in(quote6(2, dns6.with(func(p *pkt) { p.ext = []extension{fragment6(0, true)} }), 16), rel),
+			in(quote6(2, syn6.with(func(p *pkt) { p.ext = []extension{pad(0), pad(60)} }), 24), rel)}},
 	}
 }
 

@@ -28,7 +28,7 @@ func TestExpiry(t *testing.T) {
 	q, a := udp(vm6, peer6, 5, 53), udp(peer6, vm6, 53, 5)
 	ping, pong := echo(vm4, peer4, true, 7), echo(peer4, vm4, false, 7)
 	open := []step{out(o("S"), allow), in(i("SA"), est)}
-	if err := b.FillPool(26); err != nil {
+	if err := b.FillPool(28); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -39,6 +39,7 @@ func TestExpiry(t *testing.T) {
 		over  step // and when it is older
 	}{
 		{"tcp unanswered", open[:1], 20 * time.Second, in(i("SA"), est), in(i("SA"), def)},
+		{"tcp challenged", append(open[:1:1], in(i("A"), est)), 20 * time.Second, in(i("SA"), est), in(i("SA"), def)},
 		{"tcp open", open, 12 * time.Hour, in(i("A"), est), in(i("A"), def)},
 		{"tcp open, opener", open, 12 * time.Hour, out(o("A"), est), out(o("A"), policy.ReasonTCPNoState)},
 		{"tcp reset", append(open[:2:2], in(i("R"), est)), 30 * time.Second, in(i("A"), est), in(i("A"), def)},
@@ -237,6 +238,15 @@ func TestOlderGenerationLeavesFlows(t *testing.T) {
 	b.expect("judged by the older", in(i, policy.ReasonDefaultDrop))
 	b.control.setGeneration(newer, [32]byte{})
 	b.expect("still there", in(i, policy.ReasonEstablished))
+
+	// Nor is it taken for the older one's where both allow it.
+	b.sync(policy.Set{Network: "net-a", Rules: testSets(t)[0].Rules, Default: policy.Allow})
+	b.expect("judged by the newest", in(i, policy.ReasonEstablished))
+	b.control.setGeneration(newer, [32]byte{})
+	b.expect("by the one before", in(i, policy.ReasonEstablished))
+	if c, err := b.Conns(loopback); err != nil || len(c) != 1 || c[0].Generation != newer+1 {
+		t.Errorf("flow %+v, want generation %d: %v", c, newer+1, err)
+	}
 }
 
 // A full table of a port refuses nobody: flows stay among the unanswered, and
