@@ -2,12 +2,14 @@ package datapath
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf/btf"
 
@@ -141,6 +143,13 @@ func TestABITimeouts(t *testing.T) {
 		if err := spec.Variables[name].Get(&got); err != nil || got != want {
 			t.Errorf("%s is %d in C, %d in Go: %v", name, got, want, err)
 		}
+	}
+	header, err := os.ReadFile("../../bpf/include/clock.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("#define AHEAD SECONDS(%d)\n", (time.Duration(ahead+1)<<tickShift).Truncate(time.Second)/time.Second); !strings.Contains(string(header), want) {
+		t.Errorf("clock.h has no %s", want)
 	}
 }
 

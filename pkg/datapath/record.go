@@ -61,11 +61,16 @@ func (t *portTable) find(ifindex int) (cell *uint32, place uint32) {
 	return nil, 0
 }
 
-// put writes a version of a record and then has the index lead to it.
+// put writes a version of a record and then has the index lead to it. The place is
+// that of the version before the last, which a packet may still read if the last is
+// younger than packets are old: so what changes nothing makes no version.
 func (t *portTable) put(ifindex int, rec portHpPort) error {
 	rec.Ifindex = uint32(ifindex)
 	cell, place := t.find(ifindex)
 	next := rec.Slot * 2
+	if cell != nil && t.ports[place] == rec {
+		return nil
+	}
 	if cell != nil && place == next {
 		next++
 	}

@@ -177,12 +177,22 @@ func TestPortTable(t *testing.T) {
 	if err := b.ports.put(7+3*portCells, portHpPort{Slot: 3, Pvid: 33}); err != nil {
 		t.Fatal(err)
 	}
+	// What changes nothing leaves the version before alone: packets may still read it.
+	cell, place := b.ports.find(7 + 2*portCells)
+	rec := b.ports.ports[place]
+	rec.Pvid = 22
+	if err := errors.Join(b.ports.put(7+2*portCells, rec), b.ports.put(7+2*portCells, rec)); err != nil {
+		t.Fatal(err)
+	}
+	if old, now := b.ports.ports[place], b.ports.ports[*cell-1]; old.Pvid != 2 || now != rec {
+		t.Errorf("written twice: the version before is %+v, this one %+v", old, now)
+	}
 	b.ports.remove(7)
 	for n := range portProbes {
 		rec, err := b.record(7 + n*portCells)
 		want := uint16(n)
-		if n == 3 {
-			want = 33
+		if n == 2 || n == 3 {
+			want = uint16(n * 11)
 		}
 		if n > 0 && (err != nil || rec.Pvid != want) || n == 0 && !errors.Is(err, ErrNoRecord) {
 			t.Errorf("port %d: %+v, %v", n, rec, err)
