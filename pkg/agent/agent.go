@@ -298,35 +298,6 @@ func (a *Agent) ageConnections(ctx context.Context) error {
 	}
 }
 
-// settlePorts moves ports, one by one in quiet times, from the hook that is
-// quick to attach to the one that others cannot delete by accident.
-func (a *Agent) settlePorts(ctx context.Context) error {
-	tick := time.NewTicker(settleAfter / 2)
-	defer tick.Stop()
-	for {
-		for _, it := range a.table.list() {
-			if ctx.Err() != nil || time.Since(time.Unix(0, a.lastAsked.Load())) < settleAfter {
-				break
-			}
-			if !it.open || a.kernel.dp.Settled(it.rec.HostIfIndex) {
-				continue
-			}
-			if a.kernel.VerifyPort(&it.rec) != nil {
-				continue // a hook that was taken away is drift: to be counted, not mended in passing
-			}
-			settle := func() error { return a.kernel.dp.SettlePort(it.rec.HostIfIndex) }
-			if err := a.withPort(it.rec, settle); err != nil {
-				a.log.Warn("a port stays on its first hook", "port", it.rec.HostIfName, "err", err)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
 // note keeps a report for status, and logs it.
 func (a *Agent) note(msg string) {
 	a.mu.Lock()

@@ -177,7 +177,7 @@ func (a *Agent) lookAtHooks() []finding {
 			continue
 		}
 		f := finding{kind: hookKind(err), subject: rec.HostIfName, urgent: true, message: err.Error(),
-			repair: func() error { return a.withPort(rec, func() error { return a.kernel.RepairPort(&rec) }) }}
+			repair: func() error { return a.repairHooks(it) }}
 		if opens(err) {
 			f.message += ": the port is open, without its firewall, until it is repaired"
 		}

@@ -22,6 +22,7 @@ type entry struct {
 	rec      *attach.Record
 	claimed  bool     // rec's MAC and interface are taken; guarded by table.mu
 	open     bool     // its plan is done: the loop may look at it; guarded by table.mu
+	settled  bool     // its hooks are where they stay; guarded by table.mu
 	problems []string // last check's; guarded by table.mu
 }
 
@@ -105,20 +106,21 @@ func (t *table) replace(rec *attach.Record) {
 func (t *table) opened(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e.open = true
+	e.open, e.settled = true, false
 }
 
 // release forgets what e claimed.
 func (t *table) release(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e.rec, e.claimed, e.open, e.problems = nil, false, false, nil
+	e.rec, e.claimed, e.open, e.settled, e.problems = nil, false, false, false, nil
 }
 
 // item is a copy of one entry.
 type item struct {
 	rec      attach.Record
 	open     bool
+	settled  bool
 	problems []string
 }
 
@@ -129,7 +131,7 @@ func (t *table) list() []item {
 	var out []item
 	for _, e := range t.ports {
 		if e.claimed {
-			out = append(out, item{rec: *e.rec, open: e.open, problems: slices.Clone(e.problems)})
+			out = append(out, item{rec: *e.rec, open: e.open, settled: e.settled, problems: slices.Clone(e.problems)})
 		}
 	}
 	slices.SortFunc(out, func(a, b item) int {
@@ -146,5 +148,18 @@ func (t *table) setProblems(k attach.Key, problems []string) {
 	defer t.mu.Unlock()
 	if e := t.ports[k]; e != nil {
 		e.problems = problems
+	}
+}
+
+// unsettled copies the open ports that are not known to be settled.
+func (t *table) unsettled() []item {
+	return slices.DeleteFunc(t.list(), func(i item) bool { return i.settled || !i.open })
+}
+
+func (t *table) setSettled(k attach.Key, settled bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.ports[k]; e != nil {
+		e.settled = settled
 	}
 }
