@@ -132,7 +132,8 @@ static __always_inline void forget(struct track *t)
 
 /*
  * find looks in the port's table first, where nearly all packets belong, then
- * among the unanswered. An expired flow is none. A slot that is not published
+ * among the unanswered. An expired flow is none; it stays where it is, for another
+ * CPU may have put its successor there by now. A slot that is not published
  * has no table: all its flows stay among the unanswered.
  */
 static __always_inline struct hp_flow *find(struct track *t)
@@ -143,12 +144,8 @@ static __always_inline struct hp_flow *find(struct track *t)
 	t->settled = 1;
 	if (table) {
 		flow = bpf_map_lookup_elem(table, &t->key.flow);
-		if (flow) {
-			if (!expired(flow, t->key.flow.proto, t->now))
-				return flow;
-			/* It would hide its successor in conns_new. */
-			bpf_map_delete_elem(table, &t->key.flow);
-		}
+		if (flow && !expired(flow, t->key.flow.proto, t->now))
+			return flow;
 	}
 	t->settled = 0;
 	flow = bpf_map_lookup_elem(&conns_new, &t->key);

@@ -148,6 +148,8 @@ func tagScenarios() (all []scenario) {
 		scenario{name: "trunk", port: trunkPort, steps: []step{
 			out(syn.tagged(tag{ctag, 10}), ok),
 			in(reply.tagged(tag{ctag, 11}), policy.ReasonDefaultDrop), // another VLAN is another flow
+			in(icmpError(other4, vm4, 3, syn, 8).tagged(tag{ctag, 11}), policy.ReasonDefaultDrop),
+			in(icmpError(other4, vm4, 3, syn, 8).tagged(tag{ctag, 10}), policy.ReasonRelated),
 			in(reply.tagged(tag{ctag, 0xa000 | 10}), policy.ReasonEstablished),
 			out(syn.tagged(tag{ctag, 12}), policy.ReasonVLANNotAllowed),
 			in(syn.tagged(tag{ctag, 9}), policy.ReasonVLANNotAllowed),

@@ -28,7 +28,7 @@ func TestExpiry(t *testing.T) {
 	q, a := udp(vm6, peer6, 5, 53), udp(peer6, vm6, 53, 5)
 	ping, pong := echo(vm4, peer4, true, 7), echo(peer4, vm4, false, 7)
 	open := []step{out(o("S"), allow), in(i("SA"), est)}
-	if err := b.FillPool(28); err != nil {
+	if err := b.FillPool(30); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -40,6 +40,7 @@ func TestExpiry(t *testing.T) {
 	}{
 		{"tcp unanswered", open[:1], 20 * time.Second, in(i("SA"), est), in(i("SA"), def)},
 		{"tcp challenged", append(open[:1:1], in(i("A"), est)), 20 * time.Second, in(i("SA"), est), in(i("SA"), def)},
+		{"tcp, both by its opener", append(open[:1:1], out(o("SA"), est)), 20 * time.Second, in(i("SA"), est), in(i("SA"), def)},
 		{"tcp open", open, 12 * time.Hour, in(i("A"), est), in(i("A"), def)},
 		{"tcp open, opener", open, 12 * time.Hour, out(o("A"), est), out(o("A"), policy.ReasonTCPNoState)},
 		{"tcp reset", append(open[:2:2], in(i("R"), est)), 30 * time.Second, in(i("A"), est), in(i("A"), def)},
