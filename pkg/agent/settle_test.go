@@ -1,0 +1,116 @@
+package agent
+
+import (
+	"errors"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+)
+
+// needTCX leaves out what only a kernel with tcx has (Linux 6.6).
+func (l live) needTCX() {
+	l.Helper()
+	if l.kernel.Hook() != "tcx" {
+		l.Skip("kernel lacks tcx")
+	}
+}
+
+// pins are the port's pinned links.
+func (l live) pins(ifindex int) []string {
+	l.Helper()
+	pins, err := filepath.Glob(filepath.Join(l.cfg.BPFFS, "homeport", "v*", "links", strconv.Itoa(ifindex)+"-*"))
+	l.must(err)
+	return pins
+}
+
+// TestSettle: ports are settled one after the other in quiet times; one that is
+// known to be settled is not asked for again, until its hooks are repaired or
+// another port has its key.
+func TestSettle(t *testing.T) {
+	l := newLive(t)
+	first, second := l.open("veth1", 1), l.open("veth2", 2)
+	l.lastAsked.Store(time.Now().Add(time.Hour).UnixNano())
+	l.settleRound(t.Context())
+	if n := len(l.table.unsettled()); n != 2 {
+		t.Fatalf("while ADDs come, %d ports are left to settle; want both", n)
+	}
+	l.lastAsked.Store(0)
+	l.settleRound(t.Context())
+	if left := l.table.unsettled(); len(left) != 0 || !l.kernel.dp.Settled(first.HostIfIndex) || !l.kernel.dp.Settled(second.HostIfIndex) {
+		t.Fatalf("not settled: %+v", left)
+	}
+	l.must(l.kernel.DetachPort(first.HostIfIndex))
+	if found := l.round(); len(found) != 1 {
+		t.Fatalf("found %+v", found)
+	}
+	if left := l.table.unsettled(); len(left) != 1 || left[0].rec.HostIfName != "veth1" {
+		t.Errorf("after a repair, left to settle: %+v; want veth1", left)
+	}
+	l.settleRound(t.Context())
+	if len(l.table.unsettled()) != 0 || !l.kernel.dp.Settled(first.HostIfIndex) {
+		t.Error("after its repair veth1 does not settle again")
+	}
+	e, unlock := l.table.lock(second.Key)
+	l.table.release(e)
+	l.must(l.table.claim(e, second, l.alive))
+	l.table.opened(e)
+	unlock()
+	if left := l.table.unsettled(); len(left) != 1 || left[0].rec.HostIfName != "veth2" {
+		t.Errorf("a new port of a settled one's key: left to settle are %+v", left)
+	}
+}
+
+// TestSettleLeavesDrift: a hook that was taken away is counted before it is mended.
+func TestSettleLeavesDrift(t *testing.T) {
+	l := newLive(t)
+	rec := l.open("veth1", 1)
+	l.must(l.kernel.DetachPort(rec.HostIfIndex))
+	l.settleRound(t.Context())
+	if len(l.table.unsettled()) != 1 {
+		t.Error("a port without its program counts as settled")
+	}
+	if found := l.round(); len(found) != 1 {
+		t.Errorf("found %+v", found)
+	}
+}
+
+// TestSevered: a link that somebody cut is told as that, at either hook.
+func TestSevered(t *testing.T) {
+	for name, which := range map[string][]int{"both links": {0, 1}, "from-VM": {0}, "to-VM": {1}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLive(t)
+			l.needTCX()
+			rec := l.open("veth1", 1)
+			l.settleRound(t.Context())
+			pins := l.pins(rec.HostIfIndex)
+			if len(pins) != 2 {
+				t.Fatalf("pinned links: %v", pins)
+			}
+			for _, i := range which {
+				l.cut(pins[i])
+			}
+			found := l.lookAtHooks()
+			if len(found) != 1 || found[0].kind != "LinkSevered" || !found[0].urgent {
+				t.Fatalf("found %+v, want LinkSevered", found)
+			}
+			l.noteProblems(found, l.drift.settle(found))
+			if err := l.kernel.VerifyPort(rec); err != nil {
+				t.Errorf("not repaired: %v", err)
+			}
+			if d := l.drift.list(); len(d) != 1 || d[0].Kind != "LinkSevered" || d[0].Seen != 1 || d[0].Repaired != 1 {
+				t.Errorf("counted as %+v", d)
+			}
+		})
+	}
+}
+
+// cut detaches a pinned link, as anybody with CAP_BPF can.
+func (l live) cut(pin string) {
+	l.Helper()
+	lk, err := link.LoadPinnedLink(pin, nil)
+	l.must(err)
+	l.must(errors.Join(lk.Detach(), lk.Close()))
+}
