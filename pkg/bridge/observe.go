@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -172,10 +173,19 @@ type watcher struct {
 	wake    chan struct{} // of one: "there is something"
 }
 
+// gather is how long announcements are left to pile up in the socket: one change
+// makes a dozen of them, and to wake for each costs more than to read them.
+const gather = 20 * time.Millisecond
+
 // read notes announcements until the socket is closed or broken.
 func (w *watcher) read(s *nl.NetlinkSocket) {
+	var paused time.Time
 	for {
 		msgs, from, err := s.Receive()
+		if time.Since(paused) > gather {
+			time.Sleep(gather)
+			paused = time.Now()
+		}
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return
