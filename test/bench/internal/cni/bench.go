@@ -56,6 +56,7 @@ type bench struct {
 	add    map[string][]float64 // seconds, by plugin name
 	del    map[string][]float64
 	churn  map[string][]float64
+	start  []float64 // our plugin's VERSION: a program's start and nothing else
 	// agentCPU is what the agent used in all rounds, bursts included.
 	agentCPU time.Duration
 	cpu      map[string]time.Duration // of the plugin, ADD and DEL together
@@ -165,6 +166,13 @@ func (b *bench) once(ctx context.Context, s Side) (err error) {
 	}
 	b.del[s.Name] = append(b.del[s.Name], done.Elapsed.Seconds())
 	b.cpu[s.Name] += done.CPU
+	if s.Name == b.Ours.Name {
+		started, err := s.Call(ctx, "VERSION", a)
+		if err != nil {
+			return err
+		}
+		b.start = append(b.start, started.Elapsed.Seconds())
+	}
 	if _, err := netlink.LinkByName(host); !errors.As(err, new(netlink.LinkNotFoundError)) {
 		return fmt.Errorf("%s: %s is still there after DEL (%w)", s.Name, host, err)
 	}
@@ -222,6 +230,13 @@ func (b *bench) burst(ctx context.Context, s Side) (err error) {
 
 func (b *bench) rows() ([]ratio.Row, error) {
 	var rows []ratio.Row
+	first := b.Baselines[0].Name
+	start, err := ratio.Compare(b.Label+"/start-of-del", first, ratio.Seconds, ratio.Aim{}, pairs(b.start, b.del[first]))
+	if err != nil {
+		return nil, err
+	}
+	start.Note = "the start of a Go program alone (VERSION), of the baseline's whole DEL: no plugin in Go comes below"
+	rows = append(rows, start)
 	for i, base := range b.Baselines {
 		suffix := ""
 		if i > 0 {
