@@ -113,7 +113,7 @@ func (t *table) opened(e *entry) {
 func (t *table) release(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e.rec, e.claimed, e.open, e.settled, e.problems = nil, false, false, false, nil
+	e.rec, e.claimed, e.open, e.problems = nil, false, false, nil
 }
 
 // item is a copy of one entry.
