@@ -56,7 +56,7 @@ bench: deps build ## ratios against the plain bridge and the reference plugin (B
 	hack/bench.sh $(BENCH)
 
 .PHONY: demo
-demo: deps build ## two nodes, a trunk, a real VM with its VLAN, IP and firewall (BREAK=vlan|rule|mac must fail)
+demo: deps build ## two nodes, a trunk, a real VM with its VLAN, IP and firewall (WHERE=native|vm; BREAK=vlan|rule|mac must fail)
 	hack/demo.sh
 
 .PHONY: clean

@@ -24,7 +24,7 @@ iproute2|ip, bridge and tc, on the host and in the VM
 iputils-ping|ping, on the host and in the VM
 nftables|nft, for the reference bridge plugin macspoofchk
 iptables|what br_netfilter sends bridged frames through
-tcpdump|packet traces inside the VM
+tcpdump|packet traces of the demo
 ca-certificates|downloads of Go modules'
 
 # series|Debian meta-package that names its newest build.

@@ -10,5 +10,6 @@
 //
 // Guests (-guest) are further QEMU processes beside that machine, never inside
 // it: their NIC and their control channel are joined to the node VM by socket
-// pairs too. See test/vm/guest for what a guest answers.
+// pairs too. See test/vm/guest for what a guest answers. Where the nodes are no
+// VM either, StartGuest boots a guest with its NIC on a tap of theirs.
 package vm
