@@ -176,7 +176,6 @@ const union {
 	struct hp_flow_key flow_key;
 	struct hp_new_key new_key;
 	struct hp_flow flow;
-	struct hp_slot slot;
 	struct hp_counter counter;
 	struct hp_reason_counter reason_counter;
 	struct addr_key addr_key;

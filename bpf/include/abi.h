@@ -162,12 +162,6 @@ struct hp_policy_name {
 	__u8 network[HP_NAME_MAX]; /* VLANNetwork's name, ended by a NUL; "" is no network */
 };
 
-/* slots: key __u32 slot. What is published there; read by user space only. */
-struct hp_slot {
-	__u32 conns;    /* id of the slot's inner map, or 0 */
-	__u32 counters; /* id of the slot's inner map, or 0 */
-};
-
 /* A flow as its port sees it. One key for both directions. */
 struct hp_flow_key {
 	__u8 local[16];  /* the VM's side; IPv4 as ::ffff:a.b.c.d */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Every map. All are pinned below the ABI's version and outlive the agent; only
- * inner maps are not pinned themselves. "Agent" is pkg/datapath. Templates of inner
- * maps give sizes, not types: clang 14 emits no type that only they name.
+ * Every map. All are pinned below the ABI's version and outlive the agent, inner
+ * maps by their outer one. Those of a port have pins of their own, too, by which the
+ * agent opens them: reading a map of maps waits for a grace period on Linux 6.1.
+ * "Agent" is pkg/datapath. Templates of inner maps give sizes, not types: clang 14
+ * emits no type that only they name.
  */
 #ifndef HOMEPORT_MAPS_H
 #define HOMEPORT_MAPS_H
@@ -133,21 +135,6 @@ struct {
 		__uint(value_size, sizeof(struct page));
 	});
 } programs SEC(".maps");
-
-/*
- * slots: ids of the inner maps that conns and port_counters hold.
- * Key: slot. Value: struct hp_slot. Written and read by the agent only, through
- * a memory mapping: reading a map of maps from user space waits for a grace
- * period on Linux 6.1. Lives for ever. Size: slots a node.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, HP_PORTS_MAX);
-	__type(key, __u32);
-	__type(value, struct hp_slot);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} slots SEC(".maps");
 
 /*
  * conns: answered flows of each port.

@@ -28,7 +28,7 @@ func TestABIStructs(t *testing.T) {
 	}
 	for name, v := range map[string]any{
 		"hp_header": portHpHeader{}, "hp_rule": portHpRule{}, "hp_port": portHpPort{}, "hp_control": portHpControl{},
-		"hp_policy_name": portHpPolicyName{}, "hp_slot": portHpSlot{}, "hp_flow_key": portHpFlowKey{}, "hp_new_key": portHpNewKey{},
+		"hp_policy_name": portHpPolicyName{}, "hp_flow_key": portHpFlowKey{}, "hp_new_key": portHpNewKey{},
 		"hp_flow": portHpFlow{}, "hp_counter": portHpCounter{}, "hp_reason_counter": portHpReasonCounter{}, "addr_key": portAddrKey{},
 	} {
 		var c *btf.Struct

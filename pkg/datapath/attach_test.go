@@ -441,9 +441,12 @@ func TestDetach(t *testing.T) {
 		if err := l.Reap(); err != nil {
 			t.Fatal(err)
 		}
-		for slot, e := range l.table.entries {
-			if free := l.slots[slot] == slotFree; free != (e != portHpSlot{}) {
-				t.Errorf("slot %d: state %d, holds %+v", slot, l.slots[slot], e)
+		for slot := range uint32(PortsMax) {
+			for _, outer := range []string{portMapConns, portMapPortCounters} {
+				pinned := exists(l.pins.slot(slot, outer))
+				if free := l.slots[slot] == slotFree; free != pinned {
+					t.Errorf("slot %d: state %d, %s pinned: %v", slot, l.slots[slot], outer, pinned)
+				}
 			}
 		}
 	})
@@ -486,6 +489,53 @@ func TestLeftovers(t *testing.T) {
 		err = l.AttachPort(attach.Interface{Index: h.Index, Name: "other"}, lanPort(0))
 		if err == nil || !strings.Contains(err.Error(), "h0, not other") {
 			t.Errorf("an index that means another interface: %v", err)
+		}
+	})
+}
+
+// withOnly leaves the test's thread no capabilities but these.
+func withOnly(t *testing.T, caps ...uint) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var all [2]unix.CapUserData
+	if err := unix.Capget(&header, &all[0]); err != nil {
+		t.Fatal(err)
+	}
+	few := all
+	few[0].Effective, few[1].Effective = 0, 0
+	for _, c := range caps {
+		few[c/32].Effective |= 1 << (c % 32)
+	}
+	if err := unix.Capset(&header, &few[0]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Capset(&header, &all[0]); err != nil {
+			t.Errorf("get capabilities back: %v", err)
+		}
+	})
+}
+
+// The capabilities that Open asks for are all that a port needs in its life.
+func TestCapabilities(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		newNetns(t)
+		host, _ := newVeth(t, "h", "v")
+		fs := newBPFFS(t)
+		withOnly(t, unix.CAP_BPF, unix.CAP_NET_ADMIN, unix.CAP_PERFMON)
+		d := newDatapath(t, Config{BPFFS: fs, Attach: m})
+		loadSets(t, d)
+		_, counters := d.PortCounters(host.Index)
+		if !errors.Is(counters, ErrNoRecord) {
+			t.Errorf("counters of no port: %v", counters)
+		}
+		attached := d.AttachPort(host, accessPort())
+		_, counters = d.PortCounters(host.Index)
+		_, conns := d.Conns(host.Index)
+		_, aged := d.GCConns()
+		if err := errors.Join(attached, counters, conns, aged, d.SettlePort(host.Index), d.VerifyPort(host.Index),
+			d.DetachPort(host.Index), d.Reap()); err != nil {
+			t.Error(err)
 		}
 	})
 }

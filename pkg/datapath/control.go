@@ -36,20 +36,6 @@ func mapMemory(m *ebpf.Map) ([]byte, error) {
 	return b, nil
 }
 
-// slotTable is the map slots, in memory.
-type slotTable struct {
-	page    []byte
-	entries []portHpSlot
-}
-
-func mapSlots(m *ebpf.Map) (slotTable, error) {
-	page, err := mapMemory(m)
-	if err != nil {
-		return slotTable{}, err
-	}
-	return slotTable{page, unsafe.Slice((*portHpSlot)(unsafe.Pointer(&page[0])), PortsMax)}, nil
-}
-
 func unmap(page []byte) error {
 	if page == nil {
 		return nil

@@ -60,16 +60,13 @@ func readReasons(m *ebpf.Map) (ReasonCounters, error) {
 	return out, nil
 }
 
-// innerMap opens what an outer map has in a slot.
+// innerMap opens what an outer map has in a slot, by its pin: by its id it would need
+// CAP_SYS_ADMIN.
 func (d *Datapath) innerMap(outer string, slot uint32) (*ebpf.Map, error) {
 	if slot >= PortsMax {
 		return nil, fmt.Errorf("slot %d of %d", slot, PortsMax)
 	}
-	id := d.table.entries[slot].Conns
-	if outer == portMapPortCounters {
-		id = d.table.entries[slot].Counters
-	}
-	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
+	m, err := ebpf.LoadPinnedMap(d.pins.slot(slot, outer), nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s of slot %d: %w", outer, slot, err)
 	}

@@ -5,11 +5,11 @@
 // # What lives where
 //
 // Everything that judges packets is pinned below <bpffs>/homeport/v<ABI>: maps/,
-// progs/ and links/. The process holds nothing that matters: when it dies, no
+// slots/, progs/ and links/. The process holds nothing that matters: when it dies, no
 // verdict changes, and the next [Open] finds all of it again:
 //
-//   - ports, their slots and serials: the maps port_index and port_records; what a slot
-//     holds: the map slots;
+//   - ports, their slots and serials: the maps port_index and port_records; the inner
+//     maps of a slot: pins below slots/;
 //   - free slots: none is taken over; [Datapath.FillPool] makes fresh ones;
 //   - generation, content hash and the last serial: the map control;
 //   - which policy number stands for which network: the map policy_names, so
@@ -128,7 +128,6 @@ type Datapath struct {
 	progID  [hooks]ebpf.ProgramID
 	inner   map[string]*ebpf.MapSpec // templates by outer map
 	control *control
-	table   slotTable
 	ports   portTable
 	netlink *netlink.Handle
 	tcx     bool // the kernel has it
@@ -138,7 +137,7 @@ type Datapath struct {
 	side    [2]map[uint32]bool
 
 	mu    sync.Mutex          // guards what follows, port_records and policy_names
-	slots [PortsMax]slotState // with table
+	slots [PortsMax]slotState // with their pins
 	names map[string]uint32   // policy numbers by network
 }
 
@@ -174,9 +173,6 @@ func (d *Datapath) open() error {
 	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
 		return err
 	}
-	if d.table, err = mapSlots(d.maps[portMapSlots]); err != nil {
-		return err
-	}
 	if d.ports, err = mapPorts(d.maps[portMapPortIndex], d.maps[portMapPortRecords]); err != nil {
 		return err
 	}
@@ -205,7 +201,7 @@ func (d *Datapath) Close() error {
 	if d.control != nil {
 		errs = append(errs, unmap(d.control.page))
 	}
-	errs = append(errs, unmap(d.table.page), d.ports.close())
+	errs = append(errs, d.ports.close())
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

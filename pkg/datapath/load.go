@@ -3,7 +3,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -85,23 +84,8 @@ func (d *Datapath) load() error {
 		}
 		d.progID[h], _ = info.ID()
 		if err := pinOver(d.progs[h], d.pins.prog(Hook(h))); err != nil {
-			return err
+			return fmt.Errorf("program %s: %w", name, err)
 		}
-	}
-	return nil
-}
-
-// pinOver pins p at path in place of what was there, in one step.
-func pinOver(p *ebpf.Program, path string) error {
-	fresh := path + "-new" // the filesystem takes no dots
-	if err := remove(fresh); err != nil {
-		return err
-	}
-	if err := p.Pin(fresh); err != nil {
-		return fmt.Errorf("pin program: %w", err)
-	}
-	if err := os.Rename(fresh, path); err != nil {
-		return fmt.Errorf("pin program: %w", err)
 	}
 	return nil
 }

@@ -24,6 +24,10 @@ func (p pins) links() string { return filepath.Join(p.root(), "links") }
 func (p pins) link(ifindex int, h Hook) string {
 	return filepath.Join(p.links(), strconv.Itoa(ifindex)+"-"+h.suffix())
 }
+func (p pins) slots() string { return filepath.Join(p.root(), "slots") }
+func (p pins) slot(slot uint32, outer string) string {
+	return filepath.Join(p.slots(), strconv.Itoa(int(slot))+"-"+outer)
+}
 
 // prepare makes the directories; it fails if bpffs is no BPF filesystem.
 func (p pins) prepare() error {
@@ -34,7 +38,7 @@ func (p pins) prepare() error {
 	if uint32(st.Type) != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("%s is no BPF filesystem; mount one: mount -t bpf bpf %s", p.bpffs, p.bpffs)
 	}
-	for _, dir := range []string{p.maps(), filepath.Join(p.root(), "progs"), p.links()} {
+	for _, dir := range []string{p.maps(), filepath.Join(p.root(), "progs"), p.links(), p.slots()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make pin directory: %w", err)
 		}
@@ -42,24 +46,44 @@ func (p pins) prepare() error {
 	return nil
 }
 
-// linkPins lists interfaces with a pinned link, in no order.
-func (p pins) linkPins() ([]int, error) {
-	entries, err := os.ReadDir(p.links())
+// pinned lists the numbers that pins in a directory begin with, each once: slots, or
+// interfaces with a link.
+func pinned(dir string) ([]int, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("list pinned links: %w", err)
+		return nil, fmt.Errorf("list pins: %w", err)
 	}
 	seen := map[int]bool{}
 	var out []int
 	for _, e := range entries {
-		number, _, _ := strings.Cut(e.Name(), "-")
-		ifindex, err := strconv.Atoi(number)
-		if err != nil || seen[ifindex] {
+		before, _, _ := strings.Cut(e.Name(), "-")
+		number, err := strconv.Atoi(before)
+		if err != nil || seen[number] {
 			continue
 		}
-		seen[ifindex] = true
-		out = append(out, ifindex)
+		seen[number] = true
+		out = append(out, number)
 	}
 	return out, nil
+}
+
+// pinFresh ends the name of what is about to take a pin's place; the filesystem
+// takes no dots.
+const pinFresh = "-new"
+
+// pinOver pins what at path in place of what was there, in one step.
+func pinOver(what interface{ Pin(string) error }, path string) error {
+	fresh := path + pinFresh
+	if err := remove(fresh); err != nil {
+		return err
+	}
+	if err := what.Pin(fresh); err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	return nil
 }
 
 // remove unpins; what is not there is no error.

@@ -26,10 +26,15 @@ var ErrNoSlot = fmt.Errorf("all %d port slots of the node are in use", PortsMax)
 // readSlots learns the slots: used by a port, empty, or stale. What an earlier
 // process had ready is stale, too: that no port had it cannot be seen.
 func (d *Datapath) readSlots() error {
-	for slot, e := range d.table.entries {
-		if e.Conns != 0 || e.Counters != 0 {
-			d.slots[slot] = slotStale
+	held, err := pinned(d.pins.slots())
+	if err != nil {
+		return err
+	}
+	for _, slot := range held {
+		if slot < 0 || slot >= PortsMax {
+			return fmt.Errorf("pin of slot %d of %d in %s", slot, PortsMax, d.pins.slots())
 		}
+		d.slots[slot] = slotStale
 	}
 	for ifindex, p := range d.ports.records() {
 		if p.Slot >= PortsMax {
@@ -93,13 +98,10 @@ func (d *Datapath) reserve(n int) (slots []uint32) {
 	return slots
 }
 
-// publishSlots gives slots fresh inner maps. An id is noted before its map is
+// publishSlots gives slots fresh inner maps. A map is pinned before it is
 // published, so that nothing published is ever unknown.
 func (d *Datapath) publishSlots(slots []uint32) error {
-	for name, id := range map[string]func(*portHpSlot) *uint32{
-		portMapConns:        func(s *portHpSlot) *uint32 { return &s.Conns },
-		portMapPortCounters: func(s *portHpSlot) *uint32 { return &s.Counters },
-	} {
+	for _, name := range slotMaps() {
 		inner := make([]*ebpf.Map, 0, len(slots))
 		defer func() { closeAll(inner) }()
 		for _, slot := range slots {
@@ -108,12 +110,9 @@ func (d *Datapath) publishSlots(slots []uint32) error {
 				return fmt.Errorf("make a port's %s: %w", name, err)
 			}
 			inner = append(inner, m)
-			info, err := m.Info()
-			if err != nil {
+			if err := pinOver(m, d.pins.slot(slot, name)); err != nil {
 				return fmt.Errorf("a port's %s: %w", name, err)
 			}
-			mapID, _ := info.ID() // known since Linux 4.13
-			*id(&d.table.entries[slot]) = uint32(mapID)
 		}
 		if err := publish(d.maps[name], slots, inner); err != nil {
 			return fmt.Errorf("publish slots in %s: %w", name, err)
@@ -188,9 +187,15 @@ func (d *Datapath) Reap() error {
 		}
 	}
 	d.mu.Unlock()
-	err := errors.Join(
-		deleteAll(d.maps[portMapConns], slots),
-		deleteAll(d.maps[portMapPortCounters], slots))
+	var err error
+	for _, name := range slotMaps() {
+		err = errors.Join(err, deleteAll(d.maps[name], slots))
+	}
+	for _, slot := range slots {
+		if err == nil {
+			err = d.unpinSlot(slot)
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, slot := range slots {
@@ -199,12 +204,24 @@ func (d *Datapath) Reap() error {
 			continue
 		}
 		d.slots[slot] = slotEmpty
-		d.table.entries[slot] = portHpSlot{}
 	}
 	if err != nil {
 		return fmt.Errorf("free slots of ports that are gone: %w", err)
 	}
 	return nil
+}
+
+// slotMaps are the outer maps that have an inner one for each slot.
+func slotMaps() []string { return []string{portMapConns, portMapPortCounters} }
+
+// unpinSlot lets go of a slot's inner maps, which nothing has published any more.
+func (d *Datapath) unpinSlot(slot uint32) error {
+	var errs []error
+	for _, name := range slotMaps() {
+		path := d.pins.slot(slot, name)
+		errs = append(errs, remove(path), remove(path+pinFresh))
+	}
+	return errors.Join(errs...)
 }
 
 // deleteAll empties slots of an outer map; each waits for a grace period, so

@@ -240,7 +240,7 @@ func (d *Datapath) replacePrograms() {
 // says which.
 func (d *Datapath) GC(keep func(ifindex int) bool) (removed []int, err error) {
 	records := d.ports.records()
-	pinned, err := d.pins.linkPins()
+	pinned, err := pinned(d.pins.links())
 	if err != nil {
 		return nil, err
 	}

@@ -113,12 +113,6 @@ type portHpRule struct {
 	Flags   uint32
 }
 
-type portHpSlot struct {
-	_        structs.HostLayout
-	Conns    uint32
-	Counters uint32
-}
-
 type portKnown struct {
 	_          structs.HostLayout
 	Key        portHpNewKey
@@ -142,7 +136,6 @@ const (
 	portMapPortRecords     = "port_records"
 	portMapPrograms        = "programs"
 	portMapRuleCounters    = "rule_counters"
-	portMapSlots           = "slots"
 	portMapStrayCounters   = "stray_counters"
 	portProgFromVm         = "from_vm"
 	portProgToVm           = "to_vm"
@@ -216,7 +209,6 @@ type portMapSpecs struct {
 	PortRecords   *ebpf.MapSpec `ebpf:"port_records"`
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
 	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
-	Slots         *ebpf.MapSpec `ebpf:"slots"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
 }
 
@@ -264,7 +256,6 @@ type portMaps struct {
 	PortRecords   *ebpf.Map `ebpf:"port_records"`
 	Programs      *ebpf.Map `ebpf:"programs"`
 	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
-	Slots         *ebpf.Map `ebpf:"slots"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
 }
 
@@ -281,7 +272,6 @@ func (m *portMaps) Close() error {
 		m.PortRecords,
 		m.Programs,
 		m.RuleCounters,
-		m.Slots,
 		m.StrayCounters,
 	)
 }
