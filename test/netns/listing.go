@@ -74,7 +74,7 @@ func (n *Node) Listing() (string, error) {
 // of ports are told with the port.
 func (n *Node) listFiles(names map[int]string) ([]string, error) {
 	var lines []string
-	living := func(rel string) bool {
+	varies := func(rel string) bool {
 		var index int
 		_, err := fmt.Sscanf(filepath.Base(rel), "%d-", &index)
 		kind := filepath.Base(filepath.Dir(rel))
@@ -90,7 +90,7 @@ func (n *Node) listFiles(names map[int]string) ([]string, error) {
 			}
 			if !d.IsDir() {
 				rel, _ := filepath.Rel(dir, path) // both are absolute
-				if kind != "pin" || !living(rel) {
+				if kind != "pin" || !varies(rel) {
 					lines = append(lines, kind+" "+rel)
 				}
 			}
