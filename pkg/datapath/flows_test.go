@@ -64,6 +64,7 @@ func datagramScenarios() []scenario {
 				out(echo(f.vm, f.peer, true, 7), est),
 				in(echo(f.peer, f.vm, true, 7), def), // a request does not ride on a flow the other way
 				in(echo(f.peer, f.vm, false, 8), def),
+				in(echo(f.peer, f.vm, false, 7).with(func(p *pkt) { p.l4[1] = 1 }), def),
 				in(echo(f.peer, f.vm, false, 7), est),
 				in(echo(f.peer, f.vm, true, 7), def),
 				out(echo(f.vm, f.peer, false, 7), def), // nor a reply
@@ -108,6 +109,7 @@ func errorScenarios() []scenario {
 			in(quote(3, syn.with(func(p *pkt) { p.frag = 8 }), 8), def),
 			in(quote(3, syn.with(func(p *pkt) { p.proto = layers.IPProtocolESP }), 8), def),
 			in(quote(3, icmp(vm4, peer4, 3, 0, 0, 0, 0, 0), 8), def), // about an error
+			out(ping, allow), in(quote(3, icmp(vm4, peer4, 13, 0, 0, 7, 0, 1), 8), def), // looks like its key
 			in(icmp(other4, vm4, 3, 0, 0, 0, 0, 0), def),
 			in(icmp(open4, vm4, 3, 0, 0, 0, 0, 0), allow),
 			out(syn6, allow),
@@ -134,6 +136,7 @@ func fragmentScenarios() []scenario {
 	}
 	cut := func(p pkt, n int) pkt { p.l4 = p.l4[:n]; return p }
 	long := func(p pkt) pkt { p.l4 = append(p.l4[:len(p.l4):len(p.l4)], make([]byte, 64)...); return p }
+	options := func(p pkt) pkt { p.l4 = slices.Clone(p.l4); p.l4[12] = 0x60; return p }
 	var all []scenario
 	for _, f := range []struct {
 		name           string
@@ -148,6 +151,7 @@ func fragmentScenarios() []scenario {
 				out(frag(long(s), 0, true), allow), out(frag(e, 0, true), allow)}},
 			scenario{name: "tiny first fragments" + f.name, steps: []step{
 				out(frag(cut(s, 19), 0, true), bad), out(frag(cut(s, 8), 0, true), bad), out(frag(s, 0, true), allow),
+				out(frag(options(s), 0, true), est), out(options(s), bad), // its options may follow
 				out(frag(cut(d, 7), 0, true), bad), out(frag(cut(d, 8), 0, true), allow),
 				out(frag(cut(e, 7), 0, true), bad), out(frag(cut(e, 8), 0, true), allow)}},
 			scenario{name: "overlapping fragment" + f.name, port: netB, steps: []step{
@@ -217,6 +221,7 @@ func malformedScenarios() []scenario {
 		raw(s6.with(func(p *pkt) { p.ext = []extension{pad(60)} }), set(ip+40+1, 3)), // header longer than the packet
 		raw(s6.with(func(p *pkt) { p.ext = []extension{pad(60)} }), set(ip+40+1, 2)), // nothing behind it
 		raw(s6.with(func(p *pkt) { p.ext = []extension{pad(60)}; p.l4 = nil }), cut(ip+40+7)),
+		raw(s6.with(func(p *pkt) { p.ext = []extension{pad(60)}; p.proto = 59 }), set(ip+40+1, 3)),
 	} {
 		steps = append(steps, c...)
 	}

@@ -188,7 +188,14 @@ func macScenarios() []scenario {
 	}
 	zero4 := netip.IPv4Unspecified()
 	spoof, launcher := policy.ReasonMACSpoof, policy.ReasonLauncherNoise
-	return []scenario{{name: "foreign MAC", steps: []step{
+	var near []step
+	for i := range testMAC {
+		p := tcp(vm4, peer4, 1, 80, "S")
+		p.src = slices.Clone(p.src)
+		p.src[i] ^= 1 << i
+		near = append(near, out(p, spoof))
+	}
+	return []scenario{{name: "nearly the port's MAC", steps: near}, {name: "foreign MAC", steps: []step{
 		out(foreign(tcp(vm4, peer4, 1, 80, "S")), spoof),
 		out(foreign(pkt{ether: layers.EthernetTypeARP, l4: make([]byte, 28)}), spoof),
 		out(foreign(pkt{ether: rarp, l4: make([]byte, 28)}), spoof),

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -210,6 +211,39 @@ func TestBulkTCP(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A GSO packet too long for its length field (BIG TCP) has 0 there, and counts as the
+// segments that it becomes; any other packet with that length is malformed.
+func TestBigTCP(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(testSets(t)...)
+	// struct __sk_buff up to gso_size.
+	type context struct {
+		_               [41]uint32
+		GsoSegs         uint32
+		_               uint64
+		GsoSize, Stamps uint32
+		_               uint64
+	}
+	for name, p := range map[string]pkt{"4": tcp(vm4, peer4, 1, 80, "S"), "6": tcp(vm6, peer6, 1, 80, "S"),
+		"6, jumbo option": tcp(vm6, peer6, 2, 80, "S").with(func(p *pkt) { p.ext = []extension{pad(0)} })} {
+		b.port(accessPort())
+		frame := p.bytes()
+		length := 14 + 2
+		if p.from.Is6() {
+			length = 14 + 4
+		}
+		frame[length], frame[length+1] = 0, 0
+		b.expect(name, step{FromVM, frame, policy.ReasonMalformed})
+		_, err := b.progs[FromVM].Run(&ebpf.RunOptions{Data: frame, Context: context{GsoSegs: 3, GsoSize: 1000}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := b.all()[policy.ReasonRuleAllow][FromVM]; c.Packets != 3 || c.Bytes != uint64(len(frame)) {
+			t.Errorf("IPv%s: allowed %+v of %v", name, c, b.all())
+		}
+	}
 }
 
 const bulkBytes = 8 << 20
