@@ -31,6 +31,7 @@ func (a *Agent) reconcile() {
 		errs := a.drift.settle(found)
 		a.noteProblems(found, errs)
 		a.dropTrunks()
+		a.releaseUplinks(snap)
 	}
 	if time.Since(a.collected) > roundEvery {
 		a.collected = time.Now()
@@ -55,13 +56,14 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 			return nil
 		}
 	}
-	want := bridge.Want{Trunk: spec, MAC: h.mac, MTU: h.mtu}
+	want := bridge.Want{Trunk: spec, MAC: h.mac, MTU: h.mtu, UplinkMTU: h.mtu}
 	also := []bridge.Ref{}
 	if t.Uplink != "" {
 		also = append(also, bridge.Ref{Name: t.Uplink})
 	}
 	for i := range ports { // by index alone: a renamed port is still that port
 		at := bridge.Ref{Index: ports[i].HostIfIndex}
+		want.UplinkMTU = max(want.UplinkMTU, ports[i].EffectiveMTU)
 		want.Ports = append(want.Ports, bridge.WantPort{Ref: at, VLANs: portVLANs(ports[i].VLANs), MTU: ports[i].EffectiveMTU})
 		also = append(also, at)
 	}
@@ -72,18 +74,40 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	}
 	a.followNames(ports, got)
 	for _, p := range got.Ports {
-		if p.Name == t.Uplink && p.VLANs.Members != h.vlans {
-			h.vlans = p.VLANs.Members
-			a.setHealth(t.Name, h)
+		if p.Name == t.Uplink && a.followUplink(t.Name, h, p, got.MTU) {
+			return a.lookAtTrunk(t)
 		}
 	}
 	return a.findings(t.Name, want, got)
 }
 
+// followUplink notes what the uplink carries. A trunk that takes its MTU from it
+// is set up again when that has changed, so that new ports get what it carries
+// now; then all is to be looked at again.
+func (a *Agent) followUplink(trunk string, h trunkHealth, up bridge.ObservedPort, bridgeMTU int) (changed bool) {
+	room := up.MTU
+	if !h.spec.Managed {
+		room = min(room, bridgeMTU)
+	}
+	if h.spec.MTU == 0 && (up.MTU < h.mtu || room > h.mtu) {
+		a.ensureTrunk(trunk, h.spec)
+		return true
+	}
+	if up.VLANs.Members != h.vlans {
+		h.vlans = up.VLANs.Members
+		a.setHealth(trunk, h)
+	}
+	return false
+}
+
 // ensureTrunk sets the trunk up and notes how that went.
 func (a *Agent) ensureTrunk(name string, spec bridge.TrunkSpec) trunkHealth {
 	last := a.problemOf(name)
-	st, err := a.kernel.net.EnsureTrunk(spec)
+	ensure := a.kernel.net.EnsureTrunk
+	if !spec.Managed && spec.Uplink != "" {
+		ensure = a.ensureAdopted
+	}
+	st, err := ensure(spec)
 	h := trunkHealth{spec: spec, mtu: st.MTU, mac: st.MAC, tried: time.Now()}
 	if err != nil {
 		h.problem = err.Error()
@@ -107,7 +131,7 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed) []
 	var found []finding
 	for _, d := range bridge.Diff(want, got) {
 		f := finding{kind: string(d.Kind), subject: d.Subject.Name, urgent: opensUp[d.Kind],
-			message: fmt.Sprintf("want %s, got %s: %s", d.Want, d.Got, meaning(d.Kind))}
+			message: fmt.Sprintf("want %s, got %s: %s", d.Want, d.Got, meaning(d))}
 		rec := a.recordOfInterface(d.Subject.Index)
 		if rec != nil {
 			f.subject = rec.HostIfName
@@ -115,7 +139,9 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed) []
 		} else {
 			f.repair = func() error {
 				err := a.kernel.net.Repair(want, d)
-				a.setProblem(trunk, err)
+				if d.Kind != bridge.UplinkMTUShrunk { // the trunk stands, if for smaller frames
+					a.setProblem(trunk, err)
+				}
 				return err
 			}
 		}
@@ -151,8 +177,10 @@ func (a *Agent) followNames(ports []attach.Record, got bridge.Observed) {
 var opensUp = map[bridge.Kind]bool{bridge.VLANFilteringOff: true, bridge.PVIDAdded: true, bridge.PortVLANExtra: true, bridge.BridgeVLANExtra: true}
 
 // meaning says what a drift does to VMs until it is repaired.
-func meaning(k bridge.Kind) string {
-	switch k {
+func meaning(d bridge.Drift) string {
+	switch d.Kind {
+	case bridge.UplinkMTUShrunk:
+		return fmt.Sprintf("larger frames of VMs are lost; raise it (`ip link set %s mtu %s`), or lower spec.mtu of the trunk and restart the VMs that have more", d.Subject.Name, d.Want)
 	case bridge.VLANFilteringOff:
 		return "VLANs are not kept apart until it is repaired"
 	case bridge.PVIDAdded, bridge.PortVLANExtra, bridge.BridgeVLANExtra:

@@ -89,4 +89,5 @@ func (a *Agent) loadState() {
 		snap.Revision = 0
 		a.world.snap = &snap
 	}
+	a.loadUplinks()
 }

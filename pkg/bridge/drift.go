@@ -15,9 +15,12 @@ type Want struct {
 	Trunk TrunkSpec
 	// MAC and MTU (bytes) of the bridge are those of TrunkStatus; nil and 0
 	// are not looked at.
-	MAC   net.HardwareAddr
-	MTU   int
-	Ports []WantPort
+	MAC net.HardwareAddr
+	MTU int
+	// UplinkMTU is the least that the uplink must have, in bytes: what the trunk
+	// was set up with and what its ports have; 0 is not looked at.
+	UplinkMTU int
+	Ports     []WantPort
 }
 
 // Refs are the interfaces that Observe should look up besides the bridge's
@@ -58,6 +61,7 @@ const (
 	UplinkUnslaved    Kind = "UplinkUnslaved"
 	UplinkVLANMissing Kind = "UplinkVLANMissing"
 	UplinkVLANExtra   Kind = "UplinkVLANExtra"
+	UplinkMTUShrunk   Kind = "UplinkMTUShrunk" // its owner's: not to be repaired here
 	UplinkDown        Kind = "UplinkDown"
 	PortMissing       Kind = "PortMissing" // the interface is gone: not to be repaired here
 	PortUnslaved      Kind = "PortUnslaved"
@@ -89,7 +93,7 @@ func (d Drift) String() string {
 // but never on the uplink or the bridge.
 func Diff(want Want, got Observed) []Drift {
 	ds := diffBridge(want, got)
-	ds = append(ds, diffUplink(want.Trunk, got)...)
+	ds = append(ds, diffUplink(want, got)...)
 	ports := slices.Clone(want.Ports)
 	slices.SortStableFunc(ports, func(a, b WantPort) int { return a.Index - b.Index })
 	for _, p := range ports {
@@ -119,7 +123,11 @@ func diffBridge(w Want, got Observed) []Drift {
 		add(!w.Trunk.fits(is), BridgeSettings, should.settings(), is.settings())
 	}
 	add(w.MAC != nil && !bytes.Equal(w.MAC, got.MAC), BridgeMACChanged, w.MAC.String(), got.MAC.String())
-	add(got.MTU < w.MTU, MTUShrunk, strconv.Itoa(w.MTU), strconv.Itoa(got.MTU))
+	least := w.MTU
+	if up, ok := portNamed(got.Ports, w.Trunk.Uplink); ok { // a lower one is told at the uplink
+		least = min(least, up.MTU)
+	}
+	add(got.MTU < least, MTUShrunk, strconv.Itoa(least), strconv.Itoa(got.MTU))
 	if w.Trunk.Managed && !w.Trunk.Flat {
 		extra := got.Self.Members.Minus(w.Trunk.Management)
 		add(!extra.Empty(), BridgeVLANExtra, "none but management VLANs", extra.String())
@@ -138,21 +146,23 @@ func (b BridgeAttrs) settings() string {
 	return fmt.Sprintf("vlan_default_pvid %d, stp_state %d, mcast_snooping %d", b.DefaultPVID, onOff(b.STP), onOff(b.McastSnooping))
 }
 
-func diffUplink(t TrunkSpec, got Observed) []Drift {
+func portNamed(ps map[int]ObservedPort, name string) (ObservedPort, bool) {
+	for _, p := range ps {
+		if p.Name == name {
+			return p, true
+		}
+	}
+	return ObservedPort{}, false
+}
+
+func diffUplink(w Want, got Observed) []Drift {
+	t := w.Trunk
 	if t.Uplink == "" {
 		return nil
 	}
-	byName := func(ps map[int]ObservedPort) (ObservedPort, bool) {
-		for _, p := range ps {
-			if p.Name == t.Uplink {
-				return p, true
-			}
-		}
-		return ObservedPort{}, false
-	}
-	up, ok := byName(got.Ports)
+	up, ok := portNamed(got.Ports, t.Uplink)
 	if !ok {
-		loose, exists := byName(got.Loose)
+		loose, exists := portNamed(got.Loose, t.Uplink)
 		if !exists {
 			return []Drift{{UplinkMissing, Ref{Name: t.Uplink}, "an interface", "nothing"}}
 		}
@@ -167,6 +177,9 @@ func diffUplink(t TrunkSpec, got Observed) []Drift {
 		if !c.del.Empty() || c.pvid {
 			ds = append(ds, Drift{UplinkVLANExtra, up.Ref, c.want.String(), up.VLANs.String()})
 		}
+	}
+	if up.MTU < w.UplinkMTU {
+		ds = append(ds, Drift{UplinkMTUShrunk, up.Ref, strconv.Itoa(w.UplinkMTU), strconv.Itoa(up.MTU)})
 	}
 	if !up.Up {
 		ds = append(ds, Drift{UplinkDown, up.Ref, "up", "down"})
@@ -184,13 +197,14 @@ type uplinkChange struct {
 }
 
 // uplinkChange says how the uplink's VLANs become exactly ours on a managed
-// bridge; on an adopted one, whatever else is there stays as it is, a PVID too
-// unless the trunk names a native VLAN.
+// bridge; on an adopted one, whatever else is there stays as it is but for what
+// we added, a PVID too unless the trunk names a native VLAN.
 func (s TrunkSpec) uplinkChange(have PortVLANs) uplinkChange {
-	c := uplinkChange{want: s.uplinkVLANs(), keep: s.Management}
+	c := uplinkChange{want: s.UplinkVLANs(), keep: s.Management}
 	if !s.Managed {
-		c.keep = c.keep.Union(have.Members.Minus(c.want.Members))
-		if c.want.PVID == 0 && c.want.Members.Contains(have.PVID) {
+		ours := have.same(s.Added)
+		c.keep = c.keep.Union(have.Members.Minus(c.want.Members).Minus(ours))
+		if c.want.PVID == 0 && c.want.Members.Minus(ours).Contains(have.PVID) {
 			// One VLAN of ours is somebody's native VLAN: theirs to say.
 			c.keep = c.keep.Union(single(have.PVID))
 		}
@@ -202,6 +216,16 @@ func (s TrunkSpec) uplinkChange(have PortVLANs) uplinkChange {
 	c.del = have.Members.Minus(c.want.Members).Minus(c.keep)
 	c.pvid = c.want.PVID == 0 && c.want.Members.Contains(have.PVID)
 	return c
+}
+
+// same is the VLANs that p and q have in the same way.
+func (p PortVLANs) same(q PortVLANs) vlan.Set {
+	s := p.Members.Intersect(q.Members)
+	s = s.Minus(p.Untagged.Minus(q.Untagged)).Minus(q.Untagged.Minus(p.Untagged))
+	if p.PVID != q.PVID {
+		s = s.Minus(single(p.PVID)).Minus(single(q.PVID))
+	}
+	return s
 }
 
 func masterWords(index int) string {

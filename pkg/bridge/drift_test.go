@@ -20,7 +20,7 @@ func sound(tb testing.TB) (Want, Observed) {
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	w := Want{
 		Trunk: TrunkSpec{Bridge: "br0", Managed: true, Uplink: "eth0", Allowed: set(tb, "100-110"), Native: 7, Management: set(tb, "10")},
-		MAC:   mac, MTU: 1500,
+		MAC:   mac, MTU: 1500, UplinkMTU: 1500,
 		Ports: []WantPort{{Ref: Ref{7, "veth7"}, VLANs: VLANs{PVID: 100}, MTU: 1500}},
 	}
 	fwd := PortAttrs{State: PortForwarding, Flags: GuestFlags()}
@@ -71,6 +71,11 @@ func trunkDrifts(t *testing.T) map[string]driftCase {
 		"MAC":                    {func(_ *Want, o *Observed) { o.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 9} }, []Kind{BridgeMACChanged}},
 		"MTU":                    {func(_ *Want, o *Observed) { o.MTU = 1499 }, []Kind{MTUShrunk}},
 		"bigger MTU":             {func(_ *Want, o *Observed) { o.MTU = 9000 }, nil},
+		"uplink's MTU":           {func(_ *Want, o *Observed) { port(o, 2, func(p *ObservedPort) { p.MTU = 1400 }) }, []Kind{UplinkMTUShrunk}},
+		"uplink's and bridge's":  {func(_ *Want, o *Observed) { o.MTU = 1400; port(o, 2, func(p *ObservedPort) { p.MTU = 1400 }) }, []Kind{UplinkMTUShrunk}},
+		"bridge under both":      {func(_ *Want, o *Observed) { o.MTU = 1300; port(o, 2, func(p *ObservedPort) { p.MTU = 1400 }) }, []Kind{MTUShrunk, UplinkMTUShrunk}},
+		"a port has more":        {func(w *Want, o *Observed) { w.UplinkMTU = 9000 }, []Kind{UplinkMTUShrunk}},
+		"uplink has more":        {func(_ *Want, o *Observed) { port(o, 2, func(p *ObservedPort) { p.MTU = 9000 }) }, nil},
 		"self in guest VLAN":     {func(_ *Want, o *Observed) { o.Self.Members = set(t, "10,100") }, []Kind{BridgeVLANExtra}},
 		"bridge down":            {func(_ *Want, o *Observed) { o.Up = false }, []Kind{BridgeDown}},
 		"uplink gone":            {func(_ *Want, o *Observed) { delete(o.Ports, 2) }, []Kind{UplinkMissing}},

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // Repair mends one drift, and with it what stands beside it on the same
@@ -17,6 +19,8 @@ func (n *Net) Repair(want Want, d Drift) error {
 	switch d.Kind {
 	case PortMissing, UplinkMissing:
 		return fmt.Errorf("repair %s: %w", d, ErrNotFound)
+	case UplinkMTUShrunk:
+		return fmt.Errorf("%w: the MTU of %s belongs to whoever set it", ErrRefused, d.Subject.Name)
 	case PortUnslaved, PVIDAdded, PortVLANExtra, PortVLANMissing, PortFlagsChanged, PortMTUChanged, PortDown:
 		for _, p := range want.Ports {
 			if p.Ref == d.Subject {
@@ -26,7 +30,7 @@ func (n *Net) Repair(want Want, d Drift) error {
 		return fmt.Errorf("repair %s: %w: no such port is wanted", d, ErrNotFound)
 	}
 	if want.Trunk.Managed {
-		if _, err := n.EnsureTrunk(want.Trunk); err != nil {
+		if _, err := n.EnsureTrunk(n.underUplink(want.Trunk)); err != nil {
 			return fmt.Errorf("repair %s: %w", d, err)
 		}
 		return nil
@@ -35,6 +39,15 @@ func (n *Net) Repair(want Want, d Drift) error {
 		return fmt.Errorf("repair %s: %w", d, err)
 	}
 	return nil
+}
+
+// underUplink is the trunk with what MTU its uplink leaves it: one that somebody
+// has lowered since must not stand in the way of other repairs.
+func (n *Net) underUplink(t TrunkSpec) TrunkSpec {
+	if up, err := n.LinkInfo(Ref{Name: t.Uplink}); err == nil && t.Uplink != "" {
+		t.MTU = min(t.MTU, up.MTU)
+	}
+	return t
 }
 
 // repairAdopted gives an adopted bridge back only what it had when it was
@@ -56,13 +69,13 @@ func (n *Net) repairAdopted(want Want, d Drift) error {
 	case BridgeMACChanged:
 		return n.setLink(br.Index, nil, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC))
 	case MTUShrunk:
-		return n.SetMTU(br.Ref(), want.MTU)
+		return n.SetMTU(br.Ref(), n.underUplink(TrunkSpec{Uplink: want.Trunk.Uplink, MTU: want.MTU}).MTU)
 	case BridgeDown:
 		return n.SetUp(br.Ref())
 	case UplinkDown:
 		return n.SetUp(d.Subject)
 	case UplinkVLANMissing, UplinkVLANExtra:
-		_, err := n.EnsureTrunk(want.Trunk)
+		_, err := n.EnsureTrunk(n.underUplink(want.Trunk))
 		return err
 	}
 	return fmt.Errorf("%w: the bridge is adopted, and only whoever made it should do that", ErrRefused)
@@ -102,6 +115,36 @@ func (n *Net) repairPort(bridge string, p WantPort) error {
 		return err
 	}
 	return n.SetUp(p.Ref)
+}
+
+// ReleaseUplink takes off an adopted bridge's uplink what we added to it, as
+// TrunkSpec.Added has it, and says which VLANs it took. What somebody has changed
+// since, or that is not there any more, is left alone, and so is an uplink that
+// is gone or elsewhere.
+func (n *Net) ReleaseUplink(bridge, uplink Ref, added PortVLANs) (vlan.Set, error) {
+	br, err := n.bridgeLink(bridge)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrRefused) { // gone, or no bridge any more
+		return vlan.Set{}, nil
+	}
+	if err != nil {
+		return vlan.Set{}, err
+	}
+	up, err := n.LinkInfo(uplink)
+	if errors.Is(err, ErrNotFound) || err == nil && up.Master != br.Index {
+		return vlan.Set{}, nil
+	}
+	if err != nil {
+		return vlan.Set{}, err
+	}
+	have, err := n.readVLANs(up.Index)
+	if err != nil {
+		return vlan.Set{}, fmt.Errorf("uplink %s: %w", up.Name, err)
+	}
+	c := TrunkSpec{Added: added}.uplinkChange(have)
+	if err := n.changeVLANs(up.Index, 0, have, c.want, c.keep); err != nil {
+		return vlan.Set{}, fmt.Errorf("uplink %s: %w", up.Name, err)
+	}
+	return c.del, nil
 }
 
 // RemoveTrunk undoes EnsureTrunk on a managed bridge: the uplink is set free

@@ -31,6 +31,10 @@ type TrunkSpec struct {
 	Management vlan.Set
 	// MTU in bytes; 0 takes the uplink's, or 1500 without one.
 	MTU int
+	// Added are VLANs that we put on an adopted bridge's uplink earlier, as we
+	// put them there: those that are not wanted any more are taken off, unless
+	// somebody has changed them since.
+	Added PortVLANs
 	// Flat makes a bridge that does not separate VLANs and sets none. It is
 	// for benchmarks on kernels without VLAN filtering only.
 	Flat bool
@@ -53,8 +57,8 @@ type TrunkStatus struct {
 	Warnings []string
 }
 
-// uplinkVLANs is what the uplink should carry, management aside.
-func (s TrunkSpec) uplinkVLANs() PortVLANs {
+// UplinkVLANs is what the uplink should carry, management aside.
+func (s TrunkSpec) UplinkVLANs() PortVLANs {
 	native := single(s.Native).Minus(s.Management)
 	p := PortVLANs{Members: s.Allowed.Minus(s.Management).Union(native), Untagged: native}
 	if !native.Empty() {
@@ -172,6 +176,7 @@ func (n *Net) adopt(spec TrunkSpec, br, up Link) (TrunkStatus, error) {
 	if up.Index == 0 {
 		return st, nil
 	}
+	st.MTU = min(br.MTU, up.MTU) // what passes both
 	// All that it carries besides ours belongs to whoever made the bridge.
 	if err := n.ensureUplinkVLANs(spec, up, &st); err != nil {
 		return TrunkStatus{}, fmt.Errorf("bridge %s: uplink %s: %w", br.Name, up.Name, err)
