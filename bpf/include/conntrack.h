@@ -357,13 +357,14 @@ static __always_inline int opens_tcp(const struct packet *p)
 }
 
 /*
- * reopens: the packet opens a connection where the table has another. Its old
- * one is over, or it comes from the other end: who answers a connection may not
- * open one by the same right.
+ * reopens: the packet opens a connection where the table has another, or makes as if
+ * (SYN with FIN or RST, which some take for a SYN). Its old one is over, or it comes
+ * from the other end: who answers a connection may not open one by the same right.
  */
 static __always_inline int reopens(const struct track *t, const struct hp_flow *flow, const struct packet *p)
 {
-	return p->kind == TCP && opens_tcp(p) && (flow->state == HP_FLOW_CLOSING || flow->opener != t->dir);
+	return p->kind == TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+	       (flow->state == HP_FLOW_CLOSING || flow->opener != t->dir);
 }
 
 /*

@@ -39,6 +39,9 @@ func tcpScenarios() []scenario {
 		{name: "reverse SYN is an opener of its own", steps: []step{
 			out(o("S"), allow), in(i("S"), def), in(i("SA"), est), in(i("S"), def), out(o("A"), est),
 			out(a("S"), allow), in(z("S"), allow), out(a("SA"), est), in(z("A"), est), out(a("S"), allow), in(z("A"), est)}},
+		{name: "nor does it open by odd flags", steps: []step{
+			out(o("S"), allow), in(i("SF"), def), in(i("SR"), def), in(i("SA"), est), in(i("SF"), def), in(i("SR"), def),
+			in(i("A"), est), out(o("R"), est), out(o("SF"), stray), out(o("SR"), stray), in(i("A"), est)}},
 		{name: "ports are used again", steps: []step{
 			out(o("S"), allow), in(i("SA"), est), out(o("R"), est), out(o("A"), est), out(o("S"), allow),
 			in(i("RA"), est), out(o("S"), allow), in(i("SA"), est)}},
