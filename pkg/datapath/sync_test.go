@@ -207,6 +207,30 @@ func TestPortTable(t *testing.T) {
 	}
 }
 
+// Programs find a port behind others in its way, and take no other's record for it.
+func TestPortsInTheWay(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(network("net-a", policy.Allow), network("net-b", policy.Drop))
+	b.port(accessPort())
+	rec, err := b.record(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.DetachPort(loopback); err != nil {
+		t.Fatal(err)
+	}
+	syn := tcp(vm4, peer4, 1, 80, "S")
+	for n := 1; n < portProbes; n++ {
+		rec.Slot = uint32(PortsMax - n) // none of the pool's
+		if err := b.ports.put(loopback+n*portCells, rec); err != nil {
+			t.Fatal(err)
+		}
+		b.expect("no port", out(syn, policy.ReasonNoPort))
+	}
+	b.port(accessPort())
+	b.expect("the last in the row", out(syn, policy.ReasonDefaultAllow))
+}
+
 func TestConfigRefused(t *testing.T) {
 	b := newBench(t, Config{})
 	b.port(accessPort())
