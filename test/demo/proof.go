@@ -16,9 +16,12 @@ func banner(ip string, port int) string {
 }
 
 func (d *demo) reach() error {
-	// ARP and the first steps of a just wired VM take a moment under emulation.
-	if err := d.settle(d.legacy100, "ping -c 1 -W 1 "+vm1IP, "1 received"); err != nil {
-		return fmt.Errorf("legacy100 cannot reach vm1 on VLAN 100: %w", err)
+	// ARP and the first steps of a just wired VM take a moment under emulation,
+	// as does the first connection to one that has just come up.
+	for _, c := range [][2]string{{"ping -c 1 -W 1 " + vm1IP, "1 received"}, {banner(vm1IP, 80), "vm1 80"}} {
+		if err := d.settle(d.legacy100, c[0], c[1]); err != nil {
+			return fmt.Errorf("legacy100 cannot reach vm1 on VLAN 100: %w", err)
+		}
 	}
 	if err := d.must(d.legacy100, "ping -c 3 -i 0.2 -W 2 "+vm1IP, " 0% packet loss"); err != nil {
 		return err
