@@ -21,7 +21,7 @@
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
 static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
 {
-	if (!p->fragment || r == HP_NO_PROGRAM)
+	if (!p->fragment)
 		return r;
 	return is_drop(r) ? HP_FRAGMENT_DROP : HP_FRAGMENT_ALLOW;
 }

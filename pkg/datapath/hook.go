@@ -97,10 +97,22 @@ func (d *Datapath) attachHook(ifindex int, h Hook) error {
 	return d.attachTCX(ifindex, h)
 }
 
+// attachTCX swaps the program of the hook's link, or makes a link if there is none
+// that is good for anything.
 func (d *Datapath) attachTCX(ifindex int, h Hook) error {
+	old, _, err := d.linkAt(ifindex, h)
+	if old != nil {
+		if err := errors.Join(old.Update(d.progs[h]), old.Close()); err != nil {
+			return fmt.Errorf("attach %s to interface %d by its tcx link: %w", h, ifindex, err)
+		}
+		return nil
+	}
 	path := d.pins.link(ifindex, h)
-	if err := remove(path); err != nil {
-		return err
+	if err != nil {
+		d.log.Warn("a tcx link is made anew", "ifindex", ifindex, "hook", h.String(), "error", err)
+		if err := remove(path); err != nil {
+			return err
+		}
 	}
 	l, err := d.newTCX(ifindex, h)
 	if err != nil {

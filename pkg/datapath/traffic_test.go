@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -105,6 +106,37 @@ func TestReplaceUnderTraffic(t *testing.T) {
 		})
 		l.lossless(t, 1, policy.ReasonDefaultAllow, policy.ReasonEstablished)
 		t.Logf("%d replacements at each of 4 hooks", n)
+	})
+}
+
+// A hook that runs another build's program is repaired without a moment in which
+// neither judges.
+func TestRepairUnderTraffic(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		cfg := Config{Attach: m, BPFFS: newBPFFS(t)}
+		l := newLAN(t, cfg)
+		loadSets(t, l.Datapath)
+		l.attach(t, attach.Active)
+		l.teach(t)
+		other := newDatapath(t, cfg)
+		n := l.during(t, udp(vm4, peer4, 5, 7).bytes(), func(round int) error {
+			for _, h := range l.host {
+				for hook := range Hook(hooks) {
+					if err := other.replaceHook(h.Index, hook); err != nil {
+						return err
+					}
+				}
+				if err := l.VerifyPort(h.Index); !errors.Is(err, ErrWrongProgram) {
+					return fmt.Errorf("before: %w", err)
+				}
+				if err := errors.Join(l.RepairPort(h.Index), l.VerifyPort(h.Index)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		l.lossless(t, 1, policy.ReasonDefaultAllow, policy.ReasonEstablished)
+		t.Logf("%d repairs of each of 4 hooks", n)
 	})
 }
 
