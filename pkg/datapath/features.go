@@ -40,7 +40,8 @@ type Feature struct {
 }
 
 // Features probes the running kernel by trying; it changes nothing. It needs the
-// same rights as Open.
+// same rights as Open, and CAP_SYS_ADMIN for clsact, which it tries in a network
+// namespace of its own: without it that answer is Unknown, and Open takes it for Yes.
 func Features() []Feature {
 	out := []Feature{
 		helper("coarse clock", "timeouts of connections", "Linux 5.11", asm.FnKtimeGetCoarseNs),
