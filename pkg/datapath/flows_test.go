@@ -112,7 +112,8 @@ func errorScenarios() []scenario {
 			in(quote(3, syn.with(func(p *pkt) { p.frag = 8 }), 8), def),
 			in(quote(3, syn.with(func(p *pkt) { p.proto = layers.IPProtocolESP }), 8), def),
 			in(quote(3, icmp(vm4, peer4, 3, 0, 0, 0, 0, 0), 8), def), // about an error
-			out(ping, allow), in(quote(3, icmp(vm4, peer4, 13, 0, 0, 7, 0, 1), 8), def), // looks like its key
+			out(ping, allow), // and about no echo, but made to have its key
+			in(quote(3, icmp(vm4, peer4, 13, 0, 0, 7, 0, 1).with(func(p *pkt) { p.l4[3] = byte(policy.Out) + 1 }), 8), def),
 			in(icmp(other4, vm4, 3, 0, 0, 0, 0, 0), def),
 			in(icmp(open4, vm4, 3, 0, 0, 0, 0, 0), allow),
 			out(syn6, allow),

@@ -25,7 +25,8 @@ func (d *Datapath) assumeSides() {
 
 // Sync puts a compiled policy in force and gives its generation. When it returns
 // no packet is judged by the generation before. A policy equal to the one in
-// force changes nothing. On an error the generation that was in force still is.
+// force changes nothing. On an error what it gives is in force: the generation
+// before, or the new one if only what comes after has failed.
 func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	d.syncing.Lock()
 	defer d.syncing.Unlock()
