@@ -40,7 +40,8 @@ func (a *Agent) reconcile() {
 }
 
 // lookAtTrunk sets the trunk up if it never was, and says what has drifted on it
-// and on its ports since.
+// and on its ports since. Where it cannot be set up, its living ports are looked
+// at all the same.
 func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	ports := a.portsOf(t.Bridge)
 	spec := trunkSpec(t)
@@ -48,13 +49,12 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 		spec.Allowed = spec.Allowed.Union(p.VLANs.All().Minus(t.Management))
 	}
 	h, known := a.healthOf(t.Name)
-	if !known || h.problem != "" || h.spec != spec {
-		if h.problem != "" && h.spec == spec && time.Since(h.tried) < firstDelay {
-			return nil
-		}
-		if h = a.ensureTrunk(t.Name, spec); h.problem != "" {
-			return nil
-		}
+	waits := h.problem != "" && h.spec == spec && time.Since(h.tried) < firstDelay
+	if !waits && (!known || h.problem != "" || h.spec != spec) {
+		h = a.ensureTrunk(t.Name, spec)
+	}
+	if h.problem != "" && len(ports) == 0 {
+		return nil
 	}
 	want := bridge.Want{Trunk: spec, MAC: h.mac, MTU: h.mtu, UplinkMTU: h.mtu}
 	also := []bridge.Ref{}
@@ -74,11 +74,11 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	}
 	a.followNames(ports, got)
 	for _, p := range got.Ports {
-		if p.Name == t.Uplink && a.followUplink(t.Name, h, p, got.MTU) {
+		if p.Name == t.Uplink && h.problem == "" && a.followUplink(t.Name, h, p, got.MTU) {
 			return a.lookAtTrunk(t)
 		}
 	}
-	return a.findings(t.Name, want, got)
+	return a.findings(t.Name, want, got, h.problem != "")
 }
 
 // followUplink notes what the uplink carries. A trunk that takes its MTU from it
@@ -126,8 +126,10 @@ func (a *Agent) ensureTrunk(name string, spec bridge.TrunkSpec) trunkHealth {
 }
 
 // findings turns drift into what is to be repaired. A port in the making or in
-// its ending belongs to its plan, and one that has just ended is no drift.
-func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed) []finding {
+// its ending belongs to its plan, and one that has just ended is no drift. Of a
+// broken trunk, which tells its own reason, there is only what concerns ports and
+// what opens up.
+func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed, broken bool) []finding {
 	var found []finding
 	for _, d := range bridge.Diff(want, got) {
 		f := finding{kind: string(d.Kind), subject: d.Subject.Name, urgent: opensUp[d.Kind],
@@ -139,14 +141,14 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed) []
 		} else {
 			f.repair = func() error {
 				err := a.kernel.net.Repair(want, d)
-				if d.Kind != bridge.UplinkMTUShrunk { // the trunk stands, if for smaller frames
+				if d.Kind != bridge.UplinkMTUShrunk && !broken { // the trunk stands, if for smaller frames
 					a.setProblem(trunk, err)
 				}
 				return err
 			}
 		}
-		if d.Kind == bridge.PortMissing {
-			continue // endDead's business
+		if d.Kind == bridge.PortMissing || broken && rec == nil && !f.urgent {
+			continue // endDead's business, or ensureTrunk's
 		}
 		found = append(found, f)
 	}

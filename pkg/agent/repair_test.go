@@ -177,3 +177,35 @@ func TestRepairKeepsOpen(t *testing.T) {
 	}
 	l.must(l.kernel.VerifyPort(rec))
 }
+
+// TestBrokenTrunk: a trunk that cannot be set up still has its living ports
+// watched, and what opens them up; repairing that does not make it whole.
+func TestBrokenTrunk(t *testing.T) {
+	l := newLive(t)
+	trunk := l.world.snap.Trunks["open"] // adopted, and br0 does not keep VLANs apart
+	if found := l.lookAtTrunk(trunk); found != nil {
+		t.Errorf("without ports: %+v", found)
+	}
+	l.open("veth1", 1)
+	for _, name := range []string{"veth1", "br0"} {
+		i, err := netlink.LinkByName(name)
+		l.must(err)
+		l.must(netlink.LinkSetDown(i))
+	}
+	why := l.problemOf("open")
+	for range 2 { // the second time within the wait between two tries
+		kinds := map[string]bool{}
+		for _, f := range l.lookAtTrunk(trunk) {
+			kinds[f.kind+" "+f.subject] = true
+			if f.subject == "br0" {
+				_ = f.repair() // as far as this kernel can
+			}
+		}
+		if !kinds["PortDown veth1"] || !kinds["VLANFilteringOff br0"] || kinds["BridgeDown br0"] {
+			t.Errorf("found %v", kinds)
+		}
+		if got := l.problemOf("open"); got != why || why == "" {
+			t.Errorf("what is wrong with the trunk was %q, and is %q", why, got)
+		}
+	}
+}
