@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -140,9 +141,29 @@ func TestRepairUnderTraffic(t *testing.T) {
 	})
 }
 
+// holdHooks has both kinds of hook in use elsewhere. The kernel patches its code for
+// the first and the last one, and emulated CPUs have been seen to trip over that.
+func (l *lan) holdHooks(t *testing.T) {
+	t.Helper()
+	if err := netlink.QdiscAdd(clsact(loopback)); err != nil {
+		t.Fatal(err)
+	}
+	if !l.tcx {
+		return
+	}
+	for h := range Hook(hooks) {
+		k, err := link.AttachTCX(link.TCXOptions{Interface: loopback, Program: l.progs[h], Attach: h.attachType()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = k.Close() })
+	}
+}
+
 // Ports change the kind of hook under traffic, to and fro.
 func TestSettleUnderTraffic(t *testing.T) {
 	l := newLAN(t, Config{})
+	l.holdHooks(t)
 	loadSets(t, l.Datapath)
 	l.attach(t, attach.Active)
 	l.teach(t)
