@@ -59,12 +59,12 @@ type Agent struct {
 	node      attach.Node
 	table     *table
 	drift     *driftBook
-	orphans   *orphanBook                // the loop's
-	uplinks   map[uplinkKey]uplinkRecord // of adopted bridges; the loop's
-	collected time.Time                  // when leftovers were last cleared; the loop's
-	kick      chan struct{}              // asks the loop for another round
-	lastRound atomic.Int64               // when the loop last finished a round, Unix nanoseconds
-	lastAsked atomic.Int64               // when ADD or DEL last came, Unix nanoseconds
+	orphans   *orphanBook            // the loop's
+	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
+	collected time.Time              // when leftovers were last cleared; the loop's
+	kick      chan struct{}          // asks the loop for another round
+	lastRound atomic.Int64           // when the loop last finished a round, Unix nanoseconds
+	lastAsked atomic.Int64           // when ADD or DEL last came, Unix nanoseconds
 
 	mu    sync.RWMutex
 	world world

@@ -67,11 +67,25 @@ func (k *keeper) report(kind, name, message string) {
 	k.kept = append(k.kept, desired.Problem{Kind: kind, Name: name, Kept: true, Message: message})
 }
 
-// goneTrunks adds to gone the trunks of last that next has not, and takes away
-// those that are back.
-func goneTrunks(last, next *desired.Snapshot, gone map[string]desired.Trunk) map[string]desired.Trunk {
-	out := maps.Clone(last.Trunks)
+// place is where a trunk is on the node.
+type place struct{ bridge, uplink string }
+
+func placeOf(t desired.Trunk) place { return place{t.Bridge, t.Uplink} }
+
+// goneTrunks adds to gone the trunks of last whose bridge or uplink next has not
+// at all, or not together, and takes away what is back. A bridge that is adopted
+// now is left to its owner.
+func goneTrunks(last, next *desired.Snapshot, gone map[place]desired.Trunk) map[place]desired.Trunk {
+	out := map[place]desired.Trunk{}
 	maps.Copy(out, gone)
-	maps.DeleteFunc(out, func(name string, _ desired.Trunk) bool { _, back := next.Trunks[name]; return back })
+	for _, t := range last.Trunks {
+		out[placeOf(t)] = t
+	}
+	for _, t := range next.Trunks {
+		delete(out, placeOf(t))
+		if !t.Managed {
+			maps.DeleteFunc(out, func(at place, _ desired.Trunk) bool { return at.bridge == t.Bridge })
+		}
+	}
 	return out
 }

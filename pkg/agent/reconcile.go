@@ -18,11 +18,12 @@ func (a *Agent) reconcile() {
 	a.endDead()
 	a.letGo()
 	a.mu.RLock()
-	snap := a.world.snap
+	snap, gone := a.world.snap, a.world.gone // of one moment
 	a.mu.RUnlock()
 	if snap != nil {
 		a.syncPolicy()
 		a.followNetworks(snap)
+		a.dropTrunks(snap, gone) // first: another trunk may wait for the uplink
 		var found []finding
 		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
 			found = append(found, a.lookAtTrunk(snap.Trunks[name])...)
@@ -30,7 +31,6 @@ func (a *Agent) reconcile() {
 		found = append(found, a.lookAtHooks()...)
 		errs := a.drift.settle(found)
 		a.noteProblems(found, errs)
-		a.dropTrunks()
 		a.releaseUplinks(snap)
 	}
 	if time.Since(a.collected) > roundEvery {
@@ -262,27 +262,32 @@ func (a *Agent) endDead() {
 	}
 }
 
-// dropTrunks removes the managed bridges of trunks that are no longer desired, as
-// soon as nobody else has a port there.
-func (a *Agent) dropTrunks() {
-	a.mu.RLock()
-	gone := a.world.gone
-	a.mu.RUnlock()
-	for name, t := range gone {
-		err := a.kernel.net.RemoveTrunk(trunkSpec(t))
+// dropTrunks takes away what trunks that are no longer desired, or now elsewhere,
+// leave behind: their managed bridges, as soon as nobody else has a port there,
+// and an uplink that their bridge has another for.
+func (a *Agent) dropTrunks(snap *desired.Snapshot, gone map[place]desired.Trunk) {
+	for at, t := range gone {
+		drop := a.kernel.net.RemoveTrunk
+		for _, other := range snap.Trunks {
+			if other.Bridge == t.Bridge {
+				drop = a.kernel.net.FreeUplink
+			}
+		}
+		err := drop(trunkSpec(t))
 		if err != nil && !errors.Is(err, bridge.ErrRefused) {
-			a.log.Warn("a trunk that is no longer desired cannot be removed yet", "trunk", name, "err", err)
-			continue
+			a.log.Warn("a trunk that is no longer desired cannot be removed yet", "trunk", t.Name, "bridge", t.Bridge, "uplink", t.Uplink, "err", err)
 		}
 		if err != nil {
-			continue // somebody else's ports are in the bridge; status tells
+			continue // somebody else's ports may be in the bridge; status tells
 		}
-		a.log.Info("trunk removed", "trunk", name)
+		a.log.Info("trunk removed", "trunk", t.Name, "bridge", t.Bridge, "uplink", t.Uplink)
 		a.mu.Lock()
 		a.world.gone = maps.Clone(a.world.gone)
-		delete(a.world.gone, name)
-		a.world.health = maps.Clone(a.world.health)
-		delete(a.world.health, name)
+		delete(a.world.gone, at)
+		if _, elsewhere := snap.Trunks[t.Name]; !elsewhere {
+			a.world.health = maps.Clone(a.world.health)
+			delete(a.world.health, t.Name)
+		}
 		a.mu.Unlock()
 	}
 }

@@ -266,3 +266,32 @@ func TestKeepUsed(t *testing.T) {
 		t.Errorf("without ports something stays: %+v %+v", got, kept)
 	}
 }
+
+// TestGoneTrunks: a trunk that is removed, or is on another bridge or uplink now,
+// leaves its old place behind, until that is wanted again or adopted.
+func TestGoneTrunks(t *testing.T) {
+	at := func(bridge, uplink string, managed bool) *desired.Snapshot {
+		return &desired.Snapshot{Trunks: map[string]desired.Trunk{"t": {Name: "t", Bridge: bridge, Uplink: uplink, Managed: managed}}}
+	}
+	first := at("br0", "eth1", true)
+	old := place{"br0", "eth1"}
+	for name, tc := range map[string]struct {
+		next *desired.Snapshot
+		want int
+	}{
+		"removed":         {&desired.Snapshot{}, 1},
+		"same":            {at("br0", "eth1", true), 0},
+		"another bridge":  {at("br1", "eth1", true), 1},
+		"another uplink":  {at("br0", "eth2", true), 1},
+		"adopted instead": {at("br0", "eth1", false), 0},
+		"adopted, others": {at("br0", "eth2", false), 0},
+	} {
+		gone := goneTrunks(first, tc.next, nil)
+		if _, ok := gone[old]; len(gone) != tc.want || ok != (tc.want == 1) {
+			t.Errorf("%s: gone %v", name, gone)
+		}
+		if back := goneTrunks(tc.next, first, gone); len(back) > 1 || back[old].Name != "" {
+			t.Errorf("%s, and back: gone %v", name, back)
+		}
+	}
+}

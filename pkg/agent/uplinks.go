@@ -30,8 +30,6 @@ type uplinkRecord struct {
 // uplinksFile holds the records.
 const uplinksFile = "uplinks.json"
 
-type uplinkKey struct{ bridge, uplink string }
-
 // added is what we added as it should be there.
 func (r uplinkRecord) added() bridge.PortVLANs {
 	v := bridge.PortVLANs{Members: r.Added}
@@ -60,7 +58,7 @@ func (r uplinkRecord) settled(want bridge.PortVLANs) uplinkRecord {
 
 // ensureAdopted sets up a trunk on an adopted bridge. Only the loop calls it.
 func (a *Agent) ensureAdopted(spec bridge.TrunkSpec) (bridge.TrunkStatus, error) {
-	key := uplinkKey{spec.Bridge, spec.Uplink}
+	key := place{spec.Bridge, spec.Uplink}
 	before := a.uplinks[key]
 	up, err := a.kernel.net.LinkInfo(bridge.Ref{Name: spec.Uplink})
 	if err != nil || up.Port == nil {
@@ -88,13 +86,13 @@ func (a *Agent) ensureAdopted(spec bridge.TrunkSpec) (bridge.TrunkStatus, error)
 }
 
 // keepUplink stores a record if it differs; a zero one is forgotten.
-func (a *Agent) keepUplink(key uplinkKey, r uplinkRecord) {
+func (a *Agent) keepUplink(key place, r uplinkRecord) {
 	if a.uplinks[key] == r {
 		return
 	}
 	a.uplinks = maps.Clone(a.uplinks)
 	if a.uplinks == nil {
-		a.uplinks = map[uplinkKey]uplinkRecord{}
+		a.uplinks = map[place]uplinkRecord{}
 	}
 	a.uplinks[key] = r
 	if r == (uplinkRecord{}) {
@@ -115,9 +113,9 @@ func (a *Agent) loadUplinks() {
 	if !a.loadJSON(uplinksFile, &list) {
 		return
 	}
-	a.uplinks = map[uplinkKey]uplinkRecord{}
+	a.uplinks = map[place]uplinkRecord{}
 	for _, r := range list {
-		a.uplinks[uplinkKey{r.Bridge, r.Uplink}] = r
+		a.uplinks[place{r.Bridge, r.Uplink}] = r
 	}
 }
 

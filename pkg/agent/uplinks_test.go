@@ -47,12 +47,12 @@ func TestUplinkRecord(t *testing.T) {
 // damaged file is set aside, and then nothing is.
 func TestUplinkRecordsReadBack(t *testing.T) {
 	a := idleAgent(t)
-	key := uplinkKey{"br-site", "eth1"}
+	key := place{"br-site", "eth1"}
 	want := uplinkRecord{Bridge: "br-site", Uplink: "eth1", BootID: "b", Index: 3, Added: set(t, "100-110"), Native: 7, Found: set(t, "200")}
 	a.keepUplink(key, want)
 	b := &Agent{cfg: a.cfg, log: a.log}
 	b.loadState()
-	if d := cmp.Diff(map[uplinkKey]uplinkRecord{key: want}, b.uplinks, cmp.AllowUnexported(uplinkKey{}, vlan.Set{})); d != "" {
+	if d := cmp.Diff(map[place]uplinkRecord{key: want}, b.uplinks, cmp.AllowUnexported(place{}, vlan.Set{})); d != "" {
 		t.Error(d)
 	}
 	if err := os.Truncate(a.statePath(uplinksFile), 20); err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -73,8 +74,9 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	for _, name := range w.strays {
 		s.Reasons = append(s.Reasons, fmt.Sprintf("%s is an open port without a record: it keeps its rules of now until its pod ends", name))
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.gone)) {
-		s.Problems = append(s.Problems, wire.Problem{Kind: "VLANTrunk", Name: name, Message: "no longer desired, but its bridge cannot be removed yet"})
+	for _, t := range slices.SortedFunc(maps.Values(w.gone), func(x, y desired.Trunk) int { return cmp.Compare(x.Bridge+" "+x.Uplink, y.Bridge+" "+y.Uplink) }) {
+		s.Problems = append(s.Problems, wire.Problem{Kind: "VLANTrunk", Name: t.Name,
+			Message: fmt.Sprintf("no longer desired on bridge %s, but that cannot be removed yet: others have ports in it", t.Bridge)})
 	}
 	for _, p := range ports {
 		state, _ := a.kernel.State(p.rec.HostIfIndex)

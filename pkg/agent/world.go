@@ -12,13 +12,13 @@ import (
 
 // world is what the node should be and how far it is: desired, compiled, active.
 type world struct {
-	source *desired.Snapshot        // as the source last had it
-	snap   *desired.Snapshot        // in force: source, and what ports keep of earlier ones; nil until the first
-	kept   []desired.Problem        // objects that live ports keep from going or changing
-	gone   map[string]desired.Trunk // no longer desired, not yet removed
-	health map[string]trunkHealth   // by trunk
-	strays []string                 // open ports without a record
-	unread *desired.Stale           // the source has given nothing yet, and why; snap is an earlier agent's
+	source *desired.Snapshot       // as the source last had it
+	snap   *desired.Snapshot       // in force: source, and what ports keep of earlier ones; nil until the first
+	kept   []desired.Problem       // objects that live ports keep from going or changing
+	gone   map[place]desired.Trunk // no longer desired there, not yet removed
+	health map[string]trunkHealth  // by trunk
+	strays []string                // open ports without a record
+	unread *desired.Stale          // the source has given nothing yet, and why; snap is an earlier agent's
 	policyProgress
 }
 

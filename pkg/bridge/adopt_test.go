@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
@@ -122,5 +123,33 @@ func TestUplinkMTU(t *testing.T) {
 		if ds := h.drifts(want); len(ds) != 0 {
 			t.Errorf("spec.mtu %d: raised again: %v", mtu, ds)
 		}
+	}
+}
+
+// TestFreeUplink: a managed bridge gives back an uplink that it has another for,
+// and nobody else's.
+func TestFreeUplink(t *testing.T) {
+	h := newNode(t, TrunkSpec{Bridge: "br0", Managed: true, Flat: true, Uplink: "eth0"})
+	h.ensure()
+	k := handle(t, h.space)
+	must(t, k.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "theirs", TxQLen: -1}}))
+	for _, spec := range []TrunkSpec{
+		{Bridge: "br0", Uplink: "eth0"}, {Bridge: "theirs", Managed: true, Uplink: "eth0"},
+		{Bridge: "gone", Managed: true, Uplink: "eth0"}, {Bridge: "br0", Managed: true, Uplink: "eth9"},
+	} {
+		must(t, h.FreeUplink(spec))
+		if up, err := h.LinkInfo(Ref{Name: "eth0"}); err != nil || up.Master != index(t, h.space, "br0") {
+			t.Errorf("%+v: the uplink's master is %d, %v", spec, up.Master, err)
+		}
+	}
+	must(t, h.FreeUplink(h.spec))
+	if up, err := h.LinkInfo(Ref{Name: "eth0"}); err != nil || up.Master != 0 {
+		t.Errorf("freed, and its master is %d, %v", up.Master, err)
+	}
+	must(t, k.LinkSetMaster(link(t, k, "eth0"), link(t, k, "theirs")))
+	h.spec.Bridge = "theirs"
+	must(t, h.FreeUplink(h.spec))
+	if up, err := h.LinkInfo(Ref{Name: "eth0"}); err != nil || up.Master != index(t, h.space, "theirs") {
+		t.Errorf("in a bridge of others its master is %d, %v", up.Master, err)
 	}
 }

@@ -179,3 +179,29 @@ func (n *Net) RemoveTrunk(spec TrunkSpec) error {
 	}
 	return nil
 }
+
+// FreeUplink takes the uplink of spec out of its managed bridge, which stays. One
+// that is gone or elsewhere, or whose bridge is not ours, is left alone.
+func (n *Net) FreeUplink(spec TrunkSpec) error {
+	if !spec.Managed || spec.Uplink == "" {
+		return nil
+	}
+	br, err := n.bridgeLink(Ref{Name: spec.Bridge})
+	if errors.Is(err, ErrNotFound) || err == nil && !n.ours(br) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	up, err := n.LinkInfo(Ref{Name: spec.Uplink})
+	if errors.Is(err, ErrNotFound) || err == nil && up.Master != br.Index {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.setLink(up.Index, nil, nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(0))); err != nil {
+		return fmt.Errorf("free the uplink %s of bridge %s: %w", up.Name, br.Name, err)
+	}
+	return nil
+}
