@@ -95,9 +95,7 @@ func TestShortWayIsOfOnePolicy(t *testing.T) {
 			b.port(accessPort())
 			b.run(FromVM, tcp(vm4, peer4, 1000, 80, "S").bytes())
 			b.run(ToVM, tcp(peer4, vm4, 80, 1000, "SA").bytes())
-			if !b.run(FromVM, ack) || !b.run(FromVM, ack) || !b.run(FromVM, ack) {
-				t.Fatal("an open flow does not pass")
-			}
+			b.makeKnown(ack)
 			change()
 			if b.run(FromVM, ack) {
 				t.Fatalf("%s does not allow the flow, but it passes", name)
@@ -142,7 +140,10 @@ func TestShortWayIsForPlainPackets(t *testing.T) {
 		"short UDP":        {q.bytes(), refused(FromVM, set(q.bytes(), 14+3, 27))},
 		"cut IPv6":         {o6, refused(FromVM, set(o6, 14+5, 21))},
 		"other flows": {o("A"), func() bool {
-			return !slices.ContainsFunc(others, func(f []byte) bool { return b.run(FromVM, known) && b.run(FromVM, known) && b.run(FromVM, f) })
+			return !slices.ContainsFunc(others, func(f []byte) bool {
+				b.makeKnown(known)
+				return b.run(FromVM, f)
+			})
 		}},
 	} {
 		for range 10 { // nearly all of them are within a tick
@@ -151,14 +152,20 @@ func TestShortWayIsForPlainPackets(t *testing.T) {
 				out(tcp(vm6, peer6, 1000, 80, "S"), 0), in(tcp(peer6, vm6, 80, 1000, "SA"), 0)} {
 				b.run(s.hook, s.frame)
 			}
-			for range 3 {
-				if !b.run(FromVM, c.known) {
-					t.Fatal("an open flow does not pass")
-				}
-			}
+			b.makeKnown(c.known)
 			if !c.ok() {
 				t.Errorf("%s: not as the long way judges", name)
 			}
+		}
+	}
+}
+
+// makeKnown has a flow from the VM go the short way, as far as the tick lasts.
+func (b *bench) makeKnown(frame []byte) {
+	b.Helper()
+	for range 3 {
+		if !b.run(FromVM, frame) {
+			b.Fatal("an open flow does not pass")
 		}
 	}
 }
