@@ -141,15 +141,20 @@ func (p *Pod) plugTap(w *Wiring, name string) error {
 // Guest makes a namespace play the VM: its only interface has the VM's MAC and
 // the addresses, which nobody else is told. It has the services of Serve.
 func (p *Pod) Guest(name, network string, addrs ...string) (*Space, error) {
-	g, err := p.Machine(name, network, addrs...)
+	g, err := p.machine(name, network, cable, addrs)
 	if err != nil {
 		return nil, err
 	}
 	return g, p.lab.serve(g)
 }
 
-// Machine is Guest without services.
+// Machine is Guest without services, behind a real tap.
 func (p *Pod) Machine(name, network string, addrs ...string) (*Space, error) {
+	return p.machine(name, network, p.lab.tapCable, addrs)
+}
+
+// machine wires the pod, and joins its tap to the NIC of a new namespace.
+func (p *Pod) machine(name, network string, join func(pod *Space, tap string, g *Space, nic string) error, addrs []string) (*Space, error) {
 	w, err := p.Wire(network)
 	if err != nil {
 		return nil, err
@@ -161,10 +166,10 @@ func (p *Pod) Machine(name, network string, addrs ...string) (*Space, error) {
 	if err := quiet(g); err != nil {
 		return nil, err
 	}
-	if err := cable(p.Space, "guest0", g, hostIf); err != nil {
+	if err := join(p.Space, w.Tap, g, hostIf); err != nil {
 		return nil, err
 	}
-	if err := p.plugTap(w, "guest0"); err != nil {
+	if err := p.plugTap(w, w.Tap); err != nil {
 		return nil, fmt.Errorf("pod %s: tap: %w", p.Name, err)
 	}
 	nic, err := g.Link.LinkByName(hostIf)
