@@ -332,7 +332,7 @@ func TestWatch(t *testing.T) {
 // TestWatchOverrun loses announcements for real: nobody reads while they come.
 func TestWatchOverrun(t *testing.T) {
 	host := newSpace(t)
-	s, err := host.socket(unix.RTNLGRP_LINK)
+	s, err := host.listen(unix.RTNLGRP_LINK)
 	must(t, err)
 	defer s.Close()
 	must(t, s.SetReceiveBufferSize(1, false)) // the kernel takes its least

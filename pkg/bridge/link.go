@@ -119,7 +119,7 @@ func (n *Net) LinkInfo(ref Ref) (Link, error) {
 		}
 		parts = append(parts, nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(ref.Name)))
 	}
-	msgs, err := n.request(unix.RTM_GETLINK, 0, parts...).Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	msgs, err := n.ask(unix.RTM_GETLINK, 0, unix.RTM_NEWLINK, parts...)
 	if errors.Is(err, unix.ENODEV) || err == nil && len(msgs) == 0 {
 		return Link{}, fmt.Errorf("%s: %w", ref, ErrNotFound)
 	}

@@ -42,8 +42,8 @@ var (
 // Net is the interfaces of one network namespace. Its methods may be called
 // from several goroutines at once.
 type Net struct {
-	ns     netns.NsHandle
-	handle *nl.SocketHandle
+	ns   netns.NsHandle
+	conn *conn
 	// oldVLANDump says that this kernel has no RTM_GETVLAN.
 	oldVLANDump atomic.Bool
 	// marked has the Refs of the bridges that this process has marked as ours.
@@ -70,18 +70,16 @@ func OpenAt(path string) (*Net, error) {
 }
 
 func open(ns netns.NsHandle) (*Net, error) {
-	n := &Net{ns: ns}
-	s, err := n.socket()
+	c, err := dialKernel(ns)
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
-	n.handle = &nl.SocketHandle{Socket: s}
-	return n, nil
+	return &Net{ns: ns, conn: c}, nil
 }
 
 // Close gives the socket and the namespace back.
 func (n *Net) Close() error {
-	n.handle.Close()
+	n.conn.close()
 	return n.ns.Close()
 }
 
@@ -103,9 +101,9 @@ func openNetns(path string) (netns.NsHandle, error) {
 	return ns, nil
 }
 
-// socket opens a route netlink socket in the namespace, joined to groups (the
-// RTNLGRP_ constants). Strict checking lets the kernel filter dumps.
-func (n *Net) socket(groups ...uint) (*nl.NetlinkSocket, error) {
+// listen opens a socket in the namespace that hears what the kernel announces to
+// groups (the RTNLGRP_ constants). Close ends a Receive.
+func (n *Net) listen(groups ...uint) (*nl.NetlinkSocket, error) {
 	var s *nl.NetlinkSocket
 	err := inNetns(n.ns, func() (err error) {
 		s, err = nl.Subscribe(unix.NETLINK_ROUTE)
@@ -113,10 +111,6 @@ func (n *Net) socket(groups ...uint) (*nl.NetlinkSocket, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
-	}
-	for _, opt := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
-		// Both only make answers better: what lacks them still works.
-		_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, opt, 1)
 	}
 	for _, g := range groups {
 		if err := unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, int(g)); err != nil {
@@ -127,19 +121,19 @@ func (n *Net) socket(groups ...uint) (*nl.NetlinkSocket, error) {
 	return s, nil
 }
 
-// request makes a message for this namespace; flags are added to NLM_F_REQUEST.
-func (n *Net) request(msgType, flags int, parts ...nl.NetlinkRequestData) *nl.NetlinkRequest {
+// ask sends a message, with flags added to NLM_F_REQUEST, and returns the bodies
+// of the answers of that type.
+func (n *Net) ask(msgType, flags int, answer uint16, parts ...nl.NetlinkRequestData) ([][]byte, error) {
 	req := nl.NewNetlinkRequest(msgType, flags)
-	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: n.handle}
 	for _, p := range parts {
 		req.AddData(p)
 	}
-	return req
+	return n.conn.ask(req, answer)
 }
 
 // do sends a message that the kernel only acknowledges.
 func (n *Net) do(msgType, flags int, parts ...nl.NetlinkRequestData) error {
-	_, err := n.request(msgType, flags|unix.NLM_F_ACK, parts...).Execute(unix.NETLINK_ROUTE, 0)
+	_, err := n.ask(msgType, flags|unix.NLM_F_ACK, 0, parts...)
 	return err
 }
 
@@ -149,7 +143,7 @@ func (n *Net) dump(msgType int, answer uint16, parts ...nl.NetlinkRequestData) (
 	var msgs [][]byte
 	var err error
 	for range tries {
-		msgs, err = n.request(msgType, unix.NLM_F_DUMP, parts...).Execute(unix.NETLINK_ROUTE, answer)
+		msgs, err = n.ask(msgType, unix.NLM_F_DUMP, answer, parts...)
 		if !errors.Is(err, nl.ErrDumpInterrupted) {
 			break
 		}

@@ -140,7 +140,7 @@ type Event struct {
 // into one event. A channel closed earlier, after a last Resync, says that the
 // kernel's announcements cannot be read any more: watch again.
 func (n *Net) Watch(ctx context.Context) (<-chan Event, error) {
-	s, err := n.socket(unix.RTNLGRP_LINK, unix.RTNLGRP_TC)
+	s, err := n.listen(unix.RTNLGRP_LINK, unix.RTNLGRP_TC)
 	if err != nil {
 		return nil, fmt.Errorf("watch interfaces: %w", err)
 	}

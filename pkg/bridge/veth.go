@@ -160,13 +160,12 @@ func (n *Net) explainVeth(err error, spec VethSpec) error {
 // message. While the host end is down it has no carrier, so it is silent until
 // both are done.
 func finishPeer(ns netns.NsHandle, index int, up bool) error {
-	peer := Net{ns: ns}
-	s, err := peer.socket()
+	c, err := dialKernel(ns)
 	if err != nil {
 		return err
 	}
-	peer.handle = &nl.SocketHandle{Socket: s}
-	defer peer.handle.Close()
+	defer c.close()
+	peer := Net{ns: ns, conn: c}
 	var flag *bool
 	if up {
 		flag = &up
@@ -231,22 +230,21 @@ func (n *Net) DeleteVethFast(host Ref) error {
 	if err != nil || l.Index == 0 {
 		return err
 	}
-	events, err := n.socket(unix.RTNLGRP_LINK)
+	events, err := n.listen(unix.RTNLGRP_LINK)
 	if err != nil {
 		return err
 	}
-	worker := &Net{ns: n.ns}
-	s, err := worker.socket()
+	c, err := dialKernel(n.ns)
 	if err != nil {
 		events.Close()
 		return err
 	}
-	worker.handle = &nl.SocketHandle{Socket: s}
+	worker := &Net{ns: n.ns, conn: c}
 
 	answered := make(chan error, 1)
 	go func() {
 		answered <- worker.deleteLink(l.Index)
-		worker.handle.Close()
+		c.close()
 		events.Close() // ends the goroutine below
 	}()
 	gone := make(chan struct{})
