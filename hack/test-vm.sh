@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 kernels=("$@")
 [ ${#kernels[@]} -gt 0 ] || { echo "usage: hack/test-vm.sh 6.1 6.12" >&2; exit 2; }
-read -ra pkgs <<<"${HOMEPORT_VM_PKGS:-pkg/bridge pkg/datapath test/netns}"
+read -ra pkgs <<<"${HOMEPORT_VM_PKGS:-pkg/bridge pkg/datapath pkg/agent test/netns}"
 export CGO_ENABLED=0
 out=out/vm
 mkdir -p $out/bin
@@ -33,7 +33,7 @@ one() { # KERNEL PACKAGE
 		"${guests[@]}" \
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
-		-file "$out/bin/$test:/t/$test" -dir "$2:/src/$2" -dir bpf:/src/bpf \
+		-file "$out/bin/$test:/t/$test" -dir "$2:/src/$2" -dir bpf:/src/bpf -dir docs/reference:/src/docs/reference \
 		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$1" \
 		-- /bin/sh -c "cd /src/$2 && exec /t/$test -test.v=test2json -test.timeout=13m ${HOMEPORT_VM_ARGS:-}"
 }
