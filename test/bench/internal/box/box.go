@@ -178,11 +178,15 @@ func Bridge(name string, filtering bool) (*netlink.Bridge, error) {
 	return got, nil
 }
 
-// Pin keeps the calling goroutine on one CPU until the function that it gives
+// Pin keeps the calling goroutine on one thread, whose time can then be measured,
+// and that on one CPU, unless cpu is negative, until the function that it gives
 // back is called.
 func Pin(cpu int) (func(), error) {
 	var before, set unix.CPUSet
 	runtime.LockOSThread()
+	if cpu < 0 {
+		return runtime.UnlockOSThread, nil
+	}
 	if err := unix.SchedGetaffinity(0, &before); err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("CPU affinity: %w", err)

@@ -152,6 +152,7 @@ func TestRowsOfPlugins(t *testing.T) {
 		b.del[name] = []float64{v * 3, v * 3}
 		b.churn[name] = []float64{v}
 	}
+	b.start = []float64{3, 3}
 	b.notUp["bridge"] = 1
 	rows, err := b.rows()
 	if err != nil {
@@ -168,6 +169,7 @@ func TestRowsOfPlugins(t *testing.T) {
 		"6.12/cni-add-vs-macspoofchk ratio=0.25 [0.25,0.25] ours=1s baseline=4s aim<=1.00 met",
 		"6.12/cni-del-vs-macspoofchk ratio=0.25 [0.25,0.25] ours=3s baseline=12s aim<=0.50 met",
 		"6.12/cni-churn-vs-macspoofchk ratio=0.25 [0.25,0.25] ours=1s baseline=4s aim=none info",
+		"6.12/start-of-del ratio=0.50 [0.50,0.50] ours=3s baseline=6s aim=none info",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

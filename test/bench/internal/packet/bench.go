@@ -68,13 +68,11 @@ func Rows(c Config, cases ...Case) ([]ratio.Row, error) {
 	if err := sinks.Do(box.Quiet); err != nil {
 		return nil, err
 	}
-	if c.CPU >= 0 {
-		unpin, err := box.Pin(c.CPU)
-		if err != nil {
-			return nil, err
-		}
-		defer unpin()
+	unpin, err := box.Pin(c.CPU)
+	if err != nil {
+		return nil, err
 	}
+	defer unpin()
 	var rows []ratio.Row
 	for i, one := range cases {
 		row, err := measureCase(c, one, sinks, byte(2*i))
