@@ -31,8 +31,7 @@ verify: ## generated files are current; vet, staticcheck, gofmt
 .PHONY: test
 test: deps ## everything below: unit, bpf, netns, and both kernels in VMs
 	rm -rf out/test
-	$(MAKE) test-unit test-bpf test-netns test-vm
-	@$(TESTSUM) report
+	@code=0; for t in test-unit test-bpf test-netns test-vm; do $(MAKE) $$t || code=1; done; $(TESTSUM) report || code=1; exit $$code
 
 .PHONY: test-unit
 test-unit: ## all other packages; what needs root or a kernel feature says why it skips
@@ -50,6 +49,10 @@ test-netns: ## the lab on this host's kernel, as far as it goes (root)
 .PHONY: test-vm
 test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips
 	hack/test-vm.sh 6.1 6.12
+
+.PHONY: test-demo
+test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (15 minutes; .ci/run does it)
+	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name demo -- go test -json -count=1 -timeout 40m ./test/demo ./test/vm
 
 .PHONY: bench
 bench: deps build ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)

@@ -10,6 +10,7 @@ state() { git ls-files -co --exclude-standard -z | xargs -0 sha256sum 2>/dev/nul
 before=$(state)
 go generate ./...
 go mod tidy
+(cd test/bench && go mod tidy)
 if ! diff <(echo "$before") <(state) >/dev/null; then
 	echo "verify: 'make generate' or 'go mod tidy' changes these; run them and commit:" >&2
 	diff <(echo "$before") <(state) | awk '/^>/{print "  " $3}' >&2
@@ -20,6 +21,9 @@ if [ -n "$unformatted" ]; then
 	printf 'verify: not formatted (gofmt -w):\n%s\n' "$unformatted" >&2
 	exit 1
 fi
-go vet ./...
-go tool staticcheck ./...
+mkdir -p out
+go build -o out/staticcheck honnef.co/go/tools/cmd/staticcheck
+for module in . test/bench; do
+	(cd $module && go vet ./... && "$OLDPWD/out/staticcheck" ./...)
+done
 echo "verify: generated files are current; vet, staticcheck and gofmt are clean"

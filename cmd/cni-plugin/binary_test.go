@@ -31,15 +31,20 @@ import (
 	"github.com/homeport-cni/homeport/pkg/store"
 )
 
-// buildPlugin makes the binary as the Makefile does, in a directory of its own
-// that also tells it where its agent is.
+// buildPlugin makes the binary as the Makefile does, or takes the one in
+// HOMEPORT_BIN where there is no Go, into a directory of its own that also tells
+// it where its agent is.
 func buildPlugin(tb testing.TB, paths attach.Paths) (dir string) {
 	tb.Helper()
 	dir = tb.TempDir()
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "homeport"), ".")
+	binary := filepath.Join(dir, "homeport")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
+	if built := os.Getenv("HOMEPORT_BIN"); built != "" {
+		cmd = exec.Command("cp", filepath.Join(built, "cni-plugin"), binary)
+	}
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		tb.Fatalf("go build: %v\n%s", err, out)
+		tb.Fatalf("%s: %v\n%s", cmd, err, out)
 	}
 	if err := os.WriteFile(filepath.Join(dir, attach.PathsFile), fmt.Appendf(nil, `{"runDir":%q}`, paths.RunDir), 0o600); err != nil {
 		tb.Fatal(err)
