@@ -18,6 +18,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
@@ -133,8 +134,8 @@ func views(tb testing.TB) map[string]any {
 			{Name: "ssh", Category: "Application", Order: 200}},
 			Defaults: []wire.DefaultHits{{Network: "legacy-100", Action: "Drop", Packets: 4}}},
 		wire.ViewDrops: wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
-			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: "MAC_SPOOF", Text: "source MAC is not the port's", Packets: 3, Bytes: 180},
-			{Key: attach.Key{ContainerID: "f00d"}, Interface: "veth99", Direction: "In", Reason: "RULE_DROP", Text: "a firewall rule drops it", Packets: 41}}},
+			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: policy.ReasonMACSpoof.String(), Text: policy.ReasonMACSpoof.Text(), Packets: 3, Bytes: 180},
+			{Key: attach.Key{ContainerID: "f00d"}, Interface: "veth99", Direction: "In", Reason: policy.ReasonRuleDrop.String(), Text: policy.ReasonRuleDrop.Text(), Packets: 41}}},
 	}
 }
 
@@ -187,8 +188,8 @@ ID    NAME        ACTION  DIRECTION  SOURCES      DESTINATIONS  SERVICES  HITS
 1001  old subnet  Allow   In         10.0.0.0/24  Any           tcp/80    3
 1002  -           Drop    In         Any          Any           tcp/22    9
 `},
-		{[]string{"drops", "--port", "shop/virt-launcher-db-x7k2p"}, `PORT        POD                          DIRECTION  REASON     PACKETS  MEANING
-veth8f2c01  shop/virt-launcher-db-x7k2p  Out        MAC_SPOOF  3        source MAC is not the port's
+		{[]string{"drops", "--port", "shop/virt-launcher-db-x7k2p"}, `PORT        POD                          DIRECTION  REASON    PACKETS  MEANING
+veth8f2c01  shop/virt-launcher-db-x7k2p  Out        MACSpoof  3        source MAC is not the port's
 `},
 		{[]string{"ports"}, `PORT        STATE   NETWORK     VLANS       MAC                POD                          OUT   OUT-DROPPED  IN    IN-DROPPED
 veth00aa11  Active  legacy-100  access 100  02:00:00:00:00:65  -                            0     0            0     0

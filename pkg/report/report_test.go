@@ -14,6 +14,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
@@ -83,8 +84,9 @@ func brokenStatus(t *testing.T) wire.NodeStatus {
 	s.Reasons = []string{"policy revision 7 is compiled but 6 is active", "trunk physnet1: uplink eth1 is down"}
 	s.Trunks[0].Ready, s.Trunks[0].Message = false, "uplink eth1 is down"
 	s.Trunks[0].VLANs = set(t, "100-110,200")
-	s.Drift = []wire.DriftCount{{Kind: "ClsactDeleted", Subject: "veth8f2c01aa", Seen: 2, Repaired: 1,
-		Last: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC), Message: "open until repaired: no program judges its packets"}}
+	s.Drift = []wire.DriftCount{{Kind: "LinkSevered", Subject: "veth8f2c01aa", Seen: 2, Repaired: 1,
+		Last:    time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC),
+		Message: "port at interface 7, hook from_vm: link severed: the port is open, without its firewall, until it is repaired"}}
 	s.Problems = []wire.Problem{
 		{File: "policies.yaml", Line: 14, Kind: "FirewallPolicy", Name: "web", Field: "spec.rules[2].id", Message: "1001 is used twice", Kept: true},
 		{File: "junk.yaml", Message: "not YAML"},
@@ -127,15 +129,15 @@ func policyList() wire.PolicyList {
 }
 
 func dropList() wire.DropList {
-	drop := func(port, dir, reason, text string, n uint64) wire.Drop {
+	drop := func(port, dir string, reason policy.Reason, n uint64) wire.Drop {
 		return wire.Drop{Key: attach.Key{ContainerID: "c0ffee", IfName: "pod37a8eec1ce1"}, Interface: port,
-			Pod: attach.Pod{Namespace: "shop", Name: "db"}, Direction: dir, Reason: reason, Text: text, Packets: n, Bytes: 60 * n}
+			Pod: attach.Pod{Namespace: "shop", Name: "db"}, Direction: dir, Reason: reason.String(), Text: reason.Text(), Packets: n, Bytes: 60 * n}
 	}
 	return wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
-		drop("veth8f2c01aa", "Out", "MAC_SPOOF", "source MAC is not the port's", 3),
-		drop("veth8f2c01aa", "In", "DEFAULT_DROP", "no rule matched and the network's defaultAction is Drop", 4),
-		drop("veth8f2c01aa", "In", "RULE_DROP", "a firewall rule drops it", 41),
-		drop("veth1b", "Out", "UNTAGGED", "untagged frame on a trunk port without a native VLAN", 1),
+		drop("veth8f2c01aa", "Out", policy.ReasonMACSpoof, 3),
+		drop("veth8f2c01aa", "In", policy.ReasonDefaultDrop, 4),
+		drop("veth8f2c01aa", "In", policy.ReasonRuleDrop, 41),
+		drop("veth1b", "Out", policy.ReasonUntagged, 1),
 	}}
 }
 
