@@ -22,13 +22,15 @@ type Verb string
 
 // The verbs and the bodies of request and answer.
 const (
-	Prepare Verb = "Prepare" // attach.Request without a host end -> Prepared; changes nothing
-	Attach  Verb = "Attach"  // attach.Request -> attach.Record
-	Detach  Verb = "Detach"  // DetachRequest -> Detached; a missing port is no error
-	Check   Verb = "Check"   // attach.Key -> Checked
-	GC      Verb = "GC"      // GCRequest -> Collected
-	Status  Verb = "Status"  // nothing -> nothing, or an Error of kind Unavailable or Limited
-	View    Verb = "View"    // ViewRequest -> JSON for homeportctl, see package agent
+	// Prepare: attach.Request without a host end -> Prepared. What a dead port of
+	// the same key left behind is cleared; nothing that lives changes.
+	Prepare Verb = "Prepare"
+	Attach  Verb = "Attach" // attach.Request -> attach.Record
+	Detach  Verb = "Detach" // DetachRequest -> Detached; a missing port is no error
+	Check   Verb = "Check"  // attach.Key -> Checked
+	GC      Verb = "GC"     // GCRequest -> Collected
+	Status  Verb = "Status" // nothing -> nothing, or an Error of kind Unavailable or Limited
+	View    Verb = "View"   // ViewRequest -> JSON for homeportctl, see package agent
 )
 
 // Request is the envelope of what is asked.
