@@ -246,19 +246,3 @@ func (p *Pod) giveBack(tap, name string) error {
 	}
 	return errors.Join(p.Link.LinkSetDown(nic), p.Link.LinkSetNoMaster(nic), p.Link.LinkSetName(nic, name), p.Link.LinkSetNsPid(nic, 1))
 }
-
-// ResultMAC reads the MAC of the sandboxed interface out of a CNI result.
-func ResultMAC(answer []byte) (string, error) {
-	var r struct {
-		Interfaces []struct{ Name, Mac, Sandbox string }
-	}
-	if err := json.Unmarshal(answer, &r); err != nil {
-		return "", err
-	}
-	for _, i := range r.Interfaces {
-		if i.Sandbox != "" {
-			return i.Mac, nil
-		}
-	}
-	return "", errors.New("the CNI result names no sandboxed interface")
-}
