@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
 // serveMetrics answers /metrics, /healthz (the agent answers) and /readyz (the
@@ -79,7 +80,7 @@ func newCollector(a *Agent) *collector {
 		ruleHits:   d("rule_packets_total", "packets that a firewall rule judged", "policy", "rule", "action"),
 		drift:      d("drift_seen_total", "times that somebody else changed something of ours", "kind", "subject"),
 		repaired:   d("drift_repaired_total", "times that it was put right", "kind", "subject"),
-		problems:   d("manifest_problems", "problems of manifests now; kept: the object's last good version stays in force", "kept"),
+		problems:   d("manifest_problems", "problems of manifests now, as status lists them; kept: the object stays in force as it was", "kept"),
 		stale:      d("desired_state_stale", "1 while the source of desired state cannot be read or has lost everything"),
 	}
 }
@@ -108,7 +109,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(c.drift, float64(d.Seen), d.Kind, d.Subject)
 		count(c.repaired, float64(d.Repaired), d.Kind, d.Subject)
 	}
-	kept, other := c.agent.manifestProblems()
+	kept, other := countProblems(s.Problems)
 	gauge(c.problems, float64(kept), "true")
 	gauge(c.problems, float64(other), "false")
 	gauge(c.stale, oneIf(len(s.Conditions) > 0))
@@ -125,22 +126,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// manifestProblems counts what is wrong with manifests: where the last good
-// version stays in force, and where there is none.
-func (a *Agent) manifestProblems() (kept, other int) {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
-	if a.world.source == nil {
-		return 0, 0
-	}
-	for _, p := range slices.Concat(a.world.source.Problems, a.world.refused) {
+// countProblems counts what status lists: where something stays in force as it
+// was, and where nothing does.
+func countProblems(list []wire.Problem) (kept, other int) {
+	for _, p := range list {
 		if p.Kept {
 			kept++
-		} else {
-			other++
 		}
 	}
-	return kept, other
+	return kept, len(list) - kept
 }
 
 func (c *collector) collectPorts(count func(*prometheus.Desc, float64, ...string)) {

@@ -63,7 +63,7 @@ func TestSilentLoop(t *testing.T) {
 	}
 }
 
-// TestManifestProblems: refused documents are a gauge, by whether something of
+// TestManifestProblems: what status lists is a gauge, by whether something of
 // theirs is in force.
 func TestManifestProblems(t *testing.T) {
 	l := newLive(t)
@@ -79,6 +79,9 @@ func TestManifestProblems(t *testing.T) {
 				t.Errorf("%s: no %q in:\n%s", when, line, body)
 			}
 		}
+		if listed := l.nodeStatus().Problems; len(listed) != kept+other {
+			t.Errorf("%s: status lists %+v", when, listed)
+		}
 	}
 	expect("without any", 0, 0, 0)
 	next := *l.world.snap
@@ -91,6 +94,11 @@ func TestManifestProblems(t *testing.T) {
 	stale.Stale = &desired.Stale{Reason: "SourceEmpty"}
 	l.take(&stale)
 	expect("stale", 3, 1, 1)
+	l.open("veth1", 1) // in network web of trunk open
+	l.take(&desired.Snapshot{Revision: 9, Problems: next.Problems})
+	expect("with a network and a trunk that a port keeps, and three trunks to be removed", 5, 4, 0)
+	l.note("a state file was set aside")
+	expect("with a note", 5, 5, 0)
 }
 
 // TestMetricsAreDocumented: the table has every metric with its labels, and no
