@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,8 +61,7 @@ func TestSettle(t *testing.T) {
 func TestSettleLeavesDrift(t *testing.T) {
 	l := newLive(t)
 	rec := l.open("veth1", 1)
-	l.must(netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: rec.HostIfIndex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}))
+	l.dropClsact(rec.HostIfIndex)
 	l.settleRound(t.Context())
 	if len(l.table.unsettled()) != 1 {
 		t.Error("a port without its program counts as settled")
@@ -71,36 +71,50 @@ func TestSettleLeavesDrift(t *testing.T) {
 	}
 }
 
-// TestSevered: a link that somebody cut is told as that, at either hook.
+// TestSevered: a settled port that loses its program is told as open: by a link
+// that somebody cut, at either hook, or where there are none by a filter.
 func TestSevered(t *testing.T) {
-	for name, which := range map[string][]int{"both links": {0, 1}, "from-VM": {0}, "to-VM": {1}} {
+	for name, which := range map[string][]int{"both hooks": {0, 1}, "from-VM": {0}, "to-VM": {1}} {
 		t.Run(name, func(t *testing.T) {
 			l := newLive(t)
-			if l.kernel.Hook() != "tcx" {
-				return // where it is missing, pkg/datapath's TestFeatures knows
-			}
 			rec := l.open("veth1", 1)
 			l.settleRound(t.Context())
-			pins := l.pins(rec.HostIfIndex)
-			if len(pins) != 2 {
-				t.Fatalf("pinned links: %v", pins)
-			}
-			for _, i := range which {
-				l.cut(pins[i])
-			}
+			kind := l.sever(rec.HostIfIndex, which)
 			found := l.lookAtHooks()
-			if len(found) != 1 || found[0].kind != "LinkSevered" || !found[0].urgent {
-				t.Fatalf("found %+v, want LinkSevered", found)
+			if len(found) != 1 || found[0].kind != kind || !found[0].urgent || !strings.Contains(found[0].message, "open, without its firewall, until it is repaired") {
+				t.Fatalf("found %+v, want %s of an open port", found, kind)
 			}
 			l.noteProblems(found, l.drift.settle(found))
 			if err := l.kernel.VerifyPort(rec); err != nil {
 				t.Errorf("not repaired: %v", err)
 			}
-			if d := l.drift.list(); len(d) != 1 || d[0].Kind != "LinkSevered" || d[0].Seen != 1 || d[0].Repaired != 1 {
+			if d := l.drift.list(); len(d) != 1 || d[0].Kind != kind || d[0].Seen != 1 || d[0].Repaired != 1 {
 				t.Errorf("counted as %+v", d)
 			}
 		})
 	}
+}
+
+// sever takes hooks (0 from the VM, 1 to it) from a settled port, and says what
+// kind of drift that is.
+func (l live) sever(ifindex int, hooks []int) string {
+	l.Helper()
+	if l.kernel.Hook() != "tcx" {
+		if len(hooks) == 2 {
+			l.dropClsact(ifindex)
+		} else {
+			l.dropFilters(ifindex, [2]uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS}[hooks[0]])
+		}
+		return "HookDetached"
+	}
+	pins := l.pins(ifindex)
+	if len(pins) != 2 {
+		l.Fatalf("pinned links: %v", pins)
+	}
+	for _, i := range hooks {
+		l.cut(pins[i])
+	}
+	return "LinkSevered"
 }
 
 // cut detaches a pinned link, as anybody with CAP_BPF can.
@@ -109,4 +123,24 @@ func (l live) cut(pin string) {
 	lk, err := link.LoadPinnedLink(pin, nil)
 	l.must(err)
 	l.must(errors.Join(lk.Detach(), lk.Close()))
+}
+
+// dropClsact deletes the qdisc with the filters of both hooks.
+func (l live) dropClsact(ifindex int) {
+	l.Helper()
+	l.must(netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}))
+}
+
+// dropFilters deletes the filters of one hook; there is at least one.
+func (l live) dropFilters(ifindex int, parent uint32) {
+	l.Helper()
+	all, err := netlink.FilterList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, parent)
+	l.must(err)
+	if len(all) == 0 {
+		l.Fatal("no filter to delete")
+	}
+	for _, f := range all {
+		l.must(netlink.FilterDel(f))
+	}
 }
