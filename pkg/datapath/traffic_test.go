@@ -27,7 +27,7 @@ func flood(tb testing.TB) int { return size(tb, "HOMEPORT_FLOOD", 200_000, 100_0
 
 // during runs change again and again, in the test's network namespace, while
 // frames go from VM 0 to VM 1, as many as flood says; it gives the number of
-// changes.
+// changes that were done before the last frame went, and fails if there are none.
 func (l *lan) during(t *testing.T, frame []byte, change func(round int) error) int {
 	t.Helper()
 	ns, err := os.Open("/proc/thread-self/ns/net")
@@ -37,12 +37,12 @@ func (l *lan) during(t *testing.T, frame []byte, change func(round int) error) i
 	defer ns.Close()
 	var stop atomic.Bool
 	done := make(chan error)
-	rounds := 0
+	var rounds atomic.Int64
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
 		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		for ; err == nil && !stop.Load(); rounds++ {
-			err = change(rounds)
+		for ; err == nil && !stop.Load(); rounds.Add(1) {
+			err = change(int(rounds.Load()))
 		}
 		done <- err
 	}()
@@ -50,11 +50,15 @@ func (l *lan) during(t *testing.T, frame []byte, change func(round int) error) i
 	for range flood(t) / burst {
 		live(t, l.host[0].Index, frame, burst)
 	}
+	n := int(rounds.Load())
 	stop.Store(true)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	return rounds
+	if n == 0 {
+		t.Error("no change was done while frames went: that none was lost means nothing")
+	}
+	return n
 }
 
 // teach has the bridge learn where both VMs are.
