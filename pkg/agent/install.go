@@ -38,6 +38,10 @@ func Install(from, dir string) (string, error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", err
 	}
+	// A directory for programs is open to all, unlike those of the store.
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make the directory for plugins: %w; name another with --to", err)
+	}
 	if err := store.WriteFileAtomic(to, want, 0o755); err != nil {
 		return "", err
 	}
