@@ -2,7 +2,7 @@ package main
 
 import (
 	"errors"
-	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,16 +19,16 @@ func newDoctor() *cobra.Command {
 		Short: "say what this kernel and node can do, and what to do about the rest",
 		Long: `Probes the kernel by trying, and looks at what else on this node touches bridged
 frames. It changes nothing. Exit code: 0 Homeport works here, 1 it does not,
-3 could not be found out.`,
+2 usage, 3 could not be found out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			format, err := report.ParseFormat(output)
 			if err != nil {
-				return err
+				return err // usage
 			}
 			d := report.Diagnose(checks(bpffs))
 			if err := (report.Printer{W: cmd.OutOrStdout(), Format: format}).Diagnosis(d); err != nil {
-				return err
+				return failed(err)
 			}
 			return outcome(d.Outcome)
 		},
@@ -41,49 +41,48 @@ frames. It changes nothing. Exit code: 0 Homeport works here, 1 it does not,
 func checks(bpffs string) []report.Check {
 	var out []report.Check
 	for _, f := range datapath.Features() {
-		c := report.Check{Name: f.Name, Required: f.Required, Detail: f.Need, Answer: report.Unknown}
-		switch f.Answer {
-		case datapath.Yes:
-			c.Answer = report.Yes
-		case datapath.No:
-			c.Answer, c.Needs, c.Remedy = report.No, f.Detail, "use a kernel that has it: "+f.Detail+" or a vendor's back-port"
-		default:
-			c.Detail += ": " + f.Detail
-			c.Remedy = "run doctor as root on the node"
-		}
-		out = append(out, c)
+		out = append(out, featureCheck(f))
 	}
 	host := hostfw.NewHost()
 	host.BPFFS = bpffs
-	return append(append(out, vlanFiltering()), host.Checks(nil)...)
+	return append(append(out, filteringCheck(bridge.ProbeVLANFiltering())), host.Checks(nil)...)
 }
 
-// vlanFiltering is tried, not looked up: nothing else is certain.
-func vlanFiltering() report.Check {
-	c := report.Check{Name: "bridge VLAN filtering", Required: true, Answer: report.Yes, Detail: "keeps VLANs apart"}
-	err := bridge.ProbeVLANFiltering()
+const askAsRoot = "run doctor as root on the node"
+
+func featureCheck(f datapath.Feature) report.Check {
+	c := report.Check{Name: f.Name, Required: f.Required, Purpose: f.Need}
+	switch f.Answer {
+	case datapath.Yes:
+		c.Answer = report.Yes
+	case datapath.No:
+		c.Answer, c.Needs = report.No, strings.TrimPrefix(f.Detail, "needs ")
+		c.Remedy = "use a kernel that has it: " + c.Needs + ", or a vendor's back-port"
+	default:
+		c.Answer, c.Detail, c.Remedy = report.Unknown, f.Detail, askAsRoot
+	}
+	return c
+}
+
+// filteringCheck is of what was tried, not looked up: nothing else is certain.
+func filteringCheck(err error) report.Check {
+	c := report.Check{Name: "bridge VLAN filtering", Required: true, Answer: report.Yes, Purpose: "keeping VLANs apart"}
 	switch {
 	case errors.Is(err, bridge.ErrNoVLANFiltering):
 		c.Answer, c.Needs = report.No, "CONFIG_BRIDGE_VLAN_FILTERING"
 		c.Remedy = "use a distribution's kernel; those of Debian, Ubuntu, RHEL, SLES, Flatcar and Talos have it"
 	case err != nil:
-		c.Answer, c.Remedy = report.Unknown, "run doctor as root on the node"
-		c.Detail += ": " + err.Error()
+		c.Answer, c.Detail, c.Remedy = report.Unknown, err.Error(), askAsRoot
 	}
 	return c
 }
-
-// exitError ends the program with a code and no further words.
-type exitError int
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func outcome(a report.Answer) error {
 	switch a {
 	case report.Yes:
 		return nil
 	case report.No:
-		return exitError(1)
+		return &failure{code: exitFailed}
 	}
-	return exitError(3)
+	return &failure{code: exitInconclusive}
 }

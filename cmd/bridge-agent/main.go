@@ -6,34 +6,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"github.com/homeport-cni/homeport/pkg/agent"
-	"github.com/homeport-cni/homeport/pkg/attach"
-	"github.com/homeport-cni/homeport/pkg/desired"
 )
 
 // version is set by the linker.
 var version = "(devel)"
 
+// Exit codes.
+const (
+	exitOK           = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitInconclusive = 3 // doctor could not find out
+)
+
+// failure is an error with its exit code. One without err has said on stdout
+// what is wrong.
+type failure struct {
+	code int
+	err  error
+}
+
+func (f *failure) Error() string { return fmt.Sprint(f.err) }
+
+func (f *failure) Unwrap() error { return f.err }
+
+// failed marks what went wrong when a command was at work; nil stays nil.
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &failure{exitFailed, err}
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := newRoot().ExecuteContext(ctx)
-	var code exitError
-	switch {
-	case errors.As(err, &code):
-		os.Exit(int(code))
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "bridge-agent:", err)
-		os.Exit(1)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program without its process: it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
 	}
+	// What is refused before a command is at work is a matter of usage.
+	f := &failure{exitUsage, fmt.Errorf("%w; next: bridge-agent --help", err)}
+	errors.As(err, &f)
+	if f.err != nil {
+		fmt.Fprintln(stderr, "bridge-agent:", f.err)
+	}
+	return f.code
 }
 
 func newRoot() *cobra.Command {
@@ -49,71 +82,4 @@ func newRoot() *cobra.Command {
 	}
 	root.AddCommand(newRun(), newInstall(), newDoctor())
 	return root
-}
-
-func newRun() *cobra.Command {
-	cfg := agent.Config{Version: version}
-	var verbose bool
-	cmd := &cobra.Command{
-		Use:   "run --source dir:PATH",
-		Short: "keep this node as the desired state says, until stopped",
-		Long: `Keeps this node's trunks, ports and firewall as the manifests of a directory say
-(VLANTrunk, VLANNetwork, FirewallPolicy; watched), and answers the CNI plugin.
-
-Stopping the agent stops nothing else: programs, rules and connections stay.
-State is kept in ` + attach.DefaultRunDir + `; a file ` + attach.PathsFile + ` beside the
-binary, {"runDir": "/..."}, moves it (the CNI plugin reads the one beside it).`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			level := slog.LevelInfo
-			if verbose {
-				level = slog.LevelDebug
-			}
-			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-			return run(cmd.Context(), cfg)
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&cfg.SourceName, "source", "", "where desired state comes from: dir:PATH, a directory of manifests")
-	f.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf", "where the BPF file system is mounted, or a directory in it")
-	f.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "serve /metrics, /healthz and /readyz at this host:port")
-	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
-	_ = cmd.MarkFlagRequired("source")
-	return cmd
-}
-
-func run(ctx context.Context, cfg agent.Config) error {
-	dir, ok := strings.CutPrefix(cfg.SourceName, "dir:")
-	if !ok || dir == "" {
-		return fmt.Errorf("--source %q: this version reads dir:PATH only", cfg.SourceName)
-	}
-	var err error
-	if cfg.Paths, err = attach.FindPaths(); err != nil {
-		return err
-	}
-	cfg.Source = desired.NewDir(dir, cfg.Paths.State()+"/last-good.json")
-	a, err := agent.New(cfg)
-	if err != nil {
-		return err
-	}
-	return a.Run(ctx)
-}
-
-func newInstall() *cobra.Command {
-	var from, to string
-	cmd := &cobra.Command{
-		Use:   "install",
-		Short: "put the CNI plugin in place, as " + agent.PluginName,
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			done, err := agent.Install(from, to)
-			if err == nil {
-				fmt.Fprintln(cmd.OutOrStdout(), done)
-			}
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&from, "from", "", "the plugin's binary (default: cni-plugin beside this one)")
-	cmd.Flags().StringVar(&to, "to", "/opt/cni/bin", "directory where the runtime looks for CNI plugins")
-	return cmd
 }

@@ -24,6 +24,8 @@ type Check struct {
 	Answer Answer `json:"answer"`
 	// Required says that Homeport does not work where the answer is No.
 	Required bool `json:"required"`
+	// Purpose is what it is needed for, to be read after "for".
+	Purpose string `json:"purpose,omitempty"`
 	// Detail is what was found, and for Unknown why nothing was.
 	Detail string `json:"detail,omitempty"`
 	// Needs is the least kernel version or the configuration for a Yes.
@@ -74,14 +76,17 @@ func (p Printer) Diagnosis(d Diagnosis) error {
 	pg := p.text()
 	g := pg.grid("CHECK", "ANSWER", "DETAIL")
 	for _, c := range d.Checks {
-		answer, detail := c.cell(), say(c.Detail)
+		answer, detail := c.cell(), c.Detail
 		if c.Answer == No && c.Needs != "" {
 			answer.text += ", needs " + c.Needs
 		}
-		if c.Answer != Yes && c.Detail != "" {
-			detail = say("see below")
+		switch {
+		case c.Answer != Yes && c.advises():
+			detail = "see below"
+		case detail == "" && c.Purpose != "":
+			detail = "for " + c.Purpose
 		}
-		g.row(say(c.Name), answer, detail)
+		g.row(say(c.Name), answer, say(detail))
 	}
 	g.end()
 	warnings := advice(pg, d.Checks)
@@ -107,16 +112,20 @@ func advice(pg *page, checks []Check) int {
 			continue
 		}
 		n++
-		if c.Detail == "" && c.Remedy == "" {
+		if !c.advises() {
 			continue
 		}
 		pg.blank()
 		pg.line(cell{c.Name, head}, say(": "), c.cell())
+		pg.paragraph("for     ", c.Purpose)
 		pg.paragraph("found   ", c.Detail)
 		pg.paragraph("remedy  ", c.Remedy)
 	}
 	return n
 }
+
+// advises says that there is more to say than the answer.
+func (c Check) advises() bool { return c.Detail != "" || c.Remedy != "" }
 
 // cell is the answer as people see it: a No that must not be is in capitals.
 func (c Check) cell() cell {

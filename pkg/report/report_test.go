@@ -144,8 +144,11 @@ func dropList() wire.DropList {
 func diagnosis() Diagnosis {
 	return Diagnose([]Check{
 		{Name: "kernel is recent enough", Answer: Yes, Detail: "6.12.41"},
-		{Name: "bridges filter VLANs", Answer: Yes, Required: true},
+		{Name: "bridges filter VLANs", Answer: Yes, Required: true, Purpose: "keeping VLANs apart"},
 		{Name: "tcx attaches programs", Answer: No, Detail: "clsact is used instead", Needs: "kernel 6.6"},
+		{Name: "maps are written in batches", Answer: No, Needs: "kernel 5.13", Purpose: "publishing many ports at once"},
+		{Name: "the kernel has a coarse clock", Answer: No, Required: true, Needs: "kernel 5.11", Purpose: "timeouts of connections",
+			Remedy: "use a kernel that has it"},
 		{Name: "bpffs is mounted", Answer: No, Required: true, Detail: "/sys/fs/bpf is a plain directory",
 			Remedy: "mount -t bpf bpf /sys/fs/bpf"},
 		{Name: "bridged frames stay out of iptables", Answer: Unknown, Detail: "sysctls cannot be read: permission denied",
