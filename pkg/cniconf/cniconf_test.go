@@ -59,17 +59,19 @@ func TestParseRefusesPlaces(t *testing.T) {
 		{"two untagged VLANs", with(`"bridge":"br0","vlanTrunk":[{"id":1}],"vlan":8,"nativeVlan":7`), "", []string{`nativeVlan: 7 is not the 8 that vlan says; give the untagged VLAN once, as nativeVlan`}},
 		{"empty trunk", with(`"bridge":"br0","vlanTrunk":[]`), "", []string{`vlanTrunk: is empty; write items as {"id": 100} or {"minID": 100, "maxID": 110}`}},
 		{"trunk as text", with(`"bridge":"br0","vlanTrunk":"100-"`), "", []string{`vlanTrunk: "100-" is not a JSON list as [{"id": 100}, {"minID": 200, "maxID": 210}]; write a JSON list as [{"id": 100}, {"minID": 200, "maxID": 210}]`}},
-		{"trunk items", with(`"bridge":"br0","vlanTrunk":[{"id":0},{"minID":90,"maxID":80},{"minID":5},{},{"id":5,"maxID":7},7,{"ID":5},{"minID":1,"maxID":4095},{"id":"x"},{"id":2,"id":3}]`), "", []string{
+		{"trunk items", with(`"bridge":"br0","vlanTrunk":[{"id":0},{"minID":90,"maxID":80},{"minID":5},{},{"id":5,"maxID":7},7,{"ID":5},{"minID":1,"maxID":4095},{"id":"x"},{"id":2,"id":3},{"minID":9,"maxID":8,"id":7},{"minID":8,"maxID":9,"id":4095}]`), "", []string{
 			`vlanTrunk[0].id: 0 is not a VLAN; give a VLAN from 1 to 4094`,
 			`vlanTrunk[1].minID: 90 is above maxID 80; write minID 80 and maxID 90`,
 			`vlanTrunk[2]: is half a range; write items as {"id": 100} or {"minID": 100, "maxID": 110}`,
 			`vlanTrunk[3]: names no VLAN; write items as {"id": 100} or {"minID": 100, "maxID": 110}`,
-			`vlanTrunk[4]: has id and a range; write items as {"id": 100} or {"minID": 100, "maxID": 110}`,
+			`vlanTrunk[4]: is half a range; write items as {"id": 100} or {"minID": 100, "maxID": 110}`,
 			`vlanTrunk[5]: 7 is not a JSON object; write items as {"id": 100} or {"minID": 100, "maxID": 110}`,
 			`vlanTrunk[6].ID: unknown key; did you mean "id"?`,
 			`vlanTrunk[7].maxID: 4095 is not a VLAN; give a VLAN from 1 to 4094`,
 			`vlanTrunk[8].id: "x" is not a whole JSON number; write a whole JSON number`,
-			`vlanTrunk[9].id: is written twice; write it once`}},
+			`vlanTrunk[9].id: is written twice; write it once`,
+			`vlanTrunk[10].minID: 9 is above maxID 8; write minID 8 and maxID 9`,
+			`vlanTrunk[11].id: 4095 is not a VLAN; give a VLAN from 1 to 4094`}},
 	})
 }
 
@@ -190,6 +192,7 @@ func TestParse(t *testing.T) {
 		{"vlan beside trunk is native", with(trunk + `,"vlan":7`), "", inline(vlan.Native, 7, "100-110,200")},
 		{"both and equal", with(trunk + `,"vlan":7,"nativeVlan":7`), "", inline(vlan.Native, 7, "100-110,200")},
 		{"native is not tagged", with(trunk + `,"nativeVlan":105`), "", inline(vlan.Native, 105, "100-104,106-110,200")},
+		{"range and id in one item", with(`"bridge":"br0","vlanTrunk":[{"minID":100,"maxID":110,"id":200},{"id":105,"minID":103,"maxID":106}]`), "", inline(vlan.Trunk, 0, "100-110,200")},
 		{"whole trunk", with(`"bridge":"br0","vlanTrunk":[{"minID":1,"maxID":4094}]`), "", inline(vlan.Trunk, 0, "1-4094")},
 		{"least MTU", with(`"network":"n","mtu":68`), "", base(func(c *Config) { c.MTU = 68 })},
 		{"largest MTU", with(`"network":"n","mtu":65535`), "", base(func(c *Config) { c.MTU = 65535 })},

@@ -91,7 +91,8 @@ func (p *parser) vlanID(k string) (id vlan.ID, has bool) {
 	return vlan.ID(n), true
 }
 
-// trunk reads the list as the reference bridge plugin writes it.
+// trunk reads the list as the reference bridge plugin reads it (v1.9.1,
+// collectVlanTrunk): an item has id, or minID and maxID, or all three.
 func (p *parser) trunk() (set vlan.Set) {
 	var items []json.RawMessage
 	if !p.into("vlanTrunk", &items, `a JSON list as [{"id": 100}, {"minID": 200, "maxID": 210}]`) {
@@ -121,36 +122,41 @@ func (p *parser) trunk() (set vlan.Set) {
 		for _, k := range o.twice {
 			item.bad(k, "is written twice", "write it once")
 		}
-		r, why := item.run()
+		runs, why := item.runs()
 		if why != "" {
 			p.bad(field, why, wantItem)
 		} else if len(item.errs) == 0 {
-			// It cannot fail: the ends were checked.
-			_ = set.AddRange(r)
+			for _, r := range runs {
+				// It cannot fail: the ends were checked.
+				_ = set.AddRange(r)
+			}
 		}
 		p.errs = append(p.errs, item.errs...)
 	}
 	return set
 }
 
-// run reads one item; why says that its keys do not go together.
-func (p *parser) run() (r vlan.Range, why string) {
+// runs reads one item: a range, a single VLAN or both. why says that its keys do
+// not go together.
+func (p *parser) runs() (all []vlan.Range, why string) {
 	id, hasID := p.vlanID("id")
 	first, hasFirst := p.vlanID("minID")
 	last, hasLast := p.vlanID("maxID")
 	switch {
 	case len(p.errs) > 0:
-		return r, ""
-	case hasID && (hasFirst || hasLast):
-		return r, "has id and a range"
-	case hasID:
-		return vlan.Range{First: id, Last: id}, ""
+		return nil, ""
 	case hasFirst != hasLast:
-		return r, "is half a range"
-	case !hasFirst:
-		return r, "names no VLAN"
+		return nil, "is half a range"
+	case !hasFirst && !hasID:
+		return nil, "names no VLAN"
 	case first > last:
 		p.bad("minID", fmt.Sprintf("%d is above maxID %d", first, last), fmt.Sprintf("write minID %d and maxID %d", last, first))
 	}
-	return vlan.Range{First: first, Last: last}, ""
+	if hasFirst {
+		all = append(all, vlan.Range{First: first, Last: last})
+	}
+	if hasID {
+		all = append(all, vlan.Range{First: id, Last: id})
+	}
+	return all, ""
 }
