@@ -12,14 +12,14 @@ import (
 )
 
 // FloodSpec is two streams of numbered datagrams from one namespace to another:
-// one that must arrive whole and one of which nothing may arrive.
+// one that must arrive whole and one of which nothing may arrive. They go on until
+// they are stopped: what happens meanwhile happens under traffic on any machine.
 type FloodSpec struct {
 	From *Space
 	To   *Space
 	Addr netip.Addr // of To
 	// Allowed and Denied are UDP ports. A Denied of 0 is no such stream.
 	Allowed, Denied uint16
-	Count           int // datagrams of each stream
 	// Flows is the number of source ports of the allowed stream.
 	Flows int
 }
@@ -57,7 +57,7 @@ const stalled = 5 * time.Second
 // Flood is a running pair of streams.
 type Flood struct {
 	spec     FloodSpec
-	seen     []bool // by number; the receiver's alone until done
+	seen     []bool // by number, as far as any arrived; the receiver's alone until done
 	received atomic.Int64
 	dups     atomic.Int64
 	passed   atomic.Int64
@@ -74,7 +74,7 @@ type Flood struct {
 // StartFlood begins to send. Nothing is lost by itself: the sender waits while
 // inFlight datagrams are on their way.
 func StartFlood(spec FloodSpec) (*Flood, error) {
-	f := &Flood{spec: spec, seen: make([]bool, spec.Count), stop: make(chan struct{}), done: make(chan struct{})}
+	f := &Flood{spec: spec, stop: make(chan struct{}), done: make(chan struct{})}
 	allowed, err := listenUDP(spec.To, spec.Allowed)
 	if err != nil {
 		return nil, err
@@ -125,14 +125,19 @@ func (f *Flood) receive(c net.PacketConn) {
 		if n < 8 {
 			continue
 		}
-		if i := binary.BigEndian.Uint64(buf); i < uint64(len(f.seen)) {
-			if f.seen[i] {
-				f.dups.Add(1)
-				continue
-			}
-			f.seen[i] = true
-			f.received.Add(1)
+		i := binary.BigEndian.Uint64(buf)
+		if i > uint64(f.sent.Load()) { // not ours: the last one is counted after it is sent
+			continue
 		}
+		if more := int(i) + 1 - len(f.seen); more > 0 {
+			f.seen = append(f.seen, make([]bool, more)...)
+		}
+		if f.seen[i] {
+			f.dups.Add(1)
+			continue
+		}
+		f.seen[i] = true
+		f.received.Add(1)
 	}
 }
 
@@ -170,8 +175,10 @@ func (f *Flood) send() error {
 		defer denied.Close()
 	}
 	var p [64]byte
-	for i := range f.spec.Count {
-		if !f.room() {
+	for i := 0; ; i++ {
+		if more, err := f.room(); err != nil {
+			return err
+		} else if !more {
 			break
 		}
 		binary.BigEndian.PutUint64(p[:], uint64(i))
@@ -191,25 +198,25 @@ func (f *Flood) send() error {
 	return nil
 }
 
-// room waits until one more datagram may be on its way; not for ever, since
-// one that is lost never arrives.
-func (f *Flood) room() bool {
+// room waits until one more datagram may be on its way, or until there are to be
+// no more; not for ever, since one that is lost never arrives.
+func (f *Flood) room() (bool, error) {
 	last, since := int64(-1), time.Now()
 	for {
 		select {
 		case <-f.stop:
-			return false
+			return false, nil
 		default:
 		}
 		got := f.received.Load()
 		if f.sent.Load()-got < inFlight {
-			return true
+			return true, nil
 		}
 		if got != last {
 			last, since = got, time.Now()
 		}
 		if time.Since(since) > stalled {
-			return false
+			return false, fmt.Errorf("after %d datagrams nothing arrived for %v", f.sent.Load(), stalled)
 		}
 		time.Sleep(50 * time.Microsecond)
 	}
@@ -229,25 +236,27 @@ func (f *Flood) drain() {
 // Sent is how many datagrams of the allowed stream have been sent so far.
 func (f *Flood) Sent() int { return int(f.sent.Load()) }
 
-// Stop ends the flood early.
-func (f *Flood) Stop() {
-	f.once.Do(func() { close(f.stop) })
-	<-f.done
+// Running says whether the flood goes on; it ends early if too much is lost.
+func (f *Flood) Running() bool {
+	select {
+	case <-f.done:
+		return false
+	default:
+		return true
+	}
 }
 
-// Wait waits for the end and tells what came of it.
-func (f *Flood) Wait() (FloodResult, error) {
+// Stop ends the flood and tells what came of it.
+func (f *Flood) Stop() (FloodResult, error) {
+	f.once.Do(func() { close(f.stop) })
 	<-f.done
 	r := FloodResult{Sent: int(f.sent.Load()), Received: int(f.received.Load()), Duplicates: int(f.dups.Load()),
 		DeniedSent: int(f.denied.Load()), WronglyPassed: int(f.passed.Load()), Took: f.took}
 	r.Missing = r.Sent - r.Received
 	for i := 0; i < r.Sent && r.Missing > 0 && len(r.FirstMissing) < 10; i++ {
-		if !f.seen[i] {
+		if i >= len(f.seen) || !f.seen[i] {
 			r.FirstMissing = append(r.FirstMissing, i)
 		}
-	}
-	if f.err == nil && r.Sent < f.spec.Count {
-		return r, fmt.Errorf("only %d of %d datagrams were sent: nothing arrived for %v", r.Sent, f.spec.Count, stalled)
 	}
 	return r, f.err
 }

@@ -1,6 +1,8 @@
 package netns
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -8,10 +10,11 @@ import (
 	"strings"
 )
 
-// cmdFlood: flood start ID FROM TO ADDR allowed=PORT denied=PORT count=N;
-// flood reached ID N (so many were sent); flood wait ID (and nothing is wrong).
+// cmdFlood: flood start ID FROM TO ADDR allowed=PORT denied=PORT; flood reached ID
+// N (so many were sent); flood running ID N (it goes on: so many more are sent from
+// now); flood stop ID (and nothing was wrong).
 func cmdFlood(s *session, out io.Writer, args []string) error {
-	const usage = "flood start ID FROM TO ADDR [allowed=PORT] [denied=PORT] [count=N] [flows=N] | flood reached ID N | flood wait ID"
+	const usage = "flood start ID FROM TO ADDR [allowed=PORT] [denied=PORT] [flows=N] | flood reached|running ID N | flood stop ID"
 	if len(args) < 2 {
 		return &usageError{usage}
 	}
@@ -30,19 +33,17 @@ func cmdFlood(s *session, out io.Writer, args []string) error {
 		return nil
 	case f == nil:
 		return &usageError{usage}
-	case args[0] == "reached" && len(args) == 3:
+	case (args[0] == "reached" || args[0] == "running") && len(args) == 3:
 		n, err := strconv.Atoi(args[2])
 		if err != nil {
 			return &usageError{usage}
 		}
-		return until(s.ctx, 2*patience, func() error {
-			if f.Sent() < n {
-				return fmt.Errorf("flood %s: %d of %d sent", args[1], f.Sent(), n)
-			}
-			return nil
-		})
-	case args[0] == "wait":
-		r, err := f.Wait()
+		if args[0] == "running" {
+			n += f.Sent()
+		}
+		return floodReaches(s.ctx, f, n)
+	case args[0] == "stop" && len(args) == 2:
+		r, err := f.Stop()
 		fmt.Fprintln(out, r)
 		if err == nil && !r.Whole() {
 			err = fmt.Errorf("flood %s: %v", args[1], r)
@@ -52,8 +53,26 @@ func cmdFlood(s *session, out io.Writer, args []string) error {
 	return &usageError{usage}
 }
 
+// floodReaches waits until n were sent, unless the flood ends before.
+func floodReaches(ctx context.Context, f *Flood, n int) error {
+	var ended error
+	err := until(ctx, 2*patience, func() error {
+		runs := f.Running()
+		switch {
+		case f.Sent() >= n:
+			return nil
+		case !runs:
+			_, err := f.Stop()
+			ended = errors.Join(fmt.Errorf("the flood has ended with %d of %d sent", f.Sent(), n), err)
+			return nil
+		}
+		return fmt.Errorf("%d of %d sent", f.Sent(), n)
+	})
+	return errors.Join(err, ended)
+}
+
 func (s *session) floodSpec(args []string) (FloodSpec, error) {
-	spec := FloodSpec{Allowed: 7001, Count: 100000, Flows: 16}
+	spec := FloodSpec{Allowed: 7001, Flows: 16}
 	var err error
 	if spec.From, err = s.lab.Space(args[0]); err != nil {
 		return spec, err
@@ -75,8 +94,6 @@ func (s *session) floodSpec(args []string) (FloodSpec, error) {
 			spec.Allowed = uint16(n)
 		case "denied":
 			spec.Denied = uint16(n)
-		case "count":
-			spec.Count = n
 		case "flows":
 			spec.Flows = n
 		default:
