@@ -62,6 +62,28 @@ func cmdSame(s *session, _ io.Writer, args []string) error {
 	return s.same(args[0], n)
 }
 
+// cmdSlots: slots NODE MIN MAX: so many port slots have pins.
+func cmdSlots(s *session, _ io.Writer, args []string) error {
+	const usage = "slots NODE MIN MAX"
+	if err := want(args, 3, 3, usage); err != nil {
+		return err
+	}
+	n, err := s.lab.FindNode(args[0])
+	if err != nil {
+		return err
+	}
+	least, err1 := strconv.Atoi(args[1])
+	most, err2 := strconv.Atoi(args[2])
+	if err1 != nil || err2 != nil {
+		return &usageError{usage}
+	}
+	got, err := n.Slots()
+	if err == nil && (got < least || got > most) {
+		err = fmt.Errorf("node %s has %d port slots, want %d to %d", n.Name, got, least, most)
+	}
+	return err
+}
+
 func (s *session) same(file string, n *Node) error {
 	now, err := n.Listing()
 	if err != nil {

@@ -65,6 +65,7 @@ func TestKills(t *testing.T) {
 		}
 		k.cleanUp()
 	}
+	k.wantNoSlotLost()
 	t.Logf("a whole call took %v; killed: %v", k.took, k.kills)
 	if got := k.wire.Frames(Want{data: "forged"}); len(got) > 0 {
 		t.Errorf("%d forged frames came through an open port, the first: %+v", len(got), got[0])
@@ -224,6 +225,24 @@ func (k *killLab) oneKill(p *Pod) {
 func living(err error) bool {
 	var refused *CNIError
 	return errors.As(err, &refused) && refused.Code == 7
+}
+
+// poolAhead is how many port slots an agent keeps ready (pkg/agent).
+const poolAhead = 64
+
+// wantNoSlotLost wants no port slots besides those that the pool keeps ready, now
+// that there are no ports.
+func (k *killLab) wantNoSlotLost() {
+	err := until(k.Context(), patience, func() error {
+		n, err := k.node.Slots()
+		if err == nil && (n == 0 || n > poolAhead) {
+			err = fmt.Errorf("%d port slots are kept without a port after %v, want 1 to %d", n, k.kills, poolAhead)
+		}
+		return err
+	})
+	if err != nil {
+		k.Error(err)
+	}
 }
 
 // cleanUp says DEL for all, and wants nothing left.

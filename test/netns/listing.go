@@ -103,6 +103,24 @@ func (n *Node) listFiles(names map[int]string) ([]string, error) {
 	return lines, nil
 }
 
+// Slots counts the port slots that have pins: those of ports, those that the pool
+// has ready, and those of ports that are gone until they are made fresh or freed.
+func (n *Node) Slots() (int, error) {
+	slots := map[int]bool{}
+	err := filepath.WalkDir(n.BPFFS(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Base(filepath.Dir(path)) != "slots" {
+			return err
+		}
+		var slot int
+		if _, err := fmt.Sscanf(d.Name(), "%d-", &slot); err != nil {
+			return fmt.Errorf("pin %s: %w", path, err)
+		}
+		slots[slot] = true
+		return nil
+	})
+	return len(slots), err
+}
+
 // Difference gives the lines that only one of two sorted texts has.
 func Difference(before, now string) string {
 	count := map[string]int{}

@@ -64,6 +64,7 @@ func TestMain(m *testing.M) {
 //	burst add|del NODE PREFIX N CONFIG       N calls at once
 //	refuse NODE POD CODE REGEXP CONFIG       ADD fails so, and nothing changes
 //	same FILE NODE                           the listing is that of the file
+//	slots NODE MIN MAX                       so many port slots have pins
 //	show NODE NOUN...                        homeportctl; it may find something wrong
 //	impostor NODE VERSION                    answers in the agent's place; 0 ends it
 //	flood start|reached|running|stop ...     see cmdFlood
@@ -221,7 +222,7 @@ func commands() map[string]command {
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
-		"refuse": cmdRefuse, "same": cmdSame, "show": cmdShow, "impostor": cmdImpostor,
+		"refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}
 }
 
