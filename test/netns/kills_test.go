@@ -15,7 +15,7 @@ import (
 
 var (
 	killSeed  = flag.Uint64("killseed", 0, "seed of TestKills; 0 takes one by the clock")
-	killCount = flag.Int("kills", 200, "how many kills TestKills does, on each kernel")
+	killCount = flag.Int("kills", 100, "how many kills TestKills does; `make test` does so many on each of two kernels")
 )
 
 const killSite = `apiVersion: homeport.dev/v1alpha1
