@@ -173,14 +173,7 @@ func (b *bench) makeKnown(frame []byte) {
 // forgetAfter deletes the port's one flow right after frames from the VM.
 func (b *bench) forgetAfter(frames ...[]byte) {
 	b.Helper()
-	rec, err := b.record(loopback)
-	if err != nil {
-		b.Fatal(err)
-	}
-	inner, err := b.innerMap(portMapConns, rec.Slot)
-	if err != nil {
-		b.Fatal(err)
-	}
+	inner, _ := b.flowTable()
 	defer inner.Close()
 	var k portHpFlowKey
 	if err := inner.NextKey(nil, &k); err != nil {

@@ -145,8 +145,8 @@ func (b *bench) all() ReasonCounters {
 	return c
 }
 
-// age makes every flow of the port older.
-func (b *bench) age(ticks uint32) (flows int) {
+// flowTable opens the port's table of answered flows.
+func (b *bench) flowTable() (*ebpf.Map, portHpPort) {
 	b.Helper()
 	rec, err := b.record(loopback)
 	if err != nil {
@@ -156,6 +156,13 @@ func (b *bench) age(ticks uint32) (flows int) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	return inner, rec
+}
+
+// age makes every flow of the port older.
+func (b *bench) age(ticks uint32) (flows int) {
+	b.Helper()
+	inner, rec := b.flowTable()
 	defer inner.Close()
 	flows = change(b, inner, func(_ portHpFlowKey, f *portHpFlow) bool { f.Seen -= ticks; return true })
 	flows += change(b, b.maps[portMapConnsNew], func(k portHpNewKey, f *portHpFlow) bool {

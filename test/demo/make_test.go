@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"os/exec"
 	"regexp"
 	"testing"
@@ -12,9 +11,7 @@ import (
 //
 //	HOMEPORT_VM=1 go test -count=1 -v -run TestMakeDemo ./test/demo
 func TestMakeDemo(t *testing.T) {
-	if os.Getenv("HOMEPORT_VM") != "1" {
-		t.Skip("boots virtual machines; set HOMEPORT_VM=1")
-	}
+	needVM(t)
 	cases := []struct {
 		fault string
 		ok    bool

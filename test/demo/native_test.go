@@ -16,9 +16,7 @@ import (
 //
 //	HOMEPORT_VM=1 go test -count=1 -timeout 60m -v -run TestNativeInVM ./test/demo
 func TestNativeInVM(t *testing.T) {
-	if os.Getenv("HOMEPORT_VM") != "1" {
-		t.Skip("boots virtual machines; set HOMEPORT_VM=1")
-	}
+	needVM(t)
 	dir := t.TempDir()
 	build(t, dir+"/", "../../cmd/cni-plugin", "../../cmd/bridge-agent", "../../cmd/homeportctl", "../vm/guest", "../vm/guestctl", ".")
 	t.Chdir("../bench")
@@ -40,6 +38,14 @@ func TestNativeInVM(t *testing.T) {
 				t.Errorf("exit code %d, %v", code, err)
 			}
 		})
+	}
+}
+
+// needVM skips where no virtual machines are wanted.
+func needVM(t *testing.T) {
+	t.Helper()
+	if os.Getenv("HOMEPORT_VM") != "1" {
+		t.Skip("boots virtual machines; set HOMEPORT_VM=1")
 	}
 }
 
