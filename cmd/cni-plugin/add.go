@@ -18,10 +18,8 @@ import (
 )
 
 // add makes a port. The agent is asked first whether it can be (Prepare), so
-// that what cannot work changes nothing; then the veth pair is made, or found
-// if a plugin before us made it, and the agent makes the host end a port. What
-// a plugin before us made is open already, so it is closed before anybody is
-// asked, and stays so if no port comes of it.
+// that what cannot work changes nothing; then the veth pair is made, or adopted
+// if a plugin before us made it, and the agent makes the host end a port.
 func (p *plugin) add(ctx context.Context, r *request) error {
 	conf, err := cniconf.Parse(r.stdin, r.Args)
 	if err != nil {
@@ -30,11 +28,6 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 	if err := checkNetns(r.Netns, r.AnyNetns); err != nil {
 		return err
 	}
-	k, err := p.openKernel()
-	if err != nil {
-		return err
-	}
-	defer k.Close()
 	req := attach.Request{
 		Key: r.Key, CNINetwork: conf.Name, Network: conf.Network, Inline: conf.Inline,
 		MTU: conf.MTU, MAC: attach.MAC(conf.MAC), Pod: conf.Pod, Netns: r.Netns,
@@ -44,13 +37,15 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 		if prev, err = parsePrev(conf.PrevResult, r); err != nil {
 			return err
 		}
-		if err := adopt(k, prev, conf, &req); err != nil {
-			return err
-		}
-		if err := p.takeOut(k, r, bridge.Ref{Index: req.HostIfIndex, Name: req.HostIfName}); err != nil {
+		if err := adopt(prev, r.found, conf, &req); err != nil {
 			return err
 		}
 	}
+	k, err := p.openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
 	ctx, cancel := context.WithTimeout(ctx, p.addTimeout)
 	defer cancel()
 	agent, err := wire.Dial(ctx, r.paths.Socket())
@@ -122,60 +117,76 @@ func createVeth(k kernel, spec bridge.VethSpec) (bridge.Veth, error) {
 	return k.CreateVeth(spec)
 }
 
-// adopt finds the host veth that the plugin before us made, by asking the
-// kernel: the result only has to agree. It completes req.
-func adopt(k kernel, prev *prevResult, conf *cniconf.Config, req *attach.Request) error {
-	container, err := k.PeerInfo(req.Netns, prev.container.name)
-	if err != nil {
-		return prev.refuse(fmt.Sprintf("it names the interface %s, which cannot be read in the sandbox: %v", prev.container.name, err))
-	}
-	if container.Kind != "veth" {
-		return prev.refuse(fmt.Sprintf("its interface %s is no veth but of kind %q", prev.container.name, container.Kind))
-	}
-	host, err := k.LinkInfo(bridge.Ref{Index: container.Lower})
-	if err != nil || host.Kind != "veth" || host.Lower != container.Index {
-		return prev.refuse(fmt.Sprintf("the other end of its interface %s is not in the node's network namespace", prev.container.name))
-	}
-	if prev.node(host.Name) == nil {
-		return prev.refuse(fmt.Sprintf("it does not name %s, the node's end of %s", host.Name, prev.container.name))
-	}
-	if conf.MAC != nil && !bytes.Equal(conf.MAC, container.MAC) {
-		return invalid(conf.MACField, fmt.Sprintf("%s was asked for, but the plugin before this one gave %s the MAC %s", conf.MAC, prev.container.name, container.MAC),
-			`let that plugin have it too ("capabilities": {"mac": true}), or leave it out here`)
-	}
-	if conf.MTU != 0 && conf.MTU != container.MTU {
-		return invalid("mtu", fmt.Sprintf("%d was asked for, but the plugin before this one gave %s an MTU of %d", conf.MTU, prev.container.name, container.MTU),
-			"set mtu at that plugin and leave it out here")
-	}
-	req.MAC, req.MTU, req.Adopted = attach.MAC(container.MAC), container.MTU, true
-	req.HostIfIndex, req.HostIfName = host.Index, host.Name
-	prev.learn(container, host)
-	return nil
+// foundVeth is what the kernel says of the pair that a plugin before us made,
+// or why it has none.
+type foundVeth struct {
+	peer, host bridge.Link
+	err        error
 }
 
-// takeOut brings the host end that the plugin before us left down and out of its
-// bridge: there it stands without a firewall, and perhaps in another VLAN. The
-// agent may be dead or slow, so this is not left to it. Whatever goes wrong from
-// here on, the VM stays cut off until the runtime's DEL or another ADD; that is
-// right also where the agent refuses the config, for an unknown network is no
-// leave to stay in the other plugin's.
+// closeFound brings the host end that a plugin before us left down and out of
+// its bridge: there it stands without a firewall, and perhaps in another VLAN.
+// It goes by the sandbox and the kernel alone and is done first of all, before
+// the config is looked at and with the agent dead: whatever goes wrong from here
+// on, the VM stays cut off until the runtime's DEL or another ADD. That is right
+// also where the config is refused, for a wrong config is no leave to stay in
+// the other plugin's bridge.
 //
 // The one exception is a host end that is this attachment's port already: a
 // second ADD is refused by the agent and must not cut off what lives.
-func (p *plugin) takeOut(k kernel, r *request, host bridge.Ref) error {
+func (p *plugin) closeFound(r *request) error {
+	if !cniconf.Chained(r.stdin) {
+		return nil
+	}
+	f := new(foundVeth)
+	r.found = f
+	if f.err = checkNetns(r.Netns, r.AnyNetns); f.err != nil {
+		return nil // add refuses it
+	}
+	k, err := p.openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	if f.peer, f.host, f.err = k.FindVeth(r.Netns, r.IfName); f.err != nil {
+		return nil // nothing was found to close; adopt says why
+	}
 	rec, err := store.At(r.paths.Attachments()).Get(r.Key)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		p.note("%v", err)
 	}
-	if rec != nil && rec.HostIfIndex == host.Index {
+	if rec != nil && rec.HostIfIndex == f.host.Index {
 		boot, err := attach.BootID()
 		if err == nil && rec.BootID == boot {
 			return nil
 		}
 	}
-	if err := k.TakeOut(host); err != nil {
-		return &tryAgain{fmt.Errorf("take %s out of the bridge that it was left in: %w", host.Name, err)}
+	if err := k.TakeOut(f.host.Ref()); err != nil {
+		return &tryAgain{fmt.Errorf("take %s out of the bridge that it was left in: %w", f.host.Name, err)}
 	}
+	return nil
+}
+
+// adopt takes the pair that the kernel has; the result of the plugin before us
+// only has to agree. It completes req.
+func adopt(prev *prevResult, f *foundVeth, conf *cniconf.Config, req *attach.Request) error {
+	if f.err != nil {
+		return prev.refuse(fmt.Sprintf("its interface %s cannot be adopted: %v", prev.container.name, f.err))
+	}
+	if prev.node(f.host.Name) == nil {
+		return prev.refuse(fmt.Sprintf("it does not name %s, the node's end of %s", f.host.Name, prev.container.name))
+	}
+	if conf.MAC != nil && !bytes.Equal(conf.MAC, f.peer.MAC) {
+		return invalid(conf.MACField, fmt.Sprintf("%s was asked for, but the plugin before this one gave %s the MAC %s", conf.MAC, prev.container.name, f.peer.MAC),
+			`let that plugin have it too ("capabilities": {"mac": true}), or leave it out here`)
+	}
+	if conf.MTU != 0 && conf.MTU != f.peer.MTU {
+		return invalid("mtu", fmt.Sprintf("%d was asked for, but the plugin before this one gave %s an MTU of %d", conf.MTU, prev.container.name, f.peer.MTU),
+			"set mtu at that plugin and leave it out here")
+	}
+	req.MAC, req.MTU, req.Adopted = attach.MAC(f.peer.MAC), f.peer.MTU, true
+	req.HostIfIndex, req.HostIfName = f.host.Index, f.host.Name
+	prev.learn(f.peer, f.host)
 	return nil
 }
 

@@ -237,7 +237,12 @@ func checkAdded(tb testing.TB, version string, res types.Result, sandbox string,
 	if err != nil {
 		tb.Fatal(err)
 	}
-	peer, err := bridge.PeerInfo(sandbox, "net1")
+	node, err := bridge.Open()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer node.Close()
+	peer, _, err := node.FindVeth(sandbox, "net1")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -314,14 +319,18 @@ func TestChainedForReal(t *testing.T) {
 	defer ns.Close()
 	veth := &netlink.Veth{LinkAttrs: named("vethabc"), PeerName: "net1", PeerNamespace: netlink.NsFd(int(ns.Fd())),
 		PeerHardwareAddr: net.HardwareAddr{0, 0x50, 0x56, 0, 0, 9}}
-	veth.MasterIndex = old.Attrs().Index
 	host := link(t, veth)
-	prev := `{"name":"old0"},{"name":"vethdecoy"},{"name":"net1","sandbox":"/elsewhere"}`
-	if _, e := b.run(t, "ADD", chained("1.0.0", `"network":"n"`, prev, "")); e == nil || e.Code != 7 || !strings.Contains(e.Msg, "it does not name vethabc") {
-		t.Errorf("decoy: %+v", e)
-	}
-	prev = `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/elsewhere"}`
-	closedByFailure(t, b, a, host, old, chained("1.0.0", `"network":"n"`, prev, ""))
+	decoy := `{"name":"old0"},{"name":"vethdecoy"},{"name":"net1","sandbox":"/elsewhere"}`
+	closedByFailure(t, b, host, old, chained("1.0.0", `"network":"n"`, decoy, ""), 7, "it does not name vethabc")
+	prev := `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/elsewhere"}`
+	closedByFailure(t, b, host, old, chained("1.0.0", `"network":"n","vlna":7`, prev, ""), 7, "vlna: unknown key")
+	a.mu.Lock()
+	a.version = wire.Version + 2
+	a.mu.Unlock()
+	closedByFailure(t, b, host, old, chained("1.0.0", `"network":"n"`, prev, ""), 11, "version")
+	a.mu.Lock()
+	a.version = wire.Version
+	a.mu.Unlock()
 	out, e := b.run(t, "ADD", chained("1.0.0", `"network":"n"`, prev, ""))
 	if e != nil {
 		t.Fatalf("%+v", e)
@@ -366,32 +375,29 @@ func TestChainedForReal(t *testing.T) {
 	}
 }
 
-// closedByFailure is an ADD that the agent cannot answer: what was open in the
-// other plugin's bridge is not afterwards.
-func closedByFailure(tb testing.TB, b *bench, a *fakeAgent, host, old netlink.Link, conf string) {
+// closedByFailure is an ADD that is refused: what was open in the other plugin's
+// bridge is not afterwards.
+func closedByFailure(tb testing.TB, b *bench, host, old netlink.Link, conf string, code uint, want string) {
 	tb.Helper()
-	state := func(version int, wantOpen bool) {
+	state := func(wantOpen bool) {
 		tb.Helper()
-		a.mu.Lock()
-		a.version = version
-		a.mu.Unlock()
 		l, err := netlink.LinkByIndex(host.Attrs().Index)
 		if err != nil {
 			tb.Fatal(err)
 		}
 		up, in := l.Attrs().Flags&net.FlagUp != 0, l.Attrs().MasterIndex == old.Attrs().Index
 		if up != wantOpen || in != wantOpen {
-			tb.Errorf("the host end is up: %v, in the other plugin's bridge: %v; want %v", up, in, wantOpen)
+			tb.Errorf("%s: the host end is up: %v, in the other plugin's bridge: %v; want %v", want, up, in, wantOpen)
 		}
 	}
-	if err := netlink.LinkSetUp(host); err != nil {
+	if err := errors.Join(netlink.LinkSetMaster(host, old), netlink.LinkSetUp(host)); err != nil {
 		tb.Fatal(err)
 	}
-	state(99, true)
-	if _, e := b.run(tb, "ADD", conf); e == nil || e.Code != 11 {
-		tb.Errorf("an agent of another release: %+v", e)
+	state(true)
+	if _, e := b.run(tb, "ADD", conf); e == nil || e.Code != code || !strings.Contains(e.Msg, want) {
+		tb.Errorf("%+v, want code %d and %q", e, code, want)
 	}
-	state(wire.Version, false)
+	state(false)
 }
 
 // inSandbox runs fn on a thread in the namespace; the thread ends with it.

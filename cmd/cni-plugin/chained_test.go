@@ -38,51 +38,63 @@ func chained(version, keys, interfaces, more string) string {
 	return config(version, fmt.Sprintf(`%s,"prevResult":{"cniVersion":%q,"interfaces":[%s]%s}`, keys, version, interfaces, more))
 }
 
+// What is refused stays closed: the host end is taken out by the kernel's word
+// before the config is looked at.
 func TestChainedRefuses(t *testing.T) {
 	const whole = `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}`
 	const n = `"network":"n"`
-	tests := []struct {
-		name, keys, ifaces string
-		change             func(*fakeKernel)
-		want               string
-	}{
-		{"no interfaces", n, "", nil, "prevResult: it names no interface with a sandbox; found: no interfaces; chain homeport behind"},
-		{"no sandbox", n, `{"name":"old0"},{"name":"vethabc"}`, nil, "it names no interface with a sandbox; found: old0, vethabc;"},
-		{"two sandboxed", n, whole + `,{"name":"net2","sandbox":"/x"}`, nil, "more than one interface with a sandbox: net1, net2; found: old0, vethabc, net1 (in the sandbox), net2 (in the sandbox)"},
-		{"another interface", n, `{"name":"vethabc"},{"name":"eth0","sandbox":"/x"}`, nil, "its interface in the sandbox is eth0 and not net1 (CNI_IFNAME)"},
-		{"no host end", n, `{"name":"old0"},{"name":"net1","sandbox":"/x"}`, nil, "it does not name vethabc, the node's end of net1; found: old0, net1 (in the sandbox)"},
-		{"host end in the sandbox", n, `{"name":"old0"},{"name":"net1","sandbox":"/x"},{"name":"veth2"}`, nil, "it does not name vethabc"},
-		{"name is no text", n, `{"name":7}`, nil, "interfaces[0].name is 7 and not a string"},
-		{"interface is gone", n, whole, func(k *fakeKernel) { clear(k.peers) }, "names the interface net1, which cannot be read in the sandbox"},
-		{"no veth", n, whole, func(k *fakeKernel) {
-			l := k.peers["net1"]
-			l.Kind = "macvlan"
-			k.peers["net1"] = l
-		}, `its interface net1 is no veth but of kind "macvlan"`},
-		{"other end elsewhere", n, whole, func(k *fakeKernel) { delete(k.links, "vethabc") }, "the other end of its interface net1 is not in the node's network namespace"},
-		{"index is another's", n, whole, func(k *fakeKernel) {
-			l := k.links["vethabc"]
-			l.Lower = 99
-			k.links["vethabc"] = l
-		}, "the other end of its interface net1 is not in the node's"},
-		{"another MAC", n + `,"mac":"00:50:56:00:00:08"`, whole, nil, `mac: 00:50:56:00:00:08 was asked for, but the plugin before this one gave net1 the MAC 00:50:56:00:00:09; let that plugin have it too`},
-		{"another MTU", n + `,"mtu":9000`, whole, nil, "mtu: 9000 was asked for, but the plugin before this one gave net1 an MTU of 1450; set mtu at that plugin"},
+	tests := []struct{ name, keys, ifaces, want string }{
+		{"no interfaces", n, "", "prevResult: it names no interface with a sandbox; found: no interfaces; chain homeport behind"},
+		{"no sandbox", n, `{"name":"old0"},{"name":"vethabc"}`, "it names no interface with a sandbox; found: old0, vethabc;"},
+		{"two sandboxed", n, whole + `,{"name":"net2","sandbox":"/x"}`, "more than one interface with a sandbox: net1, net2; found: old0, vethabc, net1 (in the sandbox), net2 (in the sandbox)"},
+		{"another interface", n, `{"name":"vethabc"},{"name":"eth0","sandbox":"/x"}`, "its interface in the sandbox is eth0 and not net1 (CNI_IFNAME)"},
+		{"no host end", n, `{"name":"old0"},{"name":"net1","sandbox":"/x"}`, "it does not name vethabc, the node's end of net1; found: old0, net1 (in the sandbox)"},
+		{"host end in the sandbox", n, `{"name":"old0"},{"name":"net1","sandbox":"/x"},{"name":"veth2"}`, "it does not name vethabc"},
+		{"name is no text", n, `{"name":7}`, "interfaces[0].name is 7 and not a string"},
+		{"another MAC", n + `,"mac":"00:50:56:00:00:08"`, whole, `mac: 00:50:56:00:00:08 was asked for, but the plugin before this one gave net1 the MAC 00:50:56:00:00:09; let that plugin have it too`},
+		{"another MTU", n + `,"mtu":9000`, whole, "mtu: 9000 was asked for, but the plugin before this one gave net1 an MTU of 1450; set mtu at that plugin"},
+		{"unknown key", n + `,"vlna":7`, whole, "vlna: unknown key"},
+		{"no network", `"mtu":1500`, whole, "network: missing"},
+		{"multicast MAC", n + `,"mac":"01:00:5e:00:00:01"`, whole, "mac: 01:00:5e:00:00:01 is a multicast address"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := chainedBench(t)
-			a := newAgent(t, b.paths)
-			if tt.change != nil {
-				tt.change(b.kernel)
-			}
-			_, e := b.run(t, "ADD", chained("1.0.0", tt.keys, tt.ifaces, ""))
-			if e == nil || e.Code != 7 || !strings.Contains(e.Msg, tt.want) {
-				t.Errorf("got %+v, want %q", e, tt.want)
-			}
-			if a.asks() != "" || len(b.kernel.log) != 0 {
-				t.Errorf("it was begun all the same: %s, %v", a.asks(), b.kernel.log)
-			}
+			chainedRefused(t, chainedBench(t), chained("1.0.0", tt.keys, tt.ifaces, ""), 7, tt.want, []string{"take out vethabc"})
 		})
+	}
+	t.Run("CNI version", func(t *testing.T) {
+		chainedRefused(t, chainedBench(t), chained("7.0.0", n, whole, ""), 1, `cniVersion: "7.0.0" is not spoken`, []string{"take out vethabc"})
+	})
+	t.Run("result is no object", func(t *testing.T) {
+		chainedRefused(t, chainedBench(t), config("1.0.0", n+`,"prevResult":7`), 7, "prevResult: 7 is not a JSON object", []string{"take out vethabc"})
+	})
+	t.Run("nothing to adopt", func(t *testing.T) {
+		b := chainedBench(t)
+		b.kernel.findErr = errors.New("it is no veth but a macvlan")
+		chainedRefused(t, b, chainedWhole(), 7, "prevResult: its interface net1 cannot be adopted: it is no veth but a macvlan; found: old0, vethabc, net1", nil)
+	})
+	t.Run("sandbox is the node's", func(t *testing.T) {
+		b := chainedBench(t)
+		b.env["CNI_NETNS"], b.env["CNI_NETNS_OVERRIDE"] = "/proc/thread-self/ns/net", ""
+		chainedRefused(t, b, chainedWhole(), 8, "is the node's own network namespace", nil)
+	})
+	t.Run("port lives", func(t *testing.T) {
+		b := chainedBench(t)
+		b.record(t, attach.Key{ContainerID: "c1", IfName: "net1"}, "vethabc", nil)
+		chainedRefused(t, b, chained("1.0.0", n+`,"vlna":7`, whole, ""), 7, "vlna: unknown key", nil)
+	})
+}
+
+// chainedRefused runs an ADD that must fail before the agent is asked.
+func chainedRefused(t *testing.T, b *bench, conf string, code uint, want string, did []string) {
+	t.Helper()
+	a := newAgent(t, b.paths)
+	_, e := b.run(t, "ADD", conf)
+	if e == nil || e.Code != code || !strings.Contains(e.Msg, want) {
+		t.Errorf("got %+v, want code %d and %q", e, code, want)
+	}
+	if d := cmp.Diff(did, b.kernel.log); d != "" || a.asks() != "" || b.kernel.open("vethabc") != (did == nil) {
+		t.Errorf("asked %q; vethabc is %+v; did (-want +got):\n%s", a.asks(), b.kernel.links["vethabc"], d)
 	}
 }
 

@@ -140,10 +140,10 @@ type fakeKernel struct {
 	next      int
 	deleteErr error
 	createErr error
-	// takeOutErr is what TakeOut fails with.
-	takeOutErr error
-	log        []string
-	spec       bridge.VethSpec // of the last pair
+	// What TakeOut and FindVeth fail with.
+	takeOutErr, findErr error
+	log                 []string
+	spec                bridge.VethSpec // of the last pair
 }
 
 func newKernel() *fakeKernel {
@@ -237,12 +237,16 @@ func (k *fakeKernel) LinkInfo(ref bridge.Ref) (bridge.Link, error) {
 	return bridge.Link{}, fmt.Errorf("%s: %w", ref, bridge.ErrNotFound)
 }
 
-func (k *fakeKernel) PeerInfo(_, ifName string) (bridge.Link, error) {
-	l, ok := k.peers[ifName]
-	if !ok {
-		return bridge.Link{}, fmt.Errorf("%s: %w", ifName, bridge.ErrNotFound)
+func (k *fakeKernel) FindVeth(_, ifName string) (peer, host bridge.Link, err error) {
+	if k.findErr != nil {
+		return peer, host, k.findErr
 	}
-	return l, nil
+	peer, ok := k.peers[ifName]
+	if !ok {
+		return peer, host, fmt.Errorf("%s: %w", ifName, bridge.ErrNotFound)
+	}
+	host, err = k.LinkInfo(bridge.Ref{Index: peer.Lower})
+	return peer, host, err
 }
 
 func (k *fakeKernel) Close() error { return nil }

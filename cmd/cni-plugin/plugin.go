@@ -24,15 +24,9 @@ type kernel interface {
 	TakeOut(bridge.Ref) error
 	// LinkInfo reads an interface of the node.
 	LinkInfo(bridge.Ref) (bridge.Link, error)
-	// PeerInfo reads an interface of a sandbox.
-	PeerInfo(netns, ifName string) (bridge.Link, error)
+	// FindVeth finds the pair of a sandbox's interface: that one and the node's end.
+	FindVeth(netns, ifName string) (peer, host bridge.Link, err error)
 	Close() error
-}
-
-type nodeKernel struct{ *bridge.Net }
-
-func (nodeKernel) PeerInfo(netns, ifName string) (bridge.Link, error) {
-	return bridge.PeerInfo(netns, ifName)
 }
 
 func openKernel() (kernel, error) {
@@ -40,7 +34,7 @@ func openKernel() (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nodeKernel{n}, nil
+	return n, nil
 }
 
 // plugin is one run of the binary. Everything that it meets is a field.
@@ -63,6 +57,8 @@ type request struct {
 	// cniVersion of the config, and therefore of the answer.
 	cniVersion string
 	paths      attach.Paths
+	// found is the pair that a plugin before us left; nil if we are the main one.
+	found *foundVeth
 }
 
 // verb is how one CNI_COMMAND is served.
@@ -71,15 +67,17 @@ type verb struct {
 	// since is the CNI version that brought the verb; "" serves any config,
 	// for nothing may stop a DEL.
 	since string
+	// first is done whatever the config says otherwise.
+	first func(*request) error
 }
 
 func (p *plugin) verbs() map[string]verb {
 	return map[string]verb{
-		cniconf.VerbAdd:    {p.add, "0.3.0"},
-		cniconf.VerbDel:    {p.del, ""},
-		cniconf.VerbCheck:  {p.check, "0.4.0"},
-		cniconf.VerbGC:     {p.gc, "1.1.0"},
-		cniconf.VerbStatus: {p.status, "1.1.0"},
+		cniconf.VerbAdd:    {do: p.add, since: "0.3.0", first: p.closeFound},
+		cniconf.VerbDel:    {do: p.del},
+		cniconf.VerbCheck:  {do: p.check, since: "0.4.0"},
+		cniconf.VerbGC:     {do: p.gc, since: "1.1.0"},
+		cniconf.VerbStatus: {do: p.status, since: "1.1.0"},
 	}
 }
 
@@ -125,13 +123,18 @@ func (p *plugin) serve(ctx context.Context, r *request) error {
 		return &ioError{"read the CNI config on stdin", err}
 	}
 	r.cniVersion = cniconf.Version(r.stdin)
+	if r.paths, err = p.findPaths(); err != nil {
+		return &ioError{"find the agent", err}
+	}
+	if v.first != nil {
+		if err := v.first(r); err != nil {
+			return err
+		}
+	}
 	if v.since != "" {
 		if err := checkVersion(r, v.since); err != nil {
 			return err
 		}
-	}
-	if r.paths, err = p.findPaths(); err != nil {
-		return &ioError{"find the agent", err}
 	}
 	return v.do(ctx, r)
 }

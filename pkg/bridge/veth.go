@@ -283,15 +283,58 @@ func sawDelLink(s *nl.NetlinkSocket, index int) bool {
 	}
 }
 
-// PeerInfo reads an interface inside a sandbox. Its Lower is the ifindex of the
-// host end, and LowerNetnsID the sandbox's number for the host's namespace.
-func PeerInfo(netnsPath, ifName string) (Link, error) {
-	n, err := OpenAt(netnsPath)
+// FindVeth finds the pair of an interface in a sandbox: peer is that interface
+// and host its other end, in n's namespace. The kernel alone is asked, and it
+// must confirm both ways: an ifindex means another interface in each namespace.
+func (n *Net) FindVeth(netnsPath, ifName string) (peer, host Link, err error) {
+	sandbox, err := OpenAt(netnsPath)
 	if err != nil {
-		return Link{}, err
+		return Link{}, Link{}, err
 	}
-	defer n.Close()
-	return n.LinkInfo(Ref{Name: ifName})
+	defer sandbox.Close()
+	if peer, err = sandbox.LinkInfo(Ref{Name: ifName}); err != nil {
+		return Link{}, Link{}, fmt.Errorf("it cannot be read in the sandbox: %w", err)
+	}
+	if peer.Kind != "veth" {
+		return Link{}, Link{}, fmt.Errorf("it is no veth but %s", kindName(peer.Kind))
+	}
+	host, err = n.LinkInfo(Ref{Index: peer.Lower})
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return Link{}, Link{}, err
+	}
+	id, iderr := n.netnsID(sandbox.ns)
+	if iderr != nil {
+		return Link{}, Link{}, iderr
+	}
+	if err != nil || host.Kind != "veth" || host.Lower != peer.Index || host.LowerNetnsID != id {
+		return Link{}, Link{}, errors.New("its other end is not in the node's network namespace")
+	}
+	return peer, host, nil
+}
+
+// netnsID is the number by which n's namespace knows another; -1 is none.
+func (n *Net) netnsID(other netns.NsHandle) (int, error) {
+	msgs, err := n.ask(unix.RTM_GETNSID, 0, unix.RTM_NEWNSID,
+		nl.NewRtGenMsg(), nl.NewRtAttr(unix.NETNSA_FD, nl.Uint32Attr(uint32(other))))
+	if err != nil {
+		return 0, fmt.Errorf("ask for the number of a network namespace: %w", err)
+	}
+	for _, m := range msgs {
+		header := nl.NewRtGenMsg().Len()
+		if len(m) < header {
+			return 0, fmt.Errorf("the answer on a network namespace's number has %d bytes, too few", len(m))
+		}
+		as, err := attrs(m[header:])
+		if err != nil {
+			return 0, err
+		}
+		for _, a := range as {
+			if a.Attr.Type == unix.NETNSA_NSID {
+				return int(int32(num(a.Value))), nil
+			}
+		}
+	}
+	return -1, nil
 }
 
 // randomMAC makes a locally administered unicast address with that first byte.

@@ -70,7 +70,7 @@ func TestCreateVeth(t *testing.T) {
 	spec := VethSpec{HostName: "veth0", PeerName: "net1", PeerNetns: pod.path, PeerMAC: mac, MTU: 9000, PeerUp: true}
 	v, err := host.CreateVeth(spec)
 	must(t, err)
-	peer, err := PeerInfo(pod.path, "net1")
+	peer, err := pod.LinkInfo(Ref{Name: "net1"})
 	must(t, err)
 	if peer.MAC.String() != mac.String() || peer.MTU != 9000 || !peer.Up || peer.Running || peer.Lower != v.Host.Index ||
 		peer.Index != v.PeerIndex || peer.Kind != "veth" || peer.LowerNetnsID < 0 {
@@ -97,6 +97,40 @@ func TestCreateVeth(t *testing.T) {
 	}
 }
 
+// Both ends are known by an ifindex that means another interface elsewhere, so
+// what only looks like the other end must not be taken for it.
+func TestFindVeth(t *testing.T) {
+	host, pod, third := newSpace(t), newSpace(t), newSpace(t)
+	v := pair(t, host, "veth0", pod, "net1")
+	peer, end, err := host.FindVeth(pod.path, "net1")
+	must(t, err)
+	if end.Ref() != v.Host || peer.Index != v.PeerIndex || peer.Name != "net1" {
+		t.Errorf("found %s and %s for %+v", peer.Ref(), end.Ref(), v)
+	}
+
+	// The first interface of each namespace after lo has the same index, so the
+	// pair between pod and third mirrors one between host and elsewhere.
+	other := newSpace(t)
+	decoy := pair(t, other, "veth1", third, "net1")
+	if l, err := host.LinkInfo(Ref{Index: decoy.Host.Index}); err != nil || l.Lower != decoy.PeerIndex {
+		t.Fatalf("the decoy has no double: %+v, %v", l, err)
+	}
+	inside := pair(t, host, "veth2", host, "veth3")
+	if _, end, err := host.FindVeth(host.path, "veth3"); err != nil || end.Ref() != inside.Host {
+		t.Errorf("a pair inside one namespace: %+v, %v", end, err)
+	}
+	for name, tt := range map[string]struct{ path, ifName, want string }{
+		"of other namespaces": {third.path, "net1", "its other end is not in the node's network namespace"},
+		"no such interface":   {pod.path, "net7", "it cannot be read in the sandbox: net7: no such interface"},
+		"no veth":             {pod.path, "lo", "it is no veth but hardware"},
+		"no namespace":        {"/run/netns/none-such", "net1", "is gone or unreadable"},
+	} {
+		if _, _, err := host.FindVeth(tt.path, tt.ifName); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
 func TestDeleteVeth(t *testing.T) {
 	for name, del := range map[string]func(*Net, Ref) error{"slow": (*Net).DeleteVeth, "fast": (*Net).DeleteVethFast} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +147,7 @@ func TestDeleteVeth(t *testing.T) {
 			if _, err := host.LinkInfo(v.Host); !errors.Is(err, ErrNotFound) {
 				t.Errorf("host end after delete: %v", err)
 			}
-			if _, err := PeerInfo(pod.path, "net1"); !errors.Is(err, ErrNotFound) {
+			if _, err := pod.LinkInfo(Ref{Name: "net1"}); !errors.Is(err, ErrNotFound) {
 				t.Errorf("sandbox end after delete: %v", err)
 			}
 			must(t, del(host.Net, v.Host))

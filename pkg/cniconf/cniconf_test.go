@@ -284,6 +284,17 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+func TestChained(t *testing.T) {
+	for conf, want := range map[string]bool{
+		"": false, "{": false, "[]": false, `{"cniVersion":"1.0.0"}`: false, `{"prevResult":null}`: false, `{"PrevResult":{}}`: false,
+		`{"prevResult":{}}`: true, `{"prevResult":7}`: true, `{"cniVersion":7,"vlan":"x","prevResult":{"interfaces":{}}}`: true,
+	} {
+		if got := Chained([]byte(conf)); got != want {
+			t.Errorf("%s: %t, want %t", conf, got, want)
+		}
+	}
+}
+
 func TestParseGC(t *testing.T) {
 	for _, tt := range []struct{ conf, want string }{
 		{``, "cannot be decoded"},

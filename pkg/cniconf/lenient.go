@@ -20,6 +20,17 @@ func Version(stdin []byte) string {
 	return head.CNIVersion
 }
 
+// Chained says whether a config has the result of a plugin before us, however
+// wrong it is otherwise.
+func Chained(stdin []byte) bool {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(stdin, &fields) != nil {
+		return false
+	}
+	prev, ok := fields["prevResult"]
+	return ok && string(prev) != "null"
+}
+
 // The keys by which a runtime names living attachments; the second one is what
 // spec 1.1.0's drafts said and libcni still sends.
 const (
