@@ -23,26 +23,39 @@ for p in "${pkgs[@]}"; do
 	go test -c -o "$out/bin/$(tr / - <<<"$p").test" "./$p"
 done
 
-# The VM has the sources that tests read, at the same places below /src.
-one() { # KERNEL PACKAGE
-	local test; test=$(tr / - <<<"$2").test
-	local guests=()
-	[ "$2" = test/netns ] && guests=(-guest name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24,ip6=fd00:100::10/64)
-	$out/bin/testsum run -test2json -noskip -name "vm-$1-$(basename "$2")" -- \
-		$out/bin/vmrun -kernel "$1" -mem 1536 -timeout 14m -out "$out/$1-$(basename "$2")" \
-		"${guests[@]}" \
+# One VM runs the tests of some packages, one after the other. It has the sources
+# that tests read, at the same places below /src.
+one() { # KERNEL NAME PACKAGE...
+	local kernel=$1 name=$2; shift 2
+	local files=() guests=() script='code=0;' p test
+	for p in "$@"; do
+		test=$(tr / - <<<"$p").test
+		files+=(-file "$out/bin/$test:/t/$test" -dir "$p:/src/$p")
+		script+=" cd /src/$p && /t/$test -test.v=test2json -test.timeout=13m ${HOMEPORT_VM_ARGS:-} || code=1;"
+		[ "$p" = test/netns ] && guests=(-guest name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24,ip6=fd00:100::10/64)
+	done
+	$out/bin/testsum run -test2json -noskip -name "vm-$kernel-$name" -- \
+		$out/bin/vmrun -kernel "$kernel" -mem 1536 -timeout 14m -out "$out/$kernel-$name" \
+		"${guests[@]}" "${files[@]}" \
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
-		-file "$out/bin/$test:/t/$test" -dir "$2:/src/$2" -dir bpf:/src/bpf -dir docs/reference:/src/docs/reference \
-		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$1" \
-		-- /bin/sh -c "cd /src/$2 && exec /t/$test -test.v=test2json -test.timeout=13m ${HOMEPORT_VM_ARGS:-}"
+		-dir bpf:/src/bpf -dir docs/reference:/src/docs/reference \
+		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$kernel" \
+		-- /bin/sh -c "$script exit \$code"
 }
+
+# Packages share a VM, for a boot is some twenty seconds; the lab has its own.
+node=() lab=()
+for p in "${pkgs[@]}"; do
+	if [ "$p" = test/netns ]; then lab+=("$p"); else node+=("$p"); fi
+done
 
 pids=()
 for k in "${kernels[@]}"; do
 	(
 		code=0
-		for p in "${pkgs[@]}"; do one "$k" "$p" || code=1; done
+		[ ${#node[@]} -eq 0 ] || one "$k" node "${node[@]}" || code=1
+		[ ${#lab[@]} -eq 0 ] || one "$k" lab "${lab[@]}" || code=1
 		exit $code
 	) &
 	pids+=($!)

@@ -36,13 +36,34 @@ func size(tb testing.TB, name string, native, emulated int) int {
 }
 
 // TestDifferential compares the programs with policy.Evaluate: every verdict, and
-// after each policy all counters of reasons and of rules.
+// after each policy all counters of reasons and of rules. Two datapaths share the
+// work, each with a generator of its own.
 func TestDifferential(t *testing.T) {
-	b := newBench(t, Config{})
 	policies := size(t, "HOMEPORT_DIFF_POLICIES", 500, 20)
 	packets := size(t, "HOMEPORT_DIFF_PACKETS", 10_000, 1_000)
-	g := policytest.New(policytest.Seed(t))
-	var won [compile.RulesMax]int
+	seed := policytest.Seed(t)
+	var halves [2][compile.RulesMax]int
+	t.Run("random", func(t *testing.T) {
+		for i := range halves {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				t.Parallel()
+				newBench(t, Config{}).differ(policytest.New(seed+uint64(i)), (policies+1)/2, packets, &halves[i])
+			})
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	won := halves[0]
+	for i, n := range halves[1] {
+		won[i] += n
+	}
+	newBench(t, Config{}).fillPositions(policytest.New(seed+2), &won)
+}
+
+// differ compares so many random policies with so many packets each.
+func (b *bench) differ(g *policytest.Gen, policies, packets int, won *[compile.RulesMax]int) {
+	b.Helper()
 	total := 0
 	for done := 0; done < policies; {
 		sets := make([]policy.Set, min(50, policies-done))
@@ -54,13 +75,12 @@ func TestDifferential(t *testing.T) {
 		for i := range sets {
 			all := g.Packets(sets[i], packets)
 			total += len(all)
-			if err := b.compare(&sets[i], counters, all, &won); err != nil {
-				t.Fatalf("policy %d: %v", done-len(sets)+i, err)
+			if err := b.compare(&sets[i], counters, all, won); err != nil {
+				b.Fatalf("policy %d: %v", done-len(sets)+i, err)
 			}
 		}
 	}
-	t.Logf("%d policies, %d packets", policies, total)
-	b.fillPositions(g, &won)
+	b.Logf("%d policies, %d packets", policies, total)
 }
 
 // fillPositions has every position win that chance has left out.
