@@ -177,21 +177,17 @@ func adopt(prev *prevResult, f *foundVeth, conf *cniconf.Config, req *attach.Req
 		return prev.refuse(fmt.Sprintf("it does not name %s, the node's end of %s", f.host.Name, prev.container.name))
 	}
 	if conf.MAC != nil && !bytes.Equal(conf.MAC, f.peer.MAC) {
-		return invalid(conf.MACField, fmt.Sprintf("%s was asked for, but the plugin before this one gave %s the MAC %s", conf.MAC, prev.container.name, f.peer.MAC),
+		return attach.Invalid(conf.MACField, fmt.Sprintf("%s was asked for, but the plugin before this one gave %s the MAC %s", conf.MAC, prev.container.name, f.peer.MAC),
 			`let that plugin have it too ("capabilities": {"mac": true}), or leave it out here`)
 	}
 	if conf.MTU != 0 && conf.MTU != f.peer.MTU {
-		return invalid("mtu", fmt.Sprintf("%d was asked for, but the plugin before this one gave %s an MTU of %d", conf.MTU, prev.container.name, f.peer.MTU),
+		return attach.Invalid("mtu", fmt.Sprintf("%d was asked for, but the plugin before this one gave %s an MTU of %d", conf.MTU, prev.container.name, f.peer.MTU),
 			"set mtu at that plugin and leave it out here")
 	}
 	req.MAC, req.MTU, req.Adopted = attach.MAC(f.peer.MAC), f.peer.MTU, true
 	req.HostIfIndex, req.HostIfName = f.host.Index, f.host.Name
 	prev.learn(f.peer, f.host)
 	return nil
-}
-
-func invalid(field, message, remedy string) *attach.Error {
-	return &attach.Error{Kind: attach.InvalidConfig, Field: field, Message: message, Remedy: remedy}
 }
 
 // Magic numbers of the file systems that network namespaces live in

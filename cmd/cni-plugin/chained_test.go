@@ -55,7 +55,7 @@ func TestChainedRefuses(t *testing.T) {
 		{"another MTU", n + `,"mtu":9000`, whole, "mtu: 9000 was asked for, but the plugin before this one gave net1 an MTU of 1450; set mtu at that plugin"},
 		{"unknown key", n + `,"vlna":7`, whole, "vlna: unknown key"},
 		{"no network", `"mtu":1500`, whole, "network: missing"},
-		{"multicast MAC", n + `,"mac":"01:00:5e:00:00:01"`, whole, "mac: 01:00:5e:00:00:01 is a multicast address"},
+		{"multicast MAC", n + `,"mac":"01:00:5e:00:00:01"`, whole, `mac: "01:00:5e:00:00:01" is a multicast address`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

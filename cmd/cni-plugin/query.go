@@ -21,7 +21,7 @@ func (p *plugin) check(ctx context.Context, r *request) error {
 		return err
 	}
 	if conf.PrevResult == nil {
-		return invalid("prevResult", "missing", "CHECK must be given the result of ADD")
+		return attach.Invalid("prevResult", "missing", "CHECK must be given the result of ADD")
 	}
 	prev, err := parsePrev(conf.PrevResult, r)
 	if err != nil {

@@ -126,7 +126,7 @@ func (p *prevResult) refuse(why string) *attach.Error {
 	if len(found) > 0 {
 		names = strings.Join(found, ", ")
 	}
-	return invalid("prevResult", fmt.Sprintf("%s; found: %s", why, names),
+	return attach.Invalid("prevResult", fmt.Sprintf("%s; found: %s", why, names),
 		"chain homeport behind a plugin that makes a veth pair and names both ends, as bridge does")
 }
 

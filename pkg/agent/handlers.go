@@ -248,7 +248,7 @@ var placeholderMAC = attach.MAC{2, 0, 0, 0, 0, 1}
 
 func checkKey(k attach.Key) error {
 	if k.ContainerID == "" || k.IfName == "" {
-		return invalid("CNI_CONTAINERID, CNI_IFNAME", "one of them is empty", "the runtime must set both")
+		return attach.Invalid("CNI_CONTAINERID, CNI_IFNAME", "one of them is empty", "the runtime must set both")
 	}
 	return nil
 }

@@ -14,13 +14,6 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// MTU bounds in bytes: RFC 791's least for a host link that carries IPv4
-// unfragmented, and the largest that an IPv4 packet can use.
-const (
-	minMTU = 68
-	maxMTU = 65535
-)
-
 // resolved is what a request means on this node.
 type resolved struct {
 	trunk  desired.Trunk
@@ -49,13 +42,13 @@ func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trun
 	var err error
 	switch {
 	case req.Network != "" && req.Inline != nil:
-		return r, invalid("network", "both network and bridge are given", "give one: network names a VLANNetwork, bridge describes the port itself")
+		return r, attach.Invalid("network", "both network and bridge are given", "give one: network names a VLANNetwork, bridge describes the port itself")
 	case req.Network != "":
 		r, err = resolveNetwork(req.Network, snap)
 	case req.Inline != nil:
 		r, err = resolveInline(req.Inline, snap)
 	default:
-		return r, invalid("network", "neither network nor bridge is given", "set network to a VLANNetwork's name")
+		return r, attach.Invalid("network", "neither network nor bridge is given", "set network to a VLANNetwork's name")
 	}
 	if err != nil {
 		return r, err
@@ -76,15 +69,15 @@ func resolveNetwork(name string, snap *desired.Snapshot) (resolved, error) {
 		all := maps.Clone(snap.Networks)
 		maps.DeleteFunc(all, func(_ string, n desired.Network) bool { return n.Kept })
 		known := strings.Join(slices.Sorted(maps.Keys(all)), ", ")
-		return resolved{}, invalid("network", fmt.Sprintf("there is no VLANNetwork named %q", name), "known are: "+orElse(known, "none"))
+		return resolved{}, attach.Invalid("network", fmt.Sprintf("there is no VLANNetwork named %q", name), "known are: "+orElse(known, "none"))
 	}
 	if n.Kept {
-		return resolved{}, invalid("network", fmt.Sprintf("VLANNetwork %s was removed; it stays in force only until the ports that are on it end", name),
+		return resolved{}, attach.Invalid("network", fmt.Sprintf("VLANNetwork %s was removed; it stays in force only until the ports that are on it end", name),
 			"put its manifest back, or name another network")
 	}
 	t, ok := snap.Trunks[n.Trunk]
 	if !ok {
-		return resolved{}, invalid("network", fmt.Sprintf("VLANNetwork %s is on trunk %q, which does not exist", name, n.Trunk), "write a VLANTrunk of that name")
+		return resolved{}, attach.Invalid("network", fmt.Sprintf("VLANNetwork %s is on trunk %q, which does not exist", name, n.Trunk), "write a VLANTrunk of that name")
 	}
 	r := resolved{trunk: t, policy: n.Name, mtu: n.MTU,
 		vlans: attach.VLANs{Mode: n.Mode, PVID: n.PVID, Tagged: n.Tagged}}
@@ -97,17 +90,17 @@ func resolveInline(in *attach.Inline, snap *desired.Snapshot) (resolved, error) 
 			continue
 		}
 		if t.Kept {
-			return resolved{}, invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, was removed; it stays in force only until the ports that are on it end", t.Name, in.Bridge),
+			return resolved{}, attach.Invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, was removed; it stays in force only until the ports that are on it end", t.Name, in.Bridge),
 				"put its manifest back, or name another bridge")
 		}
 		if !t.InlineAllowed {
-			return resolved{}, invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, refuses ports that a CNI config describes itself", t.Name, in.Bridge),
+			return resolved{}, attach.Invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, refuses ports that a CNI config describes itself", t.Name, in.Bridge),
 				"name a VLANNetwork in network, or set inlineConfig: Allow on the trunk")
 		}
 		r := resolved{trunk: t, vlans: in.VLANs, policy: networkOf(in.VLANs, t.Name, snap)}
 		return r, checkVLANs(in.VLANs, t)
 	}
-	return resolved{}, invalid("bridge", fmt.Sprintf("no VLANTrunk owns a bridge named %q", in.Bridge), "write a VLANTrunk with bridge.name "+in.Bridge)
+	return resolved{}, attach.Invalid("bridge", fmt.Sprintf("no VLANTrunk owns a bridge named %q", in.Bridge), "write a VLANTrunk with bridge.name "+in.Bridge)
 }
 
 // networkOf finds the VLANNetwork that an inline port belongs to: the access
@@ -137,10 +130,10 @@ func checkVLANs(v attach.VLANs, t desired.Trunk) error {
 	}
 	all := v.All()
 	if m := all.Intersect(t.Management); !m.Empty() {
-		return invalid("vlan", fmt.Sprintf("VLAN %s is a management VLAN of trunk %s", m, t.Name), "use another VLAN; managementVLANs belong to the node")
+		return attach.Invalid("vlan", fmt.Sprintf("VLAN %s is a management VLAN of trunk %s", m, t.Name), "use another VLAN; managementVLANs belong to the node")
 	}
 	if out := all.Minus(t.AllowedVLANs); !out.Empty() {
-		return invalid("vlan", fmt.Sprintf("VLAN %s is not among trunk %s's allowedVLANs (%s)", out, t.Name, t.AllowedVLANs), "add it there and on the switch, or use another")
+		return attach.Invalid("vlan", fmt.Sprintf("VLAN %s is not among trunk %s's allowedVLANs (%s)", out, t.Name, t.AllowedVLANs), "add it there and on the switch, or use another")
 	}
 	return nil
 }
@@ -148,15 +141,15 @@ func checkVLANs(v attach.VLANs, t desired.Trunk) error {
 // resolveMTU takes the smallest of what the request and the network ask and
 // refuses more than the trunk carries. Zero means not asked.
 func resolveMTU(asked, network, trunk int, name string) (int, error) {
-	if asked != 0 && (asked < minMTU || asked > maxMTU) {
-		return 0, invalid("mtu", fmt.Sprintf("%d is out of range", asked), fmt.Sprintf("use %d-%d, or leave it out for the network's", minMTU, maxMTU))
+	if asked != 0 && (asked < attach.MinMTU || asked > attach.MaxMTU) {
+		return 0, attach.Invalid("mtu", fmt.Sprintf("%d is out of range", asked), fmt.Sprintf("use %d-%d, or leave it out for the network's", attach.MinMTU, attach.MaxMTU))
 	}
 	limit := trunk
 	if network != 0 {
 		limit = min(limit, network)
 	}
 	if asked > limit {
-		return 0, invalid("mtu", fmt.Sprintf("%d is over the %d of trunk %s and its network", asked, limit, name), "lower it, or raise the uplink's and the trunk's MTU first")
+		return 0, attach.Invalid("mtu", fmt.Sprintf("%d is over the %d of trunk %s and its network", asked, limit, name), "lower it, or raise the uplink's and the trunk's MTU first")
 	}
 	if asked != 0 {
 		return asked, nil
@@ -165,19 +158,10 @@ func resolveMTU(asked, network, trunk int, name string) (int, error) {
 }
 
 func checkMAC(mac attach.MAC) error {
-	switch {
-	case len(mac) != 6:
-		return invalid("mac", fmt.Sprintf("%q is not a 6-byte MAC address", mac), "write it as 02:00:00:aa:bb:cc")
-	case mac[0]&1 != 0:
-		return invalid("mac", fmt.Sprintf("%s is a multicast address", mac), "use a unicast MAC: an even first byte")
-	case slices.Equal(mac, make(attach.MAC, 6)):
-		return invalid("mac", "00:00:00:00:00:00 is no MAC address", "leave mac out for a random one")
+	if p := mac.Problem(); p != "" {
+		return attach.Invalid("mac", fmt.Sprintf("%q %s", mac, p), "give the six bytes of one station, as 02:00:00:aa:bb:cc, or leave mac out for a random one")
 	}
 	return nil
-}
-
-func invalid(field, message, remedy string) *attach.Error {
-	return &attach.Error{Kind: attach.InvalidConfig, Field: field, Message: message, Remedy: remedy}
 }
 
 func orElse(s, other string) string {

@@ -76,7 +76,7 @@ func TestResolveRefuses(t *testing.T) {
 		"no VLAN":           {inline("br0", attach.VLANs{}), attach.InvalidConfig, "vlan", []string{"vlanTrunk"}},
 		"tag not allowed":   {inline("br0", attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "110-111")}), attach.InvalidConfig, "vlan", []string{"111"}},
 		"trunk not ready":   {network("sick"), attach.TryAgain, "trunk", []string{"eth9", "homeportctl status"}},
-		"multicast MAC":     {with(network("web"), func(r *attach.Request) { r.MAC = attach.MAC{1, 0, 0x5e, 0, 0, 1} }), attach.InvalidConfig, "mac", []string{"multicast", "even first byte"}},
+		"multicast MAC":     {with(network("web"), func(r *attach.Request) { r.MAC = attach.MAC{1, 0, 0x5e, 0, 0, 1} }), attach.InvalidConfig, "mac", []string{"multicast", "is a multicast address"}},
 		"zero MAC":          {with(network("web"), func(r *attach.Request) { r.MAC = make(attach.MAC, 6) }), attach.InvalidConfig, "mac", nil},
 		"short MAC":         {with(network("web"), func(r *attach.Request) { r.MAC = attach.MAC{2, 0} }), attach.InvalidConfig, "mac", nil},
 		"MTU -1":            {with(network("web"), func(r *attach.Request) { r.MTU = -1 }), attach.InvalidConfig, "mtu", []string{"-1", "68-65535"}},

@@ -32,7 +32,7 @@ func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
 	case wire.ViewDrops:
 		return a.dropList()
 	}
-	return nil, invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies or drops")
+	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies or drops")
 }
 
 // nodeStatus tells the truth: ready means that the active policy is the desired
@@ -220,7 +220,7 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		out.Items = append(out.Items, v)
 	}
 	if name != "" && len(out.Items) == 0 {
-		return out, invalid("name", fmt.Sprintf("there is no FirewallPolicy named %q in force", name), "see homeportctl policy list")
+		return out, attach.Invalid("name", fmt.Sprintf("there is no FirewallPolicy named %q in force", name), "see homeportctl policy list")
 	}
 	for _, n := range slices.Sorted(maps.Keys(sets)) {
 		h := hits[policy.DefaultKey(n)]

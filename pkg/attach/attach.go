@@ -5,6 +5,7 @@
 package attach
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"time"
@@ -47,6 +48,26 @@ func (m *MAC) UnmarshalText(b []byte) error {
 	*m = MAC(hw)
 	return err
 }
+
+// Problem says why no interface can have the address, as "is a multicast address";
+// "" is none.
+func (m MAC) Problem() string {
+	switch {
+	case len(m) != 6:
+		return "is no MAC address of six bytes"
+	case m[0]&1 != 0:
+		return "is a multicast address"
+	case bytes.Equal(m, make([]byte, 6)):
+		return "is nobody's address"
+	}
+	return ""
+}
+
+// MTU bounds of an Ethernet link in bytes (linux/if_ether.h: ETH_MIN_MTU, ETH_MAX_MTU).
+const (
+	MinMTU = 68
+	MaxMTU = 65535
+)
 
 // Inline is a port described by the CNI config itself.
 type Inline struct {

@@ -24,6 +24,11 @@ type Error struct {
 	Remedy  string    `json:"remedy,omitempty"` // what to do next
 }
 
+// Invalid is an Error of kind InvalidConfig.
+func Invalid(field, message, remedy string) *Error {
+	return &Error{Kind: InvalidConfig, Field: field, Message: message, Remedy: remedy}
+}
+
 // Error implements error: "field: message; remedy".
 func (e *Error) Error() string {
 	var b strings.Builder

@@ -22,12 +22,6 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
 
-// MTU bounds of an Ethernet link (linux/if_ether.h: ETH_MIN_MTU, ETH_MAX_MTU).
-const (
-	MinMTU = 68
-	MaxMTU = 65535
-)
-
 // Config is a valid CNI config of type homeport. Exactly one of Network and
 // Inline is set.
 type Config struct {
@@ -88,8 +82,8 @@ func Parse(stdin []byte, cniArgs string) (*Config, error) {
 	p.mac(c, argsMAC)
 	p.capabilities()
 	if n, ok := p.number("mtu"); ok {
-		if n < MinMTU || n > MaxMTU {
-			p.bad("mtu", fmt.Sprintf("%d is out of range", n), fmt.Sprintf("give %d to %d bytes, or leave the key out to take the network's", MinMTU, MaxMTU))
+		if n < attach.MinMTU || n > attach.MaxMTU {
+			p.bad("mtu", fmt.Sprintf("%d is out of range", n), fmt.Sprintf("give %d to %d bytes, or leave the key out to take the network's", attach.MinMTU, attach.MaxMTU))
 		}
 		c.MTU = int(n)
 	}
@@ -111,7 +105,7 @@ type parser struct {
 }
 
 func (p *parser) bad(field, message, remedy string) {
-	p.errs = append(p.errs, &attach.Error{Kind: attach.InvalidConfig, Field: p.prefix + field, Message: message, Remedy: remedy})
+	p.errs = append(p.errs, attach.Invalid(p.prefix+field, message, remedy))
 }
 
 // has says that a key is there and not null, which JSON people write for absent.
@@ -215,9 +209,13 @@ func (p *parser) capabilities() {
 // is there must be good.
 func (p *parser) mac(c *Config, argsMAC string) {
 	take := func(field, s string) {
-		m, why := parseMAC(s)
+		m, err := net.ParseMAC(s)
+		why := attach.MAC(m).Problem()
+		if err != nil {
+			why = "is no MAC address"
+		}
 		if why != "" {
-			p.bad(field, why, "give six bytes of one station, as 00:50:56:01:02:03")
+			p.bad(field, fmt.Sprintf("%q %s", s, why), "give six bytes of one station, as 00:50:56:01:02:03")
 			return
 		}
 		c.MAC, c.MACField = m, field
@@ -243,17 +241,4 @@ func (p *parser) mac(c *Config, argsMAC string) {
 	if p.into("runtimeConfig", &runtime, `a JSON object as {"mac": "..."}`) && runtime.MAC != nil {
 		take("runtimeConfig.mac", *runtime.MAC)
 	}
-}
-
-func parseMAC(s string) (net.HardwareAddr, string) {
-	m, err := net.ParseMAC(s)
-	switch {
-	case err != nil || len(m) != 6:
-		return nil, fmt.Sprintf("%q is no MAC address", s)
-	case m[0]&1 != 0:
-		return nil, s + " is a multicast address"
-	case bytes.Equal(m, make([]byte, 6)):
-		return nil, s + " is nobody's address"
-	}
-	return m, ""
 }

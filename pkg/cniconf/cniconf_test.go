@@ -81,16 +81,16 @@ func TestParseRefusesTheRest(t *testing.T) {
 		{"MTU 0", with(`"network":"n","mtu":0`), "", []string{`mtu: 0 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},
 		{"MTU 65536", with(`"network":"n","mtu":65536`), "", []string{`mtu: 65536 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},
 		{"MTU as text", with(`"network":"n","mtu":"1500"`), "", []string{`mtu: "1500" is not a whole JSON number; write a whole JSON number`}},
-		{"multicast MAC", with(`"network":"n","mac":"01:00:5e:00:00:01"`), "", []string{`mac: 01:00:5e:00:00:01 is a multicast address; give six bytes of one station, as 00:50:56:01:02:03`}},
-		{"zero MAC", with(`"network":"n","mac":"00:00:00:00:00:00"`), "", []string{`mac: 00:00:00:00:00:00 is nobody's address; give six bytes of one station, as 00:50:56:01:02:03`}},
+		{"multicast MAC", with(`"network":"n","mac":"01:00:5e:00:00:01"`), "", []string{`mac: "01:00:5e:00:00:01" is a multicast address; give six bytes of one station, as 00:50:56:01:02:03`}},
+		{"zero MAC", with(`"network":"n","mac":"00:00:00:00:00:00"`), "", []string{`mac: "00:00:00:00:00:00" is nobody's address; give six bytes of one station, as 00:50:56:01:02:03`}},
 		{"short MAC", with(`"network":"n","mac":"00:50:56"`), "", []string{`mac: "00:50:56" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`}},
 		{"empty MAC", with(`"network":"n","mac":""`), "", []string{`mac: "" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`}},
-		{"long MAC", with(`"network":"n","mac":"02:00:5e:10:00:00:00:01"`), "", []string{`mac: "02:00:5e:10:00:00:00:01" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`}},
+		{"long MAC", with(`"network":"n","mac":"02:00:5e:10:00:00:00:01"`), "", []string{`mac: "02:00:5e:10:00:00:00:01" is no MAC address of six bytes; give six bytes of one station, as 00:50:56:01:02:03`}},
 		{"all MACs bad", with(`"network":"n","mac":"x","args":{"cni":{"mac":"y"}},"runtimeConfig":{"mac":"ff:ff:ff:ff:ff:ff"}`), "MAC=z", []string{
 			`mac: "x" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`,
 			`CNI_ARGS MAC: "z" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`,
 			`args.cni.mac: "y" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`,
-			`runtimeConfig.mac: ff:ff:ff:ff:ff:ff is a multicast address; give six bytes of one station, as 00:50:56:01:02:03`}},
+			`runtimeConfig.mac: "ff:ff:ff:ff:ff:ff" is a multicast address; give six bytes of one station, as 00:50:56:01:02:03`}},
 		{"misspelt keys", with(`"network":"n","vlanTrunks":[],"Vlan":1,"macc":"x","nativeVLAN":1,"qwertyuiop":1,"cni.devx":1`), "", []string{
 			`vlanTrunks: unknown key; did you mean "vlanTrunk"?`,
 			`Vlan: unknown key; did you mean "vlan"?`,
@@ -349,7 +349,7 @@ func FuzzParse(f *testing.F) {
 		if (c.Network == "") == (c.Inline == nil) || c.Name == "" {
 			t.Errorf("network %q, inline %v, name %q", c.Network, c.Inline, c.Name)
 		}
-		if c.MTU != 0 && (c.MTU < MinMTU || c.MTU > MaxMTU) {
+		if c.MTU != 0 && (c.MTU < attach.MinMTU || c.MTU > attach.MaxMTU) {
 			t.Errorf("MTU %d", c.MTU)
 		}
 		if c.MAC != nil && (len(c.MAC) != 6 || c.MAC[0]&1 != 0) {
