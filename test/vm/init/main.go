@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/homeport-cni/homeport/test/vm/boot"
 	"github.com/homeport-cni/homeport/test/vm/wire"
 )
@@ -67,74 +65,4 @@ func run() error {
 		}
 	}
 	return w.Send(wire.Exit, []byte(strconv.Itoa(code)))
-}
-
-// setUp makes the machine fit for use: host name, loopback, /dev links, and
-// the table of guests.
-func setUp(job *wire.Job) error {
-	if err := unix.Sethostname([]byte(job.Hostname)); err != nil {
-		return fmt.Errorf("host name: %w", err)
-	}
-	for name, target := range map[string]string{
-		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
-		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
-	} {
-		if err := os.Symlink(target, name); err != nil && !os.IsExist(err) {
-			return err
-		}
-	}
-	if err := linkUp("lo"); err != nil {
-		return err
-	}
-	return publishGuests(job)
-}
-
-// publishGuests finds the NIC of each guest, writes the table of guests and
-// adds what it says to the command's environment.
-func publishGuests(job *wire.Job) error {
-	if len(job.Guests) == 0 {
-		return nil
-	}
-	var nics []string
-	for i := range job.Guests {
-		g := &job.Guests[i]
-		iface, err := boot.FindInterface(g.NodeMAC, 10*time.Second)
-		if err != nil {
-			return fmt.Errorf("guest %s: %w", g.Name, err)
-		}
-		g.Iface = iface
-		nics = append(nics, iface)
-		g.Control = filepath.Join(wire.PortDir, wire.ControlPort(g.Name))
-		prefix := "HOMEPORT_GUEST_" + g.Name + "_"
-		job.Env = append(job.Env, prefix+"IFACE="+g.Iface, prefix+"MAC="+g.MAC, prefix+"IP="+g.IP, prefix+"CONTROL="+g.Control)
-	}
-	if err := boot.EnlargeQueues(nics...); err != nil {
-		return fmt.Errorf("guests: %w", err)
-	}
-	b, err := json.MarshalIndent(job.Guests, "", "  ")
-	if err != nil {
-		return fmt.Errorf("guests: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(wire.GuestsPath), 0o755); err != nil {
-		return fmt.Errorf("guests: %w", err)
-	}
-	return os.WriteFile(wire.GuestsPath, append(b, '\n'), 0o644)
-}
-
-// linkUp sets an interface up by the old ioctl, which needs no library.
-func linkUp(name string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("interface %s up: %w", name, err)
-	}
-	defer unix.Close(fd)
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return fmt.Errorf("interface %s up: %w", name, err)
-	}
-	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req); err != nil {
-		return fmt.Errorf("interface %s up: %w", name, err)
-	}
-	return nil
 }
