@@ -41,7 +41,7 @@ func (a *Agent) readSource() {
 	if err != nil {
 		a.log.Error("desired state cannot be read; the last good one stays in force", "source", a.cfg.SourceName, "err", err)
 		a.mu.Lock()
-		a.world.unread = &desired.Stale{Since: time.Now().UTC(), Reason: "SourceUnreadable", Message: err.Error()}
+		a.world.unread = &desired.Stale{Since: time.Now().UTC(), Reason: desired.ReasonUnreadable, Message: err.Error()}
 		a.mu.Unlock()
 	}
 	a.take(snap)

@@ -95,7 +95,7 @@ trunk.yaml:5: VLANTrunk trunk0: spec.bridge.managed: is "no": want true or false
 trunk.yaml:9: VLANTrunk trunk0: spec.inlineConfig: Unsupported value: "allow": supported values: "Allow", "Refuse"
 `},
 		{name: "nodeSelector", content: trunk("mtu: 1500", "nodeSelector: {rack: r1}"), want: `
-trunk.yaml:7: VLANTrunk trunk0: spec.nodeSelector: Forbidden: this version does not enforce this field: leave it out
+trunk.yaml:7: VLANTrunk trunk0: spec.nodeSelector: Forbidden: is enforced with --source kube alone: leave it out
 `},
 	} {
 		c.file = "trunk.yaml"
@@ -199,7 +199,7 @@ networks.yml:19: VLANNetwork vlan100: spec.portSecurity.ipGuard: Forbidden: this
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.macChanges: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce this field: leave it out
 networks.yml:20: VLANNetwork vlan100: spec.reachability: Forbidden: this version does not enforce this field: leave it out
-networks.yml:21: VLANNetwork vlan100: spec.namespaces: Forbidden: this version does not enforce this field: leave it out
+networks.yml:21: VLANNetwork vlan100: spec.namespaces: Forbidden: is enforced with --source kube alone: leave it out
 `},
 		{name: "namespace", content: network("{name: vlan100}", "{name: vlan100, namespace: prod}"), want: `
 networks.yml:11: VLANNetwork vlan100: metadata.namespace: unknown field: want one of name, labels, annotations

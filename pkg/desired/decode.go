@@ -220,6 +220,9 @@ func jsonFields(v reflect.Value) (map[string]reflect.Value, []string) {
 			names = append(names, more...)
 			continue
 		}
+		if name == "status" { // is what became of an object, not what people want
+			continue
+		}
 		fields[name] = v.Field(i)
 		names = append(names, name)
 	}

@@ -106,8 +106,14 @@ type Snapshot struct {
 // Stale says since when and why desired state is not what the source says now.
 type Stale struct {
 	Since time.Time `json:"since"`
-	// Reason is SourceEmpty or SourceUnreadable.
+	// Reason is ReasonEmpty or ReasonUnreadable.
 	Reason string `json:"reason"`
 	// Message names the source, what is wrong and what would be right.
 	Message string `json:"message"`
 }
+
+// Why desired state is stale.
+const (
+	ReasonEmpty      = "SourceEmpty"
+	ReasonUnreadable = "SourceUnreadable"
+)

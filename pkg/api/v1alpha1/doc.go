@@ -1,13 +1,17 @@
-// Package v1alpha1 has the kinds of group homeport.dev/v1alpha1 as people write
-// them: VLANTrunk, VLANNetwork and FirewallPolicy, their defaults, and the checks
-// that need nothing but the object itself. It is data; what the objects come to
-// together is pkg/desired.
+// Package v1alpha1 has the kinds of group homeport.dev/v1alpha1: what people write
+// (VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet), what nodes report
+// (VLANTrunkNode, VMPort, VMIdentity), the defaults, and the checks that need
+// nothing but the object itself. It is data; what the objects come to together is
+// pkg/desired.
 //
 // Fields that this version does not enforce are part of the types, so that every
 // source of objects can refuse them by name instead of losing them on the way.
 //
 // +groupName=homeport.dev
+// +kubebuilder:object:generate=true
 package v1alpha1
+
+//go:generate go run -modfile=../../../hack/tools/go.mod sigs.k8s.io/controller-tools/cmd/controller-gen object:headerFile=/dev/null paths=. crd:allowDangerousTypes=false,maxDescLen=2000 output:crd:artifacts:config=../../../deploy/base/crds
 
 // What an object's apiVersion and kind say.
 const (

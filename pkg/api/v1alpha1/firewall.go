@@ -8,12 +8,37 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // then from top to bottom, and the network's defaultAction is last.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName=fwp
+// +kubebuilder:resource:scope=Cluster,shortName=fwp,categories=homeport
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Category",type=string,JSONPath=`.spec.category`
+// +kubebuilder:printcolumn:name="Order",type=integer,JSONPath=`.spec.order`
+// +kubebuilder:printcolumn:name="Rules",type=integer,JSONPath=`.status.rules`
+// +kubebuilder:printcolumn:name="Applied to",type=string,JSONPath=`.spec.appliedTo`,priority=1
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type FirewallPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec FirewallPolicySpec `json:"spec"`
+
+	// Status is what became of the policy; Homeport writes it.
+	// +optional
+	Status FirewallPolicyStatus `json:"status,omitzero"`
+}
+
+// FirewallPolicyStatus is what became of a policy.
+type FirewallPolicyStatus struct {
+	// Rules that the policy has.
+	// +optional
+	Rules int32 `json:"rules"`
+
+	// Conditions of the policy: Ready.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // FirewallPolicySpec is what a policy says.
@@ -34,10 +59,15 @@ type FirewallPolicySpec struct {
 	// an absent list reads as "everything" to some and "nothing" to others:
 	// write any: true for every port.
 	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:XValidation:rule="size(self) == 1 || !self.exists(a, has(a.any))",message="any stands alone: leave the other items out, or any"
+	// +listType=atomic
 	AppliedTo []AppliedTo `json:"appliedTo"`
 
-	// Rules from top to bottom.
+	// Rules from top to bottom. One policy holds 4000 at most: more are split
+	// into policies of the same category, with rising order.
 	// +optional
+	// +kubebuilder:validation:MaxItems=4000
 	// +listType=map
 	// +listMapKey=id
 	Rules []FirewallRule `json:"rules,omitempty"`
@@ -58,9 +88,14 @@ const (
 )
 
 // AppliedTo selects ports. Exactly one field is set.
+//
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:MaxProperties=1
 type AppliedTo struct {
 	// Network is the name of a VLANNetwork: all its ports.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	Network string `json:"network,omitempty"`
 
 	// Any, if true, is every port, also those without a VLANNetwork. It stands
@@ -75,6 +110,7 @@ type AppliedTo struct {
 	// AddressSet selects ports by the addresses that they hold. Not enforced
 	// by this version.
 	// +optional
+	// +kubebuilder:validation:MaxLength=253
 	AddressSet string `json:"addressSet,omitempty"`
 }
 
@@ -102,14 +138,20 @@ type FirewallRule struct {
 
 	// Sources, one of which must be the packet's. Absent is Any.
 	// +optional
+	// +kubebuilder:validation:MaxItems=512
+	// +listType=atomic
 	Sources []Peer `json:"sources,omitempty"`
 
 	// Destinations, one of which must be the packet's. Absent is Any.
 	// +optional
+	// +kubebuilder:validation:MaxItems=512
+	// +listType=atomic
 	Destinations []Peer `json:"destinations,omitempty"`
 
 	// Services, one of which must be the packet's. Absent is Any.
 	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
 	Services []Service `json:"services,omitempty"`
 
 	// Log writes a line for each judgement. Not enforced by this version.
@@ -118,6 +160,7 @@ type FirewallRule struct {
 
 	// LogLabel marks those lines. Not enforced by this version.
 	// +optional
+	// +kubebuilder:validation:MaxLength=63
 	LogLabel string `json:"logLabel,omitempty"`
 
 	// State of the rule. Monitor and Disabled are not enforced by this version.
@@ -164,18 +207,24 @@ const (
 )
 
 // Peer is one end of a packet's way. Exactly one field is set.
+//
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:MaxProperties=1
 type Peer struct {
 	// IP is one address, as 10.1.2.3 or 2001:db8::1.
 	// +optional
+	// +kubebuilder:validation:MaxLength=45
 	IP string `json:"ip,omitempty"`
 
 	// CIDR is a prefix without host bits, as 10.0.0.0/8.
 	// +optional
+	// +kubebuilder:validation:MaxLength=49
 	CIDR string `json:"cidr,omitempty"`
 
 	// Range of addresses of one family, both ends included, as
 	// 10.0.0.5-10.0.0.9.
 	// +optional
+	// +kubebuilder:validation:MaxLength=91
 	Range string `json:"range,omitempty"`
 
 	// Any, if true, is every address, and frames that are not IP as well. It
@@ -185,6 +234,7 @@ type Peer struct {
 
 	// AddressSet is the name of an AddressSet. Not enforced by this version.
 	// +optional
+	// +kubebuilder:validation:MaxLength=253
 	AddressSet string `json:"addressSet,omitempty"`
 
 	// VM selects VMs by label. Not enforced by this version.
@@ -193,6 +243,7 @@ type Peer struct {
 
 	// Network is every address of a VLANNetwork. Not enforced by this version.
 	// +optional
+	// +kubebuilder:validation:MaxLength=253
 	Network string `json:"network,omitempty"`
 }
 
@@ -205,10 +256,15 @@ type Service struct {
 	// Ports are destination ports of TCP or UDP, as "80,443,8000-8010".
 	// Absent is every port.
 	// +optional
+	// +kubebuilder:validation:MaxLength=512
 	Ports string `json:"ports,omitempty"`
 
 	// Types of ICMP or ICMPv6 messages, with any code. Absent is every type.
 	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:Minimum=0
+	// +kubebuilder:validation:items:Maximum=255
+	// +listType=atomic
 	Types []int32 `json:"types,omitempty"`
 
 	// Any, if true, is every service, every protocol and frames that are not
@@ -218,10 +274,12 @@ type Service struct {
 
 	// SourcePorts of TCP or UDP. Not enforced by this version.
 	// +optional
+	// +kubebuilder:validation:MaxLength=512
 	SourcePorts string `json:"sourcePorts,omitempty"`
 
 	// ServiceSet is the name of a ServiceSet. Not enforced by this version.
 	// +optional
+	// +kubebuilder:validation:MaxLength=253
 	ServiceSet string `json:"serviceSet,omitempty"`
 }
 

@@ -6,17 +6,52 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // trunk: what VMware calls a port group.
 //
 // +kubebuilder:object:root=true
-// +kubebuilder:resource:scope=Cluster,shortName=vnet
+// +kubebuilder:resource:scope=Cluster,shortName=vnet,categories=homeport
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Trunk",type=string,JSONPath=`.spec.trunk`
+// +kubebuilder:printcolumn:name="Mode",type=string,JSONPath=`.spec.vlan.mode`
+// +kubebuilder:printcolumn:name="VLAN",type=integer,JSONPath=`.spec.vlan.id`
+// +kubebuilder:printcolumn:name="Tagged",type=string,JSONPath=`.spec.vlan.trunk`,priority=1
+// +kubebuilder:printcolumn:name="MTU",type=integer,JSONPath=`.spec.mtu`,priority=1
+// +kubebuilder:printcolumn:name="Default",type=string,JSONPath=`.spec.defaultAction`
+// +kubebuilder:printcolumn:name="Ports",type=integer,JSONPath=`.status.ports`,description="Ports of VMs on all nodes"
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type VLANNetwork struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec VLANNetworkSpec `json:"spec"`
+
+	// Status is the cluster's word on the network; Homeport writes it.
+	// +optional
+	Status VLANNetworkStatus `json:"status,omitzero"`
+}
+
+// VLANNetworkStatus is what became of a network.
+type VLANNetworkStatus struct {
+	// Ports of VMs on the network, on all nodes.
+	// +optional
+	Ports int32 `json:"ports"`
+
+	// Namespaces that have the network's NetworkAttachmentDefinition.
+	// +optional
+	Namespaces int32 `json:"namespaces"`
+
+	// Conditions of the network: Ready, and MigrationRequired while VMs run
+	// that do not have its present VLAN, MTU or trunk yet.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // VLANNetworkSpec is what a network should be.
 type VLANNetworkSpec struct {
 	// Trunk is the name of the VLANTrunk that carries the network.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Trunk string `json:"trunk"`
 
 	// VLAN says which VLANs a VM gets, and who tags.
@@ -30,6 +65,7 @@ type VLANNetworkSpec struct {
 
 	// Subnets of the VLAN. Informative: nothing is filtered by them.
 	// +optional
+	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=cidr
 	Subnets []Subnet `json:"subnets,omitempty"`
@@ -52,12 +88,19 @@ type VLANNetworkSpec struct {
 	// +optional
 	Reachability *Reachability `json:"reachability,omitempty"`
 
-	// Namespaces that may use the network. Not enforced by this version.
+	// Namespaces that may use the network, by their labels; they get its
+	// NetworkAttachmentDefinition. Absent is none, {} is all. Read from
+	// Kubernetes alone: a directory of manifests knows no namespaces.
 	// +optional
 	Namespaces *metav1.LabelSelector `json:"namespaces,omitempty"`
 }
 
 // NetworkVLAN says which VLANs a VM gets, and who tags.
+//
+// +kubebuilder:validation:XValidation:rule="self.mode == 'Trunk' || has(self.id)",message="modes Access and Native want vlan.id, a VLAN from 1 to 4094"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'Trunk' || !has(self.id)",message="mode Trunk has no untagged VLAN: leave vlan.id out, or want mode Native for one"
+// +kubebuilder:validation:XValidation:rule="self.mode == 'Access' || has(self.trunk)",message="modes Trunk and Native want vlan.trunk, the VLANs that the guest tags, as [\"100-110\", \"200\"]"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'Access' || !has(self.trunk)",message="mode Access gives one VLAN: leave vlan.trunk out, or want mode Trunk or Native"
 type NetworkVLAN struct {
 	// Mode: Access gives one VLAN untagged, Trunk a set that the guest tags,
 	// Native a set and one more VLAN for untagged frames.
@@ -74,6 +117,11 @@ type NetworkVLAN struct {
 	// Trunk has the VLANs that the guest tags, each item as "200" or
 	// "100-110"; not for Access.
 	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=9
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[0-9]{1,4}(-[0-9]{1,4})?$') && self.split('-').all(n, int(n) >= 1 && int(n) <= 4094) && int(self.split('-')[0]) <= int(self.split('-')[size(self.split('-')) - 1])",message="want a VLAN from 1 to 4094 or a range of them, as 200 or 100-110"
+	// +listType=set
 	Trunk []string `json:"trunk,omitempty"`
 }
 
@@ -90,18 +138,24 @@ const (
 )
 
 // Subnet is an IP subnet of a network.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.gateway) || !isCIDR(self.cidr) || (isIP(self.gateway) && cidr(self.cidr).containsIP(self.gateway))",message="gateway: want an address inside cidr"
 type Subnet struct {
 	// CIDR without host bits, as 10.100.0.0/24.
+	// +kubebuilder:validation:MaxLength=49
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="want a prefix without host bits, as 10.100.0.0/24"
 	CIDR string `json:"cidr"`
 
 	// Gateway is an address of the subnet.
 	// +optional
+	// +kubebuilder:validation:MaxLength=45
 	Gateway string `json:"gateway,omitempty"`
 }
 
 // Addressing says how addresses of VMs become known.
 type Addressing struct {
 	// Mode is Observed, Declared or Approved.
+	// +kubebuilder:validation:Enum=Observed;Declared;Approved
 	Mode string `json:"mode,omitempty"`
 }
 
@@ -162,5 +216,7 @@ const (
 // Reachability names what should answer on a network.
 type Reachability struct {
 	// Targets are addresses to probe.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=45
 	Targets []string `json:"targets,omitempty"`
 }

@@ -20,7 +20,10 @@ func ValidateVLANTrunk(t *VLANTrunk) field.ErrorList {
 	errs := validateMeta(&t.ObjectMeta)
 	spec := field.NewPath("spec")
 	if len(t.Spec.NodeSelector) > 0 {
-		errs = append(errs, notEnforced(spec.Child("nodeSelector")))
+		errs = append(errs, clusterOnly(spec.Child("nodeSelector")))
+	}
+	if t.Spec.AdvertiseResource {
+		errs = append(errs, clusterOnly(spec.Child("advertiseResource")))
 	}
 	bridge := spec.Child("bridge")
 	errs = append(errs, validateIfName(bridge.Child("name"), t.Spec.Bridge.Name)...)
@@ -99,7 +102,7 @@ func ValidateVLANNetwork(n *VLANNetwork) field.ErrorList {
 		errs = append(errs, notEnforced(spec.Child("reachability")))
 	}
 	if n.Spec.Namespaces != nil {
-		errs = append(errs, notEnforced(spec.Child("namespaces")))
+		errs = append(errs, clusterOnly(spec.Child("namespaces")))
 	}
 	return errs
 }
@@ -258,6 +261,12 @@ func validateEnum[T ~string](path *field.Path, value T, supported ...T) field.Er
 // notEnforced refuses a field that is known but would be without effect.
 func notEnforced(path *field.Path) *field.Error {
 	return field.Forbidden(path, "this version does not enforce this field: leave it out")
+}
+
+// clusterOnly refuses a field that the Kubernetes source has dealt with before,
+// and that would be without effect in a directory of manifests.
+func clusterOnly(path *field.Path) *field.Error {
+	return field.Forbidden(path, "is enforced with --source kube alone: leave it out")
 }
 
 // duplicate is field.Duplicate with a word on what to do.

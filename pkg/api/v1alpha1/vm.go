@@ -1,0 +1,259 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// VMPort is one NIC's place on a trunk: one pod's interface on one node. A NIC
+// that migrates has two for a while. The node's agent makes and writes it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Namespaced,shortName=vmport,categories=homeport
+// +kubebuilder:subresource:status
+// +kubebuilder:selectablefield:JSONPath=`.spec.node`
+// +kubebuilder:selectablefield:JSONPath=`.spec.network`
+// +kubebuilder:printcolumn:name="VM",type=string,JSONPath=`.spec.vm.name`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.spec.node`
+// +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.spec.network`
+// +kubebuilder:printcolumn:name="VLANs",type=string,JSONPath=`.spec.vlans`
+// +kubebuilder:printcolumn:name="MAC",type=string,JSONPath=`.spec.mac`
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.state`
+// +kubebuilder:printcolumn:name="Dropped",type=integer,JSONPath=`.status.counters.droppedPackets`,priority=1
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type VMPort struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec VMPortSpec `json:"spec"`
+
+	// Status is what the node says of the port.
+	// +optional
+	Status VMPortStatus `json:"status,omitzero"`
+}
+
+// VMPortSpec is what a port is; it changes only where its VM becomes known.
+//
+// +kubebuilder:validation:XValidation:rule="self.node == oldSelf.node && self.pod == oldSelf.pod",message="a port is of one node and one pod for its whole life"
+type VMPortSpec struct {
+	// Node that the port is on.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+
+	// Pod and the interface in it.
+	Pod PodInterface `json:"pod"`
+
+	// VM that the pod runs, once its VirtualMachineInstance confirms it.
+	// +optional
+	VM *VMReference `json:"vm,omitempty"`
+
+	// Trunk is the VLANTrunk's name.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Trunk string `json:"trunk,omitempty"`
+
+	// Network is the VLANNetwork's name; empty for an inline CNI config on a VLAN
+	// that has none.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Network string `json:"network,omitempty"`
+
+	// VLANs that the port carries, as "100", "100-110,200" or "7 untagged, 100-110".
+	// +kubebuilder:validation:MaxLength=8192
+	VLANs string `json:"vlans"`
+
+	// MTU in bytes.
+	// +optional
+	MTU int32 `json:"mtu,omitempty"`
+
+	// MAC is the one source MAC that the port lets out.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+
+	// HostInterface is the node's end of the veth pair.
+	// +kubebuilder:validation:MaxLength=15
+	HostInterface string `json:"hostInterface"`
+}
+
+// PodInterface names an interface of a pod.
+type PodInterface struct {
+	// Name of the pod, in the object's namespace.
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// UID of the pod.
+	// +optional
+	UID types.UID `json:"uid,omitempty"`
+
+	// Interface as ADD named it (CNI_IFNAME).
+	// +kubebuilder:validation:MaxLength=15
+	Interface string `json:"interface"`
+
+	// ContainerID is the pod sandbox's.
+	// +kubebuilder:validation:MaxLength=253
+	ContainerID string `json:"containerID"`
+}
+
+// VMReference names a VirtualMachineInstance.
+type VMReference struct {
+	// Name of the VirtualMachineInstance, in the object's namespace.
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// UID of the VirtualMachineInstance.
+	UID types.UID `json:"uid"`
+}
+
+// PortState is a port's place in its life.
+//
+// +kubebuilder:validation:Enum=Dark;Quarantined;Active;Released
+type PortState string
+
+// The values of PortState.
+const (
+	PortDark        PortState = "Dark"        // not complete: nothing passes
+	PortQuarantined PortState = "Quarantined" // a migration's target before hand-over: nothing leaves
+	PortActive      PortState = "Active"      // what policy and port security allow passes
+	PortReleased    PortState = "Released"    // a migration's source after hand-over: nothing passes
+)
+
+// VMPortStatus is what a node says of a port.
+type VMPortStatus struct {
+	// State of the port.
+	// +optional
+	State PortState `json:"state,omitempty"`
+
+	// Counters since the port was made; at most 30 seconds old.
+	// +optional
+	Counters PortCounters `json:"counters,omitzero"`
+
+	// Conditions of the port: Ready.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PortCounters count frames, both ways together.
+type PortCounters struct {
+	// PassedPackets were let through.
+	// +optional
+	PassedPackets int64 `json:"passedPackets"`
+
+	// DroppedPackets were not.
+	// +optional
+	DroppedPackets int64 `json:"droppedPackets"`
+
+	// Dropped counts them by reason; see docs/reference/reasons.md.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=64
+	Dropped map[string]int64 `json:"dropped,omitempty"`
+}
+
+// VMIdentity is what a VM's NIC is known by on a network. It outlives the VM's
+// pods and moves. The agent of the node that the VM runs on writes it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Namespaced,shortName=vmid,categories=homeport,path=vmidentities,singular=vmidentity
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="VM",type=string,JSONPath=`.spec.vm.name`
+// +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.spec.network`
+// +kubebuilder:printcolumn:name="MAC",type=string,JSONPath=`.status.mac`
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses[*].address`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.node`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type VMIdentity struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec VMIdentitySpec `json:"spec"`
+
+	// Status is what is known of the NIC.
+	// +optional
+	Status VMIdentityStatus `json:"status,omitzero"`
+}
+
+// VMIdentitySpec says whose identity the object is.
+//
+// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is of one VM and network for its whole life"
+type VMIdentitySpec struct {
+	// VM whose NIC it is.
+	VM VMReference `json:"vm"`
+
+	// Network is the VLANNetwork's name.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Network string `json:"network"`
+}
+
+// VMIdentityStatus is what is known of a VM's NIC.
+type VMIdentityStatus struct {
+	// Node that the VM runs on, and whose agent writes this.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+
+	// MAC of the NIC.
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac,omitempty"`
+
+	// Addresses that the NIC holds.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=address
+	Addresses []AddressStatus `json:"addresses,omitempty"`
+}
+
+// AddressStatus is an IP address and how it became known.
+type AddressStatus struct {
+	// Address as 10.1.2.3 or 2001:db8::1.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+
+	// Provenance of the address.
+	Provenance Provenance `json:"provenance"`
+
+	// Since when it is known.
+	// +optional
+	Since metav1.Time `json:"since,omitzero"`
+}
+
+// Provenance is how an address became known.
+//
+// +kubebuilder:validation:Enum=Declared;DHCP;ARP;ND;GuestAgent;Manual
+type Provenance string
+
+// The values of Provenance.
+const (
+	ProvenanceDeclared   Provenance = "Declared"
+	ProvenanceDHCP       Provenance = "DHCP"
+	ProvenanceARP        Provenance = "ARP"
+	ProvenanceND         Provenance = "ND"
+	ProvenanceGuestAgent Provenance = "GuestAgent"
+	ProvenanceManual     Provenance = "Manual"
+)
+
+// VMPortList is a list of VMPorts.
+//
+// +kubebuilder:object:root=true
+type VMPortList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []VMPort `json:"items"`
+}
+
+// VMIdentityList is a list of VMIdentities.
+//
+// +kubebuilder:object:root=true
+type VMIdentityList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []VMIdentity `json:"items"`
+}
