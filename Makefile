@@ -51,7 +51,7 @@ test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; not
 	hack/test-vm.sh 6.1 6.12
 
 .PHONY: test-demo
-test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (15 minutes; .ci/run does it)
+test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
 	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name demo -- go test -json -count=1 -timeout 40m ./test/demo ./test/vm
 
 .PHONY: bench
