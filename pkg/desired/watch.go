@@ -24,15 +24,21 @@ func (d *Dir) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch manifests: %w", err)
 	}
-	w := &watcher{Dir: d, path: path, out: make(chan *Snapshot)}
+	w := &watcher{Dir: d, path: path, changed: make(chan struct{}, 1)}
 	if w.notify, err = fsnotify.NewWatcher(); err != nil {
 		d.note(Problem{File: d.path, Message: fmt.Sprintf("changes are noticed only every %s: "+
 			"%v (see fs.inotify.max_user_instances)", d.poll, err)})
-	} else {
-		w.events, w.errors = w.notify.Events, w.notify.Errors
 	}
-	go w.run(ctx)
-	return w.out, nil
+	out := make(chan *Snapshot)
+	go w.listen(ctx)
+	go feed(ctx, out, w.changed, d.debounce, d.poll, func() *Snapshot {
+		w.arm()
+		// The error is among the snapshot's problems; without one there is
+		// nothing to give yet.
+		s, _ := w.Load()
+		return s
+	})
+	return out, nil
 }
 
 func (d *Dir) note(p Problem) {
@@ -44,54 +50,70 @@ func (d *Dir) note(p Problem) {
 // watcher is one run of Watch.
 type watcher struct {
 	*Dir
-	path   string // absolute
-	notify *fsnotify.Watcher
-	events <-chan fsnotify.Event // nil without notify
-	errors <-chan error
-	out    chan *Snapshot
+	path    string            // absolute
+	notify  *fsnotify.Watcher // nil where the kernel gives none
+	changed chan struct{}
 }
 
-func (w *watcher) run(ctx context.Context) {
-	defer close(w.out)
-	if w.notify != nil {
-		defer w.notify.Close()
+// listen tells of changes below the path until ctx ends.
+func (w *watcher) listen(ctx context.Context) {
+	if w.notify == nil {
+		return
 	}
+	defer w.notify.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-w.notify.Events:
+			if e.Name == w.path || strings.HasPrefix(e.Name, w.path+string(filepath.Separator)) {
+				signal(w.changed)
+			}
+		case <-w.notify.Errors: // events were lost
+			signal(w.changed)
+		}
+	}
+}
+
+// signal says that something changed, once for all changes that nobody has looked
+// at yet. The channel has room for one.
+func signal(changed chan<- struct{}) {
+	select {
+	case changed <- struct{}{}:
+	default:
+	}
+}
+
+// feed sends what read gives, now, soon after each change and every poll, where
+// it differs from what read gave before. It ends, and closes out, with ctx.
+func feed(ctx context.Context, out chan<- *Snapshot, changed <-chan struct{}, debounce, poll time.Duration, read func() *Snapshot) {
+	defer close(out)
 	var latest, pending *Snapshot
 	var since time.Time // of the first change that was not looked at yet
 	next := time.NewTimer(0)
 	defer next.Stop()
-	changed := func() {
-		if since.IsZero() {
-			since = time.Now()
-		}
-		// A writer that never rests must not put us off for ever.
-		next.Reset(min(w.debounce, max(0, 10*w.debounce-time.Since(since))))
-	}
 	for {
-		var out chan<- *Snapshot
+		var to chan<- *Snapshot
 		if pending != nil {
-			out = w.out
+			to = out
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case out <- pending:
+		case to <- pending:
 			pending = nil
-		case e := <-w.events:
-			if e.Name == w.path || strings.HasPrefix(e.Name, w.path+string(filepath.Separator)) {
-				changed()
+		case <-changed:
+			if since.IsZero() {
+				since = time.Now()
 			}
-		case <-w.errors: // events were lost
-			changed()
+			// A writer that never rests must not put us off for ever.
+			next.Reset(min(debounce, max(0, 10*debounce-time.Since(since))))
 		case <-next.C:
 			since = time.Time{}
-			w.arm()
-			// The error is among the snapshot's problems; without one there is
-			// nothing to give yet.
-			if s, _ := w.Load(); s != nil && differs(s, latest) {
+			if s := read(); s != nil && differs(s, latest) {
 				latest, pending = s, s
 			}
-			next.Reset(w.poll)
+			next.Reset(poll)
 		}
 	}
 }
