@@ -3,10 +3,12 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/homeport-cni/homeport/test/vm/boot"
@@ -30,7 +32,30 @@ func setUp(job *wire.Job) error {
 	if err := linkUp("lo"); err != nil {
 		return err
 	}
+	if err := keepHooks(); err != nil {
+		return err
+	}
 	return publishGuests(job)
+}
+
+// keepHooks gives loopback an empty clsact for as long as the machine lives. With
+// the first such hook, and after the last, the kernel rewrites its own code on
+// the way of every packet, behind a breakpoint; QEMU's emulation of several CPUs
+// gets that wrong now and then, and the kernel dies of the breakpoint ("Oops:
+// int3" in __dev_queue_xmit). With one that stays, it is done once, before there
+// is traffic.
+func keepHooks() error {
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		return err
+	}
+	err = netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: lo.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}})
+	if err != nil {
+		return fmt.Errorf("clsact on lo: %w", err)
+	}
+	return nil
 }
 
 // publishGuests finds the NIC of each guest, writes the table of guests and
