@@ -50,6 +50,14 @@ test-netns: ## the lab on this host's kernel, as far as it goes (root)
 test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips
 	hack/test-vm.sh 6.1 6.12
 
+.PHONY: cluster-bins
+cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, into a cache (10 minutes on 2 cores, once)
+	hack/cluster-bins.sh
+
+.PHONY: test-api
+test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, admission, informers)
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m ./test/apiserver
+
 .PHONY: test-demo
 test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
 	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name demo -- go test -json -count=1 -timeout 40m ./test/demo ./test/vm
