@@ -72,7 +72,7 @@ type VLANNetworkSpec struct {
 
 	// DefaultAction decides what no firewall rule matches. Required: neither
 	// answer is right for everybody.
-	// +kubebuilder:validation:Enum=Allow;Drop
+	// +kubebuilder:validation:XValidation:rule="self in ['Allow', 'Drop']",message="want Allow or Drop for traffic that no rule matches"
 	DefaultAction Action `json:"defaultAction"`
 
 	// Addressing says how addresses of VMs become known. Not enforced by this

@@ -73,7 +73,7 @@ type VLANTrunkSpec struct {
 	// them, whatever uplink.allowedVLANs says.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$') && self.split(',').all(r, r.split('-').all(n, int(n) >= 1 && int(n) <= 4094) && int(r.split('-')[0]) <= int(r.split('-')[size(r.split('-')) - 1]))",message="want VLANs from 1 to 4094, as 4000 or 4000-4010,4090"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4])(-([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4]))?(,([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4])(-([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4]))?)*$')",message="want VLANs from 1 to 4094, as 4000 or 4000-4010,4090"
 	ManagementVLANs string `json:"managementVLANs,omitempty"`
 
 	// InlineConfig says whether a CNI config may name this trunk's bridge and
@@ -121,7 +121,7 @@ type TrunkUplink struct {
 	// "100-110,200"; the switch port's allowed list.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*$') && self.split(',').all(r, r.split('-').all(n, int(n) >= 1 && int(n) <= 4094) && int(r.split('-')[0]) <= int(r.split('-')[size(r.split('-')) - 1]))",message="want VLANs from 1 to 4094, as 100 or 100-110,200"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4])(-([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4]))?(,([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4])(-([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-4]))?)*$')",message="want VLANs from 1 to 4094, as 100 or 100-110,200"
 	AllowedVLANs string `json:"allowedVLANs"`
 
 	// NativeVLAN is the VLAN of untagged frames on the uplink; the switch

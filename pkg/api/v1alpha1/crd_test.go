@@ -1,0 +1,138 @@
+package v1alpha1_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/test/apiserver"
+)
+
+// object is one of our kinds; spec is YAML in flow style.
+func object(tb testing.TB, kind, name, spec string) *unstructured.Unstructured {
+	tb.Helper()
+	u := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {name: %s}\nspec: %s\n", v1alpha1.APIVersion, kind, name, spec)), &u.Object); err != nil {
+		tb.Fatal(err)
+	}
+	if kind == "VMPort" || kind == "VMIdentity" {
+		u.SetNamespace("default")
+	}
+	return u
+}
+
+// TestCRDs shows objects to the API server: what it can judge by one object alone
+// it refuses when the object is written, in words.
+func TestCRDs(t *testing.T) {
+	s := apiserver.Shared(t, "../../../deploy/base/crds")
+	c, err := client.New(s.Config(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trunk := func(more, uplink string) string {
+		return fmt.Sprintf(`{bridge: {name: br0, managed: true}, uplink: {%s}%s}`, uplink, more)
+	}
+	network := func(vlan, more string) string {
+		return fmt.Sprintf(`{trunk: t, vlan: {%s}, defaultAction: Drop%s}`, vlan, more)
+	}
+	policy := func(applied, rules string) string {
+		return fmt.Sprintf(`{category: Application, appliedTo: [%s], rules: [%s]}`, applied, rules)
+	}
+	rule := func(more string) string { return policy("any: true", "{id: 1, action: Drop, "+more+"}") }
+	many := strings.Repeat("{id: %d, action: Drop, sources: [{ip: 10.0.0.1}]},", 4001)
+	ids := make([]any, 4001)
+	for i := range ids {
+		ids[i] = i + 1
+	}
+	for _, tt := range []struct{ name, kind, spec, want string }{
+		{"trunk", "VLANTrunk", trunk(`, mtu: 9000, managementVLANs: "4000-4010,4090"`, `interface: eth1, allowedVLANs: "1,100-110,4094", nativeVLAN: 5`), ""},
+		{"no VLANs", "VLANTrunk", trunk("", `interface: eth1`), "spec.uplink.allowedVLANs: Required value"},
+		{"VLAN 4095", "VLANTrunk", trunk("", `allowedVLANs: "1-4095"`), "want VLANs from 1 to 4094, as 100 or 100-110,200"},
+		{"VLAN 0", "VLANTrunk", trunk("", `allowedVLANs: "0"`), "want VLANs from 1 to 4094"},
+		{"half a range", "VLANTrunk", trunk("", `allowedVLANs: "100-"`), "want VLANs from 1 to 4094"},
+		{"management", "VLANTrunk", trunk(`, managementVLANs: "x"`, `allowedVLANs: "1"`), "as 4000 or 4000-4010,4090"},
+		{"MTU 67", "VLANTrunk", trunk(`, mtu: 67`, `allowedVLANs: "1"`), "spec.mtu"},
+		{"MTU 65536", "VLANTrunk", trunk(`, mtu: 65536`, `allowedVLANs: "1"`), "spec.mtu"},
+		{"native without uplink", "VLANTrunk", trunk("", `allowedVLANs: "1", nativeVLAN: 1`), "nativeVLAN has no meaning without uplink.interface"},
+		{"own bridge as uplink", "VLANTrunk", trunk("", `interface: br0, allowedVLANs: "1"`), "is the trunk's own bridge"},
+		{"bridge of a path", "VLANTrunk", `{bridge: {name: a/b, managed: true}, uplink: {allowedVLANs: "1"}}`, "at most 15 bytes without"},
+		{"long bridge", "VLANTrunk", `{bridge: {name: a-bridge-too-far, managed: true}, uplink: {allowedVLANs: "1"}}`, "spec.bridge.name"},
+		{"whose bridge", "VLANTrunk", `{bridge: {name: br0}, uplink: {allowedVLANs: "1"}}`, "spec.bridge.managed: Required value"},
+		{strings.Repeat("x", 64), "VLANTrunk", trunk("", `allowedVLANs: "1"`), "want a name of at most 63 bytes"},
+
+		{"access", "VLANNetwork", network("id: 100", `, mtu: 1500, namespaces: {}, subnets: [{cidr: 10.1.0.0/16, gateway: 10.1.0.1}, {cidr: "fd00::/64", gateway: "fd00::1"}]`), ""},
+		{"trunk", "VLANNetwork", network(`mode: Trunk, trunk: ["100-110", "200"]`, ""), ""},
+		{"native", "VLANNetwork", network(`mode: Native, id: 7, trunk: ["100-110"]`, ""), ""},
+		{"access without id", "VLANNetwork", network("mode: Access", ""), "modes Access and Native want vlan.id"},
+		{"access with trunk", "VLANNetwork", network(`id: 1, trunk: ["2"]`, ""), "mode Access gives one VLAN"},
+		{"trunk with id", "VLANNetwork", network(`mode: Trunk, id: 1, trunk: ["2"]`, ""), "mode Trunk has no untagged VLAN"},
+		{"trunk without", "VLANNetwork", network(`mode: Trunk`, ""), "modes Trunk and Native want vlan.trunk"},
+		{"VLAN 4095", "VLANNetwork", network("id: 4095", ""), "spec.vlan.id"},
+		{"trunk of 0", "VLANNetwork", network(`mode: Trunk, trunk: ["0-5"]`, ""), "want a VLAN from 1 to 4094 or a range"},
+		{"no default", "VLANNetwork", `{trunk: t, vlan: {id: 1}}`, "spec.defaultAction: Required value"},
+		{"default Reject", "VLANNetwork", `{trunk: t, vlan: {id: 1}, defaultAction: Reject}`, "want Allow or Drop"},
+		{"host bits", "VLANNetwork", network("id: 1", `, subnets: [{cidr: 10.0.0.1/8}]`), "want a prefix without host bits"},
+		{"no prefix", "VLANNetwork", network("id: 1", `, subnets: [{cidr: ten}]`), "want a prefix without host bits"},
+		{"gateway elsewhere", "VLANNetwork", network("id: 1", `, subnets: [{cidr: 10.0.0.0/8, gateway: 11.0.0.1}]`), "gateway: want an address inside cidr"},
+		{"subnet twice", "VLANNetwork", network("id: 1", `, subnets: [{cidr: 10.0.0.0/8}, {cidr: 10.0.0.0/8}]`), "Duplicate value"},
+
+		{"policy", "FirewallPolicy", rule(`sources: [{cidr: 10.0.0.0/8}], destinations: [{range: 10.0.0.5-10.0.0.9}], services: [{protocol: TCP, ports: "80"}]`), ""},
+		{"rule id twice", "FirewallPolicy", policy("any: true", "{id: 1, action: Drop}, {id: 1, action: Allow}"), "Duplicate value"},
+		{"rule id 0", "FirewallPolicy", policy("any: true", "{id: 0, action: Drop}"), "spec.rules[0].id"},
+		{"too many rules", "FirewallPolicy", policy("any: true", fmt.Sprintf(many, ids...)), "must have at most 4000 items"},
+		{"nowhere", "FirewallPolicy", policy("", "{id: 1, action: Drop}"), "spec.appliedTo"},
+		{"any and one", "FirewallPolicy", policy("{any: true}, {network: lan}", ""), "any stands alone"},
+		{"two in a peer", "FirewallPolicy", rule(`sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), "must have at most 1 "},
+		{"empty peer", "FirewallPolicy", rule(`sources: [{}]`), "should have at least 1 properties"},
+		{"action", "FirewallPolicy", policy("any: true", "{id: 1, action: Deny}"), `supported values: "Allow", "Drop", "Reject", "Pass"`},
+		{"ICMP type", "FirewallPolicy", rule(`services: [{protocol: ICMP, types: [256]}]`), "types[0]"},
+
+		{"set", "AddressSet", `{addresses: [10.0.0.1, 10.0.0.0/8], includes: [b]}`, ""},
+		{"address twice", "AddressSet", `{addresses: [10.0.0.1, 10.0.0.1]}`, "Duplicate value"},
+		{"node", "VLANTrunkNode", `{trunk: t, node: n1}`, ""},
+		{"port", "VMPort", `{node: n1, pod: {name: p, interface: net1, containerID: c}, vlans: "100", mac: "00:50:56:00:00:01", hostInterface: veth0}`, ""},
+		{"identity", "VMIdentity", `{vm: {name: v, uid: u}, network: lan}`, ""},
+	} {
+		t.Run(tt.kind+" "+tt.name, func(t *testing.T) {
+			name := strings.ToLower(strings.ReplaceAll(tt.name, " ", "-"))
+			err := c.Create(context.Background(), object(t, tt.kind, name, tt.spec), client.DryRunAll)
+			if tt.want == "" && err != nil {
+				t.Error(err)
+			}
+			if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestUnchangeable: what an object is about does not change.
+func TestUnchangeable(t *testing.T) {
+	s := apiserver.Shared(t, "../../../deploy/base/crds")
+	c, err := client.New(s.Config(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ kind, spec, path, want string }{
+		{"VLANTrunkNode", `{trunk: t, node: n1}`, "node", "one trunk and node for its whole life"},
+		{"VMIdentity", `{vm: {name: v, uid: u}, network: lan}`, "network", "one VM and network for its whole life"},
+		{"VMPort", `{node: n1, pod: {name: p, interface: net1, containerID: c}, vlans: "100", mac: "00:50:56:00:00:01", hostInterface: veth0}`, "node", "one node and one pod for its whole life"},
+	} {
+		u := object(t, tt.kind, "unchangeable", tt.spec)
+		if err := c.Create(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		if err := unstructured.SetNestedField(u.Object, "other", "spec", tt.path); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Update(t.Context(), u); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.kind, err, tt.want)
+		}
+	}
+}
