@@ -17,12 +17,15 @@ import (
 
 func newRun() *cobra.Command {
 	cfg := agent.Config{Version: version}
+	var from source
 	var verbose bool
 	cmd := &cobra.Command{
-		Use:   "run --source dir:PATH",
+		Use:   "run --source kube|dir:PATH",
 		Short: "keep this node as the desired state says, until stopped",
-		Long: `Keeps this node's trunks, ports and firewall as the manifests of a directory say
-(VLANTrunk, VLANNetwork, FirewallPolicy; watched), and answers the CNI plugin.
+		Long: `Keeps this node's trunks, ports and firewall as the desired state says (VLANTrunk,
+VLANNetwork, FirewallPolicy), and answers the CNI plugin. Desired state comes from
+the Kubernetes API or from a directory of manifests; both are watched, and while
+they cannot be read the last good state stays.
 
 Stopping the agent stops nothing else: programs, rules and connections stay.
 State is kept in ` + attach.DefaultRunDir + `; a file ` + attach.PathsFile + ` beside the
@@ -34,40 +37,68 @@ binary, {"runDir": "/..."}, moves it (the CNI plugin reads the one beside it).`,
 				level = slog.LevelDebug
 			}
 			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-			dir, err := sourceDir(cfg.SourceName)
-			if err != nil {
+			if err := from.check(cfg.SourceName); err != nil {
 				return err // usage
 			}
-			return failed(serve(cmd.Context(), cfg, dir))
+			return failed(serve(cmd.Context(), cfg, from))
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&cfg.SourceName, "source", "", "where desired state comes from: dir:PATH, a directory of manifests")
+	f.StringVar(&cfg.SourceName, "source", "", "where desired state comes from: kube, or dir:PATH, a directory of manifests")
+	f.StringVar(&from.node, "node", os.Getenv("NODE_NAME"), "this node's name in Kubernetes (default: $NODE_NAME); for --source kube")
+	f.StringVar(&from.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API (default: as a pod); for --source kube")
 	f.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf", "where the BPF file system is mounted, or a directory in it")
 	f.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "serve /metrics, /healthz and /readyz at this host:port")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
 }
 
-// sourceDir reads --source.
-func sourceDir(source string) (string, error) {
-	const example = "as --source dir:/etc/homeport"
-	dir, ok := strings.CutPrefix(source, "dir:")
-	switch {
-	case source == "":
-		return "", errors.New("--source is missing: name the directory of manifests, " + example)
-	case !ok || dir == "":
-		return "", fmt.Errorf("--source %q: this version reads a directory of manifests: name it, %s", source, example)
-	}
-	return dir, nil
+// source is where desired state comes from, as the command line says.
+type source struct {
+	dir              string // a directory of manifests; "" is Kubernetes
+	node, kubeconfig string
 }
 
-func serve(ctx context.Context, cfg agent.Config, dir string) error {
+// check reads --source, and wants what goes with it.
+func (s *source) check(name string) error {
+	const example = "as --source kube or --source dir:/etc/homeport"
+	dir, ok := strings.CutPrefix(name, "dir:")
+	switch {
+	case name == "":
+		return errors.New("--source is missing: name one, " + example)
+	case name == "kube" && s.node == "":
+		return errors.New("--node is missing: --source kube wants this node's name, as kubectl get nodes has it, or $NODE_NAME")
+	case name == "kube":
+		return nil
+	case !ok || dir == "":
+		return fmt.Errorf("--source %q: name the Kubernetes API or a directory of manifests, %s", name, example)
+	case s.kubeconfig != "":
+		return fmt.Errorf("--kubeconfig goes with --source kube, not with %q: leave it out", name)
+	}
+	s.dir = dir
+	return nil
+}
+
+// open makes the source; stored is the file for its last good snapshot.
+func (s *source) open(stored string) (agent.Source, error) {
+	if s.dir != "" {
+		return desired.NewDir(s.dir, stored), nil
+	}
+	cfg, err := desired.KubeConfig(s.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return desired.NewKube(cfg, s.node, stored)
+}
+
+func serve(ctx context.Context, cfg agent.Config, from source) error {
 	var err error
 	if cfg.Paths, err = attach.FindPaths(); err != nil {
 		return err
 	}
-	cfg.Source = desired.NewDir(dir, cfg.Paths.State()+"/last-good.json")
+	if cfg.Source, err = from.open(cfg.Paths.State() + "/last-good.json"); err != nil {
+		return err
+	}
 	a, err := agent.New(cfg)
 	if err != nil {
 		return err

@@ -75,7 +75,8 @@ func newRoot() *cobra.Command {
 		Short: "Homeport's node agent: trunks, ports and their firewall",
 		Example: `  bridge-agent doctor                         what this kernel and node can do
   bridge-agent install --to /opt/cni/bin      put the CNI plugin in place
-  bridge-agent run --source dir:/etc/homeport keep this node as the manifests say`,
+  bridge-agent run --source kube --node n1    keep this node as the Kubernetes API says
+  bridge-agent run --source dir:/etc/homeport keep this node as these manifests say`,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -17,6 +17,7 @@ import (
 func (a *Agent) reconcile() {
 	a.endDead()
 	a.letGo()
+	a.tellUnread()
 	a.mu.RLock()
 	snap, gone := a.world.snap, a.world.gone // of one moment
 	a.mu.RUnlock()

@@ -53,6 +53,9 @@ func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trun
 	if err != nil {
 		return r, err
 	}
+	if err := checkNamespace(req.Pod.Namespace, snap.Networks[r.policy]); err != nil {
+		return r, err
+	}
 	h, ok := health[r.trunk.Name]
 	if !ok || h.problem != "" {
 		return r, &attach.Error{Kind: attach.TryAgain, Field: "trunk",
@@ -73,7 +76,7 @@ func resolveNetwork(name string, snap *desired.Snapshot) (resolved, error) {
 	}
 	if n.Kept {
 		return resolved{}, attach.Invalid("network", fmt.Sprintf("VLANNetwork %s was removed; it stays in force only until the ports that are on it end", name),
-			"put its manifest back, or name another network")
+			"put it back, or name another network")
 	}
 	t, ok := snap.Trunks[n.Trunk]
 	if !ok {
@@ -84,6 +87,16 @@ func resolveNetwork(name string, snap *desired.Snapshot) (resolved, error) {
 	return r, checkVLANs(r.vlans, t)
 }
 
+// checkNamespace says whether pods of a namespace may be on a network, however
+// they ask for it.
+func checkNamespace(ns string, n desired.Network) error {
+	if n.Namespaces == nil || slices.Contains(n.Namespaces, ns) {
+		return nil
+	}
+	return attach.Invalid("network", fmt.Sprintf("VLANNetwork %s is not for pods of namespace %q", n.Name, ns),
+		"give the namespace a label that spec.namespaces of the network selects, or name another network")
+}
+
 func resolveInline(in *attach.Inline, snap *desired.Snapshot) (resolved, error) {
 	for _, t := range snap.Trunks {
 		if t.Bridge != in.Bridge {
@@ -91,7 +104,7 @@ func resolveInline(in *attach.Inline, snap *desired.Snapshot) (resolved, error) 
 		}
 		if t.Kept {
 			return resolved{}, attach.Invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, was removed; it stays in force only until the ports that are on it end", t.Name, in.Bridge),
-				"put its manifest back, or name another bridge")
+				"put it back, or name another bridge")
 		}
 		if !t.InlineAllowed {
 			return resolved{}, attach.Invalid("bridge", fmt.Sprintf("VLANTrunk %s, which owns bridge %s, refuses ports that a CNI config describes itself", t.Name, in.Bridge),

@@ -64,8 +64,8 @@ func TestResolveRefuses(t *testing.T) {
 		says  []string // in message or remedy
 	}{
 		"unknown network":   {network("wbe"), attach.InvalidConfig, "network", []string{`"wbe"`, "guests, sick, small, web"}},
-		"removed network":   {network("old"), attach.InvalidConfig, "network", []string{"VLANNetwork old was removed", "until the ports", "put its manifest back"}},
-		"removed trunk":     {inline("br3", access(100)), attach.InvalidConfig, "bridge", []string{"VLANTrunk going", "was removed", "put its manifest back"}},
+		"removed network":   {network("old"), attach.InvalidConfig, "network", []string{"VLANNetwork old was removed", "until the ports", "put it back"}},
+		"removed trunk":     {inline("br3", access(100)), attach.InvalidConfig, "bridge", []string{"VLANTrunk going", "was removed", "put it back"}},
 		"both":              {with(network("web"), func(r *attach.Request) { r.Inline = &attach.Inline{} }), attach.InvalidConfig, "network", []string{"give one"}},
 		"neither":           {&attach.Request{MAC: attach.MAC{2, 0, 0, 0, 0, 1}}, attach.InvalidConfig, "network", []string{"set network"}},
 		"unknown bridge":    {inline("br9", access(100)), attach.InvalidConfig, "bridge", []string{`"br9"`, "write a VLANTrunk"}},

@@ -47,6 +47,23 @@ func (a *Agent) readSource() {
 	a.take(snap)
 }
 
+// tellUnread brings up to date why the source has given nothing yet, where the
+// source can say so.
+func (a *Agent) tellUnread() {
+	s, ok := a.cfg.Source.(interface{ Problem() error })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !ok || a.world.unread == nil {
+		return
+	}
+	if err := s.Problem(); err != nil && err.Error() != a.world.unread.Message {
+		a.log.Error("desired state cannot be read", "source", a.cfg.SourceName, "err", err)
+		told := *a.world.unread // what was handed out does not change
+		told.Message = err.Error()
+		a.world.unread = &told
+	}
+}
+
 // takeLocked is take; mu is held, so that no snapshot overtakes a newer one.
 func (a *Agent) takeLocked(snap *desired.Snapshot) {
 	next, kept := keepUsed(snap, a.world.snap, a.table.list())

@@ -158,7 +158,7 @@ func TestBadNetwork(t *testing.T) {
 	network := func(old, new string) string { return edit(vlan100, old, new) }
 	for _, c := range []badCase{
 		{name: "unknown trunk", content: network("trunk0", "trunk9"), want: `
-networks.yml:13: VLANNetwork vlan100: spec.trunk: VLANTrunk "trunk9" does not exist: want one of trunk0, or a manifest for it
+networks.yml:13: VLANNetwork vlan100: spec.trunk: VLANTrunk "trunk9" does not exist: want one of trunk0, or make it
 `},
 		{name: "MTU over the trunk's", content: network("mtu: 1500", "mtu: 9000"), want: `
 networks.yml:15: VLANNetwork vlan100: spec.mtu: 9000 is over the MTU of VLANTrunk trunk0: want at most 1500
@@ -332,7 +332,7 @@ policy.yaml:5: FirewallPolicy web: spec.category: Unsupported value: "applicatio
 policy.yaml:6: FirewallPolicy web: spec.order: Invalid value: -1: want 0 to 999999
 `},
 		{name: "unknown network", content: edit(web, "{network: vlan100}", "{network: vlan100}, {network: vlan300}"), want: `
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].network: VLANNetwork "vlan300" does not exist: want one of vlan100, vlan200, or a manifest for it
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].network: VLANNetwork "vlan300" does not exist: want one of vlan100, vlan200, or make it
 `},
 		{name: "applied to nothing", content: edit(web, "[{network: vlan100}]", "[]"), want: `
 policy.yaml:7: FirewallPolicy web: spec.appliedTo: Required value: want networks, as [{network: vlan100}], or [{any: true}] for every port
@@ -362,29 +362,29 @@ networks.yml:16: VLANNetwork vlan200: spec.vlan.id: VLAN 200 of trunk trunk0 is 
 `},
 		{name: "two trunks for a bridge", file: "more.yaml", content: edit(edit(trunk0, "{name: trunk0}", "{name: trunk1}"), "eth1", "eth2"), want: `
 more.yaml:5: VLANTrunk trunk1: spec.bridge.name: VLANTrunk trunk0 has the same bridge br-trunk0: want another
-networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
-networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct it
+networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct it
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct it
 trunk.yaml:5: VLANTrunk trunk0: spec.bridge.name: VLANTrunk trunk1 has the same bridge br-trunk0: want another
 `},
 		{name: "two trunks for an uplink", file: "more.yaml", content: edit(edit(trunk0, "{name: trunk0}", "{name: trunk1}"), "br-trunk0", "br1"), want: `
 more.yaml:6: VLANTrunk trunk1: spec.uplink.interface: VLANTrunk trunk0 has the same uplink eth1: want another
-networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
-networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct it
+networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct it
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct it
 trunk.yaml:6: VLANTrunk trunk0: spec.uplink.interface: VLANTrunk trunk1 has the same uplink eth1: want another
 `},
 		{name: "an uplink that is a trunk's bridge", file: "more.yaml", content: edit(edit(edit(trunk0, "{name: trunk0}", "{name: trunk1}"), "br-trunk0", "br1"), "eth1", "br-trunk0"), want: `
 more.yaml:6: VLANTrunk trunk1: spec.uplink.interface: br-trunk0 is the bridge of VLANTrunk trunk0: want a NIC or bond
-networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
-networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct its manifest
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+networks.yml:5: VLANNetwork vlan100: spec.trunk: VLANTrunk trunk0 is not in force: correct it
+networks.yml:15: VLANNetwork vlan200: spec.trunk: VLANTrunk trunk0 is not in force: correct it
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct it
 trunk.yaml:5: VLANTrunk trunk0: spec.bridge.name: br-trunk0 is the uplink of VLANTrunk trunk1: want another name
 `},
 		{name: "an object in two files", file: "more.yaml", content: docs("# a copy\n", vlan100), want: `
 more.yaml:5: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in networks.yml line 3: want it once
 networks.yml:3: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in more.yaml line 5: want it once
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct its manifest
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork vlan100 is not in force: correct it
 `},
 		{name: "an object twice in a file", file: "networks.yml", content: docs(vlan100, vlan200, vlan100), want: `
 networks.yml:3: VLANNetwork vlan100: metadata.name: VLANNetwork vlan100 is also in networks.yml line 21: want it once

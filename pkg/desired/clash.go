@@ -62,7 +62,7 @@ func (r *resolver) offTrunk(a, b any, trunk *slot) *clash {
 	if !ok {
 		return &clash{
 			"spec.trunk", r.absent(trunk.Kind, trunk.Name),
-			"", fmt.Sprintf("is gone from the directory, but VLANNetwork %s is on it: remove that too, or put the trunk back", n.Name),
+			"", fmt.Sprintf("is gone, but VLANNetwork %s is on it: remove that too, or put the trunk back", n.Name),
 		}
 	}
 	if c := wrongVLAN(n, t, "spec.vlan.id", vlanSet(n.PVID)); c != nil {

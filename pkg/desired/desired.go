@@ -1,7 +1,7 @@
 // Package desired is what the node should be: an immutable snapshot of trunks,
 // networks and policies, with what is wrong with the objects it was read from.
-// A directory of manifests is one source of it; the Kubernetes API will be
-// another. Everything behind the snapshot is the same for both.
+// A directory of manifests is one source of it, the Kubernetes API another.
+// Everything behind the snapshot is the same for both.
 package desired
 
 import (
@@ -24,8 +24,9 @@ type Trunk struct {
 	NativeVLAN    vlan.ID  `json:"nativeVLAN,omitempty"` // of the uplink; 0 is none
 	MTU           int      `json:"mtu,omitempty"`        // bytes; 0 takes the uplink's
 	Management    vlan.Set `json:"managementVLANs,omitzero"`
-	InlineAllowed bool     `json:"inlineAllowed"`  // a CNI config may name the bridge and VLANs itself
-	Kept          bool     `json:"kept,omitempty"` // as Network.Kept
+	InlineAllowed bool     `json:"inlineAllowed"`      // a CNI config may name the bridge and VLANs itself
+	Resource      bool     `json:"resource,omitempty"` // healthy nodes offer homeport.dev/<name>
+	Kept          bool     `json:"kept,omitempty"`     // as Network.Kept
 }
 
 // Network is one VLAN, or a set for guests that tag, on a trunk.
@@ -38,6 +39,8 @@ type Network struct {
 	MTU     int           `json:"mtu,omitempty"` // bytes; 0 takes the trunk's
 	Default policy.Action `json:"default"`
 	Subnets []Subnet      `json:"subnets,omitempty"`
+	// Namespaces that may use it, sorted; nil is all.
+	Namespaces []string `json:"namespaces,omitzero"`
 	// Kept says that the source has it no more, but living ports use it. The
 	// agent sets it.
 	Kept bool `json:"kept,omitempty"`

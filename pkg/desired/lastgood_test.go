@@ -137,11 +137,11 @@ trunk.yaml:6: VLANTrunk trunk0: spec.uplink.allowedVLANs: VLAN 200 is used by VL
 			good().with("trunk.yaml", edit(trunk0, "100-110,200,4000", "100-110,300"), "networks.yml", docs(vlan100, edit(vlan200, "id: 200", "id: 300"))),
 			strings.NewReplacer("100-110,200,4000", "100-110,300", "trunk0/200", "trunk0/300").Replace(allIn), ""},
 		{"a removed trunk with networks", good().with("trunk.yaml", ""), allIn, `
-trunk.yaml: VLANTrunk trunk0: is gone from the directory, but VLANNetwork vlan100 is on it: remove that too, or put the trunk back (the last good version stays in force)
+trunk.yaml: VLANTrunk trunk0: is gone, but VLANNetwork vlan100 is on it: remove that too, or put the trunk back (the last good version stays in force)
 `},
 		{"all but a policy removed", state{"policy.yaml": everywhere}, everyIn, ""},
 		{"a removed network that a policy names", good().with("networks.yml", vlan200), strings.Replace(allIn, v100In+" ", "", 1), `
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork "vlan100" does not exist: want one of vlan200, or a manifest for it (the last good version stays in force)
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].network: VLANNetwork "vlan100" does not exist: want one of vlan200, or make it (the last good version stays in force)
 `},
 		{"networks that swap VLANs", good().with("networks.yml", docs(edit(vlan100, "id: 100", "id: 200"), edit(vlan200, "id: 200", "id: 100"))),
 			strings.NewReplacer("=trunk0/100", "=trunk0/200", "=trunk0/200", "=trunk0/100").Replace(allIn), ""},

@@ -292,7 +292,7 @@ func (r *resolver) checkPolicies() {
 // absent says of an object that it is not there, and what would be right.
 func (r *resolver) absent(kind, name string) string {
 	if s := r.slots[key{kind, name}]; s != nil && !s.gone {
-		return fmt.Sprintf("%s %s is not in force: correct its manifest", kind, name)
+		return fmt.Sprintf("%s %s is not in force: correct it", kind, name)
 	}
 	var names []string
 	for _, s := range r.of(kind) {
@@ -301,7 +301,7 @@ func (r *resolver) absent(kind, name string) string {
 		}
 	}
 	if len(names) == 0 {
-		return fmt.Sprintf("%s %q does not exist: want a manifest for it", kind, name)
+		return fmt.Sprintf("%s %q does not exist: make it", kind, name)
 	}
-	return fmt.Sprintf("%s %q does not exist: want one of %s, or a manifest for it", kind, name, strings.Join(names, ", "))
+	return fmt.Sprintf("%s %q does not exist: want one of %s, or make it", kind, name, strings.Join(names, ", "))
 }

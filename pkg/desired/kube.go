@@ -1,0 +1,341 @@
+package desired
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+// kubeSource is what the Kubernetes source is called in problems.
+const kubeSource = "Kubernetes API"
+
+// Kube reads desired state from the Kubernetes API, for one node. It keeps
+// watches open and goes by what they last said: while the API server cannot be
+// reached, refuses us or has lost its objects, the last good snapshot stays.
+type Kube struct {
+	keeper
+	node      string
+	cache     cache.Cache
+	health    *apiHealth
+	informers []cache.Informer
+	changed   chan struct{}
+	read      map[string]decoded // what objects were last decoded to, by UID
+	problem   error              // of the last look
+	// Waits of Watch; tests shorten them.
+	debounce, poll time.Duration
+}
+
+// NewKube makes a source of the objects that the API server of cfg has. node is
+// this node's name there. The last good snapshot is kept in the file stored,
+// unless that is "", and is what a start without an API server falls back to.
+// Nothing is asked of the server before Watch.
+func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
+	k := &Kube{keeper: keeper{cache: stored}, node: node, health: newAPIHealth(), changed: make(chan struct{}, 1),
+		read: map[string]decoded{}, debounce: 100 * time.Millisecond, poll: 10 * time.Second}
+	k.health.changed = func() { signal(k.changed) }
+	cfg = rest.CopyConfig(cfg)
+	cfg.Wrap(k.health.wrap)
+	shared := true // nothing here changes what it is given
+	var err error
+	k.cache, err = cache.New(cfg, cache.Options{
+		Mapper:                       kubeMapper(),
+		DefaultTransform:             slim,
+		DefaultUnsafeDisableDeepCopy: &shared,
+		ByObject: map[client.Object]cache.ByObject{
+			namedNode(""): {Field: fields.OneTermEqualSelector("metadata.name", node)},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch the Kubernetes API at %s: %w", cfg.Host, err)
+	}
+	return k, nil
+}
+
+// KubeConfig reads how to reach the API server: from a kubeconfig file, or, where
+// path is "", from what Kubernetes gives each pod.
+func KubeConfig(path string) (*rest.Config, error) {
+	if path == "" {
+		cfg, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("this is no pod that may ask the Kubernetes API: %w; outside a cluster name a file with --kubeconfig", err)
+		}
+		return cfg, nil
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", path)
+	if err != nil {
+		return nil, fmt.Errorf("--kubeconfig %s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+// kubeMapper knows the kinds that are watched. The API server could tell, but a
+// node must start without it.
+func kubeMapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	for _, kind := range v1alpha1.Kinds() {
+		m.Add(v1alpha1.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
+	}
+	return m
+}
+
+// slim drops what nobody here reads from an object before it is kept.
+func slim(obj any) (any, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		unstructured.RemoveNestedField(u.Object, "status")
+	}
+	if o, ok := obj.(metav1.Object); ok {
+		o.SetManagedFields(nil)
+		o.SetAnnotations(nil)
+	}
+	return obj, nil
+}
+
+// namedNode is the part of a Node that is read: its labels.
+func namedNode(name string) *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+	}
+}
+
+func unstructuredOf(gvk schema.GroupVersionKind) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(gvk)
+	return u
+}
+
+// Load gives the last good snapshot, marked as stale, since nothing was asked of
+// the API server yet; Watch does. The error says so. The snapshot is nil if there
+// never was one.
+func (k *Kube) Load() (*Snapshot, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.prime()
+	err := errors.New("has not been read yet")
+	if k.last == nil {
+		return nil, fmt.Errorf("%s: %w", kubeSource, err)
+	}
+	return k.goStale(kubeSource, ReasonUnreadable, err), fmt.Errorf("%s: %w", kubeSource, err)
+}
+
+// Watch gives a snapshot once the API server was read, and then each one that
+// differs from the one before in content or problems, until ctx ends and the
+// channel is closed. A reader that is slow gets the newest, not all.
+func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
+	watched := []client.Object{namedNode(""), &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}}}
+	for _, kind := range v1alpha1.Kinds() {
+		watched = append(watched, unstructuredOf(v1alpha1.GroupVersion.WithKind(kind)))
+	}
+	for _, obj := range watched {
+		i, err := k.cache.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+		if err == nil {
+			_, err = i.AddEventHandler(k)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("watch %T: %w", obj, err)
+		}
+		k.informers = append(k.informers, i)
+	}
+	out := make(chan *Snapshot)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = k.cache.Start(ctx) // its errors are those of requests: health has them
+	}()
+	go func() {
+		for _, i := range k.informers {
+			toolscache.WaitForCacheSync(ctx.Done(), i.HasSynced)
+		}
+		signal(k.changed)
+	}()
+	inner := make(chan *Snapshot)
+	go feed(ctx, inner, k.changed, k.debounce, k.poll, k.snapshot)
+	go func() {
+		defer close(out)
+		for s := range inner {
+			select {
+			case out <- s:
+			case <-ctx.Done():
+			}
+		}
+		<-ended // no watch outlives Watch
+	}()
+	return out, nil
+}
+
+// OnAdd implements cache.ResourceEventHandler.
+func (k *Kube) OnAdd(any, bool) { signal(k.changed) }
+
+// OnUpdate implements cache.ResourceEventHandler. What only changes an object's
+// status is not news.
+func (k *Kube) OnUpdate(before, after any) {
+	b, okB := before.(metav1.Object)
+	a, okA := after.(metav1.Object)
+	if okA && okB && a.GetGeneration() != 0 && a.GetGeneration() == b.GetGeneration() && a.GetDeletionTimestamp().Equal(b.GetDeletionTimestamp()) {
+		return
+	}
+	if okA && okB && a.GetGeneration() == 0 && labels.Equals(a.GetLabels(), b.GetLabels()) {
+		return
+	}
+	signal(k.changed)
+}
+
+// OnDelete implements cache.ResourceEventHandler.
+func (k *Kube) OnDelete(any) { signal(k.changed) }
+
+// snapshot is what is in force now; nil if nothing ever was.
+func (k *Kube) snapshot() *Snapshot {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.prime()
+	seen, reason, err := k.look()
+	k.problem = err
+	switch {
+	case err == nil:
+		return k.take([]manifest{seen}, func(string) string { return "" })
+	case k.last == nil:
+		return nil // Problem says why
+	}
+	return k.goStale(kubeSource, reason, err)
+}
+
+// Problem says why the API server's word cannot be had; nil if it can.
+func (k *Kube) Problem() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.problem
+}
+
+// look reads what the watches have. The error is why that is not the truth.
+func (k *Kube) look() (m manifest, reason string, err error) {
+	for _, i := range k.informers {
+		if !i.HasSynced() {
+			return m, ReasonUnreadable, cmp.Or(k.health.problem(), errors.New("has not been read yet"))
+		}
+	}
+	if err := k.health.problem(); err != nil {
+		return m, ReasonUnreadable, err
+	}
+	ctx := context.Background() // from memory: nothing is waited for
+	node := namedNode(k.node)
+	if err := k.cache.Get(ctx, client.ObjectKey{Name: k.node}, node); err != nil {
+		return m, ReasonUnreadable, fmt.Errorf("has no node %s: name this node with --node, as kubectl get nodes does", k.node)
+	}
+	var namespaces metav1.PartialObjectMetadataList
+	namespaces.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
+	if err := k.cache.List(ctx, &namespaces); err != nil {
+		return m, ReasonUnreadable, err
+	}
+	p := placement{node: node.Labels, namespaces: namespaces.Items, elsewhere: map[key]bool{}}
+	read := map[string]decoded{}
+	total := 0
+	for _, kind := range v1alpha1.Kinds() { // trunks, then what is on them, then what names that
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind + "List"))
+		if err := k.cache.List(ctx, list); err != nil {
+			return m, ReasonUnreadable, err
+		}
+		total += len(list.Items)
+		slices.SortFunc(list.Items, func(a, b unstructured.Unstructured) int { return strings.Compare(a.GetName(), b.GetName()) })
+		for i := range list.Items {
+			d := k.decode(&list.Items[i])
+			read[string(list.Items[i].GetUID())] = d
+			p.place(&m, d)
+		}
+	}
+	if total == 0 && len(k.objects()) > 0 {
+		return m, ReasonEmpty, fmt.Errorf("has no %s any more: restore them; to remove the last objects, leave one that does no harm",
+			strings.Join(v1alpha1.Kinds(), ", "))
+	}
+	k.read = read
+	return m, "", nil
+}
+
+// decode reads an object, unless it is as it was.
+func (k *Kube) decode(u *unstructured.Unstructured) decoded {
+	if d, ok := k.read[string(u.GetUID())]; ok && d.generation == u.GetGeneration() {
+		return d
+	}
+	return decodeObject(u)
+}
+
+// decoded is what the API server says of one object, as far as the object alone
+// can be judged.
+type decoded struct {
+	object
+	generation int64
+	problems   []Problem
+	nodes      map[string]string     // a trunk's nodeSelector
+	namespaces *metav1.LabelSelector // a network's
+}
+
+// decodeObject reads an object strictly: a field that this version does not know
+// comes from a later one, and to lose it would change what the object means.
+func decodeObject(u *unstructured.Unstructured) decoded {
+	d := decoded{object: object{key: key{u.GetKind(), u.GetName()}}, generation: u.GetGeneration()}
+	fill := func(into any) bool {
+		err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, into, true)
+		if strict, ok := runtime.AsStrictDecodingError(err); ok {
+			for _, e := range strict.Errors() {
+				d.fail("", fmt.Sprintf("%v: agents of this version do not know it: bring them up to date, or leave the field out", e))
+			}
+		} else if err != nil {
+			d.fail("", fmt.Sprintf("cannot be read: %v: want what kubectl explain %s says", err, strings.ToLower(u.GetKind())))
+		}
+		return len(d.problems) == 0
+	}
+	switch u.GetKind() {
+	case v1alpha1.KindVLANTrunk:
+		var o v1alpha1.VLANTrunk
+		if !fill(&o) {
+			return d
+		}
+		d.nodes = o.Spec.NodeSelector
+		resource := o.Spec.AdvertiseResource
+		o.Spec.NodeSelector, o.Spec.AdvertiseResource = nil, false
+		t, errs := FromTrunk(&o)
+		t.Resource = resource
+		d.value = t
+		d.failAll(errs)
+	case v1alpha1.KindVLANNetwork:
+		var o v1alpha1.VLANNetwork
+		if !fill(&o) {
+			return d
+		}
+		d.namespaces, o.Spec.Namespaces = o.Spec.Namespaces, nil
+		n, errs := FromNetwork(&o)
+		d.value = n
+		d.failAll(errs)
+	case v1alpha1.KindFirewallPolicy:
+		var o v1alpha1.FirewallPolicy
+		if !fill(&o) {
+			return d
+		}
+		p, errs := FromPolicy(&o)
+		d.value = p
+		d.failAll(errs)
+	}
+	return d
+}

@@ -1,0 +1,267 @@
+package desired
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/test/apiserver"
+)
+
+const crds = "../../deploy/base/crds"
+
+// cluster is an API server with a node n1 and what a test writes.
+type cluster struct {
+	testing.TB
+	*apiserver.Server
+	client.Client
+}
+
+func newCluster(tb testing.TB) *cluster {
+	tb.Helper()
+	s := apiserver.Start(tb, crds)
+	c, err := client.New(s.Config(), client.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cl := &cluster{tb, s, c}
+	cl.create(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"rack": "r1"}}})
+	return cl
+}
+
+func (c *cluster) create(o client.Object) {
+	c.Helper()
+	o.SetUID("")
+	o.SetGeneration(0)
+	if err := c.Create(c.Context(), o); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// edit changes what the server has of an object.
+func (c *cluster) edit(kind, name string, change func(spec map[string]any)) {
+	c.Helper()
+	u := unstructuredOf(v1alpha1.GroupVersion.WithKind(kind))
+	if err := c.Get(c.Context(), client.ObjectKey{Name: name}, u); err != nil {
+		c.Fatal(err)
+	}
+	change(u.Object["spec"].(map[string]any))
+	if err := c.Update(c.Context(), u); err != nil {
+		c.Fatal(err)
+	}
+}
+
+func (c *cluster) site() {
+	c.Helper()
+	c.create(fromYAML(c, "VLANTrunk", "t", `{nodeSelector: {rack: r1}, bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`))
+	c.create(fromYAML(c, "VLANNetwork", "lan", `{trunk: t, vlan: {id: 1}, defaultAction: Drop, namespaces: {}}`))
+	c.create(fromYAML(c, "FirewallPolicy", "p", `{category: Application, appliedTo: [{network: lan}], rules: [{id: 1, action: Allow}]}`))
+}
+
+// follower is a Kube at work.
+type follower struct {
+	testing.TB
+	*Kube
+	snaps <-chan *Snapshot
+	last  *Snapshot
+	stop  func()
+}
+
+func follow(tb testing.TB, cfg *rest.Config, node, stored string) *follower {
+	tb.Helper()
+	k, err := NewKube(cfg, node, stored)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	k.debounce, k.poll = 10*time.Millisecond, time.Second
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &follower{TB: tb, Kube: k}
+	f.last, _ = k.Load()
+	if f.snaps, err = k.Watch(ctx); err != nil {
+		tb.Fatal(err)
+	}
+	ended := false
+	f.stop = func() {
+		cancel()
+		for !ended {
+			_, ok := <-f.snaps
+			ended = !ok
+		}
+	}
+	tb.Cleanup(f.stop)
+	return f
+}
+
+// until waits for a snapshot of which ok holds.
+func (f *follower) until(what string, ok func(*Snapshot) bool) *Snapshot {
+	f.Helper()
+	deadline := time.After(60 * time.Second)
+	for f.last == nil || !ok(f.last) {
+		select {
+		case s, open := <-f.snaps:
+			if !open {
+				f.Fatalf("%s: the source has ended", what)
+			}
+			f.last = s
+		case <-deadline:
+			f.Fatalf("%s: last seen %+v; problem %v", what, f.last, f.Problem())
+		}
+	}
+	return f.last
+}
+
+func fresh(s *Snapshot) bool { return s.Stale == nil }
+
+// TestKube follows an API server through a node's life.
+func TestKube(t *testing.T) {
+	c := newCluster(t)
+	c.site()
+	stored := filepath.Join(t.TempDir(), "last-good.json")
+	f := follow(t, c.Config(), "n1", stored)
+	if f.last != nil {
+		t.Errorf("before anything was read: %+v", f.last)
+	}
+	s := f.until("first", func(s *Snapshot) bool { return len(s.Policies) == 1 })
+	if s.Revision != 1 || s.Trunks["t"].Bridge != "br0" || s.Networks["lan"].PVID != 1 || len(s.Problems) != 0 || s.Stale != nil {
+		t.Errorf("first snapshot %+v", s)
+	}
+
+	c.edit("FirewallPolicy", "p", func(spec map[string]any) { spec["order"] = int64(7) })
+	s = f.until("changed", func(s *Snapshot) bool { return s.Policies[0].Order == 7 })
+	if s.Revision != 2 {
+		t.Errorf("revision %d after one change", s.Revision)
+	}
+	c.edit("VLANNetwork", "lan", func(spec map[string]any) {
+		spec["defaultAction"], spec["addressing"] = "Allow", map[string]any{"mode": "Observed"}
+	})
+	s = f.until("refused", func(s *Snapshot) bool { return len(s.Problems) == 1 })
+	if p := s.Problems[0]; p.Name != "lan" || p.Field != "spec.addressing" || !p.Kept || s.Revision != 2 {
+		t.Errorf("problem %+v at revision %d", p, s.Revision)
+	}
+	c.edit("VLANNetwork", "lan", func(spec map[string]any) {
+		spec["defaultAction"] = "Drop"
+		delete(spec, "addressing")
+	})
+	f.until("mended", func(s *Snapshot) bool { return len(s.Problems) == 0 })
+
+	t.Run("server away", func(t *testing.T) { serverAway(t, c, f, stored) })
+	t.Run("node moves", func(t *testing.T) { nodeMoves(t, c, f) })
+	t.Run("everything deleted", func(t *testing.T) { everythingDeleted(t, c, f) })
+}
+
+// serverAway: the last state stays, says since when, and nothing is lost or done
+// twice when the server is back; also for an agent that started meanwhile.
+func serverAway(t *testing.T, c *cluster, f *follower, stored string) {
+	f.TB = t
+	before := f.last
+	c.Stop()
+	s := f.until("stale", func(s *Snapshot) bool { return s.Stale != nil })
+	if s.Stale.Reason != ReasonUnreadable || !strings.Contains(s.Stale.Message, "cannot be reached") || s.Revision != before.Revision || !s.sameContent(before) {
+		t.Errorf("while the server is away: %+v", s)
+	}
+	late := follow(t, c.Config(), "n1", stored)
+	if late.last == nil || late.last.Stale == nil || !late.last.sameContent(before) {
+		t.Errorf("an agent that starts meanwhile has %+v", late.last)
+	}
+	c.Restart()
+	c.edit("FirewallPolicy", "p", func(spec map[string]any) { spec["order"] = int64(8) })
+	for _, f := range []*follower{f, late} {
+		s := f.until("back", func(s *Snapshot) bool { return fresh(s) && s.Policies[0].Order == 8 })
+		if s.Revision != before.Revision+1 || len(s.Problems) != 0 {
+			t.Errorf("after one change: revision %d, before %d; problems %v", s.Revision, before.Revision, s.Problems)
+		}
+	}
+	late.stop()
+}
+
+// nodeMoves: a trunk leaves a node that it does not select any more.
+func nodeMoves(t *testing.T, c *cluster, f *follower) {
+	f.TB = t
+	label := func(rack string) {
+		t.Helper()
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+		patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"metadata": {"labels": {"rack": %q}}}`, rack))
+		if err := c.Patch(t.Context(), n, patch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	label("r2")
+	f.until("without the trunk", func(s *Snapshot) bool { return fresh(s) && len(s.Trunks)+len(s.Networks)+len(s.Policies) == 0 })
+	label("r1")
+	f.until("with the trunk", func(s *Snapshot) bool { return len(s.Trunks) == 1 && len(s.Networks) == 1 && len(s.Policies) == 1 })
+}
+
+// everythingDeleted: that is a mistake sooner than a wish, as when the CRDs go.
+func everythingDeleted(t *testing.T, c *cluster, f *follower) {
+	f.TB = t
+	for _, kind := range []string{"VLANTrunk", "VLANNetwork", "FirewallPolicy"} {
+		u := unstructuredOf(v1alpha1.GroupVersion.WithKind(kind))
+		if err := c.DeleteAllOf(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := f.until("stale", func(s *Snapshot) bool { return s.Stale != nil })
+	if s.Stale.Reason != ReasonEmpty || len(s.Trunks) != 1 {
+		t.Errorf("got %+v, %+v", s, s.Stale)
+	}
+	c.create(fromYAML(c, "VLANTrunk", "elsewhere", `{nodeSelector: {rack: r9}, bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`))
+	f.until("gone", func(s *Snapshot) bool { return fresh(s) && len(s.Trunks)+len(s.Networks)+len(s.Policies) == 0 })
+}
+
+// TestKubeRefused: what the source cannot have it names, with what to do.
+func TestKubeRefused(t *testing.T) {
+	c := newCluster(t)
+	c.site()
+	token := c.Config()
+	token.TLSClientConfig.CertData, token.TLSClientConfig.KeyData, token.BearerToken = nil, nil, "long-expired"
+	for name, tt := range map[string]struct {
+		cfg        *rest.Config
+		node, want string
+	}{
+		"no rights":     {c.User("system:serviceaccount:x:y", nil, nil), "n1", "refuses us (403): apply the agent's ClusterRole"},
+		"expired token": {token, "n1", "does not know us any more (401): the token has expired"},
+		"no such node":  {c.Config(), "n7", "has no node n7: name this node with --node"},
+	} {
+		f := follow(t, tt.cfg, tt.node, "")
+		deadline := time.Now().Add(30 * time.Second)
+		for err := f.Problem(); err == nil || !strings.Contains(err.Error(), tt.want); err = f.Problem() {
+			if time.Now().After(deadline) {
+				t.Errorf("%s: %v, want %q", name, err, tt.want)
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		f.stop()
+	}
+}
+
+// TestKubeIgnoresStatus: status is written all the time, and is no news.
+func TestKubeIgnoresStatus(t *testing.T) {
+	k := &Kube{changed: make(chan struct{}, 1)}
+	a := fromYAML(t, "VLANTrunk", "t", `{}`)
+	b := a.DeepCopy()
+	b.SetResourceVersion("2")
+	_ = unstructured.SetNestedField(b.Object, "x", "status", "y")
+	k.OnUpdate(a, b)
+	node := namedNode("n1")
+	k.OnUpdate(node, node.DeepCopyObject())
+	if len(k.changed) != 0 {
+		t.Error("a change of status is news")
+	}
+	other := node.DeepCopy()
+	other.Labels = map[string]string{"rack": "r2"}
+	k.OnUpdate(node, other)
+	if len(k.changed) != 1 {
+		t.Error("a change of labels is none")
+	}
+}

@@ -1,0 +1,97 @@
+package desired
+
+import (
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+func (d *decoded) fail(path, message string) {
+	d.problems = append(d.problems, Problem{Kind: d.Kind, Name: d.Name, Field: path, Message: message})
+	d.value = nil
+}
+
+func (d *decoded) failAll(errs field.ErrorList) {
+	for _, e := range errs {
+		d.fail(e.Field, e.ErrorBody())
+	}
+}
+
+// placement tells which objects of the cluster are for this node. Objects are
+// placed in the order of kinds: trunks, networks, policies.
+type placement struct {
+	node       labels.Set                     // this node's labels
+	namespaces []metav1.PartialObjectMetadata // of the cluster
+	elsewhere  map[key]bool                   // objects that are in force on other nodes alone
+}
+
+// place adds an object to what is proposed for this node, unless it is for others.
+func (p *placement) place(m *manifest, d decoded) {
+	if d.value == nil {
+		// What it means to this node is not known: what is in force stays.
+		m.problems = append(m.problems, d.problems...)
+		m.objects = append(m.objects, d.object)
+		return
+	}
+	switch v := d.value.(type) {
+	case Trunk:
+		if !labels.SelectorFromSet(d.nodes).Matches(p.node) {
+			p.elsewhere[d.key] = true
+			return
+		}
+	case Network:
+		if p.elsewhere[key{v1alpha1.KindVLANTrunk, v.Trunk}] {
+			p.elsewhere[d.key] = true
+			return
+		}
+		names, err := p.selectNamespaces(d.namespaces)
+		if err != nil {
+			d.fail("spec.namespaces", err.Error())
+			m.problems = append(m.problems, d.problems...)
+			m.objects = append(m.objects, d.object)
+			return
+		}
+		v.Namespaces = names
+		d.value = v
+	case Policy:
+		if len(v.Networks) == 0 { // every port
+			break
+		}
+		here := slices.DeleteFunc(slices.Clone(v.Networks), func(n string) bool {
+			return p.elsewhere[key{v1alpha1.KindVLANNetwork, n}]
+		})
+		if len(here) == 0 {
+			return
+		}
+		v.Networks = here
+		d.value = v
+	}
+	m.objects = append(m.objects, d.object)
+}
+
+// selectNamespaces names the namespaces that a selector selects; nil is all.
+func (p *placement) selectNamespaces(s *metav1.LabelSelector) ([]string, error) {
+	if s == nil {
+		return []string{}, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return nil, fmt.Errorf("is no label selector: %w", err)
+	}
+	if selector.Empty() {
+		return nil, nil
+	}
+	names := []string{}
+	for _, n := range p.namespaces {
+		if selector.Matches(labels.Set(n.Labels)) {
+			names = append(names, n.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}

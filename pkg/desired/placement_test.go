@@ -1,0 +1,106 @@
+package desired
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+// fromYAML is an object as the API server sends it.
+func fromYAML(tb testing.TB, kind, name, spec string) *unstructured.Unstructured {
+	tb.Helper()
+	u := unstructuredOf(v1alpha1.GroupVersion.WithKind(kind))
+	if err := yaml.Unmarshal([]byte(fmt.Sprintf("metadata: {name: %s, uid: %s-%s, generation: 1}\nspec: %s\n", name, kind, name, spec)), &u.Object); err != nil {
+		tb.Fatal(err)
+	}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
+	return u
+}
+
+func TestDecodeObject(t *testing.T) {
+	for name, tt := range map[string]struct{ kind, spec, want string }{
+		"a field of a later version": {"VLANNetwork", `{trunk: t, vlan: {id: 1, stag: 7}, defaultAction: Drop}`,
+			`VLANNetwork x: unknown field "spec.vlan.stag": agents of this version do not know it: bring them up to date, or leave the field out`},
+		"another type": {"VLANTrunk", `{bridge: {name: 7}}`, `want what kubectl explain vlantrunk says`},
+		"refused by us": {"VLANNetwork", `{trunk: t, vlan: {id: 1}, defaultAction: Drop, addressing: {mode: Observed}}`,
+			`spec.addressing: Forbidden: this version does not enforce this field: leave it out`},
+		"rules that clash": {"FirewallPolicy", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop}, {id: 1, action: Allow}]}`,
+			`spec.rules[1].id: Duplicate value: 1`},
+	} {
+		d := decodeObject(fromYAML(t, tt.kind, "x", tt.spec))
+		if d.value != nil || len(d.problems) != 1 || !strings.Contains(d.problems[0].String(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, d.problems, tt.want)
+		}
+	}
+	d := decodeObject(fromYAML(t, "VLANTrunk", "t", `{nodeSelector: {rack: r1}, advertiseResource: true, bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1"}}`))
+	if v, ok := d.value.(Trunk); !ok || !v.Resource || d.nodes["rack"] != "r1" || d.problems != nil {
+		t.Errorf("got %+v", d)
+	}
+}
+
+// The node is in rack r1; objects of others are not proposed to it, nor do they
+// widen a policy that names them.
+func TestPlacement(t *testing.T) {
+	const policy = `{category: Application, appliedTo: %s, rules: []}`
+	objects := []*unstructured.Unstructured{
+		fromYAML(t, "VLANTrunk", "here", `{nodeSelector: {rack: r1}, bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`),
+		fromYAML(t, "VLANTrunk", "there", `{nodeSelector: {rack: r2}, bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`),
+		fromYAML(t, "VLANNetwork", "a", `{trunk: here, vlan: {id: 1}, defaultAction: Drop, namespaces: {matchLabels: {team: x}}}`),
+		fromYAML(t, "VLANNetwork", "all", `{trunk: here, vlan: {id: 2}, defaultAction: Drop, namespaces: {}}`),
+		fromYAML(t, "VLANNetwork", "bad", `{trunk: here, vlan: {id: 3}, defaultAction: Drop, namespaces: {matchExpressions: [{key: k, operator: Nor}]}}`),
+		fromYAML(t, "VLANNetwork", "far", `{trunk: there, vlan: {id: 1}, defaultAction: Drop}`),
+		fromYAML(t, "VLANNetwork", "none", `{trunk: here, vlan: {id: 4}, defaultAction: Drop}`),
+		fromYAML(t, "FirewallPolicy", "any", fmt.Sprintf(policy, `[{any: true}]`)),
+		fromYAML(t, "FirewallPolicy", "both", fmt.Sprintf(policy, `[{network: a}, {network: far}]`)),
+		fromYAML(t, "FirewallPolicy", "far-only", fmt.Sprintf(policy, `[{network: far}]`)),
+	}
+	p := placement{node: map[string]string{"rack": "r1"}, elsewhere: map[key]bool{}, namespaces: []metav1.PartialObjectMetadata{
+		{ObjectMeta: metav1.ObjectMeta{Name: "y", Labels: map[string]string{"team": "y"}}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "x2", Labels: map[string]string{"team": "x"}}},
+		{ObjectMeta: metav1.ObjectMeta{Name: "x1", Labels: map[string]string{"team": "x"}}},
+	}}
+	var m manifest
+	for _, u := range objects {
+		p.place(&m, decodeObject(u))
+	}
+	got := map[string]any{}
+	for _, o := range m.objects {
+		switch v := o.value.(type) {
+		case Network:
+			got[o.Name] = v.Namespaces
+		case Policy:
+			got[o.Name] = v.Networks
+		default:
+			got[o.Name] = v != nil
+		}
+	}
+	want := map[string]any{"here": true, "a": []string{"x1", "x2"}, "all": []string(nil), "bad": false, "none": []string{},
+		"any": []string(nil), "both": []string{"a"}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("for this node (-want +got):\n%s", d)
+	}
+	if len(m.problems) != 1 || m.problems[0].Field != "spec.namespaces" || m.problems[0].Name != "bad" {
+		t.Errorf("problems %v", m.problems)
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	for code, want := range map[int]string{200: "", 410: "", 429: "", 401: "token has expired", 403: "ClusterRole", 404: "CRDs", 500: "answers 500 oops"} {
+		err := verdict(&http.Response{StatusCode: code, Status: fmt.Sprint(code, " oops")}, nil)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d: %v, want %q", code, err, want)
+		}
+	}
+	if err := verdict(nil, errors.New("connection refused")); err == nil || !strings.Contains(err.Error(), "cannot be reached: connection refused") {
+		t.Error(err)
+	}
+}
