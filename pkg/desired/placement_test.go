@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,5 +103,29 @@ func TestVerdict(t *testing.T) {
 	}
 	if err := verdict(nil, errors.New("connection refused")); err == nil || !strings.Contains(err.Error(), "cannot be reached: connection refused") {
 		t.Error(err)
+	}
+}
+
+// TestJudge: the controller, which is on no node, finds what takes two objects.
+func TestJudge(t *testing.T) {
+	trunk := `{nodeSelector: {rack: %s}, bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`
+	problems := Judge([]unstructured.Unstructured{
+		*fromYAML(t, "FirewallPolicy", "lost", `{category: Application, appliedTo: [{network: none}], rules: []}`),
+		*fromYAML(t, "VLANNetwork", "a", `{trunk: t1, vlan: {id: 1}, defaultAction: Drop}`),
+		*fromYAML(t, "VLANNetwork", "b", `{trunk: t1, vlan: {id: 1}, defaultAction: Drop}`),
+		*fromYAML(t, "VLANNetwork", "c", `{trunk: t1, vlan: {id: 10}, defaultAction: Drop}`),
+		*fromYAML(t, "VLANNetwork", "d", `{trunk: t3, vlan: {id: 1}, defaultAction: Drop}`),
+		*fromYAML(t, "VLANNetwork", "e", `{trunk: t2, vlan: {id: 1}, defaultAction: Drop}`),
+		*fromYAML(t, "VLANTrunk", "t1", fmt.Sprintf(trunk, "r1")),
+		*fromYAML(t, "VLANTrunk", "t2", fmt.Sprintf(trunk, "r2")),
+	})
+	var got []string
+	for _, p := range problems {
+		got = append(got, p.Name+" "+p.Field)
+	}
+	slices.Sort(got)
+	want := []string{"a spec.vlan.id", "b spec.vlan.id", "c spec.vlan.id", "d spec.trunk", "lost spec.appliedTo[0].network"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("problems (-want +got):\n%s\n%v", d, problems)
 	}
 }

@@ -73,11 +73,16 @@ type resolver struct {
 	problems []Problem
 	pending  []refusal
 	standing []refusal // clashes among what is in force already
+	// everywhere says that trunks may be on different nodes, and so cannot clash.
+	everywhere bool
 }
 
-// resolve decides what is in force after the directory was read.
+// resolve decides what is in force after the source was read.
 func resolve(old map[key]held, files []manifest) (map[key]held, []Problem) {
-	r := newResolver(old, files)
+	return newResolver(old, files).resolve()
+}
+
+func (r *resolver) resolve() (map[key]held, []Problem) {
 	for r.pass() {
 	}
 	for _, f := range r.standing {
@@ -194,6 +199,9 @@ func (r *resolver) pass() bool {
 	r.standing = nil
 	trunks, networks := r.of(v1alpha1.KindVLANTrunk), r.of(v1alpha1.KindVLANNetwork)
 	for i, a := range trunks {
+		if r.everywhere {
+			break
+		}
 		for _, b := range trunks[i+1:] {
 			r.settle(a, b, true, trunksClash)
 		}
