@@ -9,6 +9,7 @@ package apiserver
 import (
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 
@@ -95,13 +96,13 @@ func (s *Server) Config() *rest.Config { return rest.CopyConfig(s.plane.admin) }
 // User is the config of another user, who may do nothing until RBAC allows it. It
 // is the administrator in disguise (impersonation), as a client certificate could
 // not carry extra: the claims of a service account's token, such as
-// authentication.kubernetes.io/node-name. The group system:authenticated, which
-// everybody is in who logs in, is added.
+// authentication.kubernetes.io/node-name. The server adds system:authenticated to
+// groups, and gives a service account without groups its own.
 func (s *Server) User(name string, groups []string, extra map[string][]string) *rest.Config {
 	cfg := s.Config()
 	cfg.Impersonate = rest.ImpersonationConfig{
 		UserName: name,
-		Groups:   append([]string{"system:authenticated"}, groups...),
+		Groups:   slices.Clone(groups),
 		Extra:    maps.Clone(extra),
 	}
 	return cfg

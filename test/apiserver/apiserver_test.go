@@ -2,13 +2,18 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -66,6 +71,7 @@ func TestServer(t *testing.T) {
 
 // TestEnd wants nothing left of a server whose test has ended: no process, no folder.
 func TestEnd(t *testing.T) {
+	binaries(t)
 	var dir string
 	if !t.Run("life", func(t *testing.T) { dir = Start(t).plane.dir }) || dir == "" {
 		return
@@ -97,6 +103,7 @@ func running(t *testing.T, dir string) (found []string) {
 
 // TestShared has two tests share a server, and one of them leave it stopped.
 func TestShared(t *testing.T) {
+	binaries(t)
 	t.Run("one", func(t *testing.T) {
 		s := Shared(t)
 		if err := newClient(t, s.Config()).Create(t.Context(), configMap("shared", "1")); err != nil {
@@ -176,19 +183,23 @@ func testUser(t *testing.T, s *Server) {
 	})
 }
 
-// testExtra asks the server who it takes a service account of a node for.
+// testExtra asks the server who it takes the service account of a node for.
 func testExtra(t *testing.T, s *Server) {
 	const claim = "authentication.kubernetes.io/node-name"
-	agent := newClient(t, s.User("system:serviceaccount:homeport:agent",
-		[]string{"system:serviceaccounts"}, map[string][]string{claim: {"node1"}}))
-	review := &unstructured.Unstructured{}
-	review.SetGroupVersionKind(schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "SelfSubjectReview"})
-	if err := agent.Create(t.Context(), review); err != nil {
+	agent := newClient(t, s.User("system:serviceaccount:homeport:agent", nil, map[string][]string{claim: {"node1"}}))
+	var review authenticationv1.SelfSubjectReview
+	if err := agent.Create(t.Context(), &review); err != nil {
 		t.Fatal(err)
 	}
-	node, _, _ := unstructured.NestedStringSlice(review.Object, "status", "userInfo", "extra", claim)
-	if len(node) != 1 || node[0] != "node1" {
-		t.Errorf("the server sees %v", review.Object["status"])
+	got := review.Status.UserInfo
+	slices.Sort(got.Groups)
+	want := authenticationv1.UserInfo{
+		Username: "system:serviceaccount:homeport:agent",
+		Groups:   []string{"system:authenticated", "system:serviceaccounts", "system:serviceaccounts:homeport"},
+		Extra:    map[string]authenticationv1.ExtraValue{claim: {"node1"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
@@ -283,4 +294,24 @@ func startInformer(t *testing.T, cfg *rest.Config) cache.Cache {
 		t.Fatal("the informer does not sync")
 	}
 	return informer
+}
+
+// TestScript asks the build script for its folder, and for a program that it does
+// not know.
+func TestScript(t *testing.T) {
+	path, err := findScript()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := t.TempDir()
+	t.Setenv("HOMEPORT_CACHE", cache)
+	out, err := exec.Command(path, "--dir").Output()
+	if dir := string(out); err != nil || !strings.HasPrefix(dir, cache+"/cluster/") || strings.Count(dir, "\n") != 1 {
+		t.Errorf("--dir prints %q, %v; want one line, a folder below %s", out, err, cache)
+	}
+	out, err = exec.Command(path, "nosuch").CombinedOutput()
+	exit := (*exec.ExitError)(nil)
+	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "nosuch; known: etcd kube-apiserver") {
+		t.Errorf("a program that it does not know: %v, %q", err, out)
+	}
 }
