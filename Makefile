@@ -51,7 +51,7 @@ test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; not
 	hack/test-vm.sh 6.1 6.12
 
 .PHONY: cluster-bins
-cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, into a cache (10 minutes on 2 cores, once)
+cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, into a cache (some 10 minutes on 2 cores, once)
 	hack/cluster-bins.sh
 
 .PHONY: test-api
