@@ -13,6 +13,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/agent"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/kube"
 )
 
 func newRun() *cobra.Command {
@@ -79,16 +80,27 @@ func (s *source) check(name string) error {
 	return nil
 }
 
-// open makes the source; stored is the file for its last good snapshot.
-func (s *source) open(stored string) (agent.Source, error) {
+// open gives an agent its source, and whom to report to.
+func (s *source) open(cfg *agent.Config) error {
+	stored := cfg.Paths.State() + "/last-good.json"
 	if s.dir != "" {
-		return desired.NewDir(s.dir, stored), nil
+		cfg.Source = desired.NewDir(s.dir, stored)
+		return nil
 	}
-	cfg, err := desired.KubeConfig(s.kubeconfig)
+	api, err := desired.KubeConfig(s.kubeconfig)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return desired.NewKube(cfg, s.node, stored)
+	if cfg.Source, err = desired.NewKube(api, s.node, stored); err != nil {
+		return err
+	}
+	reporter, err := kube.NewReporter(api, s.node, cfg.Log)
+	if err != nil {
+		return err
+	}
+	cfg.Cluster = true
+	cfg.Report = func(ctx context.Context, node agent.View) error { return reporter.Run(ctx, node) }
+	return nil
 }
 
 func serve(ctx context.Context, cfg agent.Config, from source) error {
@@ -96,7 +108,7 @@ func serve(ctx context.Context, cfg agent.Config, from source) error {
 	if cfg.Paths, err = attach.FindPaths(); err != nil {
 		return err
 	}
-	if cfg.Source, err = from.open(cfg.Paths.State() + "/last-good.json"); err != nil {
+	if err := from.open(&cfg); err != nil {
 		return err
 	}
 	a, err := agent.New(cfg)

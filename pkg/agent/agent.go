@@ -42,10 +42,13 @@ type Config struct {
 	Paths       attach.Paths
 	Source      Source
 	SourceName  string // as given to --source, for people
+	Cluster     bool   // the source is for many nodes: this one may well have no trunk
 	BPFFS       string // mount point of the BPF file system
 	MetricsAddr string // host:port; "" is no metrics
 	Version     string
 	Log         *slog.Logger
+	// Report tells others of the node; nil tells nobody.
+	Report Report
 }
 
 // Agent is one node's.
@@ -63,6 +66,7 @@ type Agent struct {
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
 	kick      chan struct{}          // asks the loop for another round
+	news      chan struct{}          // tells the Report to look again
 	lastRound atomic.Int64           // when the loop last finished a round, Unix nanoseconds
 	lastAsked atomic.Int64           // when ADD or DEL last came, Unix nanoseconds
 
@@ -85,7 +89,8 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(), kick: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
+		kick: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -133,6 +138,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"connections", a.ageConnections},
 		{"settle", a.settlePorts},
 		{"metrics", a.serveMetrics},
+		{"report", a.report},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
 	return runTasks(ctx, tasks)
@@ -255,6 +261,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		begun := time.Now()
 		a.reconcile()
 		a.lastRound.Store(time.Now().UnixNano())
+		a.tell()
 		select {
 		case <-ctx.Done():
 		case <-time.After(max(roundGap, min(idleShare*time.Since(begun), roundEvery))):

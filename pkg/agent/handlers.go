@@ -104,6 +104,7 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 		return nil, attachError(err)
 	}
 	a.table.opened(e)
+	a.tell()
 	a.log.Info("port attached", "container", req.ContainerID, "interface", req.IfName, "port", host.Name, "bridge", rec.Bridge, "vlans", rec.VLANs.All())
 	return rec, nil
 }
@@ -152,6 +153,7 @@ func (a *Agent) end(e *entry, rec *attach.Record) error {
 		return attachError(err)
 	}
 	a.table.release(e)
+	a.tell()
 	a.log.Info("port ended", "container", rec.ContainerID, "interface", rec.IfName, "port", rec.HostIfName)
 	return nil
 }

@@ -59,13 +59,14 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 		s.Reasons = append(s.Reasons, fmt.Sprintf("revision %d is desired, %d is active: %s", w.snap.Revision, w.active, orElse(w.syncErr, refusal(w.refused))))
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.snap.Trunks)) {
-		t := a.trunkStatus(w.snap.Trunks[name], w.health[name])
+		t := trunkStatus(w.snap.Trunks[name], w.health[name])
+		t.Link = a.kernel.linkState(t.Uplink)
 		if !t.Ready {
 			s.Reasons = append(s.Reasons, fmt.Sprintf("trunk %s: %s", name, t.Message))
 		}
 		s.Trunks = append(s.Trunks, t)
 	}
-	if len(w.snap.Trunks) == 0 {
+	if len(w.snap.Trunks) == 0 && !a.cfg.Cluster {
 		s.Reasons = append(s.Reasons, "there is no VLANTrunk in "+a.cfg.SourceName)
 	}
 	if age := time.Since(time.Unix(0, a.lastRound.Load())); age > roundsLate {
@@ -128,7 +129,7 @@ func problems(lists ...[]desired.Problem) []wire.Problem {
 	return out
 }
 
-func (a *Agent) trunkStatus(t desired.Trunk, h trunkHealth) wire.TrunkStatus {
+func trunkStatus(t desired.Trunk, h trunkHealth) wire.TrunkStatus {
 	return wire.TrunkStatus{Name: t.Name, Bridge: t.Bridge, Uplink: t.Uplink, VLANs: h.vlans, MTU: h.mtu, Ready: h.problem == "" && h.mtu != 0, Message: h.problem}
 }
 

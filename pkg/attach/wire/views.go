@@ -83,11 +83,20 @@ type TrunkStatus struct {
 	Name    string   `json:"name"`
 	Bridge  string   `json:"bridge"`
 	Uplink  string   `json:"uplink,omitempty"`
-	VLANs   vlan.Set `json:"vlans"` // on the uplink, as read from the kernel
+	Link    string   `json:"link,omitempty"` // of the uplink: LinkUp...; "" is not known
+	VLANs   vlan.Set `json:"vlans"`          // on the uplink, as read from the kernel
 	MTU     int      `json:"mtu"`
 	Ready   bool     `json:"ready"`
 	Message string   `json:"message,omitempty"` // what is wrong
 }
+
+// The values of TrunkStatus.Link: LinkNoCarrier is switched on and hears nobody.
+const (
+	LinkUp        = "Up"
+	LinkNoCarrier = "NoCarrier"
+	LinkDown      = "Down"
+	LinkAbsent    = "Absent"
+)
 
 // DriftCount says how often somebody else changed something of ours.
 type DriftCount struct {

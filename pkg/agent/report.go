@@ -1,0 +1,66 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/bridge"
+)
+
+// Report tells others of the node, as long as ctx lasts. What it meets is its own
+// to deal with: an error ends the agent.
+type Report func(ctx context.Context, node View) error
+
+// View is the node as a Report may ask for it, from any goroutine.
+type View struct{ a *Agent }
+
+// Status says whether the node does what it should.
+func (v View) Status() wire.NodeStatus { return v.a.nodeStatus() }
+
+// Ports lists the node's ports with their counters.
+func (v View) Ports() (wire.PortList, error) { return v.a.portList() }
+
+// Drops lists what was dropped at each port, by reason.
+func (v View) Drops() (wire.DropList, error) { return v.a.dropList() }
+
+// Changed is sent to when there may be news.
+func (v View) Changed() <-chan struct{} { return v.a.news }
+
+// report runs the configured Report, if there is one.
+func (a *Agent) report(ctx context.Context) error {
+	if a.cfg.Report == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return a.cfg.Report(ctx, View{a})
+}
+
+// tell says that there may be news for the Report, once for all that it has not
+// looked at yet.
+func (a *Agent) tell() {
+	select {
+	case a.news <- struct{}{}:
+	default:
+	}
+}
+
+// linkState is how an interface of the node is, in the words of
+// v1alpha1.UplinkStatus; "" is that it cannot be read.
+func (k *kernel) linkState(name string) string {
+	if name == "" {
+		return ""
+	}
+	l, err := k.net.LinkInfo(bridge.Ref{Name: name})
+	switch {
+	case errors.Is(err, bridge.ErrNotFound):
+		return wire.LinkAbsent
+	case err != nil:
+		return ""
+	case !l.Up:
+		return wire.LinkDown
+	case !l.Running:
+		return wire.LinkNoCarrier
+	}
+	return wire.LinkUp
+}

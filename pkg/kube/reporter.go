@@ -1,0 +1,197 @@
+// Package kube writes what a node has to say to the Kubernetes API: a
+// VLANTrunkNode for each trunk, a VMPort for each port, a VMIdentity for each NIC
+// of a VM, and events. The cluster-wide part is in pkg/kube/controller.
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// Node is what is reported on.
+type Node interface {
+	Status() wire.NodeStatus
+	Ports() (wire.PortList, error)
+	Drops() (wire.DropList, error)
+	// Changed is sent to when there may be news.
+	Changed() <-chan struct{}
+}
+
+// Reporter keeps the objects of one node as the node is. It knows what it wrote
+// last and asks the API server for nothing else, so that a node at rest costs
+// nothing; now and then it looks whether others changed or deleted its objects.
+type Reporter struct {
+	node   string
+	client client.Client // uncached
+	events *recorder
+	log    *slog.Logger
+
+	trunks  map[string]*v1alpha1.VLANTrunkNode // by name, as the server last had them
+	ports   map[string]*v1alpha1.VMPort        // by namespace/name
+	vms     map[string]*confirmation           // by namespace/pod
+	written map[string]time.Time               // when a port's counters were last written, by namespace/name
+	looked  time.Time                          // when the server's objects were last listed
+	failing string                             // what was last wrong, to say it once
+	// Waits; tests shorten them.
+	countersEvery, lookEvery, retryMost time.Duration
+}
+
+// NewReporter makes a Reporter that writes to the API server of cfg for a node.
+func NewReporter(cfg *rest.Config, node string, log *slog.Logger) (*Reporter, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	c, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: mapper()})
+	if err != nil {
+		return nil, fmt.Errorf("write to the Kubernetes API at %s: %w", cfg.Host, err)
+	}
+	return &Reporter{node: node, client: c, log: log, events: &recorder{client: c, node: node},
+		vms: map[string]*confirmation{}, written: map[string]time.Time{},
+		countersEvery: 30 * time.Second, lookEvery: 10 * time.Minute, retryMost: 30 * time.Second}, nil
+}
+
+// Run reports until ctx ends. An API server that cannot be reached, or refuses,
+// is tried again, and nothing else waits for it.
+func (r *Reporter) Run(ctx context.Context, node Node) error {
+	const soon = 50 * time.Millisecond // for what changes together
+	retry := time.Second
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-node.Changed():
+			next.Reset(soon)
+			continue
+		case <-next.C:
+		}
+		wait, err := r.round(ctx, node)
+		r.tellTrouble(err)
+		if err != nil {
+			wait, retry = retry, min(2*retry, r.retryMost)
+			r.looked = time.Time{} // what the server has is not known any more
+		} else {
+			retry = time.Second
+		}
+		next.Reset(wait)
+	}
+}
+
+// tellTrouble logs what is wrong, once.
+func (r *Reporter) tellTrouble(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != r.failing && text != "" {
+		r.log.Warn("the node cannot be reported to Kubernetes; tried again", "err", err)
+	}
+	if text == "" && r.failing != "" {
+		r.log.Info("the node is reported to Kubernetes again")
+	}
+	r.failing = text
+}
+
+// round writes what is news and says when to look again at the latest. What goes
+// wrong with one object keeps no other from being written.
+func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) {
+	if time.Since(r.looked) > r.lookEvery {
+		if err := r.look(ctx); err != nil {
+			return 0, err
+		}
+		r.looked = time.Now()
+	}
+	status := node.Status()
+	list, err := node.Ports()
+	if err != nil {
+		return 0, err
+	}
+	drops, err := node.Drops()
+	if err != nil {
+		return 0, err
+	}
+	wait, confirmErr := r.confirmAll(ctx, list.Items)
+	return wait, errors.Join(confirmErr,
+		r.reportTrunks(ctx, status, list.Items),
+		r.reportPorts(ctx, list.Items, drops.Items),
+		r.reportIdentities(ctx, list.Items))
+}
+
+// look reads this node's objects as the server has them.
+func (r *Reporter) look(ctx context.Context) error {
+	mine := client.MatchingFields{"spec.node": r.node}
+	var trunks v1alpha1.VLANTrunkNodeList
+	var ports v1alpha1.VMPortList
+	if err := errors.Join(r.client.List(ctx, &trunks, mine), r.client.List(ctx, &ports, mine)); err != nil {
+		return fmt.Errorf("list the objects of node %s: %w", r.node, err)
+	}
+	r.trunks, r.ports = map[string]*v1alpha1.VLANTrunkNode{}, map[string]*v1alpha1.VMPort{}
+	for i := range trunks.Items {
+		r.trunks[trunks.Items[i].Name] = &trunks.Items[i]
+	}
+	for i := range ports.Items {
+		p := &ports.Items[i]
+		r.ports[p.Namespace+"/"+p.Name] = p
+	}
+	return nil
+}
+
+// write brings one object to the server: made if it is new, then its spec if that
+// changed, then its status. It returns an error that names the object. A conflict
+// is settled by looking again.
+func (r *Reporter) write(ctx context.Context, o client.Object, isNew, spec bool) error {
+	gvk := o.GetObjectKind().GroupVersionKind()
+	defer func() { o.GetObjectKind().SetGroupVersionKind(gvk) }() // the client takes it off
+	kind := gvk.Kind
+	var err error
+	switch wanted := o.DeepCopyObject().(client.Object); {
+	case isNew:
+		err = r.client.Create(ctx, o)
+		copyStatus(o, wanted)
+	case spec:
+		err = r.client.Update(ctx, o)
+		copyStatus(o, wanted)
+	}
+	if err == nil {
+		err = r.client.Status().Update(ctx, o)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s %s: %w", kind, client.ObjectKeyFromObject(o), err)
+	}
+	return nil
+}
+
+// remove deletes an object; one that is gone is no error.
+func (r *Reporter) remove(ctx context.Context, o client.Object) error {
+	if err := r.client.Delete(ctx, o); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete %T %s: %w", o, o.GetName(), err)
+	}
+	return nil
+}
+
+// copyStatus gives an object the status that the server dropped when it took the
+// rest: status is written apart.
+func copyStatus(to, from client.Object) {
+	switch t := to.(type) {
+	case *v1alpha1.VLANTrunkNode:
+		t.Status = from.(*v1alpha1.VLANTrunkNode).Status
+	case *v1alpha1.VMPort:
+		t.Status = from.(*v1alpha1.VMPort).Status
+	case *v1alpha1.VMIdentity:
+		t.Status = from.(*v1alpha1.VMIdentity).Status
+	}
+}

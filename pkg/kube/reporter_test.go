@@ -1,0 +1,359 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+	"github.com/homeport-cni/homeport/test/apiserver"
+)
+
+// fakeNode says what a test makes it say.
+type fakeNode struct {
+	mu      sync.Mutex
+	status  wire.NodeStatus
+	ports   []wire.Port
+	drops   []wire.Drop
+	changed chan struct{}
+}
+
+func (n *fakeNode) Status() wire.NodeStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status
+}
+
+func (n *fakeNode) Ports() (wire.PortList, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return wire.PortList{Items: slices.Clone(n.ports)}, nil
+}
+
+func (n *fakeNode) Drops() (wire.DropList, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return wire.DropList{Items: slices.Clone(n.drops)}, nil
+}
+
+func (n *fakeNode) Changed() <-chan struct{} { return n.changed }
+
+// set changes what the node says, and tells of it.
+func (n *fakeNode) set(change func()) {
+	n.mu.Lock()
+	change()
+	n.mu.Unlock()
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// bench is a node at an API server.
+type bench struct {
+	testing.TB
+	*apiserver.Server
+	client.Client
+	node *fakeNode
+	stop func()
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	s := apiserver.Start(t, "../../deploy/base/crds", "testdata/kubevirt.yaml")
+	r, err := NewReporter(s.Config(), "n1", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{TB: t, Server: s, Client: r.client, node: &fakeNode{changed: make(chan struct{}, 1)}}
+	b.node.status = wire.NodeStatus{Version: "v1", Desired: 3, Compiled: 3, Active: 3,
+		Trunks: []wire.TrunkStatus{{Name: "t", Bridge: "br0", Uplink: "eth1", Link: wire.LinkUp, VLANs: vlans(t, "100,200"), MTU: 1500, Ready: true}}}
+	b.start()
+	t.Cleanup(func() { b.stop() })
+	return b
+}
+
+// start runs a new reporter, as a restarted agent would.
+func (b *bench) start() {
+	b.Helper()
+	r, err := NewReporter(b.Config(), "n1", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	r.countersEvery, r.lookEvery, r.retryMost = time.Hour, time.Hour, 100*time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.Run(ctx, b.node); err != nil {
+			b.Error(err)
+		}
+	})
+	b.stop = func() { cancel(); wg.Wait() }
+}
+
+func vlans(tb testing.TB, text string) vlan.Set {
+	tb.Helper()
+	s, err := vlan.ParseSet(text)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+// until waits until ok holds of the object with that name; ok of nil is that it is
+// gone.
+func until[T client.Object](b *bench, o T, namespace, name string, ok func(o T, found bool) bool) T {
+	b.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := b.Get(b.Context(), client.ObjectKey{Namespace: namespace, Name: name}, o)
+		if err == nil && ok(o, true) || apierrors.IsNotFound(err) && ok(o, false) {
+			return o
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("%T %s/%s: %v, last %+v", o, namespace, name, err, o)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func readyOf(c []metav1.Condition) string {
+	r := meta.FindStatusCondition(c, ready)
+	if r == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s %s", r.Status, r.Reason)
+}
+
+func TestTrunks(t *testing.T) {
+	b := newBench(t)
+	var o v1alpha1.VLANTrunkNode
+	got := until(b, &o, "", "t.n1", func(o *v1alpha1.VLANTrunkNode, found bool) bool { return found && len(o.Status.Conditions) > 0 })
+	if got.Spec.Trunk != "t" || got.Spec.Node != "n1" || got.Status.Bridge != "br0" || got.Status.MTU != 1500 || got.Status.Uplink.VLANs != "100,200" ||
+		got.Status.Uplink.State != "Up" || got.Status.Generation.Active != 3 || got.Status.Agent != "v1" || readyOf(got.Status.Conditions) != "True Healthy" {
+		t.Errorf("reported %+v", got)
+	}
+	// Nothing is written while there is nothing new: the next change alone is.
+	first := got.ResourceVersion
+	for range 3 {
+		b.node.set(func() {})
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err := b.Get(t.Context(), client.ObjectKey{Name: "t.n1"}, &o); err != nil || o.ResourceVersion != first {
+		t.Errorf("written without news: %v, version %s after %s", err, o.ResourceVersion, first)
+	}
+	for _, tt := range []struct {
+		want   string
+		change func(s *wire.NodeStatus)
+	}{
+		{"False LinkDown", func(s *wire.NodeStatus) { s.Trunks[0].Link = wire.LinkNoCarrier }},
+		{"False TrunkBroken", func(s *wire.NodeStatus) { s.Trunks[0].Ready, s.Trunks[0].Message = false, "eth1: no such interface" }},
+		{"False Drift", func(s *wire.NodeStatus) {
+			s.Trunks[0].Link, s.Trunks[0].Ready = wire.LinkUp, true
+			s.Drift = []wire.DriftCount{{Kind: "UplinkVLANMissing", Subject: "eth1", Message: "cut"}, {Kind: "Other", Subject: "eth9", Message: "not ours"}}
+		}},
+		{"False PolicyPending", func(s *wire.NodeStatus) { s.Drift, s.Desired = nil, 4 }},
+		{"False Refused", func(s *wire.NodeStatus) {
+			s.Desired, s.Problems = 3, []wire.Problem{{Kind: "VLANTrunk", Name: "t", Field: "spec.mtu", Message: "no"}}
+		}},
+		{"True Healthy", func(s *wire.NodeStatus) { s.Problems = nil }},
+	} {
+		b.node.set(func() {
+			s := b.node.status
+			s.Trunks = slices.Clone(s.Trunks)
+			tt.change(&s)
+			b.node.status = s
+		})
+		until(b, &o, "", "t.n1", func(o *v1alpha1.VLANTrunkNode, found bool) bool { return found && readyOf(o.Status.Conditions) == tt.want })
+	}
+	// A trunk that cannot be in force here is told of, and one that is gone is not.
+	b.node.set(func() {
+		b.node.status.Trunks = nil
+		b.node.status.Problems = []wire.Problem{{Kind: "VLANTrunk", Name: "u", Field: "spec.uplink.interface", Message: "eth1 has an address"}}
+	})
+	until(b, &o, "", "t.n1", func(_ *v1alpha1.VLANTrunkNode, found bool) bool { return !found })
+	got = until(b, &o, "", "u.n1", func(o *v1alpha1.VLANTrunkNode, found bool) bool {
+		return found && readyOf(o.Status.Conditions) == "False Refused"
+	})
+	if m := got.Status.Conditions[0].Message; m != "spec.uplink.interface: eth1 has an address" {
+		t.Errorf("message %q", m)
+	}
+	events(t, b, "LinkDown", "Refused")
+}
+
+// events wants one event at least of each reason.
+func events(t *testing.T, b *bench, reasons ...string) {
+	t.Helper()
+	var l corev1.EventList
+	if err := b.List(t.Context(), &l); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range reasons {
+		if !slices.ContainsFunc(l.Items, func(e corev1.Event) bool { return e.Reason == want && e.InvolvedObject.UID != "" }) {
+			t.Errorf("no event %s", want)
+		}
+	}
+}
+
+// vmPort is a port of a launcher pod that is in the API server.
+func (b *bench) vmPort(name string) wire.Port {
+	b.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "virt-launcher-" + name, Labels: map[string]string{"kubevirt.io": "virt-launcher"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: name, UID: "vmi-uid", Controller: new(true)}}},
+		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "compute", Image: "none"}}},
+	}
+	if err := b.Create(b.Context(), pod); err != nil {
+		b.Fatal(err)
+	}
+	return wire.Port{State: attach.Active, Passed: [2]uint64{5, 6}, Record: attach.Record{
+		Request: attach.Request{Key: attach.Key{ContainerID: "c-" + name, IfName: "pod37a8eec1ce1"}, MAC: attach.MAC{0, 0x50, 0x56, 0, 0, 1},
+			Network: "lan", HostIfName: "veth1", Pod: attach.Pod{Namespace: "default", Name: pod.Name, UID: string(pod.UID)}},
+		Trunk: "t", Bridge: "br0", Policy: "lan", EffectiveMTU: 1500, VLANs: attach.VLANs{Mode: vlan.Access, PVID: 100}}}
+}
+
+// vmi writes a VirtualMachineInstance as KubeVirt has it once the pod runs.
+func (b *bench) vmi(name string, active map[string]any, node string) {
+	b.Helper()
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+		"metadata": map[string]any{"namespace": "default", "name": name, "ownerReferences": []any{map[string]any{
+			"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": "vm-uid", "controller": true}}},
+		"status": map[string]any{"activePods": active, "nodeName": node, "interfaces": []any{map[string]any{
+			"podInterfaceName": "pod37a8eec1ce1", "mac": "00:50:56:00:00:01", "ipAddresses": []any{"10.1.0.5", "fd00::5"}, "infoSource": "domain, guest-agent"}}},
+	}}
+	have := &unstructured.Unstructured{}
+	have.SetGroupVersionKind(vmiVersion)
+	if err := b.Get(b.Context(), client.ObjectKey{Namespace: "default", Name: name}, have); err == nil {
+		u.SetResourceVersion(have.GetResourceVersion())
+		if err := b.Update(b.Context(), u); err != nil {
+			b.Fatal(err)
+		}
+		return
+	}
+	if err := b.Create(b.Context(), u); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func TestPorts(t *testing.T) {
+	b := newBench(t)
+	p := b.vmPort("legacy")
+	name := portName(&p)
+	b.node.set(func() { b.node.ports = []wire.Port{p} })
+	var o v1alpha1.VMPort
+	is := func(want string) func(*v1alpha1.VMPort, bool) bool {
+		return func(o *v1alpha1.VMPort, found bool) bool { return found && readyOf(o.Status.Conditions) == want }
+	}
+	// The pod says that it is a VM's; nobody who may say so does.
+	got := until(b, &o, "default", name, is("False VMUnconfirmed"))
+	if got.Spec.VM != nil || got.Spec.VLANs != "100" || got.Spec.MAC != "00:50:56:00:00:01" || got.Spec.Node != "n1" || got.Spec.Trunk != "t" ||
+		got.Status.State != "Active" || got.OwnerReferences[0].UID != types.UID(p.Pod.UID) || got.Status.Counters.PassedPackets != 11 {
+		t.Errorf("reported %+v", got)
+	}
+	b.vmi("legacy", map[string]any{"another-pod": "n1"}, "n1")
+	time.Sleep(1500 * time.Millisecond) // it is asked again after a second
+	if err := b.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, &o); err != nil || o.Spec.VM != nil {
+		t.Errorf("a VM that does not name the pod is believed: %v, %+v", err, o.Spec.VM)
+	}
+	b.vmi("legacy", map[string]any{p.Pod.UID: "n1"}, "n1")
+	got = until(b, &o, "default", name, is("True Active"))
+	if got.Spec.VM == nil || got.Spec.VM.Name != "legacy" || got.Spec.VM.UID != "vm-uid" {
+		t.Errorf("VM %+v", got.Spec.VM)
+	}
+	vm := v1alpha1.VMReference{Name: "legacy", UID: "vm-uid"}
+	var id v1alpha1.VMIdentity
+	identity := until(b, &id, "default", identityName(&vm, "lan"), func(o *v1alpha1.VMIdentity, found bool) bool { return found && len(o.Status.Addresses) == 2 })
+	if identity.Status.Node != "n1" || identity.Status.MAC != "00:50:56:00:00:01" || identity.Status.Addresses[0].Address != "10.1.0.5" ||
+		identity.Status.Addresses[0].Provenance != "GuestAgent" || identity.Spec.VM != vm {
+		t.Errorf("identity %+v", identity)
+	}
+
+	// Counters wait; a state does not.
+	b.node.set(func() { b.node.ports[0].Passed[0] = 1000 })
+	time.Sleep(300 * time.Millisecond)
+	if err := b.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, &o); err != nil || o.Status.Counters.PassedPackets != 11 {
+		t.Errorf("counters were written too early: %v, %+v", err, o.Status.Counters)
+	}
+	b.node.set(func() {
+		b.node.ports[0].State = attach.Dark
+		b.node.drops = []wire.Drop{{Key: p.Key, Direction: "In", Reason: "RuleDrop", Packets: 2}, {Key: p.Key, Direction: "Out", Reason: "RuleDrop", Packets: 3}}
+	})
+	got = until(b, &o, "default", name, is("False NotActive"))
+	if got.Status.State != "Dark" || got.Status.Counters.PassedPackets != 1006 || got.Status.Counters.Dropped["RuleDrop"] != 5 {
+		t.Errorf("status %+v", got.Status)
+	}
+
+	b.node.set(func() { b.node.ports = nil })
+	until(b, &o, "default", name, func(_ *v1alpha1.VMPort, found bool) bool { return !found })
+	if err := b.Get(t.Context(), client.ObjectKeyFromObject(&id), &id); err != nil {
+		t.Errorf("the VM's identity went with its port: %v", err)
+	}
+}
+
+// TestServerAway: what happens while the API server is away is written when it is
+// back, once; also by a reporter that was started meanwhile, and after somebody
+// deleted an object.
+func TestServerAway(t *testing.T) {
+	b := newBench(t)
+	p, q := b.vmPort("a"), b.vmPort("b")
+	var o v1alpha1.VMPort
+	found := func(_ *v1alpha1.VMPort, found bool) bool { return found }
+	b.node.set(func() { b.node.ports = []wire.Port{p} })
+	until(b, &o, "default", portName(&p), found)
+	b.Stop()
+	b.node.set(func() { b.node.ports = []wire.Port{q} })
+	time.Sleep(300 * time.Millisecond)
+	b.stop()
+	b.start()
+	b.Restart()
+	until(b, &o, "default", portName(&q), found)
+	until(b, &o, "default", portName(&p), func(_ *v1alpha1.VMPort, found bool) bool { return !found })
+	var all v1alpha1.VMPortList
+	if err := b.List(t.Context(), &all); err != nil || len(all.Items) != 1 {
+		t.Errorf("%d ports, %v", len(all.Items), err)
+	}
+	if err := b.Delete(t.Context(), &all.Items[0]); err != nil {
+		t.Fatal(err)
+	}
+	b.node.set(func() { b.node.ports[0].State = attach.Dark }) // its write finds nothing, and looks again
+	got := until(b, &o, "default", portName(&q), func(o *v1alpha1.VMPort, found bool) bool { return found && o.Status.State == "Dark" })
+	if got.UID == all.Items[0].UID {
+		t.Error("it was not made anew")
+	}
+}
+
+// TestNames: names fit whatever pods and VMs are called.
+func TestNames(t *testing.T) {
+	long := strings.Repeat("x.", 126) + "y"
+	p := wire.Port{Record: attach.Record{Request: attach.Request{Pod: attach.Pod{Name: long}}}}
+	q := p
+	q.ContainerID = "other"
+	if a, b := portName(&p), portName(&q); len(a) > 253 || a == b || strings.Contains(a, "..") {
+		t.Errorf("%s, %s", a, b)
+	}
+	vm := v1alpha1.VMReference{Name: long}
+	if a, b := identityName(&vm, "lan"), identityName(&vm, "wan"); len(a) > 253 || a == b || strings.Contains(a, "..") {
+		t.Errorf("%s, %s", a, b)
+	}
+	if v := (attach.VLANs{Mode: vlan.Native, PVID: 7, Tagged: vlans(t, "100-110")}); vlansText(v) != "7 untagged, 100-110" {
+		t.Errorf("VLANs %q", vlansText(v))
+	}
+}

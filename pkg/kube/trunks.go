@@ -1,0 +1,137 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// reportTrunks writes the node's VLANTrunkNodes, and deletes those of trunks that
+// it has no more.
+func (r *Reporter) reportTrunks(ctx context.Context, s wire.NodeStatus, ports []wire.Port) error {
+	var errs []error
+	if s.Desired == 0 { // nothing was read: which trunks there are is not known
+		return nil
+	}
+	want := map[string]bool{}
+	for _, t := range trunkStates(s, ports) {
+		name := t.trunk + "." + r.node
+		want[name] = true
+		errs = append(errs, r.reportTrunk(ctx, name, t))
+	}
+	for name, o := range r.trunks {
+		if !want[name] {
+			err := r.remove(ctx, o)
+			if err == nil {
+				delete(r.trunks, name)
+			}
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Reporter) reportTrunk(ctx context.Context, name string, t trunkState) error {
+	have := r.trunks[name]
+	o := &v1alpha1.VLANTrunkNode{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.VLANTrunkNodeSpec{Trunk: t.trunk, Node: r.node}}
+	if have != nil {
+		o = have.DeepCopy()
+	}
+	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VLANTrunkNode"))
+	before := o.Status.Conditions
+	o.Status = t.status
+	o.Status.Conditions = before
+	changed := meta.SetStatusCondition(&o.Status.Conditions, t.ready)
+	if have != nil && !changed && equality.Semantic.DeepEqual(o.Status, have.Status) {
+		return nil
+	}
+	if err := r.write(ctx, o, have == nil, false); err != nil {
+		return err
+	}
+	r.trunks[name] = o
+	if changed && have != nil || t.ready.Status != metav1.ConditionTrue && changed {
+		r.events.transition(ctx, o, t.ready)
+	}
+	return nil
+}
+
+// trunkState is what a VLANTrunkNode says.
+type trunkState struct {
+	trunk  string
+	status v1alpha1.VLANTrunkNodeStatus
+	ready  metav1.Condition
+}
+
+// trunkStates sorts what a node says by trunk, also by those that it should have
+// and cannot.
+func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
+	var out []trunkState
+	known := map[string]bool{}
+	for _, t := range s.Trunks {
+		known[t.Name] = true
+		st := v1alpha1.VLANTrunkNodeStatus{Bridge: t.Bridge, MTU: int32(t.MTU), Agent: s.Version,
+			Generation: v1alpha1.GenerationStatus{Desired: int64(s.Desired), Compiled: int64(s.Compiled), Active: int64(s.Active)}}
+		if t.Uplink != "" {
+			st.Uplink = &v1alpha1.UplinkStatus{Interface: t.Uplink, State: t.Link, VLANs: t.VLANs.String()}
+		}
+		on := map[string]bool{t.Bridge: true, t.Uplink: true}
+		for _, p := range ports {
+			if p.Trunk == t.Name {
+				st.Ports++
+				on[p.HostIfName] = true
+			}
+		}
+		for _, d := range s.Drift {
+			if d.Message != "" && on[d.Subject] && len(st.Drift) < 16 {
+				st.Drift = append(st.Drift, v1alpha1.DriftStatus{Kind: d.Kind, Subject: d.Subject, Message: d.Message})
+			}
+		}
+		out = append(out, trunkState{t.Name, st, trunkReady(s, t, st)})
+	}
+	for _, p := range s.Problems {
+		if p.Kind == v1alpha1.KindVLANTrunk && !known[p.Name] && p.Name != "" {
+			known[p.Name] = true
+			out = append(out, trunkState{p.Name, v1alpha1.VLANTrunkNodeStatus{Agent: s.Version},
+				notReady(ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": "))})
+		}
+	}
+	return out
+}
+
+// trunkReady tells the truth: what is wrong with the node's policy is wrong with
+// each of its trunks.
+func trunkReady(s wire.NodeStatus, t wire.TrunkStatus, st v1alpha1.VLANTrunkNodeStatus) metav1.Condition {
+	switch {
+	case !t.Ready:
+		return notReady(ReasonTrunkBroken, t.Message)
+	case t.Link == wire.LinkAbsent || t.Link == wire.LinkDown || t.Link == wire.LinkNoCarrier:
+		return notReady(ReasonLinkDown, fmt.Sprintf("uplink %s: %s: check the cable, the switch port and the bond", t.Uplink, t.Link))
+	case len(st.Drift) > 0:
+		return notReady(ReasonDrift, fmt.Sprintf("%s: %s: %s", st.Drift[0].Subject, st.Drift[0].Kind, st.Drift[0].Message))
+	case s.Desired != s.Active:
+		return notReady(ReasonPolicyPending, fmt.Sprintf("revision %d of policy is desired, %d is active", s.Desired, s.Active))
+	}
+	for _, p := range s.Problems {
+		if p.Kind == v1alpha1.KindVLANTrunk && p.Name == t.Name {
+			return notReady(ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": "))
+		}
+	}
+	return metav1.Condition{Type: ready, Status: metav1.ConditionTrue, Reason: ReasonHealthy,
+		Message: "carries what it should"}
+}
+
+func notReady(reason, message string) metav1.Condition {
+	if len(message) > 1024 {
+		message = message[:1024]
+	}
+	return metav1.Condition{Type: ready, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+}

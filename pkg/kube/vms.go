@@ -1,0 +1,262 @@
+package kube
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// Labels and kinds of KubeVirt (staging/src/kubevirt.io/api/core/v1/types.go).
+const (
+	launcherLabel = "kubevirt.io" // = virt-launcher
+	launcherValue = "virt-launcher"
+	vmiKind       = "VirtualMachineInstance"
+	vmKind        = "VirtualMachine"
+)
+
+var vmiVersion = schema.GroupVersionKind{Group: "kubevirt.io", Version: "v1", Kind: vmiKind}
+
+// confirmation is what is known of the VM that a pod runs. Whoever creates pods
+// writes their labels and owners; so a VM is believed only when its own
+// VirtualMachineInstance names the pod in status.activePods, which KubeVirt alone
+// writes.
+type confirmation struct {
+	uid      string // of the pod that this is about
+	launcher bool   // the pod says that it runs a VM
+	vm       *v1alpha1.VMReference
+	here     bool // the VM runs on this node now
+	why      string
+	nics     []nic
+	next     time.Time // when to ask again
+	tries    int
+	// identified are the ports whose VMIdentity was written since.
+	identified []attach.Key
+}
+
+// nic is an interface of a VM as its VirtualMachineInstance has it.
+type nic struct {
+	pod, mac  string
+	addresses []v1alpha1.AddressStatus
+}
+
+// reference is the VM; nil if none is confirmed.
+func (c *confirmation) reference() *v1alpha1.VMReference {
+	if c == nil {
+		return nil
+	}
+	return c.vm
+}
+
+func podKey(p attach.Pod) string { return p.Namespace + "/" + p.Name }
+
+// confirmAll asks about pods that are new, not confirmed yet, or due again, and
+// says when the next is due.
+func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Duration, error) {
+	var errs []error
+	living := map[string]bool{}
+	wait := r.countersEvery
+	for i := range ports {
+		p := ports[i].Pod
+		if p.Namespace == "" || p.Name == "" {
+			continue
+		}
+		id := podKey(p)
+		c := r.vms[id]
+		if !living[id] && (c == nil || c.uid != p.UID || !time.Now().Before(c.next)) {
+			fresh, err := r.confirm(ctx, p)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			fresh.schedule(c)
+			r.vms[id], c = fresh, fresh
+		}
+		living[id] = true
+		if c != nil {
+			wait = min(wait, max(0, time.Until(c.next)))
+		}
+	}
+	for id := range r.vms {
+		if !living[id] {
+			delete(r.vms, id)
+		}
+	}
+	return wait, errors.Join(errs...)
+}
+
+// schedule says when to ask again: soon and then ever later while a launcher's VM
+// does not confirm it, and at leisure once it does, for its addresses.
+func (c *confirmation) schedule(before *confirmation) {
+	const atLeisure = 5 * time.Minute
+	switch {
+	case !c.launcher || c.vm != nil:
+		c.next = time.Now().Add(atLeisure)
+	default:
+		if before != nil && before.uid == c.uid {
+			c.tries = before.tries + 1
+		}
+		c.next = time.Now().Add(min(time.Second<<min(c.tries, 10), atLeisure))
+	}
+}
+
+// confirm finds out whose VM a pod runs. The error is that it could not be asked.
+func (r *Reporter) confirm(ctx context.Context, p attach.Pod) (*confirmation, error) {
+	c := &confirmation{uid: p.UID}
+	pod := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}
+	err := r.client.Get(ctx, client.ObjectKey{Namespace: p.Namespace, Name: p.Name}, pod)
+	switch {
+	case apierrors.IsNotFound(err):
+		c.why = fmt.Sprintf("pod %s is not known to Kubernetes", p.Name)
+		return c, nil
+	case err != nil:
+		return nil, fmt.Errorf("read pod %s: %w", podKey(p), err)
+	case p.UID != "" && string(pod.UID) != p.UID:
+		c.why = fmt.Sprintf("pod %s is another one now (UID %s, not %s)", p.Name, pod.UID, p.UID)
+		return c, nil
+	}
+	owner := metav1.GetControllerOf(pod)
+	if pod.Labels[launcherLabel] != launcherValue || owner == nil || owner.Kind != vmiKind {
+		return c, nil
+	}
+	c.launcher = true
+	vmi := &unstructured.Unstructured{}
+	vmi.SetGroupVersionKind(vmiVersion)
+	err = r.client.Get(ctx, client.ObjectKey{Namespace: p.Namespace, Name: owner.Name}, vmi)
+	if apierrors.IsNotFound(err) {
+		c.why = fmt.Sprintf("VirtualMachineInstance %s, whose pod this says to be, does not exist", owner.Name)
+		return c, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read VirtualMachineInstance %s/%s: %w", p.Namespace, owner.Name, err)
+	}
+	c.read(vmi, string(pod.UID), r.node)
+	return c, nil
+}
+
+// read takes what a VirtualMachineInstance says, if it knows the pod as its own.
+func (c *confirmation) read(vmi *unstructured.Unstructured, podUID, node string) {
+	active, _, _ := unstructured.NestedStringMap(vmi.Object, "status", "activePods")
+	if on, ok := active[podUID]; !ok || on != node {
+		c.why = fmt.Sprintf("VirtualMachineInstance %s does not name the pod in status.activePods on this node; "+
+			"so long as it does not, the port has no VM's identity", vmi.GetName())
+		return
+	}
+	c.vm = &v1alpha1.VMReference{Name: vmi.GetName(), UID: vmi.GetUID()}
+	if o := metav1.GetControllerOf(vmi); o != nil && o.Kind == vmKind {
+		c.vm = &v1alpha1.VMReference{Name: o.Name, UID: o.UID}
+	}
+	at, _, _ := unstructured.NestedString(vmi.Object, "status", "nodeName")
+	c.here = at == node
+	interfaces, _, _ := unstructured.NestedSlice(vmi.Object, "status", "interfaces")
+	for _, i := range interfaces {
+		if m, ok := i.(map[string]any); ok {
+			c.nics = append(c.nics, readNIC(m))
+		}
+	}
+}
+
+func readNIC(m map[string]any) nic {
+	text := func(k string) string { s, _, _ := unstructured.NestedString(m, k); return s }
+	n := nic{pod: text("podInterfaceName"), mac: strings.ToLower(text("mac"))}
+	provenance := v1alpha1.ProvenanceDeclared                // by what the pod's CNI results say
+	if strings.Contains(text("infoSource"), "guest-agent") { // a list with commas
+		provenance = v1alpha1.ProvenanceGuestAgent
+	}
+	ips, _, _ := unstructured.NestedStringSlice(m, "ipAddresses")
+	for _, ip := range ips {
+		if a, err := netip.ParseAddr(ip); err == nil && len(n.addresses) < 64 {
+			n.addresses = append(n.addresses, v1alpha1.AddressStatus{Address: a.Unmap().String(), Provenance: provenance})
+		}
+	}
+	return n
+}
+
+// reportIdentities writes the VMIdentities of the VMs that run here. They are never
+// deleted from here: they outlive pods and moves, and go with their VM.
+func (r *Reporter) reportIdentities(ctx context.Context, ports []wire.Port) error {
+	var errs []error
+	for i := range ports {
+		p := &ports[i]
+		c := r.vms[podKey(p.Pod)]
+		if c == nil || c.vm == nil || !c.here || p.Policy == "" || p.State != attach.Active || c.reported(p) {
+			continue
+		}
+		err := r.reportIdentity(ctx, p, c)
+		if err == nil {
+			c.identified = append(c.identified, p.Key)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// reported says that the identity of a port was written since the VM was asked.
+func (c *confirmation) reported(p *wire.Port) bool { return slices.Contains(c.identified, p.Key) }
+
+func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirmation) error {
+	o := &v1alpha1.VMIdentity{}
+	err := r.client.Get(ctx, client.ObjectKey{Namespace: p.Pod.Namespace, Name: identityName(c.vm, p.Policy)}, o)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("read VMIdentity %s/%s: %w", p.Pod.Namespace, identityName(c.vm, p.Policy), err)
+	}
+	isNew := err != nil
+	if isNew {
+		o = &v1alpha1.VMIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: p.Pod.Namespace, Name: identityName(c.vm, p.Policy)},
+			Spec: v1alpha1.VMIdentitySpec{VM: *c.vm, Network: p.Policy}}
+	}
+	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentity"))
+	before := o.Status.DeepCopy()
+	o.Status.Node, o.Status.MAC = r.node, p.MAC.String()
+	for _, n := range c.nics {
+		if n.pod == p.IfName || n.pod == "" && n.mac == p.MAC.String() {
+			o.Status.Addresses = sinceBefore(n.addresses, before.Addresses)
+		}
+	}
+	if !isNew && equality.Semantic.DeepEqual(*before, o.Status) {
+		return nil
+	}
+	return r.write(ctx, o, isNew, false)
+}
+
+// sinceBefore keeps the time of addresses that were known, and gives the others
+// the present.
+func sinceBefore(now, before []v1alpha1.AddressStatus) []v1alpha1.AddressStatus {
+	out := slices.Clone(now)
+	for i := range out {
+		out[i].Since = metav1.NewTime(time.Now().UTC().Truncate(time.Second))
+		for _, b := range before {
+			if b.Address == out[i].Address {
+				out[i].Since = b.Since
+			}
+		}
+	}
+	return out
+}
+
+// identityName tells the NICs of a VM apart, and VMs of one name that follow each
+// other.
+func identityName(vm *v1alpha1.VMReference, network string) string {
+	sum := sha256.Sum256([]byte(string(vm.UID) + "\x00" + network))
+	name := vm.Name
+	if len(name) > 240 {
+		name = strings.TrimRight(name[:240], ".-")
+	}
+	return name + "." + hex.EncodeToString(sum[:4])
+}
