@@ -45,6 +45,7 @@ type Config struct {
 	Cluster     bool   // the source is for many nodes: this one may well have no trunk
 	BPFFS       string // mount point of the BPF file system
 	MetricsAddr string // host:port; "" is no metrics
+	CNIBin      string // directory where the plugin is kept in place; "" is none
 	Version     string
 	Log         *slog.Logger
 	// Report tells others of the node; nil tells nobody.
@@ -62,6 +63,7 @@ type Agent struct {
 	node      attach.Node
 	table     *table
 	drift     *driftBook
+	plugin    pluginState
 	orphans   *orphanBook            // the loop's
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
@@ -139,6 +141,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"settle", a.settlePorts},
 		{"metrics", a.serveMetrics},
 		{"report", a.report},
+		{"plugin", a.keepPlugin},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
 	return runTasks(ctx, tasks)

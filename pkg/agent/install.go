@@ -19,31 +19,62 @@ const PluginName = "homeport"
 // runtime executes the old one or the new one and never a part. An equal file
 // is left alone. It says what it did.
 func Install(from, dir string) (string, error) {
+	changed, err := install(from, dir)
+	to := filepath.Join(dir, PluginName)
+	switch {
+	case err != nil:
+		return "", err
+	case !changed:
+		return to + " is up to date", nil
+	}
+	return "installed " + to, nil
+}
+
+// install is Install; it says whether it wrote. An empty from is the plugin beside
+// this program.
+func install(from, dir string) (changed bool, err error) {
 	if from == "" {
 		exe, err := os.Executable()
 		if err != nil {
-			return "", fmt.Errorf("find own binary: %w", err)
+			return false, fmt.Errorf("find own binary: %w", err)
 		}
 		from = filepath.Join(filepath.Dir(exe), "cni-plugin")
 	}
 	want, err := os.ReadFile(from)
 	if err != nil {
-		return "", fmt.Errorf("read the plugin's binary: %w; name it with --from", err)
+		return false, fmt.Errorf("read the plugin's binary: %w; name it with --from", err)
 	}
 	to := filepath.Join(dir, PluginName)
-	have, err := os.ReadFile(to)
-	switch {
-	case err == nil && bytes.Equal(have, want):
-		return to + " is up to date", nil
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return "", err
+	same, err := inPlace(to, want)
+	if same || err != nil {
+		return false, err
 	}
 	// A directory for programs is open to all, unlike those of the store.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make the directory for plugins: %w; name another with --to", err)
+		return false, fmt.Errorf("make the directory for plugins: %w; name another with --to", err)
 	}
 	if err := store.WriteFileAtomic(to, want, 0o755); err != nil {
-		return "", err
+		return false, err
 	}
-	return "installed " + to, nil
+	return true, nil
+}
+
+// inPlace says whether the plugin there is this one, and can be executed.
+func inPlace(to string, want []byte) (bool, error) {
+	info, err := os.Stat(to)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look at the plugin in place: %w; name another directory with --to", err)
+	case info.IsDir():
+		return false, fmt.Errorf("%s is a directory: remove it, or name another place with --to", to)
+	case info.Mode().Perm() != 0o755 || info.Size() != int64(len(want)):
+		return false, nil
+	}
+	have, err := os.ReadFile(to)
+	if err != nil {
+		return false, fmt.Errorf("read the plugin in place: %w", err)
+	}
+	return bytes.Equal(have, want), nil
 }

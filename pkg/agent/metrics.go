@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -62,7 +63,7 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 type collector struct {
 	agent *Agent
 	ready, generation, trunkReady, ports, packets,
-	bytes, ruleHits, drift, repaired, problems, stale *prometheus.Desc
+	bytes, ruleHits, drift, repaired, problems, stale, installs *prometheus.Desc
 }
 
 func newCollector(a *Agent) *collector {
@@ -82,6 +83,7 @@ func newCollector(a *Agent) *collector {
 		repaired:   d("drift_repaired_total", "times that it was put right", "kind", "subject"),
 		problems:   d("manifest_problems", "problems of manifests now, as status lists them; kept: the object stays in force as it was", "kept"),
 		stale:      d("desired_state_stale", "1 while the source of desired state cannot be read or has lost everything"),
+		installs:   d("plugin_installed_total", "times that the agent put the CNI plugin in place because it was missing or another; only with --cni-bin"),
 	}
 }
 
@@ -112,7 +114,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	kept, other := countProblems(s.Problems)
 	gauge(c.problems, float64(kept), "true")
 	gauge(c.problems, float64(other), "false")
-	gauge(c.stale, oneIf(len(s.Conditions) > 0))
+	gauge(c.stale, oneIf(slices.ContainsFunc(s.Conditions, func(c wire.Condition) bool { return c.Type == wire.DesiredStateStale })))
+	if c.agent.cfg.CNIBin != "" {
+		count(c.installs, float64(c.agent.plugin.installs()))
+	}
 	c.collectPorts(count)
 	if list, err := c.agent.policyList(""); err == nil {
 		for _, p := range list.Items {
