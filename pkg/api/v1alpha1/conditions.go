@@ -1,0 +1,93 @@
+package v1alpha1
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Finalizer keeps a VLANTrunk or VLANNetwork that is deleted until nothing uses
+// it any more.
+const Finalizer = "homeport.dev/in-use"
+
+// LabelNetwork marks the NetworkAttachmentDefinitions that Homeport made. Its
+// value is [LabelValue] of the VLANNetwork's name.
+const LabelNetwork = "homeport.dev/network"
+
+// AnnotationResource makes KubeVirt, or Multus' resources injector, ask for a
+// resource for each pod that names the NetworkAttachmentDefinition.
+const AnnotationResource = "k8s.v1.cni.cncf.io/resourceName"
+
+// ResourcePrefix and a trunk's name make the resource that its nodes offer; see
+// VLANTrunk.spec.advertiseResource.
+const ResourcePrefix = Group + "/"
+
+// LabelValue is an object's name as a label value, which has 63 bytes at most: a
+// longer name is cut, and its hash added.
+func LabelValue(name string) string {
+	if len(name) <= validation.LabelValueMaxLength {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	hash := hex.EncodeToString(sum[:8])
+	return name[:validation.LabelValueMaxLength-1-len(hash)] + "-" + hash
+}
+
+// Types of conditions that the controller writes.
+const (
+	// ConditionReady says whether the object does what it should.
+	ConditionReady = "Ready"
+	// ConditionMigrationRequired says whether VMs on a VLANNetwork must migrate to
+	// get its present VLANs, MTU or trunk.
+	ConditionMigrationRequired = "MigrationRequired"
+)
+
+// Reasons of conditions that the controller writes; docs/reference/conditions.md
+// says of each what to do.
+const (
+	// ReasonReady: everything is as it should be.
+	ReasonReady = "Ready"
+	// ReasonRefused: the spec cannot be in force; the message names the field.
+	ReasonRefused = "Refused"
+	// ReasonInUse: the object is deleted, but others still use it.
+	ReasonInUse = "InUse"
+
+	// ReasonHealthy: all nodes that have the trunk report it as healthy.
+	ReasonHealthy = "Healthy"
+	// ReasonNodesUnhealthy: some nodes that have the trunk do not.
+	ReasonNodesUnhealthy = "NodesUnhealthy"
+	// ReasonNoNodes: no node reports the trunk.
+	ReasonNoNodes = "NoNodes"
+
+	// ReasonNoNamespaces: no namespace may use the network.
+	ReasonNoNamespaces = "NoNamespaces"
+	// ReasonNADKindMissing: the cluster has no kind NetworkAttachmentDefinition.
+	ReasonNADKindMissing = "NADKindMissing"
+	// ReasonNADConflict: a namespace has a NetworkAttachmentDefinition of the
+	// network's name that somebody else made.
+	ReasonNADConflict = "NADConflict"
+	// ReasonTrunkUnhealthy: the network's trunk is not ready.
+	ReasonTrunkUnhealthy = "TrunkUnhealthy"
+
+	// ReasonPortsOutdated: VMs run with other VLANs, another MTU or another trunk
+	// than the network has now.
+	ReasonPortsOutdated = "PortsOutdated"
+	// ReasonPortsUpToDate: no VM does.
+	ReasonPortsUpToDate = "PortsUpToDate"
+
+	// ReasonIncludesMissing: the set includes one that does not exist.
+	ReasonIncludesMissing = "IncludesMissing"
+	// ReasonIncludesCycle: sets include each other in a circle.
+	ReasonIncludesCycle = "IncludesCycle"
+)
+
+// Reasons of events that tell no transition of a condition.
+const (
+	// EventNADRestored: a NetworkAttachmentDefinition of ours was edited by
+	// somebody else, and put right.
+	EventNADRestored = "NADRestored"
+	// EventNADUpdated: a NetworkAttachmentDefinition follows its trunk's
+	// spec.advertiseResource.
+	EventNADUpdated = "NADUpdated"
+)
