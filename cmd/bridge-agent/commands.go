@@ -99,6 +99,7 @@ func (s *source) open(cfg *agent.Config) error {
 	if err != nil {
 		return err
 	}
+	desired.LogKube(cfg.Log)
 	cfg.Cluster = true
 	cfg.Report = func(ctx context.Context, node agent.View) error { return reporter.Run(ctx, node) }
 	return nil

@@ -45,7 +45,7 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	s := wire.NodeStatus{TypeMeta: kind("NodeStatus"), Version: a.cfg.Version, Source: a.cfg.SourceName,
 		Compiled: w.compiled, Active: w.active, Generation: a.kernel.Generation(), Hook: a.kernel.Hook(),
 		Ports: map[string]int{}, Drift: a.drift.list()}
-	s.Conditions = w.conditions()
+	s.Conditions = append(w.conditions(), a.plugin.conditions()...)
 	if w.snap == nil {
 		s.Reasons = append(s.Reasons, "no desired state has been read from "+a.cfg.SourceName)
 		return s
@@ -130,7 +130,8 @@ func problems(lists ...[]desired.Problem) []wire.Problem {
 }
 
 func trunkStatus(t desired.Trunk, h trunkHealth) wire.TrunkStatus {
-	return wire.TrunkStatus{Name: t.Name, Bridge: t.Bridge, Uplink: t.Uplink, VLANs: h.vlans, MTU: h.mtu, Ready: h.problem == "" && h.mtu != 0, Message: h.problem}
+	return wire.TrunkStatus{Name: t.Name, Bridge: t.Bridge, Uplink: t.Uplink, VLANs: h.vlans, MTU: h.mtu, Ready: h.problem == "" && h.mtu != 0,
+		Message: h.problem, Resource: t.Resource}
 }
 
 func (a *Agent) portList() (wire.PortList, error) {

@@ -19,6 +19,7 @@ func mapper() meta.RESTMapper {
 	for _, kind := range []string{"Pod", "Event"} {
 		m.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
+	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	m.Add(vmiVersion, meta.RESTScopeNamespace)
 	m.Add(v1alpha1.GroupVersion.WithKind("VLANTrunkNode"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("VMPort"), meta.RESTScopeNamespace)

@@ -43,9 +43,12 @@ type Reporter struct {
 	vms     map[string]*confirmation           // by namespace/pod
 	written map[string]time.Time               // when a port's counters were last written, by namespace/name
 	looked  time.Time                          // when the server's objects were last listed
+	offered map[string]bool                    // resources that the node has of us
 	failing string                             // what was last wrong, to say it once
+	// When the node was last looked at for its resources.
+	nodeLooked time.Time
 	// Waits; tests shorten them.
-	countersEvery, lookEvery, retryMost time.Duration
+	countersEvery, lookEvery, nodeEvery, retryMost time.Duration
 }
 
 // NewReporter makes a Reporter that writes to the API server of cfg for a node.
@@ -60,7 +63,7 @@ func NewReporter(cfg *rest.Config, node string, log *slog.Logger) (*Reporter, er
 	}
 	return &Reporter{node: node, client: c, log: log, events: &recorder{client: c, node: node},
 		vms: map[string]*confirmation{}, written: map[string]time.Time{},
-		countersEvery: 30 * time.Second, lookEvery: 10 * time.Minute, retryMost: 30 * time.Second}, nil
+		countersEvery: 30 * time.Second, lookEvery: 10 * time.Minute, nodeEvery: time.Minute, retryMost: 30 * time.Second}, nil
 }
 
 // Run reports until ctx ends. An API server that cannot be reached, or refuses,
@@ -70,14 +73,19 @@ func (r *Reporter) Run(ctx context.Context, node Node) error {
 	retry := time.Second
 	next := time.NewTimer(0)
 	defer next.Stop()
+	pending := false // a change is about to be looked at: news that never rest do not put it off
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-node.Changed():
-			next.Reset(soon)
+			if !pending {
+				next.Reset(soon)
+			}
+			pending = true
 			continue
 		case <-next.C:
+			pending = false
 		}
 		wait, err := r.round(ctx, node)
 		r.tellTrouble(err)

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -97,7 +98,7 @@ func (b *bench) start() {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r.countersEvery, r.lookEvery, r.retryMost = time.Hour, time.Hour, 100*time.Millisecond
+	r.countersEvery, r.lookEvery, r.nodeEvery, r.retryMost = time.Hour, time.Hour, 100*time.Millisecond, 100*time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -181,7 +182,9 @@ func TestTrunks(t *testing.T) {
 			tt.change(&s)
 			b.node.status = s
 		})
-		until(b, &o, "", "t.n1", func(o *v1alpha1.VLANTrunkNode, found bool) bool { return found && readyOf(o.Status.Conditions) == tt.want })
+		until(b, &o, "", "t.n1", func(o *v1alpha1.VLANTrunkNode, found bool) bool {
+			return found && readyOf(o.Status.Conditions) == tt.want
+		})
 	}
 	// A trunk that cannot be in force here is told of, and one that is gone is not.
 	b.node.set(func() {
@@ -196,6 +199,59 @@ func TestTrunks(t *testing.T) {
 		t.Errorf("message %q", m)
 	}
 	events(t, b, "LinkDown", "Refused")
+}
+
+// TestResource: a node offers a trunk's resource while the trunk carries, and has
+// it no more when it does not. What others offer stays.
+func TestResource(t *testing.T) {
+	b := newBench(t)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	if err := b.Create(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	node.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("4"), "homeport.dev/gone": resource.MustParse("1k")}
+	if err := b.Client.Status().Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	offers := func(want ...string) {
+		t.Helper()
+		until(b, node, "", "n1", func(n *corev1.Node, _ bool) bool {
+			same := n.Status.Capacity.Cpu().Value() == 4
+			for _, list := range []corev1.ResourceList{n.Status.Capacity, n.Status.Allocatable} {
+				var have []string
+				for name := range list {
+					if strings.HasPrefix(string(name), "homeport.dev/") {
+						have = append(have, string(name))
+					}
+				}
+				same = same && slices.Equal(have, want)
+			}
+			return same
+		})
+	}
+	link := func(state string, wanted bool) {
+		b.node.set(func() {
+			b.node.status.Trunks = slices.Clone(b.node.status.Trunks)
+			b.node.status.Trunks[0].Link, b.node.status.Trunks[0].Resource = state, wanted
+		})
+	}
+	link(wire.LinkUp, true)
+	offers("homeport.dev/t")
+	link(wire.LinkDown, true)
+	offers()
+	link(wire.LinkUp, true)
+	offers("homeport.dev/t")
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"status": {"capacity": {"homeport.dev/t": "0"}}}`)) // as a kubelet that lost its state
+	if err := b.Client.Status().Patch(t.Context(), node, patch); err != nil {
+		t.Fatal(err)
+	}
+	until(b, node, "", "n1", func(n *corev1.Node, _ bool) bool {
+		b.node.set(func() {})
+		q := n.Status.Capacity["homeport.dev/t"]
+		return q.Value() == 1000
+	})
+	link(wire.LinkUp, false)
+	offers()
 }
 
 // events wants one event at least of each reason.

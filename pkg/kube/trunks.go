@@ -22,7 +22,9 @@ func (r *Reporter) reportTrunks(ctx context.Context, s wire.NodeStatus, ports []
 		return nil
 	}
 	want := map[string]bool{}
-	for _, t := range trunkStates(s, ports) {
+	states := trunkStates(s, ports)
+	errs = append(errs, r.reportResources(ctx, states))
+	for _, t := range states {
 		name := t.trunk + "." + r.node
 		want[name] = true
 		errs = append(errs, r.reportTrunk(ctx, name, t))
@@ -69,6 +71,8 @@ type trunkState struct {
 	trunk  string
 	status v1alpha1.VLANTrunkNodeStatus
 	ready  metav1.Condition
+	// resource says that the trunk wants its resource offered where it is healthy.
+	resource bool
 }
 
 // trunkStates sorts what a node says by trunk, also by those that it should have
@@ -95,13 +99,13 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 				st.Drift = append(st.Drift, v1alpha1.DriftStatus{Kind: d.Kind, Subject: d.Subject, Message: d.Message})
 			}
 		}
-		out = append(out, trunkState{t.Name, st, trunkReady(s, t, st)})
+		out = append(out, trunkState{t.Name, st, trunkReady(s, t, st), t.Resource})
 	}
 	for _, p := range s.Problems {
 		if p.Kind == v1alpha1.KindVLANTrunk && !known[p.Name] && p.Name != "" {
 			known[p.Name] = true
 			out = append(out, trunkState{p.Name, v1alpha1.VLANTrunkNodeStatus{Agent: s.Version},
-				notReady(ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": "))})
+				notReady(ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), false})
 		}
 	}
 	return out

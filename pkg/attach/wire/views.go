@@ -88,6 +88,8 @@ type TrunkStatus struct {
 	MTU     int      `json:"mtu"`
 	Ready   bool     `json:"ready"`
 	Message string   `json:"message,omitempty"` // what is wrong
+	// Resource says that healthy nodes offer homeport.dev/<name> to the scheduler.
+	Resource bool `json:"resource,omitempty"`
 }
 
 // The values of TrunkStatus.Link: LinkNoCarrier is switched on and hears nobody.

@@ -1,0 +1,82 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+// A trunk's resource is homeport.dev/<trunk>. Each VM takes one; there are as many
+// as a node will never have ports.
+const (
+	resourcePrefix = v1alpha1.Group + "/"
+	resourceAmount = "1k"
+)
+
+// carries says whether VMs may be scheduled to the node for the trunk: what is
+// repaired within moments does not count.
+func (t *trunkState) carries() bool {
+	return t.ready.Reason != ReasonTrunkBroken && t.ready.Reason != ReasonLinkDown && t.ready.Reason != ReasonRefused
+}
+
+// reportResources has the node offer the resources of trunks that ask for it and
+// carry what they should. One that is withdrawn is taken away altogether, not set
+// to nought: of a resource that a node does not have at all, the kubelet does not
+// ask whether it is enough, so that VMs that run stay, also when it restarts.
+//
+// A kubelet that has lost its state takes such resources away; so the node is
+// looked at now and then.
+func (r *Reporter) reportResources(ctx context.Context, trunks []trunkState) error {
+	want := map[string]bool{}
+	for _, t := range trunks {
+		if t.resource && t.carries() {
+			want[resourcePrefix+t.trunk] = true
+		}
+	}
+	if maps.Equal(want, r.offered) && (len(want) == 0 || time.Since(r.nodeLooked) < r.nodeEvery) {
+		return nil
+	}
+	node := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: r.node}}
+	if err := r.client.Get(ctx, client.ObjectKeyFromObject(node), node); err != nil {
+		return fmt.Errorf("read node %s: %w", r.node, err)
+	}
+	patch, differs := resourcePatch(node, want)
+	if differs {
+		if err := r.client.Status().Patch(ctx, node, client.RawPatch(types.MergePatchType, patch)); err != nil {
+			return fmt.Errorf("offer %s at node %s: %w", strings.Join(slices.Sorted(maps.Keys(want)), ", "), r.node, err)
+		}
+	}
+	r.offered, r.nodeLooked = want, time.Now()
+	return nil
+}
+
+// resourcePatch makes a node offer what is wanted and nothing else of ours.
+func resourcePatch(node *corev1.Node, want map[string]bool) (patch []byte, differs bool) {
+	lists := map[string]map[string]any{"capacity": {}, "allocatable": {}}
+	for field, have := range map[string]corev1.ResourceList{"capacity": node.Status.Capacity, "allocatable": node.Status.Allocatable} {
+		for name := range have {
+			if strings.HasPrefix(string(name), resourcePrefix) && !want[string(name)] {
+				lists[field][string(name)] = nil
+			}
+		}
+		for name := range want {
+			if q, ok := have[corev1.ResourceName(name)]; !ok || q.IsZero() {
+				lists[field][name] = resourceAmount
+			}
+		}
+	}
+	// Maps of texts always encode.
+	patch, _ = json.Marshal(map[string]any{"status": lists})
+	return patch, len(lists["capacity"])+len(lists["allocatable"]) > 0
+}
