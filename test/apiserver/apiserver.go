@@ -73,7 +73,7 @@ func serve(tb testing.TB, p *plane, crdDirs []string) *Server {
 	tb.Helper()
 	tb.Cleanup(func() {
 		if tb.Failed() {
-			tb.Logf("the end of kube-apiserver's log:\n%s", p.lastWords())
+			tb.Logf("the last warnings and errors of kube-apiserver:\n%s", p.lastWords())
 		}
 	})
 	if err := p.start(); err != nil {

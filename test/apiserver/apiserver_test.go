@@ -104,17 +104,18 @@ func running(t *testing.T, dir string) (found []string) {
 // TestShared has two tests share a server, and one of them leave it stopped.
 func TestShared(t *testing.T) {
 	binaries(t)
+	// Named by the server: with -count a test meets what it left before.
+	cm := configMap("", "1")
+	cm.GenerateName = "shared-"
 	t.Run("one", func(t *testing.T) {
 		s := Shared(t)
-		if err := newClient(t, s.Config()).Create(t.Context(), configMap("shared", "1")); err != nil {
+		if err := newClient(t, s.Config()).Create(t.Context(), cm); err != nil {
 			t.Fatal(err)
 		}
 		s.Stop()
 	})
 	t.Run("two", func(t *testing.T) {
-		var cm corev1.ConfigMap
-		key := client.ObjectKey{Namespace: "default", Name: "shared"}
-		if err := newClient(t, Shared(t).Config()).Get(t.Context(), key, &cm); err != nil {
+		if err := newClient(t, Shared(t).Config()).Get(t.Context(), client.ObjectKeyFromObject(cm), cm); err != nil {
 			t.Error(err)
 		}
 	})

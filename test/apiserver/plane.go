@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -235,12 +236,14 @@ func (p *plane) stop() error {
 	}
 }
 
-// lastWords gives the last lines of the API server's log.
+// lastWords gives the last lines of the API server's log that are more than information.
 func (p *plane) lastWords() string {
 	b, err := os.ReadFile(p.log.Name())
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(b)), "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "I") // klog's letter for information
+	})
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
