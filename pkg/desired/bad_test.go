@@ -315,7 +315,7 @@ policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Forbidden: this version
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].addressSet: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: Forbidden: is enforced with --source kube alone: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: Forbidden: this version does not enforce this field: leave it out
 `},
 		{name: "services not enforced", content: badRule(`id: 7, action: Drop, services: [{serviceSet: web}, {protocol: TCP, sourcePorts: "1"}]`), want: `

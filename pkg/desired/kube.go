@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -45,6 +46,7 @@ type Kube struct {
 	changed   chan struct{}
 	read      map[string]decoded // what objects were last decoded to, by UID
 	problem   error              // of the last look
+	notices   []Problem          // of the last look: what is in force, but less than its author may think
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
@@ -66,6 +68,7 @@ func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
 		DefaultTransform:             slim,
 		DefaultUnsafeDisableDeepCopy: &shared,
 		ByObject: map[client.Object]cache.ByObject{
+			identity():    {Transform: slimIdentity},
 			namedNode(""): {Field: fields.OneTermEqualSelector("metadata.name", node)},
 		},
 	})
@@ -107,7 +110,32 @@ func kubeMapper() meta.RESTMapper {
 	for _, kind := range v1alpha1.Kinds() {
 		m.Add(v1alpha1.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
+	m.AddSpecific(v1alpha1.GroupVersion.WithKind("VMIdentity"), v1alpha1.GroupVersion.WithResource("vmidentities"),
+		v1alpha1.GroupVersion.WithResource("vmidentity"), meta.RESTScopeNamespace)
 	return m
+}
+
+// identity is a VMIdentity for the watches.
+func identity() *unstructured.Unstructured {
+	return unstructuredOf(v1alpha1.GroupVersion.WithKind("VMIdentity"))
+}
+
+// slimIdentity is slim for an object whose status is what is read.
+func slimIdentity(obj any) (any, error) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return obj, nil
+	}
+	out := identity()
+	out.SetNamespace(u.GetNamespace())
+	out.SetName(u.GetName())
+	out.SetUID(u.GetUID())
+	out.SetResourceVersion(u.GetResourceVersion())
+	out.SetLabels(u.GetLabels())
+	if list, ok, _ := unstructured.NestedSlice(u.Object, "status", "addresses"); ok {
+		_ = unstructured.SetNestedSlice(out.Object, list, "status", "addresses")
+	}
+	return out, nil
 }
 
 // slim drops what nobody here reads from an object before it is kept.
@@ -155,6 +183,7 @@ func (k *Kube) Load() (*Snapshot, error) {
 // channel is closed. A reader that is slow gets the newest, not all.
 func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 	watched := []client.Object{namedNode(""), &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}}}
+	watched = append(watched, identity())
 	for _, kind := range v1alpha1.Kinds() {
 		watched = append(watched, unstructuredOf(v1alpha1.GroupVersion.WithKind(kind)))
 	}
@@ -201,6 +230,13 @@ func (k *Kube) OnAdd(any, bool) { signal(k.changed) }
 // OnUpdate implements cache.ResourceEventHandler. What only changes an object's
 // status is not news.
 func (k *Kube) OnUpdate(before, after any) {
+	if b, ok := before.(*unstructured.Unstructured); ok && b.GetKind() == identity().GetKind() {
+		a, ok := after.(*unstructured.Unstructured)
+		if !ok || !reflect.DeepEqual(readIdentity(a), readIdentity(b)) {
+			signal(k.changed)
+		}
+		return
+	}
 	b, okB := before.(metav1.Object)
 	a, okA := after.(metav1.Object)
 	if okA && okB && a.GetGeneration() != 0 && a.GetGeneration() == b.GetGeneration() && a.GetDeletionTimestamp().Equal(b.GetDeletionTimestamp()) {
@@ -224,7 +260,9 @@ func (k *Kube) snapshot() *Snapshot {
 	k.problem = err
 	switch {
 	case err == nil:
-		return k.take([]manifest{seen}, func(string) string { return "" })
+		s := k.take([]manifest{seen}, func(string) string { return "" })
+		s.Problems = append(s.Problems, k.notices...)
+		return s
 	case k.last == nil:
 		return nil // Problem says why
 	}
@@ -258,7 +296,11 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	if err := k.cache.List(ctx, &namespaces); err != nil {
 		return m, ReasonUnreadable, err
 	}
-	p := placement{node: node.Labels, namespaces: namespaces.Items, elsewhere: map[key]bool{}}
+	vms, err := k.vms(ctx)
+	if err != nil {
+		return m, ReasonUnreadable, err
+	}
+	p := placement{node: node.Labels, namespaces: namespaces.Items, vms: vms, elsewhere: map[key]bool{}}
 	read := map[string]decoded{}
 	total := 0
 	for _, kind := range v1alpha1.Kinds() { // trunks, then what is on them, then what names that
@@ -279,8 +321,23 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 		return m, ReasonEmpty, fmt.Errorf("has no %s any more: restore them; to remove the last objects, leave one that does no harm",
 			strings.Join(v1alpha1.Kinds(), ", "))
 	}
-	k.read = read
+	k.read, k.notices = read, p.notices
 	return m, "", nil
+}
+
+// vms lists the NICs of the cluster's VMs.
+func (k *Kube) vms(ctx context.Context) ([]vmAddresses, error) {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentityList"))
+	if err := k.cache.List(ctx, list); err != nil {
+		return nil, err
+	}
+	var out []vmAddresses
+	for i := range list.Items {
+		out = append(out, readIdentity(&list.Items[i]))
+	}
+	slices.SortFunc(out, func(a, b vmAddresses) int { return strings.Compare(a.name, b.name) })
+	return out, nil
 }
 
 // decode reads an object, unless it is as it was.
@@ -299,6 +356,7 @@ type decoded struct {
 	problems   []Problem
 	nodes      map[string]string     // a trunk's nodeSelector
 	namespaces *metav1.LabelSelector // a network's
+	vms        []vmPeer              // a policy's
 }
 
 // decodeObject reads an object strictly: a field that this version does not know
@@ -343,9 +401,10 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		if !fill(&o) {
 			return d
 		}
+		peers, wrong := takeVMPeers(&o.Spec)
 		p, errs := FromPolicy(&o)
-		d.value = p
-		d.failAll(errs)
+		d.vms, d.value = peers, p
+		d.failAll(append(wrong, errs...))
 	}
 	return d
 }

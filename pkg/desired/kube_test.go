@@ -154,9 +154,49 @@ func TestKube(t *testing.T) {
 	})
 	f.until("mended", func(s *Snapshot) bool { return len(s.Problems) == 0 })
 
+	t.Run("peers by label", func(t *testing.T) { peersByLabel(t, c, f) })
 	t.Run("server away", func(t *testing.T) { serverAway(t, c, f, stored) })
 	t.Run("node moves", func(t *testing.T) { nodeMoves(t, c, f) })
 	t.Run("everything deleted", func(t *testing.T) { everythingDeleted(t, c, f) })
+}
+
+// peersByLabel: a rule that selects VMs follows what addresses they are known to
+// hold, wherever they run.
+func peersByLabel(t *testing.T, c *cluster, f *follower) {
+	f.TB = t
+	set := func(rules ...any) {
+		c.edit("FirewallPolicy", "p", func(spec map[string]any) { spec["rules"] = rules })
+	}
+	set(map[string]any{"id": int64(1), "action": "Allow", "sources": []any{map[string]any{"vm": map[string]any{"matchLabels": map[string]any{"app": "ledger"}}}}},
+		map[string]any{"id": int64(2), "action": "Drop"})
+	s := f.until("no VM yet", func(s *Snapshot) bool { return len(s.Problems) == 1 })
+	if len(s.Policies[0].Rules) != 1 || s.Policies[0].Rules[0].Key.ID != 2 || s.Problems[0].Field != "spec.rules[0].sources[0].vm" || s.Problems[0].Kept {
+		t.Errorf("without a VM: %+v, %v", s.Policies[0].Rules, s.Problems)
+	}
+	id := identity()
+	id.SetNamespace("default")
+	id.SetName("vm.1")
+	id.SetLabels(map[string]string{"app": "ledger"})
+	_ = unstructured.SetNestedMap(id.Object, map[string]any{"vm": map[string]any{"name": "vm", "uid": "u"}, "network": "lan"}, "spec")
+	c.create(id)
+	f.until("no address yet", func(s *Snapshot) bool {
+		return len(s.Problems) == 1 && strings.Contains(s.Problems[0].Message, "does not match default/vm.1: no address")
+	})
+	_ = unstructured.SetNestedSlice(id.Object, []any{map[string]any{"address": "10.1.0.5", "provenance": "ARP"}}, "status", "addresses")
+	if err := c.Client.Status().Update(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	s = f.until("address known", func(s *Snapshot) bool { return len(s.Problems) == 0 })
+	if r := s.Policies[0].Rules; len(r) != 2 || len(r[0].Sources) != 1 || r[0].Sources[0].First.String() != "10.1.0.5" {
+		t.Errorf("with an address: %+v", r)
+	}
+	id.SetLabels(map[string]string{"app": "other"})
+	if err := c.Update(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	f.until("another label", func(s *Snapshot) bool { return len(s.Policies[0].Rules) == 1 })
+	set(map[string]any{"id": int64(1), "action": "Allow"})
+	f.until("as before", func(s *Snapshot) bool { return len(s.Problems) == 0 && len(s.Policies[0].Rules) == 1 })
 }
 
 // serverAway: the last state stays, says since when, and nothing is lost or done

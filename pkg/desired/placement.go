@@ -27,7 +27,9 @@ func (d *decoded) failAll(errs field.ErrorList) {
 type placement struct {
 	node       labels.Set                     // this node's labels
 	namespaces []metav1.PartialObjectMetadata // of the cluster
+	vms        []vmAddresses                  // of the cluster
 	elsewhere  map[key]bool                   // objects that are in force on other nodes alone
+	notices    []Problem                      // of what is taken: not as its author may think
 }
 
 // place adds an object to what is proposed for this node, unless it is for others.
@@ -59,17 +61,16 @@ func (p *placement) place(m *manifest, d decoded) {
 		v.Namespaces = names
 		d.value = v
 	case Policy:
-		if len(v.Networks) == 0 { // every port
-			break
-		}
 		here := slices.DeleteFunc(slices.Clone(v.Networks), func(n string) bool {
 			return p.elsewhere[key{v1alpha1.KindVLANNetwork, n}]
 		})
-		if len(here) == 0 {
+		if len(v.Networks) > 0 && len(here) == 0 {
 			return
 		}
-		v.Networks = here
-		d.value = v
+		v.Networks = here // nil is every port
+		var notices []Problem
+		d.value, notices = putVMPeers(v, d.vms, p.vms)
+		p.notices = append(p.notices, notices...)
 	}
 	m.objects = append(m.objects, d.object)
 }

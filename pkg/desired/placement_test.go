@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
 // fromYAML is an object as the API server sends it.
@@ -127,5 +129,51 @@ func TestJudge(t *testing.T) {
 	want := []string{"a spec.vlan.id", "b spec.vlan.id", "c spec.vlan.id", "d spec.trunk", "lost spec.appliedTo[0].network"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("problems (-want +got):\n%s\n%v", d, problems)
+	}
+}
+
+// TestVMPeers: addresses take the places of labels, and nothing else changes.
+func TestVMPeers(t *testing.T) {
+	vms := []vmAddresses{
+		{name: "a/x", labels: map[string]string{"app": "x"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}},
+		{name: "a/y", labels: map[string]string{"app": "yy"}},
+	}
+	const x, y = `{vm: {matchLabels: {app: x}}}`, `{vm: {matchLabels: {app: yy}}}`
+	for name, tt := range map[string]struct{ rule, want, notice string }{
+		"found":              {`sources: [` + x + `]`, "[10.0.0.1 10.0.0.2] []", ""},
+		"beside others":      {`sources: [{ip: 9.9.9.9}, ` + x + `, {ip: 8.8.8.8}]`, "[9.9.9.9 8.8.8.8 10.0.0.1 10.0.0.2] []", ""},
+		"unknown":            {`sources: [` + y + `]`, "gone", "spec.rules[0].sources[0].vm: does not match a/y: no address of theirs is known"},
+		"unknown and others": {`destinations: [` + y + `, {ip: 8.8.8.8}]`, "[] [8.8.8.8]", "spec.rules[0].destinations[0].vm: does not match a/y"},
+		"one of two lists":   {`sources: [` + x + `], destinations: [` + y + `]`, "gone", "spec.rules[0].destinations[0].vm"},
+		"everything":         {`sources: [{vm: {}}]`, "[10.0.0.1 10.0.0.2] []", "does not match a/y"},
+		"nobody":             {`sources: [{vm: {matchLabels: {app: z}}}]`, "gone", "selects no VM now, and so matches nothing"},
+	} {
+		d := decodeObject(fromYAML(t, "FirewallPolicy", "p", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop, `+tt.rule+`}]}`))
+		if len(d.problems) > 0 {
+			t.Fatalf("%s: %v", name, d.problems)
+		}
+		before := fmt.Sprint(d.value)
+		p, notices := putVMPeers(d.value.(Policy), d.vms, vms)
+		got := "gone"
+		if len(p.Rules) == 1 {
+			text := func(list []policy.AddrRange) []string {
+				out := []string{}
+				for _, r := range list {
+					out = append(out, r.First.String())
+				}
+				return out
+			}
+			got = fmt.Sprint(text(p.Rules[0].Sources), text(p.Rules[0].Destinations))
+		}
+		if got != tt.want || (len(notices) == 0) != (tt.notice == "") || len(notices) > 0 && !strings.Contains(notices[0].String(), tt.notice) {
+			t.Errorf("%s: %s, %v; want %s, %q", name, got, notices, tt.want, tt.notice)
+		}
+		if fmt.Sprint(d.value) != before {
+			t.Errorf("%s: the decoded policy was changed", name)
+		}
+	}
+	d := decodeObject(fromYAML(t, "FirewallPolicy", "p", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop, sources: [`+x+`, {cidr: 10.0.0.1/8}]}]}`))
+	if len(d.problems) != 1 || d.problems[0].Field != "spec.rules[0].sources[1].cidr" {
+		t.Errorf("problems %v", d.problems)
 	}
 }

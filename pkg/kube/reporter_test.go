@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -290,7 +291,8 @@ func (b *bench) vmi(name string, active map[string]any, node string) {
 	b.Helper()
 	u := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
-		"metadata": map[string]any{"namespace": "default", "name": name, "ownerReferences": []any{map[string]any{
+		"metadata": map[string]any{"namespace": "default", "name": name,
+			"labels": map[string]any{"app": "ledger", "kubevirt.io/nodeName": node}, "ownerReferences": []any{map[string]any{
 			"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": "vm-uid", "controller": true}}},
 		"status": map[string]any{"activePods": active, "nodeName": node, "interfaces": []any{map[string]any{
 			"podInterfaceName": "pod37a8eec1ce1", "mac": "00:50:56:00:00:01", "ipAddresses": []any{"10.1.0.5", "fd00::5"}, "infoSource": "domain, guest-agent"}}},
@@ -338,7 +340,7 @@ func TestPorts(t *testing.T) {
 	var id v1alpha1.VMIdentity
 	identity := until(b, &id, "default", identityName(&vm, "lan"), func(o *v1alpha1.VMIdentity, found bool) bool { return found && len(o.Status.Addresses) == 2 })
 	if identity.Status.Node != "n1" || identity.Status.MAC != "00:50:56:00:00:01" || identity.Status.Addresses[0].Address != "10.1.0.5" ||
-		identity.Status.Addresses[0].Provenance != "GuestAgent" || identity.Spec.VM != vm {
+		identity.Status.Addresses[0].Provenance != "GuestAgent" || identity.Spec.VM != vm || !maps.Equal(identity.Labels, map[string]string{"app": "ledger"}) {
 		t.Errorf("identity %+v", identity)
 	}
 

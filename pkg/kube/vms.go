@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ type confirmation struct {
 	launcher bool   // the pod says that it runs a VM
 	vm       *v1alpha1.VMReference
 	here     bool // the VM runs on this node now
+	labels   map[string]string
 	why      string
 	nics     []nic
 	next     time.Time // when to ask again
@@ -162,6 +164,12 @@ func (c *confirmation) read(vmi *unstructured.Unstructured, podUID, node string)
 	if o := metav1.GetControllerOf(vmi); o != nil && o.Kind == vmKind {
 		c.vm = &v1alpha1.VMReference{Name: o.Name, UID: o.UID}
 	}
+	c.labels = map[string]string{}
+	for k, v := range vmi.GetLabels() {
+		if domain, _, ok := strings.Cut(k, "/"); !ok || domain != "kubevirt.io" && !strings.HasSuffix(domain, ".kubevirt.io") {
+			c.labels[k] = v
+		}
+	}
 	at, _, _ := unstructured.NestedString(vmi.Object, "status", "nodeName")
 	c.here = at == node
 	interfaces, _, _ := unstructured.NestedSlice(vmi.Object, "status", "interfaces")
@@ -223,16 +231,18 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 	}
 	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentity"))
 	before := o.Status.DeepCopy()
+	relabel := !maps.Equal(o.Labels, c.labels) // what rules select VMs by
+	o.Labels = c.labels
 	o.Status.Node, o.Status.MAC = r.node, p.MAC.String()
 	for _, n := range c.nics {
 		if n.pod == p.IfName || n.pod == "" && n.mac == p.MAC.String() {
 			o.Status.Addresses = sinceBefore(n.addresses, before.Addresses)
 		}
 	}
-	if !isNew && equality.Semantic.DeepEqual(*before, o.Status) {
+	if !isNew && !relabel && equality.Semantic.DeepEqual(*before, o.Status) {
 		return nil
 	}
-	return r.write(ctx, o, isNew, false)
+	return r.write(ctx, o, isNew, relabel)
 }
 
 // sinceBefore keeps the time of addresses that were known, and gives the others

@@ -237,7 +237,9 @@ type Peer struct {
 	// +kubebuilder:validation:MaxLength=253
 	AddressSet string `json:"addressSet,omitempty"`
 
-	// VM selects VMs by label. Not enforced by this version.
+	// VM selects VMs of all namespaces by their labels: the addresses that they
+	// are known to hold. A VM whose address is unknown does not match, and is
+	// named in the node's status. Read from Kubernetes alone.
 	// +optional
 	VM *metav1.LabelSelector `json:"vm,omitempty"`
 

@@ -146,7 +146,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 		check("network", p.Network, nil)
 		if p.VM != nil {
 			set++
-			errs = append(errs, notEnforced(at.Child("vm")))
+			errs = append(errs, clusterOnly(at.Child("vm")))
 		}
 		if p.Any {
 			set++
