@@ -24,6 +24,14 @@ deps: ## install what Debian has and the tests need: clang, QEMU, kernels
 generate: ## regenerate BPF objects, reasons and their docs (needs clang)
 	go generate ./...
 
+.PHONY: deploy
+deploy: ## regenerate deploy/daemonset.yaml and the Helm chart's templates from deploy/base
+	hack/deploy.sh
+
+.PHONY: image-layout
+image-layout: ## out/image/ARCH: the image's files as the Dockerfile has them, for amd64 and arm64, without Docker
+	hack/image-layout.sh
+
 .PHONY: verify
 verify: ## generated files are current; vet, staticcheck, gofmt
 	hack/verify.sh
@@ -56,7 +64,7 @@ cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, in
 
 .PHONY: test-api
 test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, admission, informers)
-	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m ./test/apiserver
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m ./test/apiserver ./test/deploy
 
 .PHONY: test-demo
 test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
