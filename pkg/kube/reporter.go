@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ type Reporter struct {
 	node   string
 	client client.Client // uncached
 	events *recorder
+	watch  *vmWatch
 	log    *slog.Logger
 
 	trunks  map[string]*v1alpha1.VLANTrunkNode // by name, as the server last had them
@@ -61,7 +63,7 @@ func NewReporter(cfg *rest.Config, node string, log *slog.Logger) (*Reporter, er
 	if err != nil {
 		return nil, fmt.Errorf("write to the Kubernetes API at %s: %w", cfg.Host, err)
 	}
-	return &Reporter{node: node, client: c, log: log, events: &recorder{client: c, node: node},
+	return &Reporter{node: node, client: c, log: log, events: &recorder{client: c, node: node}, watch: newVMWatch(cfg, node, c),
 		vms: map[string]*confirmation{}, written: map[string]time.Time{},
 		countersEvery: 30 * time.Second, lookEvery: 10 * time.Minute, nodeEvery: time.Minute, retryMost: 30 * time.Second}, nil
 }
@@ -69,6 +71,9 @@ func NewReporter(cfg *rest.Config, node string, log *slog.Logger) (*Reporter, er
 // Run reports until ctx ends. An API server that cannot be reached, or refuses,
 // is tried again, and nothing else waits for it.
 func (r *Reporter) Run(ctx context.Context, node Node) error {
+	var watching sync.WaitGroup
+	watching.Go(func() { r.watch.run(ctx, r.log) })
+	defer watching.Wait()
 	const soon = 50 * time.Millisecond // for what changes together
 	retry := time.Second
 	next := time.NewTimer(0)
@@ -79,23 +84,24 @@ func (r *Reporter) Run(ctx context.Context, node Node) error {
 		case <-ctx.Done():
 			return nil
 		case <-node.Changed():
-			if !pending {
-				next.Reset(soon)
-			}
-			pending = true
-			continue
+		case <-r.watch.news:
 		case <-next.C:
 			pending = false
+			wait, err := r.round(ctx, node)
+			r.tellTrouble(err)
+			if err != nil {
+				wait, retry = retry, min(2*retry, r.retryMost)
+				r.looked = time.Time{} // what the server has is not known any more
+			} else {
+				retry = time.Second
+			}
+			next.Reset(wait)
+			continue
 		}
-		wait, err := r.round(ctx, node)
-		r.tellTrouble(err)
-		if err != nil {
-			wait, retry = retry, min(2*retry, r.retryMost)
-			r.looked = time.Time{} // what the server has is not known any more
-		} else {
-			retry = time.Second
+		if !pending {
+			next.Reset(soon)
 		}
-		next.Reset(wait)
+		pending = true
 	}
 }
 

@@ -344,6 +344,18 @@ func TestPorts(t *testing.T) {
 		t.Errorf("identity %+v", identity)
 	}
 
+	// A label that changes, as the VM's owner may, is noticed by the watch.
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(vmiVersion)
+	if err := b.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "legacy"}, u); err != nil {
+		t.Fatal(err)
+	}
+	u.SetLabels(map[string]string{"app": "books", "kubevirt.io/nodeName": "n1"})
+	if err := b.Update(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	until(b, &id, "default", id.Name, func(o *v1alpha1.VMIdentity, found bool) bool { return found && o.Labels["app"] == "books" })
+
 	// Counters wait; a state does not.
 	b.node.set(func() { b.node.ports[0].Passed[0] = 1000 })
 	time.Sleep(300 * time.Millisecond)

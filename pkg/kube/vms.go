@@ -40,6 +40,7 @@ var vmiVersion = schema.GroupVersionKind{Group: "kubevirt.io", Version: "v1", Ki
 // writes.
 type confirmation struct {
 	uid      string // of the pod that this is about
+	vmi      string // namespace/name of the VirtualMachineInstance that it names
 	launcher bool   // the pod says that it runs a VM
 	vm       *v1alpha1.VMReference
 	here     bool // the VM runs on this node now
@@ -72,6 +73,12 @@ func podKey(p attach.Pod) string { return p.Namespace + "/" + p.Name }
 // says when the next is due.
 func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Duration, error) {
 	var errs []error
+	changed := r.watch.take()
+	for _, c := range r.vms {
+		if changed[c.vmi] {
+			c.next = time.Time{}
+		}
+	}
 	living := map[string]bool{}
 	wait := r.countersEvery
 	for i := range ports {
@@ -103,10 +110,10 @@ func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Dura
 	return wait, errors.Join(errs...)
 }
 
-// schedule says when to ask again: soon and then ever later while a launcher's VM
-// does not confirm it, and at leisure once it does, for its addresses.
+// schedule says when to ask again, should the watch tell of nothing: soon and then
+// ever later while a launcher's VM does not confirm it, and at leisure once it does.
 func (c *confirmation) schedule(before *confirmation) {
-	const atLeisure = 5 * time.Minute
+	const atLeisure = 30 * time.Minute
 	switch {
 	case !c.launcher || c.vm != nil:
 		c.next = time.Now().Add(atLeisure)
@@ -137,7 +144,7 @@ func (r *Reporter) confirm(ctx context.Context, p attach.Pod) (*confirmation, er
 	if pod.Labels[launcherLabel] != launcherValue || owner == nil || owner.Kind != vmiKind {
 		return c, nil
 	}
-	c.launcher = true
+	c.launcher, c.vmi = true, p.Namespace+"/"+owner.Name
 	vmi := &unstructured.Unstructured{}
 	vmi.SetGroupVersionKind(vmiVersion)
 	err = r.client.Get(ctx, client.ObjectKey{Namespace: p.Namespace, Name: owner.Name}, vmi)
