@@ -1,0 +1,168 @@
+package desired
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// vmPeer is a peer that selects VMs by label. What addresses they have is learned
+// over time; so it is kept apart from the rule that it belongs to, and put in when
+// the rule goes to the node.
+type vmPeer struct {
+	rule     int  // index of the rule
+	source   bool // among sources, else destinations
+	index    int  // among them
+	selector labels.Selector
+}
+
+func (v *vmPeer) field() string {
+	side := "destinations"
+	if v.source {
+		side = "sources"
+	}
+	return fmt.Sprintf("spec.rules[%d].%s[%d].vm", v.rule, side, v.index)
+}
+
+// takeVMPeers notes the peers by label of a policy's rules. In their places it
+// puts an address, so that what is said of the other peers names their own places.
+func takeVMPeers(spec *v1alpha1.FirewallPolicySpec) ([]vmPeer, field.ErrorList) {
+	var out []vmPeer
+	var errs field.ErrorList
+	take := func(rule int, source bool, list []v1alpha1.Peer) {
+		for i, p := range list {
+			if p.VM == nil {
+				continue
+			}
+			v := vmPeer{rule: rule, source: source, index: i}
+			var err error
+			if v.selector, err = metav1.LabelSelectorAsSelector(p.VM); err != nil {
+				errs = append(errs, field.Invalid(field.NewPath(v.field()), "", err.Error()))
+			}
+			list[i].VM, list[i].IP = nil, netip.IPv4Unspecified().String()
+			out = append(out, v)
+		}
+	}
+	for i := range spec.Rules {
+		take(i, true, spec.Rules[i].Sources)
+		take(i, false, spec.Rules[i].Destinations)
+	}
+	return out, errs
+}
+
+// vmAddresses is one NIC of a VM, wherever it runs: its VM's labels and the
+// addresses that it is known to hold.
+type vmAddresses struct {
+	name      string // namespace/name of the VMIdentity
+	labels    labels.Set
+	addresses []netip.Addr
+}
+
+// readIdentity takes what rules need from a VMIdentity.
+func readIdentity(u *unstructured.Unstructured) vmAddresses {
+	v := vmAddresses{name: u.GetNamespace() + "/" + u.GetName(), labels: u.GetLabels()}
+	list, _, _ := unstructured.NestedSlice(u.Object, "status", "addresses")
+	for _, item := range list {
+		m, _ := item.(map[string]any)
+		text, _ := m["address"].(string)
+		if a, err := netip.ParseAddr(text); err == nil {
+			v.addresses = append(v.addresses, a.Unmap())
+		}
+	}
+	return v
+}
+
+// putVMPeers gives a policy's rules the addresses of the VMs that they select, and
+// tells of VMs whose address nobody knows. A list that only selects VMs and finds
+// no address matches nothing, so that its rule is left out: an empty list would
+// match everything.
+func putVMPeers(p Policy, peers []vmPeer, vms []vmAddresses) (Policy, []Problem) {
+	if len(peers) == 0 {
+		return p, nil
+	}
+	type side struct {
+		rule   int
+		source bool
+	}
+	lists := map[side][]policy.AddrRange{}
+	var notices []Problem
+	for i := len(peers) - 1; i >= 0; i-- { // from the end: places before stay what they are
+		v := &peers[i]
+		at := side{v.rule, v.source}
+		if _, ok := lists[at]; !ok {
+			lists[at] = slices.Clone(v.list(&p.Rules[v.rule]))
+		}
+		found, why := v.find(vms)
+		lists[at] = append(slices.Delete(lists[at], v.index, v.index+1), found...)
+		if why != "" {
+			notices = append(notices, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: v.field(), Message: why})
+		}
+	}
+	rules := make([]policy.Rule, 0, len(p.Rules))
+	for i, r := range p.Rules {
+		sources, bySource := lists[side{i, true}]
+		destinations, byDestination := lists[side{i, false}]
+		if bySource {
+			r.Sources = sources
+		}
+		if byDestination {
+			r.Destinations = destinations
+		}
+		if bySource && len(sources) == 0 || byDestination && len(destinations) == 0 {
+			continue
+		}
+		rules = append(rules, r)
+	}
+	p.Rules = rules
+	slices.Reverse(notices)
+	return p, notices
+}
+
+// list is the rule's list that the peer is in.
+func (v *vmPeer) list(r *policy.Rule) []policy.AddrRange {
+	if v.source {
+		return r.Sources
+	}
+	return r.Destinations
+}
+
+// find gives the addresses of the VMs that a peer selects, and says which of them
+// have none.
+func (v *vmPeer) find(vms []vmAddresses) (out []policy.AddrRange, why string) {
+	var unknown []string
+	selected := 0
+	for _, vm := range vms {
+		if !v.selector.Matches(vm.labels) {
+			continue
+		}
+		selected++
+		if len(vm.addresses) == 0 {
+			unknown = append(unknown, vm.name)
+		}
+		for _, a := range vm.addresses {
+			out = append(out, policy.AddrRange{First: a, Last: a})
+		}
+	}
+	slices.SortFunc(out, func(a, b policy.AddrRange) int { return a.First.Compare(b.First) })
+	out = slices.Compact(out)
+	switch {
+	case selected == 0:
+		return out, "selects no VM now, and so matches nothing"
+	case len(unknown) > 0:
+		more := ""
+		if len(unknown) > 8 {
+			unknown, more = unknown[:8], fmt.Sprintf(" and %d more", len(unknown)-8)
+		}
+		return out, fmt.Sprintf("does not match %s%s: no address of theirs is known; want a guest agent, or a peer by ip", strings.Join(unknown, ", "), more)
+	}
+	return out, ""
+}
