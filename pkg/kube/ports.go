@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
-	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // reportPorts writes the node's VMPorts, and deletes those of ports that ended.
@@ -91,7 +89,7 @@ func (r *Reporter) reportPort(ctx context.Context, id string, p *wire.Port, drop
 		return err
 	}
 	r.ports[id], r.written[id] = o, time.Now()
-	if changed && have != nil || changed && condition.Status != metav1.ConditionTrue && condition.Reason != ReasonVMUnconfirmed {
+	if changed && have != nil || changed && condition.Status != metav1.ConditionTrue && condition.Reason != v1alpha1.ReasonVMUnconfirmed {
 		r.events.transition(ctx, o, condition)
 	}
 	return nil
@@ -102,32 +100,21 @@ func portSpec(node string, p *wire.Port, vm *v1alpha1.VMReference) v1alpha1.VMPo
 		Node:  node,
 		Pod:   v1alpha1.PodInterface{Name: p.Pod.Name, UID: types.UID(p.Pod.UID), Interface: p.IfName, ContainerID: p.ContainerID},
 		VM:    vm,
-		Trunk: p.Trunk, Network: p.Policy, VLANs: vlansText(p.VLANs), MTU: int32(p.EffectiveMTU),
+		Trunk: p.Trunk, Network: p.Policy, VLANs: v1alpha1.VLANText(p.VLANs.PVID, p.VLANs.Tagged), MTU: int32(p.EffectiveMTU),
 		MAC: p.MAC.String(), HostInterface: p.HostIfName,
 	}
-}
-
-// vlansText is what a port carries, in the words of VMPort.spec.vlans.
-func vlansText(v attach.VLANs) string {
-	switch v.Mode {
-	case vlan.Access:
-		return fmt.Sprint(v.PVID)
-	case vlan.Native:
-		return fmt.Sprintf("%d untagged, %s", v.PVID, v.Tagged)
-	}
-	return v.Tagged.String()
 }
 
 // portReady says whether a port is as it should be.
 func portReady(p *wire.Port, known *confirmation) metav1.Condition {
 	switch {
 	case len(p.Problems) > 0:
-		return notReady(ReasonPortProblem, strings.Join(p.Problems, "; "))
+		return notReady(v1alpha1.ReasonPortProblem, strings.Join(p.Problems, "; "))
 	case p.State != attach.Active:
-		return notReady(ReasonPortClosed, "the port is "+p.State.String()+": nothing passes")
+		return notReady(v1alpha1.ReasonPortClosed, "the port is "+p.State.String()+": nothing passes")
 	case known != nil && known.launcher && known.vm == nil:
-		return notReady(ReasonVMUnconfirmed, known.why)
+		return notReady(v1alpha1.ReasonVMUnconfirmed, known.why)
 	}
-	return metav1.Condition{Type: ready, Status: metav1.ConditionTrue, Reason: ReasonPortActive,
+	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonPortActive,
 		Message: "attached, and passes what policy and port security allow"}
 }

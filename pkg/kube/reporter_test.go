@@ -137,7 +137,7 @@ func until[T client.Object](b *bench, o T, namespace, name string, ok func(o T, 
 }
 
 func readyOf(c []metav1.Condition) string {
-	r := meta.FindStatusCondition(c, ready)
+	r := meta.FindStatusCondition(c, v1alpha1.ConditionReady)
 	if r == nil {
 		return "none"
 	}
@@ -293,7 +293,7 @@ func (b *bench) vmi(name string, active map[string]any, node string) {
 		"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
 		"metadata": map[string]any{"namespace": "default", "name": name,
 			"labels": map[string]any{"app": "ledger", "kubevirt.io/nodeName": node}, "ownerReferences": []any{map[string]any{
-			"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": "vm-uid", "controller": true}}},
+				"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": "vm-uid", "controller": true}}},
 		"status": map[string]any{"activePods": active, "nodeName": node, "interfaces": []any{map[string]any{
 			"podInterfaceName": "pod37a8eec1ce1", "mac": "00:50:56:00:00:01", "ipAddresses": []any{"10.1.0.5", "fd00::5"}, "infoSource": "domain, guest-agent"}}},
 	}}
@@ -332,7 +332,7 @@ func TestPorts(t *testing.T) {
 		t.Errorf("a VM that does not name the pod is believed: %v, %+v", err, o.Spec.VM)
 	}
 	b.vmi("legacy", map[string]any{p.Pod.UID: "n1"}, "n1")
-	got = until(b, &o, "default", name, is("True Active"))
+	got = until(b, &o, "default", name, is("True PortActive"))
 	if got.Spec.VM == nil || got.Spec.VM.Name != "legacy" || got.Spec.VM.UID != "vm-uid" {
 		t.Errorf("VM %+v", got.Spec.VM)
 	}
@@ -366,7 +366,7 @@ func TestPorts(t *testing.T) {
 		b.node.ports[0].State = attach.Dark
 		b.node.drops = []wire.Drop{{Key: p.Key, Direction: "In", Reason: "RuleDrop", Packets: 2}, {Key: p.Key, Direction: "Out", Reason: "RuleDrop", Packets: 3}}
 	})
-	got = until(b, &o, "default", name, is("False NotActive"))
+	got = until(b, &o, "default", name, is("False PortClosed"))
 	if got.Status.State != "Dark" || got.Status.Counters.PassedPackets != 1006 || got.Status.Counters.Dropped["RuleDrop"] != 5 {
 		t.Errorf("status %+v", got.Status)
 	}
@@ -422,8 +422,5 @@ func TestNames(t *testing.T) {
 	vm := v1alpha1.VMReference{Name: long}
 	if a, b := identityName(&vm, "lan"), identityName(&vm, "wan"); len(a) > 253 || a == b || strings.Contains(a, "..") {
 		t.Errorf("%s, %s", a, b)
-	}
-	if v := (attach.VLANs{Mode: vlan.Native, PVID: 7, Tagged: vlans(t, "100-110")}); vlansText(v) != "7 untagged, 100-110" {
-		t.Errorf("VLANs %q", vlansText(v))
 	}
 }

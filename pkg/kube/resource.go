@@ -27,7 +27,7 @@ const (
 // carries says whether VMs may be scheduled to the node for the trunk: what is
 // repaired within moments does not count.
 func (t *trunkState) carries() bool {
-	return t.ready.Reason != ReasonTrunkBroken && t.ready.Reason != ReasonLinkDown && t.ready.Reason != ReasonRefused
+	return t.ready.Reason != v1alpha1.ReasonTrunkBroken && t.ready.Reason != v1alpha1.ReasonLinkDown && t.ready.Reason != v1alpha1.ReasonRefused
 }
 
 // reportResources has the node offer the resources of trunks that ask for it and

@@ -105,7 +105,7 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 		if p.Kind == v1alpha1.KindVLANTrunk && !known[p.Name] && p.Name != "" {
 			known[p.Name] = true
 			out = append(out, trunkState{p.Name, v1alpha1.VLANTrunkNodeStatus{Agent: s.Version},
-				notReady(ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), false})
+				notReady(v1alpha1.ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), false})
 		}
 	}
 	return out
@@ -116,20 +116,20 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 func trunkReady(s wire.NodeStatus, t wire.TrunkStatus, st v1alpha1.VLANTrunkNodeStatus) metav1.Condition {
 	switch {
 	case !t.Ready:
-		return notReady(ReasonTrunkBroken, t.Message)
+		return notReady(v1alpha1.ReasonTrunkBroken, t.Message)
 	case t.Link == wire.LinkAbsent || t.Link == wire.LinkDown || t.Link == wire.LinkNoCarrier:
-		return notReady(ReasonLinkDown, fmt.Sprintf("uplink %s: %s: check the cable, the switch port and the bond", t.Uplink, t.Link))
+		return notReady(v1alpha1.ReasonLinkDown, fmt.Sprintf("uplink %s: %s: check the cable, the switch port and the bond", t.Uplink, t.Link))
 	case len(st.Drift) > 0:
-		return notReady(ReasonDrift, fmt.Sprintf("%s: %s: %s", st.Drift[0].Subject, st.Drift[0].Kind, st.Drift[0].Message))
+		return notReady(v1alpha1.ReasonDrift, fmt.Sprintf("%s: %s: %s", st.Drift[0].Subject, st.Drift[0].Kind, st.Drift[0].Message))
 	case s.Desired != s.Active:
-		return notReady(ReasonPolicyPending, fmt.Sprintf("revision %d of policy is desired, %d is active", s.Desired, s.Active))
+		return notReady(v1alpha1.ReasonPolicyPending, fmt.Sprintf("revision %d of policy is desired, %d is active", s.Desired, s.Active))
 	}
 	for _, p := range s.Problems {
 		if p.Kind == v1alpha1.KindVLANTrunk && p.Name == t.Name {
-			return notReady(ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": "))
+			return notReady(v1alpha1.ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": "))
 		}
 	}
-	return metav1.Condition{Type: ready, Status: metav1.ConditionTrue, Reason: ReasonHealthy,
+	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonHealthy,
 		Message: "carries what it should"}
 }
 
@@ -137,5 +137,5 @@ func notReady(reason, message string) metav1.Condition {
 	if len(message) > 1024 {
 		message = message[:1024]
 	}
-	return metav1.Condition{Type: ready, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 }

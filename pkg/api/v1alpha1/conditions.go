@@ -34,7 +34,7 @@ func LabelValue(name string) string {
 	return name[:validation.LabelValueMaxLength-1-len(hash)] + "-" + hash
 }
 
-// Types of conditions that the controller writes.
+// Types of conditions.
 const (
 	// ConditionReady says whether the object does what it should.
 	ConditionReady = "Ready"
@@ -80,6 +80,27 @@ const (
 	ReasonIncludesMissing = "IncludesMissing"
 	// ReasonIncludesCycle: sets include each other in a circle.
 	ReasonIncludesCycle = "IncludesCycle"
+)
+
+// Reasons of the condition Ready that a node's agent writes, beside Healthy and
+// Refused.
+const (
+	// ReasonTrunkBroken: the trunk's bridge or uplink could not be set up.
+	ReasonTrunkBroken = "TrunkBroken"
+	// ReasonLinkDown: the uplink is absent, switched off, or hears nobody.
+	ReasonLinkDown = "LinkDown"
+	// ReasonDrift: others changed something that is not repaired.
+	ReasonDrift = "Drift"
+	// ReasonPolicyPending: the desired policy is not the active one yet.
+	ReasonPolicyPending = "PolicyPending"
+	// ReasonPortActive: the port passes what policy and port security allow.
+	ReasonPortActive = "PortActive"
+	// ReasonPortProblem: something at the port is not as it should be.
+	ReasonPortProblem = "PortProblem"
+	// ReasonPortClosed: the port's state lets nothing pass.
+	ReasonPortClosed = "PortClosed"
+	// ReasonVMUnconfirmed: the pod says that it is a VM's, and no VM says so.
+	ReasonVMUnconfirmed = "VMUnconfirmed"
 )
 
 // Reasons of events that tell no transition of a condition.
