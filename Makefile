@@ -43,7 +43,7 @@ test: deps ## everything below: unit, bpf, netns, and both kernels in VMs
 
 .PHONY: test-unit
 test-unit: ## all other packages; what needs root or a kernel feature says why it skips
-	$(TESTSUM) run -name unit -- go test -json $$(go list ./... | grep -v -e pkg/datapath$$ -e test/netns$$)
+	HOMEPORT_CLUSTER=0 $(TESTSUM) run -name unit -- go test -json $$(go list ./... | grep -v -e pkg/datapath$$ -e test/netns$$)
 	$(TESTSUM) run -name bench -- go test -C test/bench -json ./...
 
 .PHONY: test-bpf
@@ -64,7 +64,8 @@ cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, in
 
 .PHONY: test-api
 test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, admission, informers)
-	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m ./test/apiserver ./test/deploy
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m \
+		./test/apiserver ./test/deploy ./pkg/api/... ./pkg/desired ./pkg/kube/...
 
 .PHONY: test-demo
 test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
