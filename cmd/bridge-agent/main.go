@@ -81,6 +81,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRun(), newInstall(), newDoctor())
+	root.AddCommand(newRun(), newController(), newInstall(), newUninstall(), newDoctor())
 	return root
 }

@@ -34,7 +34,12 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"run", "--source", "dir:/x", "--kubeconfig", "/y"}, 2, []string{"--kubeconfig goes with --source kube"}},
 		{[]string{"run", "--source", "kube", "--node", "n1", "--kubeconfig", "/none/such"}, 1, []string{"--kubeconfig /none/such", "no such file"}},
 		{[]string{"run", "--source", "kube", "--node", "n1"}, 1, []string{"this is no pod", "--kubeconfig"}},
+		{[]string{"controller", "now"}, 2, []string{"now", "--help"}},
+		{[]string{"controller", "--namespace", ""}, 2, []string{"--namespace is missing", "--leader-elect=false"}},
+		{[]string{"controller"}, 1, []string{"this is no pod", "--kubeconfig"}},
+		{[]string{"controller", "--kubeconfig", "/none/such"}, 1, []string{"--kubeconfig /none/such", "no such file"}},
 		{[]string{"doctor", "-o", "xml"}, 2, []string{"xml", "table, wide, json, yaml"}},
+		{[]string{"uninstall", "br0"}, 2, []string{"br0"}},
 		{[]string{"install", "--from", nowhere, "--to", nowhere}, 1, []string{"bridge-agent: ", nowhere, "--from"}},
 	} {
 		var stdout, stderr bytes.Buffer

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/kube/controller"
+)
+
+func newController() *cobra.Command {
+	var cfg controller.Config
+	var kubeconfig string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "keep what concerns the cluster as a whole, until stopped",
+		Long: `Gives namespaces the NetworkAttachmentDefinitions of their VLANNetworks, sums up in
+the status of VLANTrunks, VLANNetworks, FirewallPolicies and AddressSets what nodes
+report, keeps what is in use from being deleted, and clears away what nodes
+reported that are gone. One replica works at a time: the others wait for its Lease.
+
+Nodes do not need it: trunks, ports and the firewall go on without.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.LeaderElect && cfg.Namespace == "" {
+				return errors.New("--namespace is missing: name the namespace for the Lease, or want --leader-elect=false for a single replica")
+			}
+			level := slog.LevelInfo
+			if verbose {
+				level = slog.LevelDebug
+			}
+			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			return failed(control(cmd.Context(), cfg, kubeconfig))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API (default: as a pod)")
+	f.StringVar(&cfg.Namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "homeport-system"), "namespace of the Lease; $POD_NAMESPACE if that is set")
+	f.BoolVar(&cfg.LeaderElect, "leader-elect", true, "wait for the Lease "+controller.LeaseName+" before anything is written")
+	f.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "serve /metrics at this host:port")
+	f.StringVar(&cfg.HealthAddr, "health-addr", "", "serve /healthz and /readyz at this host:port")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
+	return cmd
+}
+
+func control(ctx context.Context, cfg controller.Config, kubeconfig string) error {
+	var err error
+	if cfg.REST, err = desired.KubeConfig(kubeconfig); err != nil {
+		return err
+	}
+	// Libraries log the same way.
+	log.SetLogger(logr.FromSlogHandler(cfg.Log.Handler()))
+	klog.SetSlogLogger(cfg.Log)
+	c, err := controller.New(cfg)
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx)
+}

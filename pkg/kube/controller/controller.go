@@ -1,0 +1,245 @@
+// Package controller is the cluster-wide part of Homeport, of which one replica
+// works at a time. It gives namespaces the NetworkAttachmentDefinitions of their
+// VLANNetworks, sums up in the status of what people write what nodes report,
+// keeps what is in use from being deleted, and clears away what nodes leave that
+// are gone.
+//
+// Everything is level-triggered: what is done depends on the objects as they are,
+// never on which of them changed. What can only be said of all objects together
+// is worked out in one place (see judge), and each object is told its part.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+)
+
+// LeaseName is the Lease that the working replica holds.
+const LeaseName = "homeport-controller"
+
+// Config is what a controller needs.
+type Config struct {
+	// REST reaches the API server.
+	REST *rest.Config
+	// Namespace of the Lease.
+	Namespace string
+	// LeaderElect waits for the Lease before anything is written.
+	LeaderElect bool
+	// MetricsAddr and HealthAddr, as host:port, serve /metrics, and /healthz and
+	// /readyz; "" serves nothing.
+	MetricsAddr, HealthAddr string
+	Log                     *slog.Logger
+}
+
+// Controller is the cluster-wide part of Homeport.
+type Controller struct {
+	cfg   Config
+	mgr   manager.Manager
+	judge *judge
+	nads  *nads
+	ready atomic.Bool
+	// Waits; tests shorten them.
+	settle time.Duration // after a change at others, for more of them to come
+	poll   time.Duration // between looks for the kind NetworkAttachmentDefinition
+}
+
+// New makes a controller. Nothing is asked of the API server before Run.
+func New(cfg Config) (*Controller, error) {
+	c := &Controller{cfg: cfg, settle: 300 * time.Millisecond, poll: 10 * time.Second}
+	c.cfg.REST = rest.CopyConfig(cfg.REST)
+	if c.cfg.REST.QPS == 0 {
+		c.cfg.REST.QPS, c.cfg.REST.Burst = 50, 100
+	}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	again := true // several in one process, in tests
+	var err error
+	c.mgr, err = manager.New(c.cfg.REST, manager.Options{
+		Scheme:                        scheme,
+		MapperProvider:                func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper(), nil },
+		Logger:                        logr.FromSlogHandler(cfg.Log.Handler()),
+		Cache:                         cache.Options{DefaultTransform: slim},
+		Client:                        client.Options{Cache: &client.CacheOptions{Unstructured: true}},
+		LeaderElection:                cfg.LeaderElect,
+		LeaderElectionID:              LeaseName,
+		LeaderElectionNamespace:       cfg.Namespace,
+		LeaderElectionReleaseOnCancel: true, // the process ends when Run returns
+		Metrics:                       metricsserver.Options{BindAddress: orOff(cfg.MetricsAddr)},
+		HealthProbeBindAddress:        orOff(cfg.HealthAddr),
+		Controller:                    config.Controller{SkipNameValidation: &again},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("controller: %w", err)
+	}
+	c.judge = newJudge(c.mgr.GetCache())
+	c.nads, err = newNADs(c.cfg.REST, c.mgr.GetHTTPClient(), cfg.Log)
+	return c, err
+}
+
+// orOff is an address as controller-runtime wants it, to which "" is a default.
+func orOff(addr string) string {
+	if addr == "" {
+		return "0"
+	}
+	return addr
+}
+
+// Run works until ctx ends, or the Lease is lost, which is an error.
+func (c *Controller) Run(ctx context.Context) error {
+	if err := c.checkKinds(ctx); err != nil {
+		return err
+	}
+	c.nads.poll = c.poll
+	if err := c.setup(ctx); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	if err := c.mgr.Start(ctx); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	return nil
+}
+
+// checkKinds wants the kinds that everything here is about. Without them the
+// watches would only time out.
+func (c *Controller) checkKinds(ctx context.Context) error {
+	for _, kind := range ourKinds() {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind + "List"))
+		err := c.mgr.GetAPIReader().List(ctx, list, client.Limit(1))
+		switch {
+		case err == nil:
+		case apierrors.IsNotFound(err):
+			return fmt.Errorf("the cluster has no kind %s (%s): apply Homeport's CRDs first", kind, v1alpha1.APIVersion)
+		case apierrors.IsForbidden(err):
+			return fmt.Errorf("%w: apply the controller's ClusterRole", err)
+		default:
+			return fmt.Errorf("the Kubernetes API at %s: %w", c.cfg.REST.Host, err)
+		}
+	}
+	return nil
+}
+
+// ourKinds are the kinds of Homeport that the controller reads.
+func ourKinds() []string {
+	return append(v1alpha1.Kinds(), kindTrunkNode, kindPort, kindSet)
+}
+
+const (
+	kindTrunkNode = "VLANTrunkNode"
+	kindPort      = "VMPort"
+	kindSet       = "AddressSet"
+)
+
+// mapper knows the kinds that are read and written, so that a start needs no
+// discovery.
+func mapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	for _, kind := range []string{"Node", "Namespace"} {
+		m.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeRoot)
+	}
+	for _, kind := range ourKinds() {
+		scope := meta.RESTScopeRoot
+		if kind == kindPort {
+			scope = meta.RESTScopeNamespace
+		}
+		m.Add(v1alpha1.GroupVersion.WithKind(kind), scope)
+	}
+	nads := nadKind.GroupVersion().WithResource("network-attachment-definitions")
+	m.AddSpecific(nadKind, nads, nadKind.GroupVersion().WithResource("network-attachment-definition"), meta.RESTScopeNamespace)
+	return m
+}
+
+// slim drops what nobody here reads from an object before it is kept. What counts
+// packets changes all the time, and there is one for each VM.
+func slim(obj any) (any, error) {
+	if o, ok := obj.(metav1.Object); ok {
+		o.SetManagedFields(nil)
+	}
+	switch o := obj.(type) {
+	case *metav1.PartialObjectMetadata:
+		o.SetAnnotations(nil)
+	case *v1alpha1.VMPort:
+		o.Status = v1alpha1.VMPortStatus{}
+	}
+	return obj, nil
+}
+
+// namesOnly is an object of core Kubernetes of which no more than the metadata is
+// read.
+func namesOnly(kind string) *metav1.PartialObjectMetadata {
+	o := &metav1.PartialObjectMetadata{}
+	o.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind))
+	return o
+}
+
+// judged is an object of a kind that is judged: those are kept as the API server
+// has them, so that a field that this version does not know can be seen.
+func judged(kind string) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
+	return u
+}
+
+// typed reads what judged has into one of our types, as far as that knows it.
+func typed[T any](u *unstructured.Unstructured) (*T, error) {
+	o := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, o); err != nil {
+		return nil, fmt.Errorf("%s %s: %w", u.GetKind(), u.GetName(), err)
+	}
+	return o, nil
+}
+
+// health adds the probes: alive is the process that answers, ready the one whose
+// watches have read everything once.
+func (c *Controller) health() error {
+	if err := c.mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return err
+	}
+	if err := c.mgr.AddReadyzCheck("read", func(*http.Request) error {
+		if !c.ready.Load() {
+			return errors.New("the Kubernetes API has not been read yet")
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return c.mgr.Add(anyReplica(func(ctx context.Context) error {
+		c.ready.Store(c.mgr.GetCache().WaitForCacheSync(ctx))
+		<-ctx.Done()
+		return nil
+	}))
+}
+
+// anyReplica runs whether or not this replica holds the Lease.
+type anyReplica func(context.Context) error
+
+func (f anyReplica) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (anyReplica) NeedLeaderElection() bool { return false }

@@ -1,0 +1,254 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/test/apiserver"
+)
+
+// TestController follows objects through a cluster's life. All parts share one
+// server and one controller: each has names of its own.
+func TestController(t *testing.T) {
+	l := newLab(t, apiserver.Start(t, crds, nadCRDs))
+	for _, tt := range []struct {
+		name string
+		run  func(*lab)
+	}{
+		{"trunk", testTrunk},
+		{"namespaces", testNamespaces},
+		{"edited NAD", testEdited},
+		{"hand-made NAD", testHandMade},
+		{"all namespaces", testAll},
+		{"resource name", testResource},
+		{"long name", testLongName},
+		{"refused", testRefused},
+		{"policy", testPolicy},
+		{"in use", testInUse},
+		{"migration required", testMigration},
+		{"sets", testSets},
+		{"node gone", testNodeGone},
+		{"burst", testBurst},
+		{"one port", testOnePort},
+		{"nothing is written twice", testQuiet},
+	} {
+		t.Run(tt.name, func(t *testing.T) { tt.run(l.in(t)) })
+	}
+}
+
+// testTrunk: what nodes report is summed up.
+func testTrunk(l *lab) {
+	l.create("VLANTrunk", "sum", `spec: {bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`)
+	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNoNodes, "spec.nodeSelector")
+	for i := range 14 {
+		l.create("Node", fmt.Sprintf("sum%02d", i), `{}`)
+	}
+	l.report("sum", "sum00", "True", "Healthy", 0)
+	l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonHealthy, "healthy on 1 node")
+	l.report("sum", "sum01", "False", "LinkDown", 0)
+	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNodesUnhealthy, "1 of 2 nodes", "sum01 (LinkDown)", "vlantrunknode sum.NODE")
+	l.create("VLANTrunkNode", "sum.sum02", "spec: {trunk: sum, node: sum02}")
+	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNodesUnhealthy, "sum02 (no word yet)")
+	for i := 2; i < 14; i++ {
+		l.report("sum", fmt.Sprintf("sum%02d", i), "False", "Drift", 0)
+	}
+	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNodesUnhealthy, "13 of 14 nodes", "sum10 (Drift) and 3 more")
+	l.status("VLANTrunk", "sum", "nodes", 14)
+	l.status("VLANTrunk", "sum", "healthyNodes", 1)
+	for i := 1; i < 14; i++ {
+		l.report("sum", fmt.Sprintf("sum%02d", i), "True", "Healthy", 0)
+	}
+	l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonHealthy, "healthy on 14 nodes")
+	l.event("VLANTrunk", "sum", v1alpha1.ReasonNodesUnhealthy)
+	l.event("VLANTrunk", "sum", v1alpha1.ReasonHealthy)
+}
+
+// nadConfigOf is what a NAD says; "" if there is none.
+func (l *lab) nadConfigOf(name string) string {
+	u := l.get("NAD", name)
+	if u == nil {
+		return ""
+	}
+	s, _, _ := unstructured.NestedString(u.Object, "spec", "config")
+	return s
+}
+
+func wantConfig(network string) string {
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":"homeport","network":%q,"capabilities":{"mac":true}}`, network, network)
+}
+
+func (l *lab) hasNAD(namespace, network string) {
+	l.Helper()
+	l.until("NAD "+namespace+"/"+network, func() string {
+		if got := l.nadConfigOf(namespace + "/" + network); got != wantConfig(network) {
+			return fmt.Sprintf("config %q", got)
+		}
+		return ""
+	})
+}
+
+// testNamespaces: a network's NADs follow its selector and namespaces' labels.
+func testNamespaces(l *lab) {
+	l.trunk("tns")
+	l.network("lan", "tns", 1, "")
+	l.says("VLANNetwork", "lan", "Ready", "False", v1alpha1.ReasonNoNamespaces, "spec.namespaces is absent", "{} for all")
+	l.patch("VLANNetwork", "lan", `spec: {namespaces: {matchLabels: {vms: lan}}}`)
+	l.says("VLANNetwork", "lan", "Ready", "False", v1alpha1.ReasonNoNamespaces, "selects none")
+	l.namespace("ns-a", "{vms: lan}")
+	l.namespace("ns-b", "{}")
+	l.says("VLANNetwork", "lan", "Ready", "True", v1alpha1.ReasonReady, "1 namespace can use it")
+	l.status("VLANNetwork", "lan", "namespaces", 1)
+	l.hasNAD("ns-a", "lan")
+	nad, network := l.get("NAD", "ns-a/lan"), l.get("VLANNetwork", "lan")
+	o := metav1.GetControllerOf(nad)
+	if nad.GetLabels()["homeport.dev/network"] != "lan" || o == nil || o.Kind != "VLANNetwork" || o.Name != "lan" || o.UID != network.GetUID() || len(nad.GetAnnotations()) != 0 {
+		l.Errorf("marks: %v", nad.Object["metadata"])
+	}
+	if l.get("NAD", "ns-b/lan") != nil {
+		l.Error("a NAD where none is wanted")
+	}
+
+	l.patch("Namespace", "ns-b", `metadata: {labels: {vms: lan}}`)
+	l.hasNAD("ns-b", "lan")
+	l.patch("Namespace", "ns-b", `metadata: {labels: {vms: null}}`)
+	l.gone("NAD", "ns-b/lan")
+
+	l.patch("Namespace", "ns-b", `metadata: {labels: {vms: lan}}`)
+	l.hasNAD("ns-b", "lan")
+	l.port("ns-b", "vm1", "tns-node", "lan", "1", "tns", "")
+	l.status("VLANNetwork", "lan", "ports", 1)
+	l.patch("Namespace", "ns-b", `metadata: {labels: {vms: null}}`)
+	l.says("VLANNetwork", "lan", "Ready", "True", v1alpha1.ReasonReady, "not selected, but kept", "namespace ns-b")
+	l.hasNAD("ns-b", "lan")
+	l.status("VLANNetwork", "lan", "namespaces", 2)
+	l.delete("VMPort", "ns-b/vm1")
+	l.gone("NAD", "ns-b/lan")
+	l.status("VLANNetwork", "lan", "namespaces", 1)
+
+	l.patch("VLANNetwork", "lan", `spec: {namespaces: {matchLabels: null, matchExpressions: [{key: vms, operator: Within, values: [lan]}]}}`)
+	l.says("VLANNetwork", "lan", "Ready", "False", v1alpha1.ReasonRefused, "spec.namespaces: is no label selector", "Within")
+	l.hasNAD("ns-a", "lan")
+	l.report("tns", "tns-node", "False", "LinkDown", 0)
+	l.patch("VLANNetwork", "lan", `spec: {namespaces: {matchExpressions: [{key: vms, operator: In, values: [lan]}]}}`)
+	l.says("VLANNetwork", "lan", "Ready", "False", v1alpha1.ReasonTrunkUnhealthy, "VLANTrunk tns is not ready (NodesUnhealthy)")
+}
+
+// testEdited: what somebody else did to one of ours is undone.
+func testEdited(l *lab) {
+	l.trunk("ted")
+	l.namespace("ns-ed", "{vms: ed}")
+	l.network("ed", "ted", 1, ", namespaces: {matchLabels: {vms: ed}}")
+	since := l.says("VLANNetwork", "ed", "Ready", "True", v1alpha1.ReasonReady).LastTransitionTime
+	l.patch("NAD", "ns-ed/ed", `{metadata: {annotations: {mine: "1"}}, spec: {config: "{}"}}`)
+	l.hasNAD("ns-ed", "ed")
+	l.event("VLANNetwork", "ed", v1alpha1.EventNADRestored)
+	if l.get("NAD", "ns-ed/ed").GetAnnotations()["mine"] != "1" {
+		l.Error("what others may add is lost")
+	}
+	for _, fields := range []string{
+		`metadata: {labels: {homeport.dev/network: null}}`, `metadata: {labels: {homeport.dev/network: other}}`,
+		`metadata: {ownerReferences: null}`, `metadata: {annotations: {k8s.v1.cni.cncf.io/resourceName: some/thing}}`,
+	} {
+		l.patch("NAD", "ns-ed/ed", fields)
+		l.until(fields, func() string {
+			nad := l.get("NAD", "ns-ed/ed")
+			if nad.GetLabels()["homeport.dev/network"] != "ed" || len(nad.GetOwnerReferences()) != 1 || len(nad.GetAnnotations()) != 1 {
+				return fmt.Sprint(nad.Object["metadata"])
+			}
+			return ""
+		})
+	}
+	l.delete("NAD", "ns-ed/ed")
+	l.hasNAD("ns-ed", "ed")
+	if c := l.says("VLANNetwork", "ed", "Ready", "True", v1alpha1.ReasonReady); !c.LastTransitionTime.Equal(&since) {
+		l.Errorf("ready since %s, was %s", c.LastTransitionTime, since)
+	}
+}
+
+// testHandMade: a NAD of that name that is not ours is left alone and reported.
+func testHandMade(l *lab) {
+	l.trunk("thand")
+	l.namespace("ns-h1", "{vms: hand}")
+	l.namespace("ns-h2", "{vms: hand}")
+	l.create("NAD", "ns-h2/hand", `spec: {config: "by hand"}`)
+	l.network("hand", "thand", 1, ", namespaces: {matchLabels: {vms: hand}}")
+	l.says("VLANNetwork", "hand", "Ready", "False", v1alpha1.ReasonNADConflict, "NetworkAttachmentDefinition hand of namespace ns-h2 is not Homeport's")
+	l.event("VLANNetwork", "hand", v1alpha1.ReasonNADConflict)
+	l.hasNAD("ns-h1", "hand")
+	l.status("VLANNetwork", "hand", "namespaces", 1)
+	if got := l.nadConfigOf("ns-h2/hand"); got != "by hand" {
+		l.Errorf("overwritten: %s", got)
+	}
+	// Our label on what another controller owns makes it none of ours.
+	l.patch("NAD", "ns-h2/hand", `metadata: {labels: {homeport.dev/network: hand}, ownerReferences: [{apiVersion: v1, kind: Pod, name: p, uid: u, controller: true}]}`)
+	l.patch("Namespace", "ns-h2", `metadata: {labels: {vms: null}}`)
+	l.says("VLANNetwork", "hand", "Ready", "True", v1alpha1.ReasonReady)
+	if got := l.nadConfigOf("ns-h2/hand"); got != "by hand" {
+		l.Errorf("overwritten or deleted: %q", got)
+	}
+	l.patch("Namespace", "ns-h2", `metadata: {labels: {vms: hand}}`)
+	l.says("VLANNetwork", "hand", "Ready", "False", v1alpha1.ReasonNADConflict)
+	l.delete("NAD", "ns-h2/hand")
+	l.says("VLANNetwork", "hand", "Ready", "True", v1alpha1.ReasonReady, "2 namespaces")
+	l.hasNAD("ns-h2", "hand")
+}
+
+// testAll: {} selects all namespaces but those on their way out, which are no error.
+func testAll(l *lab) {
+	l.trunk("tall")
+	l.namespace("ns-going", "{}")
+	l.delete("Namespace", "ns-going") // nobody here ends it: it stays Terminating
+	l.network("all", "tall", 1, ", namespaces: {}")
+	l.says("VLANNetwork", "all", "Ready", "True", v1alpha1.ReasonReady)
+	l.hasNAD("default", "all")
+	before, _, _ := unstructured.NestedInt64(l.get("VLANNetwork", "all").Object, "status", "namespaces")
+	l.namespace("ns-late", "{}")
+	l.hasNAD("ns-late", "all")
+	l.status("VLANNetwork", "all", "namespaces", before+1)
+	if l.get("NAD", "ns-going/all") != nil {
+		l.Error("a NAD in a namespace that goes")
+	}
+	l.delete("Namespace", "ns-late")
+	l.status("VLANNetwork", "all", "namespaces", before)
+	l.says("VLANNetwork", "all", "Ready", "True", v1alpha1.ReasonReady)
+	l.delete("VLANNetwork", "all")
+	l.gone("VLANNetwork", "all")
+}
+
+// testResource: NADs ask for a trunk's resource if the trunk says so.
+func testResource(l *lab) {
+	l.trunk("tres")
+	l.namespace("ns-res", "{vms: res}")
+	l.network("res", "tres", 1, ", namespaces: {matchLabels: {vms: res}}")
+	l.hasNAD("ns-res", "res")
+	for want, fields := range map[string]string{"homeport.dev/tres": `spec: {advertiseResource: true}`, "": `spec: {advertiseResource: false}`} {
+		l.patch("VLANTrunk", "tres", fields)
+		l.until("resource "+want, func() string {
+			notes := l.get("NAD", "ns-res/res").GetAnnotations()
+			if got, has := notes["k8s.v1.cni.cncf.io/resourceName"]; got != want || has != (want != "") {
+				return fmt.Sprint(notes)
+			}
+			return ""
+		})
+	}
+	l.patch("VLANTrunk", "tres", `spec: {advertiseResource: true}`)
+	l.event("VLANNetwork", "res", v1alpha1.EventNADUpdated)
+}
+
+// testLongName: a name that is longer than a label value.
+func testLongName(l *lab) {
+	name := strings.Repeat("n", 200)
+	l.trunk("tlong")
+	l.namespace("ns-long", "{vms: long}")
+	l.network(name, "tlong", 1, ", namespaces: {matchLabels: {vms: long}}")
+	l.hasNAD("ns-long", name)
+	if got := l.get("NAD", "ns-long/"+name).GetLabels()["homeport.dev/network"]; got != v1alpha1.LabelValue(name) || len(got) != 63 {
+		l.Errorf("label %s", got)
+	}
+	l.says("VLANNetwork", name, "Ready", "True", v1alpha1.ReasonReady)
+}
