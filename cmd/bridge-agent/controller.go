@@ -7,10 +7,7 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/kube/controller"
@@ -57,9 +54,7 @@ func control(ctx context.Context, cfg controller.Config, kubeconfig string) erro
 	if cfg.REST, err = desired.KubeConfig(kubeconfig); err != nil {
 		return err
 	}
-	// Libraries log the same way.
-	log.SetLogger(logr.FromSlogHandler(cfg.Log.Handler()))
-	klog.SetSlogLogger(cfg.Log)
+	controller.LogTo(cfg.Log)
 	c, err := controller.New(cfg)
 	if err != nil {
 		return err
