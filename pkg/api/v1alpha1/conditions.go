@@ -67,6 +67,8 @@ const (
 	// ReasonNADConflict: a namespace has a NetworkAttachmentDefinition of the
 	// network's name that somebody else made.
 	ReasonNADConflict = "NADConflict"
+	// ReasonNADFailed: the API server does not take a NetworkAttachmentDefinition.
+	ReasonNADFailed = "NADFailed"
 	// ReasonTrunkUnhealthy: the network's trunk is not ready.
 	ReasonTrunkUnhealthy = "TrunkUnhealthy"
 

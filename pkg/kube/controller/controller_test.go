@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -25,6 +27,7 @@ func TestController(t *testing.T) {
 		{"edited NAD", testEdited},
 		{"hand-made NAD", testHandMade},
 		{"all namespaces", testAll},
+		{"NAD not taken", testNotTaken},
 		{"resource name", testResource},
 		{"long name", testLongName},
 		{"refused", testRefused},
@@ -218,6 +221,32 @@ func testAll(l *lab) {
 	l.says("VLANNetwork", "all", "Ready", "True", v1alpha1.ReasonReady)
 	l.delete("VLANNetwork", "all")
 	l.gone("VLANNetwork", "all")
+}
+
+// testNotTaken: what the API server refuses in one namespace is said, does not
+// keep others waiting, and is made up for.
+func testNotTaken(l *lab) {
+	l.trunk("tnot")
+	l.namespace("ns-not1", "{vms: not}")
+	l.namespace("ns-not2", "{vms: not}")
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "ns-not1", Name: "none"}}
+	nads := corev1.ResourceName("count/network-attachment-definitions.k8s.cni.cncf.io")
+	quota.Spec.Hard = corev1.ResourceList{nads: resource.MustParse("0")}
+	if err := l.Create(l.Context(), quota); err != nil {
+		l.Fatal(err)
+	}
+	quota.Status = corev1.ResourceQuotaStatus{Hard: quota.Spec.Hard, Used: quota.Spec.Hard} // nobody here counts
+	if err := l.Client.Status().Update(l.Context(), quota); err != nil {
+		l.Fatal(err)
+	}
+	l.network("not", "tnot", 1, ", namespaces: {matchLabels: {vms: not}}")
+	l.says("VLANNetwork", "not", "Ready", "False", v1alpha1.ReasonNADFailed, "NetworkAttachmentDefinition ns-not1/not", "exceeded quota")
+	l.hasNAD("ns-not2", "not")
+	l.status("VLANNetwork", "not", "namespaces", 1)
+	if err := l.Delete(l.Context(), quota); err != nil {
+		l.Fatal(err)
+	}
+	l.says("VLANNetwork", "not", "Ready", "True", v1alpha1.ReasonReady, "2 namespaces")
 }
 
 // testResource: NADs ask for a trunk's resource if the trunk says so.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,11 @@ const (
 	crds    = "../../../deploy/base/crds"
 	nadCRDs = "../../../test/crds"
 )
+
+func TestMain(m *testing.M) {
+	LogTo(slog.New(slog.DiscardHandler)) // what a controller itself says goes to its test
+	os.Exit(m.Run())
+}
 
 // lab is an API server with a controller at work, and what a test does to it.
 type lab struct {

@@ -86,6 +86,7 @@ type placed struct {
 	in        []string // namespaces that have ours
 	conflicts []string // namespaces that have somebody else's
 	kept      []string // namespaces that are not selected, with VMs on the network
+	failed    []error  // what the API server does not take
 }
 
 // placing is one go at them.
@@ -99,14 +100,23 @@ type placing struct {
 
 // run makes, mends and removes. have is what there is by namespace, want names
 // the namespaces to have one, used has those with VMs on the network, and living
-// those that are not on their way out.
-func (p *placing) run(ctx context.Context, have map[string]*unstructured.Unstructured, want []string, used, living map[string]bool) error {
+// those that are not on their way out. What fails in one namespace leaves the
+// others alone; the error is that somebody else wrote first.
+func (p *placing) run(ctx context.Context, have map[string]*unstructured.Unstructured, want []string, used, living map[string]bool) (first error) {
 	p.selected = len(want)
+	failed := func(ns string, err error) {
+		err = fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", ns, p.network.Name, err)
+		if apierrors.IsConflict(err) {
+			first = err
+		} else {
+			p.failed = append(p.failed, err)
+		}
+	}
 	for _, ns := range want {
 		ours, err := p.place(ctx, ns, have[ns])
 		switch {
 		case err != nil:
-			return fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", ns, p.network.Name, err)
+			failed(ns, err)
 		case ours == nil: // the namespace goes
 		case *ours:
 			p.in = append(p.in, ns)
@@ -125,10 +135,10 @@ func (p *placing) run(ctx context.Context, have map[string]*unstructured.Unstruc
 		uid, version := have[ns].GetUID(), have[ns].GetResourceVersion()
 		err := p.direct.Delete(ctx, have[ns].DeepCopy(), client.Preconditions{UID: &uid, ResourceVersion: &version})
 		if client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", ns, p.network.Name, err)
+			failed(ns, err)
 		}
 	}
-	return nil
+	return first
 }
 
 // place makes or mends the one of a namespace. ours is nil if there is no

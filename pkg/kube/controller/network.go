@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -125,7 +126,8 @@ func (n *networks) reconcile(ctx context.Context, name string) error {
 	for _, c := range []metav1.Condition{s.ready(problems, n.nads.poll), s.migration(problems)} {
 		meta.SetStatusCondition(&network.Status.Conditions, c)
 	}
-	return n.publish(ctx, before, network, before.Status.Conditions, network.Status.Conditions)
+	err = n.publish(ctx, before, network, before.Status.Conditions, network.Status.Conditions)
+	return errors.Join(append(slices.Clone(s.failed), err)...) // what failed is tried again
 }
 
 // place brings the network's NetworkAttachmentDefinitions about. They do not wait
@@ -228,6 +230,8 @@ func (s *state) ready(problems string, poll time.Duration) metav1.Condition {
 	case s.noKind:
 		return no(v1alpha1.ReasonNADKindMissing, "the cluster has no kind %s (%s), by which pods name networks: install Multus; it is looked for every %s",
 			nadKind.Kind, nadKind.GroupVersion(), poll)
+	case len(s.failed) > 0:
+		return no(v1alpha1.ReasonNADFailed, "cannot be written: %s: see what the API server or an admission webhook wants; it is tried again", some(texts(s.failed), "; "))
 	case len(s.conflicts) > 0:
 		return no(v1alpha1.ReasonNADConflict, "NetworkAttachmentDefinition %s of namespace %s is not Homeport's and is left alone: delete it, or take the namespace out of spec.namespaces",
 			n.Name, some(s.conflicts, ", "))
@@ -236,6 +240,14 @@ func (s *state) ready(problems string, poll time.Duration) metav1.Condition {
 		return no(v1alpha1.ReasonTrunkUnhealthy, "VLANTrunk %s is not ready (%s): see kubectl describe vlantrunk %s", s.trunk.Name, c.Reason, s.trunk.Name)
 	}
 	return ready(n, true, v1alpha1.ReasonReady, fmt.Sprintf("%s can use it", count(len(s.in), "namespace"))+s.keptText())
+}
+
+func texts(errs []error) []string {
+	var out []string
+	for _, err := range errs {
+		out = append(out, err.Error())
+	}
+	return out
 }
 
 func (s *state) keptText() string {

@@ -35,7 +35,7 @@ func otherHealth(before, after client.Object) bool {
 	}
 	wasState, wasPorts := health(before)
 	isState, isPorts := health(after)
-	return wasState != isState || (wasPorts > 0) != (isPorts > 0) || wasPorts != isPorts && !after.GetDeletionTimestamp().IsZero() || newSpec(before, after)
+	return wasState != isState || wasPorts != isPorts || newSpec(before, after)
 }
 
 func (t *trunks) reconcile(ctx context.Context, name string) error {
