@@ -64,12 +64,13 @@ cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, in
 
 .PHONY: test-api
 test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, admission, informers)
-	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m \
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m -skip '^TestRights$$' \
 		./test/apiserver ./test/deploy ./pkg/api/... ./pkg/desired ./pkg/kube/...
 
 .PHONY: test-demo
 test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
 	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name demo -- go test -json -count=1 -timeout 40m ./test/demo ./test/vm
+	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name rights -- go test -json -count=1 -run '^TestRights$$' ./test/deploy
 
 .PHONY: bench
 bench: deps build ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)
