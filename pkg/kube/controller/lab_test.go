@@ -54,7 +54,9 @@ func newLab(tb testing.TB, s *apiserver.Server) *lab {
 // start runs one more controller; stop ends it and waits for that.
 func (l *lab) start(cfg Config) (c *Controller, stop func()) {
 	l.Helper()
-	cfg.REST = l.server.Config()
+	if cfg.REST == nil {
+		cfg.REST = l.server.Config()
+	}
 	cfg.Log = slog.New(slog.NewTextHandler(l.Output(), nil))
 	c, err := New(cfg)
 	if err != nil {
