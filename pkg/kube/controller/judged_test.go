@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	dto "github.com/prometheus/client_model/go"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -88,22 +87,18 @@ func reconciles(tb testing.TB, controller string) (n float64) {
 		tb.Fatal(err)
 	}
 	for _, f := range families {
+		if f.GetName() != "controller_runtime_reconcile_total" {
+			continue
+		}
 		for _, m := range f.Metric {
-			if f.GetName() == "controller_runtime_reconcile_total" && labelled(m, controller) {
-				n += m.GetCounter().GetValue()
+			for _, label := range m.Label {
+				if label.GetName() == "controller" && label.GetValue() == controller {
+					n += m.GetCounter().GetValue()
+				}
 			}
 		}
 	}
 	return n
-}
-
-func labelled(m *dto.Metric, controller string) bool {
-	for _, p := range m.Label {
-		if p.GetName() == "controller" && p.GetValue() == controller {
-			return true
-		}
-	}
-	return false
 }
 
 // testOnePort: a port is the concern of its network alone.
