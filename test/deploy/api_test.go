@@ -97,7 +97,7 @@ func testInstall(t *testing.T, admin client.Client) {
 	for round, what := range []string{"install", "apply again"} {
 		for _, u := range objects(t, read(t, "deploy", "daemonset.yaml")) {
 			c := u.DeepCopy()
-			err := admin.Patch(t.Context(), c, client.Apply, client.FieldOwner("test"), client.ForceOwnership)
+			err := admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(c), client.FieldOwner("test"), client.ForceOwnership)
 			if err != nil {
 				t.Fatalf("%s: %s %s: %v", what, u.GetKind(), u.GetName(), err)
 			}
@@ -128,13 +128,13 @@ func waitEstablished(t *testing.T, c client.Client, crd *unstructured.Unstructur
 func testOverlays(t *testing.T, admin client.Client) {
 	for _, name := range []string{"k3s", "openshift", "talos"} {
 		for _, u := range objects(t, build(t, "overlays", name)) {
-			if err := admin.Patch(t.Context(), u, client.Apply, client.FieldOwner("test"), client.ForceOwnership, client.DryRunAll); err != nil {
+			if err := admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("test"), client.ForceOwnership, client.DryRunAll); err != nil {
 				t.Errorf("%s: %s %s: %v", name, u.GetKind(), u.GetName(), err)
 			}
 		}
 	}
 	for _, u := range objects(t, chart(t, namespace, "openshift=true")) {
-		if err := admin.Patch(t.Context(), u, client.Apply, client.FieldOwner("test"), client.ForceOwnership, client.DryRunAll); err != nil {
+		if err := admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("test"), client.ForceOwnership, client.DryRunAll); err != nil {
 			t.Errorf("chart: %s %s: %v", u.GetKind(), u.GetName(), err)
 		}
 	}
