@@ -62,7 +62,7 @@ func (a *Agent) keepPlugin(ctx context.Context) error {
 			_ = watcher.Add(a.cfg.CNIBin)
 		}
 		next := time.NewTimer(a.checkPlugin())
-		if !waitForPlugin(ctx, next.C, events, lost) {
+		if !waitForPlugin(ctx, filepath.Clean(a.cfg.CNIBin), next.C, events, lost) {
 			return nil
 		}
 		next.Stop()
@@ -75,13 +75,13 @@ func (a *Agent) keepPlugin(ctx context.Context) error {
 }
 
 // waitForPlugin returns when it is time to look again, or false when ctx ends.
-func waitForPlugin(ctx context.Context, next <-chan time.Time, events <-chan fsnotify.Event, lost <-chan error) bool {
+func waitForPlugin(ctx context.Context, dir string, next <-chan time.Time, events <-chan fsnotify.Event, lost <-chan error) bool {
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case e := <-events:
-			if filepath.Base(e.Name) == PluginName && e.Op != fsnotify.Chmod || e.Has(fsnotify.Chmod|fsnotify.Remove) {
+			if filepath.Base(e.Name) == PluginName || filepath.Clean(e.Name) == dir {
 				return true
 			}
 		case <-lost:

@@ -63,7 +63,7 @@ func TestKeepPlugin(t *testing.T) {
 		{"overwritten", func() error { return os.WriteFile(to, []byte("theirs"), 0o755) }},
 		{"another of the same size", func() error { return os.WriteFile(to, []byte("OURS"), 0o755) }},
 		{"not executable", func() error { return os.Chmod(to, 0o644) }},
-		{"the directory wiped", func() error { return os.RemoveAll(a.cfg.CNIBin) }},
+		{"the directory moved away", func() error { return os.Rename(a.cfg.CNIBin, a.cfg.CNIBin+"-old") }},
 		{"deleted from the new directory", func() error { return os.Remove(to) }},
 	} {
 		within(t, "noticed before "+harm.name, func() (bool, string) {
