@@ -101,6 +101,9 @@ func sum(b []byte) string {
 // writeFile replaces a file by one that is on the disk before it has the name.
 func writeFile(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
 	tmp, err := os.CreateTemp(dir, ".snapshot-*")
 	if err != nil {
 		return err

@@ -113,7 +113,10 @@ func TestCorruptCache(t *testing.T) {
 // A cache that cannot be written is reported until it can be.
 func TestCacheUnwritable(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "manifests")
-	cache := filepath.Join(t.TempDir(), "missing", "last.json")
+	cache := filepath.Join(t.TempDir(), "in-the-way", "last.json")
+	if err := os.WriteFile(filepath.Dir(cache), nil, 0o600); err != nil { // no directory
+		t.Fatal(err)
+	}
 	good().put(t, dir)
 	d := NewDir(dir, cache)
 	for range 2 {
@@ -122,7 +125,7 @@ func TestCacheUnwritable(t *testing.T) {
 			t.Fatalf("in force %s; problems:\n%s", inForce(s), problems(s, dir))
 		}
 	}
-	if err := os.Mkdir(filepath.Dir(cache), 0o700); err != nil {
+	if err := os.Remove(filepath.Dir(cache)); err != nil {
 		t.Fatal(err)
 	}
 	if s := mustLoad(t, d); len(s.Problems) != 0 {
