@@ -114,7 +114,7 @@ func TestCorruptCache(t *testing.T) {
 func TestCacheUnwritable(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "manifests")
 	cache := filepath.Join(t.TempDir(), "in-the-way", "last.json")
-	if err := os.WriteFile(filepath.Dir(cache), nil, 0o600); err != nil { // no directory
+	if err := os.Symlink("nowhere", filepath.Dir(cache)); err != nil { // no directory
 		t.Fatal(err)
 	}
 	good().put(t, dir)
