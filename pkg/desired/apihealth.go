@@ -17,7 +17,6 @@ type apiHealth struct {
 
 	mu     sync.Mutex
 	failed map[string]error // by path
-	told   error
 }
 
 func newAPIHealth() *apiHealth { return &apiHealth{failed: map[string]error{}} }
