@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
@@ -80,6 +81,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	s := apiserver.Start(t, "../../deploy/base/crds", "testdata/kubevirt.yaml")
+	s.Apply("../../deploy/base/namespace.yaml", "../../deploy/base/rbac.yaml", "../../deploy/base/admission.yaml")
 	r, err := NewReporter(s.Config(), "n1", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -92,10 +94,15 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// agent is the config of a node's agent, with the rights that the manifests give.
+func (b *bench) agent(node string) *rest.Config {
+	return b.User("system:serviceaccount:homeport-system:homeport-agent", nil, map[string][]string{"authentication.kubernetes.io/node-name": {node}})
+}
+
 // start runs a new reporter, as a restarted agent would.
 func (b *bench) start() {
 	b.Helper()
-	r, err := NewReporter(b.Config(), "n1", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	r, err := NewReporter(b.agent("n1"), "n1", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -344,6 +351,17 @@ func TestPorts(t *testing.T) {
 		t.Errorf("identity %+v", identity)
 	}
 
+	// It comes from another node, and has other labels since.
+	moved := id.DeepCopy()
+	moved.SetLabels(map[string]string{"app": "old"})
+	if err := b.Update(t.Context(), moved); err != nil {
+		t.Fatal(err)
+	}
+	moved.Status.Node = "n2"
+	if err := b.Client.Status().Update(t.Context(), moved); err != nil {
+		t.Fatal(err)
+	}
+
 	// A label that changes, as the VM's owner may, is noticed by the watch.
 	u := &unstructured.Unstructured{}
 	u.SetGroupVersionKind(vmiVersion)
@@ -354,7 +372,9 @@ func TestPorts(t *testing.T) {
 	if err := b.Update(t.Context(), u); err != nil {
 		t.Fatal(err)
 	}
-	until(b, &id, "default", id.Name, func(o *v1alpha1.VMIdentity, found bool) bool { return found && o.Labels["app"] == "books" })
+	until(b, &id, "default", id.Name, func(o *v1alpha1.VMIdentity, found bool) bool {
+		return found && o.Labels["app"] == "books" && o.Status.Node == "n1"
+	})
 
 	// Counters wait; a state does not.
 	b.node.set(func() { b.node.ports[0].Passed[0] = 1000 })

@@ -238,18 +238,27 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 	}
 	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentity"))
 	before := o.Status.DeepCopy()
-	relabel := !maps.Equal(o.Labels, c.labels) // what rules select VMs by
-	o.Labels = c.labels
+	if isNew {
+		o.Labels = c.labels // what rules select VMs by
+	}
 	o.Status.Node, o.Status.MAC = r.node, p.MAC.String()
 	for _, n := range c.nics {
 		if n.pod == p.IfName || n.pod == "" && n.mac == p.MAC.String() {
 			o.Status.Addresses = sinceBefore(n.addresses, before.Addresses)
 		}
 	}
-	if !isNew && !relabel && equality.Semantic.DeepEqual(*before, o.Status) {
+	// Status first: by that a node takes over the identity of a VM that has come to
+	// it, and before that it may change nothing of it.
+	if isNew || !equality.Semantic.DeepEqual(*before, o.Status) {
+		if err := r.write(ctx, o, isNew, false); err != nil {
+			return err
+		}
+	}
+	if maps.Equal(o.Labels, c.labels) {
 		return nil
 	}
-	return r.write(ctx, o, isNew, relabel)
+	o.Labels = c.labels
+	return r.write(ctx, o, false, true)
 }
 
 // sinceBefore keeps the time of addresses that were known, and gives the others

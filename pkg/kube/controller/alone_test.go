@@ -2,7 +2,6 @@ package controller
 
 import (
 	"log/slog"
-	"os"
 	"strings"
 	"testing"
 
@@ -10,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/test/apiserver"
@@ -57,29 +55,6 @@ func TestNADKindMissing(t *testing.T) {
 	l.hasNAD("default", "lan")
 }
 
-// deploy applies manifests of deploy/base.
-func (l *lab) deploy(files ...string) {
-	l.Helper()
-	for _, file := range files {
-		text, err := os.ReadFile("../../../deploy/base/" + file)
-		if err != nil {
-			l.Fatal(err)
-		}
-		for doc := range strings.SplitSeq(string(text), "\n---\n") {
-			u := &unstructured.Unstructured{}
-			if err := yaml.Unmarshal([]byte(doc), &u.Object); err != nil {
-				l.Fatalf("%s: %v", file, err)
-			}
-			if len(u.Object) == 0 {
-				continue
-			}
-			if err := l.Create(l.Context(), u); err != nil {
-				l.Fatalf("%s: %v", file, err)
-			}
-		}
-	}
-}
-
 // TestLease: one of two replicas works, and the other goes on when it ends; with
 // no rights but those that the manifests give.
 func TestLease(t *testing.T) {
@@ -89,7 +64,8 @@ func TestLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	const namespace = "homeport-system"
-	l.deploy("namespace.yaml", "rbac.yaml", "admission.yaml")
+	const base = "../../../deploy/base/"
+	l.server.Apply(base+"namespace.yaml", base+"rbac.yaml", base+"admission.yaml")
 	cfg := Config{LeaderElect: true, Namespace: namespace, REST: l.server.User("system:serviceaccount:"+namespace+":homeport-controller", nil, nil)}
 	first, stop := l.start(cfg)
 	l.trunk("t")
