@@ -31,11 +31,11 @@ one() { # KERNEL NAME PACKAGE...
 	for p in "$@"; do
 		test=$(tr / - <<<"$p").test
 		files+=(-file "$out/bin/$test:/t/$test" -dir "$p:/src/$p")
-		script+=" cd /src/$p && /t/$test -test.v=test2json -test.timeout=13m ${HOMEPORT_VM_ARGS:-} || code=1;"
+		script+=" cd /src/$p && /t/$test -test.v=test2json -test.timeout=23m ${HOMEPORT_VM_ARGS:-} || code=1;"
 		[ "$p" = test/netns ] && guests=(-guest name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24,ip6=fd00:100::10/64)
 	done
 	$out/bin/testsum run -test2json -noskip -name "vm-$kernel-$name" -- \
-		$out/bin/vmrun -kernel "$kernel" -mem 1536 -timeout 14m -out "$out/$kernel-$name" \
+		$out/bin/vmrun -kernel "$kernel" -mem 1536 -timeout 24m -out "$out/$kernel-$name" \
 		"${guests[@]}" "${files[@]}" \
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
