@@ -83,13 +83,17 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the boot id: %w", err)
 	}
-	st, err := store.Open(cfg.Paths.Attachments())
-	if err != nil {
-		return nil, err
-	}
 	lock, err := lockNode(cfg.Paths.RunDir)
 	if err != nil {
 		return nil, err
+	}
+	// From here on this agent is the one that writes: what is half written is dead.
+	st, err := store.Open(cfg.Paths.Attachments())
+	if err == nil {
+		err = store.Sweep(cfg.Paths.State())
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
 		kick: make(chan struct{}, 1), news: make(chan struct{}, 1)}
@@ -104,6 +108,9 @@ func New(cfg Config) (*Agent, error) {
 // lockNode keeps a second agent from touching the node: the lock is held as long
 // as the process lives, whatever becomes of it.
 func lockNode(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w; see --help for how to move it", err)
+	}
 	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err

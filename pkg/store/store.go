@@ -28,9 +28,6 @@ const (
 	suffix      = ".json"
 	asideSuffix = ".corrupt-"
 	tempPrefix  = ".tmp-"
-	// staleTemp is how old a temporary file must be for Open to call it the
-	// remains of a writer that died.
-	staleTemp = time.Minute
 )
 
 // Store is a directory of records. It holds no state of its own: any number
@@ -71,26 +68,32 @@ func (s *SetAside) Unwrap() error { return s.Err }
 // and delete. A missing directory holds no records.
 func At(dir string) *Store { return &Store{dir: dir} }
 
-// Open makes dir (mode 0700) if it is missing and removes what writers that
-// died left half written. Errors are *DirError.
+// Open makes dir (mode 0700) if it is missing and removes what a writer that died
+// left half written. The caller is the one writer. Errors are *DirError.
 func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, dirError(dir, "make the directory", err)
 	}
+	if err := Sweep(dir); err != nil {
+		return nil, err
+	}
+	return At(dir), nil
+}
+
+// Sweep removes what a writer that died left half written in dir, where nobody
+// writes now. A directory that is missing has nothing. The error is a *DirError.
+func Sweep(dir string) error {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, dirError(dir, "read the directory", err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return dirError(dir, "read the directory", err)
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tempPrefix) {
-			continue
-		}
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleTemp {
+		if strings.HasPrefix(e.Name(), tempPrefix) {
 			// Best effort: a temporary file is never read.
 			_ = os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}
-	return At(dir), nil
+	return nil
 }
 
 // Path is the file of the record of k. The key is hashed, since container ids

@@ -252,26 +252,24 @@ func TestMissingDirectory(t *testing.T) {
 	}
 }
 
+// What a writer left that was killed goes at once: its successor is the only writer.
 func TestOpenSweepsTemporaries(t *testing.T) {
-	_, dir := newStore(t)
-	old, fresh := filepath.Join(dir, tempPrefix+"old"), filepath.Join(dir, tempPrefix+"fresh")
-	for _, f := range []string{old, fresh} {
-		if err := os.WriteFile(f, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	past := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(old, past, past); err != nil {
+	s, dir := newStore(t)
+	left := filepath.Join(dir, tempPrefix+"left")
+	if err := errors.Join(s.Put(newRecord(t, "a", "net1")), os.WriteFile(left, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(old); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("old temporary file: %v", err)
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left temporary file: %v", err)
 	}
-	if _, err := os.Stat(fresh); err != nil {
-		t.Errorf("fresh temporary file: %v", err)
+	if r, _, err := s.List(); err != nil || len(r) != 1 {
+		t.Errorf("records %v, %v", r, err)
+	}
+	if err := Sweep(filepath.Join(dir, "missing")); err != nil {
+		t.Errorf("a directory that is missing: %v", err)
 	}
 }
 
