@@ -45,6 +45,22 @@ func (a *Agent) tell() {
 	}
 }
 
+// linkStates reads how the uplinks of the trunks in force are. The kernel may be
+// busy with ports just then, so it is asked before status holds what an ADD needs.
+func (a *Agent) linkStates() map[string]string {
+	a.mu.RLock()
+	snap := a.world.snap
+	a.mu.RUnlock()
+	out := map[string]string{}
+	if snap == nil {
+		return out
+	}
+	for _, t := range snap.Trunks {
+		out[t.Uplink] = a.kernel.linkState(t.Uplink)
+	}
+	return out
+}
+
 // linkState is how an interface of the node is, in the words of
 // v1alpha1.UplinkStatus; "" is that it cannot be read.
 func (k *kernel) linkState(name string) string {

@@ -39,6 +39,7 @@ func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
 // one, every trunk is whole and every known port is attached.
 func (a *Agent) nodeStatus() wire.NodeStatus {
 	ports := a.table.list()
+	links := a.linkStates()
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	w := &a.world
@@ -60,7 +61,7 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.snap.Trunks)) {
 		t := trunkStatus(w.snap.Trunks[name], w.health[name])
-		t.Link = a.kernel.linkState(t.Uplink)
+		t.Link = links[t.Uplink]
 		if !t.Ready {
 			s.Reasons = append(s.Reasons, fmt.Sprintf("trunk %s: %s", name, t.Message))
 		}
