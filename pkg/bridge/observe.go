@@ -112,6 +112,16 @@ func (n *Net) observePorts(o *Observed) error {
 	for _, l := range ls {
 		p := observedPort(l)
 		p.VLANs = vlans[l.Index]
+		if p.VLANs.Members.Empty() {
+			// Cut off, or gone from the bridge since its links were read.
+			now, err := n.LinkInfo(l.Ref())
+			if errors.Is(err, ErrNotFound) || err == nil && now.Master != o.Bridge.Index {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
 		o.Ports[l.Index] = p
 	}
 	return nil

@@ -25,6 +25,9 @@ func TestObserveAsksOnce(t *testing.T) {
 			continue
 		}
 		must(t, h.Join(v.Host, st.Bridge))
+		if !h.spec.Flat {
+			must(t, h.SetVLANs(v.Host, VLANs{PVID: 100}))
+		}
 		if i == 1 { // the index is right, and now another's
 			also = append(also, Ref{Index: v.Host.Index, Name: "old1"})
 		}
@@ -42,5 +45,32 @@ func TestObserveAsksOnce(t *testing.T) {
 	}
 	if len(o.Ports) != 10 {
 		t.Errorf("%d ports, want 10", len(o.Ports))
+	}
+}
+
+// TestObserveWhilePortsLeave: a port that leaves its bridge between two of the
+// reads is no port of it, and never one whose VLANs somebody has taken.
+func TestObserveWhilePortsLeave(t *testing.T) {
+	needFiltering(t)
+	h := newNode(t, spec0(t))
+	st := h.ensure()
+	v := pair(t, h.space, "veth0", newSpace(t), "net0")
+	other, err := OpenAt(h.path) // as another program has it
+	must(t, err)
+	t.Cleanup(func() { must(t, other.Close()) })
+	for range 100 {
+		must(t, h.Join(v.Host, st.Bridge))
+		must(t, h.SetVLANs(v.Host, VLANs{PVID: 100}))
+		left := make(chan error)
+		go func() { left <- other.Leave(v.Host) }()
+		for port := true; port; {
+			o, err := h.Observe("br0", v.Host)
+			must(t, err)
+			var p ObservedPort
+			if p, port = o.Ports[v.Host.Index]; port && p.VLANs.Members.Empty() {
+				t.Fatalf("a port that has left is told as %+v", p)
+			}
+		}
+		must(t, <-left)
 	}
 }
