@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,24 +10,38 @@ import (
 	"sync"
 )
 
-// apiHealth remembers how the last request for each watched resource went. The
-// watches retry by themselves, so this is all that is needed to know whether what
-// they hold is still the truth: no request is made to find out.
+// apiHealth remembers how the last list and the last watch of each resource went:
+// one that may be listed and not watched is listed again and again, and no such
+// list says that all is well. The watches retry by themselves, so this is all that
+// is needed to know whether what they hold is still the truth: no request is made
+// to find out.
 type apiHealth struct {
 	changed func()
 
 	mu     sync.Mutex
-	failed map[string]error // by path
+	failed map[asked]error
 }
 
-func newAPIHealth() *apiHealth { return &apiHealth{failed: map[string]error{}} }
+// asked is what a request was for.
+type asked struct{ path, verb string }
+
+const (
+	verbList  = "list"
+	verbWatch = "watch"
+)
+
+func newAPIHealth() *apiHealth { return &apiHealth{failed: map[asked]error{}} }
 
 // wrap makes a transport report to h.
 func (h *apiHealth) wrap(inner http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		res, err := inner.RoundTrip(r)
 		if r.Context().Err() == nil { // else we gave up, not the server
-			h.note(r.URL.Path, verdict(res, err))
+			verb := verbList
+			if r.URL.Query().Has(verbWatch) {
+				verb = verbWatch
+			}
+			h.note(asked{r.URL.Path, verb}, verdict(res, err))
 		}
 		return res, err
 	})
@@ -54,26 +69,34 @@ func verdict(res *http.Response, err error) error {
 	return fmt.Errorf("answers %s", res.Status)
 }
 
-func (h *apiHealth) note(path string, err error) {
+// note takes a verdict. A watch begins from a list, or brings it along
+// (sendInitialEvents): one that is let through is a good word on both.
+func (h *apiHealth) note(what asked, err error) {
 	h.mu.Lock()
-	before := h.failed[path]
-	if err == nil {
-		delete(h.failed, path)
-	} else {
-		h.failed[path] = err
+	well := len(h.failed) == 0
+	switch {
+	case err != nil:
+		h.failed[what] = err
+	case what.verb == verbWatch:
+		delete(h.failed, asked{what.path, verbList})
+		fallthrough
+	default:
+		delete(h.failed, what)
 	}
+	news := well != (len(h.failed) == 0)
 	h.mu.Unlock()
-	if (before == nil) != (err == nil) {
+	if news {
 		h.changed()
 	}
 }
 
-// problem is what is wrong with the first path that fails; nil is nothing.
+// problem is what is wrong with the first request that fails; nil is nothing.
 func (h *apiHealth) problem() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, path := range slices.Sorted(maps.Keys(h.failed)) {
-		return fmt.Errorf("%s: %w", path, h.failed[path])
+	byPath := func(a, b asked) int { return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.verb, b.verb)) }
+	for _, what := range slices.SortedFunc(maps.Keys(h.failed), byPath) {
+		return fmt.Errorf("%s %s: %w", what.verb, what.path, h.failed[what])
 	}
 	return nil
 }
