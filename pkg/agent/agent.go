@@ -9,6 +9,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +48,7 @@ type Config struct {
 	CNIBin      string // directory where the plugin is kept in place; "" is none
 	Version     string
 	Log         *slog.Logger
+	RecentLog   *RecentLog // what Log also writes to, for support bundles; nil is nowhere
 	// Report tells others of the node; nil tells nobody.
 	Report Report
 }
@@ -74,7 +75,7 @@ type Agent struct {
 
 	mu    sync.RWMutex
 	world world
-	notes []string // what was set aside; guarded by mu
+	notes notes
 }
 
 // New opens the state of the node: records, pinned programs and maps.
@@ -316,18 +317,11 @@ func (a *Agent) ageConnections(ctx context.Context) error {
 	}
 }
 
-// note keeps a report for status, and logs it.
-func (a *Agent) note(msg string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !slices.Contains(a.notes, msg) && len(a.notes) < notesMax {
-		a.log.Error(msg)
-		a.notes = append(a.notes, msg)
-	}
+// noteRecord tells of a record that is of no use. One that was set aside is told
+// as long as it lies there.
+func (a *Agent) noteRecord(s *store.SetAside) {
+	a.notes.add(a.log, cmp.Or(s.Renamed, s.File), s.Error(), true)
 }
-
-// notesMax bounds what status repeats; the log has more.
-const notesMax = 100
 
 // alive says whether the record's interface is still there.
 func (a *Agent) alive(r *attach.Record) bool {
@@ -341,7 +335,7 @@ func (a *Agent) adoptRecords() error {
 		return err
 	}
 	for i := range aside {
-		a.note(aside[i].Error())
+		a.noteRecord(&aside[i])
 	}
 	for i := range records {
 		a.adoptRecord(&records[i])
@@ -360,9 +354,10 @@ func (a *Agent) adoptRecord(rec *attach.Record) {
 	}
 	if a.alive(rec) && !a.kernel.Unfinished(rec) {
 		if err := a.table.claim(e, rec, a.alive); err != nil {
-			a.note(fmt.Sprintf("record of container %s, interface %s: %v", rec.ContainerID, rec.IfName, err))
+			a.notes.add(a.log, a.store.Path(rec.Key), fmt.Sprintf("record of container %s, interface %s: %v", rec.ContainerID, rec.IfName, err), true)
 			return
 		}
+		a.notes.drop(a.store.Path(rec.Key))
 		a.table.opened(e)
 		return
 	}

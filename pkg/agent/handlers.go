@@ -137,7 +137,7 @@ func (a *Agent) recordOf(e *entry, k attach.Key) (*attach.Record, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case errors.As(err, &aside):
-		a.note(aside.Error())
+		a.noteRecord(aside)
 		return nil, nil
 	}
 	return nil, attachError(err)

@@ -97,7 +97,7 @@ func TestManifestProblems(t *testing.T) {
 	l.open("veth1", 1) // in network web of trunk open
 	l.take(&desired.Snapshot{Revision: 9, Problems: next.Problems})
 	expect("with a network and a trunk that a port keeps, and three trunks to be removed", 5, 4, 0)
-	l.note("a state file was set aside")
+	l.notes.add(l.log, l.statePath("x"), "a state file was set aside", false)
 	expect("with a note", 5, 5, 0)
 }
 

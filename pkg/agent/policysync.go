@@ -53,9 +53,7 @@ func (a *Agent) syncPolicy() {
 	a.world.policyProgress = p
 	a.mu.Unlock()
 	if err == nil {
-		if err := saveJSON(a.statePath(policyFile), p.policyState); err != nil {
-			a.note("the policy in force cannot be saved, so a restart would not know it: " + err.Error())
-		}
+		a.save(policyFile, p.policyState, "the policy in force cannot be saved, so a restart would not know it")
 	}
 }
 

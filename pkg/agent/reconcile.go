@@ -329,11 +329,14 @@ func (a *Agent) compiledFor(network string) bool {
 func (a *Agent) collectLeftovers() {
 	records, aside, err := a.store.List()
 	for i := range aside {
-		a.note(aside[i].Error())
+		a.noteRecord(&aside[i])
 	}
+	a.notes.sweep()
 	own := a.ownIndexes()
 	for i := range records {
-		if !own[records[i].HostIfIndex] {
+		if own[records[i].HostIfIndex] {
+			a.notes.drop(a.store.Path(records[i].Key))
+		} else {
 			a.adoptRecord(&records[i])
 		}
 	}

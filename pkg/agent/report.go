@@ -18,11 +18,12 @@ type View struct{ a *Agent }
 // Status says whether the node does what it should.
 func (v View) Status() wire.NodeStatus { return v.a.nodeStatus() }
 
-// Ports lists the node's ports with their counters.
-func (v View) Ports() (wire.PortList, error) { return v.a.portList() }
-
-// Drops lists what was dropped at each port, by reason.
-func (v View) Drops() (wire.DropList, error) { return v.a.dropList() }
+// Ports lists the node's ports with their counters, and what was dropped at each by
+// reason, of one reading. A port whose counters cannot be read says so.
+func (v View) Ports() ([]wire.Port, []wire.Drop) {
+	ports, drops, _ := v.a.readPorts()
+	return ports, drops
+}
 
 // Changed is sent to when there may be news.
 func (v View) Changed() <-chan struct{} { return v.a.news }

@@ -67,14 +67,23 @@ func (a *Agent) loadJSON(name string, v any) bool {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return err == nil
 	}
-	msg := fmt.Sprintf("state file %s: %v", path, err)
-	if aside := path + ".corrupt"; os.Rename(path, aside) == nil {
-		msg += "; set aside as " + aside
+	msg, aside := fmt.Sprintf("state file %s: %v", path, err), path+".corrupt"
+	if os.Rename(path, aside) == nil {
+		a.notes.add(a.log, aside, msg+"; set aside as "+aside, true)
 	} else {
-		msg += "; it could not be set aside, remove it by hand"
+		a.notes.add(a.log, path, msg+"; it could not be set aside, remove it by hand", true)
 	}
-	a.note(msg)
 	return false
+}
+
+// save writes a state file. That it cannot is told, as what, until it can.
+func (a *Agent) save(name string, v any, what string) {
+	path := a.statePath(name)
+	if err := saveJSON(path, v); err != nil {
+		a.notes.add(a.log, path, what+": "+err.Error(), false)
+		return
+	}
+	a.notes.drop(path)
 }
 
 // loadState reads what an earlier agent had in force. Files that are missing or

@@ -52,11 +52,21 @@ func TestDamagedState(t *testing.T) {
 			if a.world.snap != nil || a.world.Sets != nil {
 				t.Errorf("%s, %s: it was taken for the truth: %+v %+v", name, how, a.world.snap, a.world.Sets)
 			}
-			if len(a.notes) != 1 || !strings.Contains(a.notes[0], path+": ") || !strings.Contains(a.notes[0], "set aside as "+path+".corrupt") {
-				t.Errorf("%s, %s: told as %q", name, how, a.notes)
+			told := a.notes.texts()
+			if len(told) != 1 || !strings.Contains(told[0], path+": ") || !strings.Contains(told[0], "set aside as "+path+".corrupt") {
+				t.Errorf("%s, %s: told as %q", name, how, told)
 			}
 			if aside, err := os.ReadFile(path + ".corrupt"); err != nil || !bytes.Equal(aside, content) {
 				t.Errorf("%s, %s: set aside as %q, %v", name, how, aside, err)
+			}
+			if a.notes.sweep(); len(a.notes.texts()) != 1 {
+				t.Errorf("%s, %s: not told any more while it lies there", name, how)
+			}
+			if err := os.Remove(path + ".corrupt"); err != nil {
+				t.Fatal(err)
+			}
+			if a.notes.sweep(); len(a.notes.texts()) != 0 {
+				t.Errorf("%s, %s: still told when it was removed: %q", name, how, a.notes.texts())
 			}
 		}
 		a := idleAgent(t)
@@ -64,8 +74,8 @@ func TestDamagedState(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.loadState()
-		if len(a.notes) != 0 || a.world.snap == nil == (a.world.Sets == nil) {
-			t.Errorf("a sound %s: told %q, snapshot %v, sets %v", name, a.notes, a.world.snap, a.world.Sets)
+		if len(a.notes.texts()) != 0 || a.world.snap == nil == (a.world.Sets == nil) {
+			t.Errorf("a sound %s: told %q, snapshot %v, sets %v", name, a.notes.texts(), a.world.snap, a.world.Sets)
 		}
 	}
 }

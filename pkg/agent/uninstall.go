@@ -132,9 +132,6 @@ func (u *uninstaller) end(a *Agent, strays []string) error {
 	return nil
 }
 
-// trunkAlias is by what pkg/bridge knows managed bridges.
-const trunkAlias = "homeport trunk"
-
 // trunks removes managed bridges, and what we added to others'.
 func (u *uninstaller) trunks(a *Agent) error {
 	none := &desired.Snapshot{}
@@ -161,7 +158,7 @@ func (u *uninstaller) trunks(a *Agent) error {
 		return err
 	}
 	for _, l := range links {
-		if l.Kind == "bridge" && l.Alias == trunkAlias {
+		if l.Marked() {
 			err = errors.Join(err, fmt.Errorf("bridge %s, which is Homeport's, has ports that it does not know: take them out (bridge link), then try again, or ip link delete %s", l.Name, l.Name))
 		}
 	}

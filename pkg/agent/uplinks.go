@@ -102,9 +102,7 @@ func (a *Agent) keepUplink(key place, r uplinkRecord) {
 	for _, r := range a.uplinks {
 		list = append(list, r)
 	}
-	if err := saveJSON(a.statePath(uplinksFile), list); err != nil {
-		a.note("which VLANs of an adopted bridge's uplink are ours cannot be saved, so a restart would leave them there: " + err.Error())
-	}
+	a.save(uplinksFile, list, "which VLANs of an adopted bridge's uplink are ours cannot be saved, so a restart would leave them there")
 }
 
 // loadUplinks reads what an earlier agent added. Without it nothing is taken off.

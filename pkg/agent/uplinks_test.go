@@ -60,8 +60,8 @@ func TestUplinkRecordsReadBack(t *testing.T) {
 	}
 	c := &Agent{cfg: a.cfg, log: a.log}
 	c.loadState()
-	if len(c.uplinks) != 0 || len(c.notes) != 1 {
-		t.Errorf("from a damaged file: %+v, told %q", c.uplinks, c.notes)
+	if len(c.uplinks) != 0 || len(c.notes.texts()) != 1 {
+		t.Errorf("from a damaged file: %+v, told %q", c.uplinks, c.notes.texts())
 	}
 	b.keepUplink(key, uplinkRecord{})
 	d := &Agent{cfg: a.cfg, log: a.log}

@@ -24,15 +24,21 @@ func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
 	case wire.ViewStatus:
 		return a.nodeStatus(), nil
 	case wire.ViewPorts:
-		return a.portList()
+		ports, _, _ := a.readPorts() // each says what is wrong with it
+		return wire.PortList{TypeMeta: kind("PortList"), Items: ports}, nil
 	case wire.ViewVLANs:
 		return a.vlanList()
 	case wire.ViewPolicies:
 		return a.policyList(req.Name)
 	case wire.ViewDrops:
-		return a.dropList()
+		_, drops, err := a.readPorts()
+		return wire.DropList{TypeMeta: kind("DropList"), Items: drops}, err
+	case wire.ViewLog:
+		return a.recentLog(), nil
+	case wire.ViewMetrics:
+		return a.metricsText()
 	}
-	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies or drops")
+	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log or metrics")
 }
 
 // nodeStatus tells the truth: ready means that the active policy is the desired
@@ -53,7 +59,7 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	}
 	s.Desired = w.snap.Revision
 	s.Problems = append(s.Problems, problems(w.snap.Problems, w.kept, w.refused)...)
-	for _, n := range a.notes {
+	for _, n := range a.notes.texts() {
 		s.Problems = append(s.Problems, wire.Problem{Message: n})
 	}
 	if w.active != w.snap.Revision {
@@ -135,43 +141,32 @@ func trunkStatus(t desired.Trunk, h trunkHealth) wire.TrunkStatus {
 		Message: h.problem, Resource: t.Resource}
 }
 
-func (a *Agent) portList() (wire.PortList, error) {
-	out := wire.PortList{TypeMeta: kind("PortList"), Items: []wire.Port{}}
+// readPorts lists the ports with their counters, and the drops among those. A port
+// whose counters cannot be read says so; the error is that drops lack it.
+func (a *Agent) readPorts() (ports []wire.Port, drops []wire.Drop, err error) {
+	ports, drops = []wire.Port{}, []wire.Drop{}
 	for _, it := range a.table.list() {
 		p := wire.Port{Record: it.rec, Problems: it.problems}
 		p.State, _ = a.kernel.State(it.rec.HostIfIndex)
-		counts, err := a.kernel.ReasonCounts(it.rec.HostIfIndex)
-		if err != nil {
-			p.Problems = append(p.Problems, "its counters cannot be read: "+err.Error())
+		counts, unread := a.kernel.ReasonCounts(it.rec.HostIfIndex)
+		if unread != nil {
+			p.Problems = append(p.Problems, "its counters cannot be read: "+unread.Error())
+			err = unread
 		}
 		for _, c := range counts {
-			if c.reason.Drops() {
-				p.Dropped[c.dir] += c.packets
-			} else {
+			if !c.reason.Drops() {
 				p.Passed[c.dir] += c.packets
-			}
-		}
-		out.Items = append(out.Items, p)
-	}
-	return out, nil
-}
-
-func (a *Agent) dropList() (wire.DropList, error) {
-	out := wire.DropList{TypeMeta: kind("DropList"), Items: []wire.Drop{}}
-	for _, it := range a.table.list() {
-		counts, err := a.kernel.ReasonCounts(it.rec.HostIfIndex)
-		if err != nil {
-			return out, err
-		}
-		for _, c := range counts {
-			if !c.reason.Drops() || c.packets == 0 {
 				continue
 			}
-			out.Items = append(out.Items, wire.Drop{Key: it.rec.Key, Interface: it.rec.HostIfName, Pod: it.rec.Pod,
-				Direction: c.dir.String(), Reason: c.reason.String(), Text: c.reason.Text(), Packets: c.packets, Bytes: c.bytes})
+			p.Dropped[c.dir] += c.packets
+			if c.packets > 0 {
+				drops = append(drops, wire.Drop{Key: it.rec.Key, Interface: it.rec.HostIfName, Pod: it.rec.Pod,
+					Direction: c.dir.String(), Reason: c.reason.String(), Text: c.reason.Text(), Packets: c.packets, Bytes: c.bytes})
+			}
 		}
+		ports = append(ports, p)
 	}
-	return out, nil
+	return ports, drops, err
 }
 
 // vlanList reads the kernel, not the records: it is what a packet meets.

@@ -22,6 +22,9 @@ const mark = "homeport trunk"
 
 func aliasAttr(text string) *nl.RtAttr { return nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(text)) }
 
+// Marked says whether a link is a bridge with the mark of a managed one.
+func (l Link) Marked() bool { return l.Kind == "bridge" && l.Alias == mark }
+
 // ours says whether a bridge is a managed one: it has the mark, or this process
 // has marked it and somebody took the mark away since.
 func (n *Net) ours(br Link) bool {

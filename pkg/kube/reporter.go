@@ -24,8 +24,8 @@ import (
 // Node is what is reported on.
 type Node interface {
 	Status() wire.NodeStatus
-	Ports() (wire.PortList, error)
-	Drops() (wire.DropList, error)
+	// Ports lists the ports, and what was dropped at each by reason.
+	Ports() ([]wire.Port, []wire.Drop)
 	// Changed is sent to when there may be news.
 	Changed() <-chan struct{}
 }
@@ -74,19 +74,31 @@ func (r *Reporter) Run(ctx context.Context, node Node) error {
 	var watching sync.WaitGroup
 	watching.Go(func() { r.watch.run(ctx, r.log) })
 	defer watching.Wait()
-	const soon = 50 * time.Millisecond // for what changes together
+	r.follow(ctx, node)
+	return nil
+}
+
+// A report waits until no news have come for quietAfter, so that those of a burst
+// are one report, which reads each port once and stays out of the way of the ADDs
+// that make them; but no longer than holdMost after the first.
+const (
+	quietAfter = 250 * time.Millisecond
+	holdMost   = 2 * time.Second
+)
+
+func (r *Reporter) follow(ctx context.Context, node Node) {
 	retry := time.Second
 	next := time.NewTimer(0)
 	defer next.Stop()
-	pending := false // a change is about to be looked at: news that never rest do not put it off
+	var since time.Time // of the first news that were not looked at yet
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-node.Changed():
 		case <-r.watch.news:
 		case <-next.C:
-			pending = false
+			since = time.Time{}
 			wait, err := r.round(ctx, node)
 			r.tellTrouble(err)
 			if err != nil {
@@ -98,10 +110,10 @@ func (r *Reporter) Run(ctx context.Context, node Node) error {
 			next.Reset(wait)
 			continue
 		}
-		if !pending {
-			next.Reset(soon)
+		if since.IsZero() {
+			since = time.Now()
 		}
-		pending = true
+		next.Reset(min(quietAfter, max(0, time.Until(since.Add(holdMost)))))
 	}
 }
 
@@ -130,19 +142,12 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 		r.looked = time.Now()
 	}
 	status := node.Status()
-	list, err := node.Ports()
-	if err != nil {
-		return 0, err
-	}
-	drops, err := node.Drops()
-	if err != nil {
-		return 0, err
-	}
-	wait, confirmErr := r.confirmAll(ctx, list.Items)
+	ports, drops := node.Ports()
+	wait, confirmErr := r.confirmAll(ctx, ports)
 	return wait, errors.Join(confirmErr,
-		r.reportTrunks(ctx, status, list.Items),
-		r.reportPorts(ctx, list.Items, drops.Items),
-		r.reportIdentities(ctx, list.Items))
+		r.reportTrunks(ctx, status, ports),
+		r.reportPorts(ctx, ports, drops),
+		r.reportIdentities(ctx, ports))
 }
 
 // look reads this node's objects as the server has them.

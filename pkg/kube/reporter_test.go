@@ -35,6 +35,7 @@ type fakeNode struct {
 	status  wire.NodeStatus
 	ports   []wire.Port
 	drops   []wire.Drop
+	read    int // how often ports were asked for
 	changed chan struct{}
 }
 
@@ -44,16 +45,11 @@ func (n *fakeNode) Status() wire.NodeStatus {
 	return n.status
 }
 
-func (n *fakeNode) Ports() (wire.PortList, error) {
+func (n *fakeNode) Ports() ([]wire.Port, []wire.Drop) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return wire.PortList{Items: slices.Clone(n.ports)}, nil
-}
-
-func (n *fakeNode) Drops() (wire.DropList, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return wire.DropList{Items: slices.Clone(n.drops)}, nil
+	n.read++
+	return slices.Clone(n.ports), slices.Clone(n.drops)
 }
 
 func (n *fakeNode) Changed() <-chan struct{} { return n.changed }
