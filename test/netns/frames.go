@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net"
 	"strconv"
 	"strings"
@@ -84,39 +85,65 @@ func (f Frame) Bytes() []byte {
 	return append(b, f.Payload...)
 }
 
-// packetSocket opens an AF_PACKET socket on an interface of the namespace.
-func (s *Space) packetSocket(ifName string, protocol uint16) (fd int, err error) {
+// rawSocket opens an AF_PACKET socket in the namespace, which hears nothing yet.
+func (s *Space) rawSocket() (fd int, err error) {
 	err = s.Do(func() error {
-		l, err := net.InterfaceByName(ifName)
-		if err != nil {
-			return fmt.Errorf("%s: interface %s: %w", s.Name, ifName, err)
-		}
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 			return fmt.Errorf("%s: packet socket: %w", s.Name, err)
-		}
-		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: l.Index, Protocol: protocol<<8 | protocol>>8}); err != nil {
-			return errors.Join(fmt.Errorf("%s: packet socket on %s: %w", s.Name, ifName, err), unix.Close(fd))
 		}
 		return nil
 	})
 	return fd, err
 }
 
+// ifIndex asks a socket's namespace for an interface.
+func ifIndex(fd int, name string) (int, error) {
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("interface %s: %w", name, err)
+	}
+	return int(req.Uint32()), nil
+}
+
+// Sender puts frames on the wire of interfaces that may come and go.
+type Sender struct {
+	fd   int
+	name string
+}
+
+// Sender opens a way out of the namespace; Close ends it.
+func (s *Space) Sender() (*Sender, error) {
+	fd, err := s.rawSocket()
+	return &Sender{fd, s.Name}, err
+}
+
+// Send puts frames on the wire of an interface, as they are.
+func (s *Sender) Send(ifName string, frame []byte, count int) error {
+	index, err := ifIndex(s.fd, ifName)
+	for range count {
+		if err == nil {
+			err = unix.Sendto(s.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index})
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: send on %s: %w", s.name, ifName, err)
+	}
+	return nil
+}
+
+// Close ends a Sender.
+func (s *Sender) Close() error { return unix.Close(s.fd) }
+
 // Send puts frames on the wire of an interface, as they are.
 func (s *Space) Send(ifName string, f Frame, count int) error {
-	fd, err := s.packetSocket(ifName, 0)
+	out, err := s.Sender()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	b := f.Bytes()
-	for range count {
-		if _, err := unix.Write(fd, b); err != nil {
-			return fmt.Errorf("%s: send on %s: %w", s.Name, ifName, err)
-		}
-	}
-	return nil
+	return errors.Join(out.Send(ifName, f.Bytes(), count), out.Close())
 }
 
 // Sniffer keeps the frames that come in at an interface, whoever they are for.
@@ -130,17 +157,17 @@ type Sniffer struct {
 
 // Sniff starts to listen at an interface; Close ends it.
 func (s *Space) Sniff(ifName string) (*Sniffer, error) {
-	fd, err := s.packetSocket(ifName, unix.ETH_P_ALL)
+	fd, err := s.rawSocket()
 	if err != nil {
 		return nil, err
 	}
-	var index int
-	if l, lerr := s.Link.LinkByName(ifName); lerr == nil {
-		index = l.Attrs().Index
+	index, err := ifIndex(fd, ifName)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: index, Protocol: bits.ReverseBytes16(unix.ETH_P_ALL)})
 	}
 	mreq := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_PROMISC}
 	tv := unix.NsecToTimeval(int64(20 * time.Millisecond))
-	err = errors.Join(
+	err = errors.Join(err,
 		unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &mreq),
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),

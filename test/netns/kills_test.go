@@ -120,9 +120,13 @@ func newKillLab(t *testing.T, seed uint64) *killLab {
 	must(k.pods[0].Send(PodIfName(defaultNetwork), k.frame(k.pods[0], "honest"), 3))
 	must(k.call(k.pods[0], "DEL"))
 	stop := make(chan struct{})
+	var outs []*Sender
 	for _, p := range k.pods {
-		go k.forge(p, stop)
+		out, err := p.Sender()
+		must(err)
+		outs = append(outs, out)
 	}
+	go k.forge(outs, stop)
 	t.Cleanup(func() { close(stop) })
 	return k
 }
@@ -155,9 +159,14 @@ func (k *killLab) frame(p *Pod, data string) Frame {
 	return f
 }
 
-// forge sends forged frames whenever the pod has an interface.
-func (k *killLab) forge(p *Pod, stop <-chan struct{}) {
-	f := k.frame(p, "forged")
+// forge sends forged frames from each pod whenever it has an interface.
+func (k *killLab) forge(outs []*Sender, stop <-chan struct{}) {
+	ifName := PodIfName(defaultNetwork)
+	var forged [][]byte
+	for i, out := range outs {
+		defer out.Close()
+		forged = append(forged, k.frame(k.pods[i], "forged").Bytes())
+	}
 	tick := time.NewTicker(15 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -165,8 +174,9 @@ func (k *killLab) forge(p *Pod, stop <-chan struct{}) {
 		case <-stop:
 			return
 		case <-tick.C:
-			// Most of the time there is nothing to send on.
-			_ = p.Send(PodIfName(defaultNetwork), f, 2)
+			for i, out := range outs {
+				_ = out.Send(ifName, forged[i], 2) // most of the time there is nothing to send on
+			}
 		}
 	}
 }

@@ -282,7 +282,8 @@ func hash11(name string) string {
 // until polls f until it says nil, and gives its last error when time is up.
 func until(ctx context.Context, limit time.Duration, f func() error) error {
 	deadline := time.Now().Add(limit)
-	for {
+	const first, longest = 50 * time.Millisecond, 400 * time.Millisecond
+	for wait := first; ; wait = min(wait*3/2, longest) { // to ask costs what is waited for its CPU
 		err := f()
 		if err == nil {
 			return nil
@@ -293,7 +294,7 @@ func until(ctx context.Context, limit time.Duration, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), err)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(wait):
 		}
 	}
 }
