@@ -38,6 +38,9 @@ func LabelValue(name string) string {
 const (
 	// ConditionReady says whether the object does what it should.
 	ConditionReady = "Ready"
+	// ConditionDegraded says whether a VLANTrunk that should work on a node does
+	// not; those on the other nodes go on.
+	ConditionDegraded = "Degraded"
 	// ConditionMigrationRequired says whether VMs on a VLANNetwork must migrate to
 	// get its present VLANs, MTU or trunk.
 	ConditionMigrationRequired = "MigrationRequired"
@@ -55,7 +58,9 @@ const (
 
 	// ReasonHealthy: all nodes that have the trunk report it as healthy.
 	ReasonHealthy = "Healthy"
-	// ReasonNodesUnhealthy: some nodes that have the trunk do not.
+	// ReasonPartlyHealthy: some nodes that have the trunk do, and others do not.
+	ReasonPartlyHealthy = "PartlyHealthy"
+	// ReasonNodesUnhealthy: there are nodes that do not, or that are down.
 	ReasonNodesUnhealthy = "NodesUnhealthy"
 	// ReasonNoNodes: no node reports the trunk.
 	ReasonNoNodes = "NoNodes"

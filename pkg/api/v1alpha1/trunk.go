@@ -38,7 +38,7 @@ type VLANTrunkStatus struct {
 	// +optional
 	HealthyNodes int32 `json:"healthyNodes"`
 
-	// Conditions of the trunk: Ready.
+	// Conditions of the trunk: Ready, Degraded.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -195,8 +195,33 @@ func slim(obj any) (any, error) {
 		o.SetAnnotations(nil)
 	case *v1alpha1.VMPort:
 		o.Status = v1alpha1.VMPortStatus{}
+	case *corev1.Node:
+		return slimNode(o), nil
 	}
 	return obj, nil
+}
+
+// slimNode keeps of a node whether it is ready, which the cluster itself keeps up to
+// date: a node that is down cannot say so.
+func slimNode(o *corev1.Node) *corev1.Node {
+	out := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion}}
+	for _, c := range o.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			out.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}
+		}
+	}
+	return out
+}
+
+// isDown says that a node was up once and is not now. One of which that is not
+// known is taken at the word of its agent.
+func isDown(o *corev1.Node) bool {
+	for _, c := range o.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status != corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 // namesOnly is an object of core Kubernetes of which no more than the metadata is

@@ -54,19 +54,34 @@ func testTrunk(l *lab) {
 	l.report("sum", "sum00", "True", "Healthy", 0)
 	l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonHealthy, "healthy on 1 node")
 	l.report("sum", "sum01", "False", "LinkDown", 0)
-	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNodesUnhealthy, "1 of 2 nodes", "sum01 (LinkDown)", "vlantrunknode sum.NODE")
+	l.says("VLANTrunk", "sum", "Degraded", "True", v1alpha1.ReasonNodesUnhealthy, "1 of 2 nodes", "sum01 (LinkDown)", "vlantrunknode sum.NODE")
+	l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonPartlyHealthy, "healthy on 1 of 2 nodes")
 	l.create("VLANTrunkNode", "sum.sum02", "spec: {trunk: sum, node: sum02}")
-	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNodesUnhealthy, "sum02 (no word yet)")
+	l.says("VLANTrunk", "sum", "Degraded", "True", v1alpha1.ReasonNodesUnhealthy, "sum02 (no word yet)")
 	for i := 2; i < 14; i++ {
 		l.report("sum", fmt.Sprintf("sum%02d", i), "False", "Drift", 0)
 	}
-	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNodesUnhealthy, "13 of 14 nodes", "sum10 (Drift) and 3 more")
+	l.says("VLANTrunk", "sum", "Degraded", "True", v1alpha1.ReasonNodesUnhealthy, "13 of 14 nodes", "sum10 (Drift) and 3 more")
+	l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonPartlyHealthy)
 	l.status("VLANTrunk", "sum", "nodes", 14)
 	l.status("VLANTrunk", "sum", "healthyNodes", 1)
+	l.report("sum", "sum00", "False", "LinkDown", 0)
+	l.says("VLANTrunk", "sum", "Ready", "False", v1alpha1.ReasonNodesUnhealthy, "healthy on none of 14 nodes")
+	l.report("sum", "sum00", "True", "Healthy", 0)
 	for i := 1; i < 14; i++ {
 		l.report("sum", fmt.Sprintf("sum%02d", i), "True", "Healthy", 0)
 	}
 	l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonHealthy, "healthy on 14 nodes")
+	l.says("VLANTrunk", "sum", "Degraded", "False", v1alpha1.ReasonHealthy)
+	// A node that is down says nothing any more; what it said is not so.
+	for _, state := range []string{"Unknown", "False"} {
+		l.node("sum03", state)
+		l.says("VLANTrunk", "sum", "Degraded", "True", v1alpha1.ReasonNodesUnhealthy, "1 of 14 nodes", "sum03 (the node is down)")
+		l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonPartlyHealthy)
+		l.status("VLANTrunk", "sum", "healthyNodes", 13)
+		l.node("sum03", "True")
+		l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonHealthy)
+	}
 	l.event("VLANTrunk", "sum", v1alpha1.ReasonNodesUnhealthy)
 	l.event("VLANTrunk", "sum", v1alpha1.ReasonHealthy)
 }
@@ -136,7 +151,7 @@ func testNamespaces(l *lab) {
 	l.patch("VLANNetwork", "lan", `spec: {namespaces: {matchLabels: null, matchExpressions: [{key: vms, operator: Within, values: [lan]}]}}`)
 	l.says("VLANNetwork", "lan", "Ready", "False", v1alpha1.ReasonRefused, "spec.namespaces: is no label selector", "Within")
 	l.hasNAD("ns-a", "lan")
-	l.report("tns", "tns-node", "False", "LinkDown", 0)
+	l.report("tns", "tns-node", "False", "LinkDown", 0) // it has no other
 	l.patch("VLANNetwork", "lan", `spec: {namespaces: {matchExpressions: [{key: vms, operator: In, values: [lan]}]}}`)
 	l.says("VLANNetwork", "lan", "Ready", "False", v1alpha1.ReasonTrunkUnhealthy, "VLANTrunk tns is not ready (NodesUnhealthy)")
 }

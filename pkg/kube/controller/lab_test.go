@@ -280,6 +280,12 @@ func (l *lab) report(trunk, node, status, reason string, ports int) {
 		`status: {ports: %d, conditions: [{type: Ready, status: %q, reason: %s, message: m, lastTransitionTime: "2026-01-01T00:00:00Z"}]}`, ports, status, reason))
 }
 
+// node is what the cluster says of a node: whether it is ready.
+func (l *lab) node(name, ready string) {
+	l.Helper()
+	l.patchStatus("Node", name, fmt.Sprintf(`status: {conditions: [{type: Ready, status: %q, reason: r, message: m}]}`, ready))
+}
+
 func (l *lab) patchStatus(kind, name, fields string) {
 	l.Helper()
 	o, p := l.change(kind, name, fields)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -24,15 +25,14 @@ type nodes struct {
 
 func (c *Controller) addNodes(n *nodes) error {
 	return c.control("node", 2, by(n.reconcile), nil, []watch{
-		{namesOnly("Node"), reaction{whom: one(nodeOf), when: never, after: c.settle}},
+		{&corev1.Node{}, reaction{whom: one(nodeOf), when: never, after: c.settle}},
 		{&v1alpha1.VMPort{}, reaction{whom: one(nodeOf), when: never, after: c.settle}},
 		{&v1alpha1.VLANTrunkNode{}, reaction{whom: one(nodeOf), when: never, after: c.settle}},
 	})
 }
 
 func (n *nodes) reconcile(ctx context.Context, name string) error {
-	node := namesOnly("Node")
-	if err := n.Get(ctx, client.ObjectKey{Name: name}, node, client.UnsafeDisableDeepCopy); !apierrors.IsNotFound(err) {
+	if err := n.Get(ctx, client.ObjectKey{Name: name}, &corev1.Node{}, client.UnsafeDisableDeepCopy); !apierrors.IsNotFound(err) {
 		return err
 	}
 	var ports v1alpha1.VMPortList
