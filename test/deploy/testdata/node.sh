@@ -7,7 +7,7 @@ agent_caps=$1 uninstall_caps=$2 mount_bpffs=$3
 as() { caps=$1; shift; exec setpriv --no-new-privs --inh-caps=-all --bounding-set="-all$caps" "$@"; }
 while umount /sys/fs/bpf 2>/dev/null; do :; done
 mount -t tmpfs tmpfs /run
-mkdir -p /run/homeport/state /run/pods /hp/site
+mkdir -p /run/pods /hp/site
 /bin/sh -c "$mount_bpffs" && /bin/sh -c "$mount_bpffs"
 echo "bpffs mounted: $(grep -c ' /sys/fs/bpf bpf ' /proc/mounts)"
 mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys
