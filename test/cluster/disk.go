@@ -1,0 +1,122 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/homeport-cni/homeport/test/cluster/node"
+)
+
+// containerd 1.6 as Debian has it.
+const containerdConfig = `version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.internal.v1.opt"]
+[grpc]
+address = "/run/containerd/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "` + pauseImage + `"
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/opt/cni/bin"
+conf_dir = "/etc/cni/net.d"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+BinaryName = "/usr/sbin/runc"
+`
+
+const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
+authorization: {mode: AlwaysAllow}
+cgroupDriver: cgroupfs
+containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
+failSwapOn: false
+localStorageCapacityIsolation: false
+makeIPTablesUtilChains: false
+resolvConf: ""
+serializeImagePulls: false
+`
+
+// multusConfig makes Multus thin the node's plugin, with the reference bridge as the
+// cluster network.
+func multusConfig(i int) string {
+	return fmt.Sprintf(`{
+  "cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus",
+  "kubeconfig": "%s/multus.kubeconfig", "cniDir": "/var/lib/cni/multus", "binDir": "/opt/cni/bin", "confDir": "/etc/cni/net.d",
+  "delegates": [{"cniVersion": "1.0.0", "name": "pods", "plugins": [
+    {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.20.%d.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}]
+}
+`, node.Dir, i)
+}
+
+// makeDisk makes what survives a node's reboot: an ext4 disk with its configuration
+// and the images.
+func (c *Cluster) makeDisk(n *Node) error {
+	conf := node.Conf{
+		Name: n.Name, Address: n.address() + "/24", Gateway: n.gateway(),
+		API: fmt.Sprintf("%s:%d", n.gateway(), c.plane.apiPort), Service: serviceIP,
+		EthMAC: n.mac(0), TrunkMAC: n.mac(1), NoBPFFS: n.Kernel.Series == "6.1",
+	}
+	b, err := json.Marshal(conf)
+	if err != nil {
+		return err
+	}
+	ca, err := os.ReadFile(c.plane.path("ca.crt"))
+	if err != nil {
+		return err
+	}
+	root := filepath.Join(c.dir, n.Name+".root")
+	defer os.RemoveAll(root)
+	for name, text := range map[string]string{
+		"node.json":                string(b),
+		"ca.crt":                   string(ca),
+		"containerd.toml":          containerdConfig,
+		"kubelet.yaml":             kubeletConfig,
+		"kubelet.kubeconfig":       c.plane.kubeconfigFor("system:node:"+n.Name, n.gateway(), node.Dir+"/ca.crt"),
+		"multus.kubeconfig":        c.plane.kubeconfigFor("multus", n.gateway(), node.Dir+"/ca.crt"),
+		"cni/net.d/00-multus.conf": multusConfig(n.index),
+		"images/.keep":             "",
+		"../lib/kubelet/.keep":     "",
+		"../lib/containerd/.keep":  "",
+	} {
+		file := filepath.Join(root, "node", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
+			return err
+		}
+	}
+	if err := os.Link(c.images, filepath.Join(root, "node/images/all.tar")); err != nil {
+		return err
+	}
+	for _, name := range []string{"multus", "bridge", "loopback", "host-local", "static"} {
+		if err := copyFile(filepath.Join(root, "node/cni-bin", name), filepath.Join(c.Bin, name)); err != nil {
+			return err
+		}
+	}
+	mke2fs, err := findProgram("mke2fs")
+	if err != nil {
+		return err
+	}
+	out, err := exec.Command(mke2fs, "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", root, n.disk(), "3G").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("disk of %s: %w: %s", n.Name, err, out)
+	}
+	return nil
+}
+
+// findProgram looks in PATH and in the sbin folders, which users often lack there.
+func findProgram(name string) (string, error) {
+	for _, p := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if found, err := exec.LookPath(p); err == nil {
+			return found, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not on this machine; run hack/deps.sh", strings.TrimSpace(name))
+}

@@ -1,0 +1,72 @@
+// Package node is what a node of the test cluster and the test outside it say to
+// each other: what the node finds on its disk, and commands over HTTP.
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// Places on a node. Dir is on its disk, which is all that survives a reboot.
+const (
+	Dir      = "/var/node"
+	ConfPath = Dir + "/node.json"
+	Ready    = "/run/node/ready" // there once the kubelet was started
+)
+
+// Ports on which a node listens.
+const (
+	ExecPort    = 7000
+	KubeletPort = 10250
+)
+
+// Conf is what a node is told about itself.
+type Conf struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"` // with prefix length
+	Gateway  string `json:"gateway"`
+	API      string `json:"api"`     // where the API server is, address:port
+	Service  string `json:"service"` // its cluster IP
+	EthMAC   string `json:"ethMAC"`
+	TrunkMAC string `json:"trunkMAC"`
+	NoBPFFS  bool   `json:"noBPFFS"` // as on a node whose init mounts none
+}
+
+// Command is to be run on a node.
+type Command struct {
+	Argv  []string `json:"argv"`
+	Stdin string   `json:"stdin,omitempty"`
+}
+
+// Outcome is what became of it.
+type Outcome struct {
+	Out  string `json:"out"`  // both of its streams
+	Code int    `json:"code"` // 127: it could not be started
+}
+
+// Run has the node that listens at url run a command. The error is that it could
+// not be asked; what the command itself did is in the outcome.
+func Run(ctx context.Context, url string, c Command) (o Outcome, err error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return o, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(b))
+	if err != nil {
+		return o, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return o, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		return o, fmt.Errorf("%s: %s: %s", url, resp.Status, text)
+	}
+	return o, json.NewDecoder(resp.Body).Decode(&o)
+}
