@@ -9,6 +9,8 @@
 # NAME is one of: etcd kube-apiserver kube-controller-manager kube-scheduler kubelet
 # kubectl multus bridge loopback host-local static, or all.
 #
+# Folders of other versions that nobody asked for in 30 days are removed.
+#
 # HOMEPORT_CACHE  cache folder (default: $XDG_CACHE_HOME/homeport or ~/.cache/homeport)
 set -euo pipefail
 cd "$(dirname "$0")/../test/cluster/tools"
@@ -59,7 +61,9 @@ main() {
 	export CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false' GOWORK=off
 	# All that decides what comes out decides the folder: no stale binary is ever used.
 	key=$({ cat go.mod go.sum; go env GOVERSION GOOS GOARCH; echo "${flags[@]}"; } | sha256sum)
-	dir=${HOMEPORT_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or HOMEPORT_CACHE}/.cache}/homeport}/cluster/${key:0:16}
+	root=${HOMEPORT_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or HOMEPORT_CACHE}/.cache}/homeport}/cluster
+	dir=$root/${key:0:16}
+	[[ ! -d $dir ]] || touch "$dir" # when it was last asked for
 
 	case ${1:-} in
 	'') names=(etcd kube-apiserver) ;;
@@ -81,7 +85,18 @@ main() {
 			[[ -x $dir/$name ]] || build "$name"
 		done
 	fi
+	clear_old
 	echo "$dir"
+}
+
+# clear_old removes folders that only versions of long ago would look into.
+clear_old() {
+	local old
+	find "$root" -mindepth 1 -maxdepth 1 -type d -mtime +30 -regextype posix-extended -regex '.*/[0-9a-f]{16}' ! -path "$dir" -print0 |
+		while IFS= read -rd '' old; do
+			say "removing $old, which nobody asked for in 30 days"
+			rm -rf "$old"
+		done
 }
 
 main "$@"

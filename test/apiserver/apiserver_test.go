@@ -316,3 +316,42 @@ func TestScript(t *testing.T) {
 		t.Errorf("a program that it does not know: %v, %q", err, out)
 	}
 }
+
+// TestScriptClears: what other versions left goes when it was not asked for in a
+// month, and nothing else does.
+func TestScriptClears(t *testing.T) {
+	path, err := findScript()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOMEPORT_CACHE", t.TempDir())
+	out, err := exec.Command(path, "--dir").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := strings.TrimSpace(string(out))
+	root := filepath.Dir(dir)
+	recent, old, others := filepath.Join(root, "0123456789abcde0"), filepath.Join(root, "0123456789abcde1"), filepath.Join(root, "notes")
+	for _, d := range []string{dir, recent, old, others} {
+		for _, name := range []string{"etcd", "kube-apiserver"} {
+			if err := errors.Join(os.MkdirAll(d, 0o700), os.WriteFile(filepath.Join(d, name), nil, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		age := 40 * 24 * time.Hour
+		if d == recent {
+			age = 20 * 24 * time.Hour
+		}
+		if err := os.Chtimes(d, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command(path).CombinedOutput(); err != nil || !strings.Contains(string(out), "removing "+old) || !strings.HasSuffix(string(out), dir+"\n") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for d, stays := range map[string]bool{dir: true, recent: true, old: false, others: true} {
+		if _, err := os.Stat(d); (err == nil) != stays {
+			t.Errorf("%s: %v; should it stay? %v", d, err, stays)
+		}
+	}
+}
