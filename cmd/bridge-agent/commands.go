@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -37,7 +38,8 @@ binary, {"runDir": "/..."}, moves it (the CNI plugin reads the one beside it).`,
 			if verbose {
 				level = slog.LevelDebug
 			}
-			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			cfg.RecentLog = new(agent.RecentLog)
+			cfg.Log = slog.New(slog.NewTextHandler(io.MultiWriter(cfg.RecentLog, os.Stderr), &slog.HandlerOptions{Level: level}))
 			if err := from.check(cfg.SourceName); err != nil {
 				return err // usage
 			}

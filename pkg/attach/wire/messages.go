@@ -82,6 +82,6 @@ type Collected struct {
 
 // ViewRequest names what homeportctl wants to see.
 type ViewRequest struct {
-	What string `json:"what"` // status, ports, vlans, policies, drops
+	What string `json:"what"` // status, ports, vlans, policies, drops, log, metrics
 	Name string `json:"name,omitempty"`
 }

@@ -18,12 +18,22 @@ const (
 	ViewVLANs    = "vlans"    // -> VLANList
 	ViewPolicies = "policies" // -> PolicyList; Name limits it to one policy
 	ViewDrops    = "drops"    // -> DropList
+	ViewLog      = "log"      // -> Text: the agent's last log lines
+	ViewMetrics  = "metrics"  // -> Text: what /metrics says, in Prometheus' form
 )
 
 // TypeMeta heads every view.
 type TypeMeta struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
+}
+
+// Text is an answer that has no other form.
+type Text struct {
+	TypeMeta `json:",inline"`
+	Text     string `json:"text"`
+	// Cut says that there was more than an answer holds.
+	Cut bool `json:"cut,omitempty"`
 }
 
 // NodeStatus says whether this node does what it should, and if not, why.
