@@ -19,7 +19,7 @@ const patience = 10 * time.Second
 func (o *options) ask(ctx context.Context, req wire.ViewRequest) (json.RawMessage, error) {
 	socket := o.socket
 	if socket == "" {
-		paths, err := attach.FindPaths()
+		paths, err := o.findPaths()
 		if err != nil {
 			return nil, &failure{exitInconclusive, fmt.Errorf("where the agent's socket is: %w; next: correct that file", err)}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ func TestReferenceHasEveryCommand(t *testing.T) {
 			t.Errorf("%s has no section %q", reference, strings.TrimSpace(heading))
 		}
 		for _, line := range strings.Split(c.LocalNonPersistentFlags().FlagUsages(), "\n") {
-			name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+			name := regexp.MustCompile(`--[a-z-]+`).FindString(line)
 			if name != "" && !strings.Contains(string(doc), "`"+name+"`") {
 				t.Errorf("%s: %s has a flag %s that is not mentioned", reference, c.CommandPath(), name)
 			}

@@ -1,5 +1,5 @@
 // Homeportctl shows what Homeport does on this node. It asks the node's agent
-// over its socket and changes nothing. Installed as kubectl-homeport it is a
+// over its socket and changes nothing; for a support bundle it reads the node, too. Installed as kubectl-homeport it is a
 // plugin of kubectl.
 package main
 
@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
 )
 
 // version is set by the linker.
@@ -50,17 +52,19 @@ type surroundings struct {
 	color          bool
 	name           string // as people call it: "homeportctl" or "kubectl homeport"
 	version        string
+	findPaths      func() (attach.Paths, error)
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	code := run(ctx, os.Args[1:], surroundings{
-		stdout:  os.Stdout,
-		stderr:  os.Stderr,
-		color:   wantsColor(os.Stdout, os.Getenv),
-		name:    calledAs(os.Args[0]),
-		version: version,
+		stdout:    os.Stdout,
+		stderr:    os.Stderr,
+		color:     wantsColor(os.Stdout, os.Getenv),
+		name:      calledAs(os.Args[0]),
+		version:   version,
+		findPaths: attach.FindPaths,
 	})
 	os.Exit(code)
 }
@@ -90,7 +94,15 @@ func wantsColor(stdout *os.File, getenv func(string) string) bool {
 	if getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(stdout.Fd()), unix.TCGETS)
+	return isTerminal(stdout)
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
 }
 

@@ -21,8 +21,7 @@ Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}
 Flags:
-{{.Flags.FlagUsages}}{{if not .HasParent}}
-Exit codes: 0 well, 1 something is wrong, 2 usage, 3 could not find out, 130 interrupted.
+{{.Flags.FlagUsages}}{{if not .HasParent}}Exit codes: 0 well, 1 something is wrong, 2 usage, 3 could not find out, 130 interrupted.
 {{end}}`
 
 // options are what the flags say.
@@ -87,7 +86,7 @@ func newRoot(s surroundings) *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("output", complete); err != nil {
 		panic(err) // as above
 	}
-	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), versionCommand(o))
+	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), bundleCommand(o), versionCommand(o))
 	return root
 }
 

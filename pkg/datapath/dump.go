@@ -1,0 +1,247 @@
+package datapath
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// Pinned is what the pinned maps say, for people who look for what is wrong.
+type Pinned struct {
+	ABI        int                `json:"abi"`
+	Generation uint64             `json:"generation"` // in force; 0 is none
+	Hash       string             `json:"hash"`       // of its content
+	Links      []string           `json:"links"`      // names of pinned tcx links
+	Networks   map[uint32]string  `json:"networks"`   // by policy number
+	Ports      []PinnedPort       `json:"ports"`
+	Stray      map[string]Counts  `json:"stray"`        // by reason: at hooks of interfaces without a record
+	RuleHits   map[uint32]Counter `json:"ruleCounters"` // by index; those that are not zero
+	Unanswered int                `json:"unansweredFlows"`
+	// Rules are the compiled policies of the generation in force.
+	Rules []RuleMap `json:"-"`
+	// Problems are what could not be read, and why.
+	Problems []string `json:"-"`
+}
+
+// PinnedPort is one port's record, counters and number of connections.
+type PinnedPort struct {
+	IfIndex int               `json:"ifindex"`
+	State   string            `json:"state"`
+	Network string            `json:"network"`
+	VLANs   attach.VLANs      `json:"vlans"`
+	MAC     string            `json:"mac"`
+	Slot    uint32            `json:"slot"`
+	Serial  uint32            `json:"serial"`
+	Flows   int               `json:"answeredFlows"` // expired ones too; -1 was not counted
+	Counts  map[string]Counts `json:"counts"`        // by reason
+}
+
+// Counts are of one reason, out of the VM and in to it.
+type Counts struct {
+	Out Counter `json:"out"`
+	In  Counter `json:"in"`
+}
+
+// RuleMap is one map of the compiled policy: a network's pages as they are, or the
+// table of addresses as text.
+type RuleMap struct {
+	Name    string
+	Content []byte
+}
+
+// Bounds of what ReadPins takes.
+const (
+	flowsCounted = 1 << 20 // of all ports
+	rulesRead    = 64      // networks; each read may wait for a grace period
+	pagesRead    = 8192    // of a network: 4 MiB
+	prefixesRead = 100_000
+)
+
+// ReadPins reads what is pinned below a BPF filesystem and changes nothing; no
+// agent is needed. An error means that nothing could be read; what could not
+// besides that is in Problems. Rules need CAP_SYS_ADMIN, the rest CAP_BPF.
+func ReadPins(bpffs string) (*Pinned, error) {
+	d := &Datapath{pins: pins{bpffs}, maps: map[string]*ebpf.Map{}}
+	defer func() { _ = d.Close() }() // nothing was written
+	out := &Pinned{ABI: ABIVersion}
+	names := []string{portMapControl, portMapPortIndex, portMapPortRecords, portMapPolicyNames,
+		portMapStrayCounters, portMapRuleCounters, portMapConnsNew, portMapPrograms, portMapAddrs}
+	for _, name := range names {
+		m, err := ebpf.LoadPinnedMap(d.pins.maps()+"/"+name, nil)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("nothing of ABI version %d is pinned below %s: %w", ABIVersion, bpffs, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+		}
+		d.maps[name] = m
+	}
+	var err error
+	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
+		return nil, err
+	}
+	if d.ports, err = mapPorts(d.maps[portMapPortIndex], d.maps[portMapPortRecords]); err != nil {
+		return nil, err
+	}
+	if err := d.readNames(); err != nil {
+		return nil, err
+	}
+	out.Generation, out.Hash = d.Generation(), fmt.Sprintf("%x", d.control.Hash)
+	out.Networks = map[uint32]string{}
+	for network, number := range d.names {
+		out.Networks[number] = network
+	}
+	out.readPorts(d)
+	out.readTables(d)
+	out.readRules(d)
+	return out, nil
+}
+
+func (p *Pinned) problem(what string, err error) {
+	if err != nil {
+		p.Problems = append(p.Problems, fmt.Sprintf("%s: %v", what, err))
+	}
+}
+
+func (p *Pinned) readPorts(d *Datapath) {
+	if entries, err := os.ReadDir(d.pins.links()); err != nil {
+		p.problem("pinned links", err)
+	} else {
+		for _, e := range entries {
+			p.Links = append(p.Links, e.Name())
+		}
+	}
+	counted := 0
+	for _, port := range d.Ports() {
+		at := PinnedPort{IfIndex: port.IfIndex, State: port.State.String(), Network: port.Network, VLANs: port.VLANs,
+			MAC: port.MAC.String(), Slot: port.Slot, Serial: port.Serial, Flows: -1}
+		counts, err := d.PortCounters(port.IfIndex)
+		p.problem(fmt.Sprintf("port at interface %d", port.IfIndex), err)
+		at.Counts = byReason(counts)
+		if counted < flowsCounted {
+			m, err := d.innerMap(portMapConns, port.Slot)
+			if err == nil {
+				at.Flows = 0
+				err = eachFlow(m, func(portHpFlowKey, portHpFlow) { at.Flows++ })
+				m.Close()
+			}
+			p.problem(fmt.Sprintf("connections of port at interface %d", port.IfIndex), err)
+			counted += max(at.Flows, 0)
+		}
+		p.Ports = append(p.Ports, at)
+	}
+}
+
+func byReason(c ReasonCounters) map[string]Counts {
+	out := map[string]Counts{}
+	for reason, n := range c {
+		out[reason.String()] = Counts{Out: n[policy.Out], In: n[policy.In]}
+	}
+	return out
+}
+
+func (p *Pinned) readTables(d *Datapath) {
+	stray, err := d.StrayCounters()
+	p.problem("counters of strays", err)
+	p.Stray = byReason(stray)
+	p.RuleHits = map[uint32]Counter{}
+	all := make([]uint32, RuleCountersMax)
+	for i := range all {
+		all[i] = uint32(i)
+	}
+	hits, err := d.RuleCounters(all)
+	p.problem("rule counters", err)
+	for i, n := range hits {
+		if n != (Counter{}) {
+			p.RuleHits[i] = n
+		}
+	}
+	var cursor ebpf.MapBatchCursor
+	keys, flows := make([]portHpNewKey, flowBatch), make([]portHpFlow, flowBatch)
+	for {
+		n, err := d.maps[portMapConnsNew].BatchLookup(&cursor, keys, flows, nil)
+		p.Unanswered += n
+		if err != nil {
+			if !errors.Is(err, ebpf.ErrKeyNotExist) {
+				p.problem("unanswered flows", err)
+			}
+			return
+		}
+	}
+}
+
+// readRules reads the side in force. The one other reader of maps of maps is the
+// programs: on Linux 6.1 such a read waits for a grace period, which harms nobody
+// here.
+func (p *Pinned) readRules(d *Datapath) {
+	if p.Generation == 0 {
+		return
+	}
+	side := uint32(p.Generation & 1)
+	var table *ebpf.Map
+	if err := d.maps[portMapAddrs].Lookup(side, &table); err != nil {
+		p.problem("compiled rules (CAP_SYS_ADMIN is needed, as root on the node has it)", err)
+		return
+	}
+	text, err := addressText(table)
+	table.Close()
+	p.problem("table of addresses", err)
+	p.Rules = append(p.Rules, RuleMap{"addresses.txt", text})
+	for number := range p.Networks {
+		if len(p.Rules) > rulesRead {
+			p.problem("compiled rules", fmt.Errorf("only those of %d networks are read", rulesRead))
+			return
+		}
+		var m *ebpf.Map
+		err := d.maps[portMapPrograms].Lookup(number*2+side, &m)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue // a network that was, or that has no ports yet
+		}
+		if err != nil {
+			p.problem("compiled rules of network "+p.Networks[number], err)
+			continue
+		}
+		pages, err := pagesOf(m)
+		m.Close()
+		p.problem("compiled rules of network "+p.Networks[number], err)
+		p.Rules = append(p.Rules, RuleMap{"rules-" + strconv.Itoa(int(number)) + ".bin", pages})
+	}
+}
+
+func addressText(m *ebpf.Map) ([]byte, error) {
+	var b strings.Builder
+	var key portAddrKey
+	var class uint32
+	it := m.Iterate()
+	for n := 0; it.Next(&key, &class); n++ {
+		if n == prefixesRead {
+			return []byte(b.String()), fmt.Errorf("only %d prefixes are read", prefixesRead)
+		}
+		fmt.Fprintf(&b, "%s/%d class %d\n", netip.AddrFrom16(key.Addr), key.Prefixlen, class)
+	}
+	return []byte(b.String()), it.Err()
+}
+
+func pagesOf(m *ebpf.Map) ([]byte, error) {
+	var b bytes.Buffer
+	for i := range min(m.MaxEntries(), pagesRead) {
+		page, err := m.LookupBytes(i)
+		if err != nil {
+			return b.Bytes(), err
+		}
+		b.Write(page)
+	}
+	if m.MaxEntries() > pagesRead {
+		return b.Bytes(), fmt.Errorf("only %d of %d pages are read", pagesRead, m.MaxEntries())
+	}
+	return b.Bytes(), nil
+}
