@@ -12,6 +12,7 @@
 package v1alpha1
 
 //go:generate go run -modfile=../../../hack/tools/go.mod sigs.k8s.io/controller-tools/cmd/controller-gen object:headerFile=/dev/null paths=. crd:allowDangerousTypes=false,maxDescLen=2000 output:crd:artifacts:config=../../../deploy/base/crds
+//go:generate go run ../../../hack/apidoc -crds ../../../deploy/base/crds -doc ../../../docs/reference/api.md
 
 // What an object's apiVersion and kind say.
 const (
