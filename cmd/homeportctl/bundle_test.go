@@ -33,6 +33,7 @@ func newNode(t *testing.T, socket string) node {
 		n.run + "/state/in-force.json": `{"sha256": "", "body": {"password": "` + plantedToken + `"}}`,
 		n.run + "/kubeconfig":          "token: " + plantedToken,
 		n.conf + "/20-vlan.conf":       `{"type": "homeport", "network": "vlan100"}`,
+		n.conf + "/homeport":           "foo", // the plugin
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 			t.Fatal(err)
@@ -120,8 +121,8 @@ func TestBundle(t *testing.T) {
 		"state/in-force.json":     "left out",
 		"cni/20-vlan.conf":        "vlan100",
 		"host.txt":                "== /proc/version",
-		"binaries.txt":            "sha256",
-		bundle.Manifest:           "maps: nothing of ABI version", // no BPF file system here
+		"binaries.txt":            "sha256\t2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", // of "foo"
+		bundle.Manifest:           "maps: nothing of ABI version",                                             // no BPF file system here
 	} {
 		if !strings.Contains(got[name], part) {
 			t.Errorf("%s lacks %q:\n%s", name, part, got[name])
