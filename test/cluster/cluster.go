@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/homeport-cni/homeport/test/cluster/node"
 	"github.com/homeport-cni/homeport/test/vm"
 	"github.com/homeport-cni/homeport/test/vm/wire"
 )
@@ -34,7 +36,6 @@ type Cluster struct {
 	trunk   trunk
 	egress  net.Listener
 	dir     string
-	images  string // archive of all images
 	helpers string // folder of programs for nodes and pods
 	began   time.Time
 }
@@ -42,10 +43,53 @@ type Cluster struct {
 // Start starts the control plane and boots the nodes; they need not be ready when
 // it returns. On an error nothing is left running.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
-	c := &Cluster{Options: o, dir: o.Dir, helpers: filepath.Join(o.Dir, "helpers"), images: filepath.Join(o.Dir, "images.tar"), began: time.Now()}
+	c := &Cluster{Options: o, dir: o.Dir, helpers: filepath.Join(o.Dir, "helpers"), began: time.Now()}
 	if err := c.start(ctx); err != nil {
 		c.Stop()
 		return nil, err
+	}
+	return c, nil
+}
+
+// statePath is where a running cluster says how it is reached.
+func (c *Cluster) statePath() string { return filepath.Join(c.dir, "state.json") }
+
+type state struct {
+	Kernels []string
+	Ports   [][2]int // of each node: kubelet, commands
+}
+
+func (c *Cluster) writeState() error {
+	s := state{Kernels: c.Kernels}
+	for _, n := range c.Nodes {
+		s.Ports = append(s.Ports, [2]int{n.kubeletPort, n.execPort})
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(c.statePath(), b, 0o600)
+}
+
+// Attach gives a cluster that another process started in o.Dir. What that process
+// holds, machines and API server, can be used but not stopped.
+func Attach(o Options) (*Cluster, error) {
+	c := &Cluster{Options: o, dir: o.Dir, began: time.Now(), plane: &plane{bin: o.Bin, dir: o.Dir}}
+	b, err := os.ReadFile(c.statePath())
+	if err != nil {
+		return nil, err
+	}
+	var s state
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, err
+	}
+	for i, series := range s.Kernels {
+		n, err := c.newNode(i+1, series)
+		if err != nil {
+			return nil, err
+		}
+		n.kubeletPort, n.execPort = s.Ports[i][0], s.Ports[i][1]
+		c.Nodes = append(c.Nodes, n)
 	}
 	return c, nil
 }
@@ -71,7 +115,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.build(ctx); err != nil {
 		return err
 	}
-	c.say("programs built")
+	c.say("images and programs made")
 	if err := c.serveEgress(); err != nil {
 		return err
 	}
@@ -85,7 +129,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	c.say("API server ready, nodes booting")
-	return nil
+	return c.writeState()
 }
 
 // serveEgress listens where the API server asks for ways to kubelets. The path of a
@@ -151,7 +195,11 @@ func (c *Cluster) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return writeImages(c.images, map[string]string{pauseImage: box, boxImage: box, name: agent})
+	archive := filepath.Join(c.dir, "images.tar")
+	if err := writeImages(archive, map[string]string{pauseImage: box, boxImage: box, name: agent}); err != nil {
+		return err
+	}
+	return c.unpackImages(archive)
 }
 
 // agentImage is what deploy/daemonset.yaml calls Homeport's image.
@@ -206,7 +254,7 @@ func (c *Cluster) Stop() {
 		c.egress.Close()
 		os.RemoveAll(filepath.Dir(c.egress.Addr().String()))
 	}
-	for _, pattern := range []string{"*.cpio", "*.disk", "images.tar", "etcd", "box", "agent", "helpers"} {
+	for _, pattern := range []string{"*.cpio", "*.disk", "images.tar", "store", "etcd", "box", "agent", "helpers"} {
 		files, _ := filepath.Glob(filepath.Join(c.dir, pattern))
 		for _, f := range files {
 			os.RemoveAll(f)
@@ -249,6 +297,13 @@ func (c *Cluster) Install(ctx context.Context) error {
 	}
 	c.say("Homeport installed")
 	return nil
+}
+
+// Probe asks the probe in a pod of a node; see test/cluster/probe for what.
+func (n *Node) Probe(ctx context.Context, podIP, path string, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return node.Probe(ctx, n.host(), podIP, path, answer)
 }
 
 // WaitAgents waits for an agent on every node that says that all is well there.

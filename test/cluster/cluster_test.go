@@ -12,30 +12,38 @@ import (
 // startCluster starts the cluster of the tests and has it ready.
 func startCluster(t *testing.T) *Cluster {
 	t.Helper()
-	if os.Getenv("HOMEPORT_CLUSTER") != "1" {
+	if os.Getenv("HOMEPORT_CLUSTER_NODES") == "" {
 		t.Skip("boots a cluster: make test-cluster runs it")
 	}
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin, err := exec.Command(filepath.Join(root, "hack/cluster-bins.sh"), "--dir").Output()
-	if err != nil {
+	bin := os.Getenv("HOMEPORT_CLUSTER_BIN")
+	if bin == "" {
+		out, err := exec.Command(filepath.Join(root, "hack/cluster-bins.sh"), "--dir").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		bin = strings.TrimSpace(string(out))
+	}
+	o := Options{Root: root, Bin: bin, Dir: filepath.Join(root, "out/cluster"), Say: t.Logf,
+		Kernels: strings.Fields(os.Getenv("HOMEPORT_CLUSTER_NODES"))}
+	if dir := os.Getenv("HOMEPORT_CLUSTER_ATTACH"); dir != "" {
+		o.Dir = dir
+		c, err := Attach(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if err := os.RemoveAll(o.Dir); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(root, "out/cluster")
-	if err := os.RemoveAll(dir); err != nil {
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	kernels := []string{"6.12", "6.12", "6.1"}
-	if k := os.Getenv("HOMEPORT_CLUSTER_KERNELS"); k != "" {
-		kernels = strings.Fields(k)
-	}
-	// It must end also when the test's own time is up.
-	c, err := Start(context.Background(), Options{Root: root, Bin: strings.TrimSpace(string(bin)), Dir: dir, Kernels: kernels, Say: t.Logf})
+	c, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,12 +71,37 @@ func (c *Cluster) report(t *testing.T) {
 		t.Logf("$ kubectl %s\n%s%v", args, out, err)
 	}
 	for _, n := range c.Nodes {
-		o, err := n.Run(ctx, "tail -n 15 /var/log/kubelet.log /var/log/containerd.log; free -m; ps | sort -rn -k 3 | head -3; ip -br link; bridge vlan")
-		t.Logf("%s: %v\n%s%s", n.Name, err, o.Out, n.machine.LastWords())
+		o, err := n.Run(ctx, "tail -n 15 /var/log/kubelet.log; homeportctl status; homeportctl ports; ip -br link; bridge vlan")
+		t.Logf("%s: %v\n%s%s", n.Name, err, o.Out, n.lastWords())
 	}
 }
 
+// TestCluster runs all scenarios in one cluster. Each has objects of its own, but for
+// the trunk, so that any of them can be run alone:
+//
+//	make test-cluster SCENARIO=policy
 func TestCluster(t *testing.T) {
 	c := startCluster(t)
-	c.report(t)
+	makeTrunk(t, c)
+	for _, s := range []struct {
+		name string
+		run  func(*scenario)
+	}{
+		{"attach", testAttach},
+		{"chained", testChained},
+		{"policy", testPolicy},
+		{"labels", testLabels},
+		{"restart", testRestart},
+		{"force", testForce},
+		{"notrunk", testNoTrunk},
+		{"inuse", testInUse},
+		{"resource", testResource},
+		{"api", testAPI},
+		{"reboot", testReboot},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			sc := newScenario(t, c, s.name)
+			s.run(sc)
+		})
+	}
 }

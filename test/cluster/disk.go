@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/homeport-cni/homeport/test/cluster/node"
+	"github.com/homeport-cni/homeport/test/vm"
 )
 
 // containerd 1.6 as Debian has it.
@@ -36,10 +37,13 @@ kind: KubeletConfiguration
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 cgroupDriver: cgroupfs
+cgroupsPerQOS: false
+enforceNodeAllocatable: []
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 failSwapOn: false
 localStorageCapacityIsolation: false
 makeIPTablesUtilChains: false
+volumeStatsAggPeriod: -1s
 resolvConf: ""
 serializeImagePulls: false
 `
@@ -83,30 +87,54 @@ func (c *Cluster) makeDisk(n *Node) error {
 		"kubelet.kubeconfig":       c.plane.kubeconfigFor("system:node:"+n.Name, n.gateway(), node.Dir+"/ca.crt"),
 		"multus.kubeconfig":        c.plane.kubeconfigFor("multus", n.gateway(), node.Dir+"/ca.crt"),
 		"cni/net.d/00-multus.conf": multusConfig(n.index),
-		"images/.keep":             "",
-		"../lib/kubelet/.keep":     "",
-		"../lib/containerd/.keep":  "",
 	} {
 		file := filepath.Join(root, "node", name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
 			return err
 		}
 	}
-	if err := os.Link(c.images, filepath.Join(root, "node/images/all.tar")); err != nil {
-		return err
-	}
 	for _, name := range []string{"multus", "bridge", "loopback", "host-local", "static"} {
 		if err := copyFile(filepath.Join(root, "node/cni-bin", name), filepath.Join(c.Bin, name)); err != nil {
 			return err
 		}
 	}
-	mke2fs, err := findProgram("mke2fs")
+	return c.asRoot(`mkdir "$1/lib" && cp -al "$2/root" "$1/lib/containerd" && mke2fs -q -t ext4 -d "$1" "$3" 3G`, root, c.store(), n.disk())
+}
+
+// store is the folder in which images are unpacked.
+func (c *Cluster) store() string { return filepath.Join(c.dir, "store") }
+
+// unpackImages has containerd unpack the images here, as a node does in half a
+// minute, being emulated. $1 is the store, $2 the archive.
+func (c *Cluster) unpackImages(archive string) error {
+	cache, err := vm.CacheDir()
 	if err != nil {
 		return err
 	}
-	out, err := exec.Command(mke2fs, "-q", "-t", "ext4", "-E", "root_owner=0:0", "-d", root, n.disk(), "3G").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("disk of %s: %w: %s", n.Name, err, out)
+	const script = `
+mkdir -p "$1/root" "$1/state"
+containerd --config "$1/config.toml" >"$1/log" 2>&1 &
+for i in $(seq 300); do ctr -a "$1/sock" version >/dev/null 2>&1 && break; sleep 0.1; done
+ctr -a "$1/sock" -n k8s.io images import "$2" || { cat "$1/log"; kill $!; exit 1; }
+kill $!; wait $! || true`
+	config := fmt.Sprintf(`version = 2
+root = "%[1]s/root"
+state = "%[1]s/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "%[1]s/sock"
+`, c.store())
+	if err := errors.Join(os.MkdirAll(c.store(), 0o755), os.WriteFile(filepath.Join(c.store(), "config.toml"), []byte(config), 0o644)); err != nil {
+		return err
+	}
+	return c.asRoot("PATH="+cache+"/containerd/usr/bin:$PATH"+script, c.store(), archive)
+}
+
+// asRoot runs a script as root of namespaces of its own, which any user can be.
+func (c *Cluster) asRoot(script string, args ...string) error {
+	cmd := exec.Command("unshare", append([]string{"--map-root-user", "--mount", "sh", "-euc", "PATH=$PATH:/usr/sbin:/sbin; " + script, "sh"}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("in namespaces of its own: %w\n%s", err, out)
 	}
 	return nil
 }

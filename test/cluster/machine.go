@@ -27,7 +27,7 @@ type Node struct {
 // Sizes of a node; one that runs a dozen pods uses half of its memory.
 const (
 	nodeMem  = 2304 // MiB
-	nodeCPUs = 2
+	nodeCPUs = 1
 )
 
 // modules that nodes need beside those of the lab's machines.
@@ -107,6 +107,14 @@ func (n *Node) boot() error {
 	return m.Start()
 }
 
+// lastWords are those of its console.
+func (n *Node) lastWords() string {
+	if n.machine == nil {
+		return ""
+	}
+	return n.machine.LastWords()
+}
+
 func (n *Node) off() {
 	if n.machine != nil {
 		n.machine.Stop(0)
@@ -119,11 +127,13 @@ func (n *Node) Reboot() error {
 	return n.boot()
 }
 
+func (n *Node) host() string { return "127.0.0.1:" + strconv.Itoa(n.execPort) }
+
 // Run runs a shell command on the node. The error is that it could not be asked.
 func (n *Node) Run(ctx context.Context, script string) (node.Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	o, err := node.Run(ctx, "http://127.0.0.1:"+strconv.Itoa(n.execPort), node.Command{Argv: []string{"sh", "-c", script}})
+	o, err := node.Run(ctx, n.host(), node.Command{Argv: []string{"sh", "-c", script}})
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", n.Name, err)
 	}

@@ -5,11 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httputil"
 	"os/exec"
+	"strconv"
 	"strings"
 
 	"github.com/homeport-cni/homeport/test/cluster/node"
 )
+
+// handlers are what the test may ask of a node.
+func handlers() http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("POST /run", execute)
+	m.Handle("GET /pod/{ip}/{what}", &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.Out.URL.Scheme, r.Out.URL.Host = "http", r.In.PathValue("ip")+":"+strconv.Itoa(node.ProbePort)
+		r.Out.URL.Path = "/" + r.In.PathValue("what")
+	}})
+	return m
+}
 
 // execute runs a node.Command and answers with its node.Outcome.
 func execute(w http.ResponseWriter, r *http.Request) {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -110,7 +109,7 @@ func serve() error {
 		return err
 	}
 	go startServices(conf)
-	return http.Serve(l, http.HandlerFunc(execute))
+	return http.Serve(l, handlers())
 }
 
 func say(format string, args ...any) {
@@ -121,29 +120,10 @@ func say(format string, args ...any) {
 // /var/log.
 func startServices(conf *node.Conf) {
 	go keep("containerd", "containerd", "--config", node.Dir+"/containerd.toml")
-	ctr := func(args ...string) error {
-		return exec.Command("ctr", append([]string{"-n", "k8s.io"}, args...)...).Run()
-	}
-	for ctr("version") != nil {
+	for exec.Command("ctr", "version").Run() != nil {
 		time.Sleep(100 * time.Millisecond)
 	}
 	say("containerd answers")
-	images, _ := filepath.Glob(node.Dir + "/images/*.tar")
-	for _, file := range images {
-		done := file + ".done"
-		if _, err := os.Stat(done); err == nil {
-			continue // imported before the reboot
-		}
-		out, err := exec.Command("ctr", "-n", "k8s.io", "images", "import", file).CombinedOutput()
-		if err != nil {
-			say("image %s: %v: %s", file, err, out)
-			continue
-		}
-		if err := os.WriteFile(done, nil, 0o644); err != nil {
-			say("image %s: %v", file, err)
-		}
-	}
-	say("images imported")
 	go keep("kubelet", "kubelet", "--config="+node.Dir+"/kubelet.yaml", "--kubeconfig="+node.Dir+"/kubelet.kubeconfig",
 		"--hostname-override="+conf.Name, "--node-ip="+strings.Split(conf.Address, "/")[0], "-v=1")
 	if err := os.WriteFile(node.Ready, nil, 0o644); err != nil {

@@ -87,6 +87,7 @@ func sysctls() error {
 		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644),
 		os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("1"), 0o644),
 		boot.EnlargeQueues(),
+		os.WriteFile("/sys/kernel/mm/transparent_hugepage/enabled", []byte("never"), 0o644), // clearing them is slow here
 	)
 }
 

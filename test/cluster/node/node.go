@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 )
 
 // Places on a node. Dir is on its disk, which is all that survives a reboot.
@@ -22,7 +23,17 @@ const (
 const (
 	ExecPort    = 7000
 	KubeletPort = 10250
+	ProbePort   = 7001 // of pods that run test/cluster/probe
 )
+
+// DialTimeout is how long a probe tries to connect.
+const DialTimeout = 4 * time.Second
+
+// Flood is what became of a stream of datagrams.
+type Flood struct {
+	Sent uint64 `json:"sent"`
+	Lost uint64 `json:"lost"`
+}
 
 // Conf is what a node is told about itself.
 type Conf struct {
@@ -48,25 +59,34 @@ type Outcome struct {
 	Code int    `json:"code"` // 127: it could not be started
 }
 
-// Run has the node that listens at url run a command. The error is that it could
+// Run has the node that listens at host run a command. The error is that it could
 // not be asked; what the command itself did is in the outcome.
-func Run(ctx context.Context, url string, c Command) (o Outcome, err error) {
+func Run(ctx context.Context, host string, c Command) (o Outcome, err error) {
 	b, err := json.Marshal(c)
 	if err != nil {
 		return o, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(b))
+	return o, request(ctx, http.MethodPost, "http://"+host+"/run", bytes.NewReader(b), &o)
+}
+
+// Probe asks the probe in a pod of the node that listens at host.
+func Probe(ctx context.Context, host, podIP, path string, answer any) error {
+	return request(ctx, http.MethodGet, "http://"+host+"/pod/"+podIP+path, nil, answer)
+}
+
+func request(ctx context.Context, method, url string, body io.Reader, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
-		return o, err
+		return err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return o, err
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return o, fmt.Errorf("%s: %s: %s", url, resp.Status, text)
+		return fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(text))
 	}
-	return o, json.NewDecoder(resp.Body).Decode(&o)
+	return json.NewDecoder(resp.Body).Decode(answer)
 }

@@ -1,125 +1,86 @@
-// Command probe makes and answers traffic in the pods of the test cluster.
+// Command probe makes and answers traffic in the pods of the test cluster, as the
+// machine that a VM would be.
 //
-//	probe serve PORT            answer TCP with the host's name, echo UDP
-//	probe tcp ADDR:PORT         print what a server of serve answers
-//	probe flood ADDR:PORT FILE  send numbered datagrams, 50 a second, until FILE is
-//	                            there, then print how many were sent and lost
+//	probe [-launcher] [-nic net1] [-mac MAC] [-addr 10.100.0.1/24]
+//
+// It listens on three ports: on 80, TCP gets the host's name for an answer, UDP its
+// own datagrams; on 22, TCP the same; on 7001 it takes requests of the test by HTTP.
+// With -launcher the NIC becomes what KubeVirt makes of it (launcher.go), and the
+// address is that of the VM.
 package main
 
 import (
-	"encoding/binary"
+	"encoding/json"
+	"flag"
 	"fmt"
-	"io"
 	"net"
+	"net/http"
 	"os"
-	"sync/atomic"
-	"time"
-)
+	"strconv"
 
-const (
-	interval = 20 * time.Millisecond
-	patience = 10 * time.Second // for answers that are late: machines are emulated
+	"github.com/homeport-cni/homeport/test/cluster/node"
 )
 
 func main() {
-	var err error
-	switch args := os.Args[1:]; {
-	case len(args) == 2 && args[0] == "serve":
-		err = serve(":" + args[1])
-	case len(args) == 2 && args[0] == "tcp":
-		err = ask(args[1])
-	case len(args) == 3 && args[0] == "flood":
-		err = flood(args[1], args[2])
-	default:
-		fmt.Fprintln(os.Stderr, "usage: probe serve PORT | tcp ADDR:PORT | flood ADDR:PORT FILE")
-		os.Exit(2)
-	}
-	if err != nil {
+	launcher := flag.Bool("launcher", false, "wire the NIC as KubeVirt does")
+	nic := flag.String("nic", "net1", "the `interface` that Homeport made")
+	addr := flag.String("addr", "", "`address` with prefix length")
+	mac := flag.String("mac", "", "the VM's `MAC`")
+	flag.Parse()
+	if err := run(*launcher, *nic, *mac, *addr); err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(at string) error {
+func run(launcher bool, nic, mac, addr string) error {
+	if launcher {
+		var err error
+		if nic, err = wireLauncher(nic, mac); err != nil {
+			return err
+		}
+	}
+	if addr != "" {
+		if err := giveAddress(nic, addr); err != nil {
+			return err
+		}
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		return err
 	}
-	packets, err := net.ListenPacket("udp", at)
-	if err != nil {
-		return err
-	}
-	go func() {
-		b := make([]byte, 1500)
-		for {
-			if n, from, err := packets.ReadFrom(b); err == nil {
-				_, _ = packets.WriteTo(b[:n], from)
-			}
-		}
-	}()
-	l, err := net.Listen("tcp", at)
-	if err != nil {
-		return err
-	}
-	for {
-		conn, err := l.Accept()
-		if err != nil {
+	for _, port := range []int{80, 22} {
+		if err := serveTCP(port, host); err != nil {
 			return err
 		}
-		fmt.Fprintln(conn, host)
-		conn.Close()
 	}
-}
-
-func ask(at string) error {
-	conn, err := net.DialTimeout("tcp", at, 3*time.Second)
-	if err != nil {
+	if err := serveUDP(80); err != nil {
 		return err
 	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	_, err = io.Copy(os.Stdout, conn)
-	return err
+	http.HandleFunc("/tcp", func(w http.ResponseWriter, r *http.Request) { answer(w)(ask(r.FormValue("to"))) })
+	http.HandleFunc("/mac", func(w http.ResponseWriter, _ *http.Request) { answer(w)(macs()) })
+	http.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) { answer(w)(startFlood(r.FormValue("to"))) })
+	http.HandleFunc("/ebb", func(w http.ResponseWriter, r *http.Request) { answer(w)(endFlood(r.FormValue("to"))) })
+	return http.ListenAndServe(":"+strconv.Itoa(node.ProbePort), nil)
 }
 
-func flood(to, until string) error {
-	conn, err := net.Dial("udp", to)
-	if err != nil {
-		return err
-	}
-	var came atomic.Uint64
-	go count(conn, &came)
-	var sent uint64
-	b := make([]byte, 8)
-	for range time.Tick(interval) {
-		if _, err := os.Stat(until); err == nil {
-			break
+// answer writes a value as JSON, or an error as status 502.
+func answer(w http.ResponseWriter) func(v any, err error) {
+	return func(v any, err error) {
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
 		}
-		binary.BigEndian.PutUint64(b, sent)
-		if _, err := conn.Write(b); err != nil {
-			fmt.Println(err) // "connection refused" of an earlier one; it counts as sent
-		}
-		sent++
+		_ = json.NewEncoder(w).Encode(v)
 	}
-	for end := time.Now().Add(patience); came.Load() < sent && time.Now().Before(end); {
-		time.Sleep(interval)
-	}
-	fmt.Printf("sent %d lost %d\n", sent, sent-came.Load())
-	return nil
 }
 
-// count counts the numbers that come back, each once.
-func count(conn net.Conn, came *atomic.Uint64) {
-	seen := map[uint64]bool{}
-	b := make([]byte, 1500)
-	for {
-		n, err := conn.Read(b)
-		if err != nil || n != 8 {
-			continue
-		}
-		if i := binary.BigEndian.Uint64(b); !seen[i] {
-			seen[i] = true
-			came.Add(1)
-		}
+// macs gives the MAC of each interface.
+func macs() (any, error) {
+	all, err := net.Interfaces()
+	out := map[string]string{}
+	for _, i := range all {
+		out[i.Name] = i.HardwareAddr.String()
 	}
+	return out, err
 }

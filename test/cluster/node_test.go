@@ -1,0 +1,127 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+func (s *scenario) late() context.Context { return context.WithoutCancel(s.Context()) }
+
+// testResource: a trunk that no longer carries is taken off the scheduler's list;
+// pods that run stay, also when the kubelet is restarted, and new ones wait.
+func testResource(s *scenario) {
+	s.on("node3", "ip link add up1 type veth peer name up1peer && ip link set up1peer up")
+	s.Cleanup(func() { _, _ = s.node("node3").Run(s.late(), "ip link del up1") })
+	s.apply(`
+apiVersion: homeport.dev/v1alpha1
+kind: VLANTrunk
+metadata: {name: scarce}
+spec:
+  nodeSelector: {kubernetes.io/hostname: node3}
+  bridge: {name: br-scarce, managed: true}
+  uplink: {interface: up1, allowedVLANs: "111"}
+  advertiseResource: true
+---
+apiVersion: homeport.dev/v1alpha1
+kind: VLANNetwork
+metadata: {name: scarce111}
+spec:
+  trunk: scarce
+  vlan: {id: 111}
+  defaultAction: Allow
+  namespaces: {matchLabels: {kubernetes.io/metadata.name: resource}}
+`)
+	const resource = `{limits: {homeport.dev/scarce: "1"}}`
+	offered := func() string {
+		return s.kubectl(`get node node3 -o jsonpath={.status.allocatable.homeport\.dev/scarce}`)
+	}
+	s.eventually("the resource is offered", func() error {
+		if offered() == "" {
+			return fmt.Errorf("%s", s.kubectl("get vtnode"))
+		}
+		return nil
+	})
+	// No node is asked for: the scheduler finds the only one that has it.
+	a := &pod{name: "a", network: "scarce111", addr: "10.100.11.1/24", resources: resource}
+	b := &pod{name: "b", network: "scarce111", addr: "10.100.11.2/24", resources: resource}
+	s.run(a, b)
+	s.reaches(a, b, 80)
+	uids := s.kubectl("get pod a b -o jsonpath={.items[*].metadata.uid}")
+
+	s.on("node3", "ip link set up1peer down")
+	s.eventually("the resource is withdrawn", func() error {
+		if o := offered(); o != "" {
+			return fmt.Errorf("%s", o)
+		}
+		return nil
+	})
+	c := &pod{name: "c", network: "scarce111", addr: "10.100.11.3/24", resources: resource}
+	s.create(c)
+	s.kubectl("wait --for=condition=PodScheduled=False --timeout=3m pod/c")
+	kubelet := s.on("node3", "cat /run/node/kubelet")
+	s.on("node3", "kill "+kubelet)
+	s.eventually("the kubelet is another", func() error {
+		if now := s.on("node3", "cat /run/node/kubelet; curl -s 127.0.0.1:10248/healthz || wget -qO- 127.0.0.1:10248/healthz"); strings.HasPrefix(now, kubelet) || !strings.Contains(now, "ok") {
+			return fmt.Errorf("%s", now)
+		}
+		return nil
+	})
+	// It has admitted what it found when it has written the node's status.
+	s.eventually("the kubelet has seen its pods", func() error {
+		out := s.on("node3", `wget -qO- http://127.0.0.1:10248/healthz; grep -c "SyncLoop ADD" /var/log/kubelet.log`)
+		if !strings.HasPrefix(out, "ok2") {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+	s.reaches(b, a, 80)
+	if now := s.kubectl("get pod a b -o jsonpath={.items[*].metadata.uid}"); now != uids {
+		s.Errorf("pods were replaced: %s, before %s", now, uids)
+	}
+	if phase := s.kubectl("get pod a b c -o jsonpath={.items[*].status.phase}"); phase != "Running Running Pending" {
+		s.Errorf("pods a, b and c are %s", phase)
+	}
+	s.on("node3", "ip link set up1peer up")
+	s.ready(c)
+	s.reaches(a, c, 80)
+}
+
+// testReboot: after a power failure a node's pods are as they were, and nothing is
+// left of what they were before.
+func testReboot(s *scenario) {
+	a, b := s.two("reboot112", 112)
+	s.network("reboot113", 113, "Allow")
+	x := &pod{name: "x", node: "node2", network: "reboot113", addr: "10.100.12.3/24"}
+	s.run(x)
+	s.refused(a, x, 80)
+	s.on("node2", "sync")
+	if err := s.node("node2").Reboot(); err != nil {
+		s.Fatal(err)
+	}
+	s.eventually("b runs again", func() error {
+		p := s.pods["b"]
+		was := p.ip
+		out := s.kubectl("get pod b -o jsonpath={.status.podIP},{.status.containerStatuses[0].restartCount}")
+		f := strings.Split(out, ",")
+		if len(f) != 2 || f[0] == "" || f[1] == "0" {
+			return fmt.Errorf("%s, was %s", out, was)
+		}
+		p.ip = f[0]
+		return nil
+	})
+	s.reaches(a, b, 80)
+	s.ready(x)
+	s.refused(a, x, 80)
+	s.agents()
+	s.eventually("node2 has the ports of its pods and no others", func() error {
+		out := s.on("node2", "homeportctl ports")
+		if strings.Count(out, "reboot11") != 2 {
+			return fmt.Errorf("%s", out)
+		}
+		if vmports := s.kubectl("get vmports"); strings.Count(vmports, "node2") != 2 {
+			return fmt.Errorf("%s", vmports)
+		}
+		return nil
+	})
+}

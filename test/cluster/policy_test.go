@@ -1,0 +1,151 @@
+package cluster
+
+import (
+	"fmt"
+	"strings"
+)
+
+// testChained: the reference plugin first, Homeport behind it in one conflist.
+func testChained(s *scenario) {
+	s.network("chained102", 102, "Allow")
+	s.network("chained103", 103, "Allow")
+	s.apply(`
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: chain}
+spec:
+  config: |
+    {"cniVersion": "1.0.0", "name": "chain", "plugins": [
+      {"type": "bridge", "bridge": "br-flat", "disableContainerInterface": true, "ipam": {}, "capabilities": {"mac": true}},
+      {"type": "homeport", "bridge": "br-trunk0", "vlan": 102}]}
+`)
+	a := &pod{name: "a", node: "node2", network: "chain", addr: "10.100.2.1/24", mac: "00:50:56:aa:02:01"}
+	b := &pod{name: "b", node: "node1", network: "chained102", addr: "10.100.2.2/24"}
+	x := &pod{name: "x", node: "node2", network: "chained103", addr: "10.100.2.3/24"}
+	s.run(a, b, x)
+	s.reaches(a, b, 80)
+	s.reaches(b, a, 80)
+	s.refused(a, x, 80)
+	macs := map[string]string{}
+	if err := s.ask(a, "/mac", &macs); err != nil || macs["net1"] != a.mac {
+		s.Errorf("net1 of a has MAC %q, want %s (%v)", macs["net1"], a.mac, err)
+	}
+	if out := s.on("node2", "bridge link show"); strings.Contains(out, "master br-flat") {
+		s.Errorf("a port is still in the other plugin's bridge:\n%s", out)
+	}
+}
+
+// testPolicy: rules by IP at the VM that holds it, on both nodes; a rule that is
+// taken back counts no more.
+func testPolicy(s *scenario) {
+	s.network("policy104", 104, "Drop")
+	rules := func(more string) string {
+		return `
+apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: policy}
+spec:
+  category: Application
+  order: 10
+  appliedTo: [{network: policy104}]
+  rules:
+  - {id: 1, action: Allow, direction: Out}
+  - {id: 2, action: Allow, direction: In, sources: [{ip: 10.100.4.1}], destinations: [{ip: 10.100.4.2}], services: [{protocol: TCP, ports: "80"}]}
+` + more
+	}
+	s.apply(rules(""))
+	a := &pod{name: "a", node: "node1", network: "policy104", addr: "10.100.4.1/24"}
+	b := &pod{name: "b", node: "node2", network: "policy104", addr: "10.100.4.2/24"}
+	c := &pod{name: "c", node: "node1", network: "policy104", addr: "10.100.4.3/24"}
+	s.run(a, b, c)
+	s.reaches(a, b, 80)
+	s.refused(a, b, 22)
+	s.refused(c, b, 80)
+	s.refused(b, a, 80)
+	s.apply(rules("  - {id: 3, action: Allow, direction: In, sources: [{ip: 10.100.4.3}]}\n"))
+	s.reaches(c, b, 80)
+	s.reaches(c, b, 22)
+	s.refused(a, b, 22)
+	s.apply(rules(""))
+	s.eventually("rule 3 is gone", func() error {
+		if err := s.tcp(c, b, 80); err == nil {
+			return fmt.Errorf("c still reaches b")
+		}
+		return nil
+	})
+	s.reaches(a, b, 80)
+}
+
+// vm makes a VirtualMachineInstance and its launcher pod.
+func (s *scenario) vm(p *pod, labels string) {
+	s.Helper()
+	s.apply(fmt.Sprintf(`
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: %s, labels: {%s}}
+spec: {networks: [{name: lan, multus: {networkName: %s}}]}
+`, p.name, labels, p.network))
+	p.vmi = s.kubectl("get vmi " + p.name + " -o jsonpath={.metadata.uid}")
+	p.labels = labels // virt-controller copies them (template.go, podLabels)
+	s.create(p)
+}
+
+// runs waits for a VM's pod and writes what virt-controller and virt-handler would:
+// VirtualMachineInstanceStatus in staging/src/kubevirt.io/api/core/v1/types.go.
+//
+//	activePods   map of pod UID to node (pkg/virt-controller/watch/vmi, updateStatus)
+//	nodeName     where the VM runs; phase is Running then
+//	interfaces   name, mac, ipAddress, ipAddresses, podInterfaceName, infoSource
+//	             (VirtualMachineInstanceNetworkInterface; pkg/network/setup/netstat.go)
+func (s *scenario) runs(p *pod) {
+	s.Helper()
+	s.ready(p)
+	uid := s.kubectl("get pod " + p.name + " -o jsonpath={.metadata.uid}")
+	ip, _, _ := strings.Cut(p.addr, "/")
+	patch := fmt.Sprintf(`{"status":{"phase":"Running","nodeName":%q,"activePods":{%q:%q},"interfaces":[{"name":"lan","mac":%q,"ipAddress":%q,"ipAddresses":[%q],"podInterfaceName":%q,"infoSource":"domain,guest-agent,multus-status"}]}}`,
+		p.node, uid, p.node, p.mac, ip, ip, launcherNIC)
+	if _, err := s.c.Kubectl(s.Context(), "", "-n", s.ns, "patch", "vmi", p.name, "--type=merge", "-p", patch); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// testLabels: a rule by label follows what VMs there are and how they are labelled.
+// The VMs are behind launcher pods as KubeVirt wires them.
+func testLabels(s *scenario) {
+	s.network("labels105", 105, "Drop")
+	s.apply(`
+apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: labels}
+spec:
+  category: Application
+  order: 20
+  appliedTo: [{network: labels105}]
+  rules:
+  - {id: 1, action: Allow, direction: Out}
+  - {id: 2, action: Allow, direction: In, sources: [{vm: {matchLabels: {role: web}}}], services: [{protocol: TCP, ports: "80"}]}
+`)
+	web := &pod{name: "web", node: "node1", network: "labels105", addr: "10.100.5.1/24", mac: "00:50:56:aa:05:01"}
+	db := &pod{name: "db", node: "node2", network: "labels105", addr: "10.100.5.2/24", mac: "00:50:56:aa:05:02"}
+	other := &pod{name: "other", node: "node1", network: "labels105", addr: "10.100.5.3/24", mac: "00:50:56:aa:05:03"}
+	s.vm(web, "role: web")
+	s.vm(db, "role: db")
+	s.vm(other, "role: none")
+	for _, p := range []*pod{web, db, other} {
+		s.runs(p)
+	}
+	s.reaches(web, db, 80)
+	s.refused(web, db, 22)
+	s.refused(other, db, 80)
+	s.kubectl("label --overwrite vmi other role=web")
+	s.reaches(other, db, 80)
+	s.kubectl("label --overwrite vmi web role=none")
+	s.eventually("the rule is for web no more", func() error {
+		if err := s.tcp(web, db, 80); err == nil {
+			return fmt.Errorf("web still reaches db")
+		}
+		return nil
+	})
+	s.reaches(other, db, 80)
+	s.Logf("kubectl get vmports,vmid:\n%s", s.kubectl("get vmports,vmid"))
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/homeport-cni/homeport/test/cluster/node"
+)
+
+const (
+	interval = 20 * time.Millisecond
+	patience = 15 * time.Second // for answers that are late: machines are emulated
+)
+
+func serveTCP(port int, text string) error {
+	l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			if conn, err := l.Accept(); err == nil {
+				fmt.Fprint(conn, text)
+				conn.Close()
+			}
+		}
+	}()
+	return nil
+}
+
+func serveUDP(port int) error {
+	conn, err := net.ListenPacket("udp", ":"+strconv.Itoa(port))
+	if err != nil {
+		return err
+	}
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			if n, from, err := conn.ReadFrom(b); err == nil {
+				_, _ = conn.WriteTo(b[:n], from)
+			}
+		}
+	}()
+	return nil
+}
+
+// ask gives what a server of serveTCP answers.
+func ask(to string) (any, error) {
+	conn, err := net.DialTimeout("tcp", to, node.DialTimeout)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	b, err := io.ReadAll(conn)
+	return strings.TrimSpace(string(b)), err
+}
+
+// flood is a stream of numbered datagrams, 50 a second, each of which is to come
+// back from the port that echoes.
+type flood struct {
+	conn net.Conn
+	stop chan struct{}
+	done chan struct{}
+	mu   sync.Mutex
+	sent uint64
+	seen map[uint64]bool
+}
+
+var (
+	floodsMu sync.Mutex
+	floods   = map[string]*flood{}
+)
+
+func startFlood(to string) (any, error) {
+	conn, err := net.Dial("udp", to)
+	if err != nil {
+		return nil, err
+	}
+	f := &flood{conn: conn, stop: make(chan struct{}), done: make(chan struct{}), seen: map[uint64]bool{}}
+	floodsMu.Lock()
+	defer floodsMu.Unlock()
+	if floods[to] != nil {
+		return nil, fmt.Errorf("to %s there is one already", to)
+	}
+	floods[to] = f
+	go f.send()
+	go f.receive()
+	return "started", nil
+}
+
+func endFlood(to string) (any, error) {
+	floodsMu.Lock()
+	f := floods[to]
+	delete(floods, to)
+	floodsMu.Unlock()
+	if f == nil {
+		return nil, fmt.Errorf("to %s there is none", to)
+	}
+	close(f.stop)
+	<-f.done
+	defer f.conn.Close()
+	for end := time.Now().Add(patience); ; time.Sleep(interval) {
+		f.mu.Lock()
+		r := node.Flood{Sent: f.sent, Lost: f.sent - uint64(len(f.seen))}
+		f.mu.Unlock()
+		if r.Lost == 0 || time.Now().After(end) {
+			return r, nil
+		}
+	}
+}
+
+func (f *flood) send() {
+	defer close(f.done)
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	b := make([]byte, 8)
+	for {
+		select {
+		case <-f.stop:
+			return
+		case <-tick.C:
+		}
+		f.mu.Lock()
+		binary.BigEndian.PutUint64(b, f.sent)
+		f.sent++
+		f.mu.Unlock()
+		_, _ = f.conn.Write(b) // one that cannot be sent is one that is lost
+	}
+}
+
+func (f *flood) receive() {
+	b := make([]byte, 1500)
+	for {
+		n, err := f.conn.Read(b)
+		if opErr, ok := err.(*net.OpError); ok && strings.Contains(opErr.Error(), "closed") {
+			return
+		}
+		if err != nil || n != 8 {
+			continue
+		}
+		f.mu.Lock()
+		f.seen[binary.BigEndian.Uint64(b)] = true
+		f.mu.Unlock()
+	}
+}
