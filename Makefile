@@ -67,6 +67,11 @@ test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, a
 	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m -skip '^TestRights$$' \
 		./test/apiserver ./test/deploy ./pkg/api/... ./pkg/desired ./pkg/kube/...
 
+.PHONY: test-cluster
+test-cluster: deps ## a whole cluster on loopback: three nodes in VMs, the DaemonSet, scenarios by traffic (SCENARIO=policy narrows)
+	hack/cluster-bins.sh all
+	HOMEPORT_CLUSTER_NODES='6.12 6.12 6.1' $(TESTSUM) run -noskip -name cluster -- go test -json -count=1 -timeout 40m -run '^TestCluster$$/$(SCENARIO)' ./test/cluster
+
 .PHONY: test-demo
 test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
 	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name demo -- go test -json -count=1 -timeout 40m ./test/demo ./test/vm
@@ -79,6 +84,10 @@ bench: deps build ## ratios against the plain bridge and the reference plugin (B
 .PHONY: demo
 demo: deps build ## two nodes, a trunk, a real VM with its VLAN, IP and firewall (WHERE=native|vm; BREAK=vlan|rule|mac must fail)
 	hack/demo.sh
+
+.PHONY: demo-cluster
+demo-cluster: deps ## the same cluster as test-cluster's, kept up with two VMs, and commands to try; Ctrl-C ends it
+	hack/demo-cluster.sh
 
 .PHONY: clean
 clean: ## remove bin/ and out/

@@ -1,7 +1,9 @@
 #!/bin/bash
 # deps.sh puts in place what Homeport's build and tests need and Go does not bring:
-# Debian packages (as root, by apt-get) and Debian's 6.1 and 6.12 kernels for the
-# VMs (as any user, into a cache). It does nothing, quickly, when nothing is missing.
+# Debian packages (as root, by apt-get) and, as any user into a cache, Debian's 6.1
+# and 6.12 kernels for the VMs and containerd and runc for the nodes of the test
+# cluster, which would begin to run here if they were installed. It does nothing,
+# quickly, when nothing is missing.
 #
 #   hack/deps.sh          install what is missing
 #   hack/deps.sh --check  only report; exit 1 if something is missing
@@ -25,6 +27,7 @@ iputils-ping|ping, on the host and in the VM
 nftables|nft, for the reference bridge plugin macspoofchk
 iptables|what br_netfilter sends bridged frames through
 tcpdump|packet traces of the demo
+e2fsprogs|mke2fs: disks of nodes of the test cluster
 ca-certificates|downloads of Go modules'
 
 # series|Debian meta-package that names its newest build.
@@ -48,6 +51,8 @@ missing_packages() {
 }
 
 why() { grep -m1 "^$1|" <<<"$packages" | cut -d'|' -f2; }
+
+runtime_ready() { [[ -x $cache/containerd/usr/bin/containerd && -x $cache/containerd/usr/sbin/runc ]]; }
 
 kernel_ready() { [[ -s $cache/kernels/$1/vmlinuz && -s $cache/kernels/$1/release ]]; }
 
@@ -114,12 +119,28 @@ fetch_kernel() {
 	say "kernel $series: $release is in $cache/kernels/$series"
 }
 
+# fetch_runtime is the same for containerd and runc.
+fetch_runtime() {
+	local tmp deb
+	update
+	mkdir -p "$cache"
+	tmp=$(mktemp -d "$cache/.containerd.XXXXXX")
+	trap 'rm -rf "$tmp"' EXIT
+	say "downloading containerd and runc"
+	(cd "$tmp" && apt-get "${apt[@]}" -qq download containerd runc) || die "apt-get download containerd runc failed"
+	for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/new"; done
+	rm -rf "$cache/containerd"
+	mv "$tmp/new" "$cache/containerd"
+	rm -rf "$tmp"
+	trap - EXIT
+}
+
 main() {
 	local pkgs=() p series meta wanting=0
 	case ${1:-} in
 	'') ;;
 	--check) check_only=true ;;
-	*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+	*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 	esac
 	command -v dpkg-query >/dev/null || die "no dpkg-query: this is not Debian; install the packages listed in $0 by hand"
 	[[ $(dpkg --print-architecture) == amd64 ]] || die "the VMs run Debian's amd64 kernels; this machine is $(dpkg --print-architecture)"
@@ -132,6 +153,7 @@ main() {
 	while IFS='|' read -r series meta; do
 		kernel_ready "$series" || { say "kernel $series is missing: the VM tests run on it"; wanting=1; }
 	done <<<"$kernels"
+	runtime_ready || { say "containerd and runc are missing: the test cluster's nodes run them"; wanting=1; }
 	if $check_only; then
 		[[ $wanting -eq 0 ]] || say "run hack/deps.sh to install it"
 		exit $wanting
@@ -141,6 +163,7 @@ main() {
 	while IFS='|' read -r series meta; do
 		kernel_ready "$series" || fetch_kernel "$series" "$meta"
 	done <<<"$kernels"
+	runtime_ready || fetch_runtime
 	[[ $wanting -eq 0 ]] || say "everything is in place"
 }
 

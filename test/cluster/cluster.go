@@ -23,7 +23,7 @@ type Options struct {
 	Bin     string       // folder of hack/cluster-bins.sh
 	Dir     string       // takes logs, disks and consoles; must exist
 	Kernels []string     // a node for each: node1, node2...
-	Guests  []wire.Guest // VMs beside node1
+	Guests  []wire.Guest // VMs, the first beside node1 and so on
 	Say     func(format string, args ...any)
 }
 
@@ -31,7 +31,7 @@ type Options struct {
 type Cluster struct {
 	Options
 	Nodes   []*Node
-	Guests  []*vm.Machine
+	guests  []*vm.Machine
 	plane   *plane
 	trunk   trunk
 	egress  net.Listener
@@ -242,7 +242,7 @@ func (c *Cluster) bootNodes() error {
 
 // Stop ends everything; what was logged stays in Dir.
 func (c *Cluster) Stop() {
-	for _, g := range c.Guests {
+	for _, g := range c.guests {
 		g.Stop(0)
 	}
 	for _, n := range c.Nodes {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -49,20 +50,20 @@ func (n *Node) address() string { return fmt.Sprintf("10.10.%d.15", n.index) }
 func (n *Node) gateway() string { return fmt.Sprintf("10.10.%d.2", n.index) }
 func (n *Node) disk() string    { return filepath.Join(n.c.dir, n.Name+".disk") }
 
-// mac of its NICs: 0 leads to the control plane, 1 is on the trunk.
+// mac of its NICs: 0 leads to the control plane, 1 is on the trunk, 2
+// leads to a VM.
 func (n *Node) mac(nic int) string { return fmt.Sprintf("52:54:00:68:7%d:%02x", nic, n.index) }
 
-// guestsOf are the VMs beside a node.
+// guestsOf are the VMs beside a node: at most one.
 func (c *Cluster) guestsOf(n *Node) []wire.Guest {
-	if n.index != 1 {
+	if n.index > len(c.Options.Guests) {
 		return nil
 	}
-	guests := append([]wire.Guest(nil), c.Options.Guests...)
-	for i := range guests {
-		guests[i].NodeMAC = fmt.Sprintf("52:54:00:68:7f:%02x", i+1)
-		guests[i].Control = wire.ControlPort(guests[i].Name)
-	}
-	return guests
+	g := c.Options.Guests[n.index-1]
+	g.NodeMAC = n.mac(2)
+	g.Iface = "tap-" + g.Name
+	g.Control = filepath.Join(wire.PortDir, wire.ControlPort(g.Name))
+	return []wire.Guest{g}
 }
 
 func (c *Cluster) writeInitramfs(file string, n *Node) error {
@@ -82,7 +83,7 @@ func (c *Cluster) writeInitramfs(file string, n *Node) error {
 }
 
 // boot starts the machine.
-func (n *Node) boot() error {
+func (n *Node) boot() (err error) {
 	m := vm.NewMachine(n.Name, n.Kernel, n.initramfs, filepath.Join(n.c.dir, n.Name+".console"), nodeMem, nodeCPUs)
 	m.Args("-netdev", fmt.Sprintf("user,id=mgmt,net=10.10.%d.0/24,host=%s,hostfwd=tcp:127.0.0.1:%d-%s:%d,hostfwd=tcp:127.0.0.1:%d-%s:%d",
 		n.index, n.gateway(), n.kubeletPort, n.address(), node.KubeletPort, n.execPort, n.address(), node.ExecPort),
@@ -100,7 +101,8 @@ func (n *Node) boot() error {
 			if err != nil {
 				return err
 			}
-			n.c.Guests = append(n.c.Guests, guest)
+			n.c.guests = append(n.c.guests, guest)
+			defer func() { err = errors.Join(err, guest.Start()) }() // after its node
 		}
 	}
 	n.machine = m

@@ -76,37 +76,16 @@ spec:
 	s.reaches(a, b, 80)
 }
 
-// vm makes a VirtualMachineInstance and its launcher pod.
-func (s *scenario) vm(p *pod, labels string) {
+// vm makes a VM; it is played by its launcher pod.
+func (s *scenario) vm(p *pod, labels string) (v *VM) {
 	s.Helper()
-	s.apply(fmt.Sprintf(`
-apiVersion: kubevirt.io/v1
-kind: VirtualMachineInstance
-metadata: {name: %s, labels: {%s}}
-spec: {networks: [{name: lan, multus: {networkName: %s}}]}
-`, p.name, labels, p.network))
-	p.vmi = s.kubectl("get vmi " + p.name + " -o jsonpath={.metadata.uid}")
-	p.labels = labels // virt-controller copies them (template.go, podLabels)
-	s.create(p)
-}
-
-// runs waits for a VM's pod and writes what virt-controller and virt-handler would:
-// VirtualMachineInstanceStatus in staging/src/kubevirt.io/api/core/v1/types.go.
-//
-//	activePods   map of pod UID to node (pkg/virt-controller/watch/vmi, updateStatus)
-//	nodeName     where the VM runs; phase is Running then
-//	interfaces   name, mac, ipAddress, ipAddresses, podInterfaceName, infoSource
-//	             (VirtualMachineInstanceNetworkInterface; pkg/network/setup/netstat.go)
-func (s *scenario) runs(p *pod) {
-	s.Helper()
-	s.ready(p)
-	uid := s.kubectl("get pod " + p.name + " -o jsonpath={.metadata.uid}")
-	ip, _, _ := strings.Cut(p.addr, "/")
-	patch := fmt.Sprintf(`{"status":{"phase":"Running","nodeName":%q,"activePods":{%q:%q},"interfaces":[{"name":"lan","mac":%q,"ipAddress":%q,"ipAddresses":[%q],"podInterfaceName":%q,"infoSource":"domain,guest-agent,multus-status"}]}}`,
-		p.node, uid, p.node, p.mac, ip, ip, launcherNIC)
-	if _, err := s.c.Kubectl(s.Context(), "", "-n", s.ns, "patch", "vmi", p.name, "--type=merge", "-p", patch); err != nil {
+	v = &VM{Namespace: s.ns, Name: p.name, Node: p.node, Network: p.network, MAC: p.mac, Address: p.addr, Labels: labels}
+	yaml, err := s.c.CreateVM(s.Context(), v)
+	s.deleteLate(yaml)
+	if err != nil {
 		s.Fatal(err)
 	}
+	return v
 }
 
 // testLabels: a rule by label follows what VMs there are and how they are labelled.
@@ -128,11 +107,13 @@ spec:
 	web := &pod{name: "web", node: "node1", network: "labels105", addr: "10.100.5.1/24", mac: "00:50:56:aa:05:01"}
 	db := &pod{name: "db", node: "node2", network: "labels105", addr: "10.100.5.2/24", mac: "00:50:56:aa:05:02"}
 	other := &pod{name: "other", node: "node1", network: "labels105", addr: "10.100.5.3/24", mac: "00:50:56:aa:05:03"}
-	s.vm(web, "role: web")
-	s.vm(db, "role: db")
-	s.vm(other, "role: none")
-	for _, p := range []*pod{web, db, other} {
-		s.runs(p)
+	pods := []*pod{web, db, other}
+	vms := []*VM{s.vm(web, "role: web"), s.vm(db, "role: db"), s.vm(other, "role: none")}
+	for i, v := range vms {
+		s.ready(pods[i])
+		if err := s.c.RunVM(s.Context(), v); err != nil {
+			s.Fatal(err)
+		}
 	}
 	s.reaches(web, db, 80)
 	s.refused(web, db, 22)

@@ -49,8 +49,6 @@ type pod struct {
 	name, node, network string
 	addr                string // with prefix length, in the VLAN
 	mac                 string // requested; or none
-	labels              string // more labels, as {a: b}
-	vmi                 string // UID of the VirtualMachineInstance that it runs
 	resources           string
 	ip                  string // in the cluster network
 }
@@ -88,6 +86,11 @@ func (s *scenario) apply(yaml string) {
 	if _, err := s.c.Kubectl(s.Context(), yaml, "-n", s.ns, "apply", "-f", "-"); err != nil {
 		s.Fatalf("%v\n%s", err, yaml)
 	}
+	s.deleteLate(yaml)
+}
+
+// deleteLate has objects go with the scenario.
+func (s *scenario) deleteLate(yaml string) {
 	s.Cleanup(func() {
 		// What pods stand on goes after them; nobody waits for it.
 		_, err := s.c.Kubectl(context.Background(), yaml, "-n", s.ns, "delete", "--wait=false", "--ignore-not-found", "-f", "-")
@@ -138,28 +141,16 @@ func (s *scenario) run(pods ...*pod) {
 
 func (s *scenario) yaml(p *pod) string {
 	element := map[string]string{"name": p.network, "namespace": s.ns, "interface": "net1"}
-	args := []string{"/bin/probe", "-addr", p.addr}
-	labels, owner := "app: probe", ""
-	if p.vmi != "" {
-		element["interface"] = launcherNIC
-		args = append(args, "-launcher", "-nic", launcherNIC)
-		labels, owner = launcherMeta(p)
-	}
 	if p.mac != "" {
 		element["mac"] = p.mac
 	}
 	networks, _ := json.Marshal([]any{element})
-	command, _ := json.Marshal(args)
-	if p.labels != "" {
-		labels += ", " + p.labels
-	}
-	resources := "{}"
-	if p.resources != "" {
-		resources = p.resources
-	}
-	where := ""
+	where := "{}"
 	if p.node != "" {
-		where = `nodeSelector: {kubernetes.io/hostname: ` + p.node + `}`
+		where = "{kubernetes.io/hostname: " + p.node + "}"
+	}
+	if p.resources == "" {
+		p.resources = "{}"
 	}
 	return fmt.Sprintf(`
 ---
@@ -167,23 +158,10 @@ apiVersion: v1
 kind: Pod
 metadata:
   name: "%s"
-  labels: {%s}
   annotations: {k8s.v1.cni.cncf.io/networks: '%s'}
-%s
 spec:
-  %s
-  terminationGracePeriodSeconds: 1
-  enableServiceLinks: false
-  automountServiceAccountToken: false
-  dnsPolicy: Default
-  containers:
-  - name: probe
-    image: %s
-    imagePullPolicy: Never
-    command: %s
-    securityContext: {capabilities: {add: [NET_ADMIN]}}
-    resources: %s
-`, p.name, labels, networks, owner, where, boxImage, command, resources)
+  nodeSelector: %s
+%s`, p.name, networks, where, probeSpec(fmt.Sprintf("[/bin/probe, -addr, %s]", p.addr), p.resources))
 }
 
 // ready waits for a pod, and learns its place.

@@ -96,11 +96,7 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	var ports []string
-	for _, g := range job.Guests {
-		ports = append(ports, g.Control)
-	}
-	if err := boot.LinkPorts(ports, 20*time.Second); err != nil {
+	if err := guests(job.Guests); err != nil {
 		return err
 	}
 	say("up")

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/homeport-cni/homeport/test/cluster/node"
 	"github.com/homeport-cni/homeport/test/vm/boot"
+	"github.com/homeport-cni/homeport/test/vm/wire"
 )
 
 // setUp makes the machine a node: disk, name, network, cgroups, and the way to the
@@ -147,4 +149,21 @@ func name(mac, to string) error {
 		return fmt.Errorf("%s: %w", from, err)
 	}
 	return netlink.LinkSetName(link, to)
+}
+
+// guests makes the VMs beside the node known to guestctl, and names their NICs.
+func guests(all []wire.Guest) error {
+	var ports []string
+	for _, g := range all {
+		ports = append(ports, wire.ControlPort(g.Name))
+		if err := name(g.NodeMAC, g.Iface); err != nil {
+			return err
+		}
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return errors.Join(boot.LinkPorts(ports, 20*time.Second),
+		os.MkdirAll(filepath.Dir(wire.GuestsPath), 0o755), os.WriteFile(wire.GuestsPath, b, 0o644))
 }

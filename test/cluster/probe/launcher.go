@@ -3,8 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -12,25 +12,18 @@ import (
 // wireLauncher does with a pod's NIC what virt-handler does for bridge binding
 // (pkg/network/setup/netpod/netpod.go, bridgeBindingSpec; names as in
 // pkg/network/link/names.go): the NIC goes into a bridge under another name and with
-// another MAC, and a dummy takes its place. The VM's tap is one end of a veth pair
-// here; the other end, with the VM's MAC, is the VM. It gives the VM's name.
-func wireLauncher(nic, mac string) (string, error) {
-	const vm = "vm0"
+// another MAC, and a dummy takes its place. tap is an interface that leads to a VM;
+// it is waited for. Without one the VM is one end of a veth pair, with the MAC that
+// the NIC had; its name is given back.
+func wireLauncher(nic, tap string) (vm string, err error) {
 	hash := strings.TrimPrefix(nic, "pod")
 	link, err := netlink.LinkByName(nic)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", nic, err)
 	}
-	hw, mtu := link.Attrs().HardwareAddr, link.Attrs().MTU
-	guest := hw // the guest has the MAC that the pod's NIC was given
-	if mac != "" {
-		if guest, err = net.ParseMAC(mac); err != nil {
-			return "", err
-		}
-	}
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "k6t-" + hash, MTU: mtu}}
-	tap := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "tap" + hash, MTU: mtu}, PeerName: vm, PeerHardwareAddr: guest}
-	dummy := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: nic, MTU: mtu, HardwareAddr: hw}}
+	was := *link.Attrs()
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "k6t-" + hash, MTU: was.MTU}}
+	dummy := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: nic, MTU: was.MTU, HardwareAddr: was.HardwareAddr}}
 	if err := errors.Join(netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge), netlink.LinkSetDown(link),
 		netlink.LinkSetName(link, hash+"-nic")); err != nil {
 		return "", fmt.Errorf("bridge: %w", err)
@@ -39,16 +32,36 @@ func wireLauncher(nic, mac string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = errors.Join(
+	if err := errors.Join(
 		netlink.LinkSetHardwareAddr(link, made.Attrs().HardwareAddr),
 		netlink.LinkSetMaster(link, made), netlink.LinkSetUp(link), netlink.LinkSetLearning(link, false),
-		netlink.LinkAdd(tap), netlink.LinkSetMaster(tap, made), netlink.LinkSetUp(tap),
 		netlink.LinkAdd(dummy),
-	)
-	if err != nil {
+	); err != nil {
 		return "", fmt.Errorf("wiring of %s: %w", nic, err)
 	}
-	return vm, nil
+	var port netlink.Link
+	if tap != "" {
+		port, err = waitLink(tap)
+	} else {
+		vm = "vm0"
+		port = &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "tap" + hash, MTU: was.MTU}, PeerName: vm, PeerHardwareAddr: was.HardwareAddr}
+		err = netlink.LinkAdd(port)
+	}
+	if err != nil {
+		return "", fmt.Errorf("tap: %w", err)
+	}
+	return vm, errors.Join(netlink.LinkSetMaster(port, made), netlink.LinkSetUp(port))
+}
+
+// waitLink waits for an interface that somebody moves here.
+func waitLink(name string) (netlink.Link, error) {
+	for {
+		link, err := netlink.LinkByName(name)
+		if missing := (netlink.LinkNotFoundError{}); err == nil || !errors.As(err, &missing) {
+			return link, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func giveAddress(nic, addr string) error {

@@ -1,7 +1,7 @@
 // Command probe makes and answers traffic in the pods of the test cluster, as the
 // machine that a VM would be.
 //
-//	probe [-launcher] [-nic net1] [-mac MAC] [-addr 10.100.0.1/24]
+//	probe [-launcher [-tap NAME]] [-nic net1] [-addr 10.100.0.1/24]
 //
 // It listens on three ports: on 80, TCP gets the host's name for an answer, UDP its
 // own datagrams; on 22, TCP the same; on 7001 it takes requests of the test by HTTP.
@@ -25,18 +25,18 @@ func main() {
 	launcher := flag.Bool("launcher", false, "wire the NIC as KubeVirt does")
 	nic := flag.String("nic", "net1", "the `interface` that Homeport made")
 	addr := flag.String("addr", "", "`address` with prefix length")
-	mac := flag.String("mac", "", "the VM's `MAC`")
+	tap := flag.String("tap", "", "the `interface` that leads to the VM; without one the pod plays the VM")
 	flag.Parse()
-	if err := run(*launcher, *nic, *mac, *addr); err != nil {
+	if err := run(*launcher, *nic, *tap, *addr); err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
 	}
 }
 
-func run(launcher bool, nic, mac, addr string) error {
+func run(launcher bool, nic, tap, addr string) error {
 	if launcher {
 		var err error
-		if nic, err = wireLauncher(nic, mac); err != nil {
+		if nic, err = wireLauncher(nic, tap); err != nil {
 			return err
 		}
 	}
