@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+
+	"github.com/homeport-cni/homeport/test/docs"
 )
 
 const reference = "../../docs/reference/homeportctl.md"
@@ -83,4 +85,9 @@ func TestReferenceSamples(t *testing.T) {
 	if d := cmp.Diff(string(doc), got); d != "" || samples == 0 {
 		t.Errorf("%d samples (-want +got; UPDATE_GOLDEN=1 rewrites):\n%s", samples, d)
 	}
+}
+
+// TestDocumentedCommands: what any page shows can be typed.
+func TestDocumentedCommands(t *testing.T) {
+	docs.CheckCommands(t, "homeportctl", func() *cobra.Command { return newRoot(surroundings{name: "homeportctl"}) })
 }
