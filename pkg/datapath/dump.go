@@ -153,18 +153,7 @@ func (p *Pinned) readTables(d *Datapath) {
 	stray, err := d.StrayCounters()
 	p.problem("counters of strays", err)
 	p.Stray = byReason(stray)
-	p.RuleHits = map[uint32]Counter{}
-	all := make([]uint32, RuleCountersMax)
-	for i := range all {
-		all[i] = uint32(i)
-	}
-	hits, err := d.RuleCounters(all)
-	p.problem("rule counters", err)
-	for i, n := range hits {
-		if n != (Counter{}) {
-			p.RuleHits[i] = n
-		}
-	}
+	p.problem("rule counters", p.readRuleHits(d.maps[portMapRuleCounters]))
 	var cursor ebpf.MapBatchCursor
 	keys, flows := make([]portHpNewKey, flowBatch), make([]portHpFlow, flowBatch)
 	for {
@@ -175,6 +164,37 @@ func (p *Pinned) readTables(d *Datapath) {
 				p.problem("unanswered flows", err)
 			}
 			return
+		}
+	}
+}
+
+// readRuleHits reads all counters in batches: one by one, 32,768 calls take seconds
+// on slow machines.
+func (p *Pinned) readRuleHits(m *ebpf.Map) error {
+	p.RuleHits = map[uint32]Counter{}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count CPUs: %w", err)
+	}
+	var cursor ebpf.MapBatchCursor
+	indexes, perCPU := make([]uint32, flowBatch), make([]portHpCounter, flowBatch*cpus)
+	for {
+		n, err := m.BatchLookup(&cursor, indexes, perCPU, nil)
+		for i, index := range indexes[:n] {
+			var sum Counter
+			for _, c := range perCPU[i*cpus : (i+1)*cpus] {
+				sum.Packets += c.Packets
+				sum.Bytes += c.Bytes
+			}
+			if sum != (Counter{}) {
+				p.RuleHits[index] = sum
+			}
+		}
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
@@ -41,6 +42,12 @@ func TestManifests(t *testing.T) {
 				t.Errorf("%s: kind %s, %v", o.Where, o.GetKind(), err)
 			} else if err := yaml.UnmarshalStrict(text, into); err != nil {
 				t.Errorf("%s: %s %s: %v", o.Where, o.GetKind(), o.GetName(), err)
+			}
+		case o.Group() == "" && o.GetKind() == "Pod":
+			if text, err := o.MarshalJSON(); err != nil {
+				t.Errorf("%s: %v", o.Where, err)
+			} else if err := yaml.UnmarshalStrict(text, new(corev1.Pod)); err != nil {
+				t.Errorf("%s: Pod %s: %v", o.Where, o.GetName(), err)
 			}
 		case o.GetKind() == "NetworkAttachmentDefinition":
 			nads++
