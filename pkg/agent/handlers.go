@@ -89,12 +89,14 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 		return nil, err
 	}
 	rec := &attach.Record{Version: attach.RecordVersion, Request: *req, Trunk: r.trunk.Name, Bridge: r.trunk.Bridge,
-		VLANs: r.vlans, Policy: r.policy, EffectiveMTU: r.mtu, BootID: a.boot, CreatedAt: time.Now().UTC()}
+		VLANs: r.vlans, Policy: r.policy, Rules: r.rules, EffectiveMTU: r.mtu, BootID: a.boot, CreatedAt: time.Now().UTC()}
 	if err := a.table.claim(e, rec, a.alive); err != nil {
 		return nil, err
 	}
 	// From the claim on, what the port stands on stays; before, it may have gone.
-	if again, err := a.resolve(req); err != nil || again != r {
+	again, err := a.resolve(req)
+	rec.Rules, again.rules = again.rules, r.rules // may have become known since
+	if err != nil || again != r {
 		a.table.release(e)
 		return nil, &attach.Error{Kind: attach.TryAgain, Field: "network", Message: "the network or its trunk is being changed", Remedy: "see homeportctl status"}
 	}
@@ -105,6 +107,9 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	}
 	a.table.opened(e)
 	a.tell()
+	if rec.Rules != "" { // it may not be its own set
+		a.wake()
+	}
 	a.log.Info("port attached", "container", req.ContainerID, "interface", req.IfName, "port", host.Name, "bridge", rec.Bridge, "vlans", rec.VLANs.All())
 	return rec, nil
 }

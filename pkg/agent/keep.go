@@ -19,6 +19,7 @@ func keepUsed(next, last *desired.Snapshot, ports []item) (*desired.Snapshot, []
 	k.out.Networks, k.out.Trunks = map[string]desired.Network{}, map[string]desired.Trunk{}
 	maps.Copy(k.out.Networks, next.Networks)
 	maps.Copy(k.out.Trunks, next.Trunks)
+	k.pods(next.Pods, ports)
 	for _, p := range ports {
 		k.network(p.rec.Network)
 		k.network(p.rec.Policy)
@@ -31,6 +32,22 @@ type keeper struct {
 	out  desired.Snapshot
 	last *desired.Snapshot
 	kept []desired.Problem
+}
+
+// pods keeps what was known of pods that have gone from the API while their ports
+// live, as on a node that was given up: what was found out stays so.
+func (k *keeper) pods(next map[string]desired.Pod, ports []item) {
+	if !k.out.ByLabel() {
+		return
+	}
+	k.out.Pods = map[string]desired.Pod{}
+	for _, p := range ports {
+		at := desired.PodKey(p.rec.Pod.Namespace, p.rec.Pod.Name)
+		if known, ok := k.last.Pods[at]; ok && known.UID == p.rec.Pod.UID {
+			k.out.Pods[at] = known
+		}
+	}
+	maps.Copy(k.out.Pods, next)
 }
 
 func (k *keeper) network(name string) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -68,10 +67,6 @@ func (k *kernel) AgeConnections() error {
 	return err
 }
 
-func portConfig(r *attach.Record) attach.PortConfig {
-	return attach.PortConfig{Policy: r.Policy, VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC)}
-}
-
 // VerifyPort says what is wrong with the programs at an open port.
 func (k *kernel) VerifyPort(r *attach.Record) error {
 	if err := k.dp.VerifyPort(r.HostIfIndex); err != nil {
@@ -84,7 +79,7 @@ func (k *kernel) VerifyPort(r *attach.Record) error {
 	if p.State != attach.Active {
 		return fmt.Errorf("%w: port is %v", errNotOpen, p.State)
 	}
-	if want := portConfig(r); p.Network != want.Policy || p.VLANs != want.VLANs || !slices.Equal(p.MAC, want.MAC) {
+	if want := r.Config(); p.Network != want.Policy || p.VLANs != want.VLANs || !slices.Equal(p.MAC, want.MAC) {
 		return fmt.Errorf("%w: want %v, got %v", errConfig, want, p)
 	}
 	return nil
@@ -102,12 +97,12 @@ func opens(err error) bool { return !errors.Is(err, errNotOpen) && !errors.Is(er
 // RepairPort gives an open port its programs back.
 func (k *kernel) RepairPort(r *attach.Record) error {
 	if !errors.Is(k.dp.VerifyPort(r.HostIfIndex), datapath.ErrNoRecord) {
-		if err := errors.Join(k.dp.RepairPort(r.HostIfIndex), k.dp.UpdatePort(r.HostIfIndex, portConfig(r))); err != nil {
+		if err := errors.Join(k.dp.RepairPort(r.HostIfIndex), k.dp.UpdatePort(r.HostIfIndex, r.Config())); err != nil {
 			return err
 		}
 		return k.dp.SetState(r.HostIfIndex, attach.Active)
 	}
-	if err := k.dp.AttachPort(r.HostEnd(), portConfig(r)); err != nil {
+	if err := k.dp.AttachPort(r.HostEnd(), r.Config()); err != nil {
 		return err
 	}
 	return k.dp.SetState(r.HostIfIndex, attach.Active)

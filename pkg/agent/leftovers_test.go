@@ -73,7 +73,7 @@ func TestLeftOverRecords(t *testing.T) {
 	old := l.veth("veth3", 3) // its index means another interface since the reboot
 	old.BootID = "an earlier boot"
 	living := l.veth("veth4", 4)
-	l.must(l.kernel.AttachPort(living.HostEnd(), portConfig(living)))
+	l.must(l.kernel.AttachPort(living.HostEnd(), living.Config()))
 	l.must(l.kernel.SetState(living.HostIfIndex, attach.Active))
 	making := l.veth("veth5", 5) // as half, but its ADD is not over
 	l.must(l.kernel.TakeOut(making.HostEnd()))

@@ -108,7 +108,7 @@ func (l live) open(name string, mac byte) *attach.Record {
 	l.Helper()
 	rec := l.veth(name, mac)
 	l.must(l.store.Put(rec))
-	l.must(l.kernel.AttachPort(rec.HostEnd(), portConfig(rec)))
+	l.must(l.kernel.AttachPort(rec.HostEnd(), rec.Config()))
 	l.must(l.kernel.SetState(rec.HostIfIndex, attach.Active))
 	e, unlock := l.table.lock(rec.Key)
 	defer unlock()

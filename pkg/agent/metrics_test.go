@@ -88,7 +88,7 @@ func TestManifestProblems(t *testing.T) {
 	next.Problems = []desired.Problem{{Name: "a", Kept: true}, {Name: "b", Kept: true}, {File: "c.yaml"}}
 	l.take(&next)
 	expect("with three", 2, 1, 0)
-	l.world.refused = []desired.Problem{{Name: "web", Kept: true}}
+	l.world.refused = []refusedSet{{id: "web", network: "web"}}
 	expect("with a refused policy", 3, 1, 0)
 	stale := next
 	stale.Stale = &desired.Stale{Reason: "SourceEmpty"}

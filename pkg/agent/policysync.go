@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/desired"
@@ -12,12 +13,12 @@ import (
 
 // policyProgress is how far the desired policies have come.
 type policyProgress struct {
-	stale    bool              // snap has changed since it was last compiled
-	tried    time.Time         // when it was last tried
-	compiled uint64            // revision that compiled
-	active   uint64            // revision that the programs judge by
-	refused  []desired.Problem // networks whose newest rules did not compile
-	syncErr  string            // why active is not desired
+	stale    bool         // snap has changed since it was last compiled
+	tried    time.Time    // when it was last tried
+	compiled uint64       // revision that compiled
+	active   uint64       // revision that the programs judge by
+	refused  []refusedSet // whose newest rules did not compile
+	syncErr  string       // why active is not desired
 	policyState
 }
 
@@ -26,21 +27,45 @@ type policyProgress struct {
 // after one.
 type policyState struct {
 	Counters compile.Counters      `json:"counters"`
-	Sets     map[string]policy.Set `json:"sets"` // in force, by network
+	Sets     map[string]policy.Set `json:"sets"` // in force, by ID
+}
+
+// refusedSet is a set of rules that cannot be compiled, and why.
+type refusedSet struct {
+	id, network string
+	why         error
+}
+
+// problem tells of it as of something that is wrong with its network.
+func (r *refusedSet) problem() desired.Problem {
+	what := "its policy"
+	if r.id != r.network {
+		what = "its policy for ports to which policies are applied by label"
+	}
+	return desired.Problem{Kind: "VLANNetwork", Name: r.network, Message: fmt.Sprintf("%s: %v", what, r.why), Kept: true}
+}
+
+// refusals are the problems of the sets that are refused.
+func (p *policyProgress) refusals() (out []desired.Problem) {
+	for i := range p.refused {
+		out = append(out, p.refused[i].problem())
+	}
+	return out
 }
 
 // syncPolicy compiles the desired policies and makes them active. A network
 // whose rules cannot be compiled keeps its last good set and holds up no other.
 func (a *Agent) syncPolicy() {
+	ports := a.table.list()
 	a.mu.Lock()
 	w := a.world
-	due := w.snap != nil && (w.stale || w.syncErr != "" && time.Since(w.tried) > firstDelay)
+	due := w.snap != nil && (w.stale || w.lacksSet(ports) || w.syncErr != "" && time.Since(w.tried) > firstDelay)
 	a.world.stale = a.world.stale && !due // what comes meanwhile makes it stale again
 	a.mu.Unlock()
 	if !due {
 		return
 	}
-	p, err := a.compileAndSync(w)
+	p, err := a.compileAndSync(w, ports)
 	p.syncErr, p.tried = "", time.Now()
 	if err != nil {
 		p.syncErr = err.Error()
@@ -57,16 +82,55 @@ func (a *Agent) syncPolicy() {
 	}
 }
 
+// lacksSet says whether a port's own set of rules is neither in force nor refused.
+func (w *world) lacksSet(ports []item) bool {
+	for _, p := range ports {
+		id := w.snap.PolicyID(p.rec.Policy, desired.PodRef(p.rec.Pod))
+		if _, ok := w.Sets[id]; !ok && !slices.ContainsFunc(w.refused, func(r refusedSet) bool { return r.id == id }) {
+			return true
+		}
+	}
+	return false
+}
+
+// wantedSets are the sets of rules that there should be: those that a new port may
+// need at once, each port's own, and those that ports have until they are given
+// their own. A kept network keeps its rules, although their policies may be gone.
+func (w *world) wantedSets(ports []item) []policy.Set {
+	var out []policy.Set
+	have := map[string]bool{}
+	add := func(s policy.Set) {
+		if id := s.ID(); !have[id] {
+			have[id] = true
+			if last, ok := w.Sets[id]; ok && w.snap.Networks[s.Network].Kept {
+				s = last
+			}
+			out = append(out, s)
+		}
+	}
+	for _, s := range w.snap.PolicySets() {
+		add(s)
+	}
+	for _, p := range ports {
+		add(w.snap.PolicySet(p.rec.Policy, desired.PodRef(p.rec.Pod)))
+	}
+	for _, p := range ports {
+		if last, ok := w.Sets[p.rec.Config().Policy]; ok {
+			add(last)
+		}
+	}
+	return out
+}
+
 // compileAndSync gives the progress after w's policies were compiled and written;
 // on an error, that the ones before stay in force.
-func (a *Agent) compileAndSync(w world) (policyProgress, error) {
+func (a *Agent) compileAndSync(w world, ports []item) (policyProgress, error) {
 	p := w.policyProgress
 	p.refused = nil
-	sets := w.snap.PolicySets()
-	for i := range sets { // a kept network keeps its rules, although their policies may be gone
-		if last, ok := p.Sets[sets[i].Network]; ok && w.snap.Networks[sets[i].Network].Kept {
-			sets[i] = last
-		}
+	sets := w.wantedSets(ports)
+	used := map[string]bool{}
+	for _, it := range ports {
+		used[it.rec.Config().Policy] = true
 	}
 	var counters compile.Counters
 	var prog *compile.Program
@@ -78,7 +142,7 @@ func (a *Agent) compileAndSync(w world) (policyProgress, error) {
 		if err == nil {
 			break
 		}
-		if p.refused, err = fallBack(sets, p.Sets, p.refused, a.policiesInUse(), err); err != nil {
+		if sets, p.refused, err = fallBack(sets, p.Sets, p.refused, used, err); err != nil {
 			return p, err
 		}
 	}
@@ -92,53 +156,48 @@ func (a *Agent) compileAndSync(w world) (policyProgress, error) {
 	}
 	p.Counters, p.Sets = counters, map[string]policy.Set{}
 	for _, s := range sets {
-		p.Sets[s.Network] = s
+		p.Sets[s.ID()] = s
 	}
 	if len(p.refused) == 0 {
 		p.active = w.snap.Revision
 	}
-	a.log.Info("policy active", "revision", w.snap.Revision, "generation", gen, "networks", len(sets), "refused", len(p.refused), "hash", prog.Hash[:12])
+	a.log.Info("policy active", "revision", w.snap.Revision, "generation", gen, "sets", len(sets), "refused", len(p.refused), "hash", prog.Hash[:12])
 	return p, nil
-}
-
-// policiesInUse are the networks whose policy judges a port now.
-func (a *Agent) policiesInUse() map[string]bool {
-	used := map[string]bool{}
-	for _, it := range a.table.list() {
-		used[it.rec.Policy] = true
-	}
-	return used
 }
 
 // fallBack replaces, in sets, those that cause refuses by their last good version,
 // and adds them to refused. A network that never had one drops all, and says so in
 // its counters; but if ports live on it, whatever judges them now must stay: then
-// nothing is replaced and the cause is returned.
-func fallBack(sets []policy.Set, last map[string]policy.Set, refused []desired.Problem, used map[string]bool, cause error) ([]desired.Problem, error) {
+// nothing is replaced and the cause is returned. A set for ports with labels that
+// never had one is left out: those ports keep what judges them now.
+func fallBack(sets []policy.Set, last map[string]policy.Set, refused []refusedSet, used map[string]bool, cause error) ([]policy.Set, []refusedSet, error) {
 	var refusal *compile.RefusedError
 	if !errors.As(cause, &refusal) {
-		return refused, cause
+		return sets, refused, cause
 	}
 	again := map[string]bool{}
-	for _, p := range refused {
-		again[p.Name] = true
+	for _, r := range refused {
+		again[r.id] = true
 	}
 	for _, n := range refusal.Networks {
-		good, ok := last[n.Network]
+		id := n.Network
+		i := slices.IndexFunc(sets, func(s policy.Set) bool { return s.ID() == id })
+		good, ok := last[id]
 		switch {
-		case again[n.Network]: // its last good set is refused, too
-			return refused, cause
-		case !ok && used[n.Network]:
-			return refused, fmt.Errorf("the rules of network %q are refused, and no good ones are known, but ports use it: %w", n.Network, cause)
-		case !ok:
-			good = policy.Set{Network: n.Network, Default: policy.Drop}
+		case i < 0 || again[id]: // its last good set is refused, too
+			return sets, refused, cause
+		case !ok && used[id]:
+			return sets, refused, fmt.Errorf("the rules of network %q are refused, and no good ones are known, but ports use it: %w", id, cause)
 		}
-		refused = append(refused, desired.Problem{Kind: "VLANNetwork", Name: n.Network, Message: n.Err.Error(), Kept: true})
-		for i := range sets {
-			if sets[i].Network == n.Network {
-				sets[i] = good
-			}
+		refused = append(refused, refusedSet{id, sets[i].Network, n.Err})
+		switch {
+		case ok:
+			sets[i] = good
+		case sets[i].Variant == "":
+			sets[i] = policy.Set{Network: sets[i].Network, Default: policy.Drop}
+		default:
+			sets = slices.Delete(sets, i, i+1)
 		}
 	}
-	return refused, nil
+	return sets, refused, nil
 }

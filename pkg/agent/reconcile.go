@@ -23,7 +23,7 @@ func (a *Agent) reconcile() {
 	a.mu.RUnlock()
 	if snap != nil {
 		a.syncPolicy()
-		a.followNetworks(snap)
+		a.followPolicies(snap)
 		a.dropTrunks(snap, gone) // first: another trunk may wait for the uplink
 		var found []finding
 		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
@@ -293,15 +293,20 @@ func (a *Agent) dropTrunks(snap *desired.Snapshot, gone map[place]desired.Trunk)
 	}
 }
 
-// followNetworks puts ports that a CNI config described itself under the policy
-// of their VLAN's network, which may have come or gone since they were attached.
-func (a *Agent) followNetworks(snap *desired.Snapshot) {
+// followPolicies gives ports the set of rules that is theirs now: labels and owners
+// of their pods may have changed, or become known; and the network of a VLAN may
+// have come or gone since a port was attached whose CNI config described it itself.
+func (a *Agent) followPolicies(snap *desired.Snapshot) {
 	for _, it := range a.table.list() {
-		if it.rec.Inline == nil || !it.open {
+		if !it.open {
 			continue
 		}
 		rec := it.rec
-		if rec.Policy = networkOf(rec.VLANs, rec.Trunk, snap); rec.Policy == it.rec.Policy || !a.compiledFor(rec.Policy) {
+		if rec.Inline != nil {
+			rec.Policy = networkOf(rec.VLANs, rec.Trunk, snap)
+		}
+		id := snap.PolicyID(rec.Policy, desired.PodRef(rec.Pod))
+		if rec.Rules = rulesOf(rec.Policy, id); rec.Policy == it.rec.Policy && rec.Rules == it.rec.Rules || !a.inForce(id) {
 			continue
 		}
 		err := a.withPort(it.rec, func() error {
@@ -309,17 +314,17 @@ func (a *Agent) followNetworks(snap *desired.Snapshot) {
 				return err
 			}
 			a.table.replace(&rec)
-			return a.kernel.dp.UpdatePort(rec.HostIfIndex, portConfig(&rec))
+			return a.kernel.dp.UpdatePort(rec.HostIfIndex, rec.Config())
 		})
-		a.log.Info("port follows its VLAN's network", "port", rec.HostIfName, "network", rec.Policy, "err", err)
+		a.log.Info("port follows its policy", "port", rec.HostIfName, "network", rec.Policy, "rules", id, "err", err)
 	}
 }
 
-// compiledFor says whether there are rules in force for a network.
-func (a *Agent) compiledFor(network string) bool {
+// inForce says whether there is a set of rules of that ID.
+func (a *Agent) inForce(id string) bool {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
-	_, ok := a.world.Sets[network]
+	_, ok := a.world.Sets[id]
 	return ok
 }
 

@@ -26,7 +26,7 @@ func TestPortConfigChanged(t *testing.T) {
 	}
 	for i, change := range changes {
 		c.pass(2 * calm)
-		config := portConfig(rec)
+		config := rec.Config()
 		config.MAC = append(config.MAC[:0:0], config.MAC...)
 		change(&config)
 		l.must(l.kernel.dp.UpdatePort(rec.HostIfIndex, config))
@@ -44,7 +44,7 @@ func TestPortConfigChanged(t *testing.T) {
 		l.round()
 	}
 	// Once more at once: its turn has not come, and status says so.
-	config := portConfig(rec)
+	config := rec.Config()
 	config.Policy = "small"
 	l.must(l.kernel.dp.UpdatePort(rec.HostIfIndex, config))
 	l.round()
@@ -63,7 +63,7 @@ func TestKilledInRepair(t *testing.T) {
 	l := newLive(t)
 	rec := l.open("veth1", 1)
 	l.must(l.kernel.DetachPort(rec.HostIfIndex))
-	l.must(l.kernel.AttachPort(rec.HostEnd(), portConfig(rec))) // killed here
+	l.must(l.kernel.AttachPort(rec.HostEnd(), rec.Config())) // killed here
 
 	l = l.restart()
 	l.must(l.adoptRecords())
@@ -107,7 +107,7 @@ func TestUnfinishedAttach(t *testing.T) {
 			l.must(l.kernel.TakeOut(rec.HostEnd()))
 			l.must(l.store.Put(rec))
 			if attached {
-				l.must(l.kernel.AttachPort(rec.HostEnd(), portConfig(rec)))
+				l.must(l.kernel.AttachPort(rec.HostEnd(), rec.Config()))
 			}
 			l = l.restart()
 			l.must(l.adoptRecords())
@@ -158,7 +158,7 @@ func TestRepairKeepsOpen(t *testing.T) {
 			}
 		}
 	}()
-	wrong := portConfig(rec)
+	wrong := rec.Config()
 	wrong.Policy = "small"
 	for i := range 500 {
 		if i%2 == 0 {

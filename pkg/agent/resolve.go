@@ -20,6 +20,7 @@ type resolved struct {
 	vlans  attach.VLANs
 	mtu    int
 	policy string // network whose policy judges the port; "" is none
+	rules  string // the set of that policy, as Record.Rules; found last, by Agent.resolve
 }
 
 // trunkHealth says what the kernel made of a trunk: its MTU, or what is wrong.

@@ -190,17 +190,17 @@ func TestFallBack(t *testing.T) {
 	cause := &compile.RefusedError{Networks: []*compile.NetworkError{{Network: "web", Err: errors.New("200 rules")}}}
 	good := policy.Set{Network: "web", Default: policy.Allow}
 	sets := []policy.Set{{Network: "web", Rules: make([]policy.Rule, 200)}, {Network: "small"}}
-	refused, err := fallBack(sets, map[string]policy.Set{"web": good}, nil, map[string]bool{"web": true}, cause)
+	_, refused, err := fallBack(sets, map[string]policy.Set{"web": good}, nil, map[string]bool{"web": true}, cause)
 	if err != nil || len(refused) != 1 || sets[0].Rules != nil || sets[0].Default != policy.Allow {
 		t.Errorf("with a last good set: %+v, refused %+v, error %v", sets[0], refused, err)
 	}
-	if _, err := fallBack(sets, map[string]policy.Set{"web": good}, refused, nil, cause); err == nil {
+	if _, _, err := fallBack(sets, map[string]policy.Set{"web": good}, refused, nil, cause); err == nil {
 		t.Error("the last good set is refused too, and that goes on for ever")
 	}
-	if _, err := fallBack(sets, nil, nil, map[string]bool{"web": true}, cause); err == nil {
+	if _, _, err := fallBack(sets, nil, nil, map[string]bool{"web": true}, cause); err == nil {
 		t.Error("rules of living ports become a drop")
 	}
-	refused, err = fallBack(sets, nil, nil, nil, cause)
+	_, refused, err = fallBack(sets, nil, nil, nil, cause)
 	if err != nil || len(refused) != 1 || sets[0].Default != policy.Drop {
 		t.Errorf("a new network: %+v, error %v", sets[0], err)
 	}

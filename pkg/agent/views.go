@@ -58,12 +58,12 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 		return s
 	}
 	s.Desired = w.snap.Revision
-	s.Problems = append(s.Problems, problems(w.snap.Problems, w.kept, w.refused)...)
+	s.Problems = append(s.Problems, problems(w.snap.Problems, w.kept, w.refusals())...)
 	for _, n := range a.notes.texts() {
 		s.Problems = append(s.Problems, wire.Problem{Message: n})
 	}
 	if w.active != w.snap.Revision {
-		s.Reasons = append(s.Reasons, fmt.Sprintf("revision %d is desired, %d is active: %s", w.snap.Revision, w.active, orElse(w.syncErr, refusal(w.refused))))
+		s.Reasons = append(s.Reasons, fmt.Sprintf("revision %d is desired, %d is active: %s", w.snap.Revision, w.active, orElse(w.syncErr, refusal(w.refusals()))))
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.snap.Trunks)) {
 		t := trunkStatus(w.snap.Trunks[name], w.health[name])
@@ -89,7 +89,7 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 	for _, p := range ports {
 		state, _ := a.kernel.State(p.rec.HostIfIndex)
 		s.Ports[state.String()]++
-		if _, ok := w.Sets[p.rec.Policy]; !ok {
+		if _, ok := w.Sets[p.rec.Config().Policy]; !ok {
 			s.Reasons = append(s.Reasons, fmt.Sprintf("port %s: no rules are in force for network %q", p.rec.HostIfName, p.rec.Policy))
 		}
 		if n, ok := w.snap.Networks[p.rec.Network]; ok && p.rec.VLANs != (attach.VLANs{Mode: n.Mode, PVID: n.PVID, Tagged: n.Tagged}) {
@@ -221,6 +221,9 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		return out, attach.Invalid("name", fmt.Sprintf("there is no FirewallPolicy named %q in force", name), "see homeportctl policy list")
 	}
 	for _, n := range slices.Sorted(maps.Keys(sets)) {
+		if sets[n].Variant != "" { // counts where its network does
+			continue
+		}
 		h := hits[policy.DefaultKey(n)]
 		out.Defaults = append(out.Defaults, wire.DefaultHits{Network: n, Action: sets[n].Default.String(), Packets: h.Packets, Bytes: h.Bytes})
 	}

@@ -114,11 +114,33 @@ func (a *Agent) resolve(req *attach.Request) (resolved, error) {
 	if err != nil {
 		return r, err
 	}
-	if _, ok := a.world.Sets[r.policy]; !ok {
+	var ok bool
+	if r.rules, ok = a.world.rulesAtFirst(r.policy, req.Pod); !ok {
 		return r, &attach.Error{Kind: attach.TryAgain, Field: "network",
 			Message: fmt.Sprintf("the policy of network %q is not compiled yet", r.policy), Remedy: "see homeportctl status"}
 	}
 	return r, nil
+}
+
+// rulesAtFirst is the set that a new port begins with, as Record.Rules: its own if
+// that is there, else the one for ports of unknown pods, which lets nothing through
+// that its own will not. The loop then gives it its own. ok is false if neither is
+// in force.
+func (w *world) rulesAtFirst(network string, pod attach.Pod) (rules string, ok bool) {
+	for _, id := range []string{w.snap.PolicyID(network, desired.PodRef(pod)), w.snap.UnknownID(network)} {
+		if _, ok := w.Sets[id]; ok {
+			return rulesOf(network, id), true
+		}
+	}
+	return "", false
+}
+
+// rulesOf is how Record.Rules calls a set of a network.
+func rulesOf(network, id string) string {
+	if id == network {
+		return ""
+	}
+	return id
 }
 
 func (a *Agent) statePath(name string) string { return filepath.Join(a.cfg.Paths.State(), name) }

@@ -6,6 +6,7 @@ package attach
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"time"
@@ -116,11 +117,19 @@ type Record struct {
 	// Policy is the network whose policy judges the port; "" is the one of
 	// ports without a network.
 	Policy string `json:"policy"`
+	// Rules is the set of that policy that judges the port, where policies select
+	// ports by label (policy.Set.ID); "" is the one without those.
+	Rules string `json:"rules,omitempty"`
 	// EffectiveMTU of both ends, bytes.
 	EffectiveMTU int `json:"effectiveMTU"`
 	// BootID: interface indexes mean nothing after a reboot.
 	BootID    string    `json:"bootID"`
 	CreatedAt time.Time `json:"createdAt"`
+}
+
+// Config is what the datapath needs to know of the port.
+func (r *Record) Config() PortConfig {
+	return PortConfig{Policy: cmp.Or(r.Rules, r.Policy), VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC)}
 }
 
 // RecordVersion is the format that this code writes.

@@ -131,9 +131,7 @@ func (n Node) AttachPlan(r *Record) Plan {
 			Do:   func() error { return n.Records.Put(r) },
 			Undo: func() error { return n.Records.Delete(r.Key) }},
 		{Name: "attach the dark program",
-			Do: func() error {
-				return n.Datapath.AttachPort(i, PortConfig{Policy: r.Policy, VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC)})
-			},
+			Do:   func() error { return n.Datapath.AttachPort(i, r.Config()) },
 			Undo: func() error { return n.Datapath.DetachPort(i.Index) }},
 		{Name: "set the MTU",
 			Do: func() error { return n.Bridge.SetMTU(i, r.EffectiveMTU) }},

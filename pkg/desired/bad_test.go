@@ -335,10 +335,10 @@ policy.yaml:6: FirewallPolicy web: spec.order: Invalid value: -1: want 0 to 9999
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].network: VLANNetwork "vlan300" does not exist: want one of vlan100, vlan200, or make it
 `},
 		{name: "applied to nothing", content: edit(web, "[{network: vlan100}]", "[]"), want: `
-policy.yaml:7: FirewallPolicy web: spec.appliedTo: Required value: want networks, as [{network: vlan100}], or [{any: true}] for every port
+policy.yaml:7: FirewallPolicy web: spec.appliedTo: Required value: want networks, as [{network: vlan100}], VMs by label, or [{any: true}] for every port
 `},
 		{name: "applied to not enforced", content: edit(web, "[{network: vlan100}]", "[{vm: {}}, {addressSet: a}]"), want: `
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].vm: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].vm: Forbidden: labels of VMs are known to Kubernetes alone: in a directory of manifests want network or any: true
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: this version does not enforce this field: leave it out
 `},
 		{name: "applied to any and more", content: edit(web, "[{network: vlan100}]", "[{network: vlan100}, {any: true}]"), want: `

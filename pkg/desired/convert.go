@@ -89,12 +89,15 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 		Order:    o.Spec.Order,
 		Rules:    make([]policy.Rule, 0, len(o.Spec.Rules)),
 	}
+	var errs field.ErrorList
 	for _, a := range o.Spec.AppliedTo {
-		if a.Network != "" {
+		switch {
+		case a.Network != "":
 			p.Networks = append(p.Networks, a.Network)
+		case a.VM != nil:
+			p.VMs = append(p.VMs, must(&errs, "spec.appliedTo", NewSelector, a.VM))
 		}
 	}
-	var errs field.ErrorList
 	for i := range o.Spec.Rules {
 		r := &o.Spec.Rules[i]
 		p.Rules = append(p.Rules, policy.Rule{
@@ -112,7 +115,7 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 
 // must parses what validation has passed already. Should there be a gap between
 // the two, the object is refused instead of changing its meaning.
-func must[T any](errs *field.ErrorList, path string, parse func(string) (T, error), text string) T {
+func must[T, U any](errs *field.ErrorList, path string, parse func(U) (T, error), text U) T {
 	v, err := parse(text)
 	collect(errs, path, err)
 	return v

@@ -58,7 +58,8 @@ type Policy struct {
 	Category string        `json:"category"`
 	Rank     int           `json:"rank"` // category's place in the order, 0 first
 	Order    int64         `json:"order"`
-	Networks []string      `json:"networks,omitempty"` // appliedTo; nil is Any
+	Networks []string      `json:"networks,omitempty"` // appliedTo
+	VMs      []Selector    `json:"vms,omitempty"`      // appliedTo by label; without either it is Any
 	Rules    []policy.Rule `json:"rules"`
 }
 
@@ -94,13 +95,18 @@ func (p Problem) String() string {
 
 // Snapshot is immutable once handed on.
 type Snapshot struct {
-	// Revision rises with every change of trunks, networks or policies, also
+	// Revision rises with every change of trunks, networks or policies (of either kind), also
 	// across restarts if the snapshot is stored; not with one of Problems.
 	Revision uint64             `json:"revision"`
 	Trunks   map[string]Trunk   `json:"trunks"`
 	Networks map[string]Network `json:"networks"`
 	Policies []Policy           `json:"policies"` // in the order of judgement
-	Problems []Problem          `json:"problems,omitempty"`
+	// PodPolicies are the cluster's MultiNetworkPolicies, by namespace and name.
+	PodPolicies []PodPolicy `json:"podPolicies,omitempty"`
+	// Pods are those of this node, by namespace/name, where policies select by
+	// label; else it is empty. The Revision does not rise with them.
+	Pods     map[string]Pod `json:"pods,omitempty"`
+	Problems []Problem      `json:"problems,omitempty"`
 	// Stale says that the source cannot be read any more and all this is what it
 	// last said; nil is up to date.
 	Stale *Stale `json:"stale,omitempty"`

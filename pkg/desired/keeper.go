@@ -22,9 +22,10 @@ type keeper struct {
 	mu      sync.Mutex // guards what follows; methods want it held
 	primed  bool       // the cache was looked at
 	last    *Snapshot
-	files   map[key]string // which file each object of last came from
-	unsaved bool           // last is not in the cache yet
-	notes   []Problem      // what is wrong with the source itself, for as long as it lives
+	files   map[key]string        // which file each object of last came from
+	unsaved bool                  // last is not in the cache yet
+	notes   []Problem             // what is wrong with the source itself, for as long as it lives
+	pods    func() map[string]Pod // of this node; nil is a source that knows none
 }
 
 // take makes the snapshot that is in force once the source says files. Problems
@@ -35,7 +36,10 @@ func (k *keeper) take(files []manifest, place func(string) string) *Snapshot {
 		problems[i].File = place(problems[i].File)
 	}
 	next, origins := build(objects, problems)
-	k.unsaved = k.unsaved || k.last == nil || k.last.Stale != nil || !next.sameContent(k.last) || !maps.Equal(origins, k.files)
+	if k.pods != nil && next.ByLabel() {
+		next.Pods = k.pods()
+	}
+	k.unsaved = k.unsaved || k.last == nil || k.last.Stale != nil || !next.sameContent(k.last) || !next.samePods(k.last) || !maps.Equal(origins, k.files)
 	switch {
 	case k.last == nil:
 		next.Revision = 1
@@ -121,6 +125,9 @@ func (k *keeper) objects() map[key]held {
 	for _, p := range s.Policies {
 		put(v1alpha1.KindFirewallPolicy, p.Name, p)
 	}
+	for _, p := range s.PodPolicies {
+		put(kindPodPolicy, p.FullName(), p)
+	}
 	return out
 }
 
@@ -138,9 +145,12 @@ func build(objects map[key]held, problems []Problem) (*Snapshot, map[key]string)
 			s.Networks[v.Name] = v
 		case Policy:
 			s.Policies = append(s.Policies, v)
+		case PodPolicy:
+			s.PodPolicies = append(s.PodPolicies, v)
 		}
 	}
 	slices.SortFunc(s.Policies, judgedBefore)
+	slices.SortFunc(s.PodPolicies, func(a, b PodPolicy) int { return a.compare(&b) })
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line),
 			cmp.Compare(a.Field, b.Field), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
@@ -150,5 +160,11 @@ func build(objects map[key]held, problems []Problem) (*Snapshot, map[key]string)
 
 func (s *Snapshot) sameContent(o *Snapshot) bool {
 	return reflect.DeepEqual(s.Trunks, o.Trunks) && reflect.DeepEqual(s.Networks, o.Networks) &&
-		reflect.DeepEqual(s.Policies, o.Policies)
+		reflect.DeepEqual(s.Policies, o.Policies) && reflect.DeepEqual(s.PodPolicies, o.PodPolicies)
+}
+
+func (s *Snapshot) samePods(o *Snapshot) bool { return maps.EqualFunc(s.Pods, o.Pods, Pod.equal) }
+
+func (p Pod) equal(o Pod) bool {
+	return p.UID == o.UID && p.Owner == o.Owner && maps.Equal(p.Labels, o.Labels) && maps.Equal(p.VM, o.VM)
 }

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -46,7 +47,9 @@ type Kube struct {
 	changed   chan struct{}
 	read      map[string]decoded // what objects were last decoded to, by UID
 	problem   error              // of the last look
-	notices   []Problem          // of the last look: what is in force, but less than its author may think
+	// Kinds of others that the cluster may not have.
+	podPolicies, attachments, vmsHere, vmsComing *optional
+	notices                                      []Problem // of the last look: what is in force, but less than its author may think
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
@@ -59,6 +62,8 @@ func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
 	k := &Kube{keeper: keeper{cache: stored}, node: node, health: newAPIHealth(), changed: make(chan struct{}, 1),
 		read: map[string]decoded{}, debounce: 100 * time.Millisecond, poll: 10 * time.Second}
 	k.health.changed = func() { signal(k.changed) }
+	k.keeper.pods = k.localPods
+	k.watchOthers(cfg)
 	cfg = rest.CopyConfig(cfg)
 	cfg.Wrap(k.health.wrap)
 	shared := true // nothing here changes what it is given
@@ -70,12 +75,31 @@ func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
 		ByObject: map[client.Object]cache.ByObject{
 			identity():    {Transform: slimIdentity},
 			namedNode(""): {Field: fields.OneTermEqualSelector("metadata.name", node)},
+			podMeta():     {Field: fields.OneTermEqualSelector("spec.nodeName", node), Transform: slimPod},
 		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch the Kubernetes API at %s: %w", cfg.Host, err)
 	}
 	return k, nil
+}
+
+// watchOthers makes the watches of kinds that others bring. They are apart from our
+// own, so that what is wrong with them keeps nothing else from being read.
+func (k *Kube) watchOthers(cfg *rest.Config) {
+	changed := func() { signal(k.changed) }
+	onNode := func(label string) labels.Selector { return labels.SelectorFromSet(labels.Set{label: k.node}) }
+	k.podPolicies = newOptional(cfg, multiNetworkPolicies, "multi-networkpolicies", nil,
+		trimTo(multiNetworkPolicies, policyFor, []string{"spec"}), changed)
+	k.attachments = newOptional(cfg, attachmentKind, "network-attachment-definitions", nil,
+		trimTo(attachmentKind, "", []string{"spec", "config"}), changed)
+	trimVM := trimTo(vmiKind, "", []string{"status", "activePods"})
+	k.vmsHere = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(onNodeLabel), trimVM, changed)
+	k.vmsComing = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(toNodeLabel), trimVM, changed)
+}
+
+func (k *Kube) others() []*optional {
+	return []*optional{k.podPolicies, k.attachments, k.vmsHere, k.vmsComing}
 }
 
 // KubeConfig reads how to reach the API server: from a kubeconfig file, or, where
@@ -107,6 +131,7 @@ func kubeMapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(nil)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
 	for _, kind := range v1alpha1.Kinds() {
 		m.Add(v1alpha1.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
@@ -132,6 +157,11 @@ func slimIdentity(obj any) (any, error) {
 	out.SetUID(u.GetUID())
 	out.SetResourceVersion(u.GetResourceVersion())
 	out.SetLabels(u.GetLabels())
+	for _, field := range [][]string{{"spec", "network"}, {"spec", "vm", "name"}} {
+		if text, ok, _ := unstructured.NestedString(u.Object, field...); ok {
+			_ = unstructured.SetNestedField(out.Object, text, field...)
+		}
+	}
 	if list, ok, _ := unstructured.NestedSlice(u.Object, "status", "addresses"); ok {
 		_ = unstructured.SetNestedSlice(out.Object, list, "status", "addresses")
 	}
@@ -183,14 +213,18 @@ func (k *Kube) Load() (*Snapshot, error) {
 // channel is closed. A reader that is slow gets the newest, not all.
 func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 	watched := []client.Object{namedNode(""), &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}}}
-	watched = append(watched, identity())
+	watched = append(watched, identity(), podMeta())
 	for _, kind := range v1alpha1.Kinds() {
 		watched = append(watched, unstructuredOf(v1alpha1.GroupVersion.WithKind(kind)))
 	}
 	for _, obj := range watched {
 		i, err := k.cache.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+		var handler toolscache.ResourceEventHandler = k
+		if obj.GetObjectKind().GroupVersionKind().Kind == "Pod" {
+			handler = podHandler{func() { signal(k.changed) }}
+		}
 		if err == nil {
-			_, err = i.AddEventHandler(k)
+			_, err = i.AddEventHandler(handler)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("watch %T: %w", obj, err)
@@ -198,11 +232,11 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 		k.informers = append(k.informers, i)
 	}
 	out := make(chan *Snapshot)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = k.cache.Start(ctx) // its errors are those of requests: health has them
-	}()
+	var watches sync.WaitGroup
+	watches.Go(func() { _ = k.cache.Start(ctx) }) // its errors are those of requests: health has them
+	for _, o := range k.others() {
+		watches.Go(func() { o.run(ctx) })
+	}
 	go func() {
 		for _, i := range k.informers {
 			toolscache.WaitForCacheSync(ctx.Done(), i.HasSynced)
@@ -219,7 +253,7 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 			case <-ctx.Done():
 			}
 		}
-		<-ended // no watch outlives Watch
+		watches.Wait() // none outlives Watch
 	}()
 	return out, nil
 }
@@ -300,6 +334,11 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	if err != nil {
 		return m, ReasonUnreadable, err
 	}
+	for _, o := range k.others() {
+		if _, err := o.list(); errors.Is(err, errUnread) {
+			return m, ReasonUnreadable, err
+		}
+	}
 	p := placement{node: node.Labels, namespaces: namespaces.Items, vms: vms, elsewhere: map[key]bool{}}
 	read := map[string]decoded{}
 	total := 0
@@ -317,12 +356,54 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 			p.place(&m, d)
 		}
 	}
-	if total == 0 && len(k.objects()) > 0 {
+	if total == 0 && k.hadOwn() {
 		return m, ReasonEmpty, fmt.Errorf("has no %s any more: restore them; to remove the last objects, leave one that does no harm",
 			strings.Join(v1alpha1.Kinds(), ", "))
 	}
-	k.read, k.notices = read, p.notices
+	k.read, k.notices = read, append(p.notices, k.lookAtPodPolicies(&m, &p)...)
 	return m, "", nil
+}
+
+// hadOwn says whether objects of our kinds are in force.
+func (k *Kube) hadOwn() bool {
+	return k.last != nil && len(k.last.Trunks)+len(k.last.Networks)+len(k.last.Policies) > 0
+}
+
+// lookAtPodPolicies adds the MultiNetworkPolicies to what is proposed, and tells of
+// what they allow less than their authors may think. While they cannot be read, or
+// the cluster does not have the kind any more, those in force stay.
+func (k *Kube) lookAtPodPolicies(m *manifest, p *placement) (notices []Problem) {
+	around := surroundings{namespaces: p.namespaces, vms: p.vms, attachments: map[string]attachment{}, objects: m.objects}
+	if k.last != nil {
+		around.last = k.last.PodPolicies
+	}
+	nads, _ := k.attachments.list() // those that are missing are told one by one
+	for i := range nads {
+		config, _, _ := unstructured.NestedString(nads[i].Object, "spec", "config")
+		around.attachments[nads[i].GetNamespace()+"/"+nads[i].GetName()] = readAttachment(config)
+	}
+	items, err := k.podPolicies.list()
+	if err == nil && !k.podPolicies.found() && len(around.last) > 0 {
+		err = errors.New("the cluster does not have the kind any more: apply its CRD again, or delete the policies before it")
+	}
+	if err != nil {
+		for i := range around.last {
+			m.objects = append(m.objects, object{key: key{kindPodPolicy, around.last[i].FullName()}})
+		}
+		return []Problem{{Kind: kindPodPolicy, Message: fmt.Sprintf("%v; those in force stay", err), Kept: len(around.last) > 0}}
+	}
+	for i := range items {
+		o, here, problems := readPodPolicy(&items[i], around)
+		if here {
+			m.objects = append(m.objects, o)
+		}
+		if here && o.value == nil {
+			m.problems = append(m.problems, problems...)
+			continue
+		}
+		notices = append(notices, problems...)
+	}
+	return notices
 }
 
 // vms lists the NICs of the cluster's VMs.

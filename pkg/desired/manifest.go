@@ -215,6 +215,7 @@ func (d *decoder) object(root *yaml.Node, kind string) (value any) {
 		var o v1alpha1.FirewallPolicy
 		d.decode(root, reflect.ValueOf(&o).Elem(), "")
 		value, errs = FromPolicy(&o)
+		errs = append(errs, noVMs(&o)...)
 	default:
 		errs = field.ErrorList{field.InternalError(nil, fmt.Errorf("no decoder for kind %s", kind))}
 	}
@@ -228,6 +229,18 @@ func (d *decoder) object(root *yaml.Node, kind string) (value any) {
 		}
 	}
 	return value
+}
+
+// noVMs refuses what selects ports by labels: a directory does not say whose a port
+// is, nor who may say so.
+func noVMs(p *v1alpha1.FirewallPolicy) (errs field.ErrorList) {
+	for i, a := range p.Spec.AppliedTo {
+		if a.VM != nil {
+			errs = append(errs, field.Forbidden(field.NewPath("spec", "appliedTo").Index(i).Child("vm"),
+				"labels of VMs are known to Kubernetes alone: in a directory of manifests want network or any: true"))
+		}
+	}
+	return errs
 }
 
 // at gives the node of a mapping's key, or the mapping.

@@ -64,10 +64,13 @@ func (p *placement) place(m *manifest, d decoded) {
 		here := slices.DeleteFunc(slices.Clone(v.Networks), func(n string) bool {
 			return p.elsewhere[key{v1alpha1.KindVLANNetwork, n}]
 		})
-		if len(v.Networks) > 0 && len(here) == 0 {
-			return
+		if len(here) == 0 {
+			if len(v.Networks) > 0 && len(v.VMs) == 0 {
+				return
+			}
+			here = nil
 		}
-		v.Networks = here // nil is every port
+		v.Networks = here // without VMs, nil is every port
 		var notices []Problem
 		d.value, notices = putVMPeers(v, d.vms, p.vms)
 		p.notices = append(p.notices, notices...)

@@ -290,9 +290,13 @@ func (r *resolver) checkPolicies() {
 				continue
 			}
 			s.refused = s.refused || s.changing()
-			// Any was taken apart from networks by validation: indexes agree.
-			r.report(refusal{s, fmt.Sprintf("spec.appliedTo[%d].network", i),
-				r.absent(v1alpha1.KindVLANNetwork, name)})
+			// Any was taken apart from networks by validation: indexes agree, unless
+			// VMs stand between them.
+			at := fmt.Sprintf("spec.appliedTo[%d].network", i)
+			if len(v.VMs) > 0 {
+				at = "spec.appliedTo"
+			}
+			r.report(refusal{s, at, r.absent(v1alpha1.KindVLANNetwork, name)})
 		}
 	}
 }

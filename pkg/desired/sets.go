@@ -9,26 +9,20 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// PolicySets gives the effective policy of every network, sorted by name. The
-// first one, of Network "", is for ports without a VLANNetwork: they get what is
-// applied to Any, and Drop for the rest.
+// PolicySets gives what judges the ports of every network to which nothing is
+// applied by label, sorted by network, and behind it what judges ports there of
+// which nobody knows whose they are, if that is another. The first one, of Network
+// "", is for ports without a VLANNetwork: they get what is applied to Any, and
+// Drop for the rest.
 func (s *Snapshot) PolicySets() []policy.Set {
 	out := make([]policy.Set, 0, len(s.Networks)+1)
-	out = append(out, s.policySet("", policy.Drop))
-	for _, name := range slices.Sorted(maps.Keys(s.Networks)) {
-		out = append(out, s.policySet(name, s.Networks[name].Default))
-	}
-	return out
-}
-
-func (s *Snapshot) policySet(network string, last policy.Action) policy.Set {
-	set := policy.Set{Network: network, Default: last}
-	for _, p := range s.Policies {
-		if p.Networks == nil || slices.Contains(p.Networks, network) {
-			set.Rules = append(set.Rules, p.Rules...)
+	for _, name := range append([]string{""}, slices.Sorted(maps.Keys(s.Networks))...) {
+		out = append(out, s.policySet(port{network: name, nobody: true}))
+		if unknown := s.UnknownSet(name); unknown.Variant != "" {
+			out = append(out, unknown)
 		}
 	}
-	return set
+	return out
 }
 
 // TrunkOfBridge finds the trunk that owns a bridge.

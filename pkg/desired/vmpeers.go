@@ -63,13 +63,24 @@ func takeVMPeers(spec *v1alpha1.FirewallPolicySpec) ([]vmPeer, field.ErrorList) 
 // addresses that it is known to hold.
 type vmAddresses struct {
 	name      string // namespace/name of the VMIdentity
+	namespace string
+	vm        string // the VM's name
+	network   string
 	labels    labels.Set
 	addresses []netip.Addr
 }
 
+// podLabels are the labels by which a MultiNetworkPolicy selects the VM as a peer:
+// its own, and those by which every launcher pod of KubeVirt can be told.
+func (v *vmAddresses) podLabels() labels.Set {
+	return labels.Merge(v.labels, labels.Set{"kubevirt.io": "virt-launcher", "vm.kubevirt.io/name": v.vm})
+}
+
 // readIdentity takes what rules need from a VMIdentity.
 func readIdentity(u *unstructured.Unstructured) vmAddresses {
-	v := vmAddresses{name: u.GetNamespace() + "/" + u.GetName(), labels: u.GetLabels()}
+	v := vmAddresses{name: u.GetNamespace() + "/" + u.GetName(), namespace: u.GetNamespace(), labels: u.GetLabels()}
+	v.vm, _, _ = unstructured.NestedString(u.Object, "spec", "vm", "name")
+	v.network, _, _ = unstructured.NestedString(u.Object, "spec", "network")
 	list, _, _ := unstructured.NestedSlice(u.Object, "status", "addresses")
 	for _, item := range list {
 		m, _ := item.(map[string]any)
@@ -138,13 +149,20 @@ func (v *vmPeer) list(r *policy.Rule) []policy.AddrRange {
 // find gives the addresses of the VMs that a peer selects, and says which of them
 // have none.
 func (v *vmPeer) find(vms []vmAddresses) (out []policy.AddrRange, why string) {
-	var unknown []string
-	selected := 0
+	var chosen []vmAddresses
 	for _, vm := range vms {
-		if !v.selector.Matches(vm.labels) {
-			continue
+		if v.selector.Matches(vm.labels) {
+			chosen = append(chosen, vm)
 		}
-		selected++
+	}
+	return addressesOf(chosen, "a peer by ip")
+}
+
+// addressesOf gives the addresses of VMs, and says which of them have none, and
+// what else to write.
+func addressesOf(vms []vmAddresses, instead string) (out []policy.AddrRange, why string) {
+	var unknown []string
+	for _, vm := range vms {
 		if len(vm.addresses) == 0 {
 			unknown = append(unknown, vm.name)
 		}
@@ -155,14 +173,14 @@ func (v *vmPeer) find(vms []vmAddresses) (out []policy.AddrRange, why string) {
 	slices.SortFunc(out, func(a, b policy.AddrRange) int { return a.First.Compare(b.First) })
 	out = slices.Compact(out)
 	switch {
-	case selected == 0:
+	case len(vms) == 0:
 		return out, "selects no VM now, and so matches nothing"
 	case len(unknown) > 0:
 		more := ""
 		if len(unknown) > 8 {
 			unknown, more = unknown[:8], fmt.Sprintf(" and %d more", len(unknown)-8)
 		}
-		return out, fmt.Sprintf("does not match %s%s: no address of theirs is known; want a guest agent, or a peer by ip", strings.Join(unknown, ", "), more)
+		return out, fmt.Sprintf("does not match %s%s: no address of theirs is known; want a guest agent, or %s", strings.Join(unknown, ", "), more, instead)
 	}
 	return out, ""
 }

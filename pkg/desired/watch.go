@@ -131,5 +131,5 @@ func (w *watcher) arm() {
 }
 
 func differs(a, b *Snapshot) bool {
-	return b == nil || a.Revision != b.Revision || !reflect.DeepEqual(a.Problems, b.Problems)
+	return b == nil || a.Revision != b.Revision || !a.samePods(b) || !reflect.DeepEqual(a.Problems, b.Problems)
 }

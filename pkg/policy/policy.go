@@ -91,13 +91,27 @@ type Rule struct {
 	Services     []Service
 }
 
-// Set is the effective policy of one network: its rules, most important first
-// (category, then policy order, then policy name, then place in the policy),
-// and what happens to a packet that none matches.
+// Set is the effective policy of a network's ports, or of some of them: its
+// rules, most important first (category, then policy order, then policy name,
+// then place in the policy), and what happens to a packet that none matches.
 type Set struct {
 	Network string // VLANNetwork's name; "" is what ports without a network get
+	// Variant tells the sets of one network apart where policies select ports by
+	// label: a hash in hex of which ones do; "" is that none does.
+	Variant string `json:",omitempty"`
 	Rules   []Rule
 	Default Action
+}
+
+// ID names the set on its node, in at most 255 bytes: the network's name, and
+// behind a slash, which no name has, the variant. The name may be cut short
+// there, as the variant is of one network.
+func (s *Set) ID() string {
+	if s.Variant == "" {
+		return s.Network
+	}
+	const most = 255 - 1 - 16
+	return s.Network[:min(len(s.Network), most)] + "/" + s.Variant
 }
 
 // Packet is what rules see of a packet.

@@ -103,7 +103,10 @@ type AppliedTo struct {
 	// +optional
 	Any bool `json:"any,omitempty"`
 
-	// VM selects VMs by label. Not enforced by this version.
+	// VM selects VMs of all namespaces by their labels: all their ports, on every
+	// network, once KubeVirt confirms whose they are. Until then such a port has
+	// the policy's rules that drop, and not those that allow. Pods without a VM
+	// are not selected. Read from Kubernetes alone.
 	// +optional
 	VM *metav1.LabelSelector `json:"vm,omitempty"`
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -49,7 +50,7 @@ func ValidateFirewallPolicy(f *FirewallPolicy) field.ErrorList {
 
 func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
 	if len(list) == 0 {
-		return field.ErrorList{field.Required(path, "want networks, as [{network: vlan100}], or [{any: true}] for every port")}
+		return field.ErrorList{field.Required(path, "want networks, as [{network: vlan100}], VMs by label, or [{any: true}] for every port")}
 	}
 	var errs field.ErrorList
 	seen := map[string]bool{}
@@ -69,13 +70,15 @@ func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
 		}
 		if a.VM != nil {
 			set++
-			errs = append(errs, notEnforced(at.Child("vm")))
+			if _, err := metav1.LabelSelectorAsSelector(a.VM); err != nil {
+				errs = append(errs, field.Invalid(at.Child("vm"), "", err.Error()))
+			}
 		}
 		if a.AddressSet != "" {
 			set++
 			errs = append(errs, notEnforced(at.Child("addressSet")))
 		}
-		errs = append(errs, exactlyOne(at, set, "network and any: true")...)
+		errs = append(errs, exactlyOne(at, set, "network, vm and any: true")...)
 	}
 	return errs
 }

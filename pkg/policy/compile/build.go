@@ -13,9 +13,9 @@ import (
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
-// NetworkError says why one network's set cannot be compiled.
+// NetworkError says why one set cannot be compiled.
 type NetworkError struct {
-	Network string
+	Network string // the set's ID
 	Err     error
 }
 
@@ -65,11 +65,11 @@ func Build(in Input) (*Program, error) {
 	sets := sorted(in.Sets)
 	var bad refusals
 	for i := range sets {
-		if i > 0 && sets[i].Network == sets[i-1].Network {
-			bad.add(sets[i].Network, errors.New("has more than one set: give each network one"))
+		if i > 0 && sets[i].ID() == sets[i-1].ID() {
+			bad.add(sets[i].ID(), errors.New("has more than one set: give each network one"))
 			continue
 		}
-		bad.add(sets[i].Network, check(&sets[i], in.Counters))
+		bad.add(sets[i].ID(), check(&sets[i], in.Counters))
 	}
 	if err := bad.err(); err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func Build(in Input) (*Program, error) {
 	p := &Program{Addrs: c.classes.addrs}
 	for i := range sets {
 		compiled, err := c.policy(&sets[i], named[i])
-		bad.add(sets[i].Network, err)
+		bad.add(sets[i].ID(), err)
 		p.Policies = append(p.Policies, compiled)
 	}
 	if err := bad.err(); err != nil {
@@ -97,10 +97,10 @@ func Build(in Input) (*Program, error) {
 	return p, nil
 }
 
-// sorted gives the sets by network; the input stays as it is.
+// sorted gives the sets by ID; the input stays as it is.
 func sorted(sets []policy.Set) []policy.Set {
 	sets = slices.Clone(sets)
-	slices.SortStableFunc(sets, func(a, b policy.Set) int { return cmp.Compare(a.Network, b.Network) })
+	slices.SortStableFunc(sets, func(a, b policy.Set) int { return cmp.Compare(a.ID(), b.ID()) })
 	return sets
 }
 

@@ -31,7 +31,7 @@ type Counters map[policy.RuleKey]uint32
 
 // Input is all that a node enforces.
 type Input struct {
-	// Sets are the effective policies, one a network; Set.Network is unique.
+	// Sets are the effective policies; Set.ID is unique.
 	Sets []policy.Set
 	// Counters must hold every rule and default of Sets.
 	Counters Counters
@@ -43,7 +43,7 @@ type Program struct {
 	// ::ffff:0:0/96, sorted, no two alike. An address that no prefix covers
 	// has class 0.
 	Addrs []AddrClass
-	// Policies holds one paged program a network, sorted by Network.
+	// Policies holds one paged program a set, sorted by Network.
 	Policies []Policy
 	// Hash identifies the content: hex SHA-256 over all of the above.
 	Hash string
@@ -55,8 +55,8 @@ type AddrClass struct {
 	Class  uint32
 }
 
-// Policy is the paged program of one network; Pages[0] holds struct hp_header.
+// Policy is the paged program of one set; Pages[0] holds struct hp_header.
 type Policy struct {
-	Network string
+	Network string // the set's ID: the network's name, unless it has more than one
 	Pages   []Page
 }

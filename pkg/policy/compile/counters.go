@@ -13,7 +13,7 @@ import (
 // are free in the next step. Whoever applies the result has to clear counters
 // that changed hands.
 //
-// Networks are served in the order of their names. When the counters run out
+// Sets are served in the order of their IDs. When the counters run out
 // the error is a [*RefusedError] with the networks that did not fit, as for
 // [Build]: their last good sets do fit, since prev has their keys.
 func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
@@ -38,7 +38,7 @@ func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 			}
 		}
 		if len(missing) > len(free) {
-			bad.add(sets[i].Network, fmt.Errorf("its %d new rules (and default) need counters, but only %d of the node's %d are left: "+
+			bad.add(sets[i].ID(), fmt.Errorf("its %d new rules (and default) need counters, but only %d of the node's %d are left: "+
 				"apply policies to fewer networks, or join rules", len(missing), len(free), CountersMax))
 			continue
 		}

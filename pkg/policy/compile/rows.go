@@ -102,7 +102,7 @@ func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
 		ruleMeta{counter: c.counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}.put(b)
 	})
 	w.pages[0] = h.page()
-	return Policy{Network: set.Network, Pages: w.pages}, nil
+	return Policy{Network: set.ID(), Pages: w.pages}, nil
 }
 
 // classRows gives each class its row number on one side: the rules for which

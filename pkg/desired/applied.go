@@ -1,0 +1,235 @@
+package desired
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// Which policies judge a port can depend on labels: a FirewallPolicy's appliedTo
+// selects VMs, a MultiNetworkPolicy pods. Whose port it is, and with what labels,
+// is known a while after its ADD, which waits for nobody; and a VM is believed to
+// be one only when KubeVirt says so. So each policy is applied to a port with
+// certainty, or not at all, or maybe. Of one that is maybe applied the rules that
+// drop are in force and those that allow are not: whatever is found out in the
+// end, nothing was let through before that will not be let through then.
+//
+// It is so rule by rule: with such a rule that drops, less passes than with the
+// rule or without it; without such a rule that allows, a packet is judged by what
+// follows, and either that drops it, or it passes with the rule and without.
+
+// Pod is what is known of a pod of this node.
+type Pod struct {
+	UID    string            `json:"uid"`
+	Labels map[string]string `json:"labels,omitempty"` // its own, as MultiNetworkPolicies select by
+	Owner  Owner             `json:"owner"`
+	// VM has the VM's labels where the Owner is one, and is what FirewallPolicies
+	// select by.
+	VM map[string]string `json:"vm,omitempty"`
+}
+
+// Owner says whether a pod is a VM's.
+type Owner string
+
+// The owners of pods.
+const (
+	OwnerNone    Owner = "None"    // a pod without a VM
+	OwnerUnknown Owner = "Unknown" // says to be a VM's, and no VM says so yet
+	OwnerVM      Owner = "VM"      // its VirtualMachineInstance names it
+)
+
+// PodRef names a pod as an ADD did. The zero PodRef is that there is none.
+type PodRef struct{ Namespace, Name, UID string }
+
+// PodKey is how a pod is called in Snapshot.Pods.
+func PodKey(namespace, name string) string { return namespace + "/" + name }
+
+// PodPolicy is a MultiNetworkPolicy whose rules are ready to be judged.
+type PodPolicy struct {
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+	Pods      Selector `json:"pods"`               // of its namespace
+	Networks  []string `json:"networks,omitempty"` // VLANNetworks that its policy-for comes to, sorted
+	// Isolates has the directions in which nothing passes but what a rule allows.
+	Isolates policy.Directions `json:"isolates"`
+	Rules    []policy.Rule     `json:"rules,omitempty"` // all of them allow
+}
+
+// FullName is namespace/name.
+func (p *PodPolicy) FullName() string { return p.Namespace + "/" + p.Name }
+
+// certainty is whether a policy is applied to a port.
+type certainty uint8
+
+const (
+	no certainty = iota
+	maybe
+	yes
+)
+
+// port is what decides which policies are applied to it.
+type port struct {
+	network string
+	// nobody says that there is no pod: nothing is applied to it by label.
+	nobody bool
+	// pod is nil while nothing is known of it.
+	pod       *Pod
+	namespace string
+}
+
+// portOf is the port of a pod on a network, as far as it is known.
+func (s *Snapshot) portOf(network string, ref PodRef) port {
+	p := port{network: network, namespace: ref.Namespace, nobody: ref == PodRef{}}
+	if pod, ok := s.Pods[PodKey(ref.Namespace, ref.Name)]; ok && (ref.UID == "" || ref.UID == pod.UID) {
+		p.pod = &pod
+	}
+	return p
+}
+
+// byPolicy says whether a FirewallPolicy is applied to the port.
+func (p port) byPolicy(f *Policy) certainty {
+	switch {
+	case f.Any() || slices.Contains(f.Networks, p.network):
+		return yes
+	case len(f.VMs) == 0 || p.nobody || p.pod != nil && p.pod.Owner == OwnerNone:
+		return no
+	case p.pod == nil || p.pod.Owner != OwnerVM:
+		return maybe
+	case slices.ContainsFunc(f.VMs, func(s Selector) bool { return s.Matches(p.pod.VM) }):
+		return yes
+	}
+	return no
+}
+
+// byPodPolicy says whether a MultiNetworkPolicy is applied to the port. While a
+// pod is not known those of all namespaces may be: the set is the same for all
+// ports of the network then, and so there is one before any is asked for.
+func (p port) byPodPolicy(f *PodPolicy) certainty {
+	switch {
+	case p.nobody || !slices.Contains(f.Networks, p.network):
+		return no
+	case p.pod == nil:
+		return maybe
+	case f.Namespace == p.namespace && f.Pods.Matches(p.pod.Labels):
+		return yes
+	}
+	return no
+}
+
+// Any says that the policy is applied to every port.
+func (p *Policy) Any() bool { return len(p.Networks) == 0 && len(p.VMs) == 0 }
+
+// ByLabel says whether any policy selects ports by label.
+func (s *Snapshot) ByLabel() bool {
+	return len(s.PodPolicies) > 0 || slices.ContainsFunc(s.Policies, func(p Policy) bool { return len(p.VMs) > 0 })
+}
+
+// PolicySet gives what judges the port of a pod on a network, as far as it is
+// known whose port it is. network "" is that of ports without a VLANNetwork.
+func (s *Snapshot) PolicySet(network string, pod PodRef) policy.Set {
+	return s.policySet(s.portOf(network, pod))
+}
+
+// PolicyID is the ID of that set, at less cost.
+func (s *Snapshot) PolicyID(network string, pod PodRef) string {
+	return s.policyID(s.portOf(network, pod))
+}
+
+// UnknownID is the ID of the UnknownSet.
+func (s *Snapshot) UnknownID(network string) string { return s.policyID(port{network: network}) }
+
+func (s *Snapshot) policyID(at port) string {
+	set := policy.Set{Network: at.network, Variant: s.variant(at)}
+	return set.ID()
+}
+
+// UnknownSet gives what judges a port on a network while nothing is known of its
+// pod. It lets nothing through that PolicySet will not.
+func (s *Snapshot) UnknownSet(network string) policy.Set {
+	return s.policySet(port{network: network})
+}
+
+// isolation is the key of the rule that drops what no MultiNetworkPolicy allows.
+// No FirewallPolicy has capitals in its name.
+var isolation = policy.RuleKey{Policy: "MultiNetworkPolicy", ID: 1}
+
+// rankPods is the place of MultiNetworkPolicies among the categories.
+const rankPods = 5
+
+func (s *Snapshot) policySet(at port) policy.Set {
+	set := policy.Set{Network: at.network, Variant: s.variant(at), Default: policy.Drop}
+	if n, ok := s.Networks[at.network]; ok {
+		set.Default = n.Default
+	}
+	pods := s.podRules(at)
+	for i := range s.Policies {
+		p := &s.Policies[i]
+		if p.Rank > rankPods {
+			set.Rules = append(set.Rules, pods...)
+			pods = nil
+		}
+		c := at.byPolicy(p)
+		for _, r := range p.Rules {
+			if c == yes || c == maybe && r.Action == policy.Drop {
+				set.Rules = append(set.Rules, r)
+			}
+		}
+	}
+	set.Rules = append(set.Rules, pods...)
+	return set
+}
+
+// podRules gives the rules of the MultiNetworkPolicies that are applied to a port,
+// and behind them the one that makes their isolation final. What is not IP is none
+// of their business.
+func (s *Snapshot) podRules(at port) (rules []policy.Rule) {
+	var isolated policy.Directions
+	for i := range s.PodPolicies {
+		p := &s.PodPolicies[i]
+		c := at.byPodPolicy(p)
+		if c != no {
+			isolated |= p.Isolates
+		}
+		if c == yes {
+			rules = append(rules, p.Rules...)
+		}
+	}
+	if isolated == 0 {
+		return rules
+	}
+	return append(rules, policy.Rule{Key: isolation, Name: "isolated, and no MultiNetworkPolicy allows it",
+		Action: policy.Drop, Directions: isolated, Sources: anyIP()})
+}
+
+// variant names what is applied by label, the same on every node and at any time.
+func (s *Snapshot) variant(at port) string {
+	var applied []string
+	for i := range s.Policies {
+		p := &s.Policies[i]
+		if len(p.VMs) == 0 || slices.Contains(p.Networks, at.network) {
+			continue
+		}
+		if c := at.byPolicy(p); c != no {
+			applied = append(applied, fmt.Sprint(p.Name, " ", c))
+		}
+	}
+	for i := range s.PodPolicies {
+		if c := at.byPodPolicy(&s.PodPolicies[i]); c != no {
+			applied = append(applied, fmt.Sprint(s.PodPolicies[i].FullName(), " ", c))
+		}
+	}
+	if len(applied) == 0 {
+		return ""
+	}
+	slices.Sort(applied)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", at.network, applied))
+	return hex.EncodeToString(sum[:8])
+}
+
+func (p *PodPolicy) compare(o *PodPolicy) int {
+	return cmp.Or(cmp.Compare(p.Namespace, o.Namespace), cmp.Compare(p.Name, o.Name))
+}

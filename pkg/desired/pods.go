@@ -1,0 +1,117 @@
+package desired
+
+import (
+	"context"
+	"maps"
+	"reflect"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// What KubeVirt calls its pods and objects
+// (staging/src/kubevirt.io/api/core/v1/types.go). A VirtualMachineInstance has the
+// name of its node as a label, and while it migrates that of the one it goes to.
+const (
+	launcherLabel = "kubevirt.io"
+	launcherValue = "virt-launcher"
+	onNodeLabel   = "kubevirt.io/nodeName"
+	toNodeLabel   = "kubevirt.io/migrationTargetNodeName"
+)
+
+var vmiKind = schema.GroupVersionKind{Group: "kubevirt.io", Version: "v1", Kind: "VirtualMachineInstance"}
+
+// podMeta is the part of a Pod that is read.
+func podMeta() *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}
+}
+
+// slimPod drops what nobody here reads.
+func slimPod(obj any) (any, error) {
+	if o, ok := obj.(metav1.Object); ok {
+		o.SetManagedFields(nil)
+		o.SetAnnotations(nil)
+	}
+	return obj, nil
+}
+
+// podHandler tells of pods that are not as they were.
+type podHandler struct{ changed func() }
+
+func (h podHandler) OnAdd(any, bool) { h.changed() }
+func (h podHandler) OnDelete(any)    { h.changed() }
+func (h podHandler) OnUpdate(before, after any) {
+	b, okB := before.(metav1.Object)
+	a, okA := after.(metav1.Object)
+	if !okA || !okB || !maps.Equal(b.GetLabels(), a.GetLabels()) || b.GetUID() != a.GetUID() || !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()) {
+		h.changed()
+	}
+}
+
+// vmLabels gives, by the UIDs of the pods of this node that VirtualMachineInstances
+// name as theirs, the labels of those that people and policies know them by.
+func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[string]string {
+	out := map[string]map[string]string{}
+	for i := range vmis {
+		own := map[string]string{}
+		for k, v := range vmis[i].GetLabels() {
+			if domain, _, ok := strings.Cut(k, "/"); !ok || domain != "kubevirt.io" && !strings.HasSuffix(domain, ".kubevirt.io") {
+				own[k] = v
+			}
+		}
+		active, _, _ := unstructured.NestedStringMap(vmis[i].Object, "status", "activePods")
+		for uid, on := range active {
+			if on == node {
+				out[uid] = own
+			}
+		}
+	}
+	return out
+}
+
+// ownedPods says of each pod whose it is. Labels and owners of a pod can be written
+// by whoever makes pods: they never make it a VM's, but that they say so keeps it
+// from being nobody's. A pod that was a VM's stays so: between the nodes of a
+// migration its VirtualMachineInstance may be out of sight.
+func ownedPods(pods []metav1.PartialObjectMetadata, vms map[string]map[string]string, last map[string]Pod) map[string]Pod {
+	out := map[string]Pod{}
+	for i := range pods {
+		p := &pods[i]
+		id := PodKey(p.Namespace, p.Name)
+		pod := Pod{UID: string(p.UID), Labels: p.Labels, Owner: OwnerNone}
+		before := last[id]
+		owner := metav1.GetControllerOf(p)
+		vm, confirmed := vms[pod.UID]
+		switch {
+		case confirmed:
+			pod.Owner, pod.VM = OwnerVM, vm
+		case before.UID == pod.UID && before.Owner == OwnerVM:
+			pod.Owner, pod.VM = OwnerVM, before.VM
+		case p.Labels[launcherLabel] == launcherValue || owner != nil && owner.Kind == vmiKind.Kind:
+			pod.Owner = OwnerUnknown
+		}
+		out[id] = pod
+	}
+	return out
+}
+
+// localPods lists the pods of this node; what the watches have of them and of VMs was
+// read before.
+func (k *Kube) localPods() map[string]Pod {
+	var pods metav1.PartialObjectMetadataList
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	_ = k.cache.List(context.Background(), &pods) // from memory: cannot fail once the watches are there
+	var vmis []unstructured.Unstructured
+	for _, o := range []*optional{k.vmsHere, k.vmsComing} {
+		items, _ := o.list() // without it: what was known before, or nothing
+		vmis = append(vmis, items...)
+	}
+	var last map[string]Pod
+	if k.last != nil {
+		last = k.last.Pods
+	}
+	return ownedPods(pods.Items, vmLabels(vmis, k.node), last)
+}
