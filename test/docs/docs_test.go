@@ -229,3 +229,43 @@ func TestReadme(t *testing.T) {
 		}
 	}
 }
+
+// TestSupportMatrix: the versions that it names are those that are built and booted,
+// and the gate runs what it says, and no more.
+func TestSupportMatrix(t *testing.T) {
+	read := func(name string) string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(Root(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	matrix := read("docs/support-matrix.md")
+	modules := read("test/cluster/tools/go.mod")
+	for module, name := range map[string]string{
+		"k8s.io/kubernetes":                           "API server ",
+		"go.etcd.io/etcd/server/v3":                   "etcd ",
+		"gopkg.in/k8snetworkplumbingwg/multus-cni.v4": "Multus ",
+		"github.com/containernetworking/plugins":      "`bridge` ",
+	} {
+		m := regexp.MustCompile(`(?m)^\s*` + regexp.QuoteMeta(module) + ` v(\S+)`).FindStringSubmatch(modules)
+		if m == nil || !strings.Contains(matrix, name+m[1]) {
+			t.Errorf("%s: the matrix does not say %q with the version of %q", module, name, m)
+		}
+	}
+	gate, makefile := read(".ci/run"), read("Makefile")
+	kernels := regexp.MustCompile(`(?m)^\thack/test-vm\.sh (.*)$`).FindStringSubmatch(makefile)
+	if kernels == nil {
+		t.Fatal("the Makefile boots no kernels")
+	}
+	for _, k := range strings.Fields(kernels[1]) {
+		if !strings.Contains(matrix, "Debian "+k+" ") {
+			t.Errorf("kernel %s is booted, and not in the matrix", k)
+		}
+	}
+	const outside = "Outside CI: `make test-cluster`"
+	if strings.Contains(gate, "make test-cluster") == strings.Contains(matrix, outside) {
+		t.Errorf("the matrix says %q %v; .ci/run says otherwise", outside, strings.Contains(matrix, outside))
+	}
+}
