@@ -55,7 +55,7 @@ func multusConfig(i int) string {
   "cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus",
   "kubeconfig": "%s/multus.kubeconfig", "cniDir": "/var/lib/cni/multus", "binDir": "/opt/cni/bin", "confDir": "/etc/cni/net.d",
   "delegates": [{"cniVersion": "1.0.0", "name": "pods", "plugins": [
-    {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
+    {"type": "bridge", "bridge": "cni0", "isGateway": true,
      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.20.%d.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}]
 }
 `, node.Dir, i)
@@ -84,8 +84,8 @@ func (c *Cluster) makeDisk(n *Node) error {
 		"ca.crt":                   string(ca),
 		"containerd.toml":          containerdConfig,
 		"kubelet.yaml":             kubeletConfig,
-		"kubelet.kubeconfig":       c.plane.kubeconfigFor("system:node:"+n.Name, n.gateway(), node.Dir+"/ca.crt"),
-		"multus.kubeconfig":        c.plane.kubeconfigFor("multus", n.gateway(), node.Dir+"/ca.crt"),
+		"kubelet.kubeconfig":       c.plane.kubeconfigFor("system:node:"+n.Name, "https://"+conf.API, node.Dir+"/ca.crt"),
+		"multus.kubeconfig":        c.plane.kubeconfigFor("multus", "http://"+node.APIProxy, node.Dir+"/ca.crt"),
 		"cni/net.d/00-multus.conf": multusConfig(n.index),
 	} {
 		file := filepath.Join(root, "node", name)

@@ -75,6 +75,7 @@ func (c *Cluster) writeInitramfs(file string, n *Node) error {
 	s := vm.Spec{Modules: modules, Files: []vm.Copy{
 		{Host: filepath.Join(c.Bin, "kubelet"), Guest: "/usr/bin/kubelet"},
 		{Host: debian + "/usr/sbin/runc", Guest: "/usr/sbin/runc"},
+		{Host: filepath.Join(c.dir, "agent/amd64/usr/local/bin/homeportctl"), Guest: "/usr/local/bin/homeportctl"}, // for when there is no pod to ask it in
 	}}
 	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "ctr"} {
 		s.Files = append(s.Files, vm.Copy{Host: debian + "/usr/bin/" + name, Guest: "/usr/bin/" + name})

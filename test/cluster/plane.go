@@ -129,19 +129,19 @@ func (p *plane) writeUsers(users map[string]string) error {
 	p.token["admin"] = "token-of-admin"
 	fmt.Fprintf(&table, "%s,admin,admin,system:masters\n", p.token["admin"])
 	return errors.Join(os.WriteFile(p.path("tokens.csv"), []byte(table.String()), 0o600),
-		os.WriteFile(p.kubeconfig(), []byte(p.kubeconfigFor("admin", "127.0.0.1", p.path("ca.crt"))), 0o600))
+		os.WriteFile(p.kubeconfig(), []byte(p.kubeconfigFor("admin", fmt.Sprintf("https://127.0.0.1:%d", p.apiPort), p.path("ca.crt"))), 0o600))
 }
 
 func (p *plane) kubeconfig() string { return p.path("admin.kubeconfig") }
 
-func (p *plane) kubeconfigFor(user, host, ca string) string {
+func (p *plane) kubeconfigFor(user, server, ca string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 current-context: default
 contexts: [{name: default, context: {cluster: default, user: default}}]
-clusters: [{name: default, cluster: {server: "https://%s:%d", certificate-authority: %s}}]
+clusters: [{name: default, cluster: {server: %q, certificate-authority: %s}}]
 users: [{name: default, user: {token: %s}}]
-`, host, p.apiPort, ca, p.token[user])
+`, server, ca, p.token[user])
 }
 
 func (p *plane) startAPI(ctx context.Context) error {

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -22,6 +27,28 @@ func handlers() http.Handler {
 		r.Out.URL.Path = "/" + r.In.PathValue("what")
 	}})
 	return m
+}
+
+// serveAPI passes requests on to the API server, for Multus: it begins with a new
+// connection for each pod, and gives up after 2.5 seconds, in which an emulated
+// machine that is busy may not get through TLS.
+func serveAPI(conf *node.Conf) error {
+	ca, err := os.ReadFile(node.Dir + "/ca.crt")
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(ca) {
+		return errors.New("no certificate in ca.crt")
+	}
+	l, err := net.Listen("tcp", node.APIProxy)
+	if err != nil {
+		return err
+	}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: conf.API})
+	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, MaxIdleConnsPerHost: 8}
+	go func() { say("%v", http.Serve(l, proxy)) }()
+	return nil
 }
 
 // execute runs a node.Command and answers with its node.Outcome.

@@ -104,6 +104,9 @@ func serve() error {
 	if err != nil {
 		return err
 	}
+	if err := serveAPI(conf); err != nil {
+		return err
+	}
 	go startServices(conf)
 	return http.Serve(l, handlers())
 }

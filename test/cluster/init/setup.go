@@ -128,11 +128,12 @@ func network(conf *node.Conf) error {
 	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(conf.Gateway)}); err != nil {
 		return fmt.Errorf("default route: %w", err)
 	}
-	for _, chain := range []string{"OUTPUT", "PREROUTING"} {
-		out, err := exec.Command("iptables", "-t", "nat", "-A", chain, "-d", conf.Service, "-p", "tcp", "--dport", "443",
-			"-j", "DNAT", "--to-destination", conf.API).CombinedOutput()
+	// Once for all pods: the bridge plugin's ipMasq would run iptables ten times a pod.
+	toAPI := " -d " + conf.Service + " -p tcp --dport 443 -j DNAT --to-destination " + conf.API
+	for _, rule := range []string{"OUTPUT" + toAPI, "PREROUTING" + toAPI, "POSTROUTING -s 10.20.0.0/16 -o " + eth0 + " -j MASQUERADE"} {
+		out, err := exec.Command("iptables", append([]string{"-t", "nat", "-A"}, strings.Fields(rule)...)...).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("iptables %s: %w: %s", chain, err, out)
+			return fmt.Errorf("iptables %s: %w: %s", rule, err, out)
 		}
 	}
 	return nil

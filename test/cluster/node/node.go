@@ -26,6 +26,9 @@ const (
 	ProbePort   = 7001 // of pods that run test/cluster/probe
 )
 
+// APIProxy is where a node passes requests on to the API server.
+const APIProxy = "127.0.0.1:8001"
+
 // DialTimeout is how long a probe tries to connect.
 const DialTimeout = 4 * time.Second
 
