@@ -70,10 +70,10 @@ func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
 	var err error
 	k.cache, err = cache.New(cfg, cache.Options{
 		Mapper:                       kubeMapper(),
-		DefaultTransform:             slim,
+		DefaultTransform:             packing(slim),
 		DefaultUnsafeDisableDeepCopy: &shared,
 		ByObject: map[client.Object]cache.ByObject{
-			identity():    {Transform: slimIdentity},
+			identity():    {Transform: packing(slimIdentity)},
 			namedNode(""): {Field: fields.OneTermEqualSelector("metadata.name", node)},
 			podMeta():     {Field: fields.OneTermEqualSelector("spec.nodeName", node), Transform: slimPod},
 		},
@@ -443,6 +443,7 @@ type decoded struct {
 // decodeObject reads an object strictly: a field that this version does not know
 // comes from a later one, and to lose it would change what the object means.
 func decodeObject(u *unstructured.Unstructured) decoded {
+	u = unpack(u)
 	d := decoded{object: object{key: key{u.GetKind(), u.GetName()}}, generation: u.GetGeneration()}
 	fill := func(into any) bool {
 		err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, into, true)

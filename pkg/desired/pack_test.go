@@ -10,8 +10,12 @@ import (
 // TestPack: what is packed says the same when it is unpacked, fields that nobody
 // knows and all; and it stays so when it is packed again.
 func TestPack(t *testing.T) {
-	o := fromYAML(t, "FirewallPolicy", "p", `{category: Application, order: 9007199254740993, appliedTo: [{network: lan}], later: {a: [1, x, null]},
-  rules: [{id: 1, action: Allow, sources: [{ip: 10.0.0.1}]}]}`)
+	o := &unstructured.Unstructured{} // read as the API server's answers are
+	if err := o.UnmarshalJSON([]byte(`{"apiVersion": "homeport.dev/v1alpha1", "kind": "FirewallPolicy", "metadata": {"name": "p", "generation": 3},
+  "spec": {"category": "Application", "order": 9007199254740993, "appliedTo": [{"network": "lan"}], "later": {"a": [1, "x", null]},
+    "rules": [{"id": 1, "action": "Allow", "sources": [{"ip": "10.0.0.1"}]}]}}`)); err != nil {
+		t.Fatal(err)
+	}
 	id := identity()
 	id.SetName("vm")
 	id.SetLabels(map[string]string{"app": "ledger"})

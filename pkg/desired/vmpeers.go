@@ -78,6 +78,7 @@ func (v *vmAddresses) podLabels() labels.Set {
 
 // readIdentity takes what rules need from a VMIdentity.
 func readIdentity(u *unstructured.Unstructured) vmAddresses {
+	u = unpack(u)
 	v := vmAddresses{name: u.GetNamespace() + "/" + u.GetName(), namespace: u.GetNamespace(), labels: u.GetLabels()}
 	v.vm, _, _ = unstructured.NestedString(u.Object, "spec", "vm", "name")
 	v.network, _, _ = unstructured.NestedString(u.Object, "spec", "network")
