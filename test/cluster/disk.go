@@ -84,8 +84,9 @@ func (c *Cluster) makeDisk(n *Node) error {
 		"ca.crt":                   string(ca),
 		"containerd.toml":          containerdConfig,
 		"kubelet.yaml":             kubeletConfig,
-		"kubelet.kubeconfig":       c.plane.kubeconfigFor("system:node:"+n.Name, "https://"+conf.API, node.Dir+"/ca.crt"),
-		"multus.kubeconfig":        c.plane.kubeconfigFor("multus", "http://"+node.APIProxy, node.Dir+"/ca.crt"),
+		"kubelet.kubeconfig":       kubeconfig("https://"+conf.API, node.Dir+"/ca.crt", c.plane.token["system:node:"+n.Name]),
+		"multus.kubeconfig":        kubeconfig("http://"+node.APIProxy, "", ""),
+		"multus.token":             c.plane.token["multus"],
 		"cni/net.d/00-multus.conf": multusConfig(n.index),
 	} {
 		file := filepath.Join(root, "node", name)

@@ -129,19 +129,20 @@ func (p *plane) writeUsers(users map[string]string) error {
 	p.token["admin"] = "token-of-admin"
 	fmt.Fprintf(&table, "%s,admin,admin,system:masters\n", p.token["admin"])
 	return errors.Join(os.WriteFile(p.path("tokens.csv"), []byte(table.String()), 0o600),
-		os.WriteFile(p.kubeconfig(), []byte(p.kubeconfigFor("admin", fmt.Sprintf("https://127.0.0.1:%d", p.apiPort), p.path("ca.crt"))), 0o600))
+		os.WriteFile(p.kubeconfig(), []byte(kubeconfig(fmt.Sprintf("https://127.0.0.1:%d", p.apiPort), p.path("ca.crt"), p.token["admin"])), 0o600))
 }
 
 func (p *plane) kubeconfig() string { return p.path("admin.kubeconfig") }
 
-func (p *plane) kubeconfigFor(user, server, ca string) string {
+// kubeconfig leads to a server; ca and token may be empty.
+func kubeconfig(server, ca, token string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 current-context: default
 contexts: [{name: default, context: {cluster: default, user: default}}]
-clusters: [{name: default, cluster: {server: %q, certificate-authority: %s}}]
-users: [{name: default, user: {token: %s}}]
-`, server, ca, p.token[user])
+clusters: [{name: default, cluster: {server: %q, certificate-authority: %q}}]
+users: [{name: default, user: {token: %q}}]
+`, server, ca, token)
 }
 
 func (p *plane) startAPI(ctx context.Context) error {

@@ -31,9 +31,13 @@ func handlers() http.Handler {
 
 // serveAPI passes requests on to the API server, for Multus: it begins with a new
 // connection for each pod, and gives up after 2.5 seconds, in which an emulated
-// machine that is busy may not get through TLS.
+// machine that is busy may not get through TLS. It is Multus for the API server.
 func serveAPI(conf *node.Conf) error {
 	ca, err := os.ReadFile(node.Dir + "/ca.crt")
+	if err != nil {
+		return err
+	}
+	token, err := os.ReadFile(node.Dir + "/multus.token")
 	if err != nil {
 		return err
 	}
@@ -45,8 +49,13 @@ func serveAPI(conf *node.Conf) error {
 	if err != nil {
 		return err
 	}
-	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "https", Host: conf.API})
-	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, MaxIdleConnsPerHost: 8}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "https", Host: conf.API})
+			r.Out.Header.Set("Authorization", "Bearer "+string(token)) // clients send none without TLS
+		},
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true},
+	}
 	go func() { say("%v", http.Serve(l, proxy)) }()
 	return nil
 }
