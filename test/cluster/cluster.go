@@ -285,13 +285,8 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin string, args ...string) (st
 
 // Install puts in place what a cluster with KubeVirt and Multus has, then Homeport.
 func (c *Cluster) Install(ctx context.Context) error {
-	for _, args := range [][]string{
-		{"test/crds/k8s.cni.cncf.io_network-attachment-definitions.yaml"},
-		{"test/cluster/testdata/kubevirt.yaml"},
-		{"test/cluster/testdata/multus.yaml"},
-		{"deploy/daemonset.yaml"},
-	} {
-		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-f", filepath.Join(c.Root, args[0])); err != nil {
+	for _, path := range []string{"test/crds", "test/cluster/testdata/kubevirt.yaml", "test/cluster/testdata/multus.yaml", "deploy/daemonset.yaml"} {
+		if _, err := c.Kubectl(ctx, "", "apply", "--server-side", "-f", filepath.Join(c.Root, path)); err != nil {
 			return err
 		}
 	}

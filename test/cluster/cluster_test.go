@@ -91,6 +91,7 @@ func TestCluster(t *testing.T) {
 		{"chained", testChained},
 		{"policy", testPolicy},
 		{"labels", testLabels},
+		{"podpolicy", testPodPolicy},
 		{"restart", testRestart},
 		{"force", testForce},
 		{"notrunk", testNoTrunk},

@@ -130,3 +130,38 @@ spec:
 	s.reaches(other, db, 80)
 	s.Logf("kubectl get vmports,vmid:\n%s", s.kubectl("get vmports,vmid"))
 }
+
+// testPodPolicy: a MultiNetworkPolicy isolates the pods that it selects on the network
+// that it names, and lets in what it says.
+func testPodPolicy(s *scenario) {
+	s.network("multi114", 114, "Allow")
+	a := &pod{name: "a", node: "node1", network: "multi114", addr: "10.100.14.1/24"}
+	b := &pod{name: "b", node: "node2", network: "multi114", addr: "10.100.14.2/24"}
+	c := &pod{name: "c", node: "node1", network: "multi114", addr: "10.100.14.3/24"}
+	s.run(a, b, c)
+	s.reaches(c, b, 80)
+	s.kubectl("label pod b app=db")
+	const policy = `
+apiVersion: k8s.cni.cncf.io/v1beta1
+kind: MultiNetworkPolicy
+metadata: {name: db, annotations: {k8s.v1.cni.cncf.io/policy-for: multi114}}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{ipBlock: {cidr: 10.100.14.1/32}}]
+    ports: [{protocol: TCP, port: 80}]
+`
+	s.apply(policy)
+	s.eventually("b is isolated", func() error {
+		if err := s.tcp(c, b, 80); err == nil {
+			return fmt.Errorf("c still reaches b")
+		}
+		return nil
+	})
+	s.reaches(a, b, 80)
+	s.refused(a, b, 22)
+	s.reaches(b, c, 80)
+	s.kubectl("delete multi-networkpolicy db")
+	s.reaches(c, b, 22)
+}
