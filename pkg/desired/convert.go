@@ -1,8 +1,6 @@
 package desired
 
 import (
-	"net/netip"
-
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
@@ -164,7 +162,7 @@ func peers(errs *field.ErrorList, list []v1alpha1.Peer) []policy.AddrRange {
 			out = append(out, policy.AddrRange{First: a, Last: a})
 		case p.CIDR != "":
 			c := must(errs, "spec.rules", v1alpha1.ParseCIDR, p.CIDR)
-			out = append(out, policy.AddrRange{First: c.Addr(), Last: lastOf(c)})
+			out = append(out, policy.AddrRange{First: c.Addr(), Last: v1alpha1.LastOf(c)})
 		default:
 			first, last, err := v1alpha1.ParseRange(p.Range)
 			collect(errs, "spec.rules", err)
@@ -172,16 +170,6 @@ func peers(errs *field.ErrorList, list []v1alpha1.Peer) []policy.AddrRange {
 		}
 	}
 	return out
-}
-
-// lastOf gives the highest address of a prefix.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }
 
 // services gives nil for Any, as policy.Rule wants it.

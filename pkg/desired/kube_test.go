@@ -84,6 +84,9 @@ func follow(tb testing.TB, cfg *rest.Config, node, stored string) *follower {
 		tb.Fatal(err)
 	}
 	k.debounce, k.poll = 10*time.Millisecond, time.Second
+	for _, o := range k.others() {
+		o.look = 100 * time.Millisecond
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &follower{TB: tb, Kube: k}
 	f.last, _ = k.Load()

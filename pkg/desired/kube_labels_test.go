@@ -1,0 +1,173 @@
+package desired
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+)
+
+// other makes an object of a kind that others bring.
+func (c *cluster) other(kind schema.GroupVersionKind, name, text string) *unstructured.Unstructured {
+	c.Helper()
+	u := unstructuredOf(kind)
+	if err := yaml.Unmarshal([]byte(text), &u.Object); err != nil {
+		c.Fatal(err)
+	}
+	u.SetGroupVersionKind(kind)
+	u.SetNamespace("default")
+	u.SetName(name)
+	return u
+}
+
+// change writes what a test did to an object that the server has.
+func (c *cluster) change(u client.Object) {
+	c.Helper()
+	if err := c.Update(c.Context(), u); err != nil {
+		c.Fatal(err)
+	}
+}
+
+// createSoon creates an object of a kind that the server was told of just now.
+func (c *cluster) createSoon(u *unstructured.Unstructured) {
+	c.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := c.Create(c.Context(), u)
+		if err == nil {
+			return
+		}
+		if !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) || time.Now().After(deadline) {
+			c.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// TestKubeByLabel: policies by label, in a cluster that gets KubeVirt and Multus'
+// kinds while the node runs, and loses them again.
+func TestKubeByLabel(t *testing.T) {
+	c := newCluster(t)
+	c.site()
+	stored := filepath.Join(t.TempDir(), "last-good.json")
+	f := follow(t, c.Config(), "n1", stored)
+	s := f.until("first", func(s *Snapshot) bool { return len(s.Policies) == 1 })
+	if s.Pods != nil {
+		t.Errorf("nothing selects by label, but there are %v", s.Pods)
+	}
+	c.create(fromYAML(c, "FirewallPolicy", "sick", `{category: Emergency, appliedTo: [{vm: {matchLabels: {state: sick}}}], rules: [{id: 1, action: Drop}]}`))
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "launcher", Labels: map[string]string{"kubevirt.io": "virt-launcher", "app": "web"}},
+		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "compute", Image: "x"}}}}
+	far := pod.DeepCopy()
+	far.Name, far.Spec.NodeName = "far", "n2"
+	c.create(pod)
+	c.create(far)
+	ref := PodRef{"default", "launcher", string(pod.UID)}
+	rules := func(s *Snapshot) string { return keysOf(s.PolicySet("lan", ref)) }
+	s = f.until("without KubeVirt", func(s *Snapshot) bool {
+		return s.Pods["default/launcher"].Owner == OwnerUnknown && len(s.Policies) == 2
+	})
+	if rules(s) != "sick/1 p/1" || len(s.Pods) != 1 {
+		t.Errorf("a VM that nobody confirms has rules %q; pods %v", rules(s), s.Pods)
+	}
+
+	c.Server.Apply("../kube/testdata/kubevirt.yaml")
+	vmi := c.other(vmiKind, "vm", `{metadata: {labels: {state: well, kubevirt.io/nodeName: n1}}, spec: {}}`)
+	c.createSoon(vmi)
+	_ = unstructured.SetNestedStringMap(vmi.Object, map[string]string{string(pod.UID): "n1"}, "status", "activePods")
+	c.change(vmi)
+	s = f.until("confirmed", func(s *Snapshot) bool { return s.Pods["default/launcher"].Owner == OwnerVM })
+	if rules(s) != "p/1" {
+		t.Errorf("a VM that is well has rules %q", rules(s))
+	}
+	vmi.SetLabels(map[string]string{"state": "sick", onNodeLabel: "n1"})
+	c.change(vmi)
+	f.until("relabelled", func(s *Snapshot) bool { return rules(s) == "sick/1 p/1" })
+	if again, err := LoadSnapshot(stored); err != nil || rules(again) != "sick/1 p/1" {
+		t.Errorf("stored: %v, %v", again, err)
+	}
+	podPoliciesComeAndGo(t, c, f, pod, stored)
+}
+
+func podPoliciesComeAndGo(t *testing.T, c *cluster, f *follower, pod *corev1.Pod, stored string) {
+	rules := func(s *Snapshot) string {
+		return keysOf(s.PolicySet("lan", PodRef{pod.Namespace, pod.Name, string(pod.UID)}))
+	}
+	c.Server.Apply("../../test/crds/k8s.cni.cncf.io_multi-networkpolicies.yaml", "../../test/crds/k8s.cni.cncf.io_network-attachment-definitions.yaml")
+	c.createSoon(c.other(attachmentKind, "web-nad", `{spec: {config: '{"cniVersion": "1.0.0", "plugins": [{"type": "tuning"}, {"type": "homeport", "network": "lan"}]}'}}`))
+	id := identity()
+	id.SetNamespace("default")
+	id.SetName("db.1")
+	id.SetLabels(map[string]string{"app": "db"})
+	_ = unstructured.SetNestedMap(id.Object, map[string]any{"vm": map[string]any{"name": "db", "uid": "u"}, "network": "lan"}, "spec")
+	c.create(id)
+	policy := c.other(multiNetworkPolicies, "web", `
+metadata: {annotations: {k8s.v1.cni.cncf.io/policy-for: web-nad}}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {vm.kubevirt.io/name: db}}}]
+    ports: [{port: 80}]
+`)
+	c.createSoon(policy)
+	s := f.until("no address yet", func(s *Snapshot) bool {
+		return len(s.PodPolicies) == 1 && len(s.Problems) == 1 && strings.Contains(s.Problems[0].Message, "does not match default/db.1: no address")
+	})
+	if got := rules(s); got != "sick/1 MultiNetworkPolicy/1 p/1" || s.Problems[0].Name != "default/web" || s.Problems[0].Field != "spec.ingress[0].from[0]" {
+		t.Errorf("while the peer's address is unknown: %q, %v", got, s.Problems)
+	}
+	_ = unstructured.SetNestedSlice(id.Object, []any{map[string]any{"address": "10.1.0.5", "provenance": "ARP"}}, "status", "addresses")
+	if err := c.Client.Status().Update(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	const enforced = "sick/1 default/web/1 MultiNetworkPolicy/1 p/1"
+	f.until("address known", func(s *Snapshot) bool { return rules(s) == enforced && len(s.Problems) == 0 })
+
+	pod.SetLabels(map[string]string{"kubevirt.io": "virt-launcher", "app": "other"})
+	c.change(pod)
+	f.until("a pod with other labels", func(s *Snapshot) bool { return rules(s) == "sick/1 p/1" })
+	pod.SetLabels(map[string]string{"kubevirt.io": "virt-launcher", "app": "web"})
+	c.change(pod)
+	f.until("as before", func(s *Snapshot) bool { return rules(s) == enforced })
+
+	// Its network's definition is deleted: the ports live on, and so does the policy.
+	policy.SetAnnotations(map[string]string{policyFor: "gone-nad"})
+	c.change(policy)
+	f.until("names what is not there", func(s *Snapshot) bool {
+		return len(s.Problems) == 1 && strings.Contains(s.Problems[0].Message, "no NetworkAttachmentDefinition default/gone-nad") && rules(s) == enforced
+	})
+	policy.SetAnnotations(nil)
+	c.change(policy)
+	f.until("for no network", func(s *Snapshot) bool { return len(s.PodPolicies) == 0 && rules(s) == "sick/1 p/1" })
+	policy.SetAnnotations(map[string]string{policyFor: "default/web-nad, x/y"})
+	c.change(policy)
+	f.until("back", func(s *Snapshot) bool { return rules(s) == enforced })
+
+	// The kind goes while no agent looks: nobody said that ports should open.
+	f.stop()
+	crd := unstructuredOf(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	crd.SetName("multi-networkpolicies.k8s.cni.cncf.io")
+	if err := c.Delete(t.Context(), crd); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(crd), crd); apierrors.IsNotFound(err) {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("the CRD is still there: %v", err)
+		}
+	}
+	late := follow(t, c.Config(), "n1", stored)
+	late.until("after a restart", func(s *Snapshot) bool {
+		return fresh(s) && rules(s) == enforced && len(s.Problems) > 0 && strings.Contains(s.Problems[0].Message, "does not have the kind any more")
+	})
+}
