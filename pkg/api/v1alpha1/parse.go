@@ -71,6 +71,33 @@ func ParseRange(s string) (first, last netip.Addr, err error) {
 	return first, last, nil
 }
 
+// ParseSpan reads an item of an AddressSet: an address, a prefix, or a range with a
+// hyphen. It gives the first and the last address of what that stands for.
+func ParseSpan(s string) (first, last netip.Addr, err error) {
+	switch {
+	case strings.Contains(s, "/"):
+		p, err := ParseCIDR(s)
+		if err != nil {
+			return first, last, err
+		}
+		return p.Addr(), LastOf(p), nil
+	case strings.Contains(s, "-"):
+		return ParseRange(s)
+	}
+	first, err = ParseIP(s)
+	return first, first, err
+}
+
+// LastOf is the highest address of a prefix.
+func LastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
 // PortRange is a run of TCP or UDP ports, both ends included.
 type PortRange struct {
 	First, Last uint16

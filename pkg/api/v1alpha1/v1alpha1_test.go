@@ -181,3 +181,26 @@ func TestErrorsNameTheRemedy(t *testing.T) {
 		}
 	}
 }
+
+// TestParseSpan: each form that an item of a set may have, and its ends.
+func TestParseSpan(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.1":            "10.0.0.1-10.0.0.1",
+		"10.0.0.0/30":         "10.0.0.0-10.0.0.3",
+		"0.0.0.0/0":           "0.0.0.0-255.255.255.255",
+		"2001:db8::/33":       "2001:db8::-2001:db8:7fff:ffff:ffff:ffff:ffff:ffff",
+		"10.0.0.5 - 10.0.0.9": "10.0.0.5-10.0.0.9",
+		"ten":                 "want an address as 10.1.2.3 or 2001:db8::1",
+		"10.0.0.1/8":          "has host bits set: want 10.0.0.0/8, or 10.0.0.1/32 for the one address",
+		"10.0.0.9-10.0.0.5":   "is reversed: want 10.0.0.5-10.0.0.9",
+	} {
+		first, last, err := ParseSpan(text)
+		got := first.String() + "-" + last.String()
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+}

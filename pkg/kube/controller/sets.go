@@ -81,7 +81,7 @@ func (e *expansion) add(ctx context.Context, set *v1alpha1.AddressSet) error {
 	e.state[set.Name] = entered
 	e.path = append(e.path, set.Name)
 	for i, text := range set.Spec.Addresses {
-		sp, err := parseSpan(text)
+		first, last, err := v1alpha1.ParseSpan(text)
 		if err != nil {
 			where := fmt.Sprintf("spec.addresses[%d]", i)
 			if len(e.path) > 1 {
@@ -90,7 +90,7 @@ func (e *expansion) add(ctx context.Context, set *v1alpha1.AddressSet) error {
 			e.bad = append(e.bad, fmt.Sprintf("%s: %q %v", where, text, err))
 			continue
 		}
-		e.held[sp] = true
+		e.held[span{first, last}] = true
 	}
 	for _, name := range set.Spec.Includes {
 		switch e.state[name] {
@@ -129,31 +129,4 @@ func (e *expansion) ready(set *v1alpha1.AddressSet) metav1.Condition {
 			fmt.Sprintf("spec.includes names sets that do not exist: %s: make them, or take them out", some(e.missing, ", ")))
 	}
 	return ready(set, true, v1alpha1.ReasonReady, fmt.Sprintf("has %d of its own and included addresses", len(e.held)))
-}
-
-// parseSpan reads an item of a set.
-func parseSpan(s string) (span, error) {
-	switch {
-	case strings.Contains(s, "/"):
-		p, err := v1alpha1.ParseCIDR(s)
-		if err != nil {
-			return span{}, err
-		}
-		return span{p.Addr(), lastOf(p)}, nil
-	case strings.Contains(s, "-"):
-		first, last, err := v1alpha1.ParseRange(s)
-		return span{first, last}, err
-	}
-	a, err := v1alpha1.ParseIP(s)
-	return span{a, a}, err
-}
-
-// lastOf is the last address of a prefix.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
 }
