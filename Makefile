@@ -67,6 +67,10 @@ test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, a
 	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m -skip '^TestRights$$' \
 		./test/apiserver ./test/deploy ./pkg/api/... ./pkg/desired ./pkg/kube/...
 
+.PHONY: test-scale
+test-scale: cluster-bins ## the agent in a cluster of 1,000 nodes' worth of objects, to out/scale.json (root; 4 minutes on 2 cores)
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name scale -- go test -json -count=1 -v -timeout 20m ./test/scale
+
 .PHONY: test-cluster
 test-cluster: deps ## a whole cluster on loopback: three nodes in VMs, the DaemonSet, scenarios by traffic (SCENARIO=policy narrows)
 	hack/cluster-bins.sh all
