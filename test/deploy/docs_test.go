@@ -12,16 +12,16 @@ import (
 	"github.com/homeport-cni/homeport/test/docs"
 )
 
-// TestDocumentedObjects: an API server takes each object of ours and each
-// NetworkAttachmentDefinition that README.md and docs/ show, by schema and rules;
-// nothing is kept.
+// TestDocumentedObjects: an API server takes each object of ours, and each
+// NetworkAttachmentDefinition and MultiNetworkPolicy, that README.md and docs/ show,
+// by schema and rules; nothing is kept.
 func TestDocumentedObjects(t *testing.T) {
 	s := apiserver.Start(t, "../../deploy/base/crds", "../crds")
 	admin := newClient(t, s.Config())
 	namespaces := map[string]bool{"": true}
 	shown := 0
 	for _, o := range docs.Objects(t) {
-		if o.Group() != v1alpha1.Group && o.GetKind() != "NetworkAttachmentDefinition" {
+		if o.Group() != v1alpha1.Group && o.Group() != "k8s.cni.cncf.io" {
 			continue
 		}
 		if ns := o.GetNamespace(); !namespaces[ns] {
