@@ -11,8 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -110,6 +108,7 @@ func collect(ctx context.Context, o *options, b bundleOptions, w *bundle.Writer)
 	} else {
 		w.Dir(paths.Attachments(), "attachments")
 		w.Dir(paths.State(), "state")
+		w.Try("rules-by-port.txt", func() ([]byte, error) { return rulesByPort(paths) })
 	}
 	w.CNI(os.DirFS(b.cniConf), b.cniConf)
 	w.Host(os.DirFS("/"))
@@ -119,7 +118,6 @@ func collect(ctx context.Context, o *options, b bundleOptions, w *bundle.Writer)
 // collectAgent adds the agent's views, for people and for programs. An agent that
 // does not answer once is not asked again: each question has its patience.
 func collectAgent(ctx context.Context, o *options, w *bundle.Writer) {
-	answers := map[string]json.RawMessage{}
 	for _, v := range agentViews {
 		raw, err := o.ask(ctx, wire.ViewRequest{What: v.what})
 		var answer *attach.Error
@@ -131,12 +129,8 @@ func collectAgent(ctx context.Context, o *options, w *bundle.Writer) {
 			}
 			continue
 		}
-		answers[v.what] = raw
 		addView(w, v.what, raw, v.print)
 	}
-	w.Try("agent/rules-by-port.txt", func() ([]byte, error) {
-		return rulesByPort(answers[wire.ViewPorts], answers[wire.ViewPolicies])
-	})
 }
 
 // addView adds an answer as text, and as JSON if it is more than text.
@@ -189,8 +183,7 @@ func plain(p report.Printer, t wire.Text) error {
 	return err
 }
 
-// allPolicies is policy list, and each policy whole with the networks that it is
-// applied to: the rules of a port are those of its network.
+// allPolicies is policy list, and each policy whole.
 func allPolicies(p report.Printer, l wire.PolicyList) error {
 	if err := p.Policies(l); err != nil {
 		return err
@@ -231,29 +224,4 @@ func output(ctx context.Context, program string, args ...string) ([]byte, error)
 		err = nil
 	}
 	return out, err
-}
-
-// rulesByPort says which policies judge each port, in their order.
-func rulesByPort(rawPorts, rawPolicies json.RawMessage) ([]byte, error) {
-	var ports portList
-	var policies wire.PolicyList
-	if err := errors.Join(json.Unmarshal(rawPorts, &ports), json.Unmarshal(rawPolicies, &policies)); err != nil {
-		return nil, err
-	}
-	var b strings.Builder
-	for _, p := range ports.Items {
-		fmt.Fprintf(&b, "%s (%s/%s), judged as network %q:", p.HostIfName, p.Pod.Namespace, p.Pod.Name, p.Policy)
-		for _, it := range policies.Items {
-			if len(it.Networks) == 0 || slices.Contains(it.Networks, p.Policy) {
-				fmt.Fprintf(&b, " %s", it.Name)
-			}
-		}
-		for _, d := range policies.Defaults {
-			if d.Network == p.Policy {
-				fmt.Fprintf(&b, ", else %s", d.Action)
-			}
-		}
-		b.WriteString("\n")
-	}
-	return []byte(b.String()), nil
 }

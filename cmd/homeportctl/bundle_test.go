@@ -29,7 +29,10 @@ func newNode(t *testing.T, socket string) node {
 	t.Helper()
 	n := node{run: t.TempDir(), conf: t.TempDir(), bpffs: t.TempDir(), socket: socket}
 	for name, text := range map[string]string{
-		n.run + "/attachments/a.json":  `{"version": 1, "containerID": "c0ffee"}`,
+		n.run + "/attachments/a.json": `{"version": 1, "containerID": "c0ffee", "hostIfName": "veth8f2c01", "policy": "legacy-100", "rules": "legacy-100/ab12"}`,
+		n.run + "/attachments/b.json": `{"version": 1, "containerID": "beef", "hostIfName": "veth00aa11", "policy": "gone"}`,
+		n.run + "/state/policy.json": `{"body": {"sets": {"legacy-100": {"Default": "Drop"}, "legacy-100/ab12": {"Default": "Allow", "Rules": [
+			{"Key": "web/1001", "Name": "old subnet", "Action": "Drop", "Directions": "In"}]}}}}`,
 		n.run + "/state/in-force.json": `{"sha256": "", "body": {"password": "` + plantedToken + `"}}`,
 		n.run + "/kubeconfig":          "token: " + plantedToken,
 		n.conf + "/20-vlan.conf":       `{"type": "homeport", "network": "vlan100"}`,
@@ -107,22 +110,22 @@ func TestBundle(t *testing.T) {
 	}
 	got := unpack(t, archive)
 	for name, part := range map[string]string{
-		"agent/status.txt":        "Node is ready",
-		"agent/status.json":       `"kind": "NodeStatus"`,
-		"agent/ports.txt":         "veth8f2c01",
-		"agent/ports.json":        `"kind": "PortList"`,
-		"agent/drops.txt":         "MACSpoof",
-		"agent/vlans.txt":         "100-110",
-		"agent/policies.txt":      "old subnet",
-		"agent/rules-by-port.txt": `veth8f2c01 (shop/virt-launcher-db-x7k2p), judged as network "legacy-100": web ssh, else Drop`,
-		"agent/log.txt":           "(there was more than this)\nuplink is down\n",
-		"agent/metrics.txt":       "homeport_ready 1",
-		"attachments/a.json":      "c0ffee",
-		"state/in-force.json":     "left out",
-		"cni/20-vlan.conf":        "vlan100",
-		"host.txt":                "== /proc/version",
-		"binaries.txt":            "sha256\t2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", // of "foo"
-		bundle.Manifest:           "maps: nothing of ABI version",                                             // no BPF file system here
+		"agent/status.txt":    "Node is ready",
+		"agent/status.json":   `"kind": "NodeStatus"`,
+		"agent/ports.txt":     "veth8f2c01",
+		"agent/ports.json":    `"kind": "PortList"`,
+		"agent/drops.txt":     "MACSpoof",
+		"agent/vlans.txt":     "100-110",
+		"agent/policies.txt":  "old subnet",
+		"rules-by-port.txt":   "veth8f2c01 (/) is judged by the rules \"legacy-100/ab12\"\n  web 1001 Drop In old subnet\n  else Allow\nveth00aa11 (/) is judged by the rules \"gone\", which are not in force",
+		"agent/log.txt":       "(there was more than this)\nuplink is down\n",
+		"agent/metrics.txt":   "homeport_ready 1",
+		"attachments/a.json":  "c0ffee",
+		"state/in-force.json": "left out",
+		"cni/20-vlan.conf":    "vlan100",
+		"host.txt":            "== /proc/version",
+		"binaries.txt":        "sha256\t2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae", // of "foo"
+		bundle.Manifest:       "maps: nothing of ABI version",                                             // no BPF file system here
 	} {
 		if !strings.Contains(got[name], part) {
 			t.Errorf("%s lacks %q:\n%s", name, part, got[name])
@@ -146,7 +149,7 @@ func TestBundle(t *testing.T) {
 func TestBundleWithoutAgent(t *testing.T) {
 	r := newNode(t, filepath.Join(shortDir(t), "agent.sock")).bundle(t, "-o", "-")
 	got := unpack(t, []byte(r.Stdout))
-	if r.Code != 0 || !strings.Contains(got["attachments/a.json"], "c0ffee") || got["host.txt"] == "" || got["agent/status.txt"] != "" {
+	if r.Code != 0 || !strings.Contains(got["attachments/a.json"], "c0ffee") || got["host.txt"] == "" || got["rules-by-port.txt"] == "" || got["agent/status.txt"] != "" {
 		t.Errorf("code %d, %q", r.Code, got)
 	}
 	for _, part := range []string{"agent/status: the agent of this node cannot be asked", "agent: it is not asked for the rest"} {
@@ -160,7 +163,7 @@ func TestBundleWithoutAgent(t *testing.T) {
 func TestBundleOfOlderAgent(t *testing.T) {
 	r := newNode(t, newAgent(t, views(t))).bundle(t, "-o", "-")
 	got := unpack(t, []byte(r.Stdout))
-	if r.Code != 0 || got["agent/status.txt"] == "" || got["agent/rules-by-port.txt"] == "" || !strings.Contains(got[bundle.Manifest], "agent/log: what: unknown view") {
+	if r.Code != 0 || got["agent/status.txt"] == "" || !strings.Contains(got[bundle.Manifest], "agent/log: what: unknown view") {
 		t.Errorf("code %d, %q", r.Code, got)
 	}
 }
