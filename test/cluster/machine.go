@@ -91,11 +91,11 @@ func (n *Node) boot() (err error) {
 		"-device", "virtio-net-pci,romfile=,netdev=mgmt,mac="+n.mac(0),
 		"-drive", "file="+n.disk()+",if=none,id=disk,format=raw,cache=unsafe,discard=unmap",
 		"-device", "virtio-blk-pci,drive=disk")
-	wire, err := m.NIC(n.mac(1))
+	trunkEnd, err := m.NIC(n.mac(1))
 	if err != nil {
 		return err
 	}
-	n.c.trunk.plug(n.Name, wire)
+	n.c.trunk.plug(n.Name, trunkEnd)
 	if n.machine == nil {
 		for _, g := range n.c.guestsOf(n) {
 			guest, err := m.Guest(g, vm.Folders{Helpers: n.c.helpers, Work: n.c.dir, Out: n.c.dir})

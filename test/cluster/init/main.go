@@ -27,14 +27,13 @@ func main() {
 			boot.PowerOff()
 		}
 	}
-	if err := begin(); err != nil {
-		fmt.Fprintln(os.Stderr, "init: error:", err)
-		boot.PowerOff()
-	}
+	fmt.Fprintln(os.Stderr, "init: error:", begin())
+	boot.PowerOff()
 }
 
 // begin makes a root that containers can be started from, and starts the rest as
-// a process of its own: all that PID 1 does then is to collect what has ended.
+// a process of its own: all that PID 1 does then is to collect what has ended. It
+// returns only for an error.
 func begin() error {
 	if err := leaveRootfs(); err != nil {
 		return err

@@ -57,10 +57,11 @@ func run(launcher bool, nic, tap, addr string) error {
 	if err := serveUDP(80); err != nil {
 		return err
 	}
+	all := &floods{to: map[string]*flood{}}
 	http.HandleFunc("/tcp", func(w http.ResponseWriter, r *http.Request) { answer(w)(ask(r.FormValue("to"))) })
 	http.HandleFunc("/mac", func(w http.ResponseWriter, _ *http.Request) { answer(w)(macs()) })
-	http.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) { answer(w)(startFlood(r.FormValue("to"))) })
-	http.HandleFunc("/ebb", func(w http.ResponseWriter, r *http.Request) { answer(w)(endFlood(r.FormValue("to"))) })
+	http.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) { answer(w)(all.start(r.FormValue("to"))) })
+	http.HandleFunc("/ebb", func(w http.ResponseWriter, r *http.Request) { answer(w)(all.end(r.FormValue("to"))) })
 	return http.ListenAndServe(":"+strconv.Itoa(node.ProbePort), nil)
 }
 

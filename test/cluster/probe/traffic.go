@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -73,33 +74,34 @@ type flood struct {
 	seen map[uint64]bool
 }
 
-var (
-	floodsMu sync.Mutex
-	floods   = map[string]*flood{}
-)
+// floods are those that run, by where they go.
+type floods struct {
+	mu sync.Mutex
+	to map[string]*flood
+}
 
-func startFlood(to string) (any, error) {
+func (a *floods) start(to string) (any, error) {
 	conn, err := net.Dial("udp", to)
 	if err != nil {
 		return nil, err
 	}
 	f := &flood{conn: conn, stop: make(chan struct{}), done: make(chan struct{}), seen: map[uint64]bool{}}
-	floodsMu.Lock()
-	defer floodsMu.Unlock()
-	if floods[to] != nil {
-		return nil, fmt.Errorf("to %s there is one already", to)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.to[to] != nil {
+		return nil, errors.Join(fmt.Errorf("to %s there is one already", to), conn.Close())
 	}
-	floods[to] = f
+	a.to[to] = f
 	go f.send()
 	go f.receive()
 	return "started", nil
 }
 
-func endFlood(to string) (any, error) {
-	floodsMu.Lock()
-	f := floods[to]
-	delete(floods, to)
-	floodsMu.Unlock()
+func (a *floods) end(to string) (any, error) {
+	a.mu.Lock()
+	f := a.to[to]
+	delete(a.to, to)
+	a.mu.Unlock()
 	if f == nil {
 		return nil, fmt.Errorf("to %s there is none", to)
 	}
@@ -139,7 +141,7 @@ func (f *flood) receive() {
 	b := make([]byte, 1500)
 	for {
 		n, err := f.conn.Read(b)
-		if opErr, ok := err.(*net.OpError); ok && strings.Contains(opErr.Error(), "closed") {
+		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil || n != 8 {
