@@ -106,7 +106,11 @@ func (l live) veth(name string, mac byte) *attach.Record {
 // open makes a port as an ADD leaves it.
 func (l live) open(name string, mac byte) *attach.Record {
 	l.Helper()
-	rec := l.veth(name, mac)
+	return l.openAs(l.veth(name, mac))
+}
+
+func (l live) openAs(rec *attach.Record) *attach.Record {
+	l.Helper()
 	l.must(l.store.Put(rec))
 	l.must(l.kernel.AttachPort(rec.HostEnd(), rec.Config()))
 	l.must(l.kernel.SetState(rec.HostIfIndex, attach.Active))

@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// sends has the VM behind a port send a datagram, and says by which reason the port
+// judged it.
+func (l live) sends(rec *attach.Record) string {
+	l.Helper()
+	peer, err := netlink.LinkByName(rec.HostIfName + "p")
+	l.must(err)
+	l.must(netlink.LinkSetUp(peer))
+	before := l.outReasons(rec)
+	ip := &layers.IPv4{Version: 4, TTL: 9, Protocol: layers.IPProtocolUDP, SrcIP: net.IP{10, 0, 0, 1}, DstIP: net.IP{10, 0, 0, 2}}
+	udp := &layers.UDP{SrcPort: 999, DstPort: layers.UDPPort(1000 + time.Now().UnixNano()%60000)} // a new flow
+	l.must(udp.SetNetworkLayerForChecksum(ip))
+	frame := gopacket.NewSerializeBuffer()
+	l.must(gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+		&layers.Ethernet{SrcMAC: net.HardwareAddr(rec.MAC), DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 99}, EthernetType: layers.EthernetTypeIPv4}, ip, udp))
+	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	l.must(err)
+	defer unix.Close(s)
+	l.must(unix.Sendto(s, frame.Bytes(), 0, &unix.SockaddrLinklayer{Ifindex: peer.Attrs().Index}))
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for reason, n := range l.outReasons(rec) {
+			if n > before[reason] && reason != "ND" && reason != "LauncherNoise" && reason != "MACSpoof" {
+				return reason
+			}
+		}
+	}
+	l.Fatalf("the port has not judged it: %v", l.outReasons(rec))
+	return ""
+}
+
+func (l live) outReasons(rec *attach.Record) map[string]uint64 {
+	l.Helper()
+	counts, err := l.kernel.ReasonCounts(rec.HostIfIndex)
+	l.must(err)
+	out := map[string]uint64{}
+	for _, c := range counts {
+		if c.dir == policy.Out {
+			out[c.reason.String()] += c.packets
+		}
+	}
+	return out
+}
+
+// follow takes a snapshot and brings the ports to it, as the loop does.
+func (l live) follow(s *desired.Snapshot) {
+	l.Helper()
+	l.take(s)
+	l.syncPolicy()
+	l.mu.RLock()
+	now := l.world.snap
+	l.mu.RUnlock()
+	l.followPolicies(now)
+}
+
+func selectVMs(t *testing.T, text string) []desired.Selector {
+	t.Helper()
+	var s desired.Selector
+	if err := s.UnmarshalText([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	return []desired.Selector{s}
+}
+
+// TestPolicyByLabel: a policy that drops what sick VMs send is in force at a port
+// from its first packet on, until its VM is known to be well; then it follows labels
+// at once, over restarts and while the pod cannot be asked about any more.
+func TestPolicyByLabel(t *testing.T) {
+	l := newLive(t)
+	const dropped, passed = "RuleDrop", "DefaultAllow"
+	snap := func(pods map[string]desired.Pod, rules int) *desired.Snapshot {
+		s, _ := snapshot(t)
+		s.Pods = pods
+		s.Policies = []desired.Policy{{Name: "sick", Rank: 1, VMs: selectVMs(t, "state=sick"), Rules: []policy.Rule{
+			{Key: policy.RuleKey{Policy: "sick", ID: 1}, Action: policy.Drop, Directions: policy.InOut}}}}
+		many := desired.Policy{Name: "many", Rank: 1, VMs: selectVMs(t, "state=many")}
+		for i := range rules {
+			many.Rules = append(many.Rules, policy.Rule{Key: policy.RuleKey{Policy: "many", ID: uint32(i + 1)}, Action: policy.Allow, Directions: policy.InOut})
+		}
+		s.Policies = append(s.Policies, many)
+		return s
+	}
+	known := func(state string) map[string]desired.Pod {
+		return map[string]desired.Pod{"x/vm": {UID: "u", Owner: desired.OwnerVM, VM: map[string]string{"state": state}}}
+	}
+	expect := func(what string, rec *attach.Record, want string) {
+		t.Helper()
+		if got := l.sends(rec); got != want {
+			t.Errorf("%s: judged as %s, want %s", what, got, want)
+		}
+	}
+
+	l.follow(snap(nil, 1))
+	rec := l.veth("veth1", 1)
+	rec.Pod = attach.Pod{Namespace: "x", Name: "vm", UID: "u"}
+	var ok bool
+	if rec.Rules, ok = l.world.rulesAtFirst("web", rec.Pod); !ok || rec.Rules == "" {
+		t.Fatalf("a port of an unknown pod begins with %q, %v", rec.Rules, ok)
+	}
+	l.openAs(rec)
+	expect("whose port it is, is not known", rec, dropped)
+	l.follow(snap(known("well"), 1))
+	expect("a VM that is well", rec, passed)
+	l.follow(snap(known("sick"), 1))
+	expect("relabelled", rec, dropped)
+
+	l = l.restart()
+	l.must(l.adoptRecords())
+	expect("after a restart", rec, dropped)
+	l.world.stale = true
+	l.follow(l.world.snap)
+	expect("compiled again after a restart", rec, dropped)
+	l.follow(snap(nil, 1))
+	expect("the API has the pod no more", rec, dropped)
+	l.follow(snap(known("well"), 1))
+	expect("well again", rec, passed)
+	if stored, err := l.store.Get(rec.Key); err != nil || stored.Rules != "" {
+		t.Errorf("stored %+v, %v", stored, err)
+	}
+
+	// Rules that cannot be compiled take nothing from the port that would get them.
+	l.follow(snap(known("many"), 200))
+	expect("too many rules", rec, passed)
+	status := l.nodeStatus()
+	told := ""
+	for _, p := range status.Problems {
+		told += p.Kind + " " + p.Name + ": " + p.Message + "\n"
+	}
+	if !strings.Contains(told, "VLANNetwork web: its policy for ports to which policies are applied by label: has 200 rules") {
+		t.Errorf("told %q", told)
+	}
+	l.follow(snap(known("sick"), 1))
+	expect("at last", rec, dropped)
+	if len(l.world.refused) != 0 || l.world.lacksSet(l.table.list()) {
+		t.Errorf("refused %+v", l.world.refused)
+	}
+}
