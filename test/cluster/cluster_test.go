@@ -88,6 +88,7 @@ func TestCluster(t *testing.T) {
 		run  func(*scenario)
 	}{
 		{"attach", testAttach},
+		{"api", testAPI},
 		{"chained", testChained},
 		{"policy", testPolicy},
 		{"labels", testLabels},
@@ -97,7 +98,6 @@ func TestCluster(t *testing.T) {
 		{"notrunk", testNoTrunk},
 		{"inuse", testInUse},
 		{"resource", testResource},
-		{"api", testAPI},
 		{"reboot", testReboot},
 	} {
 		t.Run(s.name, func(t *testing.T) {

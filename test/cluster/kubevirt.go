@@ -91,6 +91,7 @@ func probeSpec(command, resources string) string {
 // RunVM writes what virt-controller and virt-handler would when the VM runs
 // (VirtualMachineInstanceStatus in staging/src/kubevirt.io/api/core/v1/types.go):
 //
+//	(label) kubevirt.io/nodeName: NodeNameLabel
 //	activePods   UID of the pod to its node (pkg/virt-controller/watch/vmi)
 //	phase        Running
 //	nodeName     where the VM runs
@@ -102,7 +103,7 @@ func (c *Cluster) RunVM(ctx context.Context, v *VM) error {
 		return err
 	}
 	ip, _, _ := strings.Cut(v.Address, "/")
-	patch := fmt.Sprintf(`{"status":{"phase":"Running","nodeName":%[1]q,"activePods":{%[2]q:%[1]q},"interfaces":[`+
+	patch := fmt.Sprintf(`{"metadata":{"labels":{"kubevirt.io/nodeName":%[1]q}},"status":{"phase":"Running","nodeName":%[1]q,"activePods":{%[2]q:%[1]q},"interfaces":[`+
 		`{"name":"lan","mac":%[3]q,"ipAddress":%[4]q,"ipAddresses":[%[4]q],"podInterfaceName":%[5]q,"infoSource":"domain,guest-agent,multus-status"}]}}`,
 		v.Node, uid, v.MAC, ip, launcherNIC)
 	_, err = c.Kubectl(ctx, "", "-n", v.Namespace, "patch", "vmi", v.Name, "--type=merge", "-p", patch)

@@ -33,6 +33,7 @@ func wireLauncher(nic, tap string) (vm string, err error) {
 		return "", err
 	}
 	if err := errors.Join(
+		netlink.LinkSetARPOff(made), // the VM's address is in this network namespace, where it could answer for it
 		netlink.LinkSetHardwareAddr(link, made.Attrs().HardwareAddr),
 		netlink.LinkSetMaster(link, made), netlink.LinkSetUp(link), netlink.LinkSetLearning(link, false),
 		netlink.LinkAdd(dummy),
