@@ -55,6 +55,23 @@ func inline(bridge string, v attach.VLANs) *attach.Request {
 
 func access(id vlan.ID) attach.VLANs { return attach.VLANs{Mode: vlan.Access, PVID: id} }
 
+// TestNamespaces: a pod may use the networks that are for its namespace, whoever
+// wrote the NetworkAttachmentDefinition that it names.
+func TestNamespaces(t *testing.T) {
+	for _, tt := range []struct {
+		allowed []string // nil is all
+		ok      bool
+	}{{nil, true}, {[]string{"vms", "web"}, true}, {[]string{"web"}, false}, {[]string{}, false}} {
+		err := checkNamespace("vms", desired.Network{Name: "lan", Namespaces: tt.allowed})
+		if (err == nil) != tt.ok {
+			t.Errorf("for namespaces %q: %v", tt.allowed, err)
+		}
+		if err != nil && (!strings.Contains(err.Error(), `VLANNetwork lan is not for pods of namespace "vms"`) || !strings.Contains(err.Error(), "spec.namespaces")) {
+			t.Errorf("it says %v", err)
+		}
+	}
+}
+
 func TestResolveRefuses(t *testing.T) {
 	with := func(r *attach.Request, change func(*attach.Request)) *attach.Request { change(r); return r }
 	for name, tc := range map[string]struct {
