@@ -126,10 +126,10 @@ func TestPolicyByLabel(t *testing.T) {
 	l.world.stale = true
 	l.follow(l.world.snap)
 	expect("compiled again after a restart", rec, dropped)
-	l.follow(snap(nil, 1))
-	expect("the API has the pod no more", rec, dropped)
 	l.follow(snap(known("well"), 1))
 	expect("well again", rec, passed)
+	l.follow(snap(nil, 1))
+	expect("the API has the pod no more", rec, passed)
 	if stored, err := l.store.Get(rec.Key); err != nil || stored.Rules != "" {
 		t.Errorf("stored %+v, %v", stored, err)
 	}
@@ -137,6 +137,9 @@ func TestPolicyByLabel(t *testing.T) {
 	// Rules that cannot be compiled take nothing from the port that would get them.
 	l.follow(snap(known("many"), 200))
 	expect("too many rules", rec, passed)
+	if l.world.syncErr != "" {
+		t.Errorf("and keep all others from being brought up to date: %s", l.world.syncErr)
+	}
 	status := l.nodeStatus()
 	told := ""
 	for _, p := range status.Problems {
