@@ -17,6 +17,7 @@ import (
 const (
 	interval = 20 * time.Millisecond
 	patience = 15 * time.Second // for answers that are late: machines are emulated
+	roomy    = 16 << 20         // bytes of a socket's queue, so that a process that must wait loses nothing
 )
 
 func serveTCP(port int, text string) error {
@@ -36,8 +37,11 @@ func serveTCP(port int, text string) error {
 }
 
 func serveUDP(port int) error {
-	conn, err := net.ListenPacket("udp", ":"+strconv.Itoa(port))
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
 	if err != nil {
+		return err
+	}
+	if err := conn.SetReadBuffer(roomy); err != nil {
 		return err
 	}
 	go func() {
@@ -81,8 +85,15 @@ type floods struct {
 }
 
 func (a *floods) start(to string) (any, error) {
-	conn, err := net.Dial("udp", to)
+	addr, err := net.ResolveUDPAddr("udp", to)
 	if err != nil {
+		return nil, err
+	}
+	conn, err := net.DialUDP("udp", nil, addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetReadBuffer(roomy); err != nil {
 		return nil, err
 	}
 	f := &flood{conn: conn, stop: make(chan struct{}), done: make(chan struct{}), seen: map[uint64]bool{}}
