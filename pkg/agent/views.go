@@ -211,7 +211,20 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		if name != "" && p.Name != name {
 			continue
 		}
-		v := wire.Policy{Name: p.Name, Category: p.Category, Order: p.Order, Networks: p.Networks}
+		v := wire.Policy{Name: p.Name, Category: p.Category, Order: p.Order, Networks: slices.Clone(p.Networks)}
+		for _, s := range p.VMs {
+			v.Networks = append(v.Networks, fmt.Sprintf("VMs with %q", s))
+		}
+		for _, r := range p.Rules {
+			v.Rules = append(v.Rules, ruleView(r, hits[r.Key]))
+		}
+		out.Items = append(out.Items, v)
+	}
+	for _, p := range snap.PodPolicies {
+		if name != "" && p.FullName() != name {
+			continue
+		}
+		v := wire.Policy{Name: p.FullName(), Category: "MultiNetworkPolicy", Networks: p.Networks}
 		for _, r := range p.Rules {
 			v.Rules = append(v.Rules, ruleView(r, hits[r.Key]))
 		}
