@@ -109,11 +109,7 @@ func (s *source) open(cfg *agent.Config) error {
 }
 
 func serve(ctx context.Context, cfg agent.Config, from source) error {
-	// An agent is at rest most of the time: its memory is dearer to a node than
-	// what collecting garbage twice as often costs.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
+	spareMemory()
 	var err error
 	if cfg.Paths, err = attach.FindPaths(); err != nil {
 		return err
@@ -126,6 +122,19 @@ func serve(ctx context.Context, cfg agent.Config, from source) error {
 		return err
 	}
 	return a.Run(ctx)
+}
+
+// spareMemory has garbage collected sooner than Go would. An agent is at rest most
+// of the time, and its memory is dearer to a node than that. The limit is a soft one
+// on what Go has for itself, the mapped binary aside: an agent that needs more gets
+// it, at the price of CPU time. See docs/performance.md.
+func spareMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(96 << 20)
+	}
 }
 
 func newInstall() *cobra.Command {
