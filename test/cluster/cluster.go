@@ -265,8 +265,15 @@ func (c *Cluster) Stop() {
 // StopAPI takes the API server away, StartAPI brings it back with the same objects.
 func (c *Cluster) StopAPI() { c.plane.api.stop() }
 
-// StartAPI returns when the API server is ready.
-func (c *Cluster) StartAPI(ctx context.Context) error { return c.plane.startAPI(ctx) }
+// StartAPI returns when the API server is ready; one that runs is left alone.
+func (c *Cluster) StartAPI(ctx context.Context) error {
+	select {
+	case <-c.plane.api.done:
+		return c.plane.startAPI(ctx)
+	default:
+		return nil
+	}
+}
 
 // Kubeconfig is the administrator's.
 func (c *Cluster) Kubeconfig() string { return c.plane.kubeconfig() }

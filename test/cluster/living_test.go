@@ -47,6 +47,11 @@ func testRestart(s *scenario) {
 func testAPI(s *scenario) {
 	a, b := s.two("api107", 107)
 	end := s.flood(a, b)
+	s.Cleanup(func() {
+		if err := s.c.StartAPI(s.late()); err != nil {
+			s.Error(err)
+		}
+	})
 	s.c.StopAPI()
 	s.killAgent("node2")
 	s.eventually("the agent is back, and says since when it knows nothing new", func() error {
