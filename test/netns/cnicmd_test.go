@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // cniTarget is whom a cni command is about.
@@ -193,7 +192,7 @@ func (s *session) sync(n *Node) error {
 	if err := s.manifests(n); err != nil {
 		return err
 	}
-	return until(s.ctx, 30*time.Second, func() error {
+	return until(s.ctx, patience, func() error {
 		now, err := s.status(n)
 		if err == nil && (now.Desired == before.Desired || now.Active != now.Desired) {
 			err = fmt.Errorf("node %s: revision %d is desired, %d active; it was %d", n.Name, now.Desired, now.Active, before.Desired)
