@@ -109,7 +109,9 @@ func (s *source) open(cfg *agent.Config) error {
 }
 
 func serve(ctx context.Context, cfg agent.Config, from source) error {
-	spareMemory()
+	if from.dir == "" {
+		spareMemory()
+	}
 	var err error
 	if cfg.Paths, err = attach.FindPaths(); err != nil {
 		return err
@@ -124,8 +126,8 @@ func serve(ctx context.Context, cfg agent.Config, from source) error {
 	return a.Run(ctx)
 }
 
-// spareMemory has garbage collected sooner than Go would. An agent is at rest most
-// of the time, and its memory is dearer to a node than that. The limit is a soft one
+// spareMemory has garbage collected sooner than Go would. An agent that keeps what a
+// large cluster wants of it is at rest most of the time, and its memory is dearer to a node than that. The limit is a soft one
 // on what Go has for itself, the mapped binary aside: an agent that needs more gets
 // it, at the price of CPU time. See docs/performance.md.
 func spareMemory() {
