@@ -127,9 +127,10 @@ func serve(ctx context.Context, cfg agent.Config, from source) error {
 }
 
 // spareMemory has garbage collected sooner than Go would. An agent that keeps what a
-// large cluster wants of it is at rest most of the time, and its memory is dearer to a node than that. The limit is a soft one
-// on what Go has for itself, the mapped binary aside: an agent that needs more gets
-// it, at the price of CPU time. See docs/performance.md.
+// large cluster wants of it is at rest most of the time, and its memory is dearer to a
+// node than that. The limit is a soft one on what Go has for itself, the mapped binary
+// aside: an agent that needs more gets it, at the price of CPU time. See
+// docs/performance.md.
 func spareMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
