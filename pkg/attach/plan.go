@@ -89,8 +89,9 @@ type Bridge interface {
 
 // PortConfig is what the port program knows of a port besides its state.
 type PortConfig struct {
-	// Policy is the network whose compiled policy judges the port; "" is the
-	// one for ports without a network.
+	// Policy is the set of rules that judges the port, by its ID (policy.Set): the
+	// network's name, unless policies select ports by label; "" is the one for
+	// ports without a network.
 	Policy string
 	VLANs  VLANs
 	MAC    net.HardwareAddr
