@@ -56,6 +56,7 @@ type pod struct {
 func newScenario(t *testing.T, c *Cluster, name string) *scenario {
 	s := &scenario{T: t, c: c, ns: name, pods: map[string]*pod{}}
 	s.kubectl("create namespace " + name)
+	s.kubectl("wait --for=create --timeout=3m serviceaccount/default") // by the controller manager
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.report(t)
