@@ -45,6 +45,7 @@ localStorageCapacityIsolation: false
 makeIPTablesUtilChains: false
 volumeStatsAggPeriod: -1s
 resolvConf: ""
+clusterDNS: [10.96.0.10]
 serializeImagePulls: false
 `
 
