@@ -69,6 +69,10 @@ func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trun
 
 func resolveNetwork(name string, snap *desired.Snapshot) (resolved, error) {
 	n, ok := snap.Networks[name]
+	if far, elsewhere := snap.Elsewhere[name]; elsewhere && (!ok || n.Kept) {
+		return resolved{}, attach.Invalid("network", fmt.Sprintf("VLANNetwork %s is on trunk %s, which this node does not have", name, far),
+			"have the pod scheduled to nodes that spec.nodeSelector of the trunk selects, or label this node so")
+	}
 	if !ok {
 		all := maps.Clone(snap.Networks)
 		maps.DeleteFunc(all, func(_ string, n desired.Network) bool { return n.Kept })

@@ -34,6 +34,7 @@ func snapshot(tb testing.TB) (*desired.Snapshot, map[string]trunkHealth) {
 			"going":  {Name: "going", Bridge: "br3", AllowedVLANs: set(tb, "100"), InlineAllowed: true, Kept: true},
 			"broken": {Name: "broken", Bridge: "br2", AllowedVLANs: set(tb, "100"), InlineAllowed: true},
 		},
+		Elsewhere: map[string]string{"far": "rack9"},
 		Networks: map[string]desired.Network{
 			"web":    {Name: "web", Trunk: "open", Mode: vlan.Access, PVID: 100, Default: policy.Allow},
 			"small":  {Name: "small", Trunk: "open", Mode: vlan.Access, PVID: 101, MTU: 1400},
@@ -81,6 +82,7 @@ func TestResolveRefuses(t *testing.T) {
 		says  []string // in message or remedy
 	}{
 		"unknown network":   {network("wbe"), attach.InvalidConfig, "network", []string{`"wbe"`, "guests, sick, small, web"}},
+		"network elsewhere": {network("far"), attach.InvalidConfig, "network", []string{"VLANNetwork far is on trunk rack9", "this node does not have", "spec.nodeSelector"}},
 		"removed network":   {network("old"), attach.InvalidConfig, "network", []string{"VLANNetwork old was removed", "until the ports", "put it back"}},
 		"removed trunk":     {inline("br3", access(100)), attach.InvalidConfig, "bridge", []string{"VLANTrunk going", "was removed", "put it back"}},
 		"both":              {with(network("web"), func(r *attach.Request) { r.Inline = &attach.Inline{} }), attach.InvalidConfig, "network", []string{"give one"}},

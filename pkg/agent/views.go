@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/datapath"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -149,6 +151,9 @@ func (a *Agent) readPorts() (ports []wire.Port, drops []wire.Drop, err error) {
 		p := wire.Port{Record: it.rec, Problems: it.problems}
 		p.State, _ = a.kernel.State(it.rec.HostIfIndex)
 		counts, unread := a.kernel.ReasonCounts(it.rec.HostIfIndex)
+		if errors.Is(unread, datapath.ErrNoRecord) && !it.open {
+			unread = nil // its ADD is under way
+		}
 		if unread != nil {
 			p.Problems = append(p.Problems, "its counters cannot be read: "+unread.Error())
 			err = unread

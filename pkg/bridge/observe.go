@@ -112,7 +112,7 @@ func (n *Net) observePorts(o *Observed) error {
 	for _, l := range ls {
 		p := observedPort(l)
 		p.VLANs = vlans[l.Index]
-		if p.VLANs.Members.Empty() {
+		if o.VLANFiltering && p.VLANs.Members.Empty() {
 			// Cut off, or gone from the bridge since its links were read.
 			now, err := n.LinkInfo(l.Ref())
 			if errors.Is(err, ErrNotFound) || err == nil && now.Master != o.Bridge.Index {

@@ -107,6 +107,10 @@ type Snapshot struct {
 	// label; else it is empty. The Revision does not rise with them.
 	Pods     map[string]Pod `json:"pods,omitempty"`
 	Problems []Problem      `json:"problems,omitempty"`
+	// Elsewhere has the VLANNetworks that other nodes have and this one has not, each
+	// with its trunk: to tell those who ask for them here. The Revision does not rise
+	// with them.
+	Elsewhere map[string]string `json:"elsewhere,omitempty"`
 	// Stale says that the source cannot be read any more and all this is what it
 	// last said; nil is up to date.
 	Stale *Stale `json:"stale,omitempty"`

@@ -49,7 +49,8 @@ type Kube struct {
 	problem   error              // of the last look
 	// Kinds of others that the cluster may not have.
 	podPolicies, attachments, vmsHere, vmsComing *optional
-	notices                                      []Problem // of the last look: what is in force, but less than its author may think
+	notices                                      []Problem         // of the last look: what is in force, but less than its author may think
+	far                                          map[string]string // of the last look: Snapshot.Elsewhere
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
@@ -296,6 +297,7 @@ func (k *Kube) snapshot() *Snapshot {
 	case err == nil:
 		s := k.take([]manifest{seen}, func(string) string { return "" })
 		s.Problems = append(s.Problems, k.notices...)
+		s.Elsewhere = k.far
 		return s
 	case k.last == nil:
 		return nil // Problem says why
@@ -339,7 +341,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 			return m, ReasonUnreadable, err
 		}
 	}
-	p := placement{node: node.Labels, namespaces: namespaces.Items, vms: vms, elsewhere: map[key]bool{}}
+	p := placement{node: node.Labels, namespaces: namespaces.Items, vms: vms, elsewhere: map[key]bool{}, far: map[string]string{}}
 	read := map[string]decoded{}
 	total := 0
 	for _, kind := range v1alpha1.Kinds() { // trunks, then what is on them, then what names that
@@ -360,6 +362,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 		return m, ReasonEmpty, fmt.Errorf("has no %s any more: restore them; to remove the last objects, leave one that does no harm",
 			strings.Join(v1alpha1.Kinds(), ", "))
 	}
+	k.far = p.far
 	k.read, k.notices = read, append(p.notices, k.lookAtPodPolicies(&m, &p)...)
 	return m, "", nil
 }

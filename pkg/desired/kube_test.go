@@ -258,6 +258,8 @@ func everythingDeleted(t *testing.T, c *cluster, f *follower) {
 		t.Errorf("got %+v, %+v", s, s.Stale)
 	}
 	c.create(fromYAML(c, "VLANTrunk", "elsewhere", `{nodeSelector: {rack: r9}, bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`))
+	c.create(fromYAML(c, "VLANNetwork", "far", `{trunk: elsewhere, vlan: {id: 1}, defaultAction: Drop}`))
+	f.until("told where it is", func(s *Snapshot) bool { return s.Elsewhere["far"] == "elsewhere" })
 	f.until("gone", func(s *Snapshot) bool { return fresh(s) && len(s.Trunks)+len(s.Networks)+len(s.Policies) == 0 })
 }
 

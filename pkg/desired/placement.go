@@ -29,6 +29,7 @@ type placement struct {
 	namespaces []metav1.PartialObjectMetadata // of the cluster
 	vms        []vmAddresses                  // of the cluster
 	elsewhere  map[key]bool                   // objects that are in force on other nodes alone
+	far        map[string]string              // the networks among those, and their trunks
 	notices    []Problem                      // of what is taken: not as its author may think
 }
 
@@ -49,6 +50,7 @@ func (p *placement) place(m *manifest, d decoded) {
 	case Network:
 		if p.elsewhere[key{v1alpha1.KindVLANTrunk, v.Trunk}] {
 			p.elsewhere[d.key] = true
+			p.far[v.Name] = v.Trunk
 			return
 		}
 		names, err := p.selectNamespaces(d.namespaces)

@@ -66,7 +66,7 @@ func TestPlacement(t *testing.T) {
 		fromYAML(t, "FirewallPolicy", "both", fmt.Sprintf(policy, `[{network: a}, {network: far}]`)),
 		fromYAML(t, "FirewallPolicy", "far-only", fmt.Sprintf(policy, `[{network: far}]`)),
 	}
-	p := placement{node: map[string]string{"rack": "r1"}, elsewhere: map[key]bool{}, namespaces: []metav1.PartialObjectMetadata{
+	p := placement{node: map[string]string{"rack": "r1"}, elsewhere: map[key]bool{}, far: map[string]string{}, namespaces: []metav1.PartialObjectMetadata{
 		{ObjectMeta: metav1.ObjectMeta{Name: "y", Labels: map[string]string{"team": "y"}}},
 		{ObjectMeta: metav1.ObjectMeta{Name: "x2", Labels: map[string]string{"team": "x"}}},
 		{ObjectMeta: metav1.ObjectMeta{Name: "x1", Labels: map[string]string{"team": "x"}}},
@@ -90,6 +90,9 @@ func TestPlacement(t *testing.T) {
 		"any": []string(nil), "both": []string{"a"}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("for this node (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(map[string]string{"far": "there"}, p.far); d != "" {
+		t.Errorf("for others (-want +got):\n%s", d)
 	}
 	if len(m.problems) != 1 || m.problems[0].Field != "spec.namespaces" || m.problems[0].Name != "bad" {
 		t.Errorf("problems %v", m.problems)

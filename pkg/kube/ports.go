@@ -89,10 +89,16 @@ func (r *Reporter) reportPort(ctx context.Context, id string, p *wire.Port, drop
 		return err
 	}
 	r.ports[id], r.written[id] = o, time.Now()
-	if changed && have != nil || changed && condition.Status != metav1.ConditionTrue && condition.Reason != v1alpha1.ReasonVMUnconfirmed {
+	if changed && (have != nil || !expectedAtFirst(condition)) {
 		r.events.transition(ctx, o, condition)
 	}
 	return nil
+}
+
+// expectedAtFirst says that a port's first condition is no news: it is well, or what
+// every port is for a moment.
+func expectedAtFirst(c metav1.Condition) bool {
+	return c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonVMUnconfirmed || c.Reason == v1alpha1.ReasonPortClosed
 }
 
 func portSpec(node string, p *wire.Port, vm *v1alpha1.VMReference) v1alpha1.VMPortSpec {

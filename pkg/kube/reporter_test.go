@@ -261,15 +261,27 @@ func TestResource(t *testing.T) {
 // events wants one event at least of each reason.
 func events(t *testing.T, b *bench, reasons ...string) {
 	t.Helper()
-	var l corev1.EventList
-	if err := b.List(t.Context(), &l); err != nil {
-		t.Fatal(err)
-	}
+	have := warnings(b)
 	for _, want := range reasons {
-		if !slices.ContainsFunc(l.Items, func(e corev1.Event) bool { return e.Reason == want && e.InvolvedObject.UID != "" }) {
+		if !slices.Contains(have, want) {
 			t.Errorf("no event %s", want)
 		}
 	}
+}
+
+// warnings gives the reasons of the events that warn.
+func warnings(b *bench) (reasons []string) {
+	b.Helper()
+	var l corev1.EventList
+	if err := b.List(b.Context(), &l); err != nil {
+		b.Fatal(err)
+	}
+	for _, e := range l.Items {
+		if e.Type == corev1.EventTypeWarning && e.InvolvedObject.UID != "" {
+			reasons = append(reasons, e.Reason)
+		}
+	}
+	return reasons
 }
 
 // vmPort is a port of a launcher pod that is in the API server.
@@ -318,11 +330,19 @@ func TestPorts(t *testing.T) {
 	b := newBench(t)
 	p := b.vmPort("legacy")
 	name := portName(&p)
-	b.node.set(func() { b.node.ports = []wire.Port{p} })
 	var o v1alpha1.VMPort
 	is := func(want string) func(*v1alpha1.VMPort, bool) bool {
 		return func(o *v1alpha1.VMPort, found bool) bool { return found && readyOf(o.Status.Conditions) == want }
 	}
+	// Every port begins closed, which nobody is to be warned of.
+	p.State = attach.Dark
+	b.node.set(func() { b.node.ports = []wire.Port{p} })
+	until(b, &o, "default", name, is("False PortClosed"))
+	if slices.Contains(warnings(b), v1alpha1.ReasonPortClosed) {
+		t.Error("somebody is warned of a port that begins")
+	}
+	p.State = attach.Active
+	b.node.set(func() { b.node.ports = []wire.Port{p} })
 	// The pod says that it is a VM's; nobody who may say so does.
 	got := until(b, &o, "default", name, is("False VMUnconfirmed"))
 	if got.Spec.VM != nil || got.Spec.VLANs != "100" || got.Spec.MAC != "00:50:56:00:00:01" || got.Spec.Node != "n1" || got.Spec.Trunk != "t" ||
@@ -383,6 +403,7 @@ func TestPorts(t *testing.T) {
 		b.node.drops = []wire.Drop{{Key: p.Key, Direction: "In", Reason: "RuleDrop", Packets: 2}, {Key: p.Key, Direction: "Out", Reason: "RuleDrop", Packets: 3}}
 	})
 	got = until(b, &o, "default", name, is("False PortClosed"))
+	events(t, b, v1alpha1.ReasonPortClosed)
 	if got.Status.State != "Dark" || got.Status.Counters.PassedPackets != 1006 || got.Status.Counters.Dropped["RuleDrop"] != 5 {
 		t.Errorf("status %+v", got.Status)
 	}
