@@ -117,7 +117,7 @@ func testNoTrunk(s *scenario) {
 	s.ready(a)
 	s.eventually("an event says why c does not start", func() error {
 		out := s.kubectl("get events --field-selector involvedObject.name=c,reason=FailedCreatePodSandBox -o jsonpath={.items[*].message}")
-		if !strings.Contains(out, "notrunk109") {
+		if !strings.Contains(out, "notrunk109 is on trunk trunk0, which this node does not have") {
 			return fmt.Errorf("%s", out)
 		}
 		s.Logf("event: %s", out)
