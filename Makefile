@@ -74,7 +74,7 @@ test-scale: cluster-bins ## the agent in a cluster of 1,000 nodes' worth of obje
 .PHONY: test-cluster
 test-cluster: deps ## a whole cluster on loopback: three nodes in VMs, the DaemonSet, scenarios by traffic (SCENARIO=policy narrows)
 	hack/cluster-bins.sh all
-	HOMEPORT_CLUSTER_NODES='6.12 6.12 6.1' $(TESTSUM) run -noskip -name cluster -- go test -json -count=1 -timeout 40m -run '^TestCluster$$/$(SCENARIO)' ./test/cluster
+	HOMEPORT_CLUSTER_NODES='6.12 6.12 6.1' $(TESTSUM) run -noskip -name cluster -- go test -json -count=1 -timeout 40m -run '^TestCluster$$/($(SCENARIO))' ./test/cluster
 
 .PHONY: test-demo
 test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
