@@ -27,7 +27,7 @@ func startCluster(t *testing.T) *Cluster {
 		}
 		bin = strings.TrimSpace(string(out))
 	}
-	o := Options{Root: root, Bin: bin, Dir: filepath.Join(root, "out/cluster"), Say: t.Logf,
+	o := Options{Root: root, Bin: bin, Dir: filepath.Join(root, "out/cluster"), Say: t.Logf, Guests: DemoGuests,
 		Kernels: strings.Fields(os.Getenv("HOMEPORT_CLUSTER_NODES"))}
 	if dir := os.Getenv("HOMEPORT_CLUSTER_ATTACH"); dir != "" {
 		o.Dir = dir
@@ -82,12 +82,15 @@ func (c *Cluster) report(t *testing.T) {
 //	make test-cluster SCENARIO=policy
 func TestCluster(t *testing.T) {
 	c := startCluster(t)
-	makeTrunk(t, c)
+	if err := c.MakeTrunk(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range []struct {
 		name string
 		run  func(*scenario)
 	}{
 		{"attach", testAttach},
+		{"shop", testDemo},
 		{"api", testAPI},
 		{"chained", testChained},
 		{"policy", testPolicy},

@@ -62,6 +62,7 @@ func testAPI(s *scenario) {
 		return nil
 	})
 	s.reaches(b, a, 80)
+	s.on("node2", fmt.Sprintf(directAdd, "api107", s.ns, "10.100.7.9/24", "10.100.7.1"))
 	if err := s.c.StartAPI(s.Context()); err != nil {
 		s.Fatal(err)
 	}
@@ -85,6 +86,17 @@ spec:
 	s.reaches(a, b, 80)
 }
 
+// directAdd calls our plugin on a node, as a runtime without Kubernetes would, for a
+// sandbox of its own; pings from there; and ends it.
+const directAdd = `
+ip netns add direct || exit 1
+cni() { echo '{"cniVersion":"1.0.0","name":"direct","type":"homeport","network":"%[1]s"}' |
+	env CNI_COMMAND=$1 CNI_CONTAINERID=direct CNI_NETNS=/var/run/netns/direct CNI_IFNAME=net1 CNI_PATH=/opt/cni/bin CNI_ARGS=K8S_POD_NAMESPACE=%[2]s /opt/cni/bin/homeport; }
+cni ADD && ip -n direct addr add %[3]s dev net1 && ip -n direct link set net1 up &&
+	for i in $(seq 20); do ip netns exec direct ping -c 1 -W 2 %[4]s && break; done && ip netns exec direct ping -c 1 -W 2 %[4]s
+code=$?
+cni DEL && ip netns del direct && exit $code`
+
 // testForce: of a pod that was deleted by force nothing is left, and its successor
 // gets the same place.
 func testForce(s *scenario) {
@@ -106,7 +118,7 @@ func testForce(s *scenario) {
 }
 
 // testNoTrunk: on a node without the trunk a pod waits, and is told why; it starts
-// when the node gets it.
+// when the node gets it. A pod of a namespace that the network is not for is told so.
 func testNoTrunk(s *scenario) {
 	s.network("notrunk109", 109, "Allow")
 	s.kubectl("label node node3 trunk-")
@@ -114,18 +126,30 @@ func testNoTrunk(s *scenario) {
 	a := &pod{name: "a", node: "node1", network: "notrunk109", addr: "10.100.9.1/24"}
 	c := &pod{name: "c", node: "node3", network: "notrunk109", addr: "10.100.9.3/24"}
 	s.create(a, c)
+	stranger := &pod{name: "stranger", node: "node1", network: "notrunk109", addr: "10.100.9.4/24"}
+	if _, err := s.c.Kubectl(s.Context(), s.yaml(stranger), "-n", "default", "apply", "-f", "-"); err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { s.kubectlLate("-n default delete pod stranger --grace-period=1 --wait=false") })
 	s.ready(a)
-	s.eventually("an event says why c does not start", func() error {
-		out := s.kubectl("get events --field-selector involvedObject.name=c,reason=FailedCreatePodSandBox -o jsonpath={.items[*].message}")
-		if !strings.Contains(out, "notrunk109 is on trunk trunk0, which this node does not have") {
+	s.told("", "c", "notrunk109 is on trunk trunk0, which this node does not have")
+	s.told("-n default ", "stranger", "notrunk109 is not for pods of namespace")
+	s.kubectl("label --overwrite node node3 trunk=yes")
+	s.ready(c)
+	s.reaches(a, c, 80)
+}
+
+// told wants an event that says why a pod does not start.
+func (s *scenario) told(where, pod, why string) {
+	s.Helper()
+	s.eventually("an event says why "+pod+" does not start", func() error {
+		out := s.kubectl(where + "get events --field-selector involvedObject.name=" + pod + ",reason=FailedCreatePodSandBox -o jsonpath={.items[*].message}")
+		if !strings.Contains(out, why) {
 			return fmt.Errorf("%s", out)
 		}
 		s.Logf("event: %s", out)
 		return nil
 	})
-	s.kubectl("label --overwrite node node3 trunk=yes")
-	s.ready(c)
-	s.reaches(a, c, 80)
 }
 
 // testInUse: a network and its trunk stay as long as ports live on them.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -129,6 +130,30 @@ spec:
 	})
 	s.reaches(other, db, 80)
 	s.Logf("kubectl get vmports,vmid:\n%s", s.kubectl("get vmports,vmid"))
+}
+
+// testDemo: what make demo-cluster makes, VMs with kernels of their own behind launcher
+// pods, and what it tells people to try.
+func testDemo(s *scenario) {
+	yaml, err := os.ReadFile(s.c.DemoFile())
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.deleteLate(string(yaml))
+	if err := s.c.MakeDemoVMs(s.Context()); err != nil {
+		s.Fatal(err)
+	}
+	if err := s.c.ProveDemo(s.Context()); err != nil {
+		s.Fatal(err)
+	}
+	s.kubectl("label --overwrite vmi vm1 role=other")
+	s.eventually("port 80 is closed for a VM that is no web VM", func() error {
+		return s.node("node1").must(s.Context(), "! guestctl vm1 tcp 10.100.0.20 80 2000")
+	})
+	s.on("node1", "guestctl vm1 ping 10.100.0.20 3 2000")
+	if out := s.on("node2", "homeportctl policy show shop"); !strings.Contains(out, "web VMs get to port 80") {
+		s.Errorf("homeportctl policy show shop:\n%s", out)
+	}
 }
 
 // testPodPolicy: a MultiNetworkPolicy isolates the pods that it selects on the network

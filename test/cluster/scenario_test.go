@@ -15,27 +15,6 @@ import (
 // patience is for what must happen: machines are emulated, and share two CPUs.
 const patience = 3 * time.Minute
 
-// trunk0 is on all nodes that have the label.
-const trunkYAML = `
-apiVersion: homeport.dev/v1alpha1
-kind: VLANTrunk
-metadata: {name: trunk0}
-spec:
-  nodeSelector: {trunk: "yes"}
-  bridge: {name: br-trunk0, managed: true}
-  uplink: {interface: eth1, allowedVLANs: "100-199"}
-  inlineConfig: Allow
-`
-
-func makeTrunk(t *testing.T, c *Cluster) {
-	t.Helper()
-	for _, args := range []string{"label --overwrite node --all trunk=yes", "apply -f -"} {
-		if _, err := c.Kubectl(t.Context(), trunkYAML, strings.Fields(args)...); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // scenario is a test in the cluster, with a namespace of its own.
 type scenario struct {
 	*testing.T

@@ -80,7 +80,7 @@ func TestVM1OnTap(t *testing.T) {
 		t.Skipf("vm1 needs its kernel: %v", err)
 	}
 	dir := t.TempDir()
-	build(t, filepath.Join(dir, "guest"), "../vm/guest")
+	build(t, ".", filepath.Join(dir, "guest"), "../vm/guest")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	up := &listening{word: []byte("vm1 is up in "), at: make(chan struct{})}
@@ -185,10 +185,11 @@ func remains(t *testing.T, dir string) []string {
 	return out
 }
 
-// build compiles programs of this module as they run in VMs and namespaces.
-func build(t *testing.T, to string, pkgs ...string) {
+// build compiles programs as they run in VMs and namespaces, in the module of a folder.
+func build(t *testing.T, module, to string, pkgs ...string) {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", to}, pkgs...)...)
+	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)

@@ -12,6 +12,7 @@ import (
 //	HOMEPORT_VM=1 go test -count=1 -v -run TestMakeDemo ./test/demo
 func TestMakeDemo(t *testing.T) {
 	needVM(t)
+	t.Parallel() // a demo waits more than it computes
 	cases := []struct {
 		fault string
 		ok    bool

@@ -17,17 +17,17 @@ import (
 //	HOMEPORT_VM=1 go test -count=1 -timeout 60m -v -run TestNativeInVM ./test/demo
 func TestNativeInVM(t *testing.T) {
 	needVM(t)
+	t.Parallel()
 	dir := t.TempDir()
-	build(t, dir+"/", "../../cmd/cni-plugin", "../../cmd/bridge-agent", "../../cmd/homeportctl", "../vm/guest", "../vm/guestctl", ".")
-	t.Chdir("../bench")
-	build(t, dir+"/bridge", "github.com/containernetworking/plugins/plugins/main/bridge")
-	t.Chdir("../demo")
+	build(t, ".", dir+"/", "../../cmd/cni-plugin", "../../cmd/bridge-agent", "../../cmd/homeportctl", "../vm/guest", "../vm/guestctl", ".")
+	build(t, "../bench", dir+"/bridge", "github.com/containernetworking/plugins/plugins/main/bridge")
 	script := filepath.Join(dir, "script")
 	if err := os.WriteFile(script, []byte(nativeScript), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, kernel := range []string{"6.12", "6.1"} {
 		t.Run(kernel, func(t *testing.T) {
+			t.Parallel()
 			s := vm.Spec{Kernel: kernel, Mem: 1024, SMP: 2, Timeout: 25 * time.Minute, Argv: []string{"bash", "/opt/script"},
 				Env: []string{"HOMEPORT_BIN=/opt", "HOMEPORT_CNI_BIN=/opt/cni"}}
 			for _, name := range []string{"cni-plugin", "bridge-agent", "homeportctl", "guest", "guestctl", "demo", "script"} {
@@ -72,13 +72,25 @@ play() {
 	fi
 	echo "$* $flags: exit code $got as it should be: $(grep "$what" /tmp/log | head -n 1); nothing is left"
 }
+# halt SIGNAL WHOM COMMAND...: a command that is sent a signal at the demo's second step:
+# its process group, as by Ctrl-C, or it alone.
+halt() {
+	signal=$1 whom=$2; shift 2
+	"$@" &
+	pid=$!
+	until grep -q '\[2/11\]' /tmp/log || ! kill -0 $pid; do sleep 0.1; done
+	[ $whom = alone ] || pid=-$pid
+	kill -s $signal -- $pid
+	wait ${pid#-}
+}
+set -m # jobs are process groups
 list >/tmp/before
 [ "$(/opt/demo -choose)" = native ] || exit 1
 play 0 'All as expected' /opt/demo
 flags='-break rule' play 1 'FAILED.*step 7.*rule 1002' /opt/demo
 flags='-break vlan' play 1 'FAILED.*step 5.*cannot reach vm1 on VLAN 100' /opt/demo
 flags='-break mac' play 1 'FAILED.*step 8.*saw a forged frame' /opt/demo
-play 130 FAILED timeout --preserve-status -s INT 7 /opt/demo
-play 130 FAILED timeout --preserve-status -s TERM --foreground 7 /opt/demo
-play 137 '\[2/11\]' timeout --preserve-status -s KILL --foreground 7 /opt/demo
+play 130 FAILED halt INT group /opt/demo
+play 130 FAILED halt TERM alone /opt/demo
+play 137 '\[2/11\]' halt KILL alone /opt/demo
 `
