@@ -44,21 +44,18 @@ one() { # KERNEL NAME PACKAGE...
 		-- /bin/sh -c "$script exit \$code"
 }
 
-# Packages share a VM, for a boot is some twenty seconds; the lab has its own.
+# Packages share a VM, for a boot is some twenty seconds; the lab has its own. All VMs
+# run side by side: tests wait more than they compute.
 node=() lab=()
 for p in "${pkgs[@]}"; do
 	if [ "$p" = test/netns ]; then lab+=("$p"); else node+=("$p"); fi
 done
 
 pids=()
+start() { one "$@" & pids+=($!); }
 for k in "${kernels[@]}"; do
-	(
-		code=0
-		[ ${#node[@]} -eq 0 ] || one "$k" node "${node[@]}" || code=1
-		[ ${#lab[@]} -eq 0 ] || one "$k" lab "${lab[@]}" || code=1
-		exit $code
-	) &
-	pids+=($!)
+	[ ${#lab[@]} -eq 0 ] || start "$k" lab "${lab[@]}"
+	[ ${#node[@]} -eq 0 ] || start "$k" node "${node[@]}"
 done
 code=0
 for p in "${pids[@]}"; do wait "$p" || code=1; done

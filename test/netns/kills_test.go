@@ -47,9 +47,9 @@ type killLab struct {
 	kills map[string]int
 }
 
-// TestKills ends the plugin or the agent by -9 at random instants of ADD and DEL.
-// Meanwhile a forger in each pod sends frames that no port may let out. At the
-// end of each batch the runtime says DEL, and nothing is left.
+// TestKills ends the plugin or the agent by -9 at random instants of ADD and DEL, on
+// two nodes side by side. Meanwhile a forger in each pod sends frames that no port may
+// let out. At the end of each batch the runtime says DEL, and nothing is left.
 func TestKills(t *testing.T) {
 	t.Parallel() // with the scripts, which wait much and compute little
 	seed := *killSeed
@@ -57,21 +57,30 @@ func TestKills(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: repeat with -killseed=%d", seed, seed)
-	k := newKillLab(t, seed)
+	for i := range uint64(2) {
+		t.Run(fmt.Sprint("node", i), func(t *testing.T) {
+			t.Parallel()
+			newKillLab(t, seed+i).killing((*killCount + 1) / 2)
+		})
+	}
+}
+
+// killing does so many kills.
+func (k *killLab) killing(count int) {
 	const batch = 20
-	for done := 0; done < *killCount; done += batch {
-		for range min(batch, *killCount-done) {
+	for done := 0; done < count; done += batch {
+		for range min(batch, count-done) {
 			k.oneKill(k.pods[k.rnd.IntN(len(k.pods))])
 		}
 		k.cleanUp()
 	}
 	k.wantNoSlotLost()
-	t.Logf("a whole call took %v; killed: %v", k.took, k.kills)
+	k.Logf("a whole call took %v; killed: %v", k.took, k.kills)
 	if got := k.wire.Frames(Want{data: "forged"}); len(got) > 0 {
-		t.Errorf("%d forged frames came through an open port, the first: %+v", len(got), got[0])
+		k.Errorf("%d forged frames came through an open port, the first: %+v", len(got), got[0])
 	}
 	if got := k.wire.Frames(Want{data: "honest"}); len(got) == 0 {
-		t.Error("no honest frame came through: the forger's silence means nothing")
+		k.Error("no honest frame came through: the forger's silence means nothing")
 	}
 }
 

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	byHand := false
 	flag.Visit(func(f *flag.Flag) { byHand = byHand || f.Name == "test.parallel" })
 	if !byHand {
-		if err := flag.Set("test.parallel", "4"); err != nil {
+		if err := flag.Set("test.parallel", "6"); err != nil {
 			panic(err) // the testing package has this flag
 		}
 	}
