@@ -185,7 +185,7 @@ func adopt(prev *prevResult, f *foundVeth, conf *cniconf.Config, req *attach.Req
 			"set mtu at that plugin and leave it out here")
 	}
 	req.MAC, req.MTU, req.Adopted = attach.MAC(f.peer.MAC), f.peer.MTU, true
-	req.HostIfIndex, req.HostIfName = f.host.Index, f.host.Name
+	req.HostIfIndex, req.HostIfName, req.Addresses = f.host.Index, f.host.Name, prev.addresses
 	prev.learn(f.peer, f.host)
 	return nil
 }

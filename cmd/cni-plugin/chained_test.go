@@ -217,13 +217,44 @@ func TestChained(t *testing.T) {
 				var req attach.Request
 				a.body(t, wire.Attach, &req)
 				if !req.Adopted || req.HostIfName != "vethabc" || req.HostIfIndex != b.kernel.links["vethabc"].Index ||
-					req.MAC.String() != "00:50:56:00:00:09" || req.MTU != 1450 {
+					req.MAC.String() != "00:50:56:00:00:09" || req.MTU != 1450 || fmt.Sprint(req.Addresses) != "[10.1.2.3]" {
 					t.Errorf("request %+v", req)
 				}
 				if a.asks() != "Prepare Attach" || !slices.Equal(b.kernel.log, []string{"take out vethabc"}) {
 					t.Errorf("asked %s, did %v", a.asks(), b.kernel.log)
 				}
 			})
+		}
+	}
+}
+
+// The request has the addresses of the pod's interface, and no others. What cannot
+// be read is refused, for nobody could say whose it is.
+func TestChainedAddresses(t *testing.T) {
+	const ifaces = `{"name":"old0"},{"name":"vethabc"},{"name":"net1","sandbox":"/x"}`
+	for ips, want := range map[string]string{
+		``: "[]",
+		`,"ips":[{"interface":2,"address":"10.1.2.3/24"},{"interface":2,"address":"fd00::3/64"}]`:  "[10.1.2.3 fd00::3]",
+		`,"ips":[{"interface":0,"address":"10.1.2.1/24"},{"interface":2,"address":"10.1.2.3/24"}]`: "[10.1.2.3]",
+		`,"ips":[{"address":"10.1.2.3/24","gateway":"10.1.2.1"}]`:                                  "[10.1.2.3]",
+		`,"ips":[{"interface":2,"address":"::ffff:10.1.2.3/120"}]`:                                 "[10.1.2.3]",
+		`,"ips":[{"interface":2,"address":"10.1.2.3"}]`:                                            "prevResult.ips: netip.ParsePrefix(\"10.1.2.3\"): no '/'; have the plugin before this one write addresses as 10.1.2.3/24",
+		`,"ips":[{"interface":2}]`: "prevResult.ips[0].address: is missing",
+		`,"ips":7`:                 "prevResult.ips: json: cannot unmarshal number",
+	} {
+		b := chainedBench(t)
+		a := newAgent(t, b.paths)
+		_, e := b.run(t, "ADD", chained("1.0.0", `"network":"n"`, ifaces, ips))
+		if e != nil {
+			if e.Code != 7 || !strings.Contains(e.Msg, want) || b.kernel.open("vethabc") {
+				t.Errorf("%s: %+v, want %q", ips, e, want)
+			}
+			continue
+		}
+		var req attach.Request
+		a.body(t, wire.Attach, &req)
+		if got := fmt.Sprint(req.Addresses); got != want {
+			t.Errorf("%s: addresses %s, want %s", ips, got, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -65,8 +66,9 @@ type prevResult struct {
 	cniVersion string
 	fields     map[string]json.RawMessage
 	ifaces     []*prevIface
-	// container is the one interface with a sandbox.
+	// container is the one interface with a sandbox, and addresses are its IPs.
 	container *prevIface
+	addresses []netip.Addr
 }
 
 type prevIface struct {
@@ -88,6 +90,7 @@ func parsePrev(raw json.RawMessage, r *request) (*prevResult, error) {
 		}
 	}
 	var sandboxed []string
+	container := 0
 	for i, f := range ifaces {
 		e := &prevIface{fields: f}
 		for key, to := range map[string]*string{"name": &e.name, "sandbox": &e.sandbox} {
@@ -98,7 +101,7 @@ func parsePrev(raw json.RawMessage, r *request) (*prevResult, error) {
 		p.ifaces = append(p.ifaces, e)
 		if e.sandbox != "" {
 			sandboxed = append(sandboxed, e.name)
-			p.container = e
+			p.container, container = e, i
 		}
 	}
 	switch {
@@ -109,7 +112,31 @@ func parsePrev(raw json.RawMessage, r *request) (*prevResult, error) {
 	case p.container.name != r.IfName:
 		return nil, p.refuse(fmt.Sprintf("its interface in the sandbox is %s and not %s (CNI_IFNAME)", p.container.name, r.IfName))
 	}
-	return p, nil
+	return p, p.readIPs(container)
+}
+
+// readIPs takes the addresses of the interface with that number. An address that
+// names no interface is meant for it too: it is the one that the ADD is for.
+func (p *prevResult) readIPs(container int) error {
+	var ips []struct {
+		Interface *int         `json:"interface"`
+		Address   netip.Prefix `json:"address"`
+	}
+	const want = "have the plugin before this one write addresses as 10.1.2.3/24"
+	if v, ok := p.fields["ips"]; ok {
+		if err := json.Unmarshal(v, &ips); err != nil {
+			return attach.Invalid("prevResult.ips", err.Error(), want)
+		}
+	}
+	for i, ip := range ips {
+		if !ip.Address.IsValid() {
+			return attach.Invalid(fmt.Sprintf("prevResult.ips[%d].address", i), "is missing", want)
+		}
+		if ip.Interface == nil || *ip.Interface == container {
+			p.addresses = append(p.addresses, ip.Address.Addr().Unmap())
+		}
+	}
+	return nil
 }
 
 // refuse says why no host veth can be adopted, and what was found.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,7 +112,7 @@ func views(tb testing.TB) map[string]any {
 	port := wire.Port{State: attach.Active, Passed: [2]uint64{5120, 4876}, Dropped: [2]uint64{3, 0}}
 	port.Record = attach.Record{Version: 1, Bridge: "br-phys", EffectiveMTU: 1500, VLANs: attach.VLANs{PVID: 100}, Policy: "legacy-100"}
 	port.Request = attach.Request{Key: key, Pod: pod, Network: "legacy-100", HostIfName: "veth8f2c01",
-		MAC: attach.MAC{2, 0, 0, 0, 0, 0x64}}
+		MAC: attach.MAC{2, 0, 0, 0, 0, 0x64}, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.7")}}
 	quiet := port
 	quiet.HostIfName, quiet.ContainerID, quiet.Pod = "veth00aa11", "beef", attach.Pod{}
 	quiet.MAC, quiet.Passed, quiet.Dropped = attach.MAC{2, 0, 0, 0, 0, 0x65}, [2]uint64{}, [2]uint64{}
@@ -165,6 +166,9 @@ func TestEveryNounInEveryFormat(t *testing.T) {
 			var got wire.TypeMeta
 			if err := yaml.Unmarshal([]byte(r.Stdout), &got); err != nil || got != meta(kind) {
 				t.Errorf("%v -o %s: heads %+v, %v", args, format, got, err)
+			}
+			if kind == "PortList" && !strings.Contains(r.Stdout, "10.0.0.7") {
+				t.Errorf("%v -o %s: does not tell the addresses:\n%s", args, format, r.Stdout)
 			}
 			if isJSON := json.Valid([]byte(r.Stdout)); isJSON != (format == "json") {
 				t.Errorf("%v -o %s: is JSON: %v", args, format, isJSON)

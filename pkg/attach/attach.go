@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -103,6 +104,9 @@ type Request struct {
 	HostIfName  string `json:"hostIfName"`
 	// Adopted says that another plugin made the veth (chained mode).
 	Adopted bool `json:"adopted,omitempty"`
+	// Addresses are those that the plugins before ours gave the pod's interface
+	// (chained mode). They were declared; nobody has seen them.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
 }
 
 // Record is what the node remembers of a port: enough for DEL, GC and a

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -95,6 +97,25 @@ func newStore(tb testing.TB) (*Store, string) {
 		tb.Fatal(err)
 	}
 	return s, dir
+}
+
+// TestAddresses: they are kept, and a record of a version that knew none loads.
+func TestAddresses(t *testing.T) {
+	s, _ := newStore(t)
+	r := newRecord(t, "c1", "net1")
+	for _, want := range [][]netip.Addr{nil, {netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::3")}} {
+		r.Addresses = want
+		if err := s.Put(r); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(s.Path(r.Key))
+		if err != nil || strings.Contains(string(text), "addresses") != (want != nil) {
+			t.Errorf("with %v: %v, %s", want, err, text)
+		}
+		if got, err := s.Get(r.Key); err != nil || !slices.Equal(got.Addresses, want) {
+			t.Errorf("%+v, %v; want %v", got, err, want)
+		}
+	}
 }
 
 func TestSetAside(t *testing.T) {
