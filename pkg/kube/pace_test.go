@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 )
 
 // TestPace runs in the bubble's own time: ports are read once for news that come
@@ -25,8 +27,8 @@ func TestPace(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				node := &fakeNode{changed: make(chan struct{}, 1)} // without ports there is nothing to write
-				r := &Reporter{watch: newVMWatch(nil, "n1", nil), vms: map[string]*confirmation{}, looked: time.Now(),
-					countersEvery: time.Hour, lookEvery: 24 * time.Hour}
+				r := &Reporter{watch: newVMWatch(nil, "n1", nil), podNews: newNews(), vms: map[string]*confirmation{}, looked: time.Now(),
+					pods: map[string]*v1alpha1.VMIdentity{}, countersEvery: time.Hour, lookEvery: 24 * time.Hour}
 				ctx, cancel := context.WithCancel(t.Context())
 				go r.follow(ctx, node)
 				synctest.Wait()

@@ -2,8 +2,6 @@ package kube
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"strings"
 	"time"
@@ -52,16 +50,8 @@ func (r *Reporter) reportPorts(ctx context.Context, ports []wire.Port, drops []w
 	return errors.Join(errs...)
 }
 
-// portName tells ports of one pod apart, and sandboxes of one pod, within the 253
-// bytes of a name.
-func portName(p *wire.Port) string {
-	sum := sha256.Sum256([]byte(p.ContainerID + "\x00" + p.IfName))
-	pod := p.Pod.Name
-	if len(pod) > 240 {
-		pod = strings.TrimRight(pod[:240], ".-")
-	}
-	return pod + "." + hex.EncodeToString(sum[:4])
-}
+// portName tells ports of one pod apart, and sandboxes of one pod.
+func portName(p *wire.Port) string { return distinct(p.Pod.Name, p.ContainerID, p.IfName) }
 
 func (r *Reporter) reportPort(ctx context.Context, id string, p *wire.Port, dropped map[string]int64) error {
 	have := r.ports[id]
@@ -73,7 +63,7 @@ func (r *Reporter) reportPort(ctx context.Context, id string, p *wire.Port, drop
 	known := r.vms[podKey(p.Pod)]
 	o.Spec = portSpec(r.node, p, known.reference())
 	if p.Pod.UID != "" { // Kubernetes removes the port with its pod, should this node be gone
-		o.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: p.Pod.Name, UID: types.UID(p.Pod.UID)}}
+		o.OwnerReferences = ownedBy(p.Pod)
 	}
 	o.Status.State = v1alpha1.PortState(p.State.String())
 	condition := portReady(p, known)
@@ -93,6 +83,11 @@ func (r *Reporter) reportPort(ctx context.Context, id string, p *wire.Port, drop
 		r.events.transition(ctx, o, condition)
 	}
 	return nil
+}
+
+// ownedBy makes a pod the owner of an object, which goes with it.
+func ownedBy(p attach.Pod) []metav1.OwnerReference {
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: types.UID(p.UID)}}
 }
 
 // expectedAtFirst says that a port's first condition is no news: it is well, or what

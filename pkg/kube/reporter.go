@@ -1,6 +1,7 @@
 // Package kube writes what a node has to say to the Kubernetes API: a
 // VLANTrunkNode for each trunk, a VMPort for each port, a VMIdentity for each NIC
-// of a VM, and events. The cluster-wide part is in pkg/kube/controller.
+// of a VM or of a pod that was given addresses, and events. The cluster-wide part is
+// in pkg/kube/controller.
 package kube
 
 import (
@@ -38,10 +39,13 @@ type Reporter struct {
 	client client.Client // uncached
 	events *recorder
 	watch  *vmWatch
-	log    *slog.Logger
+	// podNews has the pods of this node that are not as they were.
+	podNews *news
+	log     *slog.Logger
 
 	trunks  map[string]*v1alpha1.VLANTrunkNode // by name, as the server last had them
 	ports   map[string]*v1alpha1.VMPort        // by namespace/name
+	pods    map[string]*v1alpha1.VMIdentity    // of pods without a VM, by namespace/name; nil: they were not listed
 	vms     map[string]*confirmation           // by namespace/pod
 	written map[string]time.Time               // when a port's counters were last written, by namespace/name
 	looked  time.Time                          // when the server's objects were last listed
@@ -63,10 +67,14 @@ func NewReporter(cfg *rest.Config, node string, log *slog.Logger) (*Reporter, er
 	if err != nil {
 		return nil, fmt.Errorf("write to the Kubernetes API at %s: %w", cfg.Host, err)
 	}
-	return &Reporter{node: node, client: c, log: log, events: &recorder{client: c, node: node}, watch: newVMWatch(cfg, node, c),
+	return &Reporter{node: node, client: c, log: log, events: &recorder{client: c, node: node}, watch: newVMWatch(cfg, node, c), podNews: newNews(),
 		vms: map[string]*confirmation{}, written: map[string]time.Time{},
 		countersEvery: 30 * time.Second, lookEvery: 10 * time.Minute, nodeEvery: time.Minute, retryMost: 30 * time.Second}, nil
 }
+
+// PodChanged has a pod of this node asked about anew: its labels may be others. It
+// may be called by anybody at any time.
+func (r *Reporter) PodChanged(namespace, name string) { r.podNews.add(namespace + "/" + name) }
 
 // Run reports until ctx ends. An API server that cannot be reached, or refuses,
 // is tried again, and nothing else waits for it.
@@ -96,7 +104,8 @@ func (r *Reporter) follow(ctx context.Context, node Node) {
 		case <-ctx.Done():
 			return
 		case <-node.Changed():
-		case <-r.watch.news:
+		case <-r.watch.news.told:
+		case <-r.podNews.told:
 		case <-next.C:
 			since = time.Time{}
 			wait, err := r.round(ctx, node)
@@ -147,7 +156,8 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 	return wait, errors.Join(confirmErr,
 		r.reportTrunks(ctx, status, ports),
 		r.reportPorts(ctx, ports, drops),
-		r.reportIdentities(ctx, ports))
+		r.reportIdentities(ctx, ports),
+		r.reportPods(ctx, ports))
 }
 
 // look reads this node's objects as the server has them.
@@ -158,7 +168,7 @@ func (r *Reporter) look(ctx context.Context) error {
 	if err := errors.Join(r.client.List(ctx, &trunks, mine), r.client.List(ctx, &ports, mine)); err != nil {
 		return fmt.Errorf("list the objects of node %s: %w", r.node, err)
 	}
-	r.trunks, r.ports = map[string]*v1alpha1.VLANTrunkNode{}, map[string]*v1alpha1.VMPort{}
+	r.trunks, r.ports, r.pods = map[string]*v1alpha1.VLANTrunkNode{}, map[string]*v1alpha1.VMPort{}, nil
 	for i := range trunks.Items {
 		r.trunks[trunks.Items[i].Name] = &trunks.Items[i]
 	}

@@ -70,8 +70,9 @@ type bench struct {
 	testing.TB
 	*apiserver.Server
 	client.Client
-	node *fakeNode
-	stop func()
+	node     *fakeNode
+	reporter *Reporter // that runs now
+	stop     func()
 }
 
 func newBench(t *testing.T) *bench {
@@ -103,6 +104,7 @@ func (b *bench) start() {
 		b.Fatal(err)
 	}
 	r.countersEvery, r.lookEvery, r.nodeEvery, r.retryMost = time.Hour, time.Hour, 100*time.Millisecond, 100*time.Millisecond
+	b.reporter = r
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -363,7 +365,7 @@ func TestPorts(t *testing.T) {
 	var id v1alpha1.VMIdentity
 	identity := until(b, &id, "default", identityName(&vm, "lan"), func(o *v1alpha1.VMIdentity, found bool) bool { return found && len(o.Status.Addresses) == 2 })
 	if identity.Status.Node != "n1" || identity.Status.MAC != "00:50:56:00:00:01" || identity.Status.Addresses[0].Address != "10.1.0.5" ||
-		identity.Status.Addresses[0].Provenance != "GuestAgent" || identity.Spec.VM != vm || !maps.Equal(identity.Labels, map[string]string{"app": "ledger"}) {
+		identity.Status.Addresses[0].Provenance != "GuestAgent" || identity.Spec.VM == nil || *identity.Spec.VM != vm || !maps.Equal(identity.Labels, map[string]string{"app": "ledger"}) {
 		t.Errorf("identity %+v", identity)
 	}
 

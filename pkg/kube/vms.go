@@ -46,9 +46,15 @@ type confirmation struct {
 	here     bool // the VM runs on this node now
 	labels   map[string]string
 	why      string
-	nics     []nic
-	next     time.Time // when to ask again
-	tries    int
+	// known says that Kubernetes has the pod, with podLabels.
+	known     bool
+	podLabels map[string]string
+	// hint says that something points to a VM, or once did: such a pod is never
+	// taken for one without.
+	hint  bool
+	nics  []nic
+	next  time.Time // when to ask again
+	tries int
 	// identified are the ports whose VMIdentity was written since.
 	identified []attach.Key
 }
@@ -67,15 +73,20 @@ func (c *confirmation) reference() *v1alpha1.VMReference {
 	return c.vm
 }
 
+// plain says that the pod is known, and that nothing points to a VM.
+func (c *confirmation) plain() bool {
+	return c.known && c.uid != "" && !c.hint
+}
+
 func podKey(p attach.Pod) string { return p.Namespace + "/" + p.Name }
 
 // confirmAll asks about pods that are new, not confirmed yet, or due again, and
 // says when the next is due.
 func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Duration, error) {
 	var errs []error
-	changed := r.watch.take()
-	for _, c := range r.vms {
-		if changed[c.vmi] {
+	vms, pods := r.watch.news.take(), r.podNews.take()
+	for id, c := range r.vms {
+		if vms[c.vmi] || pods[id] || !c.hint && r.watch.names(c.uid) {
 			c.next = time.Time{}
 		}
 	}
@@ -114,6 +125,7 @@ func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Dura
 // ever later while a launcher's VM does not confirm it, and at leisure once it does.
 func (c *confirmation) schedule(before *confirmation) {
 	const atLeisure = 30 * time.Minute
+	c.hint = c.hint || before != nil && before.uid == c.uid && before.hint
 	switch {
 	case !c.launcher || c.vm != nil:
 		c.next = time.Now().Add(atLeisure)
@@ -140,8 +152,11 @@ func (r *Reporter) confirm(ctx context.Context, p attach.Pod) (*confirmation, er
 		c.why = fmt.Sprintf("pod %s is another one now (UID %s, not %s)", p.Name, pod.UID, p.UID)
 		return c, nil
 	}
+	c.known, c.podLabels = true, pod.Labels
 	owner := metav1.GetControllerOf(pod)
-	if pod.Labels[launcherLabel] != launcherValue || owner == nil || owner.Kind != vmiKind {
+	labelled, owned := pod.Labels[launcherLabel] == launcherValue, owner != nil && owner.Kind == vmiKind
+	c.hint = labelled || owned || r.watch.names(string(pod.UID))
+	if !labelled || !owned {
 		return c, nil
 	}
 	c.launcher, c.vmi = true, p.Namespace+"/"+owner.Name
@@ -234,7 +249,7 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 	isNew := err != nil
 	if isNew {
 		o = &v1alpha1.VMIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: p.Pod.Namespace, Name: identityName(c.vm, p.Policy)},
-			Spec: v1alpha1.VMIdentitySpec{VM: *c.vm, Network: p.Policy}}
+			Spec: v1alpha1.VMIdentitySpec{VM: c.vm, Network: p.Policy}}
 	}
 	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentity"))
 	before := o.Status.DeepCopy()
@@ -279,8 +294,13 @@ func sinceBefore(now, before []v1alpha1.AddressStatus) []v1alpha1.AddressStatus 
 // identityName tells the NICs of a VM apart, and VMs of one name that follow each
 // other.
 func identityName(vm *v1alpha1.VMReference, network string) string {
-	sum := sha256.Sum256([]byte(string(vm.UID) + "\x00" + network))
-	name := vm.Name
+	return distinct(vm.Name, string(vm.UID), network)
+}
+
+// distinct makes a name that differs where the parts do, within the 253 bytes of a
+// name.
+func distinct(name string, parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	if len(name) > 240 {
 		name = strings.TrimRight(name[:240], ".-")
 	}

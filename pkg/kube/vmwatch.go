@@ -28,39 +28,85 @@ type vmWatch struct {
 	client client.Client
 	look   time.Duration // how often to look for KubeVirt while it is not there
 
+	news *news // of VirtualMachineInstances
+
 	mu    sync.Mutex
-	dirty map[string]bool // by namespace/name
-	news  chan struct{}
+	named map[string]map[string]string // status.activePods, by namespace/name
 }
 
-func newVMWatch(cfg *rest.Config, node string, c client.Client) *vmWatch {
-	return &vmWatch{cfg: cfg, node: node, client: c, look: time.Minute, dirty: map[string]bool{}, news: make(chan struct{}, 1)}
+// news are names of objects that have changed.
+type news struct {
+	told chan struct{} // is sent to when there are any
+
+	mu    sync.Mutex
+	names map[string]bool
 }
 
-// take gives what has changed since it was last called.
-func (w *vmWatch) take() map[string]bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	out := w.dirty
-	w.dirty = map[string]bool{}
+func newNews() *news { return &news{told: make(chan struct{}, 1), names: map[string]bool{}} }
+
+func (n *news) add(name string) {
+	n.mu.Lock()
+	n.names[name] = true
+	n.mu.Unlock()
+	select {
+	case n.told <- struct{}{}:
+	default:
+	}
+}
+
+// take gives what was added since it was last called.
+func (n *news) take() map[string]bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := n.names
+	n.names = map[string]bool{}
 	return out
 }
 
-func (w *vmWatch) mark(obj any) {
-	if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
-		obj = gone.Obj
+func newVMWatch(cfg *rest.Config, node string, c client.Client) *vmWatch {
+	return &vmWatch{cfg: cfg, node: node, client: c, look: time.Minute, news: newNews(), named: map[string]map[string]string{}}
+}
+
+// names says that a VirtualMachineInstance of this node, as far as they are known,
+// has a pod as its own, whatever the pod says.
+func (w *vmWatch) names(podUID string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, active := range w.named {
+		if _, ok := active[podUID]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// gone is mark for what is there no more.
+func (w *vmWatch) gone(obj any) {
+	if last, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+		obj = last.Obj
 	}
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
 		return
 	}
+	name := client.ObjectKeyFromObject(u).String()
 	w.mu.Lock()
-	w.dirty[client.ObjectKeyFromObject(u).String()] = true
+	delete(w.named, name)
 	w.mu.Unlock()
-	select {
-	case w.news <- struct{}{}:
-	default:
+	w.news.add(name)
+}
+
+func (w *vmWatch) mark(obj any) {
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return
 	}
+	name := client.ObjectKeyFromObject(u).String()
+	active, _, _ := unstructured.NestedStringMap(u.Object, "status", "activePods")
+	w.mu.Lock()
+	w.named[name] = active
+	w.mu.Unlock()
+	w.news.add(name)
 }
 
 // run watches until ctx ends. A cluster without KubeVirt has none of the kind: it
@@ -105,7 +151,7 @@ func (w *vmWatch) follow(ctx context.Context) error {
 				w.mark(after)
 			}
 		},
-		DeleteFunc: w.mark,
+		DeleteFunc: w.gone,
 	})
 	if err != nil {
 		return fmt.Errorf("watch VirtualMachineInstances: %w", err)

@@ -166,7 +166,13 @@ func trunkNode(name, node string) *v1alpha1.VLANTrunkNode {
 
 func identity(name string) *v1alpha1.VMIdentity {
 	return &v1alpha1.VMIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: vms, Name: name},
-		Spec: v1alpha1.VMIdentitySpec{VM: v1alpha1.VMReference{Name: "db", UID: "u1"}, Network: "vlan100"}}
+		Spec: v1alpha1.VMIdentitySpec{VM: &v1alpha1.VMReference{Name: "db", UID: "u1"}, Network: "vlan100"}}
+}
+
+// podIdentity is that of a pod without a VM.
+func podIdentity(name, node string) *v1alpha1.VMIdentity {
+	return &v1alpha1.VMIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: vms, Name: name},
+		Spec: v1alpha1.VMIdentitySpec{Pod: &v1alpha1.PodReference{Name: "web", UID: "u2", Node: node}, Network: "vlan100"}}
 }
 
 // step is one request; says is in the refusal, "" is that it is granted.
@@ -202,6 +208,7 @@ func testOwnNode(t *testing.T, s *apiserver.Server) {
 	})
 	steps := portSteps(admin, n1, n2, nobody)
 	steps = append(steps, identitySteps(admin, n1, n2)...)
+	steps = append(steps, podIdentitySteps(admin, n1, n2, nobody)...)
 	steps = append(steps, nodeSteps(admin, n1, n2, nobody)...)
 	for _, st := range steps {
 		err := st.do(t.Context())
@@ -274,6 +281,31 @@ func identitySteps(admin, n1, n2 client.Client) []step {
 		{"the old node's word", notN1 + "vmidentities 'db': it is of node 'n2'", fresh(n1, admin, identity("db"), true, func(*v1alpha1.VMIdentity) {})},
 		{"the new node lets go", "", fresh(n2, admin, identity("db"), true, at(""))},
 		{"nobody's is anybody's to delete", "", func(ctx context.Context) error { return n1.Delete(ctx, identity("db")) }},
+	}
+}
+
+// podIdentitySteps: the identity of a pod without a VM is its node's from the first
+// to the last, and nobody takes it over.
+func podIdentitySteps(admin, n1, n2, nobody client.Client) []step {
+	const ofN1 = "vmidentities 'web': it is of node 'n1'"
+	web := func() *v1alpha1.VMIdentity { return podIdentity("web", "n1") }
+	at := func(node string) func(*v1alpha1.VMIdentity) {
+		return func(o *v1alpha1.VMIdentity) { o.Status.Node = node }
+	}
+	labelled := func(o *v1alpha1.VMIdentity) { o.Labels = map[string]string{"a": "b"} }
+	return []step{
+		{"a pod's of another node", notN2 + ofN1, func(ctx context.Context) error { return n2.Create(ctx, web()) }},
+		{"a pod's without a node in the token", noClaim, func(ctx context.Context) error { return nobody.Create(ctx, web()) }},
+		{"the own pod's", "", func(ctx context.Context) error { return n1.Create(ctx, web()) }},
+		{"a pod's before its status, by another", notN2 + ofN1, fresh(n2, admin, web(), true, at("n2"))},
+		{"its status", "", fresh(n1, admin, web(), true, at("n1"))},
+		{"its labels", "", fresh(n1, admin, web(), false, labelled)},
+		{"another's pod's labels", notN2 + ofN1, fresh(n2, admin, web(), false, labelled)},
+		{"another's pod's, taken over", notN2 + ofN1, fresh(n2, admin, web(), true, at("n2"))},
+		{"another's pod's, said to be on the own node", "one VM or pod and one network", fresh(n2, admin, web(), false, func(o *v1alpha1.VMIdentity) { o.Spec.Pod.Node = "n2" })},
+		{"another's pod's, said to be a VM's", "one VM or pod and one network", fresh(n1, admin, web(), false, func(o *v1alpha1.VMIdentity) { o.Spec.VM, o.Spec.Pod = identity("").Spec.VM, nil })},
+		{"delete another's pod's", notN2 + ofN1, func(ctx context.Context) error { return n2.Delete(ctx, web()) }},
+		{"delete the own pod's", "", func(ctx context.Context) error { return n1.Delete(ctx, web()) }},
 	}
 }
 

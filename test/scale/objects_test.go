@@ -232,7 +232,7 @@ func identity(s size, i int) *v1alpha1.VMIdentity {
 	vm := vmReference(i)
 	id := &v1alpha1.VMIdentity{TypeMeta: typeMeta("VMIdentity"), ObjectMeta: metav1.ObjectMeta{Namespace: vmNamespace, Name: vm.Name + ".0a1b2c3d",
 		Labels: map[string]string{"app": fmt.Sprintf("app-%03d", i%500), "tier": "backend", "team": fmt.Sprintf("team-%02d", i%50)}},
-		Spec: v1alpha1.VMIdentitySpec{VM: vm, Network: networkName(i % s.Networks)}}
+		Spec: v1alpha1.VMIdentitySpec{VM: &vm, Network: networkName(i % s.Networks)}}
 	id.Status = v1alpha1.VMIdentityStatus{Node: nodeName(1 + i%(s.Nodes-1)), MAC: mac(i), Addresses: []v1alpha1.AddressStatus{
 		{Address: address(i), Provenance: v1alpha1.ProvenanceGuestAgent}, {Address: fmt.Sprintf("fd00::%x", i), Provenance: v1alpha1.ProvenanceGuestAgent}}}
 	return id

@@ -101,9 +101,13 @@ func TestCRDs(t *testing.T) {
 		{"node", "VLANTrunkNode", `{trunk: t, node: n1}`, ""},
 		{"port", "VMPort", `{node: n1, pod: {name: p, interface: net1, containerID: c}, vlans: "100", mac: "00:50:56:00:00:01", hostInterface: veth0}`, ""},
 		{"identity", "VMIdentity", `{vm: {name: v, uid: u}, network: lan}`, ""},
+		{"a pod's", "VMIdentity", `{pod: {name: p, uid: u, node: n1}, network: lan}`, ""},
+		{"both", "VMIdentity", `{vm: {name: v, uid: u}, pod: {name: p, uid: u, node: n1}, network: lan}`, "want vm or pod"},
+		{"neither", "VMIdentity", `{network: lan}`, "want vm or pod"},
+		{"pod of no node", "VMIdentity", `{pod: {name: p, uid: u}, network: lan}`, "spec.pod.node: Required value"},
 	} {
 		t.Run(tt.kind+" "+tt.name, func(t *testing.T) {
-			name := strings.ToLower(strings.ReplaceAll(tt.name, " ", "-"))
+			name := strings.ToLower(strings.NewReplacer(" ", "-", "'", "").Replace(tt.name))
 			err := c.Create(context.Background(), object(t, tt.kind, name, tt.spec), client.DryRunAll)
 			if tt.want == "" && err != nil {
 				t.Error(err)
@@ -122,12 +126,13 @@ func TestUnchangeable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tt := range []struct{ kind, spec, path, want string }{
+	for i, tt := range []struct{ kind, spec, path, want string }{
 		{"VLANTrunkNode", `{trunk: t, node: n1}`, "node", "one trunk and node for its whole life"},
-		{"VMIdentity", `{vm: {name: v, uid: u}, network: lan}`, "network", "one VM and network for its whole life"},
+		{"VMIdentity", `{vm: {name: v, uid: u}, network: lan}`, "network", "one VM or pod and one network for its whole life"},
+		{"VMIdentity", `{pod: {name: p, uid: u, node: n1}, network: lan}`, "network", "one VM or pod and one network for its whole life"},
 		{"VMPort", `{node: n1, pod: {name: p, interface: net1, containerID: c}, vlans: "100", mac: "00:50:56:00:00:01", hostInterface: veth0}`, "node", "one node and one pod for its whole life"},
 	} {
-		u := object(t, tt.kind, "unchangeable", tt.spec)
+		u := object(t, tt.kind, fmt.Sprint("unchangeable", i), tt.spec)
 		if err := c.Create(t.Context(), u); err != nil {
 			t.Fatal(err)
 		}

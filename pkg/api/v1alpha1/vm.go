@@ -153,13 +153,17 @@ type PortCounters struct {
 	Dropped map[string]int64 `json:"dropped,omitempty"`
 }
 
-// VMIdentity is what a VM's NIC is known by on a network. It outlives the VM's
-// pods and moves. The agent of the node that the VM runs on writes it.
+// VMIdentity is what a NIC is known by on a network: a VM's, or that of a pod
+// without a VM that was given addresses. A VM's outlives its pods and moves; a
+// pod's goes with its port. The agent of the node that it is on writes it, with the
+// labels of the VM or pod as its own.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Namespaced,shortName=vmid,categories=homeport,path=vmidentities,singular=vmidentity
 // +kubebuilder:subresource:status
+// +kubebuilder:selectablefield:JSONPath=`.spec.pod.node`
 // +kubebuilder:printcolumn:name="VM",type=string,JSONPath=`.spec.vm.name`
+// +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.spec.pod.name`
 // +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.spec.network`
 // +kubebuilder:printcolumn:name="MAC",type=string,JSONPath=`.status.mac`
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses[*].address`
@@ -178,10 +182,16 @@ type VMIdentity struct {
 
 // VMIdentitySpec says whose identity the object is.
 //
-// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is of one VM and network for its whole life"
+// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is of one VM or pod and one network for its whole life"
+// +kubebuilder:validation:XValidation:rule="has(self.vm) != has(self.pod)",message="want vm or pod: an identity is of one of them"
 type VMIdentitySpec struct {
 	// VM whose NIC it is.
-	VM VMReference `json:"vm"`
+	// +optional
+	VM *VMReference `json:"vm,omitempty"`
+
+	// Pod whose interface it is, where the pod runs no VM.
+	// +optional
+	Pod *PodReference `json:"pod,omitempty"`
 
 	// Network is the VLANNetwork's name.
 	// +kubebuilder:validation:MinLength=1
@@ -189,9 +199,24 @@ type VMIdentitySpec struct {
 	Network string `json:"network"`
 }
 
-// VMIdentityStatus is what is known of a VM's NIC.
+// PodReference names a pod that runs no VM.
+type PodReference struct {
+	// Name of the pod, in the object's namespace.
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// UID of the pod.
+	UID types.UID `json:"uid"`
+
+	// Node that the pod is on; the agent of no other may write the identity.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+}
+
+// VMIdentityStatus is what is known of a NIC.
 type VMIdentityStatus struct {
-	// Node that the VM runs on, and whose agent writes this.
+	// Node that the VM or pod is on, and whose agent writes this.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node,omitempty"`
