@@ -95,7 +95,8 @@ func (s *source) open(cfg *agent.Config) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Source, err = desired.NewKube(api, s.node, stored); err != nil {
+	from, err := desired.NewKube(api, s.node, stored)
+	if err != nil {
 		return err
 	}
 	reporter, err := kube.NewReporter(api, s.node, cfg.Log)
@@ -103,7 +104,8 @@ func (s *source) open(cfg *agent.Config) error {
 		return err
 	}
 	desired.LogKube(cfg.Log)
-	cfg.Cluster = true
+	from.TellOfPods(reporter.PodChanged)
+	cfg.Source, cfg.Cluster = from, true
 	cfg.Report = func(ctx context.Context, node agent.View) error { return reporter.Run(ctx, node) }
 	return nil
 }

@@ -49,8 +49,9 @@ type Kube struct {
 	problem   error              // of the last look
 	// Kinds of others that the cluster may not have.
 	podPolicies, attachments, vmsHere, vmsComing *optional
-	notices                                      []Problem         // of the last look: what is in force, but less than its author may think
-	far                                          map[string]string // of the last look: Snapshot.Elsewhere
+	notices                                      []Problem                    // of the last look: what is in force, but less than its author may think
+	far                                          map[string]string            // of the last look: Snapshot.Elsewhere
+	onPod                                        func(namespace, name string) // see TellOfPods
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
@@ -158,7 +159,7 @@ func slimIdentity(obj any) (any, error) {
 	out.SetUID(u.GetUID())
 	out.SetResourceVersion(u.GetResourceVersion())
 	out.SetLabels(u.GetLabels())
-	for _, field := range [][]string{{"spec", "network"}, {"spec", "vm", "name"}} {
+	for _, field := range [][]string{{"spec", "network"}, {"spec", "vm", "name"}, {"spec", "pod", "name"}} {
 		if text, ok, _ := unstructured.NestedString(u.Object, field...); ok {
 			_ = unstructured.SetNestedField(out.Object, text, field...)
 		}
@@ -222,7 +223,7 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 		i, err := k.cache.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
 		var handler toolscache.ResourceEventHandler = k
 		if obj.GetObjectKind().GroupVersionKind().Kind == "Pod" {
-			handler = podHandler{func() { signal(k.changed) }}
+			handler = podHandler{k.podChanged}
 		}
 		if err == nil {
 			_, err = i.AddEventHandler(handler)
@@ -332,7 +333,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	if err := k.cache.List(ctx, &namespaces); err != nil {
 		return m, ReasonUnreadable, err
 	}
-	vms, err := k.vms(ctx)
+	holders, err := k.holders(ctx)
 	if err != nil {
 		return m, ReasonUnreadable, err
 	}
@@ -341,7 +342,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 			return m, ReasonUnreadable, err
 		}
 	}
-	p := placement{node: node.Labels, namespaces: namespaces.Items, vms: vms, elsewhere: map[key]bool{}, far: map[string]string{}}
+	p := placement{node: node.Labels, namespaces: namespaces.Items, holders: holders, elsewhere: map[key]bool{}, far: map[string]string{}}
 	read := map[string]decoded{}
 	total := 0
 	for _, kind := range v1alpha1.Kinds() { // trunks, then what is on them, then what names that
@@ -376,7 +377,7 @@ func (k *Kube) hadOwn() bool {
 // what they allow less than their authors may think. While they cannot be read, or
 // the cluster does not have the kind any more, those in force stay.
 func (k *Kube) lookAtPodPolicies(m *manifest, p *placement) (notices []Problem) {
-	around := surroundings{namespaces: p.namespaces, vms: p.vms, attachments: map[string]attachment{}, objects: m.objects}
+	around := surroundings{namespaces: p.namespaces, holders: p.holders, attachments: map[string]attachment{}, objects: m.objects}
 	if k.last != nil {
 		around.last = k.last.PodPolicies
 	}
@@ -409,18 +410,19 @@ func (k *Kube) lookAtPodPolicies(m *manifest, p *placement) (notices []Problem) 
 	return notices
 }
 
-// vms lists the NICs of the cluster's VMs.
-func (k *Kube) vms(ctx context.Context) ([]vmAddresses, error) {
+// holders lists the NICs of the cluster's VMs, and those of pods that were given
+// addresses.
+func (k *Kube) holders(ctx context.Context) ([]holder, error) {
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentityList"))
 	if err := k.cache.List(ctx, list); err != nil {
 		return nil, err
 	}
-	var out []vmAddresses
+	var out []holder
 	for i := range list.Items {
 		out = append(out, readIdentity(&list.Items[i]))
 	}
-	slices.SortFunc(out, func(a, b vmAddresses) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(out, func(a, b holder) int { return strings.Compare(a.name, b.name) })
 	return out, nil
 }
 

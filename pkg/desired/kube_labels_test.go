@@ -98,6 +98,55 @@ func TestKubeByLabel(t *testing.T) {
 	podPoliciesComeAndGo(t, c, f, pod, stored)
 }
 
+// containersArePeers: pods without a VM are found by MultiNetworkPolicies, and not by
+// what selects VMs.
+func containersArePeers(t *testing.T, c *cluster, f *follower, policy *unstructured.Unstructured) {
+	sources := func(s *Snapshot) string {
+		out := ""
+		for _, r := range s.PodPolicies[0].Rules {
+			for _, a := range r.Sources {
+				out += a.First.String() + " "
+			}
+		}
+		return out
+	}
+	old := policy.DeepCopy()
+	peer := map[string]any{"podSelector": map[string]any{"matchLabels": map[string]any{"app": "batch"}}}
+	_ = unstructured.SetNestedSlice(policy.Object, []any{map[string]any{"from": []any{peer}}}, "spec", "ingress")
+	c.change(policy)
+	f.until("nobody yet", func(s *Snapshot) bool {
+		return len(s.Problems) == 1 && strings.Contains(s.Problems[0].Message, "no pod whose address is known") && sources(s) == ""
+	})
+	id := identity()
+	id.SetNamespace("default")
+	id.SetName("batch.1")
+	id.SetLabels(map[string]string{"app": "batch"})
+	_ = unstructured.SetNestedMap(id.Object, map[string]any{"pod": map[string]any{"name": "batch", "uid": "u", "node": "n2"}, "network": "lan"}, "spec")
+	c.create(id)
+	_ = unstructured.SetNestedSlice(id.Object, []any{map[string]any{"address": "10.1.0.9", "provenance": "Declared"}}, "status", "addresses")
+	if err := c.Client.Status().Update(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	f.until("a container", func(s *Snapshot) bool { return sources(s) == "10.1.0.9 " && len(s.Problems) == 0 })
+	byVM := fromYAML(c, "FirewallPolicy", "by-vm", `{category: Application, appliedTo: [{network: lan}], rules: [{id: 1, action: Allow, sources: [{vm: {matchLabels: {app: batch}}}]}]}`)
+	c.create(byVM)
+	f.until("no VM", func(s *Snapshot) bool {
+		return len(s.Problems) == 1 && s.Problems[0].Name == "by-vm" && strings.Contains(s.Problems[0].Message, "selects no VM now")
+	})
+	if err := c.Delete(t.Context(), byVM); err != nil {
+		t.Fatal(err)
+	}
+	id.SetLabels(map[string]string{"app": "other"})
+	c.change(id)
+	f.until("other labels", func(s *Snapshot) bool { return sources(s) == "" })
+	if err := c.Delete(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	policy.Object["spec"] = old.Object["spec"]
+	c.change(policy)
+	f.until("as it was", func(s *Snapshot) bool { return len(s.Problems) == 0 && sources(s) == "10.1.0.5 " })
+}
+
 func podPoliciesComeAndGo(t *testing.T, c *cluster, f *follower, pod *corev1.Pod, stored string) {
 	rules := func(s *Snapshot) string {
 		return keysOf(s.PolicySet("lan", PodRef{pod.Namespace, pod.Name, string(pod.UID)}))
@@ -132,12 +181,16 @@ spec:
 	const enforced = "sick/1 default/web/1 MultiNetworkPolicy/1 p/1"
 	f.until("address known", func(s *Snapshot) bool { return rules(s) == enforced && len(s.Problems) == 0 })
 
+	told := f.forget()
 	pod.SetLabels(map[string]string{"kubevirt.io": "virt-launcher", "app": "other"})
 	c.change(pod)
+	told("default/launcher")
 	f.until("a pod with other labels", func(s *Snapshot) bool { return rules(s) == "sick/1 p/1" })
 	pod.SetLabels(map[string]string{"kubevirt.io": "virt-launcher", "app": "web"})
 	c.change(pod)
 	f.until("as before", func(s *Snapshot) bool { return rules(s) == enforced })
+
+	containersArePeers(t, c, f, policy)
 
 	// Its network's definition is deleted: the ports live on, and so does the policy.
 	policy.SetAnnotations(map[string]string{policyFor: "gone-nad"})

@@ -74,7 +74,29 @@ type follower struct {
 	*Kube
 	snaps <-chan *Snapshot
 	last  *Snapshot
+	pods  chan string // that TellOfPods told of
 	stop  func()
+}
+
+// forget drops what TellOfPods told so far, and gives a function that waits for a pod.
+func (f *follower) forget() (until func(pod string)) {
+	for len(f.pods) > 0 {
+		<-f.pods
+	}
+	return func(pod string) {
+		f.Helper()
+		deadline := time.After(30 * time.Second)
+		for {
+			select {
+			case got := <-f.pods:
+				if got == pod {
+					return
+				}
+			case <-deadline:
+				f.Fatalf("pod %s was not told of", pod)
+			}
+		}
+	}
 }
 
 func follow(tb testing.TB, cfg *rest.Config, node, stored string) *follower {
@@ -88,7 +110,13 @@ func follow(tb testing.TB, cfg *rest.Config, node, stored string) *follower {
 		o.look = 100 * time.Millisecond
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &follower{TB: tb, Kube: k}
+	f := &follower{TB: tb, Kube: k, pods: make(chan string, 100)}
+	k.TellOfPods(func(namespace, name string) {
+		select {
+		case f.pods <- PodKey(namespace, name):
+		default:
+		}
+	})
 	f.last, _ = k.Load()
 	if f.snaps, err = k.Watch(ctx); err != nil {
 		tb.Fatal(err)

@@ -38,7 +38,7 @@ var (
 // surroundings are what of the cluster a MultiNetworkPolicy's meaning depends on.
 type surroundings struct {
 	namespaces  []metav1.PartialObjectMetadata
-	vms         []vmAddresses
+	holders     []holder
 	attachments map[string]attachment // by namespace/name
 	objects     []object              // trunks and networks, as they are proposed
 	last        []PodPolicy           // in force so far
@@ -207,7 +207,7 @@ func (r *podPolicyReader) peer(field string, p *networkingv1.NetworkPolicyPeer) 
 		r.tell(field, err.Error()+"; so it allows nothing")
 		return nil
 	}
-	out, why := addressesOf(chosen, "a peer by ipBlock")
+	out, why := addressesOf(chosen, "selects no VM now, and no pod whose address is known, and so matches nothing", "a peer by ipBlock")
 	if why != "" {
 		r.tell(field, why)
 	}
@@ -215,7 +215,7 @@ func (r *podPolicyReader) peer(field string, p *networkingv1.NetworkPolicyPeer) 
 }
 
 // choose gives the NICs that a peer's selectors select, on the policy's networks.
-func (r *podPolicyReader) choose(p *networkingv1.NetworkPolicyPeer) ([]vmAddresses, error) {
+func (r *podPolicyReader) choose(p *networkingv1.NetworkPolicyPeer) ([]holder, error) {
 	inNamespace := map[string]bool{r.out.Namespace: true}
 	if p.NamespaceSelector != nil {
 		s, err := metav1.LabelSelectorAsSelector(p.NamespaceSelector)
@@ -234,10 +234,13 @@ func (r *podPolicyReader) choose(p *networkingv1.NetworkPolicyPeer) ([]vmAddress
 			return nil, fmt.Errorf("podSelector: %w", err)
 		}
 	}
-	var out []vmAddresses
-	for _, vm := range r.vms {
-		if inNamespace[vm.namespace] && slices.Contains(r.out.Networks, vm.network) && pods.Matches(vm.podLabels()) {
-			out = append(out, vm)
+	var out []holder
+	for _, h := range r.holders {
+		if h.vm == "" && h.pod == "" { // what a later version knows
+			continue
+		}
+		if inNamespace[h.namespace] && slices.Contains(r.out.Networks, h.network) && pods.Matches(h.podLabels()) {
+			out = append(out, h)
 		}
 	}
 	return out, nil

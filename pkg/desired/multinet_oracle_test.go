@@ -2,6 +2,7 @@ package desired
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 	"github.com/homeport-cni/homeport/pkg/policy/policytest"
@@ -26,8 +28,9 @@ import (
 // npPod is a NIC of a pod.
 type npPod struct {
 	namespace, name, network string
-	labels                   map[string]string
-	addr                     netip.Addr // invalid: nobody knows it
+	vm                       bool              // it is a launcher, else it runs no VM
+	labels                   map[string]string // the pod's
+	addr                     netip.Addr        // invalid: nobody knows it
 }
 
 // npWorld is a cluster.
@@ -206,7 +209,7 @@ func (g npGen) selector() *metav1.LabelSelector {
 		s.MatchLabels = map[string]string{one(g, "a", "b"): one(g, "x", "y")}
 	}
 	if g.IntN(3) == 0 {
-		e := metav1.LabelSelectorRequirement{Key: one(g, "a", "b"), Operator: one(g, metav1.LabelSelectorOpIn, metav1.LabelSelectorOpNotIn, metav1.LabelSelectorOpExists, metav1.LabelSelectorOpDoesNotExist)}
+		e := metav1.LabelSelectorRequirement{Key: one(g, "a", "b", "a", "b", "kubevirt.io"), Operator: one(g, metav1.LabelSelectorOpIn, metav1.LabelSelectorOpNotIn, metav1.LabelSelectorOpExists, metav1.LabelSelectorOpDoesNotExist)}
 		if e.Operator == metav1.LabelSelectorOpIn || e.Operator == metav1.LabelSelectorOpNotIn {
 			e.Values = one(g, []string{"x"}, []string{"y", "x"}, []string{"y"})
 		}
@@ -292,7 +295,10 @@ func (g npGen) policy(i int) npPolicy {
 func (g npGen) world() *npWorld {
 	w := &npWorld{namespaces: map[string]map[string]string{"n1": g.labels(), "n2": g.labels()}}
 	for i := range 8 {
-		pod := npPod{namespace: one(g, "n1", "n2"), name: fmt.Sprint("vm", i), network: one(g, "lan", "lan", "wan"), labels: g.labels(), addr: g.addr()}
+		pod := npPod{namespace: one(g, "n1", "n2"), name: fmt.Sprint("vm", i), network: one(g, "lan", "lan", "wan"), labels: g.labels(), addr: g.addr(), vm: g.IntN(2) == 0}
+		if pod.vm {
+			pod.labels["kubevirt.io"], pod.labels["vm.kubevirt.io/name"] = "virt-launcher", pod.name
+		}
 		if i > 5 {
 			pod.addr = netip.Addr{}
 		}
@@ -333,6 +339,33 @@ func (p *npPolicy) object(tb testing.TB) *unstructured.Unstructured {
 	return u
 }
 
+// identity is what a node that watches is told of a pod: of a VM by the labels that
+// the VM has.
+func (p *npPod) identity(tb testing.TB) holder {
+	tb.Helper()
+	id := v1alpha1.VMIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: p.name, Labels: maps.Clone(p.labels)}}
+	id.Spec.Network = p.network
+	if p.vm {
+		id.Spec.VM = &v1alpha1.VMReference{Name: p.name}
+		delete(id.Labels, "kubevirt.io")
+		delete(id.Labels, "vm.kubevirt.io/name")
+	} else {
+		id.Spec.Pod = &v1alpha1.PodReference{Name: p.name}
+	}
+	if p.addr.IsValid() {
+		id.Status.Addresses = []v1alpha1.AddressStatus{{Address: p.addr.String()}}
+	}
+	raw, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&id)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	kept, err := packing(slimIdentity)(&unstructured.Unstructured{Object: raw})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return readIdentity(kept.(*unstructured.Unstructured))
+}
+
 // read makes the snapshot of a world, and of other policies.
 func (w *npWorld) read(tb testing.TB, other ...Policy) *Snapshot {
 	tb.Helper()
@@ -343,12 +376,14 @@ func (w *npWorld) read(tb testing.TB, other ...Policy) *Snapshot {
 	s := &Snapshot{Networks: map[string]Network{"lan": {Name: "lan", Default: policy.Allow}, "wan": {Name: "wan"}}, Policies: other, Pods: map[string]Pod{}}
 	slices.SortFunc(s.Policies, judgedBefore)
 	for _, p := range w.pods {
-		vm := vmAddresses{name: p.name, namespace: p.namespace, vm: p.name, network: p.network, labels: p.labels}
-		if p.addr.IsValid() {
-			vm.addresses = []netip.Addr{p.addr}
+		if p.vm || p.addr.IsValid() {
+			around.holders = append(around.holders, p.identity(tb))
 		}
-		around.vms = append(around.vms, vm)
-		s.Pods[PodKey(p.namespace, p.name)] = Pod{UID: p.name, Labels: p.labels, Owner: OwnerVM, VM: p.labels}
+		owner := OwnerNone
+		if p.vm {
+			owner = OwnerVM
+		}
+		s.Pods[PodKey(p.namespace, p.name)] = Pod{UID: p.name, Labels: p.labels, Owner: owner}
 	}
 	for _, p := range w.policies {
 		o, here, problems := readPodPolicy(p.object(tb), around)

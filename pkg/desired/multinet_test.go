@@ -30,17 +30,25 @@ func someSurroundings() surroundings {
 	ns := func(name, team string) metav1.PartialObjectMetadata {
 		return metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"team": team}}}
 	}
-	vm := func(namespace, name, network, app, addr string) vmAddresses {
-		v := vmAddresses{name: namespace + "/" + name, namespace: namespace, vm: name, network: network, labels: map[string]string{"app": app}}
+	vm := func(namespace, name, network, app, addr string) holder {
+		v := holder{name: namespace + "/" + name, namespace: namespace, vm: name, network: network, labels: map[string]string{"app": app}}
 		if addr != "" {
 			v.addresses = []netip.Addr{netip.MustParseAddr(addr)}
 		}
 		return v
 	}
+	pod := func(name, app, addr string) holder {
+		h := vm("shop", name, "lan", app, addr)
+		h.vm, h.pod = "", name
+		return h
+	}
+	later := vm("shop", "later", "lan", "till", "10.0.0.6")
+	later.vm = ""
 	return surroundings{
 		namespaces: []metav1.PartialObjectMetadata{ns("shop", "a"), ns("bank", "b")},
-		vms: []vmAddresses{vm("shop", "till", "lan", "till", "10.0.0.1"), vm("shop", "till", "wan", "till", "10.9.0.1"), vm("bank", "till", "lan", "till", "10.0.0.2"),
-			vm("bank", "safe", "lan", "safe", "10.0.0.3"), vm("bank", "new", "lan", "new", "")},
+		holders: []holder{vm("shop", "till", "lan", "till", "10.0.0.1"), vm("shop", "till", "wan", "till", "10.9.0.1"), vm("bank", "till", "lan", "till", "10.0.0.2"),
+			vm("bank", "safe", "lan", "safe", "10.0.0.3"), vm("bank", "new", "lan", "new", ""),
+			pod("batch", "batch", "10.0.0.5"), later},
 		attachments: map[string]attachment{"shop/lan": {ours: true, name: "lan"}, "bank/wan": {ours: true, name: "wan"}, "shop/macvlan": {}, "shop/broken": {problem: "its config cannot be read"}},
 	}
 }
@@ -66,7 +74,11 @@ func TestMultiNetworkPolicyTraps(t *testing.T) {
 		"all pods of other namespaces":                         {`{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: b}}}]}]}`, "-in 10.0.0.1 80, +in 10.0.0.2 80, +in 10.0.0.3 80", "does not match bank/new: no address"},
 		"both in one peer is and":                              {`{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: b}}, podSelector: {matchLabels: {app: till}}}]}]}`, "-in 10.0.0.1 80, +in 10.0.0.2 80, -in 10.0.0.3 80", ""},
 		"both in two peers is or": {`{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {app: none}}}, {podSelector: {matchLabels: {app: till}}}]}]}`,
-			"+in 10.0.0.1 80, -in 10.0.0.2 80", "selects no VM now"},
+			"+in 10.0.0.1 80, -in 10.0.0.2 80", "selects no VM now, and no pod whose address is known, and so matches nothing"},
+		"a pod without a VM, by its own labels":      {`{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: batch}}}]}]}`, "+in 10.0.0.5 80, -in 10.0.0.1 80", ""},
+		"VMs and pods alike":                         {`{podSelector: {}, egress: [{to: [{podSelector: {}}]}]}`, "+out 10.0.0.1 80, +out 10.0.0.5 80, -out 10.0.0.2 80", ""},
+		"a pod without a VM is no launcher":          {`{podSelector: {}, ingress: [{from: [{podSelector: {matchExpressions: [{key: kubevirt.io, operator: DoesNotExist}]}}]}]}`, "+in 10.0.0.5 80, -in 10.0.0.1 80", ""},
+		"an identity of neither is nobody's address": {`{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}`, "+in 10.0.0.1 80, -in 10.0.0.6 80", ""},
 		"an except is of its own block": {`{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}, {ipBlock: {cidr: 10.1.2.0/24}}]}]}`,
 			"+in 10.0.0.9 80, -in 10.1.0.9 80, +in 10.1.2.9 80", ""},
 		"of its own rule": {`{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}, {from: [{ipBlock: {cidr: 10.1.0.0/16}}], ports: [{port: 22}]}]}`,

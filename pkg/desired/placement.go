@@ -27,7 +27,7 @@ func (d *decoded) failAll(errs field.ErrorList) {
 type placement struct {
 	node       labels.Set                     // this node's labels
 	namespaces []metav1.PartialObjectMetadata // of the cluster
-	vms        []vmAddresses                  // of the cluster
+	holders    []holder                       // of the cluster
 	elsewhere  map[key]bool                   // objects that are in force on other nodes alone
 	far        map[string]string              // the networks among those, and their trunks
 	notices    []Problem                      // of what is taken: not as its author may think
@@ -74,7 +74,7 @@ func (p *placement) place(m *manifest, d decoded) {
 		}
 		v.Networks = here // without VMs, nil is every port
 		var notices []Problem
-		d.value, notices = putVMPeers(v, d.vms, p.vms)
+		d.value, notices = putVMPeers(v, d.vms, p.holders)
 		p.notices = append(p.notices, notices...)
 	}
 	m.objects = append(m.objects, d.object)

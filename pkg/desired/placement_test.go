@@ -137,9 +137,11 @@ func TestJudge(t *testing.T) {
 
 // TestVMPeers: addresses take the places of labels, and nothing else changes.
 func TestVMPeers(t *testing.T) {
-	vms := []vmAddresses{
-		{name: "a/x", labels: map[string]string{"app": "x"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}},
-		{name: "a/y", labels: map[string]string{"app": "yy"}},
+	holders := []holder{
+		{name: "a/x", vm: "x", labels: map[string]string{"app": "x"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}},
+		{name: "a/y", vm: "y", labels: map[string]string{"app": "yy"}},
+		{name: "a/x2", pod: "x2", labels: map[string]string{"app": "x"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}, // no VM
+		{name: "a/p", pod: "p", labels: map[string]string{"app": "pod"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.8")}},
 	}
 	const x, y = `{vm: {matchLabels: {app: x}}}`, `{vm: {matchLabels: {app: yy}}}`
 	for name, tt := range map[string]struct{ rule, want, notice string }{
@@ -150,13 +152,14 @@ func TestVMPeers(t *testing.T) {
 		"one of two lists":   {`sources: [` + x + `], destinations: [` + y + `]`, "gone", "spec.rules[0].destinations[0].vm"},
 		"everything":         {`sources: [{vm: {}}]`, "[10.0.0.1 10.0.0.2] []", "does not match a/y"},
 		"nobody":             {`sources: [{vm: {matchLabels: {app: z}}}]`, "gone", "selects no VM now, and so matches nothing"},
+		"a pod without a VM": {`sources: [{vm: {matchLabels: {app: pod}}}]`, "gone", "selects no VM now, and so matches nothing"},
 	} {
 		d := decodeObject(fromYAML(t, "FirewallPolicy", "p", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop, `+tt.rule+`}]}`))
 		if len(d.problems) > 0 {
 			t.Fatalf("%s: %v", name, d.problems)
 		}
 		before := fmt.Sprint(d.value)
-		p, notices := putVMPeers(d.value.(Policy), d.vms, vms)
+		p, notices := putVMPeers(d.value.(Policy), d.vms, holders)
 		got := "gone"
 		if len(p.Rules) == 1 {
 			text := func(list []policy.AddrRange) []string {

@@ -38,16 +38,27 @@ func slimPod(obj any) (any, error) {
 	return obj, nil
 }
 
-// podHandler tells of pods that are not as they were.
-type podHandler struct{ changed func() }
+// TellOfPods has a function called for each pod of this node that is new, or has
+// other labels or owners than before. It is to be called before Watch.
+func (k *Kube) TellOfPods(f func(namespace, name string)) { k.onPod = f }
 
-func (h podHandler) OnAdd(any, bool) { h.changed() }
-func (h podHandler) OnDelete(any)    { h.changed() }
+func (k *Kube) podChanged(pod any) {
+	signal(k.changed)
+	if o, ok := pod.(metav1.Object); ok && k.onPod != nil {
+		k.onPod(o.GetNamespace(), o.GetName())
+	}
+}
+
+// podHandler tells of pods that are not as they were.
+type podHandler struct{ changed func(pod any) }
+
+func (h podHandler) OnAdd(pod any, _ bool) { h.changed(pod) }
+func (h podHandler) OnDelete(pod any)      { h.changed(pod) }
 func (h podHandler) OnUpdate(before, after any) {
 	b, okB := before.(metav1.Object)
 	a, okA := after.(metav1.Object)
 	if !okA || !okB || !maps.Equal(b.GetLabels(), a.GetLabels()) || b.GetUID() != a.GetUID() || !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()) {
-		h.changed()
+		h.changed(after)
 	}
 }
 

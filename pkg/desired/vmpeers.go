@@ -59,28 +59,33 @@ func takeVMPeers(spec *v1alpha1.FirewallPolicySpec) ([]vmPeer, field.ErrorList) 
 	return out, errs
 }
 
-// vmAddresses is one NIC of a VM, wherever it runs: its VM's labels and the
+// holder is one NIC of a VM or of a pod without one, wherever it is: labels, and the
 // addresses that it is known to hold.
-type vmAddresses struct {
+type holder struct {
 	name      string // namespace/name of the VMIdentity
 	namespace string
-	vm        string // the VM's name
+	vm, pod   string // the VM's name, or that of a pod without one
 	network   string
-	labels    labels.Set
+	labels    labels.Set // of the VM, or the pod
 	addresses []netip.Addr
 }
 
-// podLabels are the labels by which a MultiNetworkPolicy selects the VM as a peer:
-// its own, and those by which every launcher pod of KubeVirt can be told.
-func (v *vmAddresses) podLabels() labels.Set {
+// podLabels are the labels by which a MultiNetworkPolicy selects a peer: a pod's are
+// its own. A VM's are the VM's, and those by which every launcher pod of KubeVirt
+// can be told.
+func (v *holder) podLabels() labels.Set {
+	if v.vm == "" {
+		return v.labels
+	}
 	return labels.Merge(v.labels, labels.Set{"kubevirt.io": "virt-launcher", "vm.kubevirt.io/name": v.vm})
 }
 
 // readIdentity takes what rules need from a VMIdentity.
-func readIdentity(u *unstructured.Unstructured) vmAddresses {
+func readIdentity(u *unstructured.Unstructured) holder {
 	u = unpack(u)
-	v := vmAddresses{name: u.GetNamespace() + "/" + u.GetName(), namespace: u.GetNamespace(), labels: u.GetLabels()}
+	v := holder{name: u.GetNamespace() + "/" + u.GetName(), namespace: u.GetNamespace(), labels: u.GetLabels()}
 	v.vm, _, _ = unstructured.NestedString(u.Object, "spec", "vm", "name")
+	v.pod, _, _ = unstructured.NestedString(u.Object, "spec", "pod", "name")
 	v.network, _, _ = unstructured.NestedString(u.Object, "spec", "network")
 	list, _, _ := unstructured.NestedSlice(u.Object, "status", "addresses")
 	for _, item := range list {
@@ -97,7 +102,7 @@ func readIdentity(u *unstructured.Unstructured) vmAddresses {
 // tells of VMs whose address nobody knows. A list that only selects VMs and finds
 // no address matches nothing, so that its rule is left out: an empty list would
 // match everything.
-func putVMPeers(p Policy, peers []vmPeer, vms []vmAddresses) (Policy, []Problem) {
+func putVMPeers(p Policy, peers []vmPeer, holders []holder) (Policy, []Problem) {
 	if len(peers) == 0 {
 		return p, nil
 	}
@@ -113,7 +118,7 @@ func putVMPeers(p Policy, peers []vmPeer, vms []vmAddresses) (Policy, []Problem)
 		if _, ok := lists[at]; !ok {
 			lists[at] = slices.Clone(v.list(&p.Rules[v.rule]))
 		}
-		found, why := v.find(vms)
+		found, why := v.find(holders)
 		lists[at] = append(slices.Delete(lists[at], v.index, v.index+1), found...)
 		if why != "" {
 			notices = append(notices, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: v.field(), Message: why})
@@ -148,34 +153,34 @@ func (v *vmPeer) list(r *policy.Rule) []policy.AddrRange {
 }
 
 // find gives the addresses of the VMs that a peer selects, and says which of them
-// have none.
-func (v *vmPeer) find(vms []vmAddresses) (out []policy.AddrRange, why string) {
-	var chosen []vmAddresses
-	for _, vm := range vms {
-		if v.selector.Matches(vm.labels) {
-			chosen = append(chosen, vm)
+// have none. Pods without a VM are none.
+func (v *vmPeer) find(holders []holder) (out []policy.AddrRange, why string) {
+	var chosen []holder
+	for _, h := range holders {
+		if h.vm != "" && v.selector.Matches(h.labels) {
+			chosen = append(chosen, h)
 		}
 	}
-	return addressesOf(chosen, "a peer by ip")
+	return addressesOf(chosen, "selects no VM now, and so matches nothing", "a peer by ip")
 }
 
-// addressesOf gives the addresses of VMs, and says which of them have none, and
-// what else to write.
-func addressesOf(vms []vmAddresses, instead string) (out []policy.AddrRange, why string) {
+// addressesOf gives the addresses of what a peer selects. It says that this is
+// nobody, or who has none and what to write instead.
+func addressesOf(chosen []holder, nobody, instead string) (out []policy.AddrRange, why string) {
 	var unknown []string
-	for _, vm := range vms {
-		if len(vm.addresses) == 0 {
-			unknown = append(unknown, vm.name)
+	for _, h := range chosen {
+		if len(h.addresses) == 0 {
+			unknown = append(unknown, h.name)
 		}
-		for _, a := range vm.addresses {
+		for _, a := range h.addresses {
 			out = append(out, policy.AddrRange{First: a, Last: a})
 		}
 	}
 	slices.SortFunc(out, func(a, b policy.AddrRange) int { return a.First.Compare(b.First) })
 	out = slices.Compact(out)
 	switch {
-	case len(vms) == 0:
-		return out, "selects no VM now, and so matches nothing"
+	case len(chosen) == 0:
+		return out, nobody
 	case len(unknown) > 0:
 		more := ""
 		if len(unknown) > 8 {
