@@ -96,6 +96,7 @@ func TestCluster(t *testing.T) {
 		{"policy", testPolicy},
 		{"labels", testLabels},
 		{"podpolicy", testPodPolicy},
+		{"podpeers", testPodPeers},
 		{"restart", testRestart},
 		{"force", testForce},
 		{"notrunk", testNoTrunk},

@@ -190,3 +190,64 @@ spec:
 	s.kubectl("delete multi-networkpolicy db")
 	s.reaches(c, b, 22)
 }
+
+// testPodPeers: pods without a VM, with addresses that an IPAM plugin in the chain gave
+// them, are peers by label, on either node. Labels that change are followed, and a pod
+// that ends is a peer no more.
+func testPodPeers(s *scenario) {
+	s.network("peers115", 115, "Allow")
+	s.apply(`
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: chain}
+spec:
+  config: |
+    {"cniVersion": "1.0.0", "name": "chain", "plugins": [
+      {"type": "bridge", "bridge": "br-flat115", "ipam": {"type": "static"}, "capabilities": {"mac": true, "ips": true}},
+      {"type": "homeport", "network": "peers115"}]}
+`)
+	till := &pod{name: "till", node: "node1", network: "chain", addr: "10.100.15.1/24", ipam: true}
+	db := &pod{name: "db", node: "node2", network: "chain", addr: "10.100.15.2/24", ipam: true}
+	other := &pod{name: "other", node: "node1", network: "chain", addr: "10.100.15.3/24", ipam: true}
+	s.run(till, db, other)
+	s.reaches(till, db, 22)
+	s.reaches(other, db, 80)
+	s.kubectl("label pod till app=till")
+	s.kubectl("label pod db app=db")
+	s.apply(`
+apiVersion: k8s.cni.cncf.io/v1beta1
+kind: MultiNetworkPolicy
+metadata: {name: db, annotations: {k8s.v1.cni.cncf.io/policy-for: chain}}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: till}}}]
+    ports: [{protocol: TCP, port: 80}]
+`)
+	silent := func(from *pod) {
+		s.Helper()
+		s.eventually(from.name+" is no peer of db", func() error {
+			if err := s.tcp(from, db, 80); err == nil {
+				return fmt.Errorf("%s reaches db", from.name)
+			}
+			return nil
+		})
+	}
+	silent(other)
+	s.reaches(till, db, 80)
+	s.refused(till, db, 22)
+	s.kubectl("label pod other app=till")
+	s.reaches(other, db, 80)
+	s.kubectl("label --overwrite pod till app=none")
+	silent(till)
+	s.reaches(other, db, 80)
+	s.Logf("kubectl get vmports,vmid:\n%s", s.kubectl("get vmports,vmid"))
+	s.kubectl("delete pod other")
+	s.eventually("the identity of other has gone", func() error {
+		if pods := s.kubectl("get vmid -o jsonpath={.items[*].spec.pod.name}"); strings.TrimSpace(pods) != "db till" {
+			return fmt.Errorf("there are identities of pods %s", pods)
+		}
+		return nil
+	})
+}

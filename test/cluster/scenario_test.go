@@ -27,6 +27,7 @@ type scenario struct {
 type pod struct {
 	name, node, network string
 	addr                string // with prefix length, in the VLAN
+	ipam                bool   // an IPAM plugin gives the address; else the pod takes it by itself
 	mac                 string // requested; or none
 	resources           string
 	ip                  string // in the cluster network
@@ -120,9 +121,14 @@ func (s *scenario) run(pods ...*pod) {
 }
 
 func (s *scenario) yaml(p *pod) string {
-	element := map[string]string{"name": p.network, "namespace": s.ns, "interface": "net1"}
+	element := map[string]any{"name": p.network, "namespace": s.ns, "interface": "net1"}
 	if p.mac != "" {
 		element["mac"] = p.mac
+	}
+	command := fmt.Sprintf("[/bin/probe, -addr, %s]", p.addr)
+	if p.ipam {
+		element["ips"] = []string{p.addr}
+		command = "[/bin/probe]"
 	}
 	networks, _ := json.Marshal([]any{element})
 	where := "{}"
@@ -141,7 +147,7 @@ metadata:
   annotations: {k8s.v1.cni.cncf.io/networks: '%s'}
 spec:
   nodeSelector: %s
-%s`, p.name, networks, where, probeSpec(fmt.Sprintf("[/bin/probe, -addr, %s]", p.addr), p.resources))
+%s`, p.name, networks, where, probeSpec(command, p.resources))
 }
 
 // ready waits for a pod, and learns its place.
