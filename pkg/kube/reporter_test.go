@@ -104,6 +104,7 @@ func (b *bench) start() {
 		b.Fatal(err)
 	}
 	r.countersEvery, r.lookEvery, r.nodeEvery, r.retryMost = time.Hour, time.Hour, 100*time.Millisecond, 100*time.Millisecond
+	r.watch.look = 100 * time.Millisecond // KubeVirt's kind was made just now
 	b.reporter = r
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -365,13 +366,16 @@ func TestPorts(t *testing.T) {
 	var id v1alpha1.VMIdentity
 	identity := until(b, &id, "default", identityName(&vm, "lan"), func(o *v1alpha1.VMIdentity, found bool) bool { return found && len(o.Status.Addresses) == 2 })
 	if identity.Status.Node != "n1" || identity.Status.MAC != "00:50:56:00:00:01" || identity.Status.Addresses[0].Address != "10.1.0.5" ||
-		identity.Status.Addresses[0].Provenance != "GuestAgent" || identity.Spec.VM == nil || *identity.Spec.VM != vm || !maps.Equal(identity.Labels, map[string]string{"app": "ledger"}) {
+		identity.Status.Addresses[0].Provenance != "GuestAgent" || identity.Spec.VM == nil || *identity.Spec.VM != vm || !maps.Equal(identity.Labels, map[string]string{"app": "ledger"}) ||
+		len(identity.OwnerReferences) != 1 || identity.OwnerReferences[0].Kind != vmKind || identity.OwnerReferences[0].UID != vm.UID {
 		t.Errorf("identity %+v", identity)
 	}
 
-	// It comes from another node, and has other labels since.
+	// It comes from another node, and has other labels since. An agent of a version
+	// that knew no owner made it.
 	moved := id.DeepCopy()
 	moved.SetLabels(map[string]string{"app": "old"})
+	moved.OwnerReferences = nil
 	if err := b.Update(t.Context(), moved); err != nil {
 		t.Fatal(err)
 	}
@@ -391,7 +395,7 @@ func TestPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(b, &id, "default", id.Name, func(o *v1alpha1.VMIdentity, found bool) bool {
-		return found && o.Labels["app"] == "books" && o.Status.Node == "n1"
+		return found && o.Labels["app"] == "books" && o.Status.Node == "n1" && len(o.OwnerReferences) == 1
 	})
 
 	// Counters wait; a state does not.

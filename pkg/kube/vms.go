@@ -43,7 +43,8 @@ type confirmation struct {
 	vmi      string // namespace/name of the VirtualMachineInstance that it names
 	launcher bool   // the pod says that it runs a VM
 	vm       *v1alpha1.VMReference
-	here     bool // the VM runs on this node now
+	owner    []metav1.OwnerReference // that VM, as the owner of what goes with it
+	here     bool                    // the VM runs on this node now
 	labels   map[string]string
 	why      string
 	// known says that Kubernetes has the pod, with podLabels.
@@ -182,10 +183,12 @@ func (c *confirmation) read(vmi *unstructured.Unstructured, podUID, node string)
 			"so long as it does not, the port has no VM's identity", vmi.GetName())
 		return
 	}
-	c.vm = &v1alpha1.VMReference{Name: vmi.GetName(), UID: vmi.GetUID()}
+	owner := metav1.OwnerReference{APIVersion: vmiVersion.GroupVersion().String(), Kind: vmiKind, Name: vmi.GetName(), UID: vmi.GetUID()}
 	if o := metav1.GetControllerOf(vmi); o != nil && o.Kind == vmKind {
-		c.vm = &v1alpha1.VMReference{Name: o.Name, UID: o.UID}
+		owner = metav1.OwnerReference{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Name, UID: o.UID}
 	}
+	c.vm = &v1alpha1.VMReference{Name: owner.Name, UID: owner.UID}
+	c.owner = []metav1.OwnerReference{owner}
 	c.labels = map[string]string{}
 	for k, v := range vmi.GetLabels() {
 		if domain, _, ok := strings.Cut(k, "/"); !ok || domain != "kubevirt.io" && !strings.HasSuffix(domain, ".kubevirt.io") {
@@ -219,7 +222,8 @@ func readNIC(m map[string]any) nic {
 }
 
 // reportIdentities writes the VMIdentities of the VMs that run here. They are never
-// deleted from here: they outlive pods and moves, and go with their VM.
+// deleted from here: they outlive pods and moves, and Kubernetes removes them with
+// their VM, which owns them.
 func (r *Reporter) reportIdentities(ctx context.Context, ports []wire.Port) error {
 	var errs []error
 	for i := range ports {
@@ -254,7 +258,7 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentity"))
 	before := o.Status.DeepCopy()
 	if isNew {
-		o.Labels = c.labels // what rules select VMs by
+		o.Labels, o.OwnerReferences = c.labels, c.owner // labels are what rules select VMs by
 	}
 	o.Status.Node, o.Status.MAC = r.node, p.MAC.String()
 	for _, n := range c.nics {
@@ -269,10 +273,10 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 			return err
 		}
 	}
-	if maps.Equal(o.Labels, c.labels) {
+	if maps.Equal(o.Labels, c.labels) && equality.Semantic.DeepEqual(o.OwnerReferences, c.owner) {
 		return nil
 	}
-	o.Labels = c.labels
+	o.Labels, o.OwnerReferences = c.labels, c.owner
 	return r.write(ctx, o, false, true)
 }
 

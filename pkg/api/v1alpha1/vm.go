@@ -154,9 +154,9 @@ type PortCounters struct {
 }
 
 // VMIdentity is what a NIC is known by on a network: a VM's, or that of a pod
-// without a VM that was given addresses. A VM's outlives its pods and moves; a
-// pod's goes with its port. The agent of the node that it is on writes it, with the
-// labels of the VM or pod as its own.
+// without a VM that was given addresses. A VM's outlives its pods and moves, and
+// goes with the VM; a pod's goes with its port. The agent of the node that it is on
+// writes it, with the labels of the VM or pod as its own.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Namespaced,shortName=vmid,categories=homeport,path=vmidentities,singular=vmidentity
