@@ -221,11 +221,12 @@ func TestOwnedPods(t *testing.T) {
 	vmi := func(labels map[string]string, active map[string]any) unstructured.Unstructured {
 		u := *unstructuredOf(vmiKind)
 		u.SetLabels(labels)
+		u.SetNamespace("x")
 		_ = unstructured.SetNestedMap(u.Object, active, "status", "activePods")
 		return u
 	}
-	mine := vmi(map[string]string{"app": "ledger", "kubevirt.io/nodeName": "n1", "vm.kubevirt.io/template": "t", "team.example/x": "y"}, map[string]any{"uid-1": "n1", "uid-0": "n0"})
-	known := map[string]string{"app": "ledger", "team.example/x": "y"}
+	mine := vmi(map[string]string{"app": "ledger", "kubevirt.io/nodeName": "n1", "vm.kubevirt.io/template": "t", "team.example/x": "y", "kubernetes.io/metadata.name": "forged"}, map[string]any{"uid-1": "n1", "uid-0": "n0"})
+	known := map[string]string{"app": "ledger", "team.example/x": "y", "kubernetes.io/metadata.name": "x"}
 	before := map[string]Pod{"x/p": {UID: "uid-1", Owner: OwnerVM, VM: known}}
 	for what, tt := range map[string]struct {
 		pod  metav1.PartialObjectMetadata

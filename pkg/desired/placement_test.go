@@ -138,8 +138,9 @@ func TestJudge(t *testing.T) {
 // TestVMPeers: addresses take the places of labels, and nothing else changes.
 func TestVMPeers(t *testing.T) {
 	holders := []holder{
-		{name: "a/x", vm: "x", labels: map[string]string{"app": "x"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}},
-		{name: "a/y", vm: "y", labels: map[string]string{"app": "yy"}},
+		{name: "a/x", namespace: "a", vm: "x", labels: map[string]string{"app": "x"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.1")}},
+		{name: "a/y", namespace: "a", vm: "y", labels: map[string]string{"app": "yy"}},
+		{name: "b/z", namespace: "b", vm: "z", labels: map[string]string{"app": "mine", "kubernetes.io/metadata.name": "a"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.7")}},
 		{name: "a/x2", pod: "x2", labels: map[string]string{"app": "x"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.9")}}, // no VM
 		{name: "a/p", pod: "p", labels: map[string]string{"app": "pod"}, addresses: []netip.Addr{netip.MustParseAddr("10.0.0.8")}},
 	}
@@ -150,7 +151,9 @@ func TestVMPeers(t *testing.T) {
 		"unknown":            {`sources: [` + y + `]`, "gone", "spec.rules[0].sources[0].vm: does not match a/y: no address of theirs is known"},
 		"unknown and others": {`destinations: [` + y + `, {ip: 8.8.8.8}]`, "[] [8.8.8.8]", "spec.rules[0].destinations[0].vm: does not match a/y"},
 		"one of two lists":   {`sources: [` + x + `], destinations: [` + y + `]`, "gone", "spec.rules[0].destinations[0].vm"},
-		"everything":         {`sources: [{vm: {}}]`, "[10.0.0.1 10.0.0.2] []", "does not match a/y"},
+		"everything":         {`sources: [{vm: {}}]`, "[10.0.0.1 10.0.0.2 10.0.0.7] []", "does not match a/y"},
+		"of a namespace":     {`sources: [{vm: {matchLabels: {kubernetes.io/metadata.name: b}}}]`, "[10.0.0.7] []", ""},
+		"of a namespace that it only says to be of": {`sources: [{vm: {matchLabels: {app: mine, kubernetes.io/metadata.name: a}}}]`, "gone", "selects no VM now, and so matches nothing"},
 		"nobody":             {`sources: [{vm: {matchLabels: {app: z}}}]`, "gone", "selects no VM now, and so matches nothing"},
 		"a pod without a VM": {`sources: [{vm: {matchLabels: {app: pod}}}]`, "gone", "selects no VM now, and so matches nothing"},
 	} {

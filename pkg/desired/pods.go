@@ -63,7 +63,8 @@ func (h podHandler) OnUpdate(before, after any) {
 }
 
 // vmLabels gives, by the UIDs of the pods of this node that VirtualMachineInstances
-// name as theirs, the labels of those that people and policies know them by.
+// name as theirs, the labels of those that people and policies know them by. Whoever
+// makes VMs writes these, but not the namespace, which is added as namespaces have it.
 func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[string]string {
 	out := map[string]map[string]string{}
 	for i := range vmis {
@@ -73,6 +74,7 @@ func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[stri
 				own[k] = v
 			}
 		}
+		own[corev1.LabelMetadataName] = vmis[i].GetNamespace()
 		active, _, _ := unstructured.NestedStringMap(vmis[i].Object, "status", "activePods")
 		for uid, on := range active {
 			if on == node {

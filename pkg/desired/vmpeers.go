@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -157,7 +158,7 @@ func (v *vmPeer) list(r *policy.Rule) []policy.AddrRange {
 func (v *vmPeer) find(holders []holder) (out []policy.AddrRange, why string) {
 	var chosen []holder
 	for _, h := range holders {
-		if h.vm != "" && v.selector.Matches(h.labels) {
+		if h.vm != "" && v.selector.Matches(labels.Merge(h.labels, labels.Set{corev1.LabelMetadataName: h.namespace})) {
 			chosen = append(chosen, h)
 		}
 	}

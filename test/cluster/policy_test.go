@@ -103,7 +103,7 @@ spec:
   appliedTo: [{network: labels105}]
   rules:
   - {id: 1, action: Allow, direction: Out}
-  - {id: 2, action: Allow, direction: In, sources: [{vm: {matchLabels: {role: web}}}], services: [{protocol: TCP, ports: "80"}]}
+  - {id: 2, action: Allow, direction: In, sources: [{vm: {matchLabels: {role: web, kubernetes.io/metadata.name: labels}}}], services: [{protocol: TCP, ports: "80"}]}
 `)
 	web := &pod{name: "web", node: "node1", network: "labels105", addr: "10.100.5.1/24", mac: "00:50:56:aa:05:01"}
 	db := &pod{name: "db", node: "node2", network: "labels105", addr: "10.100.5.2/24", mac: "00:50:56:aa:05:02"}

@@ -103,8 +103,9 @@ type AppliedTo struct {
 	// +optional
 	Any bool `json:"any,omitempty"`
 
-	// VM selects VMs of all namespaces by their labels: all their ports, on every
-	// network, once KubeVirt confirms whose they are. Until then such a port has
+	// VM selects VMs of all namespaces by their labels, which whoever makes VMs
+	// writes, and by kubernetes.io/metadata.name, the VM's namespace. It is all their
+	// ports, on every network, once KubeVirt confirms whose they are. Until then such a port has
 	// the policy's rules that drop, and not those that allow. Pods without a VM
 	// are not selected. Read from Kubernetes alone.
 	// +optional
@@ -240,8 +241,9 @@ type Peer struct {
 	// +kubebuilder:validation:MaxLength=253
 	AddressSet string `json:"addressSet,omitempty"`
 
-	// VM selects VMs of all namespaces by their labels: the addresses that they
-	// are known to hold. A VM whose address is unknown does not match, and is
+	// VM selects VMs of all namespaces by their labels, which whoever makes VMs
+	// writes, and by kubernetes.io/metadata.name, the VM's namespace. It is the
+	// addresses that they are known to hold. A VM whose address is unknown does not match, and is
 	// named in the node's status. Read from Kubernetes alone.
 	// +optional
 	VM *metav1.LabelSelector `json:"vm,omitempty"`
