@@ -69,6 +69,7 @@ type Agent struct {
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
 	kick      chan struct{}          // asks the loop for another round
+	fresh     chan struct{}          // asks for one without an idle gap: there is a new snapshot
 	news      chan struct{}          // tells the Report to look again
 	lastRound atomic.Int64           // when the loop last finished a round, Unix nanoseconds
 	lastAsked atomic.Int64           // when ADD or DEL last came, Unix nanoseconds
@@ -97,7 +98,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		kick: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -188,15 +189,18 @@ func (a *Agent) watchSource(ctx context.Context) error {
 	}
 	for snap := range ch {
 		a.take(snap)
-		a.wake()
+		ask(a.fresh)
 	}
 	return ctx.Err()
 }
 
 // wake asks for a round of the loop, soon.
-func (a *Agent) wake() {
+func (a *Agent) wake() { ask(a.kick) }
+
+// ask says that something is to be done, once for all that nobody has looked at yet.
+func ask(ch chan<- struct{}) {
 	select {
-	case a.kick <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
@@ -244,7 +248,8 @@ const (
 	roundEvery = 5 * time.Second
 	// roundGap joins events that come together; after a round that took long
 	// (many ports, or many ADDs at work beside it) the gap is idleShare times
-	// as long, so that the loop never takes the kernel's attention from ADDs.
+	// as long, so that the loop never takes the kernel's attention from ADDs. A
+	// new snapshot waits for roundGap alone: people wait for what it says.
 	roundGap  = 50 * time.Millisecond
 	idleShare = 9
 	// ageEvery is how often expired connections are cleared from memory; the
@@ -265,6 +270,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			wait.Stop()
 			return nil
 		case <-a.kick:
+		case <-a.fresh:
 		case <-tick.C:
 		case <-wait.C:
 		}
@@ -273,10 +279,24 @@ func (a *Agent) loop(ctx context.Context) error {
 		a.reconcile()
 		a.lastRound.Store(time.Now().UnixNano())
 		a.tell()
-		select {
-		case <-ctx.Done():
-		case <-time.After(max(roundGap, min(idleShare*time.Since(begun), roundEvery))):
-		}
+		a.idle(ctx, time.Since(begun))
+	}
+}
+
+// idle waits after a round that took so long.
+func (a *Agent) idle(ctx context.Context, took time.Duration) {
+	rest := time.NewTimer(min(idleShare*took, roundEvery))
+	defer rest.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(roundGap):
+	}
+	select {
+	case <-ctx.Done():
+	case <-a.fresh:
+		ask(a.fresh) // for the next round
+	case <-rest.C:
 	}
 }
 

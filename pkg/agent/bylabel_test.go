@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -152,5 +153,53 @@ func TestPolicyByLabel(t *testing.T) {
 	expect("at last", rec, dropped)
 	if len(l.world.refused) != 0 || l.world.lacksSet(l.table.list()) {
 		t.Errorf("refused %+v", l.world.refused)
+	}
+}
+
+// TestOneRefusedPolicy: a policy with more rules than a network can have leaves its
+// network as it was, is told by name, and holds up no other network.
+func TestOneRefusedPolicy(t *testing.T) {
+	l := newLive(t)
+	snap := func(revision uint64, rules int) *desired.Snapshot {
+		s, _ := snapshot(t)
+		s.Revision = revision
+		add := func(name, network string, rules int) {
+			p := desired.Policy{Name: name, Rank: 1, Networks: []string{network}}
+			for i := range rules {
+				p.Rules = append(p.Rules, policy.Rule{Key: policy.RuleKey{Policy: name, ID: uint32(i + 1)}, Action: policy.Drop, Directions: policy.InOut})
+			}
+			s.Policies = append(s.Policies, p)
+		}
+		add("big", "web", rules)
+		add("fine", "small", rules/100)
+		return s
+	}
+	l.follow(snap(2, 1))
+	for name := range l.world.health {
+		l.world.health[name] = trunkHealth{mtu: 1500}
+	}
+	if s := l.nodeStatus(); !s.Ready {
+		t.Fatalf("at first: %q", s.Reasons)
+	}
+	l.follow(snap(3, 129))
+	s := l.nodeStatus()
+	if s.Active != 3 || s.Desired != 3 || s.Pending != nil {
+		t.Errorf("revision %d is active, pending %+v, want 3 and nothing: %q", s.Active, s.Pending, s.Reasons)
+	}
+	if web, small := l.world.Sets["web"], l.world.Sets["small"]; len(web.Rules) != 1 || len(small.Rules) != 1 {
+		t.Errorf("in force: %d rules of web, want the 1 from before; %d of small, want the new 1", len(web.Rules), len(small.Rules))
+	}
+	if s.Ready || len(s.Reasons) != 1 || !strings.Contains(s.Reasons[0], `the policy of network "web" is refused`) || !strings.Contains(s.Reasons[0], `policy "big" 129`) {
+		t.Errorf("status: ready %v, %q", s.Ready, s.Reasons)
+	}
+	if len(s.Problems) != 1 || s.Problems[0].Name != "web" || !s.Problems[0].Kept {
+		t.Errorf("problems: %+v", s.Problems)
+	}
+	if code, body := l.get("/readyz"); code != http.StatusOK {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	l.follow(snap(4, 128))
+	if s := l.nodeStatus(); !s.Ready || len(l.world.Sets["web"].Rules) != 128 {
+		t.Errorf("with 128 rules: %q, %d in force", s.Reasons, len(l.world.Sets["web"].Rules))
 	}
 }

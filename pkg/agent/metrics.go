@@ -17,8 +17,9 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
-// serveMetrics answers /metrics, /healthz (the agent answers) and /readyz (the
-// data plane is as it should be; a dead one is red).
+// serveMetrics answers /metrics, /healthz (the agent works) and /readyz (it does its
+// work: every port is attached and judged by what is desired; a dead data plane is
+// red).
 func (a *Agent) serveMetrics(ctx context.Context) error {
 	if a.cfg.MetricsAddr == "" {
 		<-ctx.Done()
@@ -48,15 +49,27 @@ func (a *Agent) metricsHandler() (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if s := a.nodeStatus(); !s.Ready {
-			http.Error(w, strings.Join(s.Reasons, "\n"), http.StatusServiceUnavailable)
-			return
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		var wrong []string
+		if silent := a.silence(); silent > roundsHang {
+			wrong = append(wrong, fmt.Sprintf("the agent hangs: it has not looked at its ports for %v", silent.Round(time.Second)))
 		}
-		fmt.Fprintln(w, "ok")
+		answer(w, wrong)
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		_, broken := a.judgeNode()
+		answer(w, broken)
 	})
 	return mux, nil
+}
+
+// answer is ok, or what is wrong, one a line.
+func answer(w http.ResponseWriter, wrong []string) {
+	if len(wrong) > 0 {
+		http.Error(w, strings.Join(wrong, "\n"), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
 }
 
 // collector reads the node's counters at each scrape; it keeps none itself.
@@ -72,7 +85,7 @@ func newCollector(a *Agent) *collector {
 	}
 	port := []string{"namespace", "pod", "interface", "port", "direction", "reason"}
 	return &collector{agent: a,
-		ready:      d("ready", "1 when the active policy is the desired one, every trunk is whole and every port attached"),
+		ready:      d("ready", "1 when the active policy is the desired one and nothing of it refused, every trunk is whole and every port attached"),
 		generation: d("policy_generation", "number of the policy that packets are judged by"),
 		trunkReady: d("trunk_ready", "1 when the trunk is as desired", "trunk", "bridge", "uplink"),
 		ports:      d("ports", "ports by state", "state"),

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -45,8 +46,8 @@ func TestSilentLoop(t *testing.T) {
 	if code, body := l.get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, why) {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	if code, _ := l.get("/healthz"); code != http.StatusOK {
-		t.Errorf("/healthz: %d", code)
+	if code, body := l.get("/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d %s", code, body)
 	}
 	if _, err := l.status(t.Context(), nil); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("CNI STATUS: %v", err)
@@ -54,12 +55,75 @@ func TestSilentLoop(t *testing.T) {
 	if _, body := l.get("/metrics"); !strings.Contains(body, "\nhomeport_ready 0\n") {
 		t.Error("homeport_ready is not 0")
 	}
+	// One that hangs for good is to be started anew.
+	l.lastRound.Store(time.Now().Add(-roundsHang - 5*time.Second).UnixNano())
+	if code, body := l.get("/healthz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "the agent hangs") {
+		t.Errorf("/healthz of a loop that hangs: %d %s", code, body)
+	}
 	// One round, and all is well again.
 	kick := make(chan struct{})
 	go func() { l.reconcile(); l.lastRound.Store(time.Now().UnixNano()); close(kick) }()
 	<-kick
 	if strings.Contains(fmt.Sprint(l.nodeStatus().Reasons), why) {
 		t.Errorf("after a round: %q", l.nodeStatus().Reasons)
+	}
+	if code, body := l.get("/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz after a round: %d %s", code, body)
+	}
+}
+
+// TestReadyz: what is wrong with the node, and not with its agent, is told by status
+// and metrics and halts no upgrade; an agent that does not do its work is not ready.
+func TestReadyz(t *testing.T) {
+	drifts := func(subject string) func(live) {
+		return func(l live) {
+			l.drift.settle([]finding{{kind: "Unslaved", subject: subject, message: "traffic is cut", repair: func() error { return errors.New("refused") }}})
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(live)
+		code   int
+		says   string // in status, and with the code in /readyz
+	}{
+		"a trunk's NIC is missing": {func(l live) { l.world.health["open"] = trunkHealth{problem: "eth9 does not exist"} }, 200, "trunk open: eth9"},
+		"an uplink was taken away": {drifts("eth1"), 200, "eth1: Unslaved"},
+		"a port without a record":  {func(l live) { l.world.strays = []string{"veth9"} }, 200, "veth9 is an open port"},
+		"a policy is refused": {func(l live) {
+			l.world.refused = []refusedSet{{id: "web", network: "web", why: errors.New("129 rules")}}
+		}, 200, `network "web" is refused: its policy: 129 rules`},
+		"a revision is on its way":    {func(l live) { l.world.active, l.world.since = 7, time.Now().Add(-2*time.Second) }, 200, "revision 1 is desired, 7 is active: being compiled"},
+		"a revision is overdue":       {func(l live) { l.world.active, l.world.since = 7, time.Now().Add(-40*time.Second) }, 503, "revision 1 is desired, 7 is active: being compiled"},
+		"a revision failed":           {func(l live) { l.world.active, l.world.since, l.world.syncErr = 7, time.Now(), "no memory" }, 503, "7 is active: no memory"},
+		"no policy was ever active":   {func(l live) { l.world.active, l.world.since = 0, time.Now() }, 503, "0 is active"},
+		"a port lost its bridge":      {drifts("veth1"), 503, "veth1: Unslaved"},
+		"a port is judged by nothing": {func(l live) { delete(l.world.Sets, "web") }, 503, "port veth1: no rules are in force"},
+		"nothing was read":            {func(l live) { l.world.snap = nil }, 503, "no desired state has been read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLive(t)
+			l.open("veth1", 1)
+			l.world.active = l.world.snap.Revision
+			for name := range l.world.health {
+				l.world.health[name] = trunkHealth{mtu: 1500}
+			}
+			if code, body := l.get("/readyz"); code != http.StatusOK || !l.nodeStatus().Ready {
+				t.Fatalf("at first: %d %s, status %q", code, body, l.nodeStatus().Reasons)
+			}
+			tc.change(l)
+			code, body := l.get("/readyz")
+			if code != tc.code || strings.Contains(body, tc.says) != (tc.code != http.StatusOK) {
+				t.Errorf("/readyz: %d %s, want %d", code, body, tc.code)
+			}
+			if s := l.nodeStatus(); s.Ready || len(s.Reasons) != 1 || !strings.Contains(s.Reasons[0], tc.says) {
+				t.Errorf("status: ready %v, %q, want %q", s.Ready, s.Reasons, tc.says)
+			}
+			if _, body := l.get("/metrics"); !strings.Contains(body, "\nhomeport_ready 0\n") {
+				t.Error("homeport_ready is not 0")
+			}
+			if _, err := l.status(t.Context(), nil); err == nil {
+				t.Error("CNI STATUS says that the node is ready")
+			}
+		})
 	}
 }
 

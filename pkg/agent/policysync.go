@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
@@ -16,7 +17,8 @@ type policyProgress struct {
 	stale    bool         // snap has changed since it was last compiled
 	tried    time.Time    // when it was last tried
 	compiled uint64       // revision that compiled
-	active   uint64       // revision that the programs judge by
+	active   uint64       // revision that the programs judge by, but for what is refused
+	since    time.Time    // when another revision than active was first desired
 	refused  []refusedSet // whose newest rules did not compile
 	syncErr  string       // why active is not desired
 	policyState
@@ -53,6 +55,23 @@ func (p *policyProgress) refusals() (out []desired.Problem) {
 	return out
 }
 
+// pendingLong is how long a revision may be desired and not active before that is
+// told of trunks: it takes moments, unless something is wrong.
+const pendingLong = 30 * time.Second
+
+// isPending says whether another revision is desired than is active.
+func (w *world) isPending() bool { return w.snap != nil && w.active != w.snap.Revision }
+
+// pending tells of a revision that is desired and not active; nil is none. Where no
+// policy was ever active, none is what VMs on this node have.
+func (w *world) pending(now time.Time) *wire.PendingPolicy {
+	if !w.isPending() {
+		return nil
+	}
+	return &wire.PendingPolicy{Since: w.since, Message: w.syncErr,
+		Overdue: w.active == 0 || w.syncErr != "" || now.Sub(w.since) >= pendingLong}
+}
+
 // syncPolicy compiles the desired policies and makes them active. A network
 // whose rules cannot be compiled keeps its last good set and holds up no other.
 func (a *Agent) syncPolicy() {
@@ -74,7 +93,10 @@ func (a *Agent) syncPolicy() {
 		}
 	}
 	a.mu.Lock()
-	p.stale = a.world.stale
+	p.stale, p.since = a.world.stale, a.world.since
+	if p.active != w.active {
+		p.since = time.Now() // should something newer be desired by now
+	}
 	a.world.policyProgress = p
 	a.mu.Unlock()
 	if err == nil {
@@ -123,7 +145,8 @@ func (w *world) wantedSets(ports []item) []policy.Set {
 }
 
 // compileAndSync gives the progress after w's policies were compiled and written;
-// on an error, that the ones before stay in force.
+// on an error, that the ones before stay in force. What is refused keeps its last
+// good set and is told by itself; all others are in force, and so the revision is.
 func (a *Agent) compileAndSync(w world, ports []item) (policyProgress, error) {
 	p := w.policyProgress
 	p.refused = nil
@@ -158,9 +181,7 @@ func (a *Agent) compileAndSync(w world, ports []item) (policyProgress, error) {
 	for _, s := range sets {
 		p.Sets[s.ID()] = s
 	}
-	if len(p.refused) == 0 {
-		p.active = w.snap.Revision
-	}
+	p.active = w.snap.Revision
 	a.log.Info("policy active", "revision", w.snap.Revision, "generation", gen, "sets", len(sets), "refused", len(p.refused), "hash", prog.Hash[:12])
 	return p, nil
 }

@@ -39,12 +39,7 @@ func (a *Agent) report(ctx context.Context) error {
 
 // tell says that there may be news for the Report, once for all that it has not
 // looked at yet.
-func (a *Agent) tell() {
-	select {
-	case a.news <- struct{}{}:
-	default:
-	}
-}
+func (a *Agent) tell() { ask(a.news) }
 
 // linkStates reads how the uplinks of the trunks in force are. The kernel may be
 // busy with ports just then, so it is asked before status holds what an ADD needs.

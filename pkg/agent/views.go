@@ -46,53 +46,68 @@ func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
 // nodeStatus tells the truth: ready means that the active policy is the desired
 // one, every trunk is whole and every known port is attached.
 func (a *Agent) nodeStatus() wire.NodeStatus {
+	s, _ := a.judgeNode()
+	return s
+}
+
+// judgeNode gives the node's status, and those of its reasons for which the agent
+// is not ready: it knows nothing, does not work, or a port is not attached or not
+// judged by the desired policy. What is wrong with the node alone (its NIC, its
+// trunks) and what people have to correct (a refused policy) is no reason to halt
+// an upgrade of all agents, which would mend none of it.
+func (a *Agent) judgeNode() (s wire.NodeStatus, broken []string) {
 	ports := a.table.list()
 	links := a.linkStates()
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	w := &a.world
-	s := wire.NodeStatus{TypeMeta: kind("NodeStatus"), Version: a.cfg.Version, Source: a.cfg.SourceName,
+	s = wire.NodeStatus{TypeMeta: kind("NodeStatus"), Version: a.cfg.Version, Source: a.cfg.SourceName,
 		Compiled: w.compiled, Active: w.active, Generation: a.kernel.Generation(), Hook: a.kernel.Hook(),
 		Ports: map[string]int{}, Drift: a.drift.list()}
 	s.Conditions = append(w.conditions(), a.plugin.conditions()...)
+	say := func(breaks bool, format string, args ...any) {
+		s.Reasons = append(s.Reasons, fmt.Sprintf(format, args...))
+		if breaks {
+			broken = append(broken, s.Reasons[len(s.Reasons)-1])
+		}
+	}
 	if w.snap == nil {
-		s.Reasons = append(s.Reasons, "no desired state has been read from "+a.cfg.SourceName)
-		return s
+		say(true, "no desired state has been read from %s", a.cfg.SourceName)
+		return s, broken
 	}
 	s.Desired = w.snap.Revision
-	s.Problems = append(s.Problems, problems(w.snap.Problems, w.kept, w.refusals())...)
+	s.Problems = append(s.Problems, problems(w.snap.Problems, w.kept, w.refusals(), w.leftover())...)
 	for _, n := range a.notes.texts() {
 		s.Problems = append(s.Problems, wire.Problem{Message: n})
 	}
-	if w.active != w.snap.Revision {
-		s.Reasons = append(s.Reasons, fmt.Sprintf("revision %d is desired, %d is active: %s", w.snap.Revision, w.active, orElse(w.syncErr, refusal(w.refusals()))))
+	if s.Pending = w.pending(time.Now()); s.Pending != nil {
+		say(s.Pending.Overdue, "revision %d is desired, %d is active: %s", w.snap.Revision, w.active, orElse(w.syncErr, "being compiled"))
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.snap.Trunks)) {
-		t := trunkStatus(w.snap.Trunks[name], w.health[name])
-		t.Link = links[t.Uplink]
+	for _, p := range w.refusals() {
+		say(false, "the policy of network %q is refused: %s", p.Name, p.Message)
+	}
+	s.Trunks = w.trunkStatuses(links)
+	for _, t := range s.Trunks {
 		if !t.Ready {
-			s.Reasons = append(s.Reasons, fmt.Sprintf("trunk %s: %s", name, t.Message))
+			say(false, "trunk %s: %s", t.Name, t.Message)
 		}
-		s.Trunks = append(s.Trunks, t)
 	}
-	if len(w.snap.Trunks) == 0 && !a.cfg.Cluster {
-		s.Reasons = append(s.Reasons, "there is no VLANTrunk in "+a.cfg.SourceName)
+	if len(s.Trunks) == 0 && !a.cfg.Cluster {
+		say(false, "there is no VLANTrunk in %s", a.cfg.SourceName)
 	}
-	if age := time.Since(time.Unix(0, a.lastRound.Load())); age > roundsLate {
-		s.Reasons = append(s.Reasons, fmt.Sprintf("the agent has not looked at its ports for %v", age.Round(time.Second)))
+	if silent := a.silence(); silent > roundsLate {
+		say(true, "the agent has not looked at its ports for %v", silent.Round(time.Second))
 	}
 	for _, name := range w.strays {
-		s.Reasons = append(s.Reasons, fmt.Sprintf("%s is an open port without a record: it keeps its rules of now until its pod ends", name))
+		say(false, "%s is an open port without a record: it keeps its rules of now until its pod ends", name)
 	}
-	for _, t := range slices.SortedFunc(maps.Values(w.gone), func(x, y desired.Trunk) int { return cmp.Compare(x.Bridge+" "+x.Uplink, y.Bridge+" "+y.Uplink) }) {
-		s.Problems = append(s.Problems, wire.Problem{Kind: "VLANTrunk", Name: t.Name,
-			Message: fmt.Sprintf("no longer desired on bridge %s, but that cannot be removed yet: others have ports in it", t.Bridge)})
-	}
+	isPort := map[string]bool{}
 	for _, p := range ports {
+		isPort[p.rec.HostIfName] = true
 		state, _ := a.kernel.State(p.rec.HostIfIndex)
 		s.Ports[state.String()]++
 		if _, ok := w.Sets[p.rec.Config().Policy]; !ok {
-			s.Reasons = append(s.Reasons, fmt.Sprintf("port %s: no rules are in force for network %q", p.rec.HostIfName, p.rec.Policy))
+			say(true, "port %s: no rules are in force for network %q", p.rec.HostIfName, p.rec.Policy)
 		}
 		if n, ok := w.snap.Networks[p.rec.Network]; ok && p.rec.VLANs != (attach.VLANs{Mode: n.Mode, PVID: n.PVID, Tagged: n.Tagged}) {
 			s.Problems = append(s.Problems, wire.Problem{Kind: "VLANNetwork", Name: n.Name, Kept: true,
@@ -100,11 +115,14 @@ func (a *Agent) nodeStatus() wire.NodeStatus {
 		}
 	}
 	for _, d := range openDrift(s.Drift) {
-		s.Reasons = append(s.Reasons, fmt.Sprintf("%s: %s: %s", d.Subject, d.Kind, d.Message))
+		say(isPort[d.Subject], "%s: %s: %s", d.Subject, d.Kind, d.Message)
 	}
 	s.Ready = len(s.Reasons) == 0
-	return s
+	return s, broken
 }
+
+// silence is how long ago the loop finished its last round.
+func (a *Agent) silence() time.Duration { return time.Since(time.Unix(0, a.lastRound.Load())) }
 
 // conditions are what is wrong without what is in force being so.
 func (w *world) conditions() []wire.Condition {
@@ -118,15 +136,12 @@ func (w *world) conditions() []wire.Condition {
 	return []wire.Condition{{Type: wire.DesiredStateStale, Status: "True", Reason: stale.Reason, LastTransitionTime: stale.Since, Message: stale.Message}}
 }
 
-// roundsLate is how long the loop may be silent before the node is not ready.
-const roundsLate = 30 * time.Second
-
-func refusal(refused []desired.Problem) string {
-	if len(refused) == 0 {
-		return "being compiled"
-	}
-	return fmt.Sprintf("the policy of network %q is refused: %s", refused[0].Name, refused[0].Message)
-}
+const (
+	// roundsLate is how long the loop may be silent before the node is not ready.
+	roundsLate = 30 * time.Second
+	// roundsHang is how long it may be so before the agent is to be started anew.
+	roundsHang = 5 * time.Minute
+)
 
 func problems(lists ...[]desired.Problem) []wire.Problem {
 	var out []wire.Problem
@@ -134,6 +149,25 @@ func problems(lists ...[]desired.Problem) []wire.Problem {
 		for _, p := range l {
 			out = append(out, wire.Problem(p))
 		}
+	}
+	return out
+}
+
+// leftover tells of trunks that are not desired any more and cannot be removed yet.
+func (w *world) leftover() (out []desired.Problem) {
+	for _, t := range slices.SortedFunc(maps.Values(w.gone), func(x, y desired.Trunk) int { return cmp.Compare(x.Bridge+" "+x.Uplink, y.Bridge+" "+y.Uplink) }) {
+		out = append(out, desired.Problem{Kind: "VLANTrunk", Name: t.Name,
+			Message: fmt.Sprintf("no longer desired on bridge %s, but that cannot be removed yet: others have ports in it", t.Bridge)})
+	}
+	return out
+}
+
+// trunkStatuses are the trunks in force, by name.
+func (w *world) trunkStatuses(links map[string]string) (out []wire.TrunkStatus) {
+	for _, name := range slices.Sorted(maps.Keys(w.snap.Trunks)) {
+		t := trunkStatus(w.snap.Trunks[name], w.health[name])
+		t.Link = links[t.Uplink]
+		out = append(out, t)
 	}
 	return out
 }

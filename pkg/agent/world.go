@@ -74,6 +74,9 @@ func (a *Agent) takeLocked(snap *desired.Snapshot) {
 		a.world.gone = goneTrunks(a.world.snap, next, a.world.gone)
 	}
 	a.tellProblems(a.world.snap, a.world.kept, next, kept)
+	if !a.world.isPending() {
+		a.world.since = time.Now()
+	}
 	a.world.source, a.world.snap, a.world.kept, a.world.stale = snap, next, kept, true
 	if err := saveJSON(a.statePath(snapshotFile), next); err != nil {
 		a.log.Error("the desired state in force cannot be saved", "err", err)

@@ -1,6 +1,16 @@
 package desired
 
-import "k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+)
 
 // Judge says what is wrong with the objects of a cluster (VLANTrunk, VLANNetwork,
 // FirewallPolicy; all of them), as far as that is the same on every node: with
@@ -15,6 +25,50 @@ func Judge(objects []unstructured.Unstructured) []Problem {
 	}
 	r := newResolver(nil, []manifest{m})
 	r.everywhere = true
-	_, problems := r.resolve()
-	return problems
+	next, problems := r.resolve()
+	s, _ := build(next, problems)
+	return append(s.Problems, s.overfull()...)
+}
+
+// overfull tells of the policies that bring a network over the rules that it can
+// have. Rules are counted as they are written, policies in the order of judgement:
+// the one with which the count passes the limit cannot be in force there, nor can
+// those that come after it. It is the same for all nodes, so what policies select
+// by label is not counted: which ports that is, only their nodes know.
+func (s *Snapshot) overfull() []Problem {
+	var out []Problem
+	names := append([]string{""}, slices.Sorted(maps.Keys(s.Networks))...)
+	have := map[string]int{} // rules, by network
+	for i := range s.Policies {
+		p := &s.Policies[i]
+		on := p.Networks
+		if p.Any() {
+			on = names
+		}
+		var over []string
+		for _, n := range on {
+			if have[n] += len(p.Rules); have[n] > compile.RulesMax && len(p.Rules) > 0 {
+				over = append(over, fmt.Sprintf("%s to %d rules", networkName(n), have[n]))
+			}
+		}
+		if len(over) == 0 {
+			continue
+		}
+		if more := len(over) - 4; more > 0 {
+			over = append(over[:4], fmt.Sprintf("%d more networks over it", more))
+		}
+		out = append(out, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: "spec.rules",
+			Message: fmt.Sprintf("with the policies before it in the order of judgement it brings %s, but a network can have %d: "+
+				"join rules that differ only in addresses or services, or apply policies to fewer networks; until then nodes keep the last good rules of all policies there",
+				strings.Join(over, ", "), compile.RulesMax)})
+	}
+	return out
+}
+
+// networkName is a network in words; "" has the ports without one.
+func networkName(name string) string {
+	if name == "" {
+		return "ports without a VLANNetwork"
+	}
+	return "VLANNetwork " + name
 }

@@ -135,6 +135,61 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestJudgeCountsRules: the policy that brings a network over what it can have is
+// refused, by the order of judgement and not that of names, and those after it.
+func TestJudgeCountsRules(t *testing.T) {
+	policy := func(name, category string, rules int, appliedTo string) unstructured.Unstructured {
+		var list []string
+		for i := range rules {
+			list = append(list, fmt.Sprintf("{id: %d, action: Drop}", i+1))
+		}
+		return *fromYAML(t, "FirewallPolicy", name, fmt.Sprintf(`{category: %s, appliedTo: [%s], rules: [%s]}`, category, appliedTo, strings.Join(list, ",")))
+	}
+	const lan, wan, all, vms = "{network: lan}", "{network: wan}", "{any: true}", "{vm: {matchLabels: {a: b}}}"
+	for name, tt := range map[string]struct {
+		policies []unstructured.Unstructured
+		want     string // policies, and what their messages say
+	}{
+		"as many as there can be": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 128, wan)}, ""},
+		"one too many":            {[]unstructured.Unstructured{policy("a", "Application", 129, lan)}, "a: VLANNetwork lan to 129 rules, but a network can have 128"},
+		"the last in the order": {[]unstructured.Unstructured{policy("a", "Application", 28, lan), policy("z", "Emergency", 101, lan)},
+			"a: VLANNetwork lan to 129 rules"},
+		"and those after it": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 1, lan), policy("c", "Application", 1, lan), policy("none", "Application", 0, lan)},
+			"b: VLANNetwork lan to 129 rules|c: VLANNetwork lan to 130 rules"},
+		"on one of two networks": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 1, lan+","+wan)}, "b: VLANNetwork lan to 129 rules, but"},
+		"applied to all":         {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 1, all)}, "b: VLANNetwork lan to 129 rules, but"},
+		"ports without a network": {[]unstructured.Unstructured{policy("a", "Application", 129, all)},
+			"a: ports without a VLANNetwork to 129 rules, VLANNetwork lan to 129 rules, VLANNetwork wan to 129 rules, but"},
+		"by label": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 129, vms)}, ""},
+		"a refused one counts for nothing": {[]unstructured.Unstructured{policy("a", "Emergency", 100, lan+",{network: none}"), policy("b", "Application", 100, lan)},
+			`a: VLANNetwork "none" does not exist`},
+	} {
+		var got []string
+		for _, p := range Judge(append(tt.policies,
+			*fromYAML(t, "VLANNetwork", "lan", `{trunk: t1, vlan: {id: 1}, defaultAction: Drop}`),
+			*fromYAML(t, "VLANNetwork", "wan", `{trunk: t1, vlan: {id: 2}, defaultAction: Drop}`),
+			*fromYAML(t, "VLANTrunk", "t1", `{bridge: {name: br0, managed: true}, uplink: {allowedVLANs: "1-9"}}`))) {
+			if p.Kind != "FirewallPolicy" {
+				t.Errorf("%s: %s is blamed, not a policy", name, p)
+			}
+			got = append(got, p.Name+": "+p.Message)
+		}
+		slices.Sort(got)
+		want := strings.Split(tt.want, "|")
+		if tt.want == "" {
+			want = nil
+		}
+		same := len(got) == len(want)
+		for i := range want {
+			who, says, _ := strings.Cut(want[i], ": ")
+			same = same && strings.HasPrefix(got[i], who+": ") && strings.Contains(got[i], says)
+		}
+		if !same {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
+
 // TestVMPeers: addresses take the places of labels, and nothing else changes.
 func TestVMPeers(t *testing.T) {
 	holders := []holder{

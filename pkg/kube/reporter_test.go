@@ -177,9 +177,12 @@ func TestTrunks(t *testing.T) {
 			s.Trunks[0].Link, s.Trunks[0].Ready = wire.LinkUp, true
 			s.Drift = []wire.DriftCount{{Kind: "UplinkVLANMissing", Subject: "eth1", Message: "cut"}, {Kind: "Other", Subject: "eth9", Message: "not ours"}}
 		}},
-		{"False PolicyPending", func(s *wire.NodeStatus) { s.Drift, s.Desired = nil, 4 }},
+		{"True Healthy", func(s *wire.NodeStatus) {
+			s.Drift, s.Desired, s.Pending = nil, 4, &wire.PendingPolicy{Since: time.Now()}
+		}},
+		{"False PolicyPending", func(s *wire.NodeStatus) { s.Pending = &wire.PendingPolicy{Since: time.Now(), Overdue: true} }},
 		{"False Refused", func(s *wire.NodeStatus) {
-			s.Desired, s.Problems = 3, []wire.Problem{{Kind: "VLANTrunk", Name: "t", Field: "spec.mtu", Message: "no"}}
+			s.Desired, s.Pending, s.Problems = 3, nil, []wire.Problem{{Kind: "VLANTrunk", Name: "t", Field: "spec.mtu", Message: "no"}}
 		}},
 		{"True Healthy", func(s *wire.NodeStatus) { s.Problems = nil }},
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -111,8 +112,9 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 	return out
 }
 
-// trunkReady tells the truth: what is wrong with the node's policy is wrong with
-// each of its trunks.
+// trunkReady tells the truth: policy that is overdue on the node is overdue on each
+// of its trunks. A policy that is refused is not: the last good one of its network
+// is in force, and all others are.
 func trunkReady(s wire.NodeStatus, t wire.TrunkStatus, st v1alpha1.VLANTrunkNodeStatus) metav1.Condition {
 	switch {
 	case !t.Ready:
@@ -121,8 +123,8 @@ func trunkReady(s wire.NodeStatus, t wire.TrunkStatus, st v1alpha1.VLANTrunkNode
 		return notReady(v1alpha1.ReasonLinkDown, fmt.Sprintf("uplink %s: %s: check the cable, the switch port and the bond", t.Uplink, t.Link))
 	case len(st.Drift) > 0:
 		return notReady(v1alpha1.ReasonDrift, fmt.Sprintf("%s: %s: %s", st.Drift[0].Subject, st.Drift[0].Kind, st.Drift[0].Message))
-	case s.Desired != s.Active:
-		return notReady(v1alpha1.ReasonPolicyPending, fmt.Sprintf("revision %d of policy is desired, %d is active", s.Desired, s.Active))
+	case s.Pending != nil && s.Pending.Overdue:
+		return notReady(v1alpha1.ReasonPolicyPending, pendingText(s))
 	}
 	for _, p := range s.Problems {
 		if p.Kind == v1alpha1.KindVLANTrunk && p.Name == t.Name {
@@ -131,6 +133,15 @@ func trunkReady(s wire.NodeStatus, t wire.TrunkStatus, st v1alpha1.VLANTrunkNode
 	}
 	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonHealthy,
 		Message: "carries what it should"}
+}
+
+// pendingText says what is not in force, since when and why.
+func pendingText(s wire.NodeStatus) string {
+	text := fmt.Sprintf("revision %d of policy is desired since %s, %d is active", s.Desired, s.Pending.Since.UTC().Format(time.RFC3339), s.Active)
+	if s.Pending.Message != "" {
+		text += ": " + s.Pending.Message
+	}
+	return text
 }
 
 func notReady(reason, message string) metav1.Condition {

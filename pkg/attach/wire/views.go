@@ -40,18 +40,21 @@ type Text struct {
 type NodeStatus struct {
 	TypeMeta `json:",inline"`
 	Version  string `json:"version"` // of the agent
-	// Ready is true only when the active policy is the desired one, every
-	// trunk is whole and every known port is attached.
+	// Ready is true only when the active policy is the desired one and nothing of
+	// it is refused, every trunk is whole and every known port is attached.
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons,omitempty"` // why not
 	// Conditions that do not hold are left out; what is in force may be well
 	// all the same.
 	Conditions []Condition `json:"conditions,omitempty"`
 	Source     string      `json:"source"` // as given to --source
-	// Desired, Compiled and Active are snapshot revisions; all equal is up to date.
+	// Desired, Compiled and Active are snapshot revisions; all equal is up to date,
+	// but for rules that are refused: Reasons and Problems name those.
 	Desired  uint64 `json:"desiredRevision"`
 	Compiled uint64 `json:"compiledRevision"`
 	Active   uint64 `json:"activeRevision"`
+	// Pending is there while another revision is desired than is active.
+	Pending *PendingPolicy `json:"pendingPolicy,omitempty"`
 	// Generation is the datapath's number of the active policy.
 	Generation uint64         `json:"generation"`
 	Hook       string         `json:"hook"` // tcx or clsact
@@ -59,6 +62,16 @@ type NodeStatus struct {
 	Ports      map[string]int `json:"ports"` // count by state
 	Drift      []DriftCount   `json:"drift,omitempty"`
 	Problems   []Problem      `json:"problems,omitempty"`
+}
+
+// PendingPolicy is that the desired revision is not the active one.
+type PendingPolicy struct {
+	Since time.Time `json:"since"` // RFC 3339
+	// Overdue says that it takes longer than it should, or failed: before that it
+	// is on its way, which is nothing to warn of.
+	Overdue bool `json:"overdue"`
+	// Message is why; "" is that it is being compiled.
+	Message string `json:"message,omitempty"`
 }
 
 // DesiredStateStale is the condition that the source of desired state cannot be

@@ -57,11 +57,24 @@ func testPolicy(l *lab) {
 	l.says("FirewallPolicy", "pol", "Ready", "True", v1alpha1.ReasonReady, "1 rule")
 	l.status("FirewallPolicy", "pol", "rules", 1)
 	l.event("FirewallPolicy", "pol", v1alpha1.ReasonRefused)
+
+	rules := func(n int) string {
+		list := ""
+		for i := range n {
+			list += fmt.Sprintf("{id: %d, action: Allow}, ", i+1)
+		}
+		return "spec: {rules: [" + list + "]}"
+	}
+	l.patch("FirewallPolicy", "pol", rules(129))
+	l.says("FirewallPolicy", "pol", "Ready", "False", v1alpha1.ReasonRefused, "spec.rules", "VLANNetwork pol-lan to 1", "a network can have 128")
+	l.status("FirewallPolicy", "pol", "rules", 129)
+	l.patch("FirewallPolicy", "pol", rules(1))
+	l.says("FirewallPolicy", "pol", "Ready", "True", v1alpha1.ReasonReady, "1 rule")
 }
 
 // testBurst: many policies at once are judged a few times, not each time anew.
 func testBurst(l *lab) {
-	const many = 200
+	const many = 100 // fewer than the rules that a network can have
 	runs := func() int {
 		l.c.judge.mu.Lock()
 		defer l.c.judge.mu.Unlock()
