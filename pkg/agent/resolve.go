@@ -54,8 +54,10 @@ func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trun
 	if err != nil {
 		return r, err
 	}
-	if err := checkNamespace(req.Pod.Namespace, snap.Networks[r.policy]); err != nil {
-		return r, err
+	for _, n := range r.networks(snap) {
+		if err := checkNamespace(req.Pod.Namespace, n); err != nil {
+			return r, err
+		}
 	}
 	h, ok := health[r.trunk.Name]
 	if !ok || h.problem != "" {
@@ -90,6 +92,24 @@ func resolveNetwork(name string, snap *desired.Snapshot) (resolved, error) {
 	r := resolved{trunk: t, policy: n.Name, mtu: n.MTU,
 		vlans: attach.VLANs{Mode: n.Mode, PVID: n.PVID, Tagged: n.Tagged}}
 	return r, checkVLANs(r.vlans, t)
+}
+
+// networks are those whose VLANs the port would be in: the one that it belongs to,
+// or, where it belongs to none, as one with tagged VLANs that its CNI config
+// describes, each of the trunk's that shares a VLAN with it. One that was removed
+// has no say in who may be on its VLANs.
+func (r *resolved) networks(snap *desired.Snapshot) (out []desired.Network) {
+	if r.policy != "" {
+		return []desired.Network{snap.Networks[r.policy]}
+	}
+	for _, name := range slices.Sorted(maps.Keys(snap.Networks)) {
+		n := snap.Networks[name]
+		vlans := attach.VLANs{Mode: n.Mode, PVID: n.PVID, Tagged: n.Tagged}
+		if n.Trunk == r.trunk.Name && !n.Kept && !vlans.All().Intersect(r.vlans.All()).Empty() {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // checkNamespace says whether pods of a namespace may be on a network, however

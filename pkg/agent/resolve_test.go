@@ -73,6 +73,53 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
+// TestResolveNamespaces: however a port is asked for, every network whose VLANs it
+// would be in is asked whether its pod may be there.
+func TestResolveNamespaces(t *testing.T) {
+	tagged := func(text string) attach.VLANs { return attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, text)} }
+	for name, tc := range map[string]struct {
+		req    *attach.Request
+		closed string // the one network that is for another namespace; "" is none
+		kept   bool   // and was removed
+		ok     bool
+	}{
+		"by network":                        {network("web"), "web", false, false},
+		"by another network":                {network("small"), "web", false, true},
+		"a network that tags":               {network("guests"), "guests", false, false},
+		"a network beside one of its VLANs": {network("guests"), "web", false, true},
+		"inline":                            {inline("br0", access(100)), "web", false, false},
+		"inline, VLAN of an access network and of one that tags": {inline("br0", access(100)), "guests", false, true},
+		"inline, VLAN of one that tags":                          {inline("br0", access(200)), "guests", false, false},
+		"inline, VLAN of none":                                   {inline("br0", access(110)), "guests", false, true},
+		"inline, tagged":                                         {inline("br0", tagged("100,110")), "web", false, false},
+		"inline, tagged, of one that tags":                       {inline("br0", tagged("110,200")), "guests", false, false},
+		"inline, tagged, of none":                                {inline("br0", tagged("101,110")), "web", false, true},
+		"inline, native":                                         {inline("br0", attach.VLANs{Mode: vlan.Native, PVID: 100, Tagged: set(t, "110")}), "web", false, false},
+		"inline, native, tagged":                                 {inline("br0", attach.VLANs{Mode: vlan.Native, PVID: 110, Tagged: set(t, "100")}), "web", false, false},
+		"inline, tagged, all networks open":                      {inline("br0", tagged("100-101,200")), "", false, true},
+		"inline, tagged, of one that was removed":                {inline("br0", tagged("100")), "web", true, true},
+		"inline, tagged, the network is on another trunk":        {inline("br0", tagged("100")), "sick", false, true},
+	} {
+		snap, health := snapshot(t)
+		if n, ok := snap.Networks[tc.closed]; ok {
+			n.Namespaces, n.Kept = []string{"other"}, tc.kept
+			snap.Networks[tc.closed] = n
+		}
+		tc.req.Pod.Namespace = "vms"
+		_, err := resolve(tc.req, snap, health)
+		if tc.ok && err != nil || !tc.ok && !isRefusal(err, attach.InvalidConfig, "network") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "VLANNetwork "+tc.closed+` is not for pods of namespace "vms"`) {
+			t.Errorf("%s: it says %v", name, err)
+		}
+		tc.req.Pod.Namespace = "other"
+		if _, err := resolve(tc.req, snap, health); err != nil {
+			t.Errorf("%s, by a pod of the namespace that it is for: %v", name, err)
+		}
+	}
+}
+
 func TestResolveRefuses(t *testing.T) {
 	with := func(r *attach.Request, change func(*attach.Request)) *attach.Request { change(r); return r }
 	for name, tc := range map[string]struct {
