@@ -16,11 +16,40 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
-// reportPorts writes the node's VMPorts, and deletes those of ports that ended.
-// Ports of no pod (a runtime without Kubernetes made them) have none.
-func (r *Reporter) reportPorts(ctx context.Context, ports []wire.Port, drops []wire.Drop) error {
+// portID is a port's VMPort as namespace/name; "" is a port of no pod (a runtime
+// without Kubernetes made it), which has none.
+func portID(p *wire.Port) string {
+	if p.Pod.Namespace == "" || p.Pod.Name == "" {
+		return ""
+	}
+	return p.Pod.Namespace + "/" + portName(p)
+}
+
+// removePorts deletes the VMPorts of ports that ended.
+func (r *Reporter) removePorts(ctx context.Context, ports []wire.Port) error {
 	var errs []error
-	want := map[string]bool{}
+	living := map[string]bool{}
+	for i := range ports {
+		living[portID(&ports[i])] = true
+	}
+	for id, o := range r.ports {
+		if living[id] {
+			continue
+		}
+		err := r.remove(ctx, o)
+		if err == nil {
+			delete(r.ports, id)
+			delete(r.written, id)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// reportPorts writes the VMPorts of which something but counters is new, and gives
+// those whose counters are due.
+func (r *Reporter) reportPorts(ctx context.Context, ports []wire.Port, drops []wire.Drop) (counters []portWrite, err error) {
+	var errs []error
 	byPort := map[attach.Key]map[string]int64{}
 	for _, d := range drops {
 		if byPort[d.Key] == nil {
@@ -30,22 +59,29 @@ func (r *Reporter) reportPorts(ctx context.Context, ports []wire.Port, drops []w
 	}
 	for i := range ports {
 		p := &ports[i]
-		if p.Pod.Namespace == "" || p.Pod.Name == "" {
+		if portID(p) == "" {
 			continue
 		}
-		id := p.Pod.Namespace + "/" + portName(p)
-		want[id] = true
-		errs = append(errs, r.reportPort(ctx, id, p, byPort[p.Key]))
-	}
-	for id, o := range r.ports {
-		if !want[id] {
-			err := r.remove(ctx, o)
-			if err == nil {
-				delete(r.ports, id)
-				delete(r.written, id)
-			}
-			errs = append(errs, err)
+		w := r.planPort(p, byPort[p.Key])
+		switch {
+		case w.news:
+			errs = append(errs, r.writePort(ctx, &w))
+		case w.due:
+			counters = append(counters, w)
 		}
+	}
+	return counters, errors.Join(errs...)
+}
+
+// reportCounters writes counters until there is news of more weight, which the rest
+// of them then gives way to.
+func (r *Reporter) reportCounters(ctx context.Context, counters []portWrite, node Node) error {
+	var errs []error
+	for i := range counters {
+		if len(node.Changed()) > 0 || len(r.watch.news) > 0 || ctx.Err() != nil {
+			break
+		}
+		errs = append(errs, r.writePort(ctx, &counters[i]))
 	}
 	return errors.Join(errs...)
 }
@@ -53,12 +89,26 @@ func (r *Reporter) reportPorts(ctx context.Context, ports []wire.Port, drops []w
 // portName tells ports of one pod apart, and sandboxes of one pod.
 func portName(p *wire.Port) string { return distinct(p.Pod.Name, p.ContainerID, p.IfName) }
 
-func (r *Reporter) reportPort(ctx context.Context, id string, p *wire.Port, dropped map[string]int64) error {
-	have := r.ports[id]
-	o := &v1alpha1.VMPort{ObjectMeta: metav1.ObjectMeta{Namespace: p.Pod.Namespace, Name: portName(p)}}
+// portWrite is a VMPort as it should be, and what is new in it.
+type portWrite struct {
+	id        string // namespace/name
+	o         *v1alpha1.VMPort
+	isNew     bool
+	spec      bool // is to be written, too
+	changed   bool // the condition is another one
+	condition metav1.Condition
+	news      bool // is not counters alone
+	due       bool // its counters are to be written
+}
+
+func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
+	w := portWrite{id: portID(p), o: &v1alpha1.VMPort{ObjectMeta: metav1.ObjectMeta{Namespace: p.Pod.Namespace, Name: portName(p)}}}
+	have := r.ports[w.id]
+	w.isNew = have == nil
 	if have != nil {
-		o = have.DeepCopy()
+		w.o = have.DeepCopy()
 	}
+	o := w.o
 	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMPort"))
 	known := r.vms[podKey(p.Pod)]
 	o.Spec = portSpec(r.node, p, known.reference())
@@ -66,21 +116,23 @@ func (r *Reporter) reportPort(ctx context.Context, id string, p *wire.Port, drop
 		o.OwnerReferences = ownedBy(p.Pod)
 	}
 	o.Status.State = v1alpha1.PortState(p.State.String())
-	condition := portReady(p, known)
-	changed := meta.SetStatusCondition(&o.Status.Conditions, condition)
+	w.condition = portReady(p, known)
+	w.changed = meta.SetStatusCondition(&o.Status.Conditions, w.condition)
 	counters := v1alpha1.PortCounters{PassedPackets: int64(p.Passed[0] + p.Passed[1]), DroppedPackets: int64(p.Dropped[0] + p.Dropped[1]), Dropped: dropped}
-	spec := have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
-	due := !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[id]) >= r.countersEvery
-	if have != nil && !spec && !changed && !due && o.Status.State == have.Status.State {
-		return nil
-	}
+	w.spec = have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
+	w.due = !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[w.id]) >= r.countersEvery
+	w.news = have == nil || w.spec || w.changed || o.Status.State != have.Status.State
 	o.Status.Counters = counters
-	if err := r.write(ctx, o, have == nil, spec); err != nil {
+	return w
+}
+
+func (r *Reporter) writePort(ctx context.Context, w *portWrite) error {
+	if err := r.write(ctx, w.o, w.isNew, w.spec); err != nil {
 		return err
 	}
-	r.ports[id], r.written[id] = o, time.Now()
-	if changed && (have != nil || !expectedAtFirst(condition)) {
-		r.events.transition(ctx, o, condition)
+	r.ports[w.id], r.written[w.id] = w.o, time.Now()
+	if w.changed && (!w.isNew || !expectedAtFirst(w.condition)) {
+		r.events.transition(ctx, w.o, w.condition)
 	}
 	return nil
 }

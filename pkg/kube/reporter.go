@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/flowcontrol"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
@@ -53,9 +55,17 @@ type Reporter struct {
 	failing string                             // what was last wrong, to say it once
 	// When the node was last looked at for its resources.
 	nodeLooked time.Time
-	// Waits; tests shorten them.
+	// Waits; tests shorten them. The first one after an error is a second.
 	countersEvery, lookEvery, nodeEvery, retryMost time.Duration
 }
+
+// What a node may ask of the API server, in requests a second. The server protects
+// itself (API Priority and Fairness); client-go's default of 5 would have the state
+// of a node's last port wait for a minute when a hundred of them change at once.
+const (
+	qps   = 50
+	burst = 100
+)
 
 // NewReporter makes a Reporter that writes to the API server of cfg for a node.
 func NewReporter(cfg *rest.Config, node string, log *slog.Logger) (*Reporter, error) {
@@ -63,7 +73,9 @@ func NewReporter(cfg *rest.Config, node string, log *slog.Logger) (*Reporter, er
 	if err := errors.Join(corev1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
-	c, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: mapper()})
+	paced := rest.CopyConfig(cfg)
+	paced.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(qps, burst) // one for all kinds
+	c, err := client.New(paced, client.Options{Scheme: scheme, Mapper: mapper()})
 	if err != nil {
 		return nil, fmt.Errorf("write to the Kubernetes API at %s: %w", cfg.Host, err)
 	}
@@ -94,11 +106,14 @@ const (
 	holdMost   = 2 * time.Second
 )
 
+// After an error news wait as well: a server that is overloaded is not helped by
+// being asked at each of them.
 func (r *Reporter) follow(ctx context.Context, node Node) {
 	retry := time.Second
 	next := time.NewTimer(0)
 	defer next.Stop()
-	var since time.Time // of the first news that were not looked at yet
+	var since time.Time     // of the first news that were not looked at yet
+	var notBefore time.Time // comes the next report
 	for {
 		select {
 		case <-ctx.Done():
@@ -111,8 +126,9 @@ func (r *Reporter) follow(ctx context.Context, node Node) {
 			wait, err := r.round(ctx, node)
 			r.tellTrouble(err)
 			if err != nil {
-				wait, retry = retry, min(2*retry, r.retryMost)
-				r.looked = time.Time{} // what the server has is not known any more
+				wait = retry/2 + rand.N(retry/2+1) // nodes that failed together do not come back together
+				retry = min(2*retry, r.retryMost)
+				notBefore = time.Now().Add(wait)
 			} else {
 				retry = time.Second
 			}
@@ -122,7 +138,7 @@ func (r *Reporter) follow(ctx context.Context, node Node) {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		next.Reset(min(quietAfter, max(0, time.Until(since.Add(holdMost)))))
+		next.Reset(max(min(quietAfter, max(0, time.Until(since.Add(holdMost)))), time.Until(notBefore)))
 	}
 }
 
@@ -142,7 +158,8 @@ func (r *Reporter) tellTrouble(err error) {
 }
 
 // round writes what is news and says when to look again at the latest. What goes
-// wrong with one object keeps no other from being written.
+// wrong with one object keeps no other from being written. Ports that ended come
+// first, then what has changed, and counters last.
 func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) {
 	if time.Since(r.looked) > r.lookEvery {
 		if err := r.look(ctx); err != nil {
@@ -152,12 +169,12 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 	}
 	status := node.Status()
 	ports, drops := node.Ports()
-	wait, confirmErr := r.confirmAll(ctx, ports)
-	return wait, errors.Join(confirmErr,
-		r.reportTrunks(ctx, status, ports),
-		r.reportPorts(ctx, ports, drops),
-		r.reportIdentities(ctx, ports),
-		r.reportPods(ctx, ports))
+	errs := []error{r.removePorts(ctx, ports)}
+	wait, err := r.confirmAll(ctx, ports)
+	errs = append(errs, err, r.reportTrunks(ctx, status, ports))
+	counters, err := r.reportPorts(ctx, ports, drops)
+	errs = append(errs, err, r.reportIdentities(ctx, ports), r.reportPods(ctx, ports), r.reportCounters(ctx, counters, node))
+	return wait, errors.Join(errs...)
 }
 
 // look reads this node's objects as the server has them.
@@ -181,7 +198,8 @@ func (r *Reporter) look(ctx context.Context) error {
 
 // write brings one object to the server: made if it is new, then its spec if that
 // changed, then its status. It returns an error that names the object. A conflict
-// is settled by looking again.
+// is settled by looking again, as is all that shows that the server has the object
+// otherwise than it is known here.
 func (r *Reporter) write(ctx context.Context, o client.Object, isNew, spec bool) error {
 	gvk := o.GetObjectKind().GroupVersionKind()
 	defer func() { o.GetObjectKind().SetGroupVersionKind(gvk) }() // the client takes it off
@@ -199,6 +217,11 @@ func (r *Reporter) write(ctx context.Context, o client.Object, isNew, spec bool)
 		err = r.client.Status().Update(ctx, o)
 	}
 	if err != nil {
+		identity, ok := o.(*v1alpha1.VMIdentity)
+		fetched := ok && identity.Spec.VM != nil // before each write
+		if !fetched && (apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err)) {
+			r.looked = time.Time{}
+		}
 		return fmt.Errorf("write %s %s: %w", kind, client.ObjectKeyFromObject(o), err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -44,11 +45,17 @@ func (r *Reporter) reportResources(ctx context.Context, trunks []trunkState) err
 			want[resourcePrefix+t.trunk] = true
 		}
 	}
-	if maps.Equal(want, r.offered) && (len(want) == 0 || time.Since(r.nodeLooked) < r.nodeEvery) {
+	// What an agent before this one offered is not known until the node was looked at.
+	if r.offered != nil && maps.Equal(want, r.offered) && (len(want) == 0 || time.Since(r.nodeLooked) < r.nodeEvery) {
 		return nil
 	}
 	node := &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: r.node}}
-	if err := r.client.Get(ctx, client.ObjectKeyFromObject(node), node); err != nil {
+	err := r.client.Get(ctx, client.ObjectKeyFromObject(node), node)
+	if apierrors.IsNotFound(err) && len(want) == 0 { // a node that does not exist offers nothing
+		r.offered = want
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("read node %s: %w", r.node, err)
 	}
 	patch, differs := resourcePatch(node, want)

@@ -102,12 +102,14 @@ func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Dura
 		c := r.vms[id]
 		if !living[id] && (c == nil || c.uid != p.UID || !time.Now().Before(c.next)) {
 			fresh, err := r.confirm(ctx, p)
-			if err != nil {
-				errs = append(errs, err)
-				continue
+			errs = append(errs, err)
+			if err != nil && (c == nil || c.uid != p.UID) { // whose port it is, is open until it can be asked
+				fresh = &confirmation{uid: p.UID, launcher: true, why: "whether the pod is a VM's cannot be found out: " + err.Error()}
 			}
-			fresh.schedule(c)
-			r.vms[id], c = fresh, fresh
+			if fresh != nil { // else what is known stays
+				fresh.schedule(c)
+				r.vms[id], c = fresh, fresh
+			}
 		}
 		living[id] = true
 		if c != nil {
