@@ -249,9 +249,11 @@ const (
 	// roundGap joins events that come together; after a round that took long
 	// (many ports, or many ADDs at work beside it) the gap is idleShare times
 	// as long, so that the loop never takes the kernel's attention from ADDs. A
-	// new snapshot waits for roundGap alone: people wait for what it says.
-	roundGap  = 50 * time.Millisecond
-	idleShare = 9
+	// new snapshot, whose author waits for it, ends the gap once it was as long as
+	// the round, or freshAfter: where they never end, ADDs have half of the time.
+	roundGap   = 50 * time.Millisecond
+	idleShare  = 9
+	freshAfter = 500 * time.Millisecond
 	// ageEvery is how often expired connections are cleared from memory; the
 	// program ignores them at once.
 	ageEvery = 30 * time.Second
@@ -290,7 +292,7 @@ func (a *Agent) idle(ctx context.Context, took time.Duration) {
 	select {
 	case <-ctx.Done():
 		return
-	case <-time.After(roundGap):
+	case <-time.After(max(roundGap, min(took, freshAfter))):
 	}
 	select {
 	case <-ctx.Done():

@@ -107,7 +107,8 @@ func TestFreshSnapshot(t *testing.T) {
 			if err := a.watchSource(context.Background()); err != nil {
 				t.Error(err)
 			}
-		}, time.Second, late},
+		}, late / 2, late},
+		{"a snapshot after a long round", func(a *Agent) { ask(a.fresh) }, time.Hour, freshAfter},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -119,7 +120,7 @@ func TestFreshSnapshot(t *testing.T) {
 				if got := time.Since(begun); got != tt.want {
 					t.Errorf("rested %v, want %v", got, tt.want)
 				}
-				if tt.want == late && len(a.fresh) != 1 {
+				if (tt.want == late || tt.want == freshAfter) && len(a.fresh) != 1 {
 					t.Error("the next round does not begin at once")
 				}
 				time.Sleep(late) // for the goroutine to end
