@@ -197,7 +197,7 @@ func (s fakeStatus) Patch(_ context.Context, o client.Object, patch client.Patch
 // newFakeReporter is a reporter of node n1 at such a server.
 func newFakeReporter(f *fakeAPI) *Reporter {
 	return &Reporter{node: "n1", client: f, log: slog.New(slog.NewTextHandler(io.Discard, nil)), events: &recorder{client: f, node: "n1"},
-		watch: newVMWatch(nil, "n1", f), vms: map[string]*confirmation{}, written: map[string]time.Time{},
+		podNews: newNews(), watch: newVMWatch(nil, "n1", f), vms: map[string]*confirmation{}, written: map[string]time.Time{},
 		countersEvery: 30 * time.Second, lookEvery: 10 * time.Minute, nodeEvery: time.Minute, retryMost: 30 * time.Second}
 }
 
@@ -344,6 +344,35 @@ func TestBackOff(t *testing.T) {
 		synctest.Wait()
 		if got := pods(f.take(), "status"); len(got) != 1 {
 			t.Errorf("news are written late: %q", got)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// TestRefusedKeepsNobodyWaiting: one object that is refused, again and again, delays
+// no news of others.
+func TestRefusedKeepsNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeAPI()
+		r := newFakeReporter(f)
+		n := &fakeNode{changed: make(chan struct{}, 1), ports: []wire.Port{aPort(1), aPort(2)}}
+		f.meet = func(action string) error {
+			if strings.Contains(action, "pod001") {
+				return fmt.Errorf("write: %w", apierrors.NewForbidden(schema.GroupResource{}, "pod001", errors.New("no")))
+			}
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.follow(ctx, n) }()
+		time.Sleep(time.Hour + time.Millisecond) // tries are half a minute apart by now
+		f.take()
+		n.set(func() { n.ports[1].State = attach.Dark })
+		time.Sleep(quietAfter)
+		synctest.Wait()
+		if got := pods(f.take(), "status"); !slices.Contains(got, "pod002") {
+			t.Errorf("news of another port are not written at once: %q", got)
 		}
 		cancel()
 		<-done

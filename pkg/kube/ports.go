@@ -78,7 +78,7 @@ func (r *Reporter) reportPorts(ctx context.Context, ports []wire.Port, drops []w
 func (r *Reporter) reportCounters(ctx context.Context, counters []portWrite, node Node) error {
 	var errs []error
 	for i := range counters {
-		if len(node.Changed()) > 0 || len(r.watch.news) > 0 || ctx.Err() != nil {
+		if len(node.Changed()) > 0 || len(r.watch.news.told) > 0 || len(r.podNews.told) > 0 || ctx.Err() != nil {
 			break
 		}
 		errs = append(errs, r.writePort(ctx, &counters[i]))

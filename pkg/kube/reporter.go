@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/flowcontrol"
@@ -107,7 +109,8 @@ const (
 )
 
 // After an error news wait as well: a server that is overloaded is not helped by
-// being asked at each of them.
+// being asked at each of them. But what it refuses of one object keeps no other's
+// news waiting.
 func (r *Reporter) follow(ctx context.Context, node Node) {
 	retry := time.Second
 	next := time.NewTimer(0)
@@ -128,7 +131,9 @@ func (r *Reporter) follow(ctx context.Context, node Node) {
 			if err != nil {
 				wait = retry/2 + rand.N(retry/2+1) // nodes that failed together do not come back together
 				retry = min(2*retry, r.retryMost)
-				notBefore = time.Now().Add(wait)
+				if !onlyRefused(err) {
+					notBefore = time.Now().Add(wait)
+				}
 			} else {
 				retry = time.Second
 			}
@@ -140,6 +145,22 @@ func (r *Reporter) follow(ctx context.Context, node Node) {
 		}
 		next.Reset(max(min(quietAfter, max(0, time.Until(since.Add(holdMost)))), time.Until(notBefore)))
 	}
+}
+
+// onlyRefused says that the server is well: each of the errors is its verdict about one
+// object.
+func onlyRefused(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(e error) bool { return !onlyRefused(e) })
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		return onlyRefused(inner)
+	}
+	switch apierrors.ReasonForError(err) {
+	case metav1.StatusReasonInvalid, metav1.StatusReasonForbidden, metav1.StatusReasonNotFound, metav1.StatusReasonConflict, metav1.StatusReasonAlreadyExists:
+		return true
+	}
+	return false
 }
 
 // tellTrouble logs what is wrong, once.
