@@ -424,6 +424,34 @@ func TestPorts(t *testing.T) {
 	}
 }
 
+// TestOwnerWithoutVM: the identity of a VirtualMachineInstance that no VirtualMachine
+// made goes with that, and gets its owner also where it has its labels.
+func TestOwnerWithoutVM(t *testing.T) {
+	b := newBench(t)
+	p := b.vmPort("alone")
+	b.vmi("alone", map[string]any{p.Pod.UID: "n1"}, "n1")
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(vmiVersion)
+	if err := b.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "alone"}, u); err != nil {
+		t.Fatal(err)
+	}
+	u.SetOwnerReferences(nil)
+	if err := b.Update(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	vm := v1alpha1.VMReference{Name: "alone", UID: u.GetUID()}
+	old := &v1alpha1.VMIdentity{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: identityName(&vm, "lan"), Labels: map[string]string{"app": "ledger"}},
+		Spec: v1alpha1.VMIdentitySpec{VM: &vm, Network: "lan"}}
+	if err := b.Create(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	b.node.set(func() { b.node.ports = []wire.Port{p} })
+	want := []metav1.OwnerReference{{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachineInstance", Name: "alone", UID: u.GetUID()}}
+	until(b, &v1alpha1.VMIdentity{}, "default", old.Name, func(o *v1alpha1.VMIdentity, found bool) bool {
+		return found && len(o.Status.Addresses) == 2 && slices.Equal(o.OwnerReferences, want)
+	})
+}
+
 // TestServerAway: what happens while the API server is away is written when it is
 // back, once; also by a reporter that was started meanwhile, and after somebody
 // deleted an object.

@@ -130,6 +130,18 @@ spec:
 	})
 	s.reaches(other, db, 80)
 	s.Logf("kubectl get vmports,vmid:\n%s", s.kubectl("get vmports,vmid"))
+	// What a VM was known by goes with it: its address may be another's next.
+	const identities = "get vmid -o jsonpath={.items[*].spec.vm.name}"
+	if had := s.kubectl(identities); !strings.Contains(had, "other") {
+		s.Errorf("VMIdentities of %q, want one of other", had)
+	}
+	s.kubectl("delete vmi other")
+	s.eventually("the VM's identity is gone", func() error {
+		if has := s.kubectl(identities); strings.Contains(has, "other") || !strings.Contains(has, "web") {
+			return fmt.Errorf("VMIdentities of %q, want those of web and db", has)
+		}
+		return nil
+	})
 }
 
 // testDemo: what make demo-cluster makes, VMs with kernels of their own behind launcher

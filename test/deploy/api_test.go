@@ -268,11 +268,15 @@ func identitySteps(admin, n1, n2 client.Client) []step {
 		return func(o *v1alpha1.VMIdentity) { o.Status.Node, o.Status.MAC = node, "00:50:56:01:02:03" }
 	}
 	labelled := func(o *v1alpha1.VMIdentity) { o.Labels = map[string]string{"a": "b"} }
+	owned := func(o *v1alpha1.VMIdentity) {
+		o.OwnerReferences = []metav1.OwnerReference{{APIVersion: "kubevirt.io/v1", Kind: "VirtualMachine", Name: "db", UID: "u1"}}
+	}
 	return []step{
 		{"a new identity", "", func(ctx context.Context) error { return n1.Create(ctx, identity("db")) }},
 		{"its status for another node", notN1 + "vmidentities 'db': it is of node 'n2'", fresh(n1, admin, identity("db"), true, at("n2"))},
 		{"its status", "", fresh(n1, admin, identity("db"), true, at("n1"))},
 		{"its labels", "", fresh(n1, admin, identity("db"), false, labelled)},
+		{"its owner", "", fresh(n1, admin, identity("db"), false, owned)},
 		{"another's labels", notN2 + "vmidentities 'db': it is of node 'n1'", fresh(n2, admin, identity("db"), false, labelled)},
 		{"another's status, still in its name", notN2 + "vmidentities 'db': it is of node 'n1'", fresh(n2, admin, identity("db"), true, func(o *v1alpha1.VMIdentity) { o.Status.MAC = "00:50:56:ff:ff:ff" })},
 		{"another's status, emptied", notN2, fresh(n2, admin, identity("db"), true, at(""))},

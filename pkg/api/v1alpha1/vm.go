@@ -97,13 +97,14 @@ type PodInterface struct {
 	ContainerID string `json:"containerID"`
 }
 
-// VMReference names a VirtualMachineInstance.
+// VMReference names a VirtualMachine, or the VirtualMachineInstance where that was
+// made without one.
 type VMReference struct {
-	// Name of the VirtualMachineInstance, in the object's namespace.
+	// Name of the VirtualMachine or VirtualMachineInstance, in the object's namespace.
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
 
-	// UID of the VirtualMachineInstance.
+	// UID of the same object: a VirtualMachine keeps its own over restarts.
 	UID types.UID `json:"uid"`
 }
 
