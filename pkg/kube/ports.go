@@ -115,13 +115,13 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 	if p.Pod.UID != "" { // Kubernetes removes the port with its pod, should this node be gone
 		o.OwnerReferences = ownedBy(p.Pod)
 	}
-	o.Status.State = v1alpha1.PortState(p.State.String())
+	o.Status.State, o.Status.BootID, o.Status.BeforeNodeDown = v1alpha1.PortState(p.State.String()), p.BootID, nil
 	w.condition = portReady(p, known)
 	w.changed = meta.SetStatusCondition(&o.Status.Conditions, w.condition)
 	counters := v1alpha1.PortCounters{PassedPackets: int64(p.Passed[0] + p.Passed[1]), DroppedPackets: int64(p.Dropped[0] + p.Dropped[1]), Dropped: dropped}
 	w.spec = have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
 	w.due = !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[w.id]) >= r.countersEvery
-	w.news = have == nil || w.spec || w.changed || o.Status.State != have.Status.State
+	w.news = have == nil || w.spec || w.changed || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
 	o.Status.Counters = counters
 	return w
 }

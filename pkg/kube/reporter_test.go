@@ -452,6 +452,33 @@ func TestOwnerWithoutVM(t *testing.T) {
 	})
 }
 
+// TestNodeDown: where the controller took the node for down, an agent that has news
+// has the last word on its ports.
+func TestNodeDown(t *testing.T) {
+	b := newBench(t)
+	p := b.vmPort("cut")
+	p.BootID = "b1"
+	b.vmi("cut", map[string]any{p.Pod.UID: "n1"}, "n1")
+	b.node.set(func() { b.node.ports = []wire.Port{p} })
+	is := func(want string) func(*v1alpha1.VMPort, bool) bool {
+		return func(o *v1alpha1.VMPort, found bool) bool {
+			return found && readyOf(o.Status.Conditions) == want && o.Status.BootID == "b1" && o.Status.BeforeNodeDown == nil
+		}
+	}
+	var o v1alpha1.VMPort
+	until(b, &o, "default", portName(&p), is("True PortActive"))
+	c := &o.Status.Conditions[0]
+	o.Status.BeforeNodeDown = c.DeepCopy()
+	c.Status, c.Reason = metav1.ConditionUnknown, v1alpha1.ReasonNodeDown
+	if err := b.Client.Status().Update(t.Context(), &o); err != nil {
+		t.Fatal(err)
+	}
+	b.node.set(func() { b.node.ports[0].State = attach.Dark })
+	until(b, &o, "default", portName(&p), is("False PortClosed"))
+	b.node.set(func() { b.node.ports[0].State = attach.Active })
+	until(b, &o, "default", portName(&p), is("True PortActive"))
+}
+
 // TestServerAway: what happens while the API server is away is written when it is
 // back, once; also by a reporter that was started meanwhile, and after somebody
 // deleted an object.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -112,9 +113,33 @@ func testReboot(s *scenario) {
 	x := &pod{name: "x", node: "node2", network: "reboot113", addr: "10.100.12.3/24"}
 	s.run(x)
 	s.refused(a, x, 80)
+	s.controllerOff("node2")
 	s.on("node2", "sync")
+	const bootOf, portsOf = "get node node2 -o jsonpath={.status.nodeInfo.bootID}", "get vmports --field-selector spec.node=node2 -o "
+	boot, ended := s.kubectl(bootOf), strings.Fields(s.kubectl(portsOf+"name"))
+	if len(ended) != 2 {
+		s.Errorf("ports of node2: %q, want 2", ended)
+	}
 	if err := s.node("node2").Reboot(); err != nil {
 		s.Fatal(err)
+	}
+	s.eventually("node2 is known to run anew", func() error {
+		if now := s.kubectl(bootOf); now == boot {
+			return fmt.Errorf("boot %s", now)
+		}
+		return nil
+	})
+	since := time.Now()
+	s.eventually("the ports of the boot before are gone", func() error {
+		for _, p := range strings.Fields(s.kubectl(portsOf + "name")) {
+			if slices.Contains(ended, p) {
+				return fmt.Errorf("%s", p)
+			}
+		}
+		return nil
+	})
+	if took := time.Since(since); took > 30*time.Second { // the node's agent alone takes longer
+		s.Errorf("ports of a boot that was over were shown for %s", took)
 	}
 	s.eventually("b runs again", func() error {
 		p := s.pods["b"]
@@ -136,9 +161,24 @@ func testReboot(s *scenario) {
 		if strings.Count(out, "reboot11") != 2 {
 			return fmt.Errorf("%s", out)
 		}
-		if vmports := s.kubectl("get vmports"); strings.Count(vmports, "node2") != 2 {
-			return fmt.Errorf("%s", vmports)
+		boot := s.kubectl(bootOf)
+		out = s.kubectl(portsOf + `jsonpath={range.items[*]}{.status.bootID}/{.status.conditions[0].status}{"\n"}{end}`)
+		if want := boot + "/True"; !slices.Equal(strings.Fields(out), []string{want, want}) {
+			return fmt.Errorf("%s, want %s of both", out, want)
 		}
 		return nil
 	})
+}
+
+// controllerOff has the controller run on another node than this.
+func (s *scenario) controllerOff(node string) {
+	s.Helper()
+	const pods = "-n homeport-system -l app.kubernetes.io/component=controller"
+	if on := s.kubectl("get pods " + pods + " -o jsonpath={.items[*].spec.nodeName}"); on != node {
+		return
+	}
+	s.kubectl("cordon " + node)
+	defer s.kubectlLate("uncordon " + node)
+	s.kubectl("delete pod " + pods)
+	s.kubectl("-n homeport-system rollout status deployment homeport-controller")
 }

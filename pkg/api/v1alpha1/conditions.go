@@ -83,6 +83,9 @@ const (
 	// ReasonPortsUpToDate: no VM does.
 	ReasonPortsUpToDate = "PortsUpToDate"
 
+	// ReasonNodeDown: the port's node is down, so nothing is known of the port.
+	ReasonNodeDown = "NodeDown"
+
 	// ReasonIncludesMissing: the set includes one that does not exist.
 	ReasonIncludesMissing = "IncludesMissing"
 	// ReasonIncludesCycle: sets include each other in a circle.

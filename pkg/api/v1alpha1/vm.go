@@ -121,11 +121,23 @@ const (
 	PortReleased    PortState = "Released"    // a migration's source after hand-over: nothing passes
 )
 
-// VMPortStatus is what a node says of a port.
+// VMPortStatus is what a node says of a port. While the node is down, State and
+// Counters are what it said last, and the controller says so in the condition Ready.
 type VMPortStatus struct {
 	// State of the port.
 	// +optional
 	State PortState `json:"state,omitempty"`
+
+	// BootID is the node's boot that the port is of, as in status.nodeInfo.bootID of
+	// the Node: no port outlives it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	BootID string `json:"bootID,omitempty"`
+
+	// BeforeNodeDown is the condition Ready that the node gave last, kept while the
+	// controller says there that the node is down.
+	// +optional
+	BeforeNodeDown *metav1.Condition `json:"beforeNodeDown,omitempty"`
 
 	// Counters since the port was made; at most 30 seconds old.
 	// +optional

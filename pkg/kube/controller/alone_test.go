@@ -95,6 +95,8 @@ func TestLease(t *testing.T) {
 	l.port("default", "vm1", "t-node", "lan", "1", "t", "")
 	l.held("VLANNetwork", "lan", true)
 	l.held("VLANTrunk", "t", true)
+	l.node("t-node", "Unknown")
+	l.says("VMPort", "default/vm1", "Ready", "Unknown", v1alpha1.ReasonNodeDown)
 	l.delete("VLANNetwork", "lan")
 	l.delete("VLANTrunk", "t")
 	l.delete("Node", "t-node")

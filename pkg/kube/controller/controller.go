@@ -194,17 +194,28 @@ func slim(obj any) (any, error) {
 	case *metav1.PartialObjectMetadata:
 		o.SetAnnotations(nil)
 	case *v1alpha1.VMPort:
-		o.Status = v1alpha1.VMPortStatus{}
+		o.Status = slimPort(&o.Status)
 	case *corev1.Node:
 		return slimNode(o), nil
 	}
 	return obj, nil
 }
 
-// slimNode keeps of a node whether it is ready, which the cluster itself keeps up to
-// date: a node that is down cannot say so.
+// slimPort keeps of a port which boot it is of, and whether we say that its node is
+// down.
+func slimPort(o *v1alpha1.VMPortStatus) v1alpha1.VMPortStatus {
+	out := v1alpha1.VMPortStatus{BootID: o.BootID}
+	if saysDown(o) {
+		out.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Reason: v1alpha1.ReasonNodeDown}}
+	}
+	return out
+}
+
+// slimNode keeps of a node its boot and whether it is ready, which the cluster itself
+// keeps up to date: a node that is down cannot say so.
 func slimNode(o *corev1.Node) *corev1.Node {
 	out := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion}}
+	out.Status.NodeInfo.BootID = o.Status.NodeInfo.BootID
 	for _, c := range o.Status.Conditions {
 		if c.Type == corev1.NodeReady {
 			out.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}

@@ -36,6 +36,7 @@ func TestController(t *testing.T) {
 		{"migration required", testMigration},
 		{"sets", testSets},
 		{"node gone", testNodeGone},
+		{"node down", testNodeDown},
 		{"burst", testBurst},
 		{"one port", testOnePort},
 		{"nothing is written twice", testQuiet},

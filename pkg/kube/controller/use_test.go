@@ -2,7 +2,10 @@ package controller
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 )
@@ -148,4 +151,63 @@ func testNodeGone(l *lab) {
 	l.gone("VMPort", "default/gone-vm3")
 	l.status("VLANNetwork", "gone", "ports", 0)
 	l.says("VLANTrunk", "tgone", "Ready", "False", v1alpha1.ReasonNoNodes)
+}
+
+// boot is what the cluster says of a node's boot.
+func (l *lab) boot(node, id string) {
+	l.Helper()
+	l.patchStatus("Node", node, fmt.Sprintf(`status: {nodeInfo: {bootID: %s}}`, id))
+}
+
+// testNodeDown: while a node is down its ports say so and keep what it said; ports of
+// a boot that is over go as soon as the node is back.
+func testNodeDown(l *lab) {
+	l.trunk("tdown")
+	l.network("down", "tdown", 1, "")
+	l.boot("tdown-node", "b1")
+	for _, vm := range []string{"down1", "down2", "down3"} {
+		l.port("default", vm, "tdown-node", "down", "1", "tdown", "")
+	}
+	for _, vm := range []string{"down1", "down2"} { // of down3 the node has said nothing yet
+		l.patchStatus("VMPort", "default/"+vm, `status: {state: Active, bootID: b1, conditions: [
+			{type: Ready, status: "True", reason: PortActive, message: m, observedGeneration: 1, lastTransitionTime: "2026-01-01T00:00:00Z"}]}`)
+	}
+	status := func(vm string) any { return l.get("VMPort", "default/"+vm).Object["status"] }
+	said := map[string]any{}
+	for _, vm := range []string{"down1", "down2", "down3"} {
+		said[vm] = status(vm)
+	}
+	for _, state := range []string{"Unknown", "False"} {
+		l.node("tdown-node", state)
+		for vm := range said {
+			l.says("VMPort", "default/"+vm, "Ready", "Unknown", v1alpha1.ReasonNodeDown, "node tdown-node is down")
+		}
+		if s, _, _ := unstructured.NestedString(l.get("VMPort", "default/down1").Object, "status", "state"); s != "Active" {
+			l.Errorf("state %q, want what the node said last", s)
+		}
+		l.node("tdown-node", "True")
+		for vm, want := range said {
+			l.until(vm+" is as the node said", func() string {
+				got := status(vm)
+				if conditions, _, _ := unstructured.NestedSlice(l.get("VMPort", "default/"+vm).Object, "status", "conditions"); want == nil && len(conditions) == 0 {
+					return ""
+				}
+				if !reflect.DeepEqual(got, want) {
+					return fmt.Sprint(got)
+				}
+				return ""
+			})
+		}
+	}
+
+	l.node("tdown-node", "Unknown")
+	l.says("VMPort", "default/down2", "Ready", "Unknown", v1alpha1.ReasonNodeDown)
+	l.patchStatus("VMPort", "default/down2", `status: {bootID: b2}`)
+	l.boot("tdown-node", "b2")
+	l.node("tdown-node", "True")
+	l.gone("VMPort", "default/down1")
+	l.says("VMPort", "default/down2", "Ready", "True", v1alpha1.ReasonPortActive)
+	if l.get("VMPort", "default/down3") == nil {
+		l.Error("a port of which the boot is not known went")
+	}
 }
