@@ -2,6 +2,10 @@ package controller
 
 import (
 	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -51,6 +55,55 @@ func TestNADKindMissing(t *testing.T) {
 		return ""
 	})
 	install()
+	l.says("VLANNetwork", "lan", "Ready", "True", v1alpha1.ReasonReady)
+	l.hasNAD("default", "lan")
+}
+
+// TestNADsForbidden: while NetworkAttachmentDefinitions cannot be read, networks say
+// so, and all else of their status; and go on when they can.
+func TestNADsForbidden(t *testing.T) {
+	l := &lab{TB: t, server: apiserver.Start(t, crds, nadCRDs)}
+	var err error
+	if l.Client, err = client.New(l.server.Config(), client.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	const base = "../../../deploy/base/"
+	rbac, err := os.ReadFile(base + "rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const right = "resources: [network-attachment-definitions]\n"
+	if !strings.Contains(string(rbac), right) {
+		t.Fatalf("rbac.yaml has no %q", right)
+	}
+	dir := t.TempDir()
+	without, given := filepath.Join(dir, "rbac.yaml"), filepath.Join(dir, "given.yaml")
+	for file, text := range map[string]string{without: strings.ReplaceAll(string(rbac), right, "resources: [others]\n"), given: `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: nads}
+rules: [{apiGroups: [k8s.cni.cncf.io], resources: [network-attachment-definitions], verbs: ["*"]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: nads}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: nads}
+subjects: [{kind: ServiceAccount, name: homeport-controller, namespace: homeport-system}]
+`} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.server.Apply(base+"namespace.yaml", without)
+	l.c, _ = l.start(Config{REST: l.server.User("system:serviceaccount:homeport-system:homeport-controller", nil, nil)})
+	l.trunk("t")
+	l.network("lan", "t", 1, ", namespaces: {}")
+	l.says("VLANNetwork", "lan", "Ready", "False", v1alpha1.ReasonNADFailed, "cannot be read", "is forbidden")
+	l.says("VLANNetwork", "lan", "MigrationRequired", "False", v1alpha1.ReasonPortsUpToDate)
+	l.port("default", "vm1", "t-node", "lan", "1", "t", "")
+	l.status("VLANNetwork", "lan", "ports", 1)
+	l.held("VLANNetwork", "lan", true)
+	l.server.Apply(given)
 	l.says("VLANNetwork", "lan", "Ready", "True", v1alpha1.ReasonReady)
 	l.hasNAD("default", "lan")
 }
@@ -130,8 +183,69 @@ func TestCannotStart(t *testing.T) {
 	if got := run(Config{REST: s.Config(), HealthAddr: "nowhere"}); !strings.Contains(got, "nowhere") {
 		t.Error(got)
 	}
-	s.Stop()
-	if got := run(Config{REST: s.Config()}); !strings.Contains(got, "the Kubernetes API at") {
-		t.Error(got)
+}
+
+// TestServerAwayAtStart: an API server that is away is waited for by the same process,
+// which is alive all the time and ready when it has read everything.
+func TestServerAwayAtStart(t *testing.T) {
+	s := apiserver.Start(t, crds, nadCRDs)
+	l := &lab{TB: t, server: s}
+	var err error
+	if l.Client, err = client.New(s.Config(), client.Options{}); err != nil {
+		t.Fatal(err)
 	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().String()
+	free.Close()
+	probe := func(path string) string {
+		resp, err := http.Get("http://" + addr + path)
+		if err != nil {
+			return err.Error()
+		}
+		resp.Body.Close()
+		return resp.Status
+	}
+	is := func(path, want string) {
+		t.Helper()
+		l.until(path+" says "+want, func() string {
+			if got := probe(path); got != want {
+				return got
+			}
+			return ""
+		})
+	}
+	s.Stop()
+	asked := make(chan struct{}, 100)
+	cfg := s.Config()
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return noted{next, asked} })
+	l.c, _ = l.start(Config{REST: cfg, HealthAddr: addr})
+	is("/healthz", "200 OK")
+	for range 3 { // it was asked in vain
+		<-asked
+	}
+	is("/healthz", "200 OK")
+	is("/readyz", "500 Internal Server Error")
+	s.Restart()
+	l.trunk("t")
+	is("/readyz", "200 OK")
+}
+
+// noted tells of requests that found nobody.
+type noted struct {
+	next http.RoundTripper
+	vain chan struct{}
+}
+
+func (n noted) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := n.next.RoundTrip(r)
+	if err != nil {
+		select {
+		case n.vain <- struct{}{}:
+		default:
+		}
+	}
+	return resp, err
 }

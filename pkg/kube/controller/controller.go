@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +67,8 @@ type Controller struct {
 	// Waits; tests shorten them.
 	settle time.Duration // after a change at others, for more of them to come
 	poll   time.Duration // between looks for the kind NetworkAttachmentDefinition
+	retry  time.Duration // between tries of an API server that cannot be asked at the start
+	word   time.Duration // that a new VLANTrunkNode may have no status yet
 }
 
 // LogTo makes the libraries that a controller is built on write to a log. It is
@@ -76,7 +80,7 @@ func LogTo(log *slog.Logger) {
 
 // New makes a controller. Nothing is asked of the API server before Run.
 func New(cfg Config) (*Controller, error) {
-	c := &Controller{cfg: cfg, settle: 300 * time.Millisecond, poll: 10 * time.Second}
+	c := &Controller{cfg: cfg, settle: 300 * time.Millisecond, poll: 10 * time.Second, retry: 2 * time.Second, word: 10 * time.Second}
 	c.cfg.REST = rest.CopyConfig(cfg.REST)
 	if c.cfg.REST.QPS == 0 {
 		c.cfg.REST.QPS, c.cfg.REST.Burst = 50, 100
@@ -88,6 +92,9 @@ func New(cfg Config) (*Controller, error) {
 		}
 	}
 	again := true // several in one process, in tests
+	// The Lease is not lost to an API server that is slow, and given back at the end, so
+	// that the next replica need not wait for it.
+	lease, renew, retry := 60*time.Second, 45*time.Second, 5*time.Second
 	var err error
 	c.mgr, err = manager.New(c.cfg.REST, manager.Options{
 		Scheme:                        scheme,
@@ -99,9 +106,12 @@ func New(cfg Config) (*Controller, error) {
 		LeaderElectionID:              LeaseName,
 		LeaderElectionNamespace:       cfg.Namespace,
 		LeaderElectionReleaseOnCancel: true, // the process ends when Run returns
+		LeaseDuration:                 &lease,
+		RenewDeadline:                 &renew,
+		RetryPeriod:                   &retry,
 		Metrics:                       metricsserver.Options{BindAddress: orOff(cfg.MetricsAddr)},
-		HealthProbeBindAddress:        orOff(cfg.HealthAddr),
-		Controller:                    config.Controller{SkipNameValidation: &again},
+		HealthProbeBindAddress:        "0", // see serveHealth
+		Controller:                    config.Controller{SkipNameValidation: &again, CacheSyncTimeout: 10 * time.Minute},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("controller: %w", err)
@@ -119,9 +129,17 @@ func orOff(addr string) string {
 	return addr
 }
 
-// Run works until ctx ends, or the Lease is lost, which is an error.
+// Run works until ctx ends, or the Lease is lost, which is an error. An API server that
+// is away is waited for.
 func (c *Controller) Run(ctx context.Context) error {
-	if err := c.checkKinds(ctx); err != nil {
+	ctx, stop := context.WithCancel(ctx)
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer stop()
+	if err := c.serveHealth(ctx, &serving); err != nil {
+		return fmt.Errorf("controller: %w", err)
+	}
+	if err := c.checkKinds(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	c.nads.poll = c.poll
@@ -135,23 +153,40 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 // checkKinds wants the kinds that everything here is about. Without them the
-// watches would only time out.
+// watches would only time out. It asks until it is answered, or ctx ends.
 func (c *Controller) checkKinds(ctx context.Context) error {
-	for _, kind := range ourKinds() {
-		list := &metav1.PartialObjectMetadataList{}
-		list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind + "List"))
-		err := c.mgr.GetAPIReader().List(ctx, list, client.Limit(1))
+	said := false
+	for kinds := ourKinds(); len(kinds) > 0; {
+		err := c.checkKind(ctx, kinds[0])
 		switch {
 		case err == nil:
-		case apierrors.IsNotFound(err):
-			return fmt.Errorf("the cluster has no kind %s (%s): apply Homeport's CRDs first", kind, v1alpha1.APIVersion)
+			kinds = kinds[1:]
+			continue
+		case ctx.Err() != nil:
+			return nil
+		case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+			return fmt.Errorf("the cluster has no kind %s (%s): apply Homeport's CRDs first", kinds[0], v1alpha1.APIVersion)
 		case apierrors.IsForbidden(err):
 			return fmt.Errorf("%w: apply the controller's ClusterRole", err)
-		default:
-			return fmt.Errorf("the Kubernetes API at %s: %w", c.cfg.REST.Host, err)
+		case !said:
+			c.cfg.Log.Warn("the Kubernetes API cannot be asked; tried again", "server", c.cfg.REST.Host, "error", err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(c.retry):
 		}
 	}
 	return nil
+}
+
+func (c *Controller) checkKind(ctx context.Context, kind string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind + "List"))
+	return c.mgr.GetAPIReader().List(ctx, list, client.Limit(1))
 }
 
 // ourKinds are the kinds of Homeport that the controller reads.
@@ -260,20 +295,36 @@ func typed[T any](u *unstructured.Unstructured) (*T, error) {
 	return o, nil
 }
 
-// health adds the probes: alive is the process that answers, ready the one whose
-// watches have read everything once.
-func (c *Controller) health() error {
-	if err := c.mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+// serveHealth answers probes from the start, also while the API server is waited for:
+// alive is the process that answers, ready the one whose watches have read everything
+// once.
+func (c *Controller) serveHealth(ctx context.Context, serving *sync.WaitGroup) error {
+	if c.cfg.HealthAddr == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", c.cfg.HealthAddr)
+	if err != nil {
 		return err
 	}
-	if err := c.mgr.AddReadyzCheck("read", func(*http.Request) error {
+	mux := http.NewServeMux()
+	mux.Handle("/healthz", healthz.CheckHandler{Checker: healthz.Ping})
+	mux.Handle("/readyz", healthz.CheckHandler{Checker: func(*http.Request) error {
 		if !c.ready.Load() {
 			return errors.New("the Kubernetes API has not been read yet")
 		}
 		return nil
-	}); err != nil {
-		return err
-	}
+	}})
+	s := &manager.Server{Name: "health", Server: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, Listener: l}
+	serving.Go(func() {
+		if err := s.Start(ctx); err != nil {
+			c.cfg.Log.Error("probes are not answered any more", "error", err)
+		}
+	})
+	return nil
+}
+
+// readOnce notes when the watches have read everything once.
+func (c *Controller) readOnce() error {
 	return c.mgr.Add(anyReplica(func(ctx context.Context) error {
 		c.ready.Store(c.mgr.GetCache().WaitForCacheSync(ctx))
 		<-ctx.Done()

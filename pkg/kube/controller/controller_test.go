@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -33,6 +34,7 @@ func TestController(t *testing.T) {
 		{"refused", testRefused},
 		{"policy", testPolicy},
 		{"in use", testInUse},
+		{"trunk of a dead node", testDeadNode},
 		{"migration required", testMigration},
 		{"sets", testSets},
 		{"node gone", testNodeGone},
@@ -57,8 +59,13 @@ func testTrunk(l *lab) {
 	l.report("sum", "sum01", "False", "LinkDown", 0)
 	l.says("VLANTrunk", "sum", "Degraded", "True", v1alpha1.ReasonNodesUnhealthy, "1 of 2 nodes", "sum01 (LinkDown)", "vlantrunknode sum.NODE")
 	l.says("VLANTrunk", "sum", "Ready", "True", v1alpha1.ReasonPartlyHealthy, "healthy on 1 of 2 nodes")
+	// A report begins without a status, which is soon there; if not, it is told.
+	since := time.Now()
 	l.create("VLANTrunkNode", "sum.sum02", "spec: {trunk: sum, node: sum02}")
 	l.says("VLANTrunk", "sum", "Degraded", "True", v1alpha1.ReasonNodesUnhealthy, "sum02 (no word yet)")
+	if took := time.Since(since); took < l.c.word-time.Second { // times are whole seconds
+		l.Errorf("told %s after the report began", took)
+	}
 	for i := 2; i < 14; i++ {
 		l.report("sum", fmt.Sprintf("sum%02d", i), "False", "Drift", 0)
 	}

@@ -139,7 +139,9 @@ func testOnePort(l *lab) {
 func testQuiet(l *lab) {
 	w := &writer{Client: l.c.mgr.GetClient(), live: l.c.mgr.GetAPIReader(), events: &events.FakeRecorder{}}
 	kinds := map[string]func(name string) error{
-		"VLANTrunk": func(n string) error { return (&trunks{writer: w, judge: l.c.judge}).reconcile(l.Context(), n) },
+		"VLANTrunk": func(n string) error {
+			return (&trunks{writer: w, judge: l.c.judge, word: l.c.word}).reconcile(l.Context(), n)
+		},
 		"VLANNetwork": func(n string) error {
 			return (&networks{writer: w, judge: l.c.judge, nads: l.c.nads}).reconcile(l.Context(), n)
 		},

@@ -62,7 +62,7 @@ func (l *lab) start(cfg Config) (c *Controller, stop func()) {
 	if err != nil {
 		l.Fatal(err)
 	}
-	c.settle, c.poll = 20*time.Millisecond, 300*time.Millisecond
+	c.settle, c.poll, c.retry, c.word = 20*time.Millisecond, 300*time.Millisecond, 100*time.Millisecond, 3*time.Second
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()

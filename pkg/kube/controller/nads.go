@@ -34,7 +34,8 @@ type nads struct {
 	direct client.Client
 
 	mu     sync.Mutex
-	looked bool // it is known whether there is the kind
+	looked bool  // it is known whether there is the kind, or why it is not
+	failed error // why they cannot be read, while there is no cache
 	cache  cache.Cache
 	stop   context.CancelFunc // of the cache; nil while there is none
 	tell   func(name string)
@@ -69,15 +70,15 @@ func (n *nads) onChange(tell func(name string), all func()) {
 	n.tell, n.all = tell, all
 }
 
-// reader gives what is in memory; nil if the cluster has no such kind. It is not
-// known yet as long as known is false.
-func (n *nads) reader() (r client.Reader, known bool) {
+// reader gives what is in memory; nil if the cluster has no such kind, or, with an
+// error, if they cannot be read. Nothing is known yet as long as known is false.
+func (n *nads) reader() (r client.Reader, known bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.cache == nil {
-		return nil, n.looked
+		return nil, n.looked, n.failed
 	}
-	return n.cache, n.looked
+	return n.cache, n.looked, nil
 }
 
 // Start implements manager.Runnable.
@@ -90,6 +91,7 @@ func (n *nads) Start(ctx context.Context) error {
 		if text := fmt.Sprint(err); err != nil && text != last && ctx.Err() == nil {
 			n.log.Error("cannot look for NetworkAttachmentDefinitions; tried again", "error", err)
 			last = text
+			n.fail(err)
 		} else if err == nil {
 			last = ""
 		}
@@ -109,7 +111,7 @@ func (n *nads) look(ctx context.Context) error {
 		return err // nothing is known: what was known holds
 	}
 	n.mu.Lock()
-	looked, has, stop := n.looked, n.cache != nil, n.stop
+	looked, has, stop := n.looked && n.failed == nil, n.cache != nil, n.stop
 	n.mu.Unlock()
 	switch {
 	case missing && (has || !looked):
@@ -124,9 +126,24 @@ func (n *nads) look(ctx context.Context) error {
 	return nil
 }
 
+// fail keeps why they cannot be read, where nothing is known of them. One reason of
+// the API server is told once, however its text goes on.
+func (n *nads) fail(err error) {
+	n.mu.Lock()
+	news := n.cache == nil && (n.failed == nil || apierrors.ReasonForError(n.failed) != apierrors.ReasonForError(err))
+	if news {
+		n.looked, n.failed = true, err
+	}
+	all := n.all
+	n.mu.Unlock()
+	if news {
+		all()
+	}
+}
+
 func (n *nads) set(c cache.Cache, stop context.CancelFunc) {
 	n.mu.Lock()
-	n.looked, n.cache, n.stop = true, c, stop
+	n.looked, n.failed, n.cache, n.stop = true, nil, c, stop
 	all := n.all
 	n.mu.Unlock()
 	all()

@@ -140,8 +140,8 @@ func (n *networks) place(ctx context.Context, s *state) error {
 	}
 	want, living, err := selected(s.network, namespaces.Items)
 	s.selected = len(want)
-	reader, known := n.nads.reader()
-	s.looked, s.noKind = known, known && reader == nil
+	reader, known, unread := n.nads.reader()
+	s.looked, s.unread, s.noKind = known, unread, known && reader == nil && unread == nil
 	if s.selector = err; err != nil || reader == nil {
 		return nil
 	}
@@ -200,6 +200,7 @@ type state struct {
 	ports   []v1alpha1.VMPort
 	placed
 	looked, noKind bool  // for NetworkAttachmentDefinitions; the cluster has no such kind
+	unread         error // why they cannot be read
 	selector       error // of spec.namespaces
 }
 
@@ -230,6 +231,9 @@ func (s *state) ready(problems string, poll time.Duration) metav1.Condition {
 	case s.noKind:
 		return no(v1alpha1.ReasonNADKindMissing, "the cluster has no kind %s (%s), by which pods name networks: install Multus; it is looked for every %s",
 			nadKind.Kind, nadKind.GroupVersion(), poll)
+	case s.unread != nil:
+		return no(v1alpha1.ReasonNADFailed, "NetworkAttachmentDefinitions cannot be read: %v: give the controller what it lacks, as its ClusterRole has it; it is tried every %s",
+			s.unread, poll)
 	case len(s.failed) > 0:
 		return no(v1alpha1.ReasonNADFailed, "cannot be written: %s: see what the API server or an admission webhook wants; it is tried again", some(texts(s.failed), "; "))
 	case len(s.conflicts) > 0:

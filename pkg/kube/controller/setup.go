@@ -15,7 +15,7 @@ import (
 
 // By what objects are found in the cache.
 const (
-	byTrunk    = "spec.trunk"    // VLANNetwork, VLANTrunkNode
+	byTrunk    = "spec.trunk"    // VLANNetwork, VLANTrunkNode, VMPort
 	byNetwork  = "spec.network"  // VMPort
 	byNode     = "spec.node"     // VMPort, VLANTrunkNode
 	byIncludes = "spec.includes" // AddressSet
@@ -26,14 +26,14 @@ func (c *Controller) setup(ctx context.Context) error {
 	for _, do := range []func() error{
 		func() error { return c.index(ctx) },
 		func() error { return c.judge.watch(ctx) },
-		func() error { return c.addTrunks(&trunks{writer: w, judge: c.judge}) },
+		func() error { return c.addTrunks(&trunks{writer: w, judge: c.judge, word: c.word}) },
 		func() error { return c.addNetworks(&networks{writer: w, judge: c.judge, nads: c.nads}) },
 		func() error { return c.addPolicies(&policies{writer: w, judge: c.judge}) },
 		func() error { return c.addSets(&sets{writer: w}) },
 		func() error { return c.addNodes(&nodes{writer: w, log: c.cfg.Log}) },
 		func() error { return c.mgr.Add(c.judge) },
 		func() error { return c.mgr.Add(c.nads) },
-		c.health,
+		c.readOnce,
 	} {
 		if err := do(); err != nil {
 			return err
@@ -51,6 +51,7 @@ func (c *Controller) index(ctx context.Context) error {
 		{judged(v1alpha1.KindVLANNetwork), byTrunk, func(o client.Object) []string { return []string{trunkOf(o)} }},
 		{&v1alpha1.VLANTrunkNode{}, byTrunk, func(o client.Object) []string { return []string{trunkOf(o)} }},
 		{&v1alpha1.VLANTrunkNode{}, byNode, func(o client.Object) []string { return []string{nodeOf(o)} }},
+		{&v1alpha1.VMPort{}, byTrunk, func(o client.Object) []string { return []string{trunkOf(o)} }},
 		{&v1alpha1.VMPort{}, byNode, func(o client.Object) []string { return []string{nodeOf(o)} }},
 		{&v1alpha1.VMPort{}, byNetwork, func(o client.Object) []string { return []string{networkOf(o)} }},
 		{&v1alpha1.AddressSet{}, byIncludes, func(o client.Object) []string { return o.(*v1alpha1.AddressSet).Spec.Includes }},
@@ -69,6 +70,8 @@ func trunkOf(o client.Object) string {
 		name, _, _ := unstructured.NestedString(o.Object, "spec", "trunk")
 		return name
 	case *v1alpha1.VLANTrunkNode:
+		return o.Spec.Trunk
+	case *v1alpha1.VMPort:
 		return o.Spec.Trunk
 	}
 	return ""

@@ -2,8 +2,10 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -49,12 +51,21 @@ type writer struct {
 func by(do func(ctx context.Context, name string) error) reconcile.Reconciler {
 	return reconcile.Func(func(ctx context.Context, r reconcile.Request) (reconcile.Result, error) {
 		err := do(ctx, r.Name)
-		if apierrors.IsConflict(err) {
+		var wait later
+		switch {
+		case apierrors.IsConflict(err):
 			return reconcile.Result{RequeueAfter: conflictWait}, nil
+		case errors.As(err, &wait):
+			return reconcile.Result{RequeueAfter: time.Duration(wait)}, nil
 		}
 		return reconcile.Result{}, err
 	})
 }
+
+// later is that all is done for now, and more is to be done after a while.
+type later time.Duration
+
+func (l later) Error() string { return "to be looked at again in " + time.Duration(l).String() }
 
 // ready is a condition Ready of an object.
 func ready(o client.Object, ok bool, reason, message string) metav1.Condition {

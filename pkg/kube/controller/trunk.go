@@ -3,7 +3,9 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,12 +19,14 @@ import (
 type trunks struct {
 	*writer
 	judge *judge
+	word  time.Duration // that a new report may have no status yet
 }
 
 func (c *Controller) addTrunks(t *trunks) error {
 	return c.control("trunk", 2, by(t.reconcile), judged(v1alpha1.KindVLANTrunk), []watch{
 		{judged(v1alpha1.KindVLANNetwork), reaction{whom: one(trunkOf), when: newSpec, after: c.settle}},
 		{&v1alpha1.VLANTrunkNode{}, reaction{whom: one(trunkOf), when: otherHealth, after: c.settle}},
+		{&v1alpha1.VMPort{}, reaction{whom: one(trunkOf), when: newSpec, after: c.settle}},
 		{&corev1.Node{}, reaction{whom: t.onNode, when: otherLife, after: c.settle}},
 	}, c.verdicts(v1alpha1.KindVLANTrunk))
 }
@@ -61,23 +65,13 @@ func (t *trunks) reconcile(ctx context.Context, name string) error {
 	if trunk == nil {
 		return err
 	}
-	var nodes v1alpha1.VLANTrunkNodeList
-	if err := t.List(ctx, &nodes, client.MatchingFields{byTrunk: name}, client.UnsafeDisableDeepCopy); err != nil {
-		return err
-	}
-	users, err := namesOf(ctx, t, v1alpha1.KindVLANNetwork, byTrunk, name)
+	nodes, wait, err := t.reports(ctx, name)
 	if err != nil {
 		return err
 	}
-	slices.Sort(users)
-	for i := range users {
-		users[i] = "VLANNetwork " + users[i]
-	}
-	slices.SortFunc(nodes.Items, func(a, b v1alpha1.VLANTrunkNode) int { return compareBy(a.Spec.Node, b.Spec.Node) })
-	for i := range nodes.Items {
-		if n := &nodes.Items[i]; n.Status.Ports > 0 {
-			users = append(users, fmt.Sprintf("node %s (%s)", n.Spec.Node, count(int(n.Status.Ports), "port")))
-		}
+	users, err := t.users(ctx, name, nodes)
+	if err != nil {
+		return err
 	}
 	if err := t.hold(ctx, trunk, len(users) > 0); err != nil {
 		return err
@@ -90,36 +84,95 @@ func (t *trunks) reconcile(ctx context.Context, name string) error {
 		return nil
 	}
 	before := trunk.DeepCopy()
-	sick, err := t.sick(ctx, nodes.Items)
-	if err != nil {
-		return err
-	}
-	trunk.Status.Nodes, trunk.Status.HealthyNodes = int32(len(nodes.Items)), int32(len(nodes.Items)-len(sick))
+	sick := sick(nodes)
+	trunk.Status.Nodes, trunk.Status.HealthyNodes = int32(len(nodes)), int32(len(nodes)-len(sick))
 	for _, c := range []metav1.Condition{trunkReady(trunk, users, problems), trunkDegraded(trunk, sick)} {
 		meta.SetStatusCondition(&trunk.Status.Conditions, c)
 	}
-	return t.publish(ctx, before, trunk, before.Status.Conditions, trunk.Status.Conditions)
+	if err := t.publish(ctx, before, trunk, before.Status.Conditions, trunk.Status.Conditions); err != nil || wait == 0 {
+		return err
+	}
+	return later(wait)
 }
 
-// sick names the nodes where a trunk is not ready. What a node said before it went
-// down is not so any more.
-func (t *trunks) sick(ctx context.Context, reports []v1alpha1.VLANTrunkNode) (sick []string, err error) {
-	for i := range reports {
-		r := &reports[i]
+// onTrunk is what a node reports of a trunk. What a node said before it went down is
+// not so any more.
+type onTrunk struct {
+	node  string
+	down  bool
+	ports int
+	ready *metav1.Condition
+}
+
+// reports reads what nodes report of a trunk, sorted. A report is made before its
+// status is written: one that is so new is left out, and is to be looked at again
+// after wait.
+func (t *trunks) reports(ctx context.Context, trunk string) (out []onTrunk, wait time.Duration, err error) {
+	var list v1alpha1.VLANTrunkNodeList
+	if err := t.List(ctx, &list, client.MatchingFields{byTrunk: trunk}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, 0, err
+	}
+	for i := range list.Items {
+		r := &list.Items[i]
 		var node corev1.Node
 		if err := t.Get(ctx, client.ObjectKey{Name: r.Spec.Node}, &node, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		switch c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady); {
-		case isDown(&node):
-			sick = append(sick, r.Spec.Node+" (the node is down)")
-		case c == nil:
-			sick = append(sick, r.Spec.Node+" (no word yet)")
-		case c.Status != metav1.ConditionTrue:
-			sick = append(sick, fmt.Sprintf("%s (%s)", r.Spec.Node, c.Reason))
+		o := onTrunk{r.Spec.Node, isDown(&node), int(r.Status.Ports), meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady)}
+		if left := t.word - time.Since(r.CreationTimestamp.Time); o.ready == nil && left > 0 {
+			wait = max(wait, left)
+			continue
+		}
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b onTrunk) int { return compareBy(a.node, b.node) })
+	return out, wait, nil
+}
+
+// users names what keeps a trunk: its networks, and the nodes with ports on it. Ports
+// are counted by their VMPorts, which go with their pods also when a node does not
+// come back; a node that is up may know of ports of no pod besides.
+func (t *trunks) users(ctx context.Context, trunk string, nodes []onTrunk) ([]string, error) {
+	users, err := namesOf(ctx, t, v1alpha1.KindVLANNetwork, byTrunk, trunk)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(users)
+	for i := range users {
+		users[i] = "VLANNetwork " + users[i]
+	}
+	var ports v1alpha1.VMPortList
+	if err := t.List(ctx, &ports, client.MatchingFields{byTrunk: trunk}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	at := map[string]int{}
+	for i := range ports.Items {
+		at[ports.Items[i].Spec.Node]++
+	}
+	for _, n := range nodes {
+		if !n.down && n.ports > 0 {
+			at[n.node] = max(at[n.node], n.ports)
 		}
 	}
-	return sick, nil
+	for _, node := range slices.Sorted(maps.Keys(at)) {
+		users = append(users, fmt.Sprintf("node %s (%s)", node, count(at[node], "port")))
+	}
+	return users, nil
+}
+
+// sick names the nodes where a trunk is not ready.
+func sick(reports []onTrunk) (sick []string) {
+	for _, r := range reports {
+		switch {
+		case r.down:
+			sick = append(sick, r.node+" (the node is down)")
+		case r.ready == nil:
+			sick = append(sick, r.node+" (no word yet)")
+		case r.ready.Status != metav1.ConditionTrue:
+			sick = append(sick, fmt.Sprintf("%s (%s)", r.node, r.ready.Reason))
+		}
+	}
+	return sick
 }
 
 // trunkReady says whether VMs can be on the trunk. As long as one node carries it

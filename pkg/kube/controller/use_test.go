@@ -57,6 +57,21 @@ func testInUse(l *lab) {
 	l.held("VLANTrunk", "tunused", false)
 }
 
+// testDeadNode: a node that does not come back keeps no trunk; ports on it do, until
+// their pods are given up.
+func testDeadNode(l *lab) {
+	l.trunk("tdead")
+	l.port("default", "dead", "tdead-node", "", "1", "tdead", "")
+	l.held("VLANTrunk", "tdead", true)
+	l.report("tdead", "tdead-node", "True", "Healthy", 2)
+	l.delete("VLANTrunk", "tdead")
+	l.says("VLANTrunk", "tdead", "Ready", "False", v1alpha1.ReasonInUse, "node tdead-node (2 ports)")
+	l.node("tdead-node", "Unknown")
+	l.says("VLANTrunk", "tdead", "Ready", "False", v1alpha1.ReasonInUse, "node tdead-node (1 port)")
+	l.delete("VMPort", "default/dead")
+	l.gone("VLANTrunk", "tdead")
+}
+
 // testMigration: what running VMs do not have yet is said, by VM.
 func testMigration(l *lab) {
 	l.trunk("tmig")
@@ -93,10 +108,12 @@ func testMigration(l *lab) {
 	l.trunk("tmig2")
 	l.patch("VLANNetwork", "mig", `spec: {trunk: tmig2}`)
 	l.says("VLANNetwork", "mig", r, "True", yes)
-	l.held("VLANTrunk", "tmig", false)
+	l.held("VLANTrunk", "tmig", true) // the VM is on it until it migrates
 	l.held("VLANTrunk", "tmig2", true)
 	l.patch("VLANNetwork", "mig", `spec: {trunk: none}`)
 	l.says("VLANNetwork", "mig", r, "Unknown", v1alpha1.ReasonRefused)
+	l.delete("VMPort", "default/mig1-new")
+	l.held("VLANTrunk", "tmig", false)
 }
 
 // testSets: a set has its own addresses and the included ones, each once.
