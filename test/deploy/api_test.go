@@ -140,8 +140,15 @@ func testOverlays(t *testing.T, admin client.Client) {
 	}
 }
 
-// testRemove sends deploy/uninstall.yaml, and takes it all away, last the CRDs.
+// testRemove sends deploy/uninstall.yaml, and takes it all away, last the CRDs. That of
+// an object in use stays, with no controller to let it go, until somebody does as
+// docs/troubleshooting.md says.
 func testRemove(t *testing.T, admin client.Client) {
+	held := &v1alpha1.VLANTrunk{ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{v1alpha1.Finalizer}},
+		Spec: v1alpha1.VLANTrunkSpec{Bridge: v1alpha1.TrunkBridge{Name: "br0", Managed: new(true)}, Uplink: v1alpha1.TrunkUplink{AllowedVLANs: "1-9"}}}
+	if err := admin.Create(t.Context(), held); err != nil {
+		t.Fatal(err)
+	}
 	for _, u := range objects(t, read(t, "deploy", "uninstall.yaml")) {
 		if err := admin.Create(t.Context(), u); err != nil {
 			t.Errorf("uninstall.yaml: %s %s: %v", u.GetKind(), u.GetName(), err)
@@ -152,6 +159,32 @@ func testRemove(t *testing.T, admin client.Client) {
 			t.Errorf("delete %s %s: %v", u.GetKind(), u.GetName(), err)
 		}
 	}
+	crd := &unstructured.Unstructured{}
+	crd.SetAPIVersion("apiextensions.k8s.io/v1")
+	crd.SetKind("CustomResourceDefinition")
+	crd.SetName("vlantrunks.homeport.dev")
+	eventually(t, "the trunk waits to be let go", func() error {
+		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(held), held); err != nil || held.DeletionTimestamp.IsZero() {
+			return fmt.Errorf("deleted at %v (%v)", held.DeletionTimestamp, err)
+		}
+		return nil
+	})
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(crd), crd); err != nil {
+		t.Errorf("its CRD: %v", err)
+	}
+	const way = `{"metadata":{"finalizers":null}}`
+	if !strings.Contains(string(read(t, "docs", "troubleshooting.md")), way) {
+		t.Errorf("docs/troubleshooting.md has no %s", way)
+	}
+	if err := admin.Patch(t.Context(), held, client.RawPatch("application/merge-patch+json", []byte(way))); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "its CRD is gone", func() error {
+		if err := admin.Get(t.Context(), client.ObjectKeyFromObject(crd), crd); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%v (%v)", crd.Object["status"], err)
+		}
+		return nil
+	})
 }
 
 func vmPort(name, node string) *v1alpha1.VMPort {
@@ -337,14 +370,14 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	const read, write = "get list watch", "create update patch delete"
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), true, []right{
 		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""},
-		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""},
+		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""},
 		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""},
 		{"homeport.dev/vmports", read + " " + write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""}, {"homeport.dev/vlantrunknodes", read + " " + write, ""},
 		{"homeport.dev/vmports/status", "update patch", ""}, {"homeport.dev/vmidentities/status", "update patch", ""}, {"homeport.dev/vlantrunknodes/status", "update patch", ""},
 		{"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), false, []right{
-		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""},
+		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", read + " " + write, ""},
 		{"homeport.dev/firewallpolicies/status", "update patch", ""}, {"homeport.dev/vmports", "deletecollection", ""},
 		{"/secrets", read, namespace}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
 		{"/serviceaccounts/token", "create", namespace}, {"kubevirt.io/virtualmachineinstances", write, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", write, ""},
@@ -352,15 +385,17 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	})
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), true, []right{
 		{"homeport.dev/vlantrunks", read + " patch", ""}, {"homeport.dev/vlannetworks", read + " patch", ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""},
-		{"homeport.dev/vlantrunks/status", "update patch", ""}, {"homeport.dev/vlannetworks/status", "update patch", ""}, {"homeport.dev/firewallpolicies/status", "update patch", ""}, {"homeport.dev/addresssets/status", "update patch", ""},
-		{"homeport.dev/vlannetworks/finalizers", "update", ""}, {"homeport.dev/vlantrunknodes", read + " delete", ""}, {"homeport.dev/vmports", read + " delete", ""}, {"homeport.dev/vmports/status", "patch", ""},
-		{"k8s.cni.cncf.io/network-attachment-definitions", read + " " + write, ""}, {"/namespaces", read, ""}, {"/nodes", read, ""},
+		{"homeport.dev/vlantrunks/status", "patch", ""}, {"homeport.dev/vlannetworks/status", "patch", ""}, {"homeport.dev/firewallpolicies/status", "patch", ""}, {"homeport.dev/addresssets/status", "patch", ""},
+		{"homeport.dev/vlantrunknodes", read + " delete", ""}, {"homeport.dev/vmports", read + " delete", ""}, {"homeport.dev/vmports/status", "patch", ""},
+		{"k8s.cni.cncf.io/network-attachment-definitions", read + " create patch delete", ""}, {"/namespaces", read, ""}, {"/nodes", read, ""},
 		{"coordination.k8s.io/leases", "get create update", namespace}, {"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), false, []right{
 		{"/pods", read + " " + write, ""}, {"/secrets", read, namespace}, {"/nodes", write, ""}, {"/nodes/status", "update patch", ""}, {"/namespaces", write, ""},
-		{"homeport.dev/vlannetworks", "create update delete", ""}, {"homeport.dev/vmports", "create update patch", ""}, {"homeport.dev/vmports/status", "update", ""},
-		{"coordination.k8s.io/leases", "get update", "kube-system"}, {"coordination.k8s.io/leases", "delete", namespace},
+		{"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""},
+		{"homeport.dev/vlantrunks", "create update delete", ""}, {"homeport.dev/vlannetworks", "create update delete", ""}, {"homeport.dev/vmports", "create update patch", ""}, {"homeport.dev/vmports/status", "update", ""},
+		{"coordination.k8s.io/leases", "get update", "kube-system"}, {"coordination.k8s.io/leases", "delete patch", namespace},
+		{"homeport.dev/vlannetworks/finalizers", "update", ""}, {"homeport.dev/vlantrunks/status", "update", ""}, {"homeport.dev/firewallpolicies/status", "update", ""},
 	})
 }
 
