@@ -178,10 +178,14 @@ func fields(b *strings.Builder, path string, s schema, rules *[]string) {
 // known are shapes that are Kubernetes' own: selectors, and conditions.
 func (s schema) known() bool {
 	if s.Items != nil {
-		_, ok := s.Items.Properties["lastTransitionTime"]
-		return ok
+		return s.Items.condition()
 	}
 	_, ok := s.Properties["matchLabels"]
+	return ok || s.condition()
+}
+
+func (s schema) condition() bool {
+	_, ok := s.Properties["lastTransitionTime"]
 	return ok
 }
 
@@ -189,6 +193,8 @@ func (s schema) kind() string {
 	switch {
 	case s.Items != nil && s.known():
 		return "list of conditions"
+	case s.condition():
+		return "condition"
 	case s.known():
 		return "label selector"
 	case s.IntOrString:

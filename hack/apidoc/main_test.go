@@ -32,6 +32,7 @@ spec:
           status:
             properties:
               conditions: {type: array, items: {properties: {lastTransitionTime: {type: string}}}}
+              last: {type: object, properties: {lastTransitionTime: {type: string}}}
 `
 
 // TestPage: each field is told once, with all that limits it.
@@ -53,6 +54,7 @@ func TestPage(t *testing.T) {
 		"| `spec.tags[]` | list of object | none | at most 3 items; unique by `id` |  |\n",
 		"| `spec.tags[].id` | string | required | `A`, `B`; at most 9 characters |  |\n",
 		"| `spec.where` | label selector | none |  |  |\n",
+		"| `status.last` | condition | none |  |  |\n",
 		"| `status.conditions[]` | list of conditions | none |  |  |\n",
 		"- `spec`: small boxes are open (`self.size > 1 || self.open`)\n",
 	} {

@@ -310,3 +310,24 @@ func TestCommands(t *testing.T) {
 		t.Errorf("%d containers run bridge-agent, want 4: install, run, controller, uninstall", n)
 	}
 }
+
+// TestUninstallOrder: both places that have the order have the same one. Nodes give
+// up a trunk's resource while there still is the trunk: an agent takes a source that
+// is emptied all at once for an accident.
+func TestUninstallOrder(t *testing.T) {
+	for _, path := range [][]string{{"docs", "install.md"}, {"deploy", "uninstall.yaml"}} {
+		rest := string(read(t, path...))
+		for _, step := range []string{
+			`kubectl get vlantrunks -o name | xargs -rn1 kubectl patch --type=merge -p '{"spec":{"advertiseResource":false}}'`,
+			"kubectl delete vlannetworks,vlantrunks,firewallpolicies,addresssets --all",
+			"kubectl -n homeport-system delete daemonset homeport-agent",
+			"rollout status daemonset homeport-uninstall",
+		} {
+			_, after, ok := strings.Cut(rest, step)
+			if !ok {
+				t.Errorf("%v: no %q, in this order", path, step)
+			}
+			rest = after
+		}
+	}
+}

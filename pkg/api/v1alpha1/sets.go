@@ -2,7 +2,9 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// AddressSet is a named list of addresses for firewall rules.
+// AddressSet is a named list of addresses for firewall rules. No rule can use one in
+// this version: a FirewallPolicy that names a set is refused, and Ready says no more
+// than that the set is right in itself.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=aset,categories=homeport

@@ -169,8 +169,9 @@ func (n *networks) place(ctx context.Context, s *state) error {
 }
 
 // selected names the namespaces that should have the network's definition, sorted,
-// and those that are not on their way out. A network that is to be deleted gets
-// no new users.
+// and those that are not on their way out. A network that is to be deleted is for none
+// any more: definitions stay only where VMs are on it. There new ones can still start,
+// as the target of a VM's migration must.
 func selected(n *v1alpha1.VLANNetwork, namespaces []metav1.PartialObjectMetadata) (want []string, living map[string]bool, err error) {
 	selector := labels.Nothing()
 	if n.Spec.Namespaces != nil && n.DeletionTimestamp.IsZero() {

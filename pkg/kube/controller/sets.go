@@ -14,7 +14,8 @@ import (
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 )
 
-// sets look after AddressSets: what they hold with those that they include.
+// sets look after AddressSets: what they hold with those that they include. A set is
+// Ready when it is right in itself: no rule can use one in this version.
 type sets struct {
 	*writer
 }
@@ -128,5 +129,5 @@ func (e *expansion) ready(set *v1alpha1.AddressSet) metav1.Condition {
 		return ready(set, false, v1alpha1.ReasonIncludesMissing,
 			fmt.Sprintf("spec.includes names sets that do not exist: %s: make them, or take them out", some(e.missing, ", ")))
 	}
-	return ready(set, true, v1alpha1.ReasonReady, fmt.Sprintf("has %d of its own and included addresses", len(e.held)))
+	return ready(set, true, v1alpha1.ReasonReady, fmt.Sprintf("has %d of its own and included addresses; no rule can use it in this version", len(e.held)))
 }

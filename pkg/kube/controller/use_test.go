@@ -40,7 +40,7 @@ func testInUse(l *lab) {
 	l.delete("VLANNetwork", "use")
 	l.says("VLANNetwork", "use", "Ready", "False", v1alpha1.ReasonInUse, "default/use00, default/use01", "default/use09 and 2 more")
 	l.event("VLANNetwork", "use", v1alpha1.ReasonInUse)
-	l.gone("NAD", "ns-use/use") // no new users
+	l.gone("NAD", "ns-use/use") // nobody there is on it
 	for i := range 12 {
 		l.delete("VMPort", fmt.Sprintf("default/use%02d", i))
 	}
@@ -119,7 +119,7 @@ func testMigration(l *lab) {
 // testSets: a set has its own addresses and the included ones, each once.
 func testSets(l *lab) {
 	l.create("AddressSet", "web", `spec: {addresses: ["10.0.0.1", "10.0.0.1/32", "10.0.0.1-10.0.0.1", "10.1.0.0/16", "10.0.0.5-10.0.0.9", "2001:db8::1"]}`)
-	l.says("AddressSet", "web", "Ready", "True", v1alpha1.ReasonReady)
+	l.says("AddressSet", "web", "Ready", "True", v1alpha1.ReasonReady, "no rule can use it in this version")
 	l.status("AddressSet", "web", "addresses", 4)
 	l.create("AddressSet", "site", `spec: {addresses: ["10.0.0.2"], includes: [web, db]}`)
 	l.says("AddressSet", "site", "Ready", "False", v1alpha1.ReasonIncludesMissing, "db (included by site)")
