@@ -331,3 +331,16 @@ func TestUninstallOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestControllerPatience: a controller that starts slowly, or misses some probes, is
+// not killed for that.
+func TestControllerPatience(t *testing.T) {
+	p := pod(t, find(t, objects(t, read(t, "deploy", "daemonset.yaml")), "Deployment", "homeport-controller"))
+	start, live := p.Containers[0].StartupProbe, p.Containers[0].LivenessProbe
+	if start == nil || start.FailureThreshold*start.PeriodSeconds < 120 {
+		t.Errorf("startup probe %+v, want two minutes at least", start)
+	}
+	if live == nil || live.FailureThreshold < 6 {
+		t.Errorf("liveness probe %+v, want six failures at least", live)
+	}
+}

@@ -129,7 +129,15 @@ func TestLease(t *testing.T) {
 		}
 		return ""
 	})
-	stop()
+	lease := &unstructured.Unstructured{}
+	lease.SetGroupVersionKind(schema.GroupVersionKind{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"})
+	if err := l.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: LeaseName}, lease); err != nil {
+		t.Fatal(err)
+	}
+	if seconds, _, _ := unstructured.NestedInt64(lease.Object, "spec", "leaseDurationSeconds"); seconds != 60 {
+		t.Errorf("the Lease lasts %d seconds: one that is short is lost to an API server that is slow", seconds)
+	}
+	stop() // and gives the Lease back
 	l.network("lan", "t", 1, ", namespaces: {}")
 	l.says("VLANNetwork", "lan", "Ready", "True", v1alpha1.ReasonReady)
 	if first.judge.runs == 0 {
