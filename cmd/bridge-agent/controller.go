@@ -35,13 +35,14 @@ Nodes do not need it: trunks, ports and the firewall go on without.`,
 			if verbose {
 				level = slog.LevelDebug
 			}
+			cfg.WatchAgents = cfg.Namespace != ""
 			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			return failed(control(cmd.Context(), cfg, kubeconfig))
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API (default: as a pod)")
-	f.StringVar(&cfg.Namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "homeport-system"), "namespace of the Lease; $POD_NAMESPACE if that is set")
+	f.StringVar(&cfg.Namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "homeport-system"), "namespace of the Lease and of the agents' pods; $POD_NAMESPACE if that is set")
 	f.BoolVar(&cfg.LeaderElect, "leader-elect", true, "wait for the Lease "+controller.LeaseName+" before anything is written")
 	f.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "serve /metrics at this host:port")
 	f.StringVar(&cfg.HealthAddr, "health-addr", "", "serve /healthz and /readyz at this host:port")

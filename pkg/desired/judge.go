@@ -3,6 +3,7 @@ package desired
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -28,6 +29,38 @@ func Judge(objects []unstructured.Unstructured) []Problem {
 	next, problems := r.resolve()
 	s, _ := build(next, problems)
 	return append(s.Problems, s.overfull()...)
+}
+
+// UnknownPeers says which peers by label of a FirewallPolicy match less than its author
+// may think: VMs whose address nobody knows, or nobody at all. has is whether it has
+// such peers; only then all VMIdentities of the cluster are asked for.
+func UnknownPeers(policy *unstructured.Unstructured, all func() ([]v1alpha1.VMIdentity, error)) (problems []Problem, has bool, err error) {
+	d := decodeObject(policy)
+	p, ok := d.value.(Policy)
+	if !ok || len(d.vms) == 0 {
+		return nil, false, nil
+	}
+	identities, err := all()
+	if err != nil {
+		return nil, true, err
+	}
+	var holders []holder
+	for i := range identities {
+		o := &identities[i]
+		h := holder{name: o.Namespace + "/" + o.Name, namespace: o.Namespace, network: o.Spec.Network, labels: o.Labels}
+		if o.Spec.VM != nil {
+			h.vm = o.Spec.VM.Name
+		}
+		for _, a := range o.Status.Addresses {
+			if addr, err := netip.ParseAddr(a.Address); err == nil {
+				h.addresses = append(h.addresses, addr.Unmap())
+			}
+		}
+		holders = append(holders, h)
+	}
+	slices.SortFunc(holders, func(a, b holder) int { return strings.Compare(a.name, b.name) })
+	_, problems = putVMPeers(p, d.vms, holders)
+	return problems, true, nil
 }
 
 // overfull tells of the policies that bring a network over the rules that it can

@@ -267,10 +267,15 @@ func TestResource(t *testing.T) {
 // events wants one event at least of each reason.
 func events(t *testing.T, b *bench, reasons ...string) {
 	t.Helper()
-	have := warnings(b)
 	for _, want := range reasons {
-		if !slices.Contains(have, want) {
-			t.Errorf("no event %s", want)
+		var have []string
+		deadline := time.Now().Add(30 * time.Second)
+		for !slices.Contains(have, want) { // it is written behind what it tells of
+			if time.Now().After(deadline) {
+				t.Errorf("no event %s, only %q", want, have)
+				break
+			}
+			have = warnings(b)
 		}
 	}
 }

@@ -91,7 +91,7 @@ spec:
 const directAdd = `
 ip netns add direct || exit 1
 cni() { echo '{"cniVersion":"1.0.0","name":"direct","type":"homeport","network":"%[1]s"}' |
-	env CNI_COMMAND=$1 CNI_CONTAINERID=direct CNI_NETNS=/var/run/netns/direct CNI_IFNAME=net1 CNI_PATH=/opt/cni/bin CNI_ARGS=K8S_POD_NAMESPACE=%[2]s /opt/cni/bin/homeport; }
+	env CNI_COMMAND=$1 CNI_CONTAINERID=direct CNI_NETNS=/run/netns/direct CNI_IFNAME=net1 CNI_PATH=/opt/cni/bin CNI_ARGS=K8S_POD_NAMESPACE=%[2]s /opt/cni/bin/homeport; }
 cni ADD && ip -n direct addr add %[3]s dev net1 && ip -n direct link set net1 up &&
 	for i in $(seq 20); do ip netns exec direct ping -c 1 -W 2 %[4]s && break; done && ip netns exec direct ping -c 1 -W 2 %[4]s
 code=$?

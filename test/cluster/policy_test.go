@@ -158,14 +158,14 @@ func testDemo(s *scenario) {
 	if err := s.c.ProveDemo(s.Context()); err != nil {
 		s.Fatal(err)
 	}
+	if out := s.on("node2", "homeportctl policy show shop"); !strings.Contains(out, "web VMs get to port 80") {
+		s.Errorf("homeportctl policy show shop:\n%s", out)
+	}
 	s.kubectl("label --overwrite vmi vm1 role=other")
 	s.eventually("port 80 is closed for a VM that is no web VM", func() error {
 		return s.node("node1").must(s.Context(), "! guestctl vm1 tcp 10.100.0.20 80 2000")
 	})
 	s.on("node1", "guestctl vm1 ping 10.100.0.20 3 2000")
-	if out := s.on("node2", "homeportctl policy show shop"); !strings.Contains(out, "web VMs get to port 80") {
-		s.Errorf("homeportctl policy show shop:\n%s", out)
-	}
 }
 
 // testPodPolicy: a MultiNetworkPolicy isolates the pods that it selects on the network

@@ -386,13 +386,13 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), true, []right{
 		{"homeport.dev/vlantrunks", read + " patch", ""}, {"homeport.dev/vlannetworks", read + " patch", ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""},
 		{"homeport.dev/vlantrunks/status", "patch", ""}, {"homeport.dev/vlannetworks/status", "patch", ""}, {"homeport.dev/firewallpolicies/status", "patch", ""}, {"homeport.dev/addresssets/status", "patch", ""},
-		{"homeport.dev/vlantrunknodes", read + " delete", ""}, {"homeport.dev/vmports", read + " delete", ""}, {"homeport.dev/vmports/status", "patch", ""},
-		{"k8s.cni.cncf.io/network-attachment-definitions", read + " create patch delete", ""}, {"/namespaces", read, ""}, {"/nodes", read, ""},
+		{"homeport.dev/vlantrunknodes", read + " delete", ""}, {"homeport.dev/vmports", read + " delete", ""}, {"homeport.dev/vmports/status", "patch", ""}, {"homeport.dev/vmidentities", read, ""},
+		{"k8s.cni.cncf.io/network-attachment-definitions", read + " create patch delete", ""}, {"/namespaces", read, ""}, {"/nodes", read, ""}, {"/pods", read, namespace},
 		{"coordination.k8s.io/leases", "get create update", namespace}, {"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), false, []right{
 		{"/pods", read + " " + write, ""}, {"/secrets", read, namespace}, {"/nodes", write, ""}, {"/nodes/status", "update patch", ""}, {"/namespaces", write, ""},
-		{"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""},
+		{"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/vmidentities", write, ""},
 		{"homeport.dev/vlantrunks", "create update delete", ""}, {"homeport.dev/vlannetworks", "create update delete", ""}, {"homeport.dev/vmports", "create update patch", ""}, {"homeport.dev/vmports/status", "update", ""},
 		{"coordination.k8s.io/leases", "get update", "kube-system"}, {"coordination.k8s.io/leases", "delete patch", namespace},
 		{"homeport.dev/vlannetworks/finalizers", "update", ""}, {"homeport.dev/vlantrunks/status", "update", ""}, {"homeport.dev/firewallpolicies/status", "update", ""},

@@ -48,7 +48,7 @@ type killLab struct {
 }
 
 // TestKills ends the plugin or the agent by -9 at random instants of ADD and DEL, on
-// two nodes side by side. Meanwhile a forger in each pod sends frames that no port may
+// four nodes side by side. Meanwhile a forger in each pod sends frames that no port may
 // let out. At the end of each batch the runtime says DEL, and nothing is left.
 func TestKills(t *testing.T) {
 	t.Parallel() // with the scripts, which wait much and compute little
@@ -57,10 +57,11 @@ func TestKills(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d: repeat with -killseed=%d", seed, seed)
-	for i := range uint64(2) {
+	const nodes = 4
+	for i := range uint64(nodes) {
 		t.Run(fmt.Sprint("node", i), func(t *testing.T) {
 			t.Parallel()
-			newKillLab(t, seed+i).killing((*killCount + 1) / 2)
+			newKillLab(t, seed+i).killing((*killCount + nodes - 1) / nodes)
 		})
 	}
 }

@@ -44,6 +44,9 @@ const (
 	// ConditionMigrationRequired says whether VMs on a VLANNetwork must migrate to
 	// get its present VLANs, MTU or trunk.
 	ConditionMigrationRequired = "MigrationRequired"
+	// ConditionPeersUnknown says whether peers by label of a FirewallPolicy match
+	// less than its author may think. A policy without such peers has none.
+	ConditionPeersUnknown = "PeersUnknown"
 )
 
 // Reasons of conditions that the controller writes; docs/reference/conditions.md
@@ -82,6 +85,12 @@ const (
 	ReasonPortsOutdated = "PortsOutdated"
 	// ReasonPortsUpToDate: no VM does.
 	ReasonPortsUpToDate = "PortsUpToDate"
+
+	// ReasonPeersUnknown: a peer by label selects nobody, or a VM whose address nobody
+	// knows, and which it so does not match.
+	ReasonPeersUnknown = "PeersUnknown"
+	// ReasonPeersKnown: the addresses of all VMs that peers select are known.
+	ReasonPeersKnown = "PeersKnown"
 
 	// ReasonNodeDown: the port's node is down, so nothing is known of the port.
 	ReasonNodeDown = "NodeDown"

@@ -34,7 +34,7 @@ type FirewallPolicyStatus struct {
 	// +optional
 	Rules int32 `json:"rules"`
 
-	// Conditions of the policy: Ready.
+	// Conditions of the policy: Ready, and PeersUnknown where it has peers by label.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -244,7 +244,7 @@ type Peer struct {
 	// VM selects VMs of all namespaces by their labels, which whoever makes VMs
 	// writes, and by kubernetes.io/metadata.name, the VM's namespace. It is the
 	// addresses that they are known to hold. A VM whose address is unknown does not match, and is
-	// named in the node's status. Read from Kubernetes alone.
+	// named in condition PeersUnknown. Read from Kubernetes alone.
 	// +optional
 	VM *metav1.LabelSelector `json:"vm,omitempty"`
 

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -256,4 +258,54 @@ func (n noted) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return resp, err
+}
+
+// TestAgents: a node whose agent is not ready for a while is not healthy, whatever was
+// reported there before; with no rights but those that the manifests give.
+func TestAgents(t *testing.T) {
+	l := &lab{TB: t, server: apiserver.Start(t, crds, nadCRDs)}
+	var err error
+	if l.Client, err = client.New(l.server.Config(), client.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	const namespace = "homeport-system"
+	const base = "../../../deploy/base/"
+	l.server.Apply(base+"namespace.yaml", base+"rbac.yaml")
+	agent := func(ready string) {
+		l.create("Pod", namespace+"/agent", `metadata: {labels: {app.kubernetes.io/name: homeport, app.kubernetes.io/component: agent}}
+spec: {nodeName: t-node, containers: [{name: agent, image: agent}]}`)
+		l.patchStatus("Pod", namespace+"/agent", fmt.Sprintf(`status: {conditions: [{type: Ready, status: %q}]}`, ready))
+	}
+	gone := func() {
+		l.Helper()
+		if err := l.Delete(t.Context(), l.get("Pod", namespace+"/agent"), client.GracePeriodSeconds(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agent("True")
+	c, _ := l.start(Config{Namespace: namespace, WatchAgents: true, REST: l.server.User("system:serviceaccount:"+namespace+":homeport-controller", nil, nil)})
+	l.trunk("t")
+	for what, change := range map[string][2]func(){
+		"not ready": {
+			func() {
+				l.patchStatus("Pod", namespace+"/agent", `status: {conditions: [{type: Ready, status: "False"}]}`)
+			},
+			func() {
+				l.patchStatus("Pod", namespace+"/agent", `status: {conditions: [{type: Ready, status: "True"}]}`)
+			},
+		},
+		"gone":                {gone, func() { agent("True") }},
+		"gone, and not ready": {func() { gone(); agent("False") }, func() { gone(); agent("True") }},
+	} {
+		t.Log(what)
+		since := time.Now()
+		change[0]()
+		l.says("VLANTrunk", "t", "Degraded", "True", v1alpha1.ReasonNodesUnhealthy, "t-node (no agent there is ready)")
+		if took := time.Since(since); took < c.grace {
+			t.Errorf("%s: told after %v: an update takes the agent away for as long", what, took)
+		}
+		l.says("VLANTrunk", "t", "Ready", "False", v1alpha1.ReasonNodesUnhealthy)
+		change[1]()
+		l.says("VLANTrunk", "t", "Ready", "True", v1alpha1.ReasonHealthy)
+	}
 }

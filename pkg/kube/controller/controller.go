@@ -47,8 +47,11 @@ const LeaseName = "homeport-controller"
 type Config struct {
 	// REST reaches the API server.
 	REST *rest.Config
-	// Namespace of the Lease.
+	// Namespace of the Lease, and of the agents.
 	Namespace string
+	// WatchAgents has nodes told of whose agent, as a pod of the DaemonSet, is not
+	// ready.
+	WatchAgents bool
 	// LeaderElect waits for the Lease before anything is written.
 	LeaderElect bool
 	// MetricsAddr and HealthAddr, as host:port, serve /metrics, and /healthz and
@@ -69,6 +72,7 @@ type Controller struct {
 	poll   time.Duration // between looks for the kind NetworkAttachmentDefinition
 	retry  time.Duration // between tries of an API server that cannot be asked at the start
 	word   time.Duration // that a new VLANTrunkNode may have no status yet
+	grace  time.Duration // that a node may be without a ready agent
 }
 
 // LogTo makes the libraries that a controller is built on write to a log. It is
@@ -80,7 +84,7 @@ func LogTo(log *slog.Logger) {
 
 // New makes a controller. Nothing is asked of the API server before Run.
 func New(cfg Config) (*Controller, error) {
-	c := &Controller{cfg: cfg, settle: 300 * time.Millisecond, poll: 10 * time.Second, retry: 2 * time.Second, word: 10 * time.Second}
+	c := &Controller{cfg: cfg, settle: 300 * time.Millisecond, poll: 10 * time.Second, retry: 2 * time.Second, word: 10 * time.Second, grace: time.Minute}
 	c.cfg.REST = rest.CopyConfig(cfg.REST)
 	if c.cfg.REST.QPS == 0 {
 		c.cfg.REST.QPS, c.cfg.REST.Burst = 50, 100
@@ -91,6 +95,10 @@ func New(cfg Config) (*Controller, error) {
 			return nil, err
 		}
 	}
+	kept := cache.Options{DefaultTransform: slim}
+	if cfg.WatchAgents {
+		kept.ByObject = map[client.Object]cache.ByObject{&corev1.Pod{}: agentPods(cfg.Namespace)}
+	}
 	again := true // several in one process, in tests
 	// The Lease is not lost to an API server that is slow, and given back at the end, so
 	// that the next replica need not wait for it.
@@ -100,7 +108,7 @@ func New(cfg Config) (*Controller, error) {
 		Scheme:                        scheme,
 		MapperProvider:                func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return mapper(), nil },
 		Logger:                        logr.FromSlogHandler(cfg.Log.Handler()),
-		Cache:                         cache.Options{DefaultTransform: slim},
+		Cache:                         kept,
 		Client:                        client.Options{Cache: &client.CacheOptions{Unstructured: true}},
 		LeaderElection:                cfg.LeaderElect,
 		LeaderElectionID:              LeaseName,
@@ -191,13 +199,14 @@ func (c *Controller) checkKind(ctx context.Context, kind string) error {
 
 // ourKinds are the kinds of Homeport that the controller reads.
 func ourKinds() []string {
-	return append(v1alpha1.Kinds(), kindTrunkNode, kindPort, kindSet)
+	return append(v1alpha1.Kinds(), kindTrunkNode, kindPort, kindSet, kindIdentity)
 }
 
 const (
 	kindTrunkNode = "VLANTrunkNode"
 	kindPort      = "VMPort"
 	kindSet       = "AddressSet"
+	kindIdentity  = "VMIdentity"
 )
 
 // mapper knows the kinds that are read and written, so that a start needs no
@@ -207,9 +216,12 @@ func mapper() meta.RESTMapper {
 	for _, kind := range []string{"Node", "Namespace"} {
 		m.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
+	for _, kind := range []string{"Pod", "PodList"} { // a cache of one namespace asks for both
+		m.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
+	}
 	for _, kind := range ourKinds() {
 		scope := meta.RESTScopeRoot
-		if kind == kindPort {
+		if kind == kindPort || kind == kindIdentity {
 			scope = meta.RESTScopeNamespace
 		}
 		m.Add(v1alpha1.GroupVersion.WithKind(kind), scope)
@@ -232,6 +244,8 @@ func slim(obj any) (any, error) {
 		o.Status = slimPort(&o.Status)
 	case *corev1.Node:
 		return slimNode(o), nil
+	case *corev1.Pod:
+		return slimPod(o), nil
 	}
 	return obj, nil
 }

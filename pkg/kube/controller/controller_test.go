@@ -33,6 +33,7 @@ func TestController(t *testing.T) {
 		{"long name", testLongName},
 		{"refused", testRefused},
 		{"policy", testPolicy},
+		{"peers by label", testPeers},
 		{"in use", testInUse},
 		{"trunk of a dead node", testDeadNode},
 		{"migration required", testMigration},
@@ -92,6 +93,33 @@ func testTrunk(l *lab) {
 	}
 	l.event("VLANTrunk", "sum", v1alpha1.ReasonNodesUnhealthy)
 	l.event("VLANTrunk", "sum", v1alpha1.ReasonHealthy)
+}
+
+// testPeers: a policy says whom its peers by label do not match, as VMs come, get
+// addresses, and go.
+func testPeers(l *lab) {
+	l.trunk("peers")
+	l.network("peers", "peers", 7, "")
+	l.create("FirewallPolicy", "by-label", `spec: {category: Application, appliedTo: [{network: peers}],
+  rules: [{id: 1, action: Allow, sources: [{vm: {matchLabels: {role: web, kubernetes.io/metadata.name: default}}}]}]}`)
+	l.create("FirewallPolicy", "by-ip", `spec: {category: Application, appliedTo: [{network: peers}], rules: [{id: 1, action: Allow, sources: [{ip: 10.0.0.1}]}]}`)
+	l.says("FirewallPolicy", "by-label", "PeersUnknown", "True", v1alpha1.ReasonPeersUnknown, "spec.rules[0].sources[0].vm selects no VM now")
+	l.says("FirewallPolicy", "by-label", "Ready", "True", v1alpha1.ReasonReady)
+	l.create("VMIdentity", "default/web", `{metadata: {labels: {role: web}}, spec: {vm: {name: web, uid: u}, network: peers}}`)
+	l.says("FirewallPolicy", "by-label", "PeersUnknown", "True", v1alpha1.ReasonPeersUnknown, "does not match default/web: no address of theirs is known")
+	l.patchStatus("VMIdentity", "default/web", `status: {addresses: [{address: 10.0.0.1, provenance: GuestAgent, since: "2026-01-01T00:00:00Z"}]}`)
+	l.says("FirewallPolicy", "by-label", "PeersUnknown", "False", v1alpha1.ReasonPeersKnown)
+	l.patch("VMIdentity", "default/web", `metadata: {labels: {role: other}}`)
+	l.says("FirewallPolicy", "by-label", "PeersUnknown", "True", v1alpha1.ReasonPeersUnknown, "selects no VM now")
+	l.patch("FirewallPolicy", "by-label", `spec: {rules: [{id: 1, action: Allow}]}`)
+	l.until("a policy without peers by label has no such condition", func() string {
+		for _, name := range []string{"by-label", "by-ip"} {
+			if text := fmt.Sprint(l.get("FirewallPolicy", name).Object["status"]); strings.Contains(text, "PeersUnknown") {
+				return text
+			}
+		}
+		return ""
+	})
 }
 
 // nadConfigOf is what a NAD says; "" if there is none.

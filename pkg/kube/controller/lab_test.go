@@ -63,6 +63,7 @@ func (l *lab) start(cfg Config) (c *Controller, stop func()) {
 		l.Fatal(err)
 	}
 	c.settle, c.poll, c.retry, c.word = 20*time.Millisecond, 300*time.Millisecond, 100*time.Millisecond, 3*time.Second
+	c.grace = 2 * time.Second
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
@@ -102,7 +103,7 @@ func gvkOf(kind string) (u *unstructured.Unstructured) {
 	switch kind {
 	case "NAD":
 		return newNAD()
-	case "Node", "Namespace":
+	case "Node", "Namespace", "Pod":
 		u = &unstructured.Unstructured{}
 		u.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind))
 		return u

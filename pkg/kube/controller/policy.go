@@ -2,27 +2,63 @@ package controller
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/desired"
 )
 
-// policies look after FirewallPolicies: whether they can be in force.
+// policies look after FirewallPolicies: whether they can be in force, and match whom
+// they name.
 type policies struct {
 	*writer
 	judge *judge
+
+	mu      sync.Mutex
+	byLabel map[string]bool // policies that have peers by label
 }
 
 func (c *Controller) addPolicies(p *policies) error {
-	return c.control("policy", 4, by(p.reconcile), judged(v1alpha1.KindFirewallPolicy), nil, c.verdicts(v1alpha1.KindFirewallPolicy))
+	const together = 10 // VMs that start or get addresses are many at once, and policies too
+	return c.control("policy", 4, by(p.reconcile), judged(v1alpha1.KindFirewallPolicy), []watch{
+		{&v1alpha1.VMIdentity{}, reaction{whom: p.labelled, when: otherHolder, after: together * c.settle}},
+	}, c.verdicts(v1alpha1.KindFirewallPolicy))
+}
+
+// labelled names the policies that a VM may be a peer of.
+func (p *policies) labelled(context.Context, client.Object) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.byLabel))
+}
+
+func (p *policies) note(name string, byLabel bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if byLabel {
+		p.byLabel[name] = true
+	} else {
+		delete(p.byLabel, name)
+	}
+}
+
+// otherHolder says whether a VM has other labels, or addresses, than it had.
+func otherHolder(before, after client.Object) bool {
+	b, a := before.(*v1alpha1.VMIdentity), after.(*v1alpha1.VMIdentity)
+	return never(before, after) || !maps.Equal(b.Labels, a.Labels) || len(b.Status.Addresses) != len(a.Status.Addresses)
 }
 
 func (p *policies) reconcile(ctx context.Context, name string) error {
 	u := judged(v1alpha1.KindFirewallPolicy)
 	if err := p.Get(ctx, client.ObjectKey{Name: name}, u, client.UnsafeDisableDeepCopy); err != nil {
+		p.note(name, false)
 		return client.IgnoreNotFound(err)
 	}
 	problems, known := p.judge.of(u)
@@ -47,5 +83,32 @@ func (p *policies) reconcile(ctx context.Context, name string) error {
 		c = ready(policy, false, v1alpha1.ReasonRefused, problems)
 	}
 	meta.SetStatusCondition(&policy.Status.Conditions, c)
+	if err := p.peers(ctx, u, policy); err != nil {
+		return err
+	}
 	return p.publish(ctx, before, policy, before.Status.Conditions, policy.Status.Conditions)
+}
+
+// peers notes whom peers by label do not match.
+func (p *policies) peers(ctx context.Context, u *unstructured.Unstructured, policy *v1alpha1.FirewallPolicy) error {
+	unknown, has, err := desired.UnknownPeers(u, func() ([]v1alpha1.VMIdentity, error) {
+		var list v1alpha1.VMIdentityList
+		err := p.List(ctx, &list, client.UnsafeDisableDeepCopy)
+		return list.Items, err
+	})
+	p.note(policy.Name, has)
+	if err != nil || !has {
+		meta.RemoveStatusCondition(&policy.Status.Conditions, v1alpha1.ConditionPeersUnknown)
+		return err
+	}
+	c := condition(policy, v1alpha1.ConditionPeersUnknown, metav1.ConditionFalse, v1alpha1.ReasonPeersKnown, "the addresses of all VMs that peers select are known")
+	if len(unknown) > 0 {
+		var texts []string
+		for _, n := range unknown {
+			texts = append(texts, n.Field+" "+n.Message)
+		}
+		c = condition(policy, v1alpha1.ConditionPeersUnknown, metav1.ConditionTrue, v1alpha1.ReasonPeersUnknown, some(texts, "; "))
+	}
+	meta.SetStatusCondition(&policy.Status.Conditions, c)
+	return nil
 }

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrl "sigs.k8s.io/controller-runtime/pkg/controller"
@@ -17,18 +18,22 @@ import (
 const (
 	byTrunk    = "spec.trunk"    // VLANNetwork, VLANTrunkNode, VMPort
 	byNetwork  = "spec.network"  // VMPort
-	byNode     = "spec.node"     // VMPort, VLANTrunkNode
+	byNode     = "spec.node"     // VMPort, VLANTrunkNode, Pod
 	byIncludes = "spec.includes" // AddressSet
 )
 
 func (c *Controller) setup(ctx context.Context) error {
 	w := &writer{Client: c.mgr.GetClient(), live: c.mgr.GetAPIReader(), events: c.mgr.GetEventRecorder("homeport-controller")}
+	var missing *agents
+	if c.cfg.WatchAgents {
+		missing = newAgents(w, c.grace)
+	}
 	for _, do := range []func() error{
 		func() error { return c.index(ctx) },
 		func() error { return c.judge.watch(ctx) },
-		func() error { return c.addTrunks(&trunks{writer: w, judge: c.judge, word: c.word}) },
+		func() error { return c.addTrunks(&trunks{writer: w, judge: c.judge, agents: missing, word: c.word}) },
 		func() error { return c.addNetworks(&networks{writer: w, judge: c.judge, nads: c.nads}) },
-		func() error { return c.addPolicies(&policies{writer: w, judge: c.judge}) },
+		func() error { return c.addPolicies(&policies{writer: w, judge: c.judge, byLabel: map[string]bool{}}) },
 		func() error { return c.addSets(&sets{writer: w}) },
 		func() error { return c.addNodes(&nodes{writer: w, log: c.cfg.Log}) },
 		func() error { return c.mgr.Add(c.judge) },
@@ -42,12 +47,15 @@ func (c *Controller) setup(ctx context.Context) error {
 	return nil
 }
 
+// index is how objects of a kind are found in the cache.
+type index struct {
+	o     client.Object
+	field string
+	of    client.IndexerFunc
+}
+
 func (c *Controller) index(ctx context.Context) error {
-	for _, i := range []struct {
-		o     client.Object
-		field string
-		of    client.IndexerFunc
-	}{
+	all := []index{
 		{judged(v1alpha1.KindVLANNetwork), byTrunk, func(o client.Object) []string { return []string{trunkOf(o)} }},
 		{&v1alpha1.VLANTrunkNode{}, byTrunk, func(o client.Object) []string { return []string{trunkOf(o)} }},
 		{&v1alpha1.VLANTrunkNode{}, byNode, func(o client.Object) []string { return []string{nodeOf(o)} }},
@@ -55,7 +63,11 @@ func (c *Controller) index(ctx context.Context) error {
 		{&v1alpha1.VMPort{}, byNode, func(o client.Object) []string { return []string{nodeOf(o)} }},
 		{&v1alpha1.VMPort{}, byNetwork, func(o client.Object) []string { return []string{networkOf(o)} }},
 		{&v1alpha1.AddressSet{}, byIncludes, func(o client.Object) []string { return o.(*v1alpha1.AddressSet).Spec.Includes }},
-	} {
+	}
+	if c.cfg.WatchAgents {
+		all = append(all, index{&corev1.Pod{}, byNode, func(o client.Object) []string { return []string{nodeOf(o)} }})
+	}
+	for _, i := range all {
 		if err := c.mgr.GetFieldIndexer().IndexField(ctx, i.o, i.field, i.of); err != nil {
 			return err
 		}
@@ -84,6 +96,8 @@ func nodeOf(o client.Object) string {
 		return o.Spec.Node
 	case *v1alpha1.VLANTrunkNode:
 		return o.Spec.Node
+	case *corev1.Pod:
+		return o.Spec.NodeName
 	}
 	return o.GetName()
 }

@@ -18,17 +18,22 @@ import (
 // trunks look after VLANTrunks: what their nodes report, and who uses them.
 type trunks struct {
 	*writer
-	judge *judge
-	word  time.Duration // that a new report may have no status yet
+	judge  *judge
+	agents *agents
+	word   time.Duration // that a new report may have no status yet
 }
 
 func (c *Controller) addTrunks(t *trunks) error {
-	return c.control("trunk", 2, by(t.reconcile), judged(v1alpha1.KindVLANTrunk), []watch{
+	others := []watch{
 		{judged(v1alpha1.KindVLANNetwork), reaction{whom: one(trunkOf), when: newSpec, after: c.settle}},
 		{&v1alpha1.VLANTrunkNode{}, reaction{whom: one(trunkOf), when: otherHealth, after: c.settle}},
 		{&v1alpha1.VMPort{}, reaction{whom: one(trunkOf), when: newSpec, after: c.settle}},
 		{&corev1.Node{}, reaction{whom: t.onNode, when: otherLife, after: c.settle}},
-	}, c.verdicts(v1alpha1.KindVLANTrunk))
+	}
+	if t.agents != nil {
+		others = append(others, watch{&corev1.Pod{}, reaction{whom: t.onNode, when: otherReadiness, after: c.settle}})
+	}
+	return c.control("trunk", 2, by(t.reconcile), judged(v1alpha1.KindVLANTrunk), others, c.verdicts(v1alpha1.KindVLANTrunk))
 }
 
 // otherHealth says whether a node says something else of a trunk that counts here.
@@ -44,10 +49,10 @@ func otherHealth(before, after client.Object) bool {
 	return wasState != isState || wasPorts != isPorts || newSpec(before, after)
 }
 
-// onNode names the trunks that a node reports.
+// onNode names the trunks that a node, or that of an agent's pod, reports.
 func (t *trunks) onNode(ctx context.Context, o client.Object) []string {
 	var reports v1alpha1.VLANTrunkNodeList
-	_ = t.List(ctx, &reports, client.MatchingFields{byNode: o.GetName()}, client.UnsafeDisableDeepCopy) // from memory
+	_ = t.List(ctx, &reports, client.MatchingFields{byNode: nodeOf(o)}, client.UnsafeDisableDeepCopy) // from memory
 	var names []string
 	for i := range reports.Items {
 		names = append(names, reports.Items[i].Spec.Trunk)
@@ -95,18 +100,19 @@ func (t *trunks) reconcile(ctx context.Context, name string) error {
 	return later(wait)
 }
 
-// onTrunk is what a node reports of a trunk. What a node said before it went down is
-// not so any more.
+// onTrunk is what a node reports of a trunk. What a node said before it went down, or
+// its agent did, is not so any more.
 type onTrunk struct {
 	node  string
 	down  bool
+	mute  bool // it has no agent that is ready
 	ports int
 	ready *metav1.Condition
 }
 
 // reports reads what nodes report of a trunk, sorted. A report is made before its
-// status is written: one that is so new is left out, and is to be looked at again
-// after wait.
+// status is written: one that is so new is left out. After wait, if not 0, it is to be
+// read again.
 func (t *trunks) reports(ctx context.Context, trunk string) (out []onTrunk, wait time.Duration, err error) {
 	var list v1alpha1.VLANTrunkNodeList
 	if err := t.List(ctx, &list, client.MatchingFields{byTrunk: trunk}, client.UnsafeDisableDeepCopy); err != nil {
@@ -118,15 +124,28 @@ func (t *trunks) reports(ctx context.Context, trunk string) (out []onTrunk, wait
 		if err := t.Get(ctx, client.ObjectKey{Name: r.Spec.Node}, &node, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
 			return nil, 0, err
 		}
-		o := onTrunk{r.Spec.Node, isDown(&node), int(r.Status.Ports), meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady)}
+		mute, left, err := t.agents.lost(ctx, r.Spec.Node)
+		if err != nil {
+			return nil, 0, err
+		}
+		wait = soonest(wait, left)
+		o := onTrunk{r.Spec.Node, isDown(&node), mute, int(r.Status.Ports), meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady)}
 		if left := t.word - time.Since(r.CreationTimestamp.Time); o.ready == nil && left > 0 {
-			wait = max(wait, left)
+			wait = soonest(wait, left)
 			continue
 		}
 		out = append(out, o)
 	}
 	slices.SortFunc(out, func(a, b onTrunk) int { return compareBy(a.node, b.node) })
 	return out, wait, nil
+}
+
+// soonest is the shorter of two waits; 0 is none.
+func soonest(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // users names what keeps a trunk: its networks, and the nodes with ports on it. Ports
@@ -166,6 +185,8 @@ func sick(reports []onTrunk) (sick []string) {
 		switch {
 		case r.down:
 			sick = append(sick, r.node+" (the node is down)")
+		case r.mute:
+			sick = append(sick, r.node+" (no agent there is ready)")
 		case r.ready == nil:
 			sick = append(sick, r.node+" (no word yet)")
 		case r.ready.Status != metav1.ConditionTrue:
