@@ -243,8 +243,8 @@ type Peer struct {
 
 	// VM selects VMs of all namespaces by their labels, which whoever makes VMs
 	// writes, and by kubernetes.io/metadata.name, the VM's namespace. It is the
-	// addresses that they are known to hold. A VM whose address is unknown does not match, and is
-	// named in condition PeersUnknown. Read from Kubernetes alone.
+	// addresses that they are known to hold. A VM whose address is unknown does not
+	// match, and is named in condition PeersUnknown. Read from Kubernetes alone.
 	// +optional
 	VM *metav1.LabelSelector `json:"vm,omitempty"`
 

@@ -110,9 +110,10 @@ subjects: [{kind: ServiceAccount, name: homeport-controller, namespace: homeport
 	l.hasNAD("default", "lan")
 }
 
-// TestLease: one of two replicas works, and the other goes on when it ends; with
+// asShipped is an API server without a controller, and what one is started with to have
 // no rights but those that the manifests give.
-func TestLease(t *testing.T) {
+func asShipped(t *testing.T) (*lab, Config) {
+	t.Helper()
 	l := &lab{TB: t, server: apiserver.Start(t, crds, nadCRDs)}
 	var err error
 	if l.Client, err = client.New(l.server.Config(), client.Options{}); err != nil {
@@ -121,7 +122,15 @@ func TestLease(t *testing.T) {
 	const namespace = "homeport-system"
 	const base = "../../../deploy/base/"
 	l.server.Apply(base+"namespace.yaml", base+"rbac.yaml", base+"admission.yaml")
-	cfg := Config{LeaderElect: true, Namespace: namespace, REST: l.server.User("system:serviceaccount:"+namespace+":homeport-controller", nil, nil)}
+	return l, Config{Namespace: namespace, REST: l.server.User("system:serviceaccount:"+namespace+":homeport-controller", nil, nil)}
+}
+
+// TestLease: one of two replicas works, and the other goes on when it ends; with
+// no rights but those that the manifests give.
+func TestLease(t *testing.T) {
+	l, cfg := asShipped(t)
+	cfg.LeaderElect = true
+	namespace := cfg.Namespace
 	first, stop := l.start(cfg)
 	l.trunk("t")
 	second, _ := l.start(cfg)
@@ -263,14 +272,9 @@ func (n noted) RoundTrip(r *http.Request) (*http.Response, error) {
 // TestAgents: a node whose agent is not ready for a while is not healthy, whatever was
 // reported there before; with no rights but those that the manifests give.
 func TestAgents(t *testing.T) {
-	l := &lab{TB: t, server: apiserver.Start(t, crds, nadCRDs)}
-	var err error
-	if l.Client, err = client.New(l.server.Config(), client.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	const namespace = "homeport-system"
-	const base = "../../../deploy/base/"
-	l.server.Apply(base+"namespace.yaml", base+"rbac.yaml")
+	l, cfg := asShipped(t)
+	cfg.WatchAgents = true
+	namespace := cfg.Namespace
 	agent := func(ready string) {
 		l.create("Pod", namespace+"/agent", `metadata: {labels: {app.kubernetes.io/name: homeport, app.kubernetes.io/component: agent}}
 spec: {nodeName: t-node, containers: [{name: agent, image: agent}]}`)
@@ -283,7 +287,7 @@ spec: {nodeName: t-node, containers: [{name: agent, image: agent}]}`)
 		}
 	}
 	agent("True")
-	c, _ := l.start(Config{Namespace: namespace, WatchAgents: true, REST: l.server.User("system:serviceaccount:"+namespace+":homeport-controller", nil, nil)})
+	c, _ := l.start(cfg)
 	l.trunk("t")
 	for what, change := range map[string][2]func(){
 		"not ready": {
