@@ -23,6 +23,7 @@ type Node struct {
 	execPort    int
 	initramfs   string
 	machine     *vm.Machine
+	alone       bool // no VM is beside it any more
 }
 
 // Sizes of a node; one that runs a dozen pods uses half of its memory.
@@ -56,7 +57,7 @@ func (n *Node) mac(nic int) string { return fmt.Sprintf("52:54:00:68:7%d:%02x", 
 
 // guestsOf are the VMs beside a node: at most one.
 func (c *Cluster) guestsOf(n *Node) []wire.Guest {
-	if n.index > len(c.Options.Guests) {
+	if n.alone || n.index > len(c.Options.Guests) {
 		return nil
 	}
 	g := c.Options.Guests[n.index-1]
@@ -124,9 +125,16 @@ func (n *Node) off() {
 	}
 }
 
-// Reboot switches the node off, as a power failure does, and on again.
+// Reboot switches the node off, as a power failure does, and on again. A VM beside it
+// is off as well, and stays so.
 func (n *Node) Reboot() error {
 	n.off()
+	if len(n.c.guestsOf(n)) > 0 {
+		n.alone = true
+		if err := n.c.writeInitramfs(n.initramfs, n); err != nil { // its own, for it had a VM
+			return err
+		}
+	}
 	return n.boot()
 }
 
