@@ -26,6 +26,14 @@ static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
 	return is_drop(r) ? HP_FRAGMENT_DROP : HP_FRAGMENT_ALLOW;
 }
 
+/* needs_flow: a packet with this verdict of the rules passes only as one of a connection. */
+static __always_inline int needs_flow(const struct packet *p, __u32 r)
+{
+	if (p->kind == TCP)
+		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
+	return is_drop(r) && (p->kind == UDP || p->kind == ECHO_REPLY);
+}
+
 /* by_rules: the packet belongs to no connection, so policy decides, and may open one. */
 static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, struct packet *p)
 {
@@ -36,14 +44,16 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 	/* No policy is loaded for the network, or what is loaded leads nowhere. */
 	if (r == HP_NO_PROGRAM)
 		return r;
+	if (needs_flow(p, r) && takes_over(skb, p, t) == HP_MIGRATED)
+		return HP_MIGRATED;
 	if (!is_drop(r)) {
 		if (p->kind == TCP) {
 			/* Allowed, but only a SYN opens a connection. */
 			if (!opens_tcp(p))
 				return HP_TCP_NO_STATE;
-			remember(t, q->rule_id);
+			remember(t, q->rule_id, t->dir, HP_FLOW_NEW);
 		} else if (p->kind == UDP || p->kind == ECHO_REQUEST) {
-			remember(t, q->rule_id);
+			remember(t, q->rule_id, t->dir, HP_FLOW_NEW);
 		}
 	}
 	count_rule(skb, q->counter);
@@ -90,7 +100,7 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	struct frame f = { .eth = (void *)(long)skb->data };
 	__u32 r;
 
-	r = guard_state(port);
+	r = guard_state(skb, port, dir);
 	if (r != GO_ON)
 		return r;
 	/* Not even an Ethernet header, which the kernel keeps in the linear part. */
@@ -171,6 +181,7 @@ const union {
 	struct hp_header header;
 	struct hp_rule rule;
 	struct hp_port port;
+	struct hp_handover handover;
 	struct hp_control control;
 	struct hp_policy_name policy_name;
 	struct hp_flow_key flow_key;

@@ -14,9 +14,9 @@
 /* Where a port stands in its life; see DESIGN "The life of a port". */
 enum hp_port_state {
 	HP_DARK = 0,        /* nothing passes, both ways */
-	HP_QUARANTINED = 1, /* migration target before hand-over; later */
+	HP_QUARANTINED = 1, /* nothing, until the VM has arrived: target of a live migration */
 	HP_ACTIVE = 2,      /* what guards and policy allow */
-	HP_RELEASED = 3,    /* source of a finished migration; later */
+	HP_RELEASED = 3,    /* nothing: the VM has moved away */
 };
 
 /* Which hook judged, and the direction words of FirewallPolicy. */
@@ -45,6 +45,7 @@ enum hp_vlan_mode {
 	X(RARP, 5, PASS, "RARP passes the firewall")                                                                       \
 	X(ND, 6, PASS, "IPv6 Neighbor Discovery passes the firewall")                                                      \
 	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment allowed by a rule without services or by defaultAction")            \
+	X(MIGRATED, 8, PASS, "belongs to a connection from before the VM came here; a rule allows its opener")               \
 	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
 	X(PORT_DARK, 17, DROP, "the port is not complete yet")                                                             \
 	X(PORT_QUARANTINED, 18, DROP, "the port waits for a migration's hand-over")                                        \
@@ -194,7 +195,20 @@ struct hp_flow {
 	__u8 state;       /* enum hp_flow_state */
 	__u8 fin[HP_DIRS]; /* TCP: a FIN went this way; bytes of their own, for each hook writes one */
 	__u32 policy;     /* policy number of that generation: the port may get another */
-	__u64 reserved[2];
+	__u32 migrated;   /* 1: taken over by HP_MIGRATED, so opener is a guess */
+	__u32 pad;
+	__u64 reserved;
+};
+
+/*
+ * handovers[slot]: that the VM of a quarantined port has arrived. One aligned 8-byte
+ * value, stored as such, by the program or by user space, whoever sees it first; the
+ * port's record keeps its state until user space writes another. It means something
+ * only if the serial is the port's.
+ */
+struct hp_handover {
+	__u32 serial; /* hp_port.serial */
+	__u32 at;     /* when, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
 };
 
 struct hp_counter {

@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define TICK_SHIFT 20
+#define HANDOVER_SHIFT 30 /* of hp_handover.at, which so does not wrap */
 #define SECONDS(s) ((__u32)(((s) * 1000000000ULL) >> TICK_SHIFT))
 
 /*
@@ -26,10 +27,18 @@ const volatile __u32 udp_new_ticks = SECONDS(30);
 const volatile __u32 udp_open_ticks = SECONDS(180);
 const volatile __u32 icmp_ticks = SECONDS(10);
 
+/* How long after its VM has arrived a port takes over connections, in 2^30 ns. */
+const volatile __u32 grace_period = 60 * 1000000000ULL >> HANDOVER_SHIFT;
+
 /* The coarse clock: 4 ns a call against 30, and a tick is coarser than it. */
 static __always_inline __u32 ticks_now(void)
 {
 	return (__u32)(bpf_ktime_get_coarse_ns() >> TICK_SHIFT);
+}
+
+static __always_inline __u32 handover_clock(void)
+{
+	return (__u32)(bpf_ktime_get_coarse_ns() >> HANDOVER_SHIFT);
 }
 
 #endif

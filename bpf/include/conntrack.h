@@ -10,6 +10,7 @@
 
 #include "classify.h"
 #include "clock.h"
+#include "guard.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -395,13 +396,13 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 }
 
 /*
- * remember keeps the state that an allowed packet makes. An open connection is
+ * remember keeps the state that an allowed packet of the opener makes. An open connection is
  * not undone by a SYN against its direction, which its peer refuses by itself.
  * Without memory for it the packet passes, and its answer is judged by itself.
  */
-__noinline int remember(struct track *asked, __u32 rule_id)
+__noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 state)
 {
-	struct hp_flow fresh = { .rule_id = rule_id };
+	struct hp_flow fresh = { .rule_id = rule_id, .opener = opener, .state = state };
 	struct hp_flow *flow;
 	struct track t;
 
@@ -416,9 +417,63 @@ __noinline int remember(struct track *asked, __u32 rule_id)
 	fresh.generation = t.generation;
 	fresh.policy = t.policy;
 	fresh.seen = t.now;
-	fresh.opener = t.dir;
+	fresh.migrated = state != HP_FLOW_NEW;
 	bpf_map_update_elem(&conns_new, &t.key, &fresh, BPF_ANY);
 	return 0;
+}
+
+/* in_grace: the VM has come from another node so shortly that its connections may have, too. */
+static __always_inline int in_grace(const struct track *t)
+{
+	__u32 at;
+
+	return handed_over(t->key.slot, t->key.serial, &at) && handover_clock() - at < grace_period;
+}
+
+/*
+ * may_open: whether the end of dir can have opened the packet's flow, going by the
+ * packet alone. What answers a SYN did not. Of UDP, which does not say, a well-known
+ * port does not open flows to a port that is none: else whoever the rules keep from a
+ * service would pass for one of its VM's own.
+ */
+static __always_inline int may_open(const struct packet *p, __u32 dir, __u32 opener)
+{
+	if (p->kind == TCP)
+		return opener != dir || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK);
+	if (opener == dir) /* judged already */
+		return 0;
+	return p->kind == ECHO_REPLY || bpf_ntohs(p->dport) >= 1024 || bpf_ntohs(p->sport) < 1024;
+}
+
+/*
+ * takes_over: HP_MIGRATED if the packet may belong to a connection that the port of
+ * the VM's last node knew: it opens none by itself, the VM has just come, and the
+ * rules allow one end to have opened it. Of two such the one with the higher port is
+ * taken for the opener. Else GO_ON.
+ */
+__noinline int takes_over(struct __sk_buff *skb, const struct packet *p, struct track *t)
+{
+	struct hp_flow guess = {};
+	struct query q = {};
+	__u32 i, dir;
+
+	if (!p || !t || !in_grace(t))
+		return GO_ON;
+	dir = t->dir & 1;
+	guess.opener = bpf_ntohs(p->sport) > bpf_ntohs(p->dport) ? dir : !dir;
+	for (i = 0; i < 2; i++, guess.opener ^= 1) {
+		if (!may_open(p, dir, guess.opener))
+			continue;
+		opener_query(t, &guess, &q);
+		if (is_drop(judge(&q)))
+			continue;
+		count_rule(skb, q.counter);
+		if (p->kind != ECHO_REPLY)
+			remember(t, q.rule_id, guess.opener,
+				 p->kind == TCP && p->tcp_flags & (TCP_RST | TCP_FIN) ? HP_FLOW_CLOSING : HP_FLOW_OPEN);
+		return HP_MIGRATED;
+	}
+	return GO_ON;
 }
 
 #endif

@@ -3,6 +3,7 @@
 #ifndef HOMEPORT_GUARD_H
 #define HOMEPORT_GUARD_H
 
+#include "clock.h"
 #include "parse.h"
 
 struct frame {
@@ -12,13 +13,71 @@ struct frame {
 	__u32 at;        /* offset of that */
 };
 
-/* guard_state: only an active port passes anything. */
-static __always_inline __u32 guard_state(const struct hp_port *port)
+static __always_inline int own_mac(const struct hp_port *port, const struct eth_header *eth)
 {
+	const __u16 *mac = (const __u16 *)port->mac;
+
+	return eth->src[0] == mac[0] && eth->src[1] == mac[1] && eth->src[2] == mac[2];
+}
+
+/* A struct hp_handover, as it is loaded and stored. */
+union handover {
+	struct hp_handover of;
+	__u64 word;
+};
+
+/*
+ * handed_over: the VM has arrived at the port that has or had the slot under this
+ * serial; *at says when.
+ */
+static __always_inline int handed_over(__u32 slot, __u32 serial, __u32 *at)
+{
+	__u64 *entry = bpf_map_lookup_elem(&handovers, &slot);
+	union handover h;
+
+	if (!entry)
+		return 0;
+	h.word = *(volatile __u64 *)entry;
+	*at = h.of.at;
+	return h.of.serial == serial;
+}
+
+/*
+ * arrives: the frame is the VM's own word that it runs here now. QEMU sends reverse
+ * ARP requests when the guest is about to run on the target of its migration, and at
+ * no other time; they are never tagged. The launcher pod, whose noise quarantine is
+ * there for, does not know how to. The port opens with this frame.
+ */
+static __always_inline int arrives(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
+{
+	const struct eth_header *eth = (void *)(long)skb->data;
+	__u32 slot = port->slot;
+	union handover h;
+	__u64 *entry;
+
+	if (dir != HP_OUT || (void *)(eth + 1) > (void *)(long)skb->data_end ||
+	    eth->type != bpf_htons(ETHERTYPE_RARP) || skb->vlan_present || !own_mac(port, eth))
+		return 0;
+	entry = bpf_map_lookup_elem(&handovers, &slot);
+	if (!entry)
+		return 0;
+	h.of.serial = port->serial;
+	h.of.at = handover_clock();
+	*(volatile __u64 *)entry = h.word;
+	return 1;
+}
+
+/* guard_state: only an active port passes anything, or one whose VM has arrived. */
+static __always_inline __u32 guard_state(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
+{
+	__u32 at;
+
 	switch (port->state) {
 	case HP_ACTIVE:
 		return GO_ON;
-	case HP_QUARANTINED: /* nothing opens it in this version */
+	case HP_QUARANTINED:
+		if (handed_over(port->slot, port->serial, &at) || arrives(skb, port, dir))
+			return GO_ON;
 		return HP_PORT_QUARANTINED;
 	case HP_RELEASED: /* the VM lives elsewhere */
 		return HP_PORT_RELEASED;
@@ -73,13 +132,6 @@ static __always_inline __u32 guard_vlan(struct __sk_buff *skb, const struct hp_p
 		return HP_VLAN_NOT_ALLOWED;
 	f->vlan = vid;
 	return GO_ON;
-}
-
-static __always_inline int own_mac(const struct hp_port *port, const struct eth_header *eth)
-{
-	const __u16 *mac = (const __u16 *)port->mac;
-
-	return eth->src[0] == mac[0] && eth->src[1] == mac[1] && eth->src[2] == mac[2];
 }
 
 /*

@@ -66,6 +66,22 @@ struct {
 } port_records SEC(".maps");
 
 /*
+ * handovers: which quarantined ports' VMs have arrived, and when.
+ * Key: port slot. Value: struct hp_handover. Written by from_vm at the VM's own
+ * announcement, and by the agent through a memory mapping where it learns of the
+ * arrival first; read at quarantined ports, and for packets that belong to no known
+ * connection. An entry lives as long as its port. Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_handover);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} handovers SEC(".maps");
+
+/*
  * control: which generation is in force.
  * Key: 0. Value: struct hp_control. Written by the agent through a memory
  * mapping; read by both programs once a packet. Lives for ever. Size: 1.

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
-
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
@@ -33,7 +31,10 @@ type Conn struct {
 	Opener        policy.Direction // of its first packet
 	State         FlowState
 	RuleID        uint32 // 0 is the default action
-	Generation    uint64 // that judged its opener last
+	// Migrated says that the VM brought the flow from another node, so that Opener is
+	// a guess by its ports.
+	Migrated   bool
+	Generation uint64 // that judged its opener last
 	// Idle is how long it has been silent, within 2^20 ns.
 	Idle time.Duration
 }
@@ -72,7 +73,7 @@ func describeFlow(k portHpFlowKey, f portHpFlow, now uint32) Conn {
 		Protocol: k.Proto, VLAN: k.Vlan,
 		Local:  netip.AddrPortFrom(netip.AddrFrom16(k.Local).Unmap(), lport),
 		Remote: netip.AddrPortFrom(netip.AddrFrom16(k.Remote).Unmap(), rport),
-		Opener: policy.Direction(f.Opener), State: FlowState(f.State), RuleID: f.RuleId, Generation: f.Generation,
+		Opener: policy.Direction(f.Opener), State: FlowState(f.State), RuleID: f.RuleId, Generation: f.Generation, Migrated: f.Migrated != 0,
 		Idle: time.Duration(age(f, now)) << tickShift,
 	}
 }
@@ -125,11 +126,8 @@ func (d *Datapath) lifetime(proto uint8, s FlowState) uint32 {
 
 // coarseTicks is the programs' clock.
 func coarseTicks() (uint32, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &now); err != nil {
-		return 0, fmt.Errorf("read the coarse clock: %w", err)
-	}
-	return ticks(time.Duration(now.Nano())), nil
+	now, err := coarseTime()
+	return ticks(now), err
 }
 
 // GCConns frees the memory of expired flows in the ports' tables and says how

@@ -94,6 +94,9 @@ type Timeouts struct {
 	UDPNew     time.Duration // without answer: 30 s
 	UDPOpen    time.Duration // 180 s
 	ICMP       time.Duration // an echo: 10 s
+	// Grace is how long after its VM has arrived a port takes over the connections
+	// that it brings: 60 s. Unlike the others it is in units of 2^30 ns (about 1 s).
+	Grace time.Duration
 }
 
 // DefaultTimeouts are the values of bpf/include/clock.h.
@@ -101,6 +104,7 @@ func DefaultTimeouts() Timeouts {
 	return Timeouts{
 		TCPNew: 20 * time.Second, TCPOpen: 12 * time.Hour, TCPClosing: 30 * time.Second,
 		UDPNew: 30 * time.Second, UDPOpen: 180 * time.Second, ICMP: 10 * time.Second,
+		Grace: 60 * time.Second,
 	}
 }
 
@@ -132,6 +136,8 @@ type Datapath struct {
 	netlink *netlink.Handle
 	tcx     bool // the kernel has it
 	clsact  bool
+
+	handovers handoverTable
 
 	syncing sync.Mutex // held by Sync; taken before mu
 	side    [2]map[uint32]bool
@@ -176,6 +182,9 @@ func (d *Datapath) open() error {
 	if d.ports, err = mapPorts(d.maps[portMapPortIndex], d.maps[portMapPortRecords]); err != nil {
 		return err
 	}
+	if d.handovers, err = mapHandovers(d.maps[portMapHandovers]); err != nil {
+		return err
+	}
 	if err := d.chooseHooks(); err != nil {
 		return err
 	}
@@ -201,7 +210,7 @@ func (d *Datapath) Close() error {
 	if d.control != nil {
 		errs = append(errs, unmap(d.control.page))
 	}
-	errs = append(errs, d.ports.close())
+	errs = append(errs, d.ports.close(), unmap(d.handovers.page))
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

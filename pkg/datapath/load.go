@@ -19,6 +19,7 @@ func (t Timeouts) withDefaults() Timeouts {
 	for _, f := range []struct{ have, def *time.Duration }{
 		{&t.TCPNew, &def.TCPNew}, {&t.TCPOpen, &def.TCPOpen}, {&t.TCPClosing, &def.TCPClosing},
 		{&t.UDPNew, &def.UDPNew}, {&t.UDPOpen, &def.UDPOpen}, {&t.ICMP, &def.ICMP},
+		{&t.Grace, &def.Grace},
 	} {
 		if *f.have == 0 {
 			*f.have = *f.def
@@ -41,6 +42,9 @@ func portSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 		if err := spec.Variables[name].Set(ticks(d)); err != nil {
 			return nil, fmt.Errorf("set knob %s: %w", name, err)
 		}
+	}
+	if err := spec.Variables[portVarGracePeriod].Set(uint32(t.Grace >> handoverShift)); err != nil {
+		return nil, fmt.Errorf("set knob %s: %w", portVarGracePeriod, err)
 	}
 	if cfg.ConnsQuota != 0 {
 		spec.Maps[portMapConns].InnerMap.MaxEntries = cfg.ConnsQuota

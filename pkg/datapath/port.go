@@ -12,7 +12,8 @@ import (
 // Port is what the port programs know of a port.
 type Port struct {
 	IfIndex int
-	State   attach.State
+	// State is what packets meet: a quarantined port whose VM has arrived is Active.
+	State attach.State
 	// Network whose policy judges the port; "" is none.
 	Network string
 	VLANs   attach.VLANs
@@ -82,13 +83,17 @@ func (d *Datapath) UpdatePort(ifindex int, c attach.PortConfig) error {
 	return d.putConfigLocked(ifindex, rec, c)
 }
 
-// SetState changes a port's state in one step.
+// SetState changes a port's state in one step. One that is quarantined waits for its
+// VM anew.
 func (d *Datapath) SetState(ifindex int, s attach.State) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	rec, err := d.record(ifindex)
 	if err != nil {
 		return err
+	}
+	if s == attach.Quarantined && d.arrived(rec) {
+		d.handovers.store(rec.Slot, portHpHandover{})
 	}
 	rec.State = uint32(s)
 	return d.ports.put(ifindex, rec)
@@ -127,7 +132,7 @@ func (d *Datapath) Port(ifindex int) (Port, error) {
 
 func (d *Datapath) describe(ifindex int, rec portHpPort) Port {
 	p := Port{
-		IfIndex: ifindex, State: attach.State(rec.State), Network: d.networkOf(rec.Policy),
+		IfIndex: ifindex, State: d.effective(rec), Network: d.networkOf(rec.Policy),
 		VLANs: attach.VLANs{Mode: vlan.Mode(rec.Mode), PVID: vlan.ID(rec.Pvid)},
 		MAC:   net.HardwareAddr(rec.Mac[:]), Slot: rec.Slot, Serial: rec.Serial,
 	}

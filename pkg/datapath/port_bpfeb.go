@@ -43,7 +43,9 @@ type portHpFlow struct {
 	State      uint8
 	Fin        [2]uint8
 	Policy     uint32
-	Reserved   [2]uint64
+	Migrated   uint32
+	Pad        uint32
+	Reserved   uint64
 }
 
 type portHpFlowKey struct {
@@ -55,6 +57,12 @@ type portHpFlowKey struct {
 	Vlan   uint16
 	Proto  uint8
 	Pad    uint8
+}
+
+type portHpHandover struct {
+	_      structs.HostLayout
+	Serial uint32
+	At     uint32
 }
 
 type portHpHeader struct {
@@ -129,6 +137,7 @@ const (
 	portMapConns           = "conns"
 	portMapConnsNew        = "conns_new"
 	portMapControl         = "control"
+	portMapHandovers       = "handovers"
 	portMapKnownFlows      = "known_flows"
 	portMapPolicyNames     = "policy_names"
 	portMapPortCounters    = "port_counters"
@@ -140,6 +149,7 @@ const (
 	portProgFromVm         = "from_vm"
 	portProgToVm           = "to_vm"
 	portVarAbiTypes        = "abi_types"
+	portVarGracePeriod     = "grace_period"
 	portVarIcmpTicks       = "icmp_ticks"
 	portVarTcpClosingTicks = "tcp_closing_ticks"
 	portVarTcpNewTicks     = "tcp_new_ticks"
@@ -202,6 +212,7 @@ type portMapSpecs struct {
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
 	ConnsNew      *ebpf.MapSpec `ebpf:"conns_new"`
 	Control       *ebpf.MapSpec `ebpf:"control"`
+	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
 	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
 	PolicyNames   *ebpf.MapSpec `ebpf:"policy_names"`
 	PortCounters  *ebpf.MapSpec `ebpf:"port_counters"`
@@ -217,6 +228,7 @@ type portMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type portVariableSpecs struct {
 	AbiTypes        *ebpf.VariableSpec `ebpf:"abi_types"`
+	GracePeriod     *ebpf.VariableSpec `ebpf:"grace_period"`
 	IcmpTicks       *ebpf.VariableSpec `ebpf:"icmp_ticks"`
 	TcpClosingTicks *ebpf.VariableSpec `ebpf:"tcp_closing_ticks"`
 	TcpNewTicks     *ebpf.VariableSpec `ebpf:"tcp_new_ticks"`
@@ -249,6 +261,7 @@ type portMaps struct {
 	Conns         *ebpf.Map `ebpf:"conns"`
 	ConnsNew      *ebpf.Map `ebpf:"conns_new"`
 	Control       *ebpf.Map `ebpf:"control"`
+	Handovers     *ebpf.Map `ebpf:"handovers"`
 	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
 	PolicyNames   *ebpf.Map `ebpf:"policy_names"`
 	PortCounters  *ebpf.Map `ebpf:"port_counters"`
@@ -265,6 +278,7 @@ func (m *portMaps) Close() error {
 		m.Conns,
 		m.ConnsNew,
 		m.Control,
+		m.Handovers,
 		m.KnownFlows,
 		m.PolicyNames,
 		m.PortCounters,
@@ -281,6 +295,7 @@ func (m *portMaps) Close() error {
 // It can be passed to loadPortObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portVariables struct {
 	AbiTypes        *ebpf.Variable `ebpf:"abi_types"`
+	GracePeriod     *ebpf.Variable `ebpf:"grace_period"`
 	IcmpTicks       *ebpf.Variable `ebpf:"icmp_ticks"`
 	TcpClosingTicks *ebpf.Variable `ebpf:"tcp_closing_ticks"`
 	TcpNewTicks     *ebpf.Variable `ebpf:"tcp_new_ticks"`

@@ -63,7 +63,7 @@ func TestReasons(t *testing.T) {
 	b.sync(testSets(t)...)
 	seen := map[policy.Reason]bool{}
 	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
-		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios())
+		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios())
 	if err := b.FillPool(len(all) + 2); err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ const (
 	ReasonRARP            Reason = 5  // RARP passes the firewall
 	ReasonND              Reason = 6  // IPv6 Neighbor Discovery passes the firewall
 	ReasonFragmentAllow   Reason = 7  // non-first fragment allowed by a rule without services or by defaultAction
+	ReasonMigrated        Reason = 8  // belongs to a connection from before the VM came here; a rule allows its opener
 	ReasonNoPort          Reason = 16 // the interface has no port record; nothing passes until the agent repairs it
 	ReasonPortDark        Reason = 17 // the port is not complete yet
 	ReasonPortQuarantined Reason = 18 // the port waits for a migration's hand-over
@@ -52,6 +53,7 @@ func Reasons() []Reason {
 		ReasonRARP,
 		ReasonND,
 		ReasonFragmentAllow,
+		ReasonMigrated,
 		ReasonNoPort,
 		ReasonPortDark,
 		ReasonPortQuarantined,
@@ -130,6 +132,8 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"ND", "nd", "IPv6 Neighbor Discovery passes the firewall"}, true
 	case ReasonFragmentAllow:
 		return reasonWords{"FragmentAllow", "fragment_allow", "non-first fragment allowed by a rule without services or by defaultAction"}, true
+	case ReasonMigrated:
+		return reasonWords{"Migrated", "migrated", "belongs to a connection from before the VM came here; a rule allows its opener"}, true
 	case ReasonNoPort:
 		return reasonWords{"NoPort", "no_port", "the interface has no port record; nothing passes until the agent repairs it"}, true
 	case ReasonPortDark:
