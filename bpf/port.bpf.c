@@ -98,11 +98,11 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 		.dir = dir,
 	};
 	struct frame f = { .eth = (void *)(long)skb->data };
-	__u32 r;
+	__u32 state, r;
 
-	r = guard_state(skb, port, dir);
-	if (r != GO_ON)
-		return r;
+	state = guard_state(skb, port, dir);
+	if (state != GO_ON && state != HP_PORT_RELEASED)
+		return state;
 	/* Not even an Ethernet header, which the kernel keeps in the linear part. */
 	if ((void *)(f.eth + 1) > (void *)(long)skb->data_end)
 		return HP_MALFORMED;
@@ -112,6 +112,9 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	/* Only the VM's own MAC leaves the port. */
 	if (dir == HP_OUT && !own_mac(port, f.eth))
 		return foreign_mac(skb, f.ethertype, f.at);
+	/* Only now, so that a VM which goes on sending where it left is told from noise. */
+	if (state != GO_ON)
+		return state;
 	/* Without these no address would ever be found; they carry no data. */
 	if (f.ethertype == ETHERTYPE_ARP)
 		return HP_ARP;

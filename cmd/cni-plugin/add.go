@@ -30,7 +30,7 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 	}
 	req := attach.Request{
 		Key: r.Key, CNINetwork: conf.Name, Network: conf.Network, Inline: conf.Inline,
-		MTU: conf.MTU, MAC: attach.MAC(conf.MAC), Pod: conf.Pod, Netns: r.Netns,
+		MTU: conf.MTU, MAC: attach.MAC(conf.MAC), Pod: conf.Pod, Netns: r.Netns, MigrationTarget: conf.MigrationTarget,
 	}
 	var prev *prevResult
 	if conf.PrevResult != nil {
@@ -64,17 +64,21 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 		}
 		return p.print(prev.corrected(k, &rec))
 	}
-	return p.addMain(ctx, k, agent, r, conf, req, prepared.MTU)
+	return p.addMain(ctx, k, agent, r, conf, req, prepared)
 }
 
 // addMain makes the veth pair and leaves none if the port does not come about.
-func (p *plugin) addMain(ctx context.Context, k kernel, agent *wire.Client, r *request, conf *cniconf.Config, req attach.Request, mtu int) (err error) {
+func (p *plugin) addMain(ctx context.Context, k kernel, agent *wire.Client, r *request, conf *cniconf.Config, req attach.Request, prepared wire.Prepared) (err error) {
+	mac := conf.MAC
+	if mac == nil {
+		mac = net.HardwareAddr(prepared.MAC)
+	}
 	veth, err := createVeth(k, bridge.VethSpec{
 		HostName:  bridge.HostVethName(r.ContainerID, r.IfName),
 		PeerName:  r.IfName,
 		PeerNetns: r.Netns,
-		PeerMAC:   conf.MAC,
-		MTU:       mtu,
+		PeerMAC:   mac,
+		MTU:       prepared.MTU,
 		PeerUp:    !conf.ContainerDown,
 	})
 	if err != nil {

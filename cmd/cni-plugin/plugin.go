@@ -200,7 +200,7 @@ or behind the bridge plugin, which makes the interface:
     {"type": "bridge", "bridge": "br0", "disableContainerInterface": true},
     {"type": "homeport", "network": "vlan100"}]}
 
-Keys: network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, disableContainerInterface, capabilities.
+Keys: network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities.
 CNI versions: %s
 `, p.version, strings.Join(specVersions(), ", "))
 }

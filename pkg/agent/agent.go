@@ -70,6 +70,8 @@ type Agent struct {
 	collected time.Time              // when leftovers were last cleared; the loop's
 	kick      chan struct{}          // asks the loop for another round
 	fresh     chan struct{}          // asks for one without an idle gap: there is a new snapshot
+	held      chan struct{}          // there is a port that waits for its VM
+	moves     chan struct{}          // there is a port whose part in migrations was not known
 	news      chan struct{}          // tells the Report to look again
 	lastRound atomic.Int64           // when the loop last finished a round, Unix nanoseconds
 	lastAsked atomic.Int64           // when ADD or DEL last came, Unix nanoseconds
@@ -98,11 +100,12 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a.node = attach.Node{Bridge: a.kernel, Datapath: a.kernel, Records: st}
+	a.table.shares = a.sharesMAC
 	a.loadState()
 	return a, nil
 }
@@ -150,6 +153,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"settle", a.settlePorts},
 		{"metrics", a.serveMetrics},
 		{"report", a.report},
+		{"arrivals", a.followArrivals},
+		{"moves", a.watchMoves},
 		{"plugin", a.keepPlugin},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
@@ -375,7 +380,7 @@ func (a *Agent) adoptRecord(rec *attach.Record) {
 		return
 	}
 	if a.alive(rec) && !a.kernel.Unfinished(rec) {
-		if err := a.table.claim(e, rec, a.alive); err != nil {
+		if err := a.table.adopt(e, rec, a.alive); err != nil {
 			a.notes.add(a.log, a.store.Path(rec.Key), fmt.Sprintf("record of container %s, interface %s: %v", rec.ContainerID, rec.IfName, err), true)
 			return
 		}

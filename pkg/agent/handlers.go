@@ -61,12 +61,22 @@ func (a *Agent) prepare(_ context.Context, req *attach.Request) (any, error) {
 	if err := a.reclaim(e, req.Key); err != nil {
 		return nil, err
 	}
-	if len(req.MAC) != 0 {
-		if err := a.table.macHeld(e, req.MAC, r.trunk.Bridge, r.vlans, a.alive); err != nil {
+	if _, err := a.holdAtFirst(req); err != nil {
+		return nil, err
+	}
+	out := wire.Prepared{Bridge: r.trunk.Bridge, MTU: r.mtu, VLANs: r.vlans}
+	if len(req.MAC) == 0 {
+		m, _ := a.moveOf(req.Pod)
+		out.MAC = macOf(m, req.IfName)
+		asked.MAC = out.MAC
+	}
+	if len(asked.MAC) != 0 {
+		asking := attach.Record{Request: asked, Bridge: r.trunk.Bridge, VLANs: r.vlans}
+		if err := a.table.macHeld(e, &asking, a.alive); err != nil {
 			return nil, err
 		}
 	}
-	return wire.Prepared{Bridge: r.trunk.Bridge, MTU: r.mtu, VLANs: r.vlans}, nil
+	return out, nil
 }
 
 // attach runs the plan that makes the port. A caller who hangs up before the
@@ -90,6 +100,9 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	}
 	rec := &attach.Record{Version: attach.RecordVersion, Request: *req, Trunk: r.trunk.Name, Bridge: r.trunk.Bridge,
 		VLANs: r.vlans, Policy: r.policy, Rules: r.rules, EffectiveMTU: r.mtu, BootID: a.boot, CreatedAt: time.Now().UTC()}
+	if rec.Hold, err = a.holdAtFirst(req); err != nil {
+		return nil, err
+	}
 	if err := a.table.claim(e, rec, a.alive); err != nil {
 		return nil, err
 	}
@@ -107,10 +120,14 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	}
 	a.table.opened(e)
 	a.tell()
+	if rec.Hold != nil {
+		ask(a.held)
+		ask(a.moves)
+	}
 	if rec.Rules != "" { // it may not be its own set
 		a.wake()
 	}
-	a.log.Info("port attached", "container", req.ContainerID, "interface", req.IfName, "port", host.Name, "bridge", rec.Bridge, "vlans", rec.VLANs.All())
+	a.log.Info("port attached", "container", req.ContainerID, "interface", req.IfName, "port", host.Name, "bridge", rec.Bridge, "vlans", rec.VLANs.All(), "state", rec.Wanted())
 	return rec, nil
 }
 

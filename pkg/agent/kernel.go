@@ -112,12 +112,12 @@ func (k *kernel) port(i attach.Interface) (bridge.Link, error) {
 	return bridge.Link{}, fmt.Errorf("interface %d is %s, not %s: %w", i.Index, l.Name, i.Name, bridge.ErrNotFound)
 }
 
-// Unfinished says whether an attachment of the record was cut short: it never
-// was active, and its host end is down. A port that was open is up; one whose
+// Unfinished says whether an attachment of the record was cut short: its last step
+// was never done, and its host end is down. A port that was open is up; one whose
 // program was lost, or that a repair has just given a new one, too.
 func (k *kernel) Unfinished(r *attach.Record) bool {
 	state, known := k.State(r.HostIfIndex)
-	if known && state == attach.Active {
+	if known && state != attach.Dark {
 		return false
 	}
 	l, err := k.net.LinkInfo(bridge.Ref{Index: r.HostIfIndex})

@@ -67,7 +67,7 @@ func (k *kernel) AgeConnections() error {
 	return err
 }
 
-// VerifyPort says what is wrong with the programs at an open port.
+// VerifyPort says what is wrong with the programs at a complete port.
 func (k *kernel) VerifyPort(r *attach.Record) error {
 	if err := k.dp.VerifyPort(r.HostIfIndex); err != nil {
 		return err
@@ -76,8 +76,12 @@ func (k *kernel) VerifyPort(r *attach.Record) error {
 	if err != nil {
 		return err
 	}
-	if p.State != attach.Active {
+	switch want := r.Wanted(); {
+	case p.State == want, p.State == attach.Active && k.dp.HandedOver(r.HostIfIndex): // the VM has come; followArrivals sees to the rest
+	case want == attach.Active:
 		return fmt.Errorf("%w: port is %v", errNotOpen, p.State)
+	default:
+		return fmt.Errorf("%w: it is %v, not %v", errNotHeld, p.State, want)
 	}
 	if want := r.Config(); p.Network != want.Policy || p.VLANs != want.VLANs || !slices.Equal(p.MAC, want.MAC) {
 		return fmt.Errorf("%w: want %v, got %v", errConfig, want, p)
@@ -88,24 +92,30 @@ func (k *kernel) VerifyPort(r *attach.Record) error {
 // What can be wrong with a port whose hooks are in place.
 var (
 	errNotOpen = errors.New("the port's state is not Active")
+	errNotHeld = errors.New("the port is not silent, though its VM runs elsewhere")
 	errConfig  = errors.New("the port's network, VLANs or MAC are not those of its record")
 )
 
 // opens says whether a port with this fault lets packets pass unjudged.
-func opens(err error) bool { return !errors.Is(err, errNotOpen) && !errors.Is(err, errConfig) }
+func opens(err error) bool {
+	return !errors.Is(err, errNotOpen) && !errors.Is(err, errNotHeld) && !errors.Is(err, errConfig)
+}
 
-// RepairPort gives an open port its programs back.
+// RepairPort gives a complete port its programs and its state back.
 func (k *kernel) RepairPort(r *attach.Record) error {
 	if !errors.Is(k.dp.VerifyPort(r.HostIfIndex), datapath.ErrNoRecord) {
 		if err := errors.Join(k.dp.RepairPort(r.HostIfIndex), k.dp.UpdatePort(r.HostIfIndex, r.Config())); err != nil {
 			return err
 		}
-		return k.dp.SetState(r.HostIfIndex, attach.Active)
+		if k.dp.HandedOver(r.HostIfIndex) {
+			return nil // quarantine would begin anew
+		}
+		return k.dp.SetState(r.HostIfIndex, r.Wanted())
 	}
 	if err := k.dp.AttachPort(r.HostEnd(), r.Config()); err != nil {
 		return err
 	}
-	return k.dp.SetState(r.HostIfIndex, attach.Active)
+	return k.dp.SetState(r.HostIfIndex, r.Wanted())
 }
 
 // hookKind names the drift for counters and people.
@@ -119,6 +129,8 @@ func hookKind(err error) string {
 		return "WrongProgram"
 	case errors.Is(err, errNotOpen):
 		return "PortNotActive"
+	case errors.Is(err, errNotHeld):
+		return "PortNotSilent"
 	case errors.Is(err, errConfig):
 		return "PortConfigChanged"
 	}

@@ -24,6 +24,7 @@ func (a *Agent) reconcile() {
 	if snap != nil {
 		a.syncPolicy()
 		a.followPolicies(snap)
+		a.followMoves()
 		a.dropTrunks(snap, gone) // first: another trunk may wait for the uplink
 		var found []finding
 		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
@@ -138,7 +139,7 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed, br
 		rec := a.recordOfInterface(d.Subject.Index)
 		if rec != nil {
 			f.subject = rec.HostIfName
-			f.repair = func() error { return a.withPort(*rec, func() error { return a.kernel.net.Repair(want, d) }) }
+			f.repair = func() error { return a.withPort(*rec, func(attach.Record) error { return a.kernel.net.Repair(want, d) }) }
 		} else {
 			f.repair = func() error {
 				err := a.kernel.net.Repair(want, d)
@@ -167,10 +168,10 @@ func (a *Agent) followNames(ports []attach.Record, got bridge.Observed) {
 		if !ok || o.Name == rec.HostIfName {
 			continue
 		}
-		err := a.withPort(rec, func() error {
-			rec.HostIfName = o.Name
-			a.table.replace(&rec)
-			return a.store.Put(&rec)
+		err := a.withPort(rec, func(now attach.Record) error {
+			now.HostIfName = o.Name
+			a.table.replace(&now)
+			return a.store.Put(&now)
 		})
 		a.log.Warn("a port was renamed; it is kept under its new name", "port", o.Name, "container", rec.ContainerID, "err", err)
 	}
@@ -202,12 +203,11 @@ func (a *Agent) lookAtHooks() []finding {
 		if !it.open {
 			continue
 		}
-		rec := it.rec
-		err := a.withPort(rec, func() error { return a.kernel.VerifyPort(&rec) })
+		err := a.withPort(it.rec, func(now attach.Record) error { return a.kernel.VerifyPort(&now) })
 		if err == nil {
 			continue
 		}
-		f := finding{kind: hookKind(err), subject: rec.HostIfName, urgent: true, message: err.Error(),
+		f := finding{kind: hookKind(err), subject: it.rec.HostIfName, urgent: true, message: err.Error(),
 			repair: func() error { return a.repairHooks(it) }}
 		if opens(err) {
 			f.message += ": the port is open, without its firewall, until it is repaired"
@@ -218,14 +218,14 @@ func (a *Agent) lookAtHooks() []finding {
 }
 
 // withPort works on a port while nobody else does, and only if it is still the
-// one that was looked at.
-func (a *Agent) withPort(rec attach.Record, work func() error) error {
+// one that was looked at; now is its record, which may be newer.
+func (a *Agent) withPort(rec attach.Record, work func(now attach.Record) error) error {
 	e, unlock := a.table.lock(rec.Key)
 	defer unlock()
 	if e.rec == nil || e.rec.HostIfIndex != rec.HostIfIndex || !a.alive(e.rec) {
 		return nil
 	}
-	return work()
+	return work(*e.rec)
 }
 
 // noteProblems keeps, for each port, what is not repaired: because it cannot be,
@@ -309,12 +309,13 @@ func (a *Agent) followPolicies(snap *desired.Snapshot) {
 		if rec.Rules = rulesOf(rec.Policy, id); rec.Policy == it.rec.Policy && rec.Rules == it.rec.Rules || !a.inForce(id) {
 			continue
 		}
-		err := a.withPort(it.rec, func() error {
-			if err := a.store.Put(&rec); err != nil {
+		err := a.withPort(it.rec, func(now attach.Record) error {
+			now.Policy, now.Rules = rec.Policy, rec.Rules
+			if err := a.store.Put(&now); err != nil {
 				return err
 			}
-			a.table.replace(&rec)
-			return a.kernel.dp.UpdatePort(rec.HostIfIndex, rec.Config())
+			a.table.replace(&now)
+			return a.kernel.dp.UpdatePort(now.HostIfIndex, now.Config())
 		})
 		a.log.Info("port follows its policy", "port", rec.HostIfName, "network", rec.Policy, "rules", id, "err", err)
 	}

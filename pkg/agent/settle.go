@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
 )
 
 // settlePorts moves ports, one by one in quiet times, from the hook that is
@@ -28,7 +30,7 @@ func (a *Agent) settleRound(ctx context.Context) {
 			return
 		}
 		rec := it.rec
-		err := a.withPort(rec, func() error {
+		err := a.withPort(rec, func(rec attach.Record) error {
 			if a.kernel.VerifyPort(&rec) != nil {
 				return nil // a hook that was taken away is drift: to be counted, not mended in passing
 			}
@@ -47,8 +49,8 @@ func (a *Agent) settleRound(ctx context.Context) {
 // repairHooks gives a port its programs back, on the hook that is quick to
 // attach; settleRound sees to the rest.
 func (a *Agent) repairHooks(it item) error {
-	return a.withPort(it.rec, func() error {
-		a.table.setSettled(it.rec.Key, false)
-		return a.kernel.RepairPort(&it.rec)
+	return a.withPort(it.rec, func(now attach.Record) error {
+		a.table.setSettled(now.Key, false)
+		return a.kernel.RepairPort(&now)
 	})
 }

@@ -14,6 +14,8 @@ import (
 type table struct {
 	mu    sync.Mutex
 	ports map[attach.Key]*entry
+	// shares says whether two ports may have one MAC in one VLAN; nil is never.
+	shares func(mine, theirs *attach.Record) bool
 }
 
 type entry struct {
@@ -52,6 +54,17 @@ func (t *table) lock(k attach.Key) (e *entry, unlock func()) {
 // claim takes the record's MAC and host interface for e, or says who has them.
 // alive tells whether a port that seems to be in the way still lives.
 func (t *table) claim(e *entry, r *attach.Record, alive func(*attach.Record) bool) error {
+	return t.claimAs(e, r, alive, t.shares)
+}
+
+// adopt is claim for a port that was admitted before: one that shares a MAC by a
+// migration goes on doing so.
+func (t *table) adopt(e *entry, r *attach.Record, alive func(*attach.Record) bool) error {
+	moves := func(r *attach.Record) bool { return r.Hold != nil || r.Arrival != nil }
+	return t.claimAs(e, r, alive, func(mine, theirs *attach.Record) bool { return moves(mine) || moves(theirs) })
+}
+
+func (t *table) claimAs(e *entry, r *attach.Record, alive func(*attach.Record) bool, shares func(mine, theirs *attach.Record) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k, o := range t.ports {
@@ -61,7 +74,7 @@ func (t *table) claim(e *entry, r *attach.Record, alive func(*attach.Record) boo
 				Remedy:  "one veth serves one attachment"}
 		}
 	}
-	if err := t.macHeldLocked(e, r.MAC, r.Bridge, r.VLANs, alive); err != nil {
+	if err := t.macHeldLocked(e, r, alive, shares); err != nil {
 		return err
 	}
 	e.rec, e.claimed = r, true
@@ -69,25 +82,25 @@ func (t *table) claim(e *entry, r *attach.Record, alive func(*attach.Record) boo
 }
 
 // macHeld refuses a MAC that a living port of this node has in one of the same
-// VLANs. The FDB and other nodes are not asked: the target of a migration has
-// the living source's MAC.
-func (t *table) macHeld(e *entry, mac attach.MAC, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
+// VLANs, unless both are of one migration. The FDB and other nodes are not asked: the
+// target of a migration has the living source's MAC.
+func (t *table) macHeld(e *entry, r *attach.Record, alive func(*attach.Record) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.macHeldLocked(e, mac, bridge, v, alive)
+	return t.macHeldLocked(e, r, alive, t.shares)
 }
 
-func (t *table) macHeldLocked(e *entry, mac attach.MAC, bridge string, v attach.VLANs, alive func(*attach.Record) bool) error {
+func (t *table) macHeldLocked(e *entry, r *attach.Record, alive func(*attach.Record) bool, shares func(mine, theirs *attach.Record) bool) error {
 	for k, o := range t.ports {
-		if o == e || !o.claimed || o.rec.Bridge != bridge || !slices.Equal(o.rec.MAC, mac) {
+		if o == e || !o.claimed || o.rec.Bridge != r.Bridge || !slices.Equal(o.rec.MAC, r.MAC) {
 			continue
 		}
-		both := o.rec.VLANs.All().Intersect(v.All())
-		if both.Empty() || !alive(o.rec) {
+		both := o.rec.VLANs.All().Intersect(r.VLANs.All())
+		if both.Empty() || !alive(o.rec) || shares != nil && shares(r, o.rec) {
 			continue
 		}
 		return &attach.Error{Kind: attach.Conflict, Field: "mac",
-			Message: fmt.Sprintf("%s is held in VLAN %s by a living port of this node: container %s, interface %s (%s)", mac, both, k.ContainerID, k.IfName, o.rec.HostIfName),
+			Message: fmt.Sprintf("%s is held in VLAN %s by a living port of this node: container %s, interface %s (%s)", r.MAC, both, k.ContainerID, k.IfName, o.rec.HostIfName),
 			Remedy:  "give this VM another MAC, or end the other port"}
 	}
 	return nil

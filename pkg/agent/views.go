@@ -193,6 +193,11 @@ func (a *Agent) readPorts() (ports []wire.Port, drops []wire.Drop, err error) {
 			err = unread
 		}
 		for _, c := range counts {
+			if c.reason == policy.ReasonPortReleased && c.dir == policy.Out {
+				if said := stillTalks(&it.rec, c.packets); said != "" {
+					p.Problems = append(p.Problems, said)
+				}
+			}
 			if !c.reason.Drops() {
 				p.Passed[c.dir] += c.packets
 				continue

@@ -104,6 +104,10 @@ type Request struct {
 	HostIfName  string `json:"hostIfName"`
 	// Adopted says that another plugin made the veth (chained mode).
 	Adopted bool `json:"adopted,omitempty"`
+	// MigrationTarget says that the VM runs elsewhere and is to come here by live
+	// migration: the port is quarantined until it has. Only for agents that read
+	// manifests; Kubernetes says by itself which pods are targets.
+	MigrationTarget bool `json:"migrationTarget,omitempty"`
 	// Addresses are those that the plugins before ours gave the pod's interface
 	// (chained mode). They were declared; nobody has seen them.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
@@ -126,6 +130,10 @@ type Record struct {
 	Rules string `json:"rules,omitempty"`
 	// EffectiveMTU of both ends, bytes.
 	EffectiveMTU int `json:"effectiveMTU"`
+	// Hold is why the port passes nothing although its pod lives; nil is Active.
+	Hold *Hold `json:"hold,omitempty"`
+	// Arrival is how the VM came here by live migration; nil is that it did not.
+	Arrival *Arrival `json:"arrival,omitempty"`
 	// BootID: interface indexes mean nothing after a reboot.
 	BootID    string    `json:"bootID"`
 	CreatedAt time.Time `json:"createdAt"`
@@ -142,7 +150,7 @@ const RecordVersion = 1
 // State of a port. The values are those of enum hp_port_state in abi.h.
 type State uint8
 
-// The states; this version uses Dark and Active.
+// The states; see DESIGN "The life of a port".
 const (
 	Dark        State = 0
 	Quarantined State = 1

@@ -143,8 +143,8 @@ func (n Node) AttachPlan(r *Record) Plan {
 			Do: func() error { return n.Bridge.SetVLANs(i, r.VLANs) }},
 		{Name: "bring the host end up",
 			Do: func() error { return n.Bridge.SetUp(i) }},
-		{Name: "open the port",
-			Do:   func() error { return n.Datapath.SetState(i.Index, Active) },
+		{Name: "open the port, or quarantine it",
+			Do:   func() error { return n.Datapath.SetState(i.Index, r.Wanted()) },
 			Undo: func() error { return n.Datapath.SetState(i.Index, Dark) }},
 	}
 }

@@ -37,6 +37,8 @@ type Config struct {
 	MACField string
 	// ContainerDown leaves the container's end down (disableContainerInterface).
 	ContainerDown bool
+	// MigrationTarget says that the VM is to come by live migration.
+	MigrationTarget bool
 	// Pod is who the attachment is for, as CNI_ARGS says.
 	Pod attach.Pod
 	// DNS is passed on into the result.
@@ -90,6 +92,9 @@ func Parse(stdin []byte, cniArgs string) (*Config, error) {
 	p.into("disableContainerInterface", &c.ContainerDown, "true or false")
 	if c.ContainerDown && c.PrevResult != nil {
 		p.bad("disableContainerInterface", "the plugin before this one made the interface", "set the key at that plugin")
+	}
+	if p.into("migrationTarget", &c.MigrationTarget, "true or false"); c.MigrationTarget && c.MAC == nil && c.PrevResult == nil {
+		p.bad("migrationTarget", "no MAC is given, and the VM has one already", "give the VM's MAC in mac, or in any of the other ways")
 	}
 	if len(p.errs) > 0 {
 		return nil, errors.Join(p.errs...)

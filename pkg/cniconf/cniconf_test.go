@@ -96,8 +96,8 @@ func TestParseRefusesTheRest(t *testing.T) {
 			`Vlan: unknown key; did you mean "vlan"?`,
 			`macc: unknown key; did you mean "mac"?`,
 			`nativeVLAN: unknown key; did you mean "nativeVlan"?`,
-			`qwertyuiop: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, disableContainerInterface, capabilities`,
-			`cni.devx: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, disableContainerInterface, capabilities`}},
+			`qwertyuiop: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities`,
+			`cni.devx: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities`}},
 		{"keys of the reference plugin", with(`"network":"n","macspoofchk":true,"isGateway":true,"preserveDefaultVlan":false,"hairpinMode":true,"trunk":[]`), "", []string{
 			`macspoofchk: unknown key; remove it: a port lets out only the VM's own MAC, always`,
 			`isGateway: unknown key; remove it: this plugin works on layer 2 and gives out no addresses`,
@@ -110,12 +110,14 @@ func TestParseRefusesTheRest(t *testing.T) {
 		{"capability", with(`"network":"n","capabilities":{"mac":true,"ips":true}`), "", []string{`capabilities.ips: not supported; remove it; "mac" is the one capability`}},
 		{"capabilities of another type", with(`"network":"n","capabilities":["mac"]`), "", []string{`capabilities: ["mac"] is not a JSON object as {"mac": true}; write a JSON object as {"mac": true}`}},
 		{"switch as text", with(`"network":"n","disableContainerInterface":"true"`), "", []string{`disableContainerInterface: "true" is not true or false; write true or false`}},
+		{"migration target as text", with(`"network":"n","migrationTarget":"yes"`), "", []string{`migrationTarget: "yes" is not true or false; write true or false`}},
+		{"migration target without a MAC", with(`"network":"n","migrationTarget":true`), "", []string{`migrationTarget: no MAC is given, and the VM has one already; give the VM's MAC in mac, or in any of the other ways`}},
 		{"interface down in a chain", with(`"network":"n","disableContainerInterface":true,"prevResult":{}`), "", []string{`disableContainerInterface: the plugin before this one made the interface; set the key at that plugin`}},
 		{"prevResult of another type", with(`"network":"n","prevResult":[]`), "", []string{`prevResult: [] is not a JSON object; the runtime should pass the result of the plugin before this one`}},
 		{"no name", `{"network":"n"}`, "", []string{`name: missing; name the CNI network`}},
 		{"odd name", `{"name":"a b","network":"n"}`, "", []string{`name: "a b" has invalid characters; use letters, digits, and then also . _ -`}},
 		{"all at once", with(`"bridge":"br0","vlan":4095,"mtu":0,"mac":"no","color":"red"`), "", []string{
-			`color: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, disableContainerInterface, capabilities`,
+			`color: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities`,
 			`vlan: 4095 is not a VLAN; give a VLAN from 1 to 4094`,
 			`mac: "no" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`,
 			`mtu: 0 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},
@@ -198,6 +200,10 @@ func TestParse(t *testing.T) {
 		{"largest MTU", with(`"network":"n","mtu":65535`), "", base(func(c *Config) { c.MTU = 65535 })},
 		{"pod", with(`"network":"n"`), "IgnoreUnknown=true;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=virt-launcher-a;K8S_POD_INFRA_CONTAINER_ID=;K8S_POD_UID=u-1;X=a=b;",
 			base(func(c *Config) { c.Pod = attach.Pod{Namespace: "ns", Name: "virt-launcher-a", UID: "u-1"} })},
+		{"migration target", with(`"network":"n","migrationTarget":true,"mac":"00:50:56:01:02:03"`), "", base(func(c *Config) {
+			c.MigrationTarget, c.MAC, c.MACField = true, net.HardwareAddr{0, 0x50, 0x56, 1, 2, 3}, "mac"
+		})},
+		{"migration target in a chain", with(`"network":"n","migrationTarget":true,"prevResult":{}`), "", base(func(c *Config) { c.MigrationTarget, c.PrevResult = true, json.RawMessage(`{}`) })},
 		{"interface down", with(`"network":"n","disableContainerInterface":true`), "", base(func(c *Config) { c.ContainerDown = true })},
 		{"chained", with(`"network":"n","disableContainerInterface":false,"prevResult": {"interfaces":[]}`), "", base(func(c *Config) { c.PrevResult = json.RawMessage(`{"interfaces":[]}`) })},
 		{"MAC", with(`"network":"n","mac":"00:50:56:00:00:01"`), "", base(func(c *Config) { c.MAC, c.MACField = mac("00:50:56:00:00:01"), "mac" })},

@@ -4,7 +4,7 @@ import "strings"
 
 // ourKeys are the top-level keys of the CNI config that this plugin acts on.
 func ourKeys() []string {
-	return []string{"network", "bridge", "vlan", "vlanTrunk", "nativeVlan", "mtu", "mac", "disableContainerInterface", "capabilities"}
+	return []string{"network", "bridge", "vlan", "vlanTrunk", "nativeVlan", "mtu", "mac", "migrationTarget", "disableContainerInterface", "capabilities"}
 }
 
 // theirKey says whether a top-level key belongs to the CNI spec or is put in

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -52,6 +53,9 @@ type Kube struct {
 	notices                                      []Problem                    // of the last look: what is in force, but less than its author may think
 	far                                          map[string]string            // of the last look: Snapshot.Elsewhere
 	onPod                                        func(namespace, name string) // see TellOfPods
+	podInformer                                  atomic.Pointer[cache.Informer]
+	asker                                        *asker
+	moved                                        chan struct{} // see Moved
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
@@ -61,7 +65,7 @@ type Kube struct {
 // unless that is "", and is what a start without an API server falls back to.
 // Nothing is asked of the server before Watch.
 func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
-	k := &Kube{keeper: keeper{cache: stored}, node: node, health: newAPIHealth(), changed: make(chan struct{}, 1),
+	k := &Kube{keeper: keeper{cache: stored}, node: node, health: newAPIHealth(), changed: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		read: map[string]decoded{}, debounce: 100 * time.Millisecond, poll: 10 * time.Second}
 	k.health.changed = func() { signal(k.changed) }
 	k.keeper.pods = k.localPods
@@ -70,6 +74,9 @@ func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
 	cfg.Wrap(k.health.wrap)
 	shared := true // nothing here changes what it is given
 	var err error
+	if k.asker, err = newAsker(cfg, func() { signal(k.moved) }); err != nil {
+		return nil, err
+	}
 	k.cache, err = cache.New(cfg, cache.Options{
 		Mapper:                       kubeMapper(),
 		DefaultTransform:             packing(slim),
@@ -95,9 +102,13 @@ func (k *Kube) watchOthers(cfg *rest.Config) {
 		trimTo(multiNetworkPolicies, policyFor, []string{"spec"}), changed)
 	k.attachments = newOptional(cfg, attachmentKind, "network-attachment-definitions", nil,
 		trimTo(attachmentKind, "", []string{"spec", "config"}), changed)
-	trimVM := trimTo(vmiKind, "", []string{"status", "activePods"})
-	k.vmsHere = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(onNodeLabel), trimVM, changed)
-	k.vmsComing = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(toNodeLabel), trimVM, changed)
+	vmChanged := func() {
+		k.asker.again()
+		signal(k.moved)
+		changed()
+	}
+	k.vmsHere = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(onNodeLabel), trimVM, vmChanged)
+	k.vmsComing = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(toNodeLabel), trimVM, vmChanged)
 }
 
 func (k *Kube) others() []*optional {
@@ -224,6 +235,7 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 		var handler toolscache.ResourceEventHandler = k
 		if obj.GetObjectKind().GroupVersionKind().Kind == "Pod" {
 			handler = podHandler{k.podChanged}
+			k.podInformer.Store(&i)
 		}
 		if err == nil {
 			_, err = i.AddEventHandler(handler)
@@ -236,6 +248,7 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 	out := make(chan *Snapshot)
 	var watches sync.WaitGroup
 	watches.Go(func() { _ = k.cache.Start(ctx) }) // its errors are those of requests: health has them
+	watches.Go(func() { k.asker.run(ctx) })
 	for _, o := range k.others() {
 		watches.Go(func() { o.run(ctx) })
 	}
@@ -244,6 +257,7 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 			toolscache.WaitForCacheSync(ctx.Done(), i.HasSynced)
 		}
 		signal(k.changed)
+		signal(k.moved)
 	}()
 	inner := make(chan *Snapshot)
 	go feed(ctx, inner, k.changed, k.debounce, k.poll, k.snapshot)

@@ -33,9 +33,43 @@ func podMeta() *metav1.PartialObjectMetadata {
 func slimPod(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
 		o.SetManagedFields(nil)
+		ready, ok := o.GetAnnotations()[readyAnnotation]
 		o.SetAnnotations(nil)
+		if ok {
+			o.SetAnnotations(map[string]string{readyAnnotation: ready})
+		}
 	}
 	return obj, nil
+}
+
+// trimVM keeps of a VirtualMachineInstance which pods are its own, where it runs and
+// goes, and which MACs it has.
+func trimVM(obj any) (any, error) {
+	out, err := trimTo(vmiKind, "", []string{"status", "activePods"}, []string{"status", "migrationState"})(obj)
+	u, ok := obj.(*unstructured.Unstructured)
+	to, okTo := out.(*unstructured.Unstructured)
+	if !ok || !okTo {
+		return out, err
+	}
+	interfaces, _, _ := unstructured.NestedSlice(u.Object, "status", "interfaces")
+	var kept []any
+	for _, i := range interfaces {
+		nic, ok := i.(map[string]any)
+		if !ok {
+			continue
+		}
+		slim := map[string]any{}
+		for _, field := range []string{"name", "podInterfaceName", "mac"} {
+			if v, ok := nic[field]; ok {
+				slim[field] = v
+			}
+		}
+		kept = append(kept, slim)
+	}
+	if len(kept) > 0 {
+		_ = unstructured.SetNestedSlice(to.Object, kept, "status", "interfaces")
+	}
+	return to, err
 }
 
 // TellOfPods has a function called for each pod of this node that is new, or has
@@ -44,6 +78,8 @@ func (k *Kube) TellOfPods(f func(namespace, name string)) { k.onPod = f }
 
 func (k *Kube) podChanged(pod any) {
 	signal(k.changed)
+	k.asker.again()
+	signal(k.moved)
 	if o, ok := pod.(metav1.Object); ok && k.onPod != nil {
 		k.onPod(o.GetNamespace(), o.GetName())
 	}
@@ -57,7 +93,8 @@ func (h podHandler) OnDelete(pod any)      { h.changed(pod) }
 func (h podHandler) OnUpdate(before, after any) {
 	b, okB := before.(metav1.Object)
 	a, okA := after.(metav1.Object)
-	if !okA || !okB || !maps.Equal(b.GetLabels(), a.GetLabels()) || b.GetUID() != a.GetUID() || !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()) {
+	if !okA || !okB || !maps.Equal(b.GetLabels(), a.GetLabels()) || b.GetUID() != a.GetUID() ||
+		!maps.Equal(b.GetAnnotations(), a.GetAnnotations()) || !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()) {
 		h.changed(after)
 	}
 }

@@ -145,7 +145,8 @@ func ownedBy(p attach.Pod) []metav1.OwnerReference {
 // expectedAtFirst says that a port's first condition is no news: it is well, or what
 // every port is for a moment.
 func expectedAtFirst(c metav1.Condition) bool {
-	return c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonVMUnconfirmed || c.Reason == v1alpha1.ReasonPortClosed
+	return c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonVMUnconfirmed || c.Reason == v1alpha1.ReasonPortClosed ||
+		c.Reason == v1alpha1.ReasonPortQuarantined
 }
 
 func portSpec(node string, p *wire.Port, vm *v1alpha1.VMReference) v1alpha1.VMPortSpec {
@@ -163,6 +164,10 @@ func portReady(p *wire.Port, known *confirmation) metav1.Condition {
 	switch {
 	case len(p.Problems) > 0:
 		return notReady(v1alpha1.ReasonPortProblem, strings.Join(p.Problems, "; "))
+	case p.Hold != nil && p.State == attach.Quarantined:
+		return notReady(v1alpha1.ReasonPortQuarantined, "the port "+p.Hold.String())
+	case p.Hold != nil && p.State == attach.Released:
+		return notReady(v1alpha1.ReasonPortReleased, "the port "+p.Hold.String())
 	case p.State != attach.Active:
 		return notReady(v1alpha1.ReasonPortClosed, "the port is "+p.State.String()+": nothing passes")
 	case known != nil && known.launcher && known.vm == nil:

@@ -32,6 +32,18 @@ func (p Printer) Ports(l wire.PortList) error {
 	g.end()
 	first := true
 	for _, it := range items {
+		if it.Hold == nil {
+			continue
+		}
+		if first {
+			pg.blank()
+			pg.line(cell{"SILENT", head})
+			first = false
+		}
+		pg.line(say("  "), say(it.HostIfName), say(": "), cell{it.Hold.String(), warn})
+	}
+	first = true
+	for _, it := range items {
 		for _, problem := range it.Problems {
 			if first {
 				pg.blank()

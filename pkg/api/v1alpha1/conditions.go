@@ -118,6 +118,11 @@ const (
 	ReasonPortProblem = "PortProblem"
 	// ReasonPortClosed: the port's state lets nothing pass.
 	ReasonPortClosed = "PortClosed"
+	// ReasonPortQuarantined: the port waits for its VM, which is to come by live
+	// migration, or of which it is not known whether it is to.
+	ReasonPortQuarantined = "PortQuarantined"
+	// ReasonPortReleased: the port's VM has moved away by live migration.
+	ReasonPortReleased = "PortReleased"
 	// ReasonVMUnconfirmed: the pod says that it is a VM's, and no VM says so.
 	ReasonVMUnconfirmed = "VMUnconfirmed"
 )

@@ -52,6 +52,9 @@ type Prepared struct {
 	Bridge string       `json:"bridge"`
 	MTU    int          `json:"mtu"` // bytes, for both ends
 	VLANs  attach.VLANs `json:"vlans"`
+	// MAC is the one that the VM has already, where the request names none: that of a
+	// VM which comes by live migration; else it is empty.
+	MAC attach.MAC `json:"mac,omitempty"`
 }
 
 // DetachRequest names the port that ends.
