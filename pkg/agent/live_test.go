@@ -153,3 +153,26 @@ func isRefusal(err error, kind attach.ErrorKind, field string) bool {
 	var e *attach.Error
 	return errors.As(err, &e) && e.Kind == kind && e.Field == field && e.Remedy != ""
 }
+
+func (l live) byName(name string) *attach.Record {
+	l.Helper()
+	for _, it := range l.table.list() {
+		if it.rec.HostIfName == name {
+			return &it.rec
+		}
+	}
+	l.Fatalf("no port %s", name)
+	return nil
+}
+
+// sendFrom sends one frame from an interface, which it brings up.
+func (l live) sendFrom(name string, frame []byte) {
+	l.Helper()
+	link, err := netlink.LinkByName(name)
+	l.must(err)
+	l.must(netlink.LinkSetUp(link))
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	l.must(err)
+	defer unix.Close(fd)
+	l.must(unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index}))
+}

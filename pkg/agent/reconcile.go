@@ -139,7 +139,9 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed, br
 		rec := a.recordOfInterface(d.Subject.Index)
 		if rec != nil {
 			f.subject = rec.HostIfName
-			f.repair = func() error { return a.withPort(*rec, func(attach.Record) error { return a.kernel.net.Repair(want, d) }) }
+			f.repair = func() error {
+				return a.withPort(*rec, func(attach.Record) error { return a.kernel.net.Repair(want, d) })
+			}
 		} else {
 			f.repair = func() error {
 				err := a.kernel.net.Repair(want, d)

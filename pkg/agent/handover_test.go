@@ -1,0 +1,330 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/desired"
+)
+
+// moving is a Source that says of pods what it is told to.
+type moving struct {
+	moves map[string]desired.Move // by pod
+	moved chan struct{}
+}
+
+func (m *moving) Load() (*desired.Snapshot, error) { return nil, errors.New("not asked") }
+func (m *moving) Watch(context.Context) (<-chan *desired.Snapshot, error) {
+	return nil, errors.New("not asked")
+}
+func (m *moving) Move(_, name, _ string) desired.Move { return m.moves[name] }
+func (m *moving) Moved() <-chan struct{}              { return m.moved }
+
+// follows has an agent go by what the returned source says.
+func (l live) follows() *moving {
+	m := &moving{moves: map[string]desired.Move{}, moved: make(chan struct{}, 1)}
+	l.cfg.Source = m
+	return m
+}
+
+// waits makes a port that is quarantined, of the pod with its name.
+func (l live) waits(name string, mac byte) *attach.Record {
+	l.Helper()
+	rec := l.veth(name, mac)
+	rec.Pod = attach.Pod{Namespace: "shop", Name: name}
+	rec.Hold = hold(attach.Quarantined, attach.HoldUnknown, "not asked")
+	l.must(l.store.Put(rec))
+	l.must(l.kernel.AttachPort(rec.HostEnd(), rec.Config()))
+	l.must(l.kernel.SetState(rec.HostIfIndex, rec.Wanted()))
+	e, unlock := l.table.lock(rec.Key)
+	defer unlock()
+	l.must(l.table.claim(e, rec, l.alive))
+	l.table.opened(e)
+	return rec
+}
+
+// is checks a port's state in the kernel, in memory and on disk.
+func (l live) is(rec *attach.Record, want attach.State) attach.Record {
+	l.Helper()
+	kernel, _ := l.kernel.State(rec.HostIfIndex)
+	now := l.recordOfInterface(rec.HostIfIndex)
+	disk, err := l.store.Get(rec.Key)
+	if err != nil || now == nil {
+		l.Fatalf("record of %s: %v, on disk %v", rec.HostIfName, now, err)
+	}
+	if kernel != want || now.Wanted() != want || disk.Wanted() != want {
+		l.Errorf("%s is %v, by its record %v, on disk %v; want %v", rec.HostIfName, kernel, now.Wanted(), disk.Wanted(), want)
+	}
+	return *now
+}
+
+// What a new port begins with, and what a request may say of it.
+func TestHoldAtFirst(t *testing.T) {
+	src := &moving{moves: map[string]desired.Move{
+		"none": {State: desired.MoveNone}, "unknown": {Why: "who knows"}, "target": {State: desired.MoveTarget, Why: "it comes"},
+		"arrived": {State: desired.MoveArrived}, "left": {State: desired.MoveLeft, Why: "it went"},
+	}}
+	for _, c := range []struct {
+		pod    string
+		want   attach.State
+		reason string
+	}{
+		{"none", attach.Active, ""}, {"arrived", attach.Active, ""}, {"unknown", attach.Quarantined, attach.HoldUnknown},
+		{"target", attach.Quarantined, attach.HoldTarget}, {"left", attach.Released, attach.HoldMoved},
+	} {
+		a := &Agent{cfg: Config{Source: src}}
+		req := &attach.Request{Pod: attach.Pod{Namespace: "shop", Name: c.pod}}
+		h, err := a.holdAtFirst(req)
+		if rec := (attach.Record{Hold: h}); err != nil || rec.Wanted() != c.want || h != nil && (h.Reason != c.reason || h.Message != src.moves[c.pod].Why || time.Since(h.Since) > time.Minute) {
+			t.Errorf("pod %s: %+v, %v; want %v (%s)", c.pod, h, err, c.want, c.reason)
+		}
+		req.MigrationTarget = true
+		var bad *attach.Error
+		if _, err := a.holdAtFirst(req); !errors.As(err, &bad) || bad.Field != "migrationTarget" {
+			t.Errorf("pod %s: a request that calls itself a target: %v", c.pod, err)
+		}
+		// Manifests know nothing of pods: the request's word counts.
+		a.cfg.Source = nil
+		if h, err := a.holdAtFirst(req); err != nil || h == nil || h.State != attach.Quarantined || h.Reason != attach.HoldTarget {
+			t.Errorf("by manifests: %+v, %v", h, err)
+		}
+		req.MigrationTarget = false
+		if h, err := a.holdAtFirst(req); err != nil || h != nil {
+			t.Errorf("by manifests, no target: %+v, %v", h, err)
+		}
+	}
+}
+
+// Two ports of one node share a MAC only within one VM's migration.
+func TestSharesMAC(t *testing.T) {
+	vm := func(s desired.MoveState, name string) desired.Move { return desired.Move{State: s, VM: name} }
+	src := &moving{moves: map[string]desired.Move{
+		"a": vm(desired.MoveNone, "shop/web"), "b": vm(desired.MoveTarget, "shop/web"), "other": vm(desired.MoveTarget, "shop/mail"),
+		"forged": {}, "second": vm(desired.MoveNone, "shop/web"),
+	}}
+	rec := func(pod string, h *attach.Hold) *attach.Record {
+		r := port(1, 1, access(100))
+		r.Key.ContainerID, r.Pod, r.Hold = pod, attach.Pod{Namespace: "shop", Name: pod}, h
+		return r
+	}
+	quarantined := hold(attach.Quarantined, attach.HoldUnknown, "")
+	for _, c := range []struct {
+		name         string
+		mine, theirs *attach.Record
+		want         bool
+	}{
+		{"target and source of one VM", rec("b", quarantined), rec("a", nil), true},
+		{"source and target of one VM", rec("a", nil), rec("b", quarantined), true},
+		{"targets of two VMs", rec("other", quarantined), rec("b", quarantined), false},
+		{"a target and a VM that is not its", rec("other", quarantined), rec("a", nil), false},
+		{"two pods of a VM without a migration", rec("second", nil), rec("a", nil), false},
+		{"a label that nobody confirms", rec("forged", quarantined), rec("a", nil), false},
+		{"a port whose VM has left", rec("other", nil), rec("a", hold(attach.Released, attach.HoldMoved, "")), true},
+	} {
+		for _, disk := range []bool{false, true} {
+			a := &Agent{cfg: Config{Source: src}, table: newTable()}
+			a.table.shares = a.sharesMAC
+			first, unlock := a.table.lock(c.theirs.Key)
+			defer unlock()
+			alive := func(*attach.Record) bool { return true }
+			if err := a.table.claim(first, c.theirs, alive); err != nil {
+				t.Fatal(err)
+			}
+			mine := *c.mine
+			mine.HostIfIndex = 2
+			e, unlock := a.table.lock(mine.Key)
+			defer unlock()
+			err, want := a.table.claim(e, &mine, alive), c.want
+			if disk { // after a restart, whoever had it may have it
+				a.table.release(e)
+				err, want = a.table.adopt(e, &mine, alive), c.want || mine.Hold != nil || c.theirs.Hold != nil
+			}
+			if (err == nil) != want {
+				t.Errorf("%s (from disk: %v): %v", c.name, disk, err)
+			}
+		}
+	}
+	a := &Agent{}
+	if mine := rec("b", nil); a.sharesMAC(mine, rec("a", nil)) {
+		t.Error("by manifests, two ports share a MAC")
+	} else if mine.MigrationTarget = true; !a.sharesMAC(mine, rec("a", nil)) {
+		t.Error("by manifests, the request's word does not count")
+	}
+}
+
+// A port follows what Kubernetes says of its pod.
+func TestFollowMoves(t *testing.T) {
+	l := newLive(t)
+	src := l.follows()
+	say := func(pod string, s desired.MoveState, vm, why string) {
+		src.moves[pod] = desired.Move{State: s, VM: vm, Why: why}
+		l.followMoves()
+	}
+	rec := l.waits("veth1", 1)
+	say("veth1", desired.MoveUnknown, "", "first")
+	if now := l.is(rec, attach.Quarantined); now.Hold.Message != "first" || !now.Hold.Since.Equal(rec.Hold.Since) {
+		t.Errorf("hold: %+v, made %+v", now.Hold, rec.Hold)
+	}
+	say("veth1", desired.MoveTarget, "shop/web", "second")
+	if now := l.is(rec, attach.Quarantined); now.Hold.Reason != attach.HoldTarget || now.Hold.Message != "second" {
+		t.Errorf("hold: %+v", now.Hold)
+	}
+	say("veth1", desired.MoveArrived, "shop/web", "third")
+	if now := l.is(rec, attach.Active); now.Arrival == nil || now.Arrival.By != attach.ArrivedByAPI {
+		t.Errorf("arrival: %+v", now.Arrival)
+	}
+	say("veth1", desired.MoveLeft, "shop/web", "fourth")
+	if now := l.is(rec, attach.Released); now.Hold.Message != "fourth" {
+		t.Errorf("hold: %+v", now.Hold)
+	}
+	for _, s := range []desired.MoveState{desired.MoveUnknown, desired.MoveTarget} { // no word that it is back
+		say("veth1", s, "shop/web", "fifth")
+		l.is(rec, attach.Released)
+	}
+	say("veth1", desired.MoveNone, "", "the VM is forgotten")
+	l.is(rec, attach.Released)
+	say("veth1", desired.MoveArrived, "shop/web", "it is here after all")
+	l.is(rec, attach.Active)
+
+	// One that is no target opens, and is strict.
+	plain := l.waits("veth2", 2)
+	say("veth2", desired.MoveNone, "", "no target")
+	if now := l.is(plain, attach.Active); now.Arrival != nil {
+		t.Errorf("it has arrived: %+v", now.Arrival)
+	}
+	if found := l.round(); len(found) != 0 {
+		t.Errorf("drift: %+v", found)
+	}
+}
+
+// A port that its VM has opened is taken up as open, whatever else is at work on it.
+func TestArrival(t *testing.T) {
+	l := newLive(t)
+	l.follows().moves["veth1"] = desired.Move{State: desired.MoveTarget, Why: "it comes"}
+	rec := l.waits("veth1", 1)
+	l.followMoves()
+	l.is(rec, attach.Quarantined)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.followArrivals(ctx) }()
+	if l.kernel.dp.HandedOver(rec.HostIfIndex) {
+		t.Fatal("it has arrived too early")
+	}
+	l.announceAt("veth1")
+	deadline := time.Now().Add(20 * time.Second)
+	for l.recordOfInterface(rec.HostIfIndex).Hold != nil && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancel()
+	l.must(<-done)
+	if now := l.is(rec, attach.Active); now.Arrival == nil || now.Arrival.By != attach.ArrivedByAnnouncement {
+		t.Errorf("arrival: %+v", now.Arrival)
+	}
+	l.followMoves() // the API lags behind
+	l.is(rec, attach.Active)
+}
+
+// announceAt sends a reverse ARP with the port's MAC from the other end of its veth.
+func (l live) announceAt(name string) {
+	l.Helper()
+	rec := l.byName(name)
+	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, rec.MAC...)
+	l.sendFrom(name+"p", append(append(frame, 0x80, 0x35), make([]byte, 46)...))
+}
+
+// Drift of a quarantined port is repaired without opening it, and without closing one
+// that its VM has just opened; a restarted agent has it as it was.
+func TestQuarantineOutlives(t *testing.T) {
+	l := newLive(t)
+	src := l.follows()
+	src.moves["veth1"] = desired.Move{Why: "not asked"}
+	rec := l.waits("veth1", 1)
+	repaired := func(kind string, want attach.State) {
+		t.Helper()
+		found := l.lookAtHooks()
+		if len(found) != 1 || found[0].kind != kind {
+			t.Fatalf("found %+v, want %s", found, kind)
+		}
+		l.must(found[0].repair())
+		if s, _ := l.kernel.State(rec.HostIfIndex); s != want {
+			t.Errorf("after repair of %s it is %v, want %v", kind, s, want)
+		}
+	}
+	l.must(l.kernel.SetState(rec.HostIfIndex, attach.Active))
+	repaired("PortNotSilent", attach.Quarantined)
+	l.must(l.kernel.SetState(rec.HostIfIndex, attach.Dark))
+	repaired("PortNotSilent", attach.Quarantined)
+	l.must(l.kernel.DetachPort(rec.HostIfIndex))
+	repaired("PortRecordLost", attach.Quarantined)
+	config := rec.Config()
+	config.Policy = "small"
+	l.announceAt("veth1")
+	l.must(l.kernel.dp.UpdatePort(rec.HostIfIndex, config))
+	repaired("PortConfigChanged", attach.Active)
+	l.must(l.kernel.SetState(rec.HostIfIndex, attach.Quarantined)) // once more
+
+	next := l.restart()
+	next.cfg.Source = src
+	next.world = l.world
+	next.must(next.adoptRecords())
+	next.is(rec, attach.Quarantined)
+	next.announceAt("veth1")
+	for _, waiting := range next.table.quarantined() {
+		if next.kernel.dp.HandedOver(waiting.HostIfIndex) {
+			next.arrive(waiting, attach.ArrivedByAnnouncement)
+		}
+	}
+	next.is(rec, attach.Active)
+}
+
+// The target of a VM that names no MAC takes the one that the VM has.
+func TestTakeMAC(t *testing.T) {
+	l := newLive(t)
+	src := l.follows()
+	rec := l.waits("veth1", 1)
+	src.moves["veth1"] = desired.Move{State: desired.MoveTarget, VM: "shop/web", MACs: map[string]string{rec.IfName: "00:50:56:00:00:77"}}
+	l.followMoves()
+	now := l.is(rec, attach.Quarantined)
+	if got := now.MAC.String(); got != "00:50:56:00:00:77" {
+		t.Errorf("the record's MAC is %s", got)
+	}
+	p, err := l.kernel.dp.Port(rec.HostIfIndex)
+	if err != nil || p.MAC.String() != "00:50:56:00:00:77" {
+		t.Errorf("the port's MAC is %v, %v", p.MAC, err)
+	}
+	// Another living port has it: nothing is taken away.
+	other := l.waits("veth2", 2)
+	src.moves["veth2"] = desired.Move{State: desired.MoveTarget, VM: "shop/thief", MACs: map[string]string{other.IfName: "00:50:56:00:00:77"}}
+	l.followMoves()
+	if now := l.is(other, attach.Quarantined); strings.HasSuffix(now.MAC.String(), "77") {
+		t.Errorf("it has taken %s", now.MAC)
+	}
+}
+
+// A released port whose VM goes on sending is told of; its launcher's noise is not.
+func TestStillTalks(t *testing.T) {
+	l := newLive(t)
+	l.follows().moves["veth1"] = desired.Move{State: desired.MoveLeft, VM: "shop/web", Why: "it went"}
+	rec := l.waits("veth1", 1)
+	l.followMoves()
+	l.is(rec, attach.Released)
+	problems := func() []string {
+		ports, _, err := l.readPorts()
+		l.must(err)
+		return ports[0].Problems
+	}
+	frame := append(append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 2, 0, 0, 0, 0, 0x99, 8, 6), make([]byte, 46)...)
+	l.sendFrom("veth1p", frame)
+	if p := problems(); len(p) != 0 {
+		t.Errorf("noise: %q", p)
+	}
+	copy(frame[6:], rec.MAC)
+	l.sendFrom("veth1p", frame)
+	if p := problems(); len(p) != 1 || !strings.Contains(p[0], "1 frames with its MAC") || !strings.Contains(p[0], "two copies") {
+		t.Errorf("its VM: %q", p)
+	}
+}
