@@ -14,9 +14,14 @@ import (
 // patience is how long the agent may take to answer.
 const patience = 10 * time.Second
 
-// ask gets one view of the agent as the JSON that it sent, so that what a newer
-// agent adds reaches -o json.
+// ask gets one view of the agent.
 func (o *options) ask(ctx context.Context, req wire.ViewRequest) (json.RawMessage, error) {
+	return o.call(ctx, wire.View, req)
+}
+
+// call gets the agent's answer as the JSON that it sent, so that what a newer agent
+// adds reaches -o json.
+func (o *options) call(ctx context.Context, verb wire.Verb, req any) (json.RawMessage, error) {
 	socket := o.socket
 	if socket == "" {
 		paths, err := o.findPaths()
@@ -33,7 +38,7 @@ func (o *options) ask(ctx context.Context, req wire.ViewRequest) (json.RawMessag
 	}
 	defer client.Close()
 	var raw json.RawMessage
-	if err := client.Call(ctx, wire.View, req, &raw); err != nil {
+	if err := client.Call(ctx, verb, req, &raw); err != nil {
 		return nil, inconclusive(err)
 	}
 	return raw, nil

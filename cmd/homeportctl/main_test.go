@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -54,7 +55,17 @@ func serve(tb testing.TB, view wire.Handler) (socket string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	s := wire.Server{Handlers: map[wire.Verb]wire.Handler{wire.View: view}, Log: slog.New(slog.DiscardHandler)}
+	opened := func(_ context.Context, body json.RawMessage) (any, error) {
+		var k attach.Key
+		if err := json.Unmarshal(body, &k); err != nil || k.ContainerID != "c0ffee" {
+			return nil, fmt.Errorf("key %+v: %v", k, err)
+		}
+		return nil, nil
+	}
+	refused := func(context.Context, json.RawMessage) (any, error) {
+		return nil, attach.Invalid("port", "Kubernetes says where VMs run", "migrate it")
+	}
+	s := wire.Server{Handlers: map[wire.Verb]wire.Handler{wire.View: view, wire.Open: opened, wire.Release: refused}, Log: slog.New(slog.DiscardHandler)}
 	go func() { done <- s.Serve(ctx, l) }()
 	tb.Cleanup(func() {
 		cancel()
@@ -248,6 +259,10 @@ func TestExitCodes(t *testing.T) {
 		{well, []string{"bogus"}, 2, []string{`"bogus"`, "next: homeportctl --help"}},
 		{well, []string{"ports", "extra"}, 2, []string{`"extra"`}},
 		{well, []string{"ports", "-o", "xml"}, 2, []string{"xml", "table, wide, json, yaml"}},
+		{well, []string{"ports", "open"}, 2, []string{"wants one PORT, got 0"}},
+		{well, []string{"ports", "open", "eth7"}, 1, []string{`port "eth7": not attached`, "next: homeportctl ports"}},
+		{well, []string{"ports", "open", "c0ffee"}, 0, nil},
+		{well, []string{"ports", "release", "c0ffee"}, 1, []string{"port: Kubernetes says where"}},
 		{well, []string{"ports", "--wat"}, 2, []string{"--wat"}},
 		{well, []string{"policy"}, 2, []string{"list or show NAME"}},
 		{well, []string{"policy", "delete"}, 2, []string{`"delete"`}},

@@ -36,7 +36,7 @@ func statusCommand(o *options) *cobra.Command {
 }
 
 func portsCommand(o *options) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:     "ports",
 		Aliases: []string{"port"},
 		Short:   "The VM ports: state, VLANs, MAC, pod, packets out of and into the VM",
@@ -47,6 +47,51 @@ func portsCommand(o *options) *cobra.Command {
 				return err
 			}
 			return show(o, l.ports(), raw, o.printer().Ports)
+		},
+	}
+	c.AddCommand(
+		movePortCommand(o, wire.Open, "open", "Open a silent port: its VM runs there, though nobody has said so"),
+		movePortCommand(o, wire.Release, "release", "Silence the port of a VM that has moved away (not where Kubernetes says where VMs run)"))
+	return c
+}
+
+// movePortCommand tells the agent by hand where a VM runs.
+func movePortCommand(o *options, verb wire.Verb, name, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   name + " PORT",
+		Short: short,
+		Long:  short + ". PORT is its host interface, pod, namespace/pod or container ID.",
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("%s wants one PORT, got %d arguments", c.CommandPath(), len(args))
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			l, _, err := view[portList](c.Context(), o, wire.ViewRequest{What: wire.ViewPorts})
+			if err != nil {
+				return err
+			}
+			var found []attach.Key
+			for _, p := range l.Items {
+				if isPort(args[0], p.HostIfName, p.ContainerID, p.Pod) {
+					found = append(found, p.Key)
+				}
+			}
+			switch {
+			case len(found) == 0:
+				return &failure{exitFailed, fmt.Errorf("port %q: not attached on this node; next: %s ports", args[0], o.name)}
+			case len(found) > 1:
+				return &failure{exitFailed, fmt.Errorf("port %q: that is %d ports; name the host interface of one; next: %s ports", args[0], len(found), o.name)}
+			}
+			if _, err := o.call(c.Context(), verb, found[0]); err != nil {
+				var refused *attach.Error
+				if errors.As(err, &refused) {
+					return &failure{exitFailed, refused}
+				}
+				return err
+			}
+			return nil
 		},
 	}
 }

@@ -22,6 +22,8 @@ func (a *Agent) handlers() map[wire.Verb]wire.Handler {
 		wire.Check:   handle(a.check),
 		wire.GC:      handle(a.collect),
 		wire.Status:  handle(a.status),
+		wire.Open:    handle(a.openByHand),
+		wire.Release: handle(a.releaseByHand),
 		wire.View:    handle(a.view),
 	}
 }

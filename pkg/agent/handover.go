@@ -265,3 +265,46 @@ func stillTalks(rec *attach.Record, frames uint64) string {
 	}
 	return fmt.Sprintf("its VM has moved away, but %d frames with its MAC %s came from the pod here since, and were dropped: two copies of the VM may be running", frames, rec.MAC)
 }
+
+// openByHand opens a silent port because somebody says that its VM runs there.
+func (a *Agent) openByHand(_ context.Context, k *attach.Key) (any, error) {
+	rec, err := a.complete(*k)
+	if err != nil {
+		return nil, err
+	}
+	switch rec.Wanted() {
+	case attach.Quarantined:
+		a.arrive(rec, attach.ArrivedByOperator)
+	case attach.Released:
+		a.rehold(rec, nil)
+	default:
+		return nil, attach.Invalid("port", rec.HostIfName+" is open", "see homeportctl drops for what is dropped there, and why")
+	}
+	return nil, nil
+}
+
+// releaseByHand silences a port because somebody says that its VM has left.
+func (a *Agent) releaseByHand(_ context.Context, k *attach.Key) (any, error) {
+	rec, err := a.complete(*k)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := a.moveOf(rec.Pod); ok {
+		return nil, attach.Invalid("port", "Kubernetes says where VMs run, and would open it again", "stop or migrate the VM there")
+	}
+	if rec.Wanted() == attach.Released {
+		return nil, attach.Invalid("port", rec.HostIfName+" is released already", "open it with homeportctl ports open")
+	}
+	a.rehold(rec, hold(attach.Released, attach.HoldMoved, "somebody said by hand that its VM has moved away"))
+	return nil, nil
+}
+
+// complete gives the record of a complete port.
+func (a *Agent) complete(k attach.Key) (attach.Record, error) {
+	for _, it := range a.table.list() {
+		if it.rec.Key == k && it.open {
+			return it.rec, nil
+		}
+	}
+	return attach.Record{}, attach.Invalid("port", "it is not attached on this node", "see homeportctl ports")
+}

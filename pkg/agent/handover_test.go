@@ -328,3 +328,36 @@ func TestStillTalks(t *testing.T) {
 		t.Errorf("its VM: %q", p)
 	}
 }
+
+// What somebody says by hand counts, where nobody else can say it.
+func TestByHand(t *testing.T) {
+	l := newLive(t)
+	rec := l.waits("veth1", 1)
+	refused := func(err error, want string) {
+		t.Helper()
+		var e *attach.Error
+		if !errors.As(err, &e) || !strings.Contains(e.Message, want) {
+			t.Errorf("refused with %v, want %q", err, want)
+		}
+	}
+	ask := func(h func(context.Context, *attach.Key) (any, error), k attach.Key) error {
+		_, err := h(context.Background(), &k)
+		return err
+	}
+	l.must(ask(l.openByHand, rec.Key))
+	if now := l.is(rec, attach.Active); now.Arrival == nil || now.Arrival.By != attach.ArrivedByOperator {
+		t.Errorf("arrival: %+v", now.Arrival)
+	}
+	refused(ask(l.openByHand, rec.Key), "veth1 is open")
+	l.must(ask(l.releaseByHand, rec.Key))
+	l.is(rec, attach.Released)
+	refused(ask(l.releaseByHand, rec.Key), "released already")
+	l.must(ask(l.openByHand, rec.Key))
+	l.is(rec, attach.Active)
+	nobody := rec.Key
+	nobody.ContainerID = "nobody"
+	refused(ask(l.openByHand, nobody), "not attached")
+	refused(ask(l.releaseByHand, nobody), "not attached")
+	l.follows().moves["veth1"] = desired.Move{State: desired.MoveNone}
+	refused(ask(l.releaseByHand, rec.Key), "Kubernetes says where VMs run")
+}

@@ -61,7 +61,7 @@ func TestMoveOf(t *testing.T) {
 		{"forged, of no VM", launcher("x", "unowned", "target"), vmi{}, MoveNone, "is no VirtualMachineInstance's"},
 		{"forged, of a VM that does not exist", launcher("x", "target"), vmi{asked: true}, MoveNone, "web does not exist"},
 		{"forged, of a VM that does not know it", launcher("x", "target"), in(both), MoveUnknown, "names it neither in"},
-		{"and says to be ready", launcher("x", "target", "ready"), in(over+"}"), MoveUnknown, "names it neither in"},
+		{"and says to be ready", launcher("x", "target", "ready"), in(over + "}"), MoveUnknown, "names it neither in"},
 		{"not asked yet", launcher("b", "target"), vmi{}, MoveUnknown, "has not been asked"},
 		{"cannot be asked", launcher("b", "target"), vmi{err: errors.New("no route")}, MoveUnknown, "cannot be found out: no route"},
 		{"the VM's first pod, not asked", launcher("a"), vmi{}, MoveNone, ""},

@@ -103,7 +103,11 @@ func portList(t *testing.T) wire.PortList {
 	trunk.Problems = []string{"VLAN 105 is missing on the bridge port"}
 	native := port("veth2c", attach.VLANs{Mode: vlan.Native, PVID: 5, Tagged: set(t, "200")})
 	native.Pod = attach.Pod{}
-	return wire.PortList{TypeMeta: meta("PortList"), Items: []wire.Port{access, trunk, native}}
+	since := time.Date(2026, 9, 1, 12, 5, 0, 0, time.UTC)
+	native.State, native.Hold = attach.Quarantined, &attach.Hold{State: attach.Quarantined, Since: since, Message: "it is to come"}
+	left := port("veth3d", attach.VLANs{Mode: vlan.Access, PVID: 100})
+	left.State, left.Hold = attach.Released, &attach.Hold{State: attach.Released, Since: since, Message: "it went"}
+	return wire.PortList{TypeMeta: meta("PortList"), Items: []wire.Port{access, trunk, native, left}}
 }
 
 func vlanList(t *testing.T) wire.VLANList {

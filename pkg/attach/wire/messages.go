@@ -30,7 +30,11 @@ const (
 	Check   Verb = "Check"  // attach.Key -> Checked
 	GC      Verb = "GC"     // GCRequest -> Collected
 	Status  Verb = "Status" // nothing -> nothing, or an Error of kind Unavailable or Limited
-	View    Verb = "View"   // ViewRequest -> JSON for homeportctl, see package agent
+	// Open and Release: attach.Key -> nothing. Somebody says by hand that the port's
+	// VM has come, or has left.
+	Open    Verb = "Open"
+	Release Verb = "Release"
+	View    Verb = "View" // ViewRequest -> JSON for homeportctl, see package agent
 )
 
 // Request is the envelope of what is asked.
