@@ -62,7 +62,7 @@ func newRoot(s surroundings) *cobra.Command {
 	root := &cobra.Command{
 		Use:         "homeportctl",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: s.name},
-		Long:        "Shows the VM ports of this node, their VLANs and their firewall.\nOnly ports open and ports release change anything.",
+		Long:        "Shows the VM ports of this node, their VLANs and their firewall.",
 		Example: fmt.Sprintf(`  %[1]s status                    is this node doing what it should, and if not, why
   %[1]s policy show web           one policy's rules with their ids and hits
   %[1]s drops --port veth8f2c01   what was dropped at one port, and why`, s.name),
