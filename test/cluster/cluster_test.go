@@ -95,6 +95,7 @@ func TestCluster(t *testing.T) {
 		{"chained", testChained},
 		{"policy", testPolicy},
 		{"labels", testLabels},
+		{"migrate", testMigrate},
 		{"podpolicy", testPodPolicy},
 		{"podpeers", testPodPeers},
 		{"restart", testRestart},

@@ -46,19 +46,26 @@ spec:
 	if _, err := c.Kubectl(ctx, vmi, "apply", "-f", "-"); err != nil {
 		return vmi, err
 	}
-	uid, err := c.Kubectl(ctx, "", "-n", v.Namespace, "get", "vmi", v.Name, "-o", "jsonpath={.metadata.uid}")
+	uid, err := c.uid(ctx, v.Namespace, "vmi", v.Name)
 	if err != nil {
 		return vmi, err
 	}
+	pod := v.launcher(v.Name, v.Node, uid, v.Labels)
+	_, err = c.Kubectl(ctx, pod, "apply", "-f", "-")
+	return vmi + "---" + pod, err
+}
+
+// launcher is a launcher pod of the VM with some labels of its own.
+func (v *VM) launcher(name, node, uid, labels string) string {
 	command := fmt.Sprintf(`["/bin/probe", "-launcher", "-nic", %q, "-addr", %q]`, launcherNIC, v.Address)
 	if v.Tap != "" {
 		command = fmt.Sprintf(`["/bin/probe", "-launcher", "-nic", %q, "-tap", %q]`, launcherNIC, v.Tap)
 	}
-	pod := fmt.Sprintf(`
+	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
 metadata:
-  name: %[1]s
+  name: %[10]s
   namespace: %[2]s
   labels: {%[3]s, kubevirt.io: virt-launcher, kubevirt.io/created-by: %[4]s, vm.kubevirt.io/name: %[1]s}
   annotations:
@@ -67,9 +74,7 @@ metadata:
   ownerReferences: [{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, name: %[1]s, uid: %[4]s, controller: true, blockOwnerDeletion: true}]
 spec:
   nodeSelector: {kubernetes.io/hostname: %[8]s}
-%[9]s`, v.Name, v.Namespace, v.Labels, uid, launcherNIC, v.MAC, v.Network, v.Node, probeSpec(command, "{}"))
-	_, err = c.Kubectl(ctx, pod, "apply", "-f", "-")
-	return vmi + "---" + pod, err
+%[9]s`, v.Name, v.Namespace, labels, uid, launcherNIC, v.MAC, v.Network, node, probeSpec(command, "{}"), name)
 }
 
 // probeSpec is the rest of a pod's spec: a container that runs test/cluster/probe.
@@ -98,7 +103,7 @@ func probeSpec(command, resources string) string {
 //	interfaces   name, mac, ipAddress, ipAddresses, podInterfaceName, infoSource
 //	             (VirtualMachineInstanceNetworkInterface; pkg/network/setup/netstat.go)
 func (c *Cluster) RunVM(ctx context.Context, v *VM) error {
-	uid, err := c.Kubectl(ctx, "", "-n", v.Namespace, "get", "pod", v.Name, "-o", "jsonpath={.metadata.uid}")
+	uid, err := c.uid(ctx, v.Namespace, "pod", v.Name)
 	if err != nil {
 		return err
 	}
@@ -106,6 +111,71 @@ func (c *Cluster) RunVM(ctx context.Context, v *VM) error {
 	patch := fmt.Sprintf(`{"metadata":{"labels":{"kubevirt.io/nodeName":%[1]q}},"status":{"phase":"Running","nodeName":%[1]q,"activePods":{%[2]q:%[1]q},"interfaces":[`+
 		`{"name":"lan","mac":%[3]q,"ipAddress":%[4]q,"ipAddresses":[%[4]q],"podInterfaceName":%[5]q,"infoSource":"domain,guest-agent,multus-status"}]}}`,
 		v.Node, uid, v.MAC, ip, launcherNIC)
-	_, err = c.Kubectl(ctx, "", "-n", v.Namespace, "patch", "vmi", v.Name, "--type=merge", "-p", patch)
+	return c.patch(ctx, v.Namespace, "vmi", v.Name, patch)
+}
+
+func (c *Cluster) uid(ctx context.Context, namespace, kind, name string) (string, error) {
+	return c.Kubectl(ctx, "", "-n", namespace, "get", kind, name, "-o", "jsonpath={.metadata.uid}")
+}
+
+func (c *Cluster) patch(ctx context.Context, namespace, kind, name, patch string) error {
+	_, err := c.Kubectl(ctx, "", "-n", namespace, "patch", kind, name, "--type=merge", "-p", patch)
 	return err
+}
+
+// Migration is a VM's live migration to a pod on another node. Its methods write what
+// KubeVirt does, and when (pkg/virt-controller/watch/migration/migration.go,
+// pkg/virt-handler/migration-target.go).
+type Migration struct {
+	*VM
+	Source, Target string // pods
+	To             string // node
+}
+
+// CreateTarget makes the target's pod: the VM's launcher with the label
+// MigrationJobLabel, and, as podLabels copies all labels of the VM, with the source's
+// node as kubevirt.io/nodeName.
+func (c *Cluster) CreateTarget(ctx context.Context, m *Migration) (string, error) {
+	uid, err := c.uid(ctx, m.Namespace, "vmi", m.Name)
+	if err != nil {
+		return "", err
+	}
+	labels := fmt.Sprintf("%s, kubevirt.io/nodeName: %s, kubevirt.io/migrationJobUID: job-%s", m.Labels, m.Node, m.Target)
+	pod := m.launcher(m.Target, m.To, uid, labels)
+	_, err = c.Kubectl(ctx, pod, "apply", "-f", "-")
+	return pod, err
+}
+
+// ScheduleMigration says that the target's pod is the VM's (activePods), as
+// virt-controller does when it sees the pod.
+func (c *Cluster) ScheduleMigration(ctx context.Context, m *Migration) error {
+	uid, err := c.uid(ctx, m.Namespace, "pod", m.Target)
+	if err != nil {
+		return err
+	}
+	return c.patch(ctx, m.Namespace, "vmi", m.Name, fmt.Sprintf(`{"status":{"activePods":{%q:%q}}}`, uid, m.To))
+}
+
+// PrepareMigration is what is written once the target's pod is ready: the label
+// MigrationTargetNodeNameLabel and status.migrationState.
+func (c *Cluster) PrepareMigration(ctx context.Context, m *Migration) error {
+	return c.patch(ctx, m.Namespace, "vmi", m.Name, fmt.Sprintf(`{"metadata":{"labels":{"kubevirt.io/migrationTargetNodeName":%[1]q}},
+		"status":{"migrationState":{"sourceNode":%[2]q,"sourcePod":%[3]q,"targetNode":%[1]q,"targetPod":%[4]q,"migrationUid":"job-%[4]s",
+		"completed":null,"failed":null,"targetNodeDomainReadyTimestamp":null}}}`, m.To, m.Node, m.Source, m.Target))
+}
+
+// ReadyMigration says that the VM runs at the target: first in its status, by
+// virt-handler, then on the target's pod, by virt-controller.
+func (c *Cluster) ReadyMigration(ctx context.Context, m *Migration) error {
+	err := c.patch(ctx, m.Namespace, "vmi", m.Name, `{"status":{"migrationState":{"targetNodeDomainReadyTimestamp":"2026-01-01T00:00:00Z"}}}`)
+	if err != nil {
+		return err
+	}
+	return c.patch(ctx, m.Namespace, "pod", m.Target, `{"metadata":{"annotations":{"kubevirt.io/migration-target-ready-timestamp":"2026-01-01 00:00:00 +0000 UTC"}}}`)
+}
+
+// CompleteMigration is the end: the VM's node is the target's.
+func (c *Cluster) CompleteMigration(ctx context.Context, m *Migration) error {
+	return c.patch(ctx, m.Namespace, "vmi", m.Name, fmt.Sprintf(`{"metadata":{"labels":{"kubevirt.io/nodeName":%[1]q,"kubevirt.io/migrationTargetNodeName":null}},
+		"status":{"nodeName":%[1]q,"migrationState":{"completed":true}}}`, m.To))
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // wireLauncher does with a pod's NIC what virt-handler does for bridge binding
@@ -75,4 +76,37 @@ func giveAddress(nic, addr string) error {
 		return err
 	}
 	return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
+}
+
+// announce sends what QEMU does when the VM is about to run at the target of its
+// migration (net/announce.c): a reverse ARP request with the VM's MAC, untagged.
+func announce(nic string) error {
+	link, err := netlink.LinkByName(nic)
+	if err != nil {
+		return fmt.Errorf("%s: %w", nic, err)
+	}
+	mac := link.Attrs().HardwareAddr
+	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac...)
+	frame = append(frame, 0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3)
+	frame = append(append(frame, mac...), 0, 0, 0, 0)
+	frame = append(append(frame, mac...), 0, 0, 0, 0)
+	frame = append(frame, make([]byte, 60-len(frame))...)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+}
+
+// pause has the VM say and hear nothing, or ends that.
+func pause(nic string, down bool) error {
+	link, err := netlink.LinkByName(nic)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", nic, err)
+	case down:
+		return netlink.LinkSetDown(link)
+	}
+	return netlink.LinkSetUp(link)
 }
