@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -118,6 +119,11 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 	o.Status.State, o.Status.BootID, o.Status.BeforeNodeDown = v1alpha1.PortState(p.State.String()), p.BootID, nil
 	w.condition = portReady(p, known)
 	w.changed = meta.SetStatusCondition(&o.Status.Conditions, w.condition)
+	if c := macPinned(p, known); c == nil {
+		w.changed = meta.RemoveStatusCondition(&o.Status.Conditions, v1alpha1.ConditionMACPinned) || w.changed
+	} else {
+		w.changed = meta.SetStatusCondition(&o.Status.Conditions, *c) || w.changed
+	}
 	counters := v1alpha1.PortCounters{PassedPackets: int64(p.Passed[0] + p.Passed[1]), DroppedPackets: int64(p.Dropped[0] + p.Dropped[1]), Dropped: dropped}
 	w.spec = have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
 	w.due = !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[w.id]) >= r.countersEvery
@@ -175,4 +181,21 @@ func portReady(p *wire.Port, known *confirmation) metav1.Condition {
 	}
 	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonPortActive,
 		Message: "attached, and passes what policy and port security allow"}
+}
+
+// macPinned says whether the VM of a port names its MAC; nil is not known.
+func macPinned(p *wire.Port, known *confirmation) *metav1.Condition {
+	if known == nil || known.vm == nil {
+		return nil
+	}
+	set, ok := known.pinned[p.IfName]
+	switch {
+	case !ok:
+		return nil
+	case set:
+		return &metav1.Condition{Type: v1alpha1.ConditionMACPinned, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonMACSet, Message: "the VM names its MAC"}
+	}
+	return &metav1.Condition{Type: v1alpha1.ConditionMACPinned, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonMACNotSet,
+		Message: fmt.Sprintf("the VM names no MAC and got %s at random; it keeps that when it migrates, and gets another when it is restarted: "+
+			"set spec.domain.devices.interfaces[].macAddress of the VM to it", p.MAC)}
 }

@@ -315,13 +315,20 @@ func (b *bench) vmPort(name string) wire.Port {
 // vmi writes a VirtualMachineInstance as KubeVirt has it once the pod runs.
 func (b *bench) vmi(name string, active map[string]any, node string) {
 	b.Helper()
+	b.vmiWith(name, active, node, "00:50:56:00:00:01")
+}
+
+// vmiWith is vmi with the MAC that the VM names.
+func (b *bench) vmiWith(name string, active map[string]any, node, mac string) {
+	b.Helper()
 	u := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
 		"metadata": map[string]any{"namespace": "default", "name": name,
 			"labels": map[string]any{"app": "ledger", "kubevirt.io/nodeName": node}, "ownerReferences": []any{map[string]any{
 				"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": name, "uid": "vm-uid", "controller": true}}},
+		"spec": map[string]any{"domain": map[string]any{"devices": map[string]any{"interfaces": []any{map[string]any{"name": "lan", "macAddress": mac}}}}},
 		"status": map[string]any{"activePods": active, "nodeName": node, "interfaces": []any{map[string]any{
-			"podInterfaceName": "pod37a8eec1ce1", "mac": "00:50:56:00:00:01", "ipAddresses": []any{"10.1.0.5", "fd00::5"}, "infoSource": "domain, guest-agent"}}},
+			"name": "lan", "podInterfaceName": "pod37a8eec1ce1", "mac": "00:50:56:00:00:01", "ipAddresses": []any{"10.1.0.5", "fd00::5"}, "infoSource": "domain, guest-agent"}}},
 	}}
 	have := &unstructured.Unstructured{}
 	have.SetGroupVersionKind(vmiVersion)
@@ -406,7 +413,45 @@ func TestPorts(t *testing.T) {
 		return found && o.Labels["app"] == "books" && o.Status.Node == "n1" && len(o.OwnerReferences) == 1
 	})
 
+	// A migration's ports: neither is a trouble that anybody is to be warned of.
+	since := time.Date(2026, 9, 1, 12, 5, 0, 0, time.UTC)
+	b.node.set(func() {
+		b.node.ports[0].State = attach.Quarantined
+		b.node.ports[0].Hold = &attach.Hold{State: attach.Quarantined, Since: since, Reason: attach.HoldTarget, Message: "it is to come"}
+	})
+	got = until(b, &o, "default", name, is("False PortQuarantined"))
+	if m := meta.FindStatusCondition(got.Status.Conditions, "Ready").Message; m != "the port waits for its VM since 2026-09-01T12:05:00Z: it is to come" || got.Status.State != "Quarantined" {
+		t.Errorf("quarantined: %q, %+v", m, got.Status)
+	}
+	b.node.set(func() {
+		b.node.ports[0].State = attach.Released
+		b.node.ports[0].Hold = &attach.Hold{State: attach.Released, Since: since, Reason: attach.HoldMoved, Message: "it went"}
+	})
+	got = until(b, &o, "default", name, is("False PortReleased"))
+	if m := meta.FindStatusCondition(got.Status.Conditions, "Ready").Message; m != "the port lets nothing pass since 2026-09-01T12:05:00Z: it went" || got.Status.State != "Released" {
+		t.Errorf("released: %q, %+v", m, got.Status)
+	}
+	b.node.set(func() { b.node.ports[0].State, b.node.ports[0].Hold = attach.Active, nil })
+	until(b, &o, "default", name, is("True PortActive"))
+
+	// A VM that names no MAC.
+	pinned := func(want string) func(*v1alpha1.VMPort, bool) bool {
+		return func(o *v1alpha1.VMPort, found bool) bool {
+			c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionMACPinned)
+			return found && c != nil && string(c.Status)+" "+c.Reason == want
+		}
+	}
+	until(b, &o, "default", name, pinned("True MACSet"))
+	b.vmiWith("legacy", map[string]any{p.Pod.UID: "n1"}, "n1", "")
+	got = until(b, &o, "default", name, pinned("False MACNotSet"))
+	if m := meta.FindStatusCondition(got.Status.Conditions, v1alpha1.ConditionMACPinned).Message; !strings.Contains(m, "got 00:50:56:00:00:01 at random") {
+		t.Errorf("message %q", m)
+	}
+	b.vmi("legacy", map[string]any{p.Pod.UID: "n1"}, "n1")
+	until(b, &o, "default", name, pinned("True MACSet"))
+
 	// Counters wait; a state does not.
+	time.Sleep(200 * time.Millisecond) // the last writing
 	b.node.set(func() { b.node.ports[0].Passed[0] = 1000 })
 	time.Sleep(300 * time.Millisecond)
 	if err := b.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, &o); err != nil || o.Status.Counters.PassedPackets != 11 {

@@ -54,6 +54,9 @@ type confirmation struct {
 	// taken for one without.
 	hint  bool
 	nics  []nic
+	// pinned says, by the names of the VM's interfaces in the pod, whether it names
+	// their MACs.
+	pinned map[string]bool
 	next  time.Time // when to ask again
 	tries int
 	// identified are the ports whose VMIdentity was written since.
@@ -199,10 +202,23 @@ func (c *confirmation) read(vmi *unstructured.Unstructured, podUID, node string)
 	}
 	at, _, _ := unstructured.NestedString(vmi.Object, "status", "nodeName")
 	c.here = at == node
+	inPod := map[string]string{} // by the names that the VM has for them
 	interfaces, _, _ := unstructured.NestedSlice(vmi.Object, "status", "interfaces")
 	for _, i := range interfaces {
 		if m, ok := i.(map[string]any); ok {
-			c.nics = append(c.nics, readNIC(m))
+			n := readNIC(m)
+			c.nics = append(c.nics, n)
+			name, _, _ := unstructured.NestedString(m, "name")
+			inPod[name] = n.pod
+		}
+	}
+	c.pinned = map[string]bool{}
+	interfaces, _, _ = unstructured.NestedSlice(vmi.Object, "spec", "domain", "devices", "interfaces")
+	for _, i := range interfaces {
+		if m, ok := i.(map[string]any); ok {
+			name, _, _ := unstructured.NestedString(m, "name")
+			mac, _, _ := unstructured.NestedString(m, "macAddress")
+			c.pinned[inPod[name]] = mac != ""
 		}
 	}
 }

@@ -172,9 +172,9 @@ func slimVMI(obj any) (any, error) {
 	out.SetUID(u.GetUID())
 	out.SetResourceVersion(u.GetResourceVersion())
 	out.SetLabels(u.GetLabels())
-	for _, field := range []string{"activePods", "nodeName", "interfaces"} {
-		if v, ok, _ := unstructured.NestedFieldCopy(u.Object, "status", field); ok {
-			_ = unstructured.SetNestedField(out.Object, v, "status", field)
+	for _, field := range [][]string{{"status", "activePods"}, {"status", "nodeName"}, {"status", "interfaces"}, {"spec", "domain", "devices", "interfaces"}} {
+		if v, ok, _ := unstructured.NestedFieldCopy(u.Object, field...); ok {
+			_ = unstructured.SetNestedField(out.Object, v, field...)
 		}
 	}
 	return out, nil
@@ -183,5 +183,6 @@ func slimVMI(obj any) (any, error) {
 // sameVMI says that two versions differ in nothing that a confirmation reads.
 func sameVMI(before *unstructured.Unstructured, after any) bool {
 	a, ok := after.(*unstructured.Unstructured)
-	return ok && reflect.DeepEqual(before.Object["status"], a.Object["status"]) && labels.Equals(before.GetLabels(), a.GetLabels())
+	return ok && reflect.DeepEqual(before.Object["status"], a.Object["status"]) &&
+		reflect.DeepEqual(before.Object["spec"], a.Object["spec"]) && labels.Equals(before.GetLabels(), a.GetLabels())
 }

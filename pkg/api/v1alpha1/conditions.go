@@ -47,6 +47,9 @@ const (
 	// ConditionPeersUnknown says whether peers by label of a FirewallPolicy match
 	// less than its author may think. A policy without such peers has none.
 	ConditionPeersUnknown = "PeersUnknown"
+	// ConditionMACPinned says whether a VM names the MAC of a VMPort's interface, and
+	// so keeps it at its next start. A port of no known VM has none.
+	ConditionMACPinned = "MACPinned"
 )
 
 // Reasons of conditions that the controller writes; docs/reference/conditions.md
@@ -123,6 +126,10 @@ const (
 	ReasonPortQuarantined = "PortQuarantined"
 	// ReasonPortReleased: the port's VM has moved away by live migration.
 	ReasonPortReleased = "PortReleased"
+	// ReasonMACSet: the VM names the interface's MAC.
+	ReasonMACSet = "MACSet"
+	// ReasonMACNotSet: it does not, and got one at random.
+	ReasonMACNotSet = "MACNotSet"
 	// ReasonVMUnconfirmed: the pod says that it is a VM's, and no VM says so.
 	ReasonVMUnconfirmed = "VMUnconfirmed"
 )
