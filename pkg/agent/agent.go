@@ -65,6 +65,7 @@ type Agent struct {
 	table     *table
 	drift     *driftBook
 	plugin    pluginState
+	announcer announcer
 	orphans   *orphanBook            // the loop's
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
@@ -130,6 +131,7 @@ func lockNode(dir string) (*os.File, error) {
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.lock.Close()
 	defer a.kernel.Close()
+	defer a.announcer.close()
 	listener, err := wire.Listen(a.cfg.Paths.Socket())
 	if err != nil {
 		return err

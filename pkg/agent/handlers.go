@@ -169,6 +169,7 @@ func (a *Agent) recordOf(e *entry, k attach.Key) (*attach.Record, error) {
 
 // end runs the plan that ends a port and forgets it. The key is held.
 func (a *Agent) end(e *entry, rec *attach.Record) error {
+	a.announcer.stop(portJob(rec.Key), errEnded)
 	plan := a.node.DetachPlan(rec)
 	if rec.BootID != a.boot { // its interface indexes mean nothing any more
 		plan = plan[len(plan)-1:]

@@ -76,7 +76,7 @@ func answer(w http.ResponseWriter, wrong []string) {
 type collector struct {
 	agent *Agent
 	ready, generation, trunkReady, ports, packets,
-	bytes, ruleHits, drift, repaired, problems, stale, installs *prometheus.Desc
+	bytes, ruleHits, drift, repaired, problems, stale, installs, announced *prometheus.Desc
 }
 
 func newCollector(a *Agent) *collector {
@@ -97,6 +97,7 @@ func newCollector(a *Agent) *collector {
 		problems:   d("manifest_problems", "problems of manifests now, as status lists them; kept: the object stays in force as it was", "kept"),
 		stale:      d("desired_state_stale", "1 while the source of desired state cannot be read or has lost everything"),
 		installs:   d("plugin_installed_total", "times that the agent put the CNI plugin in place because it was missing or another; only with --cni-bin"),
+		announced:  d("announcements_total", "VMs whose place was announced to the network, by why", "cause"),
 	}
 }
 
@@ -130,6 +131,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.stale, oneIf(slices.ContainsFunc(s.Conditions, func(c wire.Condition) bool { return c.Type == wire.DesiredStateStale })))
 	if c.agent.cfg.CNIBin != "" {
 		count(c.installs, float64(c.agent.plugin.installs()))
+	}
+	for cause, n := range c.agent.announcer.counts() {
+		count(c.announced, n, cause)
 	}
 	c.collectPorts(count)
 	if list, err := c.agent.policyList(""); err == nil {

@@ -59,6 +59,9 @@ type Link struct {
 	LowerNetnsID int
 	// Alias is free text that somebody gave the link (`ip link set ... alias`).
 	Alias string
+	// ActiveMember is, of a bond, the ifindex of the member that carries all its
+	// traffic; 0 is none, or a bond that shares traffic among its members.
+	ActiveMember int
 	// Bridge is set for bridges, Port for the ports of bridges.
 	Bridge *BridgeAttrs
 	Port   *PortAttrs
@@ -237,10 +240,14 @@ func parseLinkInfo(l *Link, b []byte) error {
 			portData = a.Value
 		}
 	}
-	if l.Kind == "bridge" {
-		if l.Bridge, err = parseBridge(data); err != nil {
-			return err
-		}
+	switch l.Kind {
+	case "bridge":
+		l.Bridge, err = parseBridge(data)
+	case "bond":
+		l.ActiveMember, err = parseBond(data)
+	}
+	if err != nil {
+		return err
 	}
 	if l.MasterKind == "bridge" {
 		l.Port, err = parsePort(portData)
@@ -267,6 +274,17 @@ func parseBridge(b []byte) (*BridgeAttrs, error) {
 		}
 	}
 	return &br, nil
+}
+
+// parseBond finds the active member; the kernel names none in modes that have none.
+func parseBond(b []byte) (active int, err error) {
+	as, err := attrs(b)
+	for _, a := range as {
+		if a.Attr.Type == nl.IFLA_BOND_ACTIVE_SLAVE {
+			active = int(num(a.Value))
+		}
+	}
+	return active, err
 }
 
 // num reads an unsigned attribute of 1, 2 or 4 bytes in host order.

@@ -14,8 +14,6 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-
-	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // Observed is a bridge as it is now.
@@ -262,56 +260,6 @@ func (w *watcher) send(ctx context.Context, out chan<- Event) {
 		case out <- e:
 		}
 	}
-}
-
-// FDBEntry is one MAC that a bridge knows.
-type FDBEntry struct {
-	Port int // ifindex
-	MAC  net.HardwareAddr
-	VLAN vlan.ID // 0 where VLANs are not separated
-	// Local entries are the addresses of the ports themselves and what was
-	// entered by hand; the others were learned.
-	Local bool
-}
-
-// FDB lists what a bridge has learned, as `bridge fdb show br NAME` does.
-func (n *Net) FDB(bridge Ref) ([]FDBEntry, error) {
-	br, err := n.bridgeLink(bridge)
-	if err != nil {
-		return nil, err
-	}
-	ask := make(rawMsg, unix.SizeofNdMsg)
-	ask[0] = unix.AF_BRIDGE
-	msgs, err := n.dump(unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, ask,
-		nl.NewRtAttr(unix.NDA_MASTER, nl.Uint32Attr(uint32(br.Index))))
-	if err != nil {
-		return nil, fmt.Errorf("read the forwarding table of %s: %w", br.Name, err)
-	}
-	var found []FDBEntry
-	for _, m := range msgs {
-		if len(m) < unix.SizeofNdMsg {
-			continue
-		}
-		e := FDBEntry{Port: int(binary.NativeEndian.Uint32(m[4:]))}
-		state, flags := binary.NativeEndian.Uint16(m[8:]), m[10]
-		e.Local = state&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0
-		as, err := attrs(m[unix.SizeofNdMsg:])
-		if err != nil {
-			return nil, fmt.Errorf("read the forwarding table of %s: %w", br.Name, err)
-		}
-		for _, a := range as {
-			switch a.Attr.Type {
-			case unix.NDA_LLADDR:
-				e.MAC = slices.Clone(a.Value)
-			case unix.NDA_VLAN:
-				e.VLAN = vlan.ID(num(a.Value))
-			}
-		}
-		if flags&unix.NTF_SELF == 0 { // SELF is a device's own list, not the bridge's
-			found = append(found, e)
-		}
-	}
-	return found, nil
 }
 
 // rawMsg is a fixed header given as bytes.

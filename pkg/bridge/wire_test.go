@@ -51,7 +51,26 @@ func htons(v uint16) uint16 {
 // send broadcasts a frame with a payload, tagged unless vid is 0.
 func (w *wire) send(vid int, payload string) {
 	w.tb.Helper()
-	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, w.mac...)
+	w.put(w.mac, everybody, vid, payload)
+}
+
+// sendTo is send to one station alone.
+func (w *wire) sendTo(to net.HardwareAddr, vid int, payload string) {
+	w.tb.Helper()
+	w.put(w.mac, to, vid, payload)
+}
+
+// sendFrom is send of a station behind this one.
+func (w *wire) sendFrom(from net.HardwareAddr, vid int, payload string) {
+	w.tb.Helper()
+	w.put(from, everybody, vid, payload)
+}
+
+var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+func (w *wire) put(from, to net.HardwareAddr, vid int, payload string) {
+	w.tb.Helper()
+	frame := append(append([]byte{}, to...), from...)
 	if vid != 0 {
 		frame = binary.BigEndian.AppendUint16(frame, unix.ETH_P_8021Q)
 		frame = binary.BigEndian.AppendUint16(frame, uint16(vid))
