@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -95,14 +96,8 @@ const arrivalPoll = 5 * time.Millisecond
 // memory, and rests while no port is quarantined.
 func (a *Agent) followArrivals(ctx context.Context) error {
 	for {
-		waiting := a.table.quarantined()
-		for i := range waiting {
-			if a.kernel.dp.HandedOver(waiting[i].HostIfIndex) {
-				a.arrive(waiting[i], attach.ArrivedByAnnouncement)
-			}
-		}
 		var again <-chan time.Time
-		if len(waiting) > 0 {
+		if a.takeArrivals() {
 			again = time.After(arrivalPoll)
 		}
 		select {
@@ -114,7 +109,18 @@ func (a *Agent) followArrivals(ctx context.Context) error {
 	}
 }
 
-// arrive makes a port its VM's, which has come to it.
+// takeArrivals looks once, and says whether ports are quarantined.
+func (a *Agent) takeArrivals() bool {
+	waiting := a.table.quarantined()
+	for i := range waiting {
+		if a.kernel.dp.HandedOver(waiting[i].HostIfIndex) {
+			a.arrive(waiting[i], attach.ArrivedByAnnouncement)
+		}
+	}
+	return len(waiting) > 0
+}
+
+// arrive makes a port its VM's, which has come to it, and tells the network.
 func (a *Agent) arrive(of attach.Record, by string) {
 	err := a.withPort(of, func(now attach.Record) error {
 		if now.Wanted() != attach.Quarantined {
@@ -123,6 +129,7 @@ func (a *Agent) arrive(of attach.Record, by string) {
 		if err := a.kernel.dp.HandOver(now.HostIfIndex); err != nil {
 			return err
 		}
+		a.announce(context.Background(), &now, a.addressesOf(&now)) // first: nothing hurries more
 		waited := time.Since(now.Hold.Since)
 		now.Hold, now.Arrival = nil, &attach.Arrival{At: time.Now().UTC(), By: by}
 		a.table.replace(&now)
@@ -133,6 +140,19 @@ func (a *Agent) arrive(of attach.Record, by string) {
 		a.log.Error("a port cannot be handed over; it is tried again", "port", of.HostIfName, "err", err)
 	}
 	a.tell()
+}
+
+// addressesOf are those that are known of a port's VM: declared by the plugins before
+// ours, and told by Kubernetes.
+func (a *Agent) addressesOf(rec *attach.Record) []netip.Addr {
+	out := slices.Clone(rec.Addresses)
+	m, _ := a.moveOf(rec.Pod)
+	for _, ip := range m.Addresses[rec.IfName] {
+		if !slices.Contains(out, ip) {
+			out = append(out, ip)
+		}
+	}
+	return out
 }
 
 // rehold gives a port another reason to be silent, or none: then it is open.
@@ -146,6 +166,11 @@ func (a *Agent) rehold(of attach.Record, h *attach.Hold) {
 		if after := now.Wanted(); after != before {
 			if err := a.kernel.SetState(now.HostIfIndex, after); err != nil {
 				return err
+			}
+			if after == attach.Released { // who is left here is told where to look for the VM by its announcement
+				if err := a.kernel.net.Forget(ref(now.HostEnd()), net.HardwareAddr(now.MAC)); err != nil {
+					a.log.Warn("the bridge still believes a VM at the port that it has left", "port", now.HostIfName, "err", err)
+				}
 			}
 			a.log.Info("port is "+after.String(), "port", now.HostIfName, "container", now.ContainerID, "was", before, "why", why(h))
 		}

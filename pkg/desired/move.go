@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -39,8 +40,10 @@ type Move struct {
 	// VM is the VirtualMachineInstance, as namespace/name, that names the pod as its
 	// own; "" is none.
 	VM string
-	// MACs are those of that VM's interfaces, by the names that they have in the pod.
-	MACs map[string]string
+	// MACs and Addresses are those of that VM's interfaces, by the names that they have
+	// in the pod.
+	MACs      map[string]string
+	Addresses map[string][]netip.Addr
 }
 
 // Labels and annotations of KubeVirt's pods (staging/src/kubevirt.io/api/core/v1/types.go).
@@ -88,7 +91,7 @@ func moveOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
 		}
 		return Move{State: MoveNone, Why: "the pod is no migration's target"}
 	}
-	m := Move{VM: id, MACs: s.macs}
+	m := Move{VM: id, MACs: s.macs, Addresses: s.addresses}
 	_, ready := pod.Annotations[readyAnnotation]
 	switch over := s.handedOver(); {
 	case s.source == pod.Name && s.target != pod.Name && over:
@@ -130,6 +133,7 @@ type migration struct {
 	failed         bool
 	failure        string
 	macs           map[string]string
+	addresses      map[string][]netip.Addr
 }
 
 // handedOver says whether the VM runs at the target. A migration that fails does so
@@ -137,7 +141,7 @@ type migration struct {
 func (m *migration) handedOver() bool { return (m.ready || m.completed) && !m.failed }
 
 func readMigration(o *unstructured.Unstructured) migration {
-	m := migration{active: map[string]bool{}, macs: map[string]string{}}
+	m := migration{active: map[string]bool{}, macs: map[string]string{}, addresses: map[string][]netip.Addr{}}
 	pods, _, _ := unstructured.NestedStringMap(o.Object, "status", "activePods")
 	for uid := range pods {
 		m.active[uid] = true
@@ -163,6 +167,12 @@ func readMigration(o *unstructured.Unstructured) migration {
 		name := cmp.Or(field("podInterfaceName"), podInterface(field("name")))
 		if mac := field("mac"); mac != "" && name != "" {
 			m.macs[name] = mac
+		}
+		texts, _, _ := unstructured.NestedStringSlice(nic, "ipAddresses")
+		for _, text := range texts {
+			if ip, err := netip.ParseAddr(text); err == nil && name != "" {
+				m.addresses[name] = append(m.addresses[name], ip.Unmap())
+			}
 		}
 	}
 	return m

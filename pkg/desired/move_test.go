@@ -102,14 +102,17 @@ func TestMoveOf(t *testing.T) {
 	}
 }
 
-// The MACs that a VM has, by the names of its interfaces in the pod.
+// The MACs and addresses that a VM has, by the names of its interfaces in the pod.
 func TestMoveMACs(t *testing.T) {
 	m := moveOf(launcher("b", "target"), webVM(t, `{activePods: {uid-b: n2}, interfaces: [
-		{name: lan, mac: "00:50:56:00:00:01"}, {name: old, mac: "00:50:56:00:00:02", podInterfaceName: net1}, {name: dark}]}`))
+		{name: lan, mac: "00:50:56:00:00:01", ipAddresses: [10.1.0.5, "fd00::5", nonsense]}, {name: old, mac: "00:50:56:00:00:02", podInterfaceName: net1}, {name: dark}]}`))
 	// "pod" and sha256("lan"), as KubeVirt's GenerateHashedInterfaceName has it.
 	want := map[string]string{"pod094a367b026": "00:50:56:00:00:01", "net1": "00:50:56:00:00:02"}
 	if len(m.MACs) != 2 || m.MACs["net1"] != want["net1"] {
 		t.Errorf("MACs %v, want %v", m.MACs, want)
+	}
+	if got := m.Addresses["pod094a367b026"]; len(got) != 2 || got[0].String() != "10.1.0.5" || got[1].String() != "fd00::5" || len(m.Addresses) != 1 {
+		t.Errorf("addresses %v", m.Addresses)
 	}
 	for name := range want {
 		if m.MACs[name] != want[name] {

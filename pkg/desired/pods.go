@@ -43,7 +43,7 @@ func slimPod(obj any) (any, error) {
 }
 
 // trimVM keeps of a VirtualMachineInstance which pods are its own, where it runs and
-// goes, and which MACs it has.
+// goes, and which addresses it has.
 func trimVM(obj any) (any, error) {
 	out, err := trimTo(vmiKind, "", []string{"status", "activePods"}, []string{"status", "migrationState"})(obj)
 	u, ok := obj.(*unstructured.Unstructured)
@@ -59,7 +59,7 @@ func trimVM(obj any) (any, error) {
 			continue
 		}
 		slim := map[string]any{}
-		for _, field := range []string{"name", "podInterfaceName", "mac"} {
+		for _, field := range []string{"name", "podInterfaceName", "mac", "ipAddresses"} {
 			if v, ok := nic[field]; ok {
 				slim[field] = v
 			}

@@ -52,13 +52,13 @@ type confirmation struct {
 	podLabels map[string]string
 	// hint says that something points to a VM, or once did: such a pod is never
 	// taken for one without.
-	hint  bool
-	nics  []nic
+	hint bool
+	nics []nic
 	// pinned says, by the names of the VM's interfaces in the pod, whether it names
 	// their MACs.
 	pinned map[string]bool
-	next  time.Time // when to ask again
-	tries int
+	next   time.Time // when to ask again
+	tries  int
 	// identified are the ports whose VMIdentity was written since.
 	identified []attach.Key
 }

@@ -22,6 +22,10 @@ spec:
 `)
 	peer := &pod{name: "peer", node: "node3", network: "migrate126", addr: "10.100.26.1/24"}
 	s.run(peer)
+	macs := map[string]string{}
+	if err := s.ask(peer, "/mac", &macs); err != nil || macs["net1"] == "" {
+		s.Fatalf("MACs of the peer: %v, %v", macs, err)
+	}
 	vm := &VM{Namespace: s.ns, Name: "mover", Node: "node1", Network: "migrate126", MAC: "00:50:56:aa:26:10", Address: "10.100.26.10/24", Labels: "app: mover"}
 	must := func(err error) {
 		s.Helper()
@@ -60,6 +64,7 @@ spec:
 		}
 		// T6: the VM is about to run there, and QEMU says so. The API does not, yet.
 		var said string
+		must(s.ask(target, "/know?ip=10.100.26.1&mac="+macs["net1"], &said))
 		must(s.ask(target, "/announce", &said))
 		must(s.ask(at, "/pause", &said))
 		s.reaches(peer, target, 80)

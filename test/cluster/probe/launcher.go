@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -109,4 +110,17 @@ func pause(nic string, down bool) error {
 		return netlink.LinkSetDown(link)
 	}
 	return netlink.LinkSetUp(link)
+}
+
+// know gives the VM a neighbour's address, as one that comes by live migration has it.
+func know(nic, ip, mac string) error {
+	link, err := netlink.LinkByName(nic)
+	if err != nil {
+		return fmt.Errorf("%s: %w", nic, err)
+	}
+	hw, err := net.ParseMAC(mac)
+	if err != nil {
+		return err
+	}
+	return netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(ip), HardwareAddr: hw})
 }
