@@ -66,6 +66,7 @@ type Agent struct {
 	drift     *driftBook
 	plugin    pluginState
 	announcer announcer
+	watched   watchedUplinks
 	orphans   *orphanBook            // the loop's
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
@@ -101,7 +102,8 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		watched: watchedUplinks{news: make(chan struct{}, 1)}}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -149,6 +151,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}},
 		{"source", a.watchSource},
 		{"kernel events", a.watchKernel},
+		{"uplinks", a.followUplinks},
 		{"reconcile", a.loop},
 		{"pool", a.keepPool},
 		{"connections", a.ageConnections},
@@ -213,16 +216,25 @@ func ask(ch chan<- struct{}) {
 }
 
 // watchKernel wakes the loop when links, VLANs or hooks change, though not for
-// what an ADD or DEL at work changes: those come first.
+// what an ADD or DEL at work changes: those come first. What happens to uplinks
+// does not wait for that.
 func (a *Agent) watchKernel(ctx context.Context) error {
+	changed := make(chan struct{}, 1)
+	defer close(changed)
+	go func() {
+		for range changed {
+			a.waitForQuiet(ctx)
+			a.wake()
+		}
+	}()
 	for ctx.Err() == nil {
 		ch, err := a.kernel.Watch(ctx)
 		if err != nil {
 			return err
 		}
-		for range ch { // closed early when the announcements broke off
-			a.waitForQuiet(ctx)
-			a.wake()
+		for e := range ch { // closed early when the announcements broke off
+			a.watched.note(e)
+			ask(changed)
 		}
 	}
 	return nil

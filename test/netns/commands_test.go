@@ -59,6 +59,25 @@ func cmdNode(s *session, _ io.Writer, args []string) error {
 	return err
 }
 
+func cmdCable(s *session, _ io.Writer, args []string) error {
+	if err := want(args, 4, 4, "cable NODE IF SWITCH VLANS"); err != nil {
+		return err
+	}
+	n, err := s.lab.FindNode(args[0])
+	if err != nil {
+		return err
+	}
+	sw, err := s.lab.Space(args[2])
+	if err != nil {
+		return err
+	}
+	port, err := ParseSwitchPort(args[3], true)
+	if err != nil {
+		return err
+	}
+	return s.lab.plug(sw, n.Space, args[1], port)
+}
+
 func cmdHost(s *session, _ io.Writer, args []string) error {
 	if err := want(args, 3, -1, "host NAME SWITCH VLAN|trunk=VLANS [ADDR...]"); err != nil {
 		return err

@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 //
 //	switch NAME                              a switch
 //	node NAME SWITCH VLANS                   a node on a trunk port of it
+//	cable NODE IF SWITCH VLANS               one more interface of a node
 //	host NAME SWITCH VLANS [ADDR...]         a machine; VLANS as 100, or trunk=100,200
 //	pod NAME                                 an empty sandbox
 //	remove NAME                              a namespace dies
@@ -217,7 +218,7 @@ func (e *usageError) Error() string { return "usage: " + e.text }
 
 func commands() map[string]command {
 	return map[string]command{
-		"switch": cmdSwitch, "node": cmdNode, "host": cmdHost, "pod": cmdPod, "remove": cmdRemove,
+		"switch": cmdSwitch, "node": cmdNode, "cable": cmdCable, "host": cmdHost, "pod": cmdPod, "remove": cmdRemove,
 		"agent": cmdAgent, "cni": cmdCNI, "guest": cmdGuest, "realguest": cmdRealGuest,
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
