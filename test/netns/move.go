@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -117,8 +118,33 @@ func (m *Mover) Prepare(ctx context.Context, p *Pod) error {
 	if err := m.sit(3-st.Place, p); err != nil {
 		return err
 	}
-	_, err = m.ask(ctx, "incoming")
-	return err
+	if _, err = m.ask(ctx, "incoming"); err != nil {
+		return err
+	}
+	return p.lab.settled(ctx)
+}
+
+// settled waits until every bridge port in the lab that is up has its carrier: the
+// kernel tells bridges of it up to a second late (net/core/link_watch.c), which a
+// target that is prepared in less time would take for darkness of the move.
+func (l *Lab) settled(ctx context.Context) error {
+	return until(ctx, patience, func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, s := range l.spaces {
+			links, err := s.Link.LinkList()
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.Name, err)
+			}
+			for _, link := range links {
+				a := link.Attrs()
+				if a.MasterIndex != 0 && a.Flags&net.FlagUp != 0 && a.OperState != netlink.OperUp && a.OperState != netlink.OperUnknown {
+					return fmt.Errorf("%s: %s is up, but %s", s.Name, a.Name, a.OperState)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // Start begins to move the guest; args are those of vmrun: limit=MIB, hold.

@@ -57,6 +57,7 @@ func TestMain(m *testing.M) {
 //	plug POD SWITCH VLANS MAC                a pod on a port of it, without any of the product
 //	pings start|check|stop ID ...            how long an address was dark, see cmdPings
 //	stream start|check|stop ID ...           what a TCP connection lived through, see cmdStream
+//	knock start|check|stop ID ...            new TCP connections all the time, none of which may pass
 //	row TEXT                                 begins a row of the table of figures
 //	on NAME PROGRAM [ARG...]                 a program in that namespace
 //	tcp NAME ADDR PORT [as CONN]             connects and reads the banner; as keeps it
@@ -160,6 +161,7 @@ type session struct {
 	movers   map[string]*Mover
 	pings    map[string]*Pings
 	streams  map[string]*stream.Stream
+	knocks   map[string]*knocks
 	figures  figures
 	impostor io.Closer // nil when the agent's socket is its own
 	ctx      context.Context
@@ -174,7 +176,7 @@ func setup(env *testscript.Env, bin Binaries) error {
 		return err
 	}
 	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{},
-		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{},
+		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, knocks: map[string]*knocks{},
 		figures: figures{script: name}, ctx: context.Background()}
 	env.Values[sessionKey{}] = s
 	env.Vars = append(env.Vars, "LAB="+lab.Dir)
@@ -204,6 +206,9 @@ func (s *session) close() error {
 	}
 	for _, p := range s.pings {
 		p.Stop()
+	}
+	for _, k := range s.knocks {
+		k.close()
 	}
 	for _, st := range s.streams {
 		st.Stop()
@@ -244,7 +249,7 @@ func commands() map[string]command {
 		"agent": cmdAgent, "cni": cmdCNI, "guest": cmdGuest, "realguest": cmdRealGuest,
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
-		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "row": cmdRow,
+		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "knock": cmdKnock, "row": cmdRow,
 		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}

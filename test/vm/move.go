@@ -402,6 +402,22 @@ func (m *movable) turned(q *incarnation, e qmpMessage) {
 	}
 }
 
+// sumUp asks for the figures of a completed move; QEMU says "completed" a moment
+// before it has them.
+func (m *movable) sumUp(q *incarnation) error {
+	var info queryMigrate
+	for deadline := time.Now().Add(monitorPatience); info.TotalTime == 0; {
+		if err := q.monitor.do("query-migrate", nil, &info); err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("no figures of the move within %v", monitorPatience)
+		}
+	}
+	info.fill(&m.move)
+	return nil
+}
+
 // moved follows a move through the source's eyes; the target says the same later.
 func (m *movable) moved(q *incarnation, status string) {
 	m.mu.Lock()
@@ -423,12 +439,10 @@ func (m *movable) moved(q *incarnation, status string) {
 			fail(m.proceed(q))
 		}
 	case "completed":
-		var info queryMigrate
-		fail(q.monitor.do("query-migrate", nil, &info))
-		info.fill(&m.move)
 		m.current, m.source, m.target = m.target, q, nil
 		m.move.Phase = wire.MoveCompleted
 		fail(m.current.monitor.do("cont", nil, nil))
+		fail(m.sumUp(q))
 	case "failed", "cancelled":
 		m.move.Phase = status
 		var info queryMigrate
