@@ -23,6 +23,15 @@ for p in "${pkgs[@]}"; do
 	go test -c -o "$out/bin/$(tr / - <<<"$p").test" "./$p"
 done
 
+# The guests of the lab: one that stays, and those that scripts boot and move: on an
+# access VLAN; tagging by itself, and silent but for QEMU's RARP; with IPv6 alone.
+labguests=(
+	-guest name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24,ip6=fd00:100::10/64
+	-guest name=vm2,mac=00:50:56:aa:bb:02,ip=10.100.0.12/24,ip6=fd00:100::12/64,places=2
+	-guest name=vm3,mac=00:50:56:aa:bb:03,ip=10.200.0.13/24,ip6=fd00:200::13/64,vlan=200,places=2,announce=rarp
+	-guest name=vm4,mac=00:50:56:aa:bb:04,ip6=fd00:100::14/64,places=2
+)
+
 # One VM runs the tests of some packages, one after the other. It has the sources
 # that tests read, at the same places below /src.
 one() { # KERNEL NAME PACKAGE...
@@ -32,7 +41,7 @@ one() { # KERNEL NAME PACKAGE...
 		test=$(tr / - <<<"$p").test
 		files+=(-file "$out/bin/$test:/t/$test" -dir "$p:/src/$p")
 		script+=" cd /src/$p && /t/$test -test.v=test2json -test.timeout=23m ${HOMEPORT_VM_ARGS:-} || code=1;"
-		[ "$p" = test/netns ] && guests=(-guest name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24,ip6=fd00:100::10/64)
+		[ "$p" = test/netns ] && guests=("${labguests[@]}")
 	done
 	$out/bin/testsum run -test2json -noskip -name "vm-$kernel-$name" -- \
 		$out/bin/vmrun -kernel "$kernel" -mem 1536 -timeout 24m -out "$out/$kernel-$name" \

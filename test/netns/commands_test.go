@@ -193,7 +193,11 @@ func cmdRealGuest(s *session, _ io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	return p.Attach(g, defaultNetwork)
+	if g.Second == nil {
+		return p.Attach(g, defaultNetwork)
+	}
+	s.movers[g.Name], err = s.lab.Boot(s.ctx, g, p, defaultNetwork)
+	return err
 }
 
 func cmdOn(s *session, out io.Writer, args []string) error {
@@ -358,8 +362,5 @@ func cmdListing(s *session, out io.Writer, args []string) error {
 	_, err = io.WriteString(out, text)
 	return err
 }
-
-// defaultNetwork is the VM's name of its network where a script names none.
-const defaultNetwork = "legacy"
 
 var errNoConfig = errors.New("cni: no config, and nothing was added before")

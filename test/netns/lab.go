@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -209,15 +210,58 @@ func ParseSwitchPort(text string, tagged bool) (SwitchPort, error) {
 
 // plug joins a space to a port of the switch; its end is called ifName and is up.
 func (l *Lab) plug(sw, space *Space, ifName string, port SwitchPort) error {
+	name, err := l.cableTo(sw, space, ifName, port)
+	if err != nil {
+		return err
+	}
+	return errors.Join(sw.up(name), space.up(ifName))
+}
+
+// Plug joins a pod straight to a port of a switch, without any of the product: its
+// interface has the name and the MAC of a VM's, as after ADD.
+func (l *Lab) Plug(p *Pod, sw *Space, port SwitchPort, mac net.HardwareAddr) error {
+	ifName := PodIfName(defaultNetwork)
+	name, err := l.cableTo(sw, p.Space, ifName, port)
+	if err != nil {
+		return err
+	}
+	nic, err := p.Link.LinkByName(ifName)
+	if err == nil {
+		err = p.Link.LinkSetHardwareAddr(nic, mac)
+	}
+	if err != nil {
+		return fmt.Errorf("pod %s: MAC %s: %w", p.Name, mac, err)
+	}
+	return errors.Join(sw.up(name), p.up(ifName))
+}
+
+// Trunk joins two switches; the port at each end has the other's name and a number.
+func (l *Lab) Trunk(a, b *Space, port SwitchPort) error {
+	l.cables[b.Name]++
+	ifName := fmt.Sprintf("%s.%d", a.Name, l.cables[b.Name])
+	name, err := l.cableTo(a, b, ifName, port)
+	if err != nil {
+		return err
+	}
+	return errors.Join(setPort(b, ifName, port), a.up(name), b.up(ifName))
+}
+
+// cableTo joins a space to a new port of the switch, which is down like the other end.
+func (l *Lab) cableTo(sw, space *Space, ifName string, port SwitchPort) (portName string, err error) {
 	l.cables[sw.Name]++
 	name := space.Name
 	if len(name) > 12 {
 		name = name[:12]
 	}
-	portName := fmt.Sprintf("%s.%d", name, l.cables[sw.Name])
+	portName = fmt.Sprintf("%s.%d", name, l.cables[sw.Name])
 	if err := cable(sw, portName, space, ifName); err != nil {
-		return err
+		return "", err
 	}
+	return portName, setPort(sw, portName, port)
+}
+
+// setPort makes an interface a port of the switch.
+func setPort(sw *Space, portName string, port SwitchPort) error {
 	link, err := sw.Link.LinkByName(portName)
 	if err != nil {
 		return err
@@ -239,8 +283,11 @@ func (l *Lab) plug(sw, space *Space, ifName string, port SwitchPort) error {
 			return fmt.Errorf("switch port %s: VLAN %d: %w", portName, v, err)
 		}
 	}
-	return errors.Join(sw.up(portName), space.up(ifName))
+	return nil
 }
+
+// defaultNetwork is the VM's name of its network where nobody names one.
+const defaultNetwork = "legacy"
 
 // hostIf is the only interface of a host, and of a guest.
 const hostIf = "eth0"

@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/homeport-cni/homeport/test/vm/wire"
 )
 
 // Pod is a virt-launcher pod's sandbox.
@@ -193,6 +195,9 @@ type RealGuest struct {
 	MAC   string `json:"mac"`
 	IP    string `json:"ip"`
 	Iface string `json:"iface"`
+	// Second is where it is joined to this machine once it has moved; nil is a
+	// guest that stays.
+	Second *wire.Place `json:"second"`
 }
 
 // GuestsFile lists the guests beside this VM; test/vm writes it.
@@ -226,12 +231,8 @@ func (p *Pod) Attach(g RealGuest, network string) error {
 	if err != nil {
 		return err
 	}
-	nic, err := netlink.LinkByName(g.Iface)
-	if err != nil {
-		return fmt.Errorf("guest %s: interface %s: %w", g.Name, g.Iface, err)
-	}
-	if err := errors.Join(netlink.LinkSetDown(nic), netlink.LinkSetNsFd(nic, int(p.handle))); err != nil {
-		return fmt.Errorf("guest %s: interface %s into pod %s: %w", g.Name, g.Iface, p.Name, err)
+	if err := p.takeIn(g.Name, g.Iface); err != nil {
+		return err
 	}
 	// A real interface outlives the namespace and must find its way back.
 	p.lab.atEnd(func() error { return p.giveBack(w.Tap, g.Iface) })

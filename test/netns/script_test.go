@@ -16,6 +16,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/vishvananda/netlink"
+
+	"github.com/homeport-cni/homeport/test/vm/stream"
 )
 
 var (
@@ -50,7 +52,14 @@ func TestMain(m *testing.M) {
 //	agent put|sync NODE                      new manifests; sync waits until they are in force
 //	cni VERB NODE POD [CONFIG] [KEY=VALUE]   calls plugins as a runtime does
 //	guest NAME POD [ADDR...]                 a namespace plays the VM behind KubeVirt's wiring
-//	realguest NAME POD                       a VM beside the node does
+//	realguest NAME POD                       a VM beside the node does; one that can move is booted
+//	migrate VERB GUEST ...                   live migration, see cmdMigrate
+//	trunk SWITCH SWITCH VLANS                joins two switches: a node with a plain bridge is one
+//	plug POD SWITCH VLANS MAC                a pod on a port of it, without any of the product
+//	pings start|check|stop ID ...            how long an address was dark, see cmdPings
+//	stream start|check|stop ID ...           what a TCP connection lived through, see cmdStream
+//	knock start|check|stop ID ...            new TCP connections all the time, none of which may pass
+//	row TEXT                                 begins a row of the table of figures
 //	on NAME PROGRAM [ARG...]                 a program in that namespace
 //	tcp NAME ADDR PORT [as CONN]             connects and reads the banner; as keeps it
 //	say CONN                                 a line over a kept connection and back
@@ -150,6 +159,11 @@ type session struct {
 	conns    map[string]*Conn
 	sniffers map[string]*Sniffer
 	floods   map[string]*Flood
+	movers   map[string]*Mover
+	pings    map[string]*Pings
+	streams  map[string]*stream.Stream
+	knocks   map[string]*knocks
+	figures  figures
 	impostor io.Closer // nil when the agent's socket is its own
 	ctx      context.Context
 }
@@ -162,12 +176,17 @@ func setup(env *testscript.Env, bin Binaries) error {
 	if err != nil {
 		return err
 	}
-	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{}, ctx: context.Background()}
+	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{},
+		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, knocks: map[string]*knocks{},
+		figures: figures{script: name}, ctx: context.Background()}
 	env.Values[sessionKey{}] = s
 	env.Vars = append(env.Vars, "LAB="+lab.Dir)
 	env.Defer(func() {
 		if t, ok := env.T().(interface{ Failed() bool }); ok && t.Failed() {
 			env.T().Log(s.autopsy())
+		}
+		if err := s.figures.write(env.T()); err != nil {
+			env.T().Log("figures:", err)
 		}
 		if err := s.close(); err != nil {
 			env.T().Log("cleaning up:", err)
@@ -185,6 +204,15 @@ func (s *session) close() error {
 	}
 	for _, f := range s.floods {
 		_, _ = f.Stop() // a script that has not asked does not judge it
+	}
+	for _, p := range s.pings {
+		p.Stop()
+	}
+	for _, k := range s.knocks {
+		k.close()
+	}
+	for _, st := range s.streams {
+		st.Stop()
 	}
 	if s.impostor != nil {
 		_ = s.impostor.Close() // it has nothing to lose
@@ -222,6 +250,7 @@ func commands() map[string]command {
 		"agent": cmdAgent, "cni": cmdCNI, "guest": cmdGuest, "realguest": cmdRealGuest,
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
+		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "knock": cmdKnock, "row": cmdRow,
 		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}

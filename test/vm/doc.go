@@ -12,4 +12,10 @@
 // it: their NIC and their control channel are joined to the node VM by socket
 // pairs too. See test/vm/guest for what a guest answers. Where the nodes are no
 // VM either, StartGuest boots a guest with its NIC on a tap of theirs.
+//
+// A guest with places=2 has two NICs of the node VM and moves from one to the other
+// by QEMU's live migration, which a program in the node VM asks for (guestctl -host):
+// move.go tells the steps, which are KubeVirt's. Its wires carry datagrams, so that
+// another QEMU can take its place on one; its control channel follows it. Such a
+// guest runs only from "boot" to "off" and costs nothing before.
 package vm

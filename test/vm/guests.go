@@ -13,19 +13,27 @@ const (
 	guestMem    = 160 // MiB
 )
 
-// guestMachine builds a guest's initramfs: its /init (test/vm/guest), busybox
-// and the few modules that its NIC and control channel need.
+// guestMachine describes a guest that stays where it boots.
 func guestMachine(g wire.Guest, helpers, work, out string) (*machine, error) {
-	k, err := FindKernel(guestKernel)
+	k, initramfs, err := guestImage(g, helpers, work)
 	if err != nil {
 		return nil, err
 	}
+	return newMachine(g.Name, k, initramfs, filepath.Join(out, "guest-"+g.Name+".log"), guestMem, 1), nil
+}
+
+// guestImage builds a guest's initramfs: its /init (test/vm/guest), busybox
+// and the few modules that its NIC and control channel need.
+func guestImage(g wire.Guest, helpers, work string) (k Kernel, initramfs string, err error) {
+	if k, err = FindKernel(guestKernel); err != nil {
+		return k, "", err
+	}
 	im := newImage()
 	if err := im.file("/init", filepath.Join(helpers, "guest")); err != nil {
-		return nil, err
+		return k, "", err
 	}
 	if err := addBusybox(im); err != nil {
-		return nil, err
+		return k, "", err
 	}
 	names := []string{"virtio_pci", "virtio_net", "virtio_console"}
 	if g.VLAN != 0 {
@@ -33,14 +41,11 @@ func guestMachine(g wire.Guest, helpers, work, out string) (*machine, error) {
 	}
 	load, err := addModules(im, k, names, nil)
 	if err != nil {
-		return nil, err
+		return k, "", err
 	}
 	if err := addJob(im, wire.Job{Hostname: g.Name, Modules: load, Self: &g}); err != nil {
-		return nil, err
+		return k, "", err
 	}
-	initramfs := filepath.Join(work, "guest-"+g.Name+".cpio")
-	if err := im.writeFile(initramfs); err != nil {
-		return nil, err
-	}
-	return newMachine(g.Name, k, initramfs, filepath.Join(out, "guest-"+g.Name+".log"), guestMem, 1), nil
+	initramfs = filepath.Join(work, "guest-"+g.Name+".cpio")
+	return k, initramfs, im.writeFile(initramfs)
 }

@@ -61,12 +61,23 @@ func (m *machine) port(name string, socket *os.File) {
 		"-device", "virtserialport,chardev="+id+",name="+name)
 }
 
-// nic adds a virtio NIC whose wire is the given stream socket.
+// nic adds a virtio NIC whose wire is the given socket, of streams or of datagrams.
 func (m *machine) nic(mac string, socket *os.File) {
 	id := "n" + strconv.Itoa(len(m.files))
 	m.args = append(m.args,
 		"-netdev", "socket,id="+id+",fd="+m.inherit(socket),
 		"-device", "virtio-net-pci,romfile=,netdev="+id+",mac="+mac)
+}
+
+// movingNIC adds a guest's NIC as KubeVirt's libvirt does: a modern device without an
+// option ROM, whose MTU is named. It announces the guest after a move by itself
+// (QEMU's net/announce.c), and tells the guest to.
+func (m *machine) movingNIC(g wire.Guest, socket *os.File) {
+	device := "virtio-net-pci,romfile=,disable-legacy=on,host_mtu=1500,netdev=n0,mac=" + g.MAC
+	if g.Announce == "rarp" {
+		device += ",guest_announce=off"
+	}
+	m.args = append(m.args, "-netdev", "socket,id=n0,fd="+m.inherit(socket), "-device", device)
 }
 
 // fifos adds a virtio-serial port whose other side is a pair of FIFOs.

@@ -38,6 +38,7 @@ type run struct {
 	stderr  io.Writer
 	node    *machine
 	guests  []*machine
+	host    host
 	port    *os.File
 	begun   time.Time
 	results resultReader
@@ -88,6 +89,9 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	guests := append([]wire.Guest(nil), r.spec.Guests...)
 	for i := range guests {
 		guests[i].NodeMAC = fmt.Sprintf("52:54:00:68:70:%02x", i+1)
+		if guests[i].Second != nil {
+			guests[i].Second = &wire.Place{NodeMAC: fmt.Sprintf("52:54:00:68:71:%02x", i+1)}
+		}
 	}
 	im, err := nodeImage(r.kernel, r.spec, helpers, guests)
 	if err != nil {
@@ -106,16 +110,27 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	r.port = ours
 	r.node.port(wire.MainPort, theirs)
 	for _, g := range guests {
-		m, err := guestMachine(g, helpers, r.work, r.out)
+		if err := r.addGuest(g, helpers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) addGuest(g wire.Guest, helpers string) error {
+	if g.Second != nil {
+		m, err := newMovable(r.node, g, helpers, r.work, r.out)
 		if err != nil {
 			return err
 		}
-		if err := join(r.node, m, g); err != nil {
-			return err
-		}
-		r.guests = append(r.guests, m)
+		return r.host.add(r.node, m)
 	}
-	return nil
+	m, err := guestMachine(g, helpers, r.work, r.out)
+	if err != nil {
+		return err
+	}
+	r.guests = append(r.guests, m)
+	return join(r.node, m, g)
 }
 
 func (r *run) start() error {
@@ -125,6 +140,7 @@ func (r *run) start() error {
 		}
 	}
 	r.say("QEMU started")
+	go r.host.serve()
 	return nil
 }
 
@@ -137,6 +153,9 @@ func (r *run) stop() {
 	}
 	r.node.stop(0)
 	r.port.Close()
+	if err := r.host.close(); err != nil {
+		fmt.Fprintf(r.stderr, "vmrun: guests that can move: %v\n", err)
+	}
 }
 
 // wait reads frames until the exit frame, the end of the VM or of the time.

@@ -160,3 +160,85 @@ if guestctl vm1 tcp 10.100.0.1 9; then exit 1; fi
 guestctl vm1 bg recv 1 src=02:00:00:00:00:09
 bridge fdb show br br0 | grep -q "00:50:56:aa:bb:01 dev $nic vlan 100"
 `
+
+// TestSmokeMove moves a guest from one port of a bridge with VLANs to another and
+// back, as KubeVirt does, and cancels a move on the way.
+func TestSmokeMove(t *testing.T) {
+	needVM(t)
+	for _, k := range series {
+		t.Run(k, func(t *testing.T) {
+			g, err := ParseGuest("name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24,ip6=fd00:100::10/64,places=2")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := Spec{Kernel: k}
+			s.Guests = append(s.Guests, g)
+			code, out, errOut, err := boot(t, s, smokeMove)
+			if err != nil || code != 0 {
+				t.Errorf("exit code %d, %v\n%s%s", code, err, out, errOut)
+			}
+			t.Logf("%s", out)
+		})
+	}
+}
+
+const smokeMove = `set -ex
+grep -o '"iface": "[a-z0-9]*"' /run/lab/guests.json | cut -d'"' -f4 >/tmp/nics
+ip link add br0 type bridge vlan_filtering 1 vlan_default_pvid 0
+ip link set br0 up
+ip netns add host
+ip link add to-host type veth peer name eth0 netns host
+for nic in to-host $(cat /tmp/nics); do
+	ip link set $nic master br0 up
+	bridge vlan add dev $nic vid 100 pvid untagged
+done
+ip -n host addr add 10.100.0.1/24 dev eth0
+ip -n host link set eth0 up
+port() { sed -n $1p /tmp/nics; }
+at() { bridge fdb show br br0 | grep -q "00:50:56:aa:bb:01 dev $(port $1) vlan 100"; }
+phase() { # waits for a phase
+	until guestctl -host status vm1 | tee /tmp/status | grep -q '"phase":"'$1'"'; do sleep 0.05; done
+	cat /tmp/status
+}
+if guestctl -host migrate vm1; then exit 1; fi
+guestctl -host boot vm1
+guestctl vm1 ip
+ip netns exec host ping -i 0.1 -w 60 -q 10.100.0.10 >/tmp/ping &
+guestctl vm1 ping 10.100.0.1 1
+at 1
+guestctl -host incoming vm1
+guestctl -host migrate vm1
+phase completed
+ip netns exec host ping -c1 -w20 10.100.0.10
+at 2
+guestctl vm1 ping 10.100.0.1 1
+if guestctl -host incoming vm1; then exit 1; fi
+guestctl -host end vm1
+
+# Back, slowly; held before the switch-over; cancelled; and then done.
+guestctl -host incoming vm1
+guestctl -host migrate vm1 limit=1 hold
+phase active
+guestctl vm1 ping 10.100.0.1 1
+guestctl -host limit vm1
+phase pre-switchover
+if ip netns exec host ping -c2 -i0.2 -w1 10.100.0.10; then exit 1; fi
+guestctl -host cancel vm1
+phase cancelled
+ip netns exec host ping -c1 -w20 10.100.0.10
+at 2
+guestctl -host incoming vm1
+guestctl -host migrate vm1 hold
+phase pre-switchover
+guestctl -host release vm1
+phase completed
+ip netns exec host ping -c1 -w20 10.100.0.10
+at 1
+guestctl vm1 ip
+kill -INT $!
+wait $! || true
+cat /tmp/ping
+guestctl -host off vm1
+guestctl -host boot vm1
+guestctl vm1 ip
+`

@@ -41,10 +41,14 @@ const Usage = `usage: vmrun -kernel 6.12 [flags] -- COMMAND [ARG...]
   vmrun -kernel 6.1 -- uname -r
   vmrun -kernel 6.12 -file ./x.test:/bin/x.test -out out -- /bin/x.test -test.v
   vmrun -kernel 6.12 -guest name=vm1,mac=00:50:56:aa:bb:01,ip=10.100.0.10/24 -- guestctl vm1 ip
+  vmrun -kernel 6.12 -guest name=vm2,mac=00:50:56:aa:bb:02,ip6=fd00::2/64,places=2 -- guestctl -host boot vm2
 
 Runs COMMAND in a Debian kernel under QEMU and exits with its exit code;
 124 when the time is up, 125 when the VM died without saying, 2 for bad usage.
 Files that COMMAND writes to /out are copied to the -out folder.
+
+A guest with places=2 has two NICs of the node VM, and can move from one to the
+other by live migration. It runs only when asked to: guestctl -host tells how.
 
 `
 
@@ -86,7 +90,7 @@ func ParseArgs(args []string, w io.Writer) (Spec, error) {
 		s.Modules = append(s.Modules, v)
 		return nil
 	})
-	fs.Func("guest", "start a guest beside the VM, `name=N,mac=M,ip=CIDR[,ip6=CIDR][,gw=IP][,vlan=ID]`; repeatable", func(v string) error {
+	fs.Func("guest", "start a guest beside the VM, `name=N,mac=M,ip=CIDR[,ip6=CIDR][,gw=IP][,vlan=ID][,places=2][,announce=rarp]`; ip6 alone will do; repeatable", func(v string) error {
 		g, err := ParseGuest(v)
 		s.Guests = append(s.Guests, g)
 		return err
@@ -153,7 +157,7 @@ func ParseGuest(spec string) (wire.Guest, error) {
 			return g, fmt.Errorf("%s=%s: %w", k, v, err)
 		}
 	}
-	for _, f := range []struct{ key, value string }{{"name", g.Name}, {"mac", g.MAC}, {"ip", g.IP}} {
+	for _, f := range []struct{ key, value string }{{"name", g.Name}, {"mac", g.MAC}, {"ip", g.IP + g.IP6}} {
 		if f.value == "" {
 			return g, fmt.Errorf("%s= is missing", f.key)
 		}
@@ -196,8 +200,22 @@ func setGuest(g *wire.Guest, key, value string) error {
 			return errors.New("want a VLAN ID, 1 to 4094")
 		}
 		g.VLAN = id
+	case "places":
+		switch value {
+		case "1":
+			g.Second = nil
+		case "2":
+			g.Second = &wire.Place{}
+		default:
+			return errors.New("want 1, or 2 for a guest that can move")
+		}
+	case "announce":
+		if value != "rarp" {
+			return errors.New("want rarp, which leaves the announcement to QEMU; without it the guest announces itself too")
+		}
+		g.Announce = value
 	default:
-		return errors.New("unknown key; known are name, mac, ip, ip6, gw, vlan")
+		return errors.New("unknown key; known are name, mac, ip, ip6, gw, vlan, places, announce")
 	}
 	return nil
 }

@@ -35,6 +35,8 @@ func TestParseArgsRefuses(t *testing.T) {
 		{"-kernel 6.1 -guest ip6=10.0.0.1/8 -- true", "prefix length"},
 		{"-kernel 6.1 -guest vlan=4095 -- true", "1 to 4094"},
 		{"-kernel 6.1 -guest vlan=0 -- true", "1 to 4094"},
+		{"-kernel 6.1 -guest places=3 -- true", "2 for a guest that can move"},
+		{"-kernel 6.1 -guest announce=loudly -- true", "want rarp"},
 		{"-kernel 6.1 -guest colour=red -- true", "unknown key"},
 		{"-kernel 6.1 -guest name=a,mac=02:00:00:00:00:01,ip=10.0.0.1/8 -guest name=a,mac=02:00:00:00:00:02,ip=10.0.0.2/8 -- true", "another guest"},
 		{"-kernel 6.1 -nosuch -- true", "nosuch"},
@@ -61,6 +63,10 @@ func TestParseArgs(t *testing.T) {
 	want := wire.Guest{Name: "vm1", MAC: "00:50:56:aa:bb:01", IP: "10.100.0.10/24", IP6: "fd00:100::10/64", Gateway: "10.100.0.1", VLAN: 100}
 	if len(s.Guests) != 1 || s.Guests[0] != want {
 		t.Errorf("guest: %+v", s.Guests)
+	}
+	g, err := ParseGuest("name=vm2,mac=00:50:56:aa:bb:02,ip6=fd00:100::12/64,places=2,announce=rarp")
+	if err != nil || g.IP != "" || g.Second == nil || g.Announce != "rarp" {
+		t.Errorf("a guest of IPv6 alone that can move: %+v, %v", g, err)
 	}
 	if strings.Join(s.Argv, " ") != "/bin/a -x -- y" {
 		t.Errorf("command: %q", s.Argv)

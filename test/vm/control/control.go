@@ -39,6 +39,24 @@ wait JOB                          wait for a background job; its answer
 poweroff                          end the guest
 `
 
+// HostCommands is what vmrun understands about a guest that can move, for help texts.
+// Each answers at once with a wire.Move.
+const HostCommands = `boot GUEST                        start it, at place 1
+incoming GUEST                    start the QEMU that waits for it at the other place
+migrate GUEST [limit=MIB] [hold]  start to move there; slowly; not beyond the switch-over
+status GUEST                      where it is, and QEMU's figures of its last move
+limit GUEST [limit=MIB]           another speed; as fast as can be
+release GUEST                     go on with the switch-over
+cancel GUEST                      end the move; it goes on where it is
+end GUEST                         end the QEMU that it has moved away from
+off GUEST                         end all of its QEMUs
+`
+
+// Host is vmrun, to be asked like a guest.
+func Host() wire.Guest {
+	return wire.Guest{Name: "-host", Control: filepath.Join(wire.PortDir, wire.HostPort)}
+}
+
 // Answer is what a guest says to a request.
 type Answer struct {
 	ID     string          `json:"id"`

@@ -3,7 +3,8 @@
 // it act (see package control for the commands).
 //
 // It is quiet on purpose: no gratuitous ARP, no duplicate address detection, no
-// router solicitation. Whoever wants to know its address must find it out.
+// router solicitation. Whoever wants to know its address must find it out. Only
+// after a live migration it announces itself, as Linux does when QEMU tells it to.
 package main
 
 import (
@@ -121,7 +122,9 @@ func configure(g wire.Guest) (string, error) {
 		on = nic + "." + strconv.Itoa(g.VLAN)
 		steps = append(steps, fmt.Sprintf("link add link %s name %s type vlan id %d", nic, on, g.VLAN), "link set "+on+" up")
 	}
-	steps = append(steps, "addr add "+g.IP+" dev "+on)
+	if g.IP != "" {
+		steps = append(steps, "addr add "+g.IP+" dev "+on)
+	}
 	if g.IP6 != "" {
 		steps = append(steps, "-6 addr add "+g.IP6+" dev "+on)
 	}

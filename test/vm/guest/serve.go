@@ -7,6 +7,8 @@ import (
 	"net"
 	"strconv"
 	"sync"
+
+	"github.com/homeport-cni/homeport/test/vm/stream"
 )
 
 // Ports of the guest's services, IPv4 and IPv6.
@@ -26,6 +28,11 @@ func serve(name string, s *sink) error {
 		}
 		go acceptLoop(l, fmt.Sprintf("homeport-guest %s %d\n", name, port))
 	}
+	streams, err := net.Listen("tcp", ":"+strconv.Itoa(stream.Port))
+	if err != nil {
+		return fmt.Errorf("TCP port %d: %w", stream.Port, err)
+	}
+	go streamLoop(streams)
 	echo, err := net.ListenPacket("udp", ":"+strconv.Itoa(udpEchoPort))
 	if err != nil {
 		return fmt.Errorf("UDP port %d: %w", udpEchoPort, err)
@@ -52,6 +59,16 @@ func acceptLoop(l net.Listener, banner string) {
 				_, _ = io.Copy(c, c)
 			}
 		}()
+	}
+}
+
+func streamLoop(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() { _ = stream.Serve(c) }() // the other side tells how it went
 	}
 }
 

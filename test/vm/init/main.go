@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,6 +38,9 @@ func run() error {
 	ports := []string{wire.MainPort}
 	for _, g := range job.Guests {
 		ports = append(ports, wire.ControlPort(g.Name))
+		if g.Second != nil && !slices.Contains(ports, wire.HostPort) {
+			ports = append(ports, wire.HostPort)
+		}
 	}
 	if err := boot.LinkPorts(ports, 20*time.Second); err != nil {
 		return err

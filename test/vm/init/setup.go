@@ -58,8 +58,10 @@ func keepHooks() error {
 	return nil
 }
 
-// publishGuests finds the NIC of each guest, writes the table of guests and
-// adds what it says to the command's environment.
+// publishGuests finds the NICs of each guest, writes the table of guests and
+// adds what it says to the command's environment. The NICs of a guest that can move
+// keep the queues that they have, which are those of a tap: what waits there while
+// a QEMU does not run yet is let go to the guest at once when it does.
 func publishGuests(job *wire.Job) error {
 	if len(job.Guests) == 0 {
 		return nil
@@ -72,7 +74,11 @@ func publishGuests(job *wire.Job) error {
 			return fmt.Errorf("guest %s: %w", g.Name, err)
 		}
 		g.Iface = iface
-		nics = append(nics, iface)
+		if g.Second == nil {
+			nics = append(nics, iface)
+		} else if g.Second.Iface, err = boot.FindInterface(g.Second.NodeMAC, 10*time.Second); err != nil {
+			return fmt.Errorf("guest %s: second place: %w", g.Name, err)
+		}
 		g.Control = filepath.Join(wire.PortDir, wire.ControlPort(g.Name))
 		prefix := "HOMEPORT_GUEST_" + g.Name + "_"
 		job.Env = append(job.Env, prefix+"IFACE="+g.Iface, prefix+"MAC="+g.MAC, prefix+"IP="+g.IP, prefix+"CONTROL="+g.Control)

@@ -20,6 +20,9 @@ const (
 	JobPath = "/etc/homeport/job.json"
 	// MainPort is the virtio-serial port that carries the frames.
 	MainPort = "homeport.main"
+	// HostPort is the virtio-serial port by which the node VM makes vmrun move
+	// its guests; it is there when one of them can move.
+	HostPort = "homeport.host"
 	// PortDir is where /init links virtio-serial ports by name.
 	PortDir = "/dev/virtio-ports"
 	// GuestsPath lists the guests inside the node VM, as JSON: []Guest.
@@ -47,13 +50,58 @@ type Job struct {
 type Guest struct {
 	Name    string `json:"name"`
 	MAC     string `json:"mac"`
-	IP      string `json:"ip"`
+	IP      string `json:"ip,omitempty"`
 	IP6     string `json:"ip6,omitempty"`
 	Gateway string `json:"gw,omitempty"`
 	VLAN    int    `json:"vlan,omitempty"` // tag used by the guest itself; 0 is untagged
 	NodeMAC string `json:"nodeMAC"`        // MAC of the node VM's NIC joined to the guest's
 	Iface   string `json:"iface,omitempty"`
-	Control string `json:"control,omitempty"` // path of the control channel: a device in the node VM, or FIFOs (control.FIFOs)
+	// Second is where a guest that can move is joined to the node VM once it has
+	// moved; nil is a guest that stays. One that can move runs only when asked to.
+	Second *Place `json:"second,omitempty"`
+	// Announce says what tells the network of a move: "" is QEMU's RARP and the
+	// guest's own announcement, as Linux does it; "rarp" is QEMU's alone.
+	Announce string `json:"announce,omitempty"`
+	Control  string `json:"control,omitempty"` // path of the control channel: a device in the node VM, or FIFOs (control.FIFOs)
+}
+
+// Place is one end of a guest's wire in the node VM.
+type Place struct {
+	NodeMAC string `json:"nodeMAC"`
+	Iface   string `json:"iface,omitempty"`
+}
+
+// Move tells where a guest that can move is, and how its last move went. It is the
+// result of every request to vmrun (HostPort).
+type Move struct {
+	Place  int    `json:"place"`            // where the guest runs, 1 or 2; 0 is nowhere
+	Target int    `json:"target,omitempty"` // where a QEMU waits for it
+	Source int    `json:"source,omitempty"` // where it was left by the guest, and not ended yet
+	Phase  string `json:"phase,omitempty"`
+	Error  string `json:"error,omitempty"`
+	// QEMU's own figures (MigrationInfo in qapi/migration.json).
+	TotalMs     int64 `json:"totalMs,omitempty"`
+	SetupMs     int64 `json:"setupMs,omitempty"`
+	DowntimeMs  int64 `json:"downtimeMs,omitempty"`
+	Transferred int64 `json:"transferredBytes,omitempty"`
+	Remaining   int64 `json:"remainingBytes,omitempty"`
+	// PausedMs is from the source's STOP to the target's RESUME.
+	PausedMs float64 `json:"pausedMs,omitempty"`
+}
+
+// Phases of a move.
+const (
+	MoveSetup     = "setup"
+	MoveCopying   = "active"         // the guest runs at the source
+	MoveHeld      = "pre-switchover" // it runs nowhere
+	MoveCompleted = "completed"      // it runs at the target
+	MoveFailed    = "failed"
+	MoveCancelled = "cancelled"
+)
+
+// Running says whether the move is under way.
+func (m Move) Running() bool {
+	return m.Phase == MoveSetup || m.Phase == MoveCopying || m.Phase == MoveHeld
 }
 
 // Frame kinds.
