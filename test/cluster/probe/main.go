@@ -64,7 +64,9 @@ func run(launcher bool, nic, tap, addr string) error {
 	http.HandleFunc("/know", func(w http.ResponseWriter, r *http.Request) {
 		answer(w)("known", know(nic, r.FormValue("ip"), r.FormValue("mac")))
 	})
-	http.HandleFunc("/pause", func(w http.ResponseWriter, r *http.Request) { answer(w)("paused", pause(nic, r.FormValue("end") == "")) })
+	http.HandleFunc("/pause", func(w http.ResponseWriter, r *http.Request) {
+		answer(w)("paused", pause(nic, r.FormValue("end") == ""))
+	})
 	http.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) { answer(w)(all.start(r.FormValue("to"))) })
 	http.HandleFunc("/ebb", func(w http.ResponseWriter, r *http.Request) { answer(w)(all.end(r.FormValue("to"))) })
 	return http.ListenAndServe(":"+strconv.Itoa(node.ProbePort), nil)
