@@ -104,8 +104,11 @@ func (w *wired) listen() {
 	for {
 		buf, oob := make([]byte, 2048), make([]byte, 128)
 		n, oobn, _, from, err := unix.Recvmsg(w.ear, buf, oob, unix.MSG_DONTWAIT)
-		if errors.Is(err, unix.EAGAIN) {
+		switch {
+		case errors.Is(err, unix.EAGAIN):
 			return
+		case errors.Is(err, unix.ENETDOWN): // told once when port0 goes down
+			continue
 		}
 		w.must(err)
 		ll, ok := from.(*unix.SockaddrLinklayer)
