@@ -286,10 +286,6 @@ func adapt(name string, c command) func(*testscript.TestScript, bool, []string) 
 	}
 }
 
-// patience is how long eventually polls: emulated machines are slow, and may share
-// their CPUs with others.
-const patience = 90 * time.Second
-
 func cmdEventually(s *session, out io.Writer, args []string) error {
 	var match string
 	neg := false
