@@ -36,7 +36,8 @@ labguests=(
 # that tests read, at the same places below /src.
 one() { # KERNEL NAME PACKAGE...
 	local kernel=$1 name=$2; shift 2
-	local files=() guests=() script='code=0;' p test
+	local files=() guests=() script='code=0;' p test code=0
+	rm -f "$out/$kernel-$name"/figures.*
 	for p in "$@"; do
 		test=$(tr / - <<<"$p").test
 		files+=(-file "$out/bin/$test:/t/$test" -dir "$p:/src/$p")
@@ -50,7 +51,12 @@ one() { # KERNEL NAME PACKAGE...
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
 		-dir bpf:/src/bpf -dir docs/reference:/src/docs/reference \
 		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$kernel" \
-		-- /bin/sh -c "$script exit \$code"
+		-- /bin/sh -c "$script exit \$code" || code=$?
+	if [ -s "$out/$kernel-$name/figures.txt" ]; then
+		echo "vm-$kernel-$name: figures of an emulated machine, good for comparing its rows"
+		cat "$out/$kernel-$name/figures.txt"
+	fi
+	return "$code"
 }
 
 # Packages share a VM, for a boot is some twenty seconds; the lab has its own. All VMs

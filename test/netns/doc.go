@@ -8,6 +8,15 @@
 // A switch is a VLAN-aware bridge that knows, for each port, which VLANs it
 // carries. Launchers are wired as KubeVirt's bridge binding does after ADD.
 //
+// A VM beside the node VM that can move (test/vm, places=2) goes from pod to pod by
+// QEMU's live migration: a Mover has one of its two NICs in the pod where it runs, the
+// other in the pod that it moves to. Two switches joined by a trunk, and a pod plugged
+// into one of them, are a node with a plain bridge, which is what the product is
+// compared with: testdata/migrate has its scripts, each run alone (TestMigrate), and
+// their tables of figures go to /out/figures.txt and figures.json. Pings say how long an
+// address was dark, a stream (test/vm/stream) what one TCP connection lived through,
+// knocks whether anything passed that policy drops.
+//
 // Everything belongs to a Lab and goes with it. Laboratories are independent of
 // each other, so tests may run side by side.
 //

@@ -326,6 +326,10 @@ func hash11(name string) string {
 	return hex.EncodeToString(sum[:])[:11]
 }
 
+// patience is how long what must come about is waited for: emulated machines are slow,
+// and may share their CPUs with others.
+const patience = 90 * time.Second
+
 // until polls f until it says nil, and gives its last error when time is up.
 func until(ctx context.Context, limit time.Duration, f func() error) error {
 	deadline := time.Now().Add(limit)
