@@ -225,7 +225,3 @@ func (p *Pod) takeIn(guest, name string) error {
 	}
 	return nil
 }
-
-// patience is how long eventually polls: emulated machines are slow, and may share
-// their CPUs with others.
-const patience = 90 * time.Second
