@@ -50,7 +50,7 @@ func (r PingsResult) String() string {
 }
 
 // lateAnswer is how long an answer may take until it counts as lost.
-const lateAnswer = 5 * time.Second
+const lateAnswer = 3 * time.Second
 
 // Ping begins to ask from the namespace, ICMP or ICMPv6, once in so much time.
 func (s *Space) Ping(addr netip.Addr, every time.Duration) (*Pings, error) {
