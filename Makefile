@@ -7,6 +7,7 @@ export CGO_ENABLED := 0
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TESTSUM := go run ./hack/testsum
+MOVES ?= 8
 
 .PHONY: help
 help: ## list the targets
@@ -84,6 +85,10 @@ test-demo: deps build ## the demo, its three deliberate faults, and the demo on 
 .PHONY: bench
 bench: deps build ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)
 	hack/bench.sh $(BENCH)
+
+.PHONY: bench-migrate
+bench-migrate: deps ## how long a VM is dark in a live migration, beside plain bridges, in one run (MOVES=8; 6.12)
+	HOMEPORT_VM_PKGS=test/netns HOMEPORT_VM_ARGS="-test.run=^TestMigrate/dark$$ -moves=$(MOVES)" hack/test-vm.sh 6.12
 
 .PHONY: demo
 demo: deps build ## two nodes, a trunk, a real VM with its VLAN, IP and firewall (WHERE=native|vm; BREAK=vlan|rule|mac must fail)

@@ -21,6 +21,7 @@ type figures struct {
 	script  string
 	rows    []figureRow
 	columns []string
+	notes   []string // below the table
 }
 
 type figureRow struct {
@@ -62,6 +63,9 @@ func (f *figures) String() string {
 			}
 			fmt.Fprintf(&b, " %*s", max(8, len(c)), cell)
 		}
+	}
+	for _, n := range f.notes {
+		b.WriteString("\n" + n)
 	}
 	return b.String()
 }

@@ -31,6 +31,13 @@ func TestMigrate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if *moveCount > 0 {
+		dark, err := darkScript(t.TempDir(), *moveCount)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, dark)
+	}
 	for _, f := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(f), ".txtar"), func(t *testing.T) {
 			p := params(bin)

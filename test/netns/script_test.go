@@ -60,6 +60,7 @@ func TestMain(m *testing.M) {
 //	stream start|check|stop ID ...           what a TCP connection lived through, see cmdStream
 //	knock start|check|stop ID ...            new TCP connections all the time, none of which may pass
 //	row TEXT                                 begins a row of the table of figures
+//	compare PINGS BASELINE ROW AIM_MS        how much longer rows of one name are dark than of another
 //	on NAME PROGRAM [ARG...]                 a program in that namespace
 //	tcp NAME ADDR PORT [as CONN]             connects and reads the banner; as keeps it
 //	say CONN                                 a line over a kept connection and back
@@ -250,7 +251,7 @@ func commands() map[string]command {
 		"agent": cmdAgent, "cni": cmdCNI, "guest": cmdGuest, "realguest": cmdRealGuest,
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
-		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "knock": cmdKnock, "row": cmdRow,
+		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
 		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}

@@ -20,6 +20,9 @@ import (
 //   - the target's QEMU is started with -S and waits (incoming);
 //   - the source copies memory with pause-before-switchover (migrate), which is
 //     answered at once unless the move is to be held there;
+//   - the guest is stopped while QEMU asks which pages were written to, which is once
+//     as the copy begins and again near its end. Of an emulated CPU QEMU can else miss
+//     a write that is on its way, if the machine is busy; the guest dies of it later;
 //   - once the source says "completed" the target gets "cont", and what it has to
 //     announce goes out;
 //   - the source's QEMU is left behind, paused, until somebody ends it (end).
@@ -39,6 +42,7 @@ type movable struct {
 	source  *incarnation // left behind by it
 	move    wire.Move    // the last one; its places are filled in when asked
 	held    bool         // the move is to stop before its switch-over
+	stopped bool         // the guest is, for the rest of the move
 	paused  time.Time    // when the source did
 }
 
@@ -180,8 +184,14 @@ func (m *movable) incoming() error {
 	return nil
 }
 
-// unlimited is what libvirt sets where no bandwidth is named, in bytes a second.
-const unlimited = 1 << 45
+const (
+	// unlimited is what libvirt sets where no bandwidth is named, in bytes a second.
+	unlimited = 1 << 45
+	// copyRate is so slow that the end of the copy is seen coming, in bytes a second:
+	// when that much remains, the guest is stopped.
+	copyRate = 48 << 20
+	nearEnd  = 12 << 20
+)
 
 // migrate starts to copy; "limit=N" MiB/s keeps it copying, "hold" stops it before
 // its switch-over.
@@ -192,7 +202,7 @@ func (m *movable) migrate(args []string) error {
 	if m.move.Running() {
 		return errors.New("it is moving already")
 	}
-	bandwidth, hold := int64(unlimited), false
+	bandwidth, hold := int64(copyRate), false
 	for _, a := range args {
 		if a == "hold" {
 			hold = true
@@ -212,12 +222,100 @@ func (m *movable) migrate(args []string) error {
 	if err != nil {
 		return err
 	}
-	m.move, m.held, m.paused = wire.Move{Phase: wire.MoveSetup}, hold, time.Time{}
-	if err := q.do("migrate", map[string]any{"uri": m.target.uri}, nil); err != nil {
+	m.move, m.held, m.paused, m.stopped = wire.Move{Phase: wire.MoveSetup}, hold, time.Time{}, false
+	err = q.do("stop", nil, nil)
+	if err == nil {
+		err = q.do("migrate", map[string]any{"uri": m.target.uri}, nil)
+	}
+	if err == nil {
+		err = m.copies(func(now queryMigrate) bool { return now.RAM.Syncs > 0 })
+	}
+	if err = errors.Join(err, q.do("cont", nil, nil)); err != nil {
 		m.move.Phase, m.move.Error = wire.MoveFailed, err.Error()
 		return err
 	}
+	if bandwidth == copyRate {
+		go m.stopNearEnd(m.current)
+	}
 	return nil
+}
+
+// copies waits until the move is so far, or over.
+func (m *movable) copies(far func(queryMigrate) bool) error {
+	for deadline := time.Now().Add(monitorPatience); ; time.Sleep(2 * time.Millisecond) {
+		var now queryMigrate
+		if err := m.current.monitor.do("query-migrate", nil, &now); err != nil {
+			return err
+		}
+		switch now.Status {
+		case "failed", "cancelled", "completed":
+			return fmt.Errorf("the move is %s already: %s", now.Status, now.ErrorDesc)
+		}
+		if far(now) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the move is still %s after %v", now.Status, monitorPatience)
+		}
+	}
+}
+
+// stopNearEnd stops the guest before QEMU comes to the end of its first pass, and has
+// it copy the rest as fast as it can.
+func (m *movable) stopNearEnd(q *incarnation) {
+	for {
+		m.mu.Lock()
+		if m.current != q || !m.move.Running() {
+			m.mu.Unlock()
+			return
+		}
+		var now queryMigrate
+		err := q.monitor.do("query-migrate", nil, &now)
+		near := now.RAM.Syncs > 1 || now.RAM.Syncs == 1 && now.RAM.Remaining < nearEnd
+		if err == nil && near {
+			m.stopped = true
+			err = errors.Join(q.monitor.do("stop", nil, nil),
+				q.monitor.do("migrate-set-parameters", map[string]any{"max-bandwidth": int64(unlimited)}, nil))
+		}
+		if err != nil {
+			m.move.Error = err.Error()
+		}
+		m.mu.Unlock()
+		if err != nil || near {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// resume has the guest run at the target. It comes stopped, so that a "cont" which QEMU
+// gets before it has taken all in does not last.
+func (m *movable) resume() error {
+	q := m.current.monitor
+	m.stopped = false
+	for deadline := time.Now().Add(monitorPatience); ; time.Sleep(time.Millisecond) {
+		var now struct {
+			Status string `json:"status"`
+		}
+		if err := q.do("query-status", nil, &now); err != nil {
+			return err
+		}
+		if now.Status != "inmigrate" {
+			return q.do("cont", nil, nil)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the target still takes in the guest after %v", monitorPatience)
+		}
+	}
+}
+
+// goOn lets the guest run where it is, after a move that came to nothing.
+func (m *movable) goOn(q *incarnation) error {
+	if !m.stopped {
+		return nil
+	}
+	m.stopped = false
+	return q.monitor.do("cont", nil, nil)
 }
 
 func mebibytes(arg string) (int64, error) {
@@ -228,18 +326,23 @@ func mebibytes(arg string) (int64, error) {
 	return n << 20, nil
 }
 
-// limit changes the bandwidth of a move under way; without one there is no limit.
+// limit changes the bandwidth of a move under way; without one it comes to its end.
 func (m *movable) limit(args []string) error {
 	if m.current == nil || !m.move.Running() {
 		return errors.New("it is not moving")
 	}
-	bandwidth := int64(unlimited)
+	bandwidth := int64(copyRate)
 	if len(args) > 0 {
 		n, err := mebibytes(args[0])
 		if err != nil {
 			return err
 		}
 		bandwidth = n
+	} else {
+		go m.stopNearEnd(m.current)
+	}
+	if m.stopped {
+		return nil
 	}
 	return m.current.monitor.do("migrate-set-parameters", map[string]any{"max-bandwidth": bandwidth}, nil)
 }
@@ -287,7 +390,7 @@ func (m *movable) stopMoving() error {
 		}
 		switch now.Status {
 		case "cancelled", "failed":
-			return nil
+			return m.goOn(m.current)
 		case "completed":
 			return errors.New("too late: the move is complete")
 		}
@@ -357,6 +460,7 @@ type queryMigrate struct {
 	RAM       struct {
 		Transferred int64 `json:"transferred"`
 		Remaining   int64 `json:"remaining"`
+		Syncs       int64 `json:"dirty-sync-count"`
 	} `json:"ram"`
 	ErrorDesc string `json:"error-desc"`
 }
@@ -441,10 +545,11 @@ func (m *movable) moved(q *incarnation, status string) {
 	case "completed":
 		m.current, m.source, m.target = m.target, q, nil
 		m.move.Phase = wire.MoveCompleted
-		fail(m.current.monitor.do("cont", nil, nil))
+		fail(m.resume())
 		fail(m.sumUp(q))
 	case "failed", "cancelled":
 		m.move.Phase = status
+		fail(m.goOn(q))
 		var info queryMigrate
 		if q.monitor.do("query-migrate", nil, &info) == nil {
 			info.fill(&m.move)
