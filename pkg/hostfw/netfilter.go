@@ -176,7 +176,7 @@ func (n Netfilter) remedy() string {
 	}
 	if len(global) > 0 {
 		parts = append(parts, "kubelet, kube-proxy and flannel want the sysctls at 1, and no bridge can be exempted from them."+
-			" So leave them, and let bridged frames pass the host's FORWARD chain: "+
+			" So leave them, and "+bypassRemedy+"; or let bridged frames pass the host's FORWARD chain by hand: "+
 			acceptCommands([]string{IPv4.tool(), IPv6.tool()}, nil)+
 			". Only where nothing on the node counts on them: "+strings.Join(global, "; ")+".")
 	}
