@@ -50,6 +50,15 @@ func ownChains() []ownChain {
 	}
 }
 
+// ChainNames are those of our chains.
+func ChainNames() []string {
+	var out []string
+	for _, c := range ownChains() {
+		out = append(out, c.name)
+	}
+	return out
+}
+
 // rawRules take frames out of connection tracking, and past the host's other
 // rules of this table. In PREROUTING nobody knows yet where a frame will go.
 func rawRules(bridges []Bridge) []string {
@@ -116,6 +125,13 @@ func (e Edited) Repair() error {
 // Compare says what our chains lack or have too much for these bridges to bypass
 // the filter. Without bridges they should not be there at all.
 func (u Used) Compare(bridges []Bridge) ([]Edited, error) {
+	for _, b := range bridges {
+		for _, name := range append([]string{b.Name}, b.Ports...) {
+			if strings.HasSuffix(name, "+") {
+				return nil, fmt.Errorf("interface %s: to iptables its + stands for any name that begins so: choose another", name)
+			}
+		}
+	}
 	var out []Edited
 	for _, c := range ownChains() {
 		want := c.rules(bridges)
@@ -249,48 +265,42 @@ func (c ownChain) unjump(b *strings.Builder, have chainState) {
 }
 
 // RemoveBypass takes our chains out of all variants of both families, and says
-// which. It is for when nobody is to keep them any more. What cannot be asked has
-// none: chains of ours are where they could be made.
+// which. It is for when nobody is to keep them any more.
 func (h Host) RemoveBypass() (done []string, err error) {
 	for _, f := range []Family{IPv4, IPv6} {
-		for _, u := range h.present(f) {
-			edits, _ := u.Compare(nil)
-			for _, e := range edits {
-				if rerr := e.Repair(); rerr != nil {
-					err = errors.Join(err, fmt.Errorf("%s: %w", u.Name(), rerr))
-					continue
-				}
-				done = append(done, fmt.Sprintf("chain %s of %s", e.Chain, u.Name()))
+		edits, lerr := h.Leftover(f, nil)
+		err = errors.Join(err, lerr)
+		for _, e := range edits {
+			if rerr := e.Repair(); rerr != nil {
+				err = errors.Join(err, fmt.Errorf("%s: %w", e.Name(), rerr))
+				continue
 			}
+			done = append(done, fmt.Sprintf("chain %s of %s", e.Chain, e.Name()))
 		}
 	}
 	return done, err
 }
 
-// present are the variants that can be asked, whether the host uses them or not.
-func (h Host) present(f Family) []Used {
-	var out []Used
-	for _, v := range variants() {
-		if here, err := h.legacyTables(f); v == Legacy && (err != nil || !here) {
-			continue // to ask would make its tables
-		}
-		if tool, err := h.Tool(f, v); err == nil {
-			out = append(out, Used{f, v, tool})
-		}
-	}
-	return out
-}
-
 // Leftover are our chains of a family in variants that are not among used: one
 // that the host has begun to use takes the place of another.
-func (h Host) Leftover(f Family, used []Used) []Edited {
-	var out []Edited
-	for _, u := range h.present(f) {
-		if slices.ContainsFunc(used, func(o Used) bool { return o.Variant == u.Variant }) {
-			continue
+func (h Host) Leftover(f Family, used []Used) (out []Edited, err error) {
+	legacy, err := h.legacyTables(f)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range variants() {
+		if v == Legacy && !legacy || slices.ContainsFunc(used, func(u Used) bool { return u.Variant == v }) {
+			continue // to ask legacy's would make its tables
 		}
-		edits, _ := u.Compare(nil) // what cannot be asked has none
+		tool, terr := h.Tool(f, v)
+		if terr != nil {
+			continue // what is not there made nothing
+		}
+		edits, cerr := Used{f, v, tool}.Compare(nil)
+		if cerr != nil && (v == Legacy || h.nftCompat()) { // else it is a kernel without it
+			err = errors.Join(err, cerr)
+		}
 		out = append(out, edits...)
 	}
-	return out
+	return out, err
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/hostfw/hostfwtest"
 )
 
 var (
@@ -43,8 +45,8 @@ func repair(t *testing.T, u Used, bridges ...Bridge) {
 }
 
 func TestBypassRules(t *testing.T) {
-	f := newFakeTool(t)
-	f.chains["filter/FORWARD"] = []string{"-j DOCKER-USER"}
+	f := hostfwtest.New()
+	f.Chains["filter/FORWARD"] = []string{"-j DOCKER-USER"}
 	u := Used{IPv4, NFT, f}
 	for _, e := range compare(t, u, ownBridge, adopted) {
 		if !e.Absent {
@@ -68,7 +70,7 @@ func TestBypassRules(t *testing.T) {
 			"-i br-site -m physdev --physdev-out veth1 --physdev-is-bridged -j ACCEPT",
 		},
 	}
-	if d := cmp.Diff(want, f.chains); d != "" {
+	if d := cmp.Diff(want, f.Chains); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 }
@@ -102,23 +104,23 @@ func TestBypassEdited(t *testing.T) {
 		"by a goto": {func(c map[string][]string) { c["filter/FORWARD"] = []string{"-g HOMEPORT-FORWARD", theirs} }, "should jump to it once"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFakeTool(t)
-			f.chains["filter/FORWARD"] = []string{theirs}
+			f := hostfwtest.New()
+			f.Chains["filter/FORWARD"] = []string{theirs}
 			u := Used{IPv4, NFT, f}
 			repair(t, u, ownBridge)
-			count := len(f.chains)
-			tt.edit(f.chains)
+			count := len(f.Chains)
+			tt.edit(f.Chains)
 			got := compare(t, u, ownBridge)
 			if len(got) != 1 || got[0].Chain != "HOMEPORT-FORWARD" || !strings.Contains(got[0].Message, tt.want) {
 				t.Fatalf("%+v, want %q", got, tt.want)
 			}
-			runs := len(f.runs)
+			runs := len(f.Runs)
 			repair(t, u, ownBridge)
-			if len(f.runs) != runs+1 {
-				t.Errorf("%d transactions, want 1", len(f.runs)-runs)
+			if len(f.Runs) != runs+1 {
+				t.Errorf("%d transactions, want 1", len(f.Runs)-runs)
 			}
 			want := []string{"-j HOMEPORT-FORWARD", theirs}
-			if d := cmp.Diff(want, f.chains["filter/FORWARD"]); d != "" || len(f.chains) != count {
+			if d := cmp.Diff(want, f.Chains["filter/FORWARD"]); d != "" || len(f.Chains) != count {
 				t.Errorf("-want +got:\n%s", d)
 			}
 		})
@@ -127,26 +129,26 @@ func TestBypassEdited(t *testing.T) {
 
 // A chain that is as it should be is not touched: a restart is no gap.
 func TestBypassUntouched(t *testing.T) {
-	f := newFakeTool(t)
+	f := hostfwtest.New()
 	u := Used{IPv4, NFT, f}
 	repair(t, u, ownBridge)
-	runs := len(f.runs)
+	runs := len(f.Runs)
 	repair(t, u, ownBridge)
-	if len(f.runs) != runs {
-		t.Errorf("it was written again: %s", f.runs[runs:])
+	if len(f.Runs) != runs {
+		t.Errorf("it was written again: %s", f.Runs[runs:])
 	}
 	// Another bridge: the chain is never empty in between, since it is one transaction.
 	repair(t, u, ownBridge, Bridge{Name: "br2"})
-	if len(f.runs) != runs+2 || strings.Contains(strings.Join(f.runs[runs:], ""), "PREROUTING") {
-		t.Errorf("jumps that are right were touched: %s", f.runs[runs:])
+	if len(f.Runs) != runs+2 || strings.Contains(strings.Join(f.Runs[runs:], ""), "PREROUTING") {
+		t.Errorf("jumps that are right were touched: %s", f.Runs[runs:])
 	}
 }
 
 func TestRemoveBypass(t *testing.T) {
-	all := tools{"iptables-nft": newFakeTool(t), "ip6tables-nft": newFakeTool(t), "iptables-legacy": newFakeTool(t)}
+	all := tools{"iptables-nft": hostfwtest.New(), "ip6tables-nft": hostfwtest.New(), "iptables-legacy": hostfwtest.New()}
 	h := Host{Root: files(map[string]string{"proc/net/ip_tables_names": "filter\nraw\n"}), Tool: all.open}
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
-		all[name].chains["filter/FORWARD"] = []string{"-j THEIRS"}
+		all[name].Chains["filter/FORWARD"] = []string{"-j THEIRS"}
 		repair(t, Used{IPv4, NFT, all[name]}, ownBridge)
 	}
 	done, err := h.RemoveBypass()
@@ -163,8 +165,8 @@ func TestRemoveBypass(t *testing.T) {
 	if done, err := h.RemoveBypass(); len(done) > 0 || err != nil {
 		t.Errorf("a second time: %q, %v", done, err)
 	}
-	all["iptables-nft"].chains["filter/HOMEPORT-FORWARD"] = nil
-	all["iptables-nft"].chains["filter/THEIRS"] = []string{"-j HOMEPORT-FORWARD"}
+	all["iptables-nft"].Chains["filter/HOMEPORT-FORWARD"] = nil
+	all["iptables-nft"].Chains["filter/THEIRS"] = []string{"-j HOMEPORT-FORWARD"}
 	if _, err := h.RemoveBypass(); err == nil || !strings.Contains(err.Error(), "iptables-nft: chain HOMEPORT-FORWARD of table filter: ") {
 		t.Errorf("with another's jump to it: %v", err)
 	}
@@ -199,9 +201,9 @@ func TestInUse(t *testing.T) {
 				if rule == none {
 					continue
 				}
-				all[command] = newFakeTool(t)
+				all[command] = hostfwtest.New()
 				if rule != "empty" {
-					all[command].chains["filter/FORWARD"] = []string{rule}
+					all[command].Chains["filter/FORWARD"] = []string{rule}
 				}
 			}
 			used, err := Host{Root: files(tt.files), Tool: all.open}.InUse(IPv4)
@@ -218,8 +220,8 @@ func TestInUse(t *testing.T) {
 
 // A kernel without nf_tables is none of nft's: its command is there, and fails.
 func TestNoNFTables(t *testing.T) {
-	broken, legacy := newFakeTool(t), newFakeTool(t)
-	broken.err = errors.New("Could not fetch rule set generation id")
+	broken, legacy := hostfwtest.New(), hostfwtest.New()
+	broken.Err = errors.New("Could not fetch rule set generation id")
 	h := Host{Root: files(nil), Tool: tools{"iptables-nft": broken, "iptables-legacy": legacy}.open}
 	if used, err := h.InUse(IPv4); err != nil || len(used) != 1 || used[0].Variant != Legacy {
 		t.Errorf("%v, %v", used, err)
@@ -231,15 +233,15 @@ func TestNoNFTables(t *testing.T) {
 }
 
 func TestLeftover(t *testing.T) {
-	nft, legacy := newFakeTool(t), newFakeTool(t)
+	nft, legacy := hostfwtest.New(), hostfwtest.New()
 	h := Host{Root: files(map[string]string{"proc/net/ip_tables_names": "filter\n"}), Tool: tools{"iptables-nft": nft, "iptables-legacy": legacy}.open}
 	repair(t, Used{IPv4, NFT, nft}, ownBridge)
-	if left := h.Leftover(IPv4, []Used{{IPv4, NFT, nft}}); len(left) > 0 {
-		t.Errorf("of what is in use: %v", left)
+	if left, err := h.Leftover(IPv4, []Used{{IPv4, NFT, nft}}); len(left) > 0 || err != nil {
+		t.Errorf("of what is in use: %v, %v", left, err)
 	}
-	left := h.Leftover(IPv4, []Used{{IPv4, Legacy, legacy}})
-	if len(left) != 2 || left[0].Variant != NFT {
-		t.Fatalf("%v", left)
+	left, err := h.Leftover(IPv4, []Used{{IPv4, Legacy, legacy}})
+	if len(left) != 2 || left[0].Variant != NFT || err != nil {
+		t.Fatalf("%v, %v", left, err)
 	}
 	for _, e := range left {
 		if err := e.Repair(); err != nil {
@@ -248,6 +250,18 @@ func TestLeftover(t *testing.T) {
 	}
 	if text, _ := nft.Save(); strings.Contains(text, chainPrefix) {
 		t.Errorf("left:\n%s", text)
+	}
+	legacy.Err = errors.New("Another app is currently holding the xtables lock")
+	if _, err := h.Leftover(IPv4, nil); !errors.Is(err, legacy.Err) {
+		t.Errorf("nobody knows what is left: %v", err)
+	}
+}
+
+func TestWildcardNames(t *testing.T) {
+	for _, b := range []Bridge{{Name: "br+"}, {Name: "br0", Shared: true, Ports: []string{"veth+"}}} {
+		if _, err := (Used{IPv4, NFT, hostfwtest.New()}).Compare([]Bridge{b}); err == nil || !strings.Contains(err.Error(), "stands for any name") {
+			t.Errorf("%v: %v", b, err)
+		}
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 // all of them let it: what iptables' chain accepts, another can still drop. That
 // cannot be overridden by us, only found and told.
 
-// errNoNFT is that nobody can look.
-var errNoNFT = errors.New("base chains of nftables beside iptables' own were not looked at: there is no nft on this node (Debian: apt-get install nftables)")
+// ErrNoNFT is that nobody can look.
+var ErrNoNFT = errors.New("base chains of nftables beside iptables' own were not looked at: there is no nft on this node (Debian: apt-get install nftables)")
 
 // runNFT runs nft.
 func runNFT(args ...string) (string, error) {
@@ -71,7 +71,7 @@ func (c nftChain) meets(families []Family) bool {
 func (h Host) Droppers(families []Family, bridges []string, untracked bool) ([]string, error) {
 	chains, err := h.listNFT("list", "chains")
 	if errors.Is(err, exec.ErrNotFound) {
-		return nil, errNoNFT
+		return nil, ErrNoNFT
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list the base chains of nftables: %w", err)
@@ -233,8 +233,8 @@ func words(v any) []string {
 	return nil
 }
 
-// reached are the families whose frames get to the host's filter.
-func (n Netfilter) reached() []Family {
+// Reached are the families whose frames get to the host's filter.
+func (n Netfilter) Reached() []Family {
 	var out []Family
 	for _, f := range []Family{IPv4, IPv6} {
 		if n.Reaches(f) {
@@ -251,13 +251,13 @@ func (h Host) droppersCheck(n Netfilter, err error, bridges []string) report.Che
 		c.Answer, c.Detail = report.Unknown, "not known whether bridged frames reach them: "+err.Error()
 		return c
 	}
-	found, err := h.Droppers(n.reached(), bridges, false)
+	found, err := h.Droppers(n.Reached(), bridges, false)
 	switch {
 	case len(found) > 0:
 		c.Answer, c.Detail = report.No, strings.Join(found, "; ")
 		c.Needs = "that they let the bridges' frames pass"
-		c.Remedy = dropperRemedy
-	case err != nil && len(n.reached()) > 0:
+		c.Remedy = DropperRemedy
+	case err != nil && len(n.Reached()) > 0:
 		c.Answer, c.Detail = report.Unknown, err.Error()
 		c.Remedy = "look by hand: nft list ruleset"
 	case err != nil:
@@ -266,5 +266,6 @@ func (h Host) droppersCheck(n Netfilter, err error, bridges []string) report.Che
 	return c
 }
 
-const dropperRemedy = "an accept elsewhere does not override them: have the program that made them let these bridges pass" +
+// DropperRemedy is what to do about chains that [Host.Droppers] names.
+const DropperRemedy = "an accept elsewhere does not override them: have the program that made them let these bridges pass" +
 	" (firewalld: firewall-cmd --permanent --zone=trusted --add-interface=BRIDGE), or take them out; see nft list ruleset"

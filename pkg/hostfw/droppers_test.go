@@ -124,7 +124,7 @@ func TestDroppersCheck(t *testing.T) {
 // The real nft lists in the form that is read here.
 func TestRealNFT(t *testing.T) {
 	h := Host{NFT: runNFT}
-	if _, err := h.Droppers(nil, nil, true); errors.Is(err, errNoNFT) {
+	if _, err := h.Droppers(nil, nil, true); errors.Is(err, ErrNoNFT) {
 		t.Skip("this machine has no nft")
 	}
 	inNamespace(t, func() {

@@ -25,7 +25,7 @@ func (h Host) forwardCheck(n Netfilter, err error, bridges []string) report.Chec
 		}
 		found = append(found, err.Error())
 	}
-	for _, f := range n.reached() {
+	for _, f := range n.Reached() {
 		used, err := h.InUse(f)
 		if err != nil {
 			unknown(err)
@@ -54,13 +54,18 @@ func (h Host) forwardCheck(n Netfilter, err error, bridges []string) report.Chec
 	}
 	if c.Answer == report.No {
 		c.Needs = "a rule that accepts bridged frames"
-		c.Remedy = bypassRemedy + "; or by hand: " + acceptCommands(drops, bridges)
+		c.Remedy = BypassRemedy + "; or by hand: " + acceptCommands(drops, bridges)
 	}
 	return c
 }
 
-// bypassRemedy is what a trunk can have done about all this.
-const bypassRemedy = "set spec.hostFirewall of the VLANTrunk to Bypass"
+// Forward says, in words, what the host's FORWARD chains do to frames of a bridge.
+func (h Host) Forward(n Netfilter, bridge string) string {
+	return h.forwardCheck(n, nil, []string{bridge}).Detail
+}
+
+// BypassRemedy is what a trunk can have done about all this.
+const BypassRemedy = "set spec.hostFirewall of the VLANTrunk to Bypass"
 
 // acceptCommands let bridged frames, and only those, pass.
 func acceptCommands(tools, bridges []string) string {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/homeport-cni/homeport/pkg/hostfw/hostfwtest"
 	"github.com/homeport-cni/homeport/pkg/report"
 )
 
@@ -58,8 +59,8 @@ func loaded(over map[string]string) map[string]string {
 // newHost has these files and, in both families, iptables-nft with these lines in
 // FORWARD, or whatever it says then.
 func newHost(tb testing.TB, content map[string]string, c chains) Host {
-	tool := forwarding(tb, c.lines...)
-	tool.err = c.err
+	tool := hostfwtest.Forwarding(c.lines...)
+	tool.Err = c.err
 	return Host{Root: files(content), BPFFS: DefaultBPFFS, NFT: emptyNFT, Tool: tools{"iptables-nft": tool, "ip6tables-nft": tool}.open}
 }
 
@@ -203,10 +204,10 @@ func TestDropBeatsUnknown(t *testing.T) {
 // chain accepts.
 func TestForwardByVariant(t *testing.T) {
 	root := loaded(map[string]string{sysctls + "call-iptables": "1", "proc/net/ip_tables_names": "filter\n"})
-	ours := forwarding(t, "-P FORWARD DROP", "-A FORWARD -j HOMEPORT-FORWARD")
-	ours.chains["filter/HOMEPORT-FORWARD"] = []string{"-i br-phys -m physdev --physdev-is-bridged -j ACCEPT"}
+	ours := hostfwtest.Forwarding("-P FORWARD DROP", "-A FORWARD -j HOMEPORT-FORWARD")
+	ours.Chains["filter/HOMEPORT-FORWARD"] = []string{"-i br-phys -m physdev --physdev-is-bridged -j ACCEPT"}
 	h := newHost(t, root, chains{})
-	h.Tool = tools{"iptables-nft": ours, "iptables-legacy": forwarding(t, "-P FORWARD DROP")}.open
+	h.Tool = tools{"iptables-nft": ours, "iptables-legacy": hostfwtest.Forwarding("-P FORWARD DROP")}.open
 	c := find(t, h.Checks([]string{"br-phys"}), forward)
 	if want := "iptables-nft: DROP, and a rule accepts bridged frames; iptables-legacy: policy of FORWARD is DROP"; c.Answer != report.No || c.Detail != want {
 		t.Errorf("%+v\nwant %s", c, want)

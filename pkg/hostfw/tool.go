@@ -137,7 +137,7 @@ func (h Host) InUse(f Family) ([]Used, error) {
 	var hidden, silent []error // what surely matters, and what does only if all else is empty
 	for _, v := range variants() {
 		u := Used{Family: f, Variant: v}
-		there := v == Legacy && legacy || v == NFT && h.exists("sys/module/nft_compat") // in the kernel
+		there := v == Legacy && legacy || v == NFT && h.nftCompat() // in the kernel
 		if u.Tool, err = h.Tool(f, v); err != nil {
 			if there {
 				hidden = append(hidden, fmt.Errorf("the host's rules may be in %s, which cannot be asked (%w): %s", u.Name(), err, installIptables))
@@ -168,6 +168,10 @@ func (h Host) InUse(f Family) ([]Used, error) {
 	}
 	return used, errors.Join(hidden...)
 }
+
+// nftCompat says that rules of iptables-nft are in the kernel, or were: all but the
+// plainest need this module.
+func (h Host) nftCompat() bool { return h.exists("sys/module/nft_compat") }
 
 // legacyTables says whether the kernel has tables of the legacy variant, without
 // asking the command, which would make them.
