@@ -27,7 +27,7 @@ const (
 	chainsEvery = 10 * time.Second
 	hostEvery   = time.Minute
 	// hostGap keeps changes that come together from being looked at one by one.
-	hostGap = 200 * time.Millisecond
+	hostGap = 500 * time.Millisecond
 )
 
 // bypassFile says whether an agent has put chains into the host's iptables.
@@ -44,7 +44,8 @@ type hostFirewall struct {
 	drift *driftBook
 	now   func() time.Time
 
-	key     string    // what the last look was about
+	key     string    // what the last look was about: trunks and switches
+	ports   string    // and the ports of bridges that others share
 	looked  time.Time // when our chains were
 	probed  time.Time // when all else was
 	made    bool      // there may be chains of ours
@@ -149,6 +150,12 @@ func (v hostView) of(f hostfw.Family) (out []hostfw.Bridge) {
 	return out
 }
 
+// wants says whether a trunk wants frames of a family to bypass the filter, also one
+// in whose bridge there is no port yet.
+func (v hostView) wants(f hostfw.Family) bool {
+	return slices.ContainsFunc(v.trunks, func(t desired.Trunk) bool { return t.Bypass && v.nf.Of(t.Bridge).Reaches(f) })
+}
+
 // lookAtHost is one round of the task. It costs the reading of some files, unless
 // something has changed or it is time to look.
 func (a *Agent) lookAtHost() {
@@ -157,10 +164,9 @@ func (a *Agent) lookAtHost() {
 		return
 	}
 	h, now := a.hostfw, a.hostfw.now()
-	key := fmt.Sprint(v.trunks, v.bridges, v.nf, v.err)
-	changed := key != h.key
-	probe := changed || now.Sub(h.probed) >= hostEvery
-	chains := probe || now.Sub(h.looked) >= chainsEvery || h.drift.nextTry(chainsEvery) == 0
+	key, ports := fmt.Sprint(v.trunks, v.nf, v.err), fmt.Sprint(v.bridges)
+	probe := key != h.key || now.Sub(h.probed) >= hostEvery
+	chains := probe || ports != h.ports || now.Sub(h.looked) >= chainsEvery || h.drift.nextTry(chainsEvery) == 0
 	if chains && v.err == nil {
 		if probe {
 			a.probeHost(v)
@@ -170,7 +176,7 @@ func (a *Agent) lookAtHost() {
 	if !chains {
 		return
 	}
-	h.key, h.looked = key, now
+	h.key, h.ports, h.looked = key, ports, now
 	if probe {
 		h.probed = now
 	}
@@ -182,7 +188,7 @@ func (a *Agent) probeHost(v hostView) {
 	h := a.hostfw
 	h.used, h.hidden = map[hostfw.Family][]hostfw.Used{}, map[hostfw.Family]error{}
 	for _, f := range []hostfw.Family{hostfw.IPv4, hostfw.IPv6} {
-		if len(v.of(f)) > 0 {
+		if v.wants(f) {
 			h.used[f], h.hidden[f] = h.host.InUse(f)
 		}
 	}

@@ -289,7 +289,7 @@ func (h Host) Leftover(f Family, used []Used) (out []Edited, err error) {
 		return nil, err
 	}
 	for _, v := range variants() {
-		if v == Legacy && !legacy || slices.ContainsFunc(used, func(u Used) bool { return u.Variant == v }) {
+		if v == Legacy && len(legacy) == 0 || slices.ContainsFunc(used, func(u Used) bool { return u.Variant == v }) {
 			continue // to ask legacy's would make its tables
 		}
 		tool, terr := h.Tool(f, v)

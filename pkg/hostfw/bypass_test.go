@@ -333,8 +333,27 @@ func realTables(t *testing.T, u Used) {
 		t.Errorf("after the edit: %+v", edits)
 	}
 	must(u.Compare(nil))
-	text, err := u.Tool.Save()
-	if err != nil || strings.Contains(text, chainPrefix) || !strings.Contains(text, "-A FORWARD -j THEIRS") || !holdsRules(text) {
+	text, err := run(u.Tool.(command).path+"-save", "")
+	if err != nil || strings.Contains(text, chainPrefix) || !strings.Contains(text, "-A FORWARD -j THEIRS") {
 		t.Errorf("left, %v:\n%s", err, text)
+	}
+	for _, edit := range []struct {
+		lines string
+		want  bool
+	}{
+		{"", true}, // THEIRS
+		{"*filter\n-F FORWARD\nCOMMIT\n*raw\n-F PREROUTING\nCOMMIT\n", false},
+		{"*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n", true},
+		{"*mangle\n-X KUBE-IPTABLES-HINT\nCOMMIT\n", false},
+		{"*filter\n:FORWARD DROP [0:0]\nCOMMIT\n", true},
+	} {
+		if edit.lines != "" {
+			if err := u.Tool.Restore(edit.lines); err != nil {
+				t.Errorf("%q: %v", edit.lines, err)
+			}
+		}
+		if got, err := u.holdsRules([]string{"filter", "nat", "raw", "mangle"}); got != edit.want || err != nil {
+			t.Errorf("after %q: holds rules: %v, %v", edit.lines, got, err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,8 +31,6 @@ type Tool interface {
 	// List gives the rules of a chain as "iptables -S" prints them.
 	List(table, chain string) ([]string, error)
 	ChainExists(table, chain string) (bool, error)
-	// Save gives all tables that are there as iptables-save prints them.
-	Save() (string, error)
 	// Restore carries out lines of iptables-restore, each table at once.
 	Restore(lines string) error
 }
@@ -90,8 +89,6 @@ func findTool(f Family, v Variant) (string, error) {
 // name is how the command of a variant is called.
 func (f Family) name(v Variant) string { return f.tool() + "-" + string(v) }
 
-func (c command) Save() (string, error) { return run(c.path+"-save", "") }
-
 func (c command) Restore(lines string) error {
 	_, err := run(c.path+"-restore", lines, "--noflush", "-w", strconv.Itoa(lockWait))
 	return err
@@ -137,7 +134,7 @@ func (h Host) InUse(f Family) ([]Used, error) {
 	var hidden, silent []error // what surely matters, and what does only if all else is empty
 	for _, v := range variants() {
 		u := Used{Family: f, Variant: v}
-		there := v == Legacy && legacy || v == NFT && h.nftCompat() // in the kernel
+		there := v == Legacy && len(legacy) > 0 || v == NFT && h.nftCompat() // in the kernel
 		if u.Tool, err = h.Tool(f, v); err != nil {
 			if there {
 				hidden = append(hidden, fmt.Errorf("the host's rules may be in %s, which cannot be asked (%w): %s", u.Name(), err, installIptables))
@@ -145,16 +142,13 @@ func (h Host) InUse(f Family) ([]Used, error) {
 			silent = append(silent, err)
 			continue
 		}
-		text := ""
-		if v == NFT || legacy { // to ask legacy's would make its tables
-			text, err = u.Tool.Save()
-		}
+		holds, err := u.holdsRules(legacy)
 		switch {
 		case err != nil && there:
 			hidden = append(hidden, fmt.Errorf("list the rules of %s: %w", u.Name(), err))
 		case err != nil: // a kernel without it
 			silent = append(silent, fmt.Errorf("list the rules of %s: %w", u.Name(), err))
-		case holdsRules(text):
+		case holds:
 			used = append(used, u)
 		default:
 			spare = append(spare, u)
@@ -173,34 +167,49 @@ func (h Host) InUse(f Family) ([]Used, error) {
 // plainest need this module.
 func (h Host) nftCompat() bool { return h.exists("sys/module/nft_compat") }
 
-// legacyTables says whether the kernel has tables of the legacy variant, without
+// legacyTables names the tables of the legacy variant that the kernel has, without
 // asking the command, which would make them.
-func (h Host) legacyTables(f Family) (bool, error) {
+func (h Host) legacyTables(f Family) ([]string, error) {
 	file := "proc/net/ip_tables_names"
 	if f == IPv6 {
 		file = "proc/net/ip6_tables_names"
 	}
 	if !h.exists(file) {
-		return false, nil
+		return nil, nil
 	}
 	tables, err := h.read(file)
 	if err != nil {
-		return false, fmt.Errorf("find out whether legacy iptables is in use: %w", err)
+		return nil, fmt.Errorf("find out whether legacy iptables is in use: %w", err)
 	}
-	return tables != "", nil
+	return strings.Fields(tables), nil
 }
 
-// holdsRules judges what iptables-save prints, leaving out what is ours.
-func holdsRules(saved string) bool {
-	for line := range strings.Lines(saved) {
-		words := strings.Fields(line)
-		switch {
-		case len(words) < 2 || strings.Contains(line, chainPrefix):
-		case words[0] == "-A":
-			return true
-		case words[0][0] == ':' && words[1] != "ACCEPT": // a policy, or "-" of a chain
-			return true
+// holdsRules looks at the chains that bridged frames come by, and for kubelet's
+// hints, and leaves out what is ours. It goes chain by chain and stops at the first
+// that tells: to list all would be dear on a node with many services.
+func (u Used) holdsRules(legacy []string) (bool, error) {
+	for _, at := range [][2]string{{"filter", "FORWARD"}, {"nat", "PREROUTING"}, {"nat", "POSTROUTING"}, {"raw", "PREROUTING"},
+		{"mangle", "PREROUTING"}, {"mangle", "FORWARD"}, {"mangle", "POSTROUTING"}} {
+		if u.Variant == Legacy && !slices.Contains(legacy, at[0]) {
+			continue
+		}
+		lines, err := u.Tool.List(at[0], at[1])
+		if err != nil {
+			return false, err
+		}
+		for _, l := range lines {
+			if l == "-P "+at[1]+" DROP" || strings.HasPrefix(l, "-A ") && !strings.Contains(l, chainPrefix) {
+				return true, nil
+			}
 		}
 	}
-	return false
+	if u.Variant == Legacy && !slices.Contains(legacy, "mangle") {
+		return false, nil
+	}
+	for _, hint := range []string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"} { // kubelet, pkg/kubelet/kubelet_network_linux.go
+		if there, err := u.Tool.ChainExists("mangle", hint); there || err != nil {
+			return there, err
+		}
+	}
+	return false, nil
 }

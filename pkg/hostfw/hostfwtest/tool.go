@@ -21,7 +21,8 @@ type Tool struct {
 func New() *Tool {
 	return &Tool{
 		Policy: map[string]string{"raw/PREROUTING": "ACCEPT", "filter/FORWARD": "ACCEPT"},
-		Chains: map[string][]string{"raw/PREROUTING": nil, "filter/FORWARD": nil}}
+		Chains: map[string][]string{"raw/PREROUTING": nil, "filter/FORWARD": nil},
+	}
 }
 
 // Forwarding is one whose FORWARD has these lines of "iptables -S".
@@ -45,6 +46,9 @@ func (f *Tool) List(table, chain string) ([]string, error) {
 	}
 	at := table + "/" + chain
 	rules, ok := f.Chains[at]
+	if !ok && (table == "nat" || table == "mangle") && !strings.HasPrefix(chain, "HOMEPORT") {
+		return []string{"-P " + chain + " ACCEPT"}, nil // none of ours
+	}
 	if !ok {
 		return nil, errors.New("No chain/target/match by that name.")
 	}
