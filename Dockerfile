@@ -15,9 +15,10 @@ COPY pkg pkg
 RUN CGO_ENABLED=0 GOOS=linux GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /out/ ./cmd/bridge-agent ./cmd/cni-plugin ./cmd/homeportctl
 
 FROM debian:12-slim
-# iptables in both variants, nft and legacy: `bridge-agent doctor` reads the host's
-# FORWARD chain, in whichever of them it is.
-RUN apt-get update && apt-get install -y --no-install-recommends iptables && rm -rf /var/lib/apt/lists/*
+# iptables in both variants, nft and legacy: the host's own rules are in either, and
+# there the agent reads FORWARD and has its chains (hostFirewall). nft shows what else
+# can drop.
+RUN apt-get update && apt-get install -y --no-install-recommends iptables nftables && rm -rf /var/lib/apt/lists/*
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="Homeport" \
       org.opencontainers.image.description="KubeVirt VMs on the VLANs that they had, with their firewall" \

@@ -17,8 +17,9 @@ func newUninstall() *cobra.Command {
 		Use:   "uninstall",
 		Short: "remove from this node all that Homeport made there",
 		Long: `Removes programs and maps, managed bridges (uplinks are set free), VLANs that were
-added to adopted bridges (these stay), the state directory and the CNI plugin. Stop
-the agent first. It refuses while ports live, and can be repeated.`,
+added to adopted bridges (these stay), chains in the host's iptables, the state
+directory and the CNI plugin. Stop the agent first. It refuses while ports live, and
+can be repeated.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error

@@ -26,6 +26,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/hostfw"
 	"github.com/homeport-cni/homeport/pkg/store"
 )
 
@@ -67,6 +68,7 @@ type Agent struct {
 	plugin    pluginState
 	announcer announcer
 	watched   watchedUplinks
+	hostfw    *hostFirewall
 	orphans   *orphanBook            // the loop's
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
@@ -102,7 +104,8 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		hostfw: newHostFirewall(hostfw.NewHost()),
+		kick:   make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		watched: watchedUplinks{news: make(chan struct{}, 1)}}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -161,6 +164,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"arrivals", a.followArrivals},
 		{"moves", a.watchMoves},
 		{"plugin", a.keepPlugin},
+		{"host firewall", a.keepHostFirewall},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
 	return runTasks(ctx, tasks)
@@ -300,6 +304,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		a.reconcile()
 		a.lastRound.Store(time.Now().UnixNano())
 		a.tell()
+		ask(a.hostfw.kick)
 		a.idle(ctx, time.Since(begun))
 	}
 }

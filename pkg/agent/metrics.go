@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
@@ -76,7 +77,7 @@ func answer(w http.ResponseWriter, wrong []string) {
 type collector struct {
 	agent *Agent
 	ready, generation, trunkReady, ports, packets,
-	bytes, ruleHits, drift, repaired, problems, stale, installs, announced *prometheus.Desc
+	bytes, ruleHits, drift, repaired, problems, stale, installs, announced, filtered *prometheus.Desc
 }
 
 func newCollector(a *Agent) *collector {
@@ -88,6 +89,7 @@ func newCollector(a *Agent) *collector {
 		ready:      d("ready", "1 when the active policy is the desired one and nothing of it refused, every trunk is whole and every port attached"),
 		generation: d("policy_generation", "number of the policy that packets are judged by"),
 		trunkReady: d("trunk_ready", "1 when the trunk is as desired", "trunk", "bridge", "uplink"),
+		filtered:   d("trunk_host_filtered", "1 when the host's own packet filter has a hand in frames of the trunk's VMs: its condition HostFiltered is True", "trunk"),
 		ports:      d("ports", "ports by state", "state"),
 		packets:    d("port_packets_total", "packets by what became of them", port...),
 		bytes:      d("port_bytes_total", "bytes by what became of them", port...),
@@ -117,6 +119,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.generation, float64(s.Generation))
 	for _, t := range s.Trunks {
 		gauge(c.trunkReady, oneIf(t.Ready), t.Name, t.Bridge, t.Uplink)
+		for _, cond := range t.Conditions {
+			if cond.Type == v1alpha1.ConditionHostFiltered {
+				gauge(c.filtered, oneIf(cond.Status == "True"), t.Name)
+			}
+		}
 	}
 	for state, n := range s.Ports {
 		gauge(c.ports, float64(n), state)

@@ -10,13 +10,14 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/hostfw"
 )
 
 // idleAgent has no kernel and no store.
 func idleAgent(t *testing.T) *Agent {
 	dir := t.TempDir()
 	return &Agent{cfg: Config{Paths: attach.Paths{RunDir: dir}}, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		table: newTable(), drift: newDriftBook()}
+		table: newTable(), drift: newDriftBook(), hostfw: newHostFirewall(hostfw.Host{})}
 }
 
 // TestDriftStaysVisible: what is not repaired is told in every round, also in

@@ -26,10 +26,10 @@ type UninstallConfig struct {
 }
 
 // Uninstall removes what an agent made on this node: programs, maps and their
-// pins, managed bridges, VLANs added to adopted ones, state, the plugin. It
-// refuses while ports live, unless Force ends them as DEL does: their interfaces go
-// first, so that no VM is ever without its firewall. It can be repeated, also after
-// an error, and says what it did.
+// pins, managed bridges, VLANs added to adopted ones, chains in the host's iptables,
+// state, the plugin. It refuses while ports live, unless Force ends them as DEL does:
+// their interfaces go first, so that no VM is ever without its firewall. It can be
+// repeated, also after an error, and says what it did.
 func Uninstall(cfg UninstallConfig) (done []string, err error) {
 	u := &uninstaller{cfg: cfg}
 	if exists(cfg.Paths.RunDir) || exists(u.pins()) {
@@ -68,6 +68,9 @@ func (u *uninstaller) node() error {
 	err = u.ports(a)
 	if err == nil {
 		err = u.trunks(a)
+	}
+	if err == nil {
+		err = u.hostChains(a)
 	}
 	if err == nil {
 		_, err = a.kernel.dp.GC(func(int) bool { return false })
@@ -161,6 +164,15 @@ func (u *uninstaller) trunks(a *Agent) error {
 		if l.Marked() {
 			err = errors.Join(err, fmt.Errorf("bridge %s, which is Homeport's, has ports that it does not know: take them out (bridge link), then try again, or ip link delete %s", l.Name, l.Name))
 		}
+	}
+	return err
+}
+
+// hostChains takes our chains out of the host's iptables.
+func (u *uninstaller) hostChains(a *Agent) error {
+	done, err := a.hostfw.host.RemoveBypass()
+	for _, what := range done {
+		u.say("removed %s", what)
 	}
 	return err
 }

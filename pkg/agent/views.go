@@ -63,7 +63,7 @@ func (a *Agent) judgeNode() (s wire.NodeStatus, broken []string) {
 	w := &a.world
 	s = wire.NodeStatus{TypeMeta: kind("NodeStatus"), Version: a.cfg.Version, Source: a.cfg.SourceName,
 		Compiled: w.compiled, Active: w.active, Generation: a.kernel.Generation(), Hook: a.kernel.Hook(),
-		Ports: map[string]int{}, Drift: a.drift.list()}
+		Ports: map[string]int{}, Drift: append(a.drift.list(), a.hostfw.drift.list()...)}
 	s.Conditions = append(w.conditions(), a.plugin.conditions()...)
 	say := func(breaks bool, format string, args ...any) {
 		s.Reasons = append(s.Reasons, fmt.Sprintf(format, args...))
@@ -87,7 +87,8 @@ func (a *Agent) judgeNode() (s wire.NodeStatus, broken []string) {
 		say(false, "the policy of network %q is refused: %s", p.Name, p.Message)
 	}
 	s.Trunks = w.trunkStatuses(links)
-	for _, t := range s.Trunks {
+	for i, t := range s.Trunks {
+		s.Trunks[i].Conditions = a.hostfw.conditions(t.Name)
 		if !t.Ready {
 			say(false, "trunk %s: %s", t.Name, t.Message)
 		}

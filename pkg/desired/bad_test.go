@@ -94,6 +94,9 @@ trunk.yaml:5: VLANTrunk trunk0: spec.bridge.managed: is "no": want true or false
 		{name: "inlineConfig", content: trunk("Allow", "allow"), want: `
 trunk.yaml:9: VLANTrunk trunk0: spec.inlineConfig: Unsupported value: "allow": supported values: "Allow", "Refuse"
 `},
+		{name: "hostFirewall", content: trunk("inlineConfig: Allow", "hostFirewall: Off"), want: `
+trunk.yaml:9: VLANTrunk trunk0: spec.hostFirewall: Unsupported value: "Off": supported values: "Detect", "Bypass"
+`},
 		{name: "nodeSelector", content: trunk("mtu: 1500", "nodeSelector: {rack: r1}"), want: `
 trunk.yaml:7: VLANTrunk trunk0: spec.nodeSelector: Forbidden: is enforced with --source kube alone: leave it out
 `},

@@ -25,6 +25,7 @@ type Trunk struct {
 	MTU           int      `json:"mtu,omitempty"`        // bytes; 0 takes the uplink's
 	Management    vlan.Set `json:"managementVLANs,omitzero"`
 	InlineAllowed bool     `json:"inlineAllowed"`      // a CNI config may name the bridge and VLANs itself
+	Bypass        bool     `json:"bypass,omitempty"`   // its frames bypass the host's iptables
 	Resource      bool     `json:"resource,omitempty"` // healthy nodes offer homeport.dev/<name>
 	Kept          bool     `json:"kept,omitempty"`     // as Network.Kept
 }

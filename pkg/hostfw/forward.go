@@ -18,28 +18,34 @@ func (h Host) forwardCheck(n Netfilter, err error, bridges []string) report.Chec
 		return c
 	}
 	var found, drops []string
-	for _, f := range []Family{IPv4, IPv6} {
-		if !n.Reaches(f) {
-			continue
+	unknown := func(err error) {
+		if c.Answer == report.Yes {
+			c.Answer = report.Unknown
+			c.Remedy = "install iptables (Debian: apt-get install iptables), or look by hand: nft list ruleset"
 		}
-		fw, err := h.forward(f)
-		switch {
-		case err != nil:
-			if c.Answer == report.Yes {
-				c.Answer = report.Unknown
-				c.Remedy = "install iptables (Debian: apt-get install iptables), or look by hand: nft list ruleset"
+		found = append(found, err.Error())
+	}
+	for _, f := range n.Reached() {
+		used, err := h.InUse(f)
+		if err != nil {
+			unknown(err)
+		}
+		for _, u := range used {
+			fw, err := u.forward()
+			switch {
+			case err != nil:
+				unknown(err)
+			case fw.accepts(bridges):
+				found = append(found, fmt.Sprintf("%s: %s, and a rule accepts bridged frames", u.Name(), fw.policy))
+			case fw.policy == "ACCEPT" && fw.rules == 0:
+				found = append(found, u.Name()+": ACCEPT")
+			case fw.policy == "ACCEPT":
+				found = append(found, fmt.Sprintf("%s: ACCEPT, but its rules (%d) come first and were not judged", u.Name(), fw.rules))
+			default:
+				c.Answer = report.No
+				drops = append(drops, u.Name())
+				found = append(found, fmt.Sprintf("%s: policy of FORWARD is %s", u.Name(), fw.policy))
 			}
-			found = append(found, err.Error())
-		case fw.accepts(bridges):
-			found = append(found, fmt.Sprintf("%s: %s, and a rule accepts bridged frames", f.tool(), fw.policy))
-		case fw.policy == "ACCEPT" && fw.rules == 0:
-			found = append(found, f.tool()+": ACCEPT")
-		case fw.policy == "ACCEPT":
-			found = append(found, fmt.Sprintf("%s: ACCEPT, but its rules (%d) come first and were not judged", f.tool(), fw.rules))
-		default:
-			c.Answer = report.No
-			drops = append(drops, f.tool())
-			found = append(found, fmt.Sprintf("%s: policy of FORWARD is %s", f.tool(), fw.policy))
 		}
 	}
 	c.Detail = strings.Join(found, "; ")
@@ -48,10 +54,18 @@ func (h Host) forwardCheck(n Netfilter, err error, bridges []string) report.Chec
 	}
 	if c.Answer == report.No {
 		c.Needs = "a rule that accepts bridged frames"
-		c.Remedy = acceptCommands(drops, bridges)
+		c.Remedy = BypassRemedy + "; or by hand: " + acceptCommands(drops, bridges)
 	}
 	return c
 }
+
+// Forward says, in words, what the host's FORWARD chains do to frames of a bridge.
+func (h Host) Forward(n Netfilter, bridge string) string {
+	return h.forwardCheck(n, nil, []string{bridge}).Detail
+}
+
+// BypassRemedy is what a trunk can have done about all this.
+const BypassRemedy = "set spec.hostFirewall of the VLANTrunk to Bypass"
 
 // acceptCommands let bridged frames, and only those, pass.
 func acceptCommands(tools, bridges []string) string {
@@ -87,21 +101,29 @@ func (c forwardChain) accepts(bridges []string) bool {
 	return len(bridges) > 0
 }
 
-// forward reads the FORWARD chain of a family's filter table.
-func (h Host) forward(f Family) (forwardChain, error) {
-	chains, err := h.Chains(f)
+// forward reads the FORWARD chain, and ours as if its rules were there.
+func (u Used) forward() (forwardChain, error) {
+	lines, err := u.Tool.List("filter", "FORWARD")
 	if err != nil {
-		return forwardChain{}, err
+		return forwardChain{}, fmt.Errorf("list FORWARD of %s: %w", u.Name(), err)
 	}
-	lines, err := chains.List("filter", "FORWARD")
-	if err != nil {
-		return forwardChain{}, fmt.Errorf("list FORWARD of %s: %w", f.tool(), err)
+	const own = chainPrefix + "FORWARD"
+	if at := slices.Index(lines, "-A FORWARD -j "+own); at >= 0 {
+		inner, err := u.Tool.List("filter", own)
+		if err != nil {
+			return forwardChain{}, fmt.Errorf("list %s of %s: %w", own, u.Name(), err)
+		}
+		var rules []string
+		for _, r := range rulesOf(own, inner) {
+			rules = append(rules, "-A FORWARD "+r)
+		}
+		lines = slices.Replace(slices.Clone(lines), at, at+1, rules...)
 	}
-	return parseForward(f, lines)
+	return parseForward(u.Name(), lines)
 }
 
 // parseForward reads what "iptables -S FORWARD" prints.
-func parseForward(f Family, lines []string) (forwardChain, error) {
+func parseForward(tool string, lines []string) (forwardChain, error) {
 	var c forwardChain
 	for _, line := range lines {
 		words := strings.Fields(line)
@@ -122,7 +144,7 @@ func parseForward(f Family, lines []string) (forwardChain, error) {
 		}
 	}
 	if c.policy == "" {
-		return c, fmt.Errorf("list FORWARD of %s: it has no policy line", f.tool())
+		return c, fmt.Errorf("list FORWARD of %s: it has no policy line", tool)
 	}
 	return c, nil
 }

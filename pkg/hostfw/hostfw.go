@@ -1,8 +1,9 @@
 // Package hostfw finds out what else on a node has a hand in the frames of its
 // bridges: br_netfilter and the host's iptables above all, then the network
 // managers, and the few things that Homeport needs of the host. It looks and
-// explains; it changes nothing, and it never switches a sysctl, since other
-// parts of a Kubernetes node count on them.
+// explains. It changes nothing but chains of its own, for trunks that want to
+// bypass the host's filter, and it never switches a sysctl, since other parts of
+// a Kubernetes node count on them.
 //
 // Netfilter sees a bridged frame only after the port programs did (tc ingress
 // comes before the bridge), so it can drop what they let pass and never the
@@ -10,29 +11,24 @@
 package hostfw
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"slices"
 	"strings"
 
-	"github.com/coreos/go-iptables/iptables"
-
 	"github.com/homeport-cni/homeport/pkg/report"
 )
-
-// Chains lists the rules of a chain as "iptables -S" prints them.
-type Chains interface {
-	List(table, chain string) ([]string, error)
-}
 
 // Host is the node that is looked at.
 type Host struct {
 	// Root holds proc, sys, etc, run, usr and boot.
 	Root fs.FS
-	// Chains opens the host's packet filter of a family.
-	Chains func(Family) (Chains, error)
+	// Tool opens a variant of iptables; the error is exec.ErrNotFound if the node
+	// has no such command.
+	Tool func(Family, Variant) (Tool, error)
+	// NFT runs nft and gives what it says.
+	NFT func(args ...string) (string, error)
 	// BPFFS is where Homeport pins, an absolute path.
 	BPFFS string
 }
@@ -40,25 +36,10 @@ type Host struct {
 // DefaultBPFFS is where a node's BPF file system is by convention.
 const DefaultBPFFS = "/sys/fs/bpf"
 
-// lockWait bounds the wait for the lock of iptables, seconds.
-const lockWait = 5
-
 // NewHost is the node that this process runs on, with the network namespace
 // that it runs in.
 func NewHost() Host {
-	return Host{Root: os.DirFS("/"), Chains: openIptables, BPFFS: DefaultBPFFS}
-}
-
-func openIptables(f Family) (Chains, error) {
-	proto := iptables.ProtocolIPv4
-	if f == IPv6 {
-		proto = iptables.ProtocolIPv6
-	}
-	ipt, err := iptables.New(iptables.IPFamily(proto), iptables.Timeout(lockWait))
-	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", f.tool(), err)
-	}
-	return ipt, nil
+	return Host{Root: os.DirFS("/"), Tool: openTool, NFT: runNFT, BPFFS: DefaultBPFFS}
 }
 
 // HostChecks are the checks of this node; see [Host.Checks].
@@ -76,6 +57,7 @@ func (h Host) Checks(bridges []string) []report.Check {
 		h.bpffs(),
 		netfilterCheck(nf, err),
 		h.forwardCheck(nf, err, bridges),
+		h.droppersCheck(nf, err, bridges),
 		h.querier(bridges),
 		h.networkManager(),
 		h.networkd(),

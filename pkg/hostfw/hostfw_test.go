@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/homeport-cni/homeport/pkg/hostfw/hostfwtest"
 	"github.com/homeport-cni/homeport/pkg/report"
 )
 
@@ -55,21 +56,18 @@ func loaded(over map[string]string) map[string]string {
 	return all
 }
 
-// chains is a packet filter with these lines in FORWARD of both families.
+// newHost has these files and, in both families, iptables-nft with these lines in
+// FORWARD, or whatever it says then.
+func newHost(tb testing.TB, content map[string]string, c chains) Host {
+	tool := hostfwtest.Forwarding(c.lines...)
+	tool.Err = c.err
+	return Host{Root: files(content), BPFFS: DefaultBPFFS, NFT: emptyNFT, Tool: tools{"iptables-nft": tool, "ip6tables-nft": tool}.open}
+}
+
+// chains are lines of FORWARD, or the error in their place.
 type chains struct {
 	lines []string
 	err   error
-}
-
-func (c chains) List(table, chain string) ([]string, error) {
-	if table != "filter" || chain != "FORWARD" {
-		return nil, errors.New("not asked for FORWARD: " + table + "/" + chain)
-	}
-	return c.lines, c.err
-}
-
-func newHost(content map[string]string, c chains) Host {
-	return Host{Root: files(content), BPFFS: DefaultBPFFS, Chains: func(Family) (Chains, error) { return c, nil }}
 }
 
 func find(tb testing.TB, checks []report.Check, name string) report.Check {
@@ -91,7 +89,7 @@ const (
 )
 
 func TestAllIsWell(t *testing.T) {
-	h := newHost(healthy(nil), chains{err: errors.New("iptables was run though no frame reaches it")})
+	h := newHost(t, healthy(nil), chains{err: errors.New("iptables was run though no frame reaches it")})
 	for _, bridges := range [][]string{nil, {"br-phys"}, {"not-yet"}} {
 		for _, c := range h.Checks(bridges) {
 			if c.Answer != report.Yes || c.Detail == "" {
@@ -134,21 +132,22 @@ func TestChecks(t *testing.T) {
 
 		"FORWARD not reached": {loaded(nil), drop, forward, report.Yes, "do not reach", ""},
 		"only ARP reaches it": {loaded(map[string]string{sysctls + "call-arptables": "1"}), drop, forward, report.Yes, "do not reach", ""},
-		"FORWARD drops":       {loaded(on), drop, forward, report.No, "iptables: policy of FORWARD is DROP", "iptables -I FORWARD -i br-phys -m physdev --physdev-is-bridged -j ACCEPT"},
-		"FORWARD accepts":     {loaded(on), chains{lines: []string{"-P FORWARD ACCEPT"}}, forward, report.Yes, "iptables: ACCEPT", ""},
+		"FORWARD drops":       {loaded(on), drop, forward, report.No, "iptables-nft: policy of FORWARD is DROP", "iptables-nft -I FORWARD -i br-phys -m physdev --physdev-is-bridged -j ACCEPT"},
+		"FORWARD accepts":     {loaded(on), chains{lines: []string{"-P FORWARD ACCEPT"}}, forward, report.Yes, "iptables-nft: ACCEPT", ""},
 		"FORWARD has rules":   {loaded(on), chains{lines: []string{"-P FORWARD ACCEPT", "-A FORWARD -j DROP"}}, forward, report.Yes, "(1) come first", ""},
 		"bridge accepted":     {loaded(on), chains{lines: []string{"-P FORWARD DROP", "-A FORWARD -i br-phys -m physdev --physdev-is-bridged -j ACCEPT"}}, forward, report.Yes, "a rule accepts", ""},
 		"all accepted":        {loaded(on), chains{lines: []string{"-P FORWARD DROP", "-A FORWARD -m physdev --physdev-is-bridged -j ACCEPT"}}, forward, report.Yes, "a rule accepts", ""},
 		"other accepted":      {loaded(on), chains{lines: []string{"-P FORWARD DROP", "-A FORWARD -i br0 -m physdev --physdev-is-bridged -j ACCEPT"}}, forward, report.No, "DROP", ""},
 		"some accepted":       {loaded(on), chains{lines: []string{"-P FORWARD DROP", "-A FORWARD -i br-phys -p tcp -m physdev --physdev-is-bridged -j ACCEPT"}}, forward, report.No, "DROP", ""},
-		"iptables fails":      {loaded(on), chains{err: errors.New("exit status 4")}, forward, report.Unknown, "list FORWARD of iptables: exit status 4", "nft list ruleset"},
+		"iptables fails":      {loaded(on), chains{err: errors.New("exit status 4")}, forward, report.Unknown, "list the rules of iptables-nft: exit status 4", "nft list ruleset"},
+		"ours accepts":        {loaded(on), chains{lines: []string{"-P FORWARD DROP", "-A FORWARD -j HOMEPORT-FORWARD"}}, forward, report.Unknown, "list HOMEPORT-FORWARD of iptables-nft", ""},
 		"no policy line":      {loaded(on), chains{}, forward, report.Unknown, "no policy line", ""},
 
 		"snooping":          {healthy(map[string]string{"sys/class/net/br-phys/bridge/multicast_snooping": "1"}), chains{}, querier, report.Unknown, "four minutes", "mcast_snooping 0"},
 		"snooping, querier": {healthy(map[string]string{"sys/class/net/br-phys/bridge/multicast_snooping": "1", "sys/class/net/br-phys/bridge/multicast_querier": "1"}), chains{}, querier, report.Yes, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := find(t, newHost(tt.files, tt.chains).Checks([]string{"br-phys"}), tt.check)
+			c := find(t, newHost(t, tt.files, tt.chains).Checks([]string{"br-phys"}), tt.check)
 			if c.Answer != tt.want || !strings.Contains(c.Detail, tt.detail) || !strings.Contains(c.Remedy, tt.remedy) {
 				t.Errorf("%+v\nwant %s, detail with %q, remedy with %q", c, tt.want, tt.detail, tt.remedy)
 			}
@@ -157,7 +156,7 @@ func TestChecks(t *testing.T) {
 }
 
 func TestNetfilterWays(t *testing.T) {
-	h := newHost(loaded(map[string]string{
+	h := newHost(t, loaded(map[string]string{
 		sysctls + "call-iptables":                        "1",
 		"sys/class/net/br-phys/bridge/nf_call_iptables":  "1",
 		"sys/class/net/br-phys/bridge/nf_call_arptables": "1",
@@ -176,10 +175,10 @@ func TestNetfilterWays(t *testing.T) {
 }
 
 func TestNoIptablesIsUnknown(t *testing.T) {
-	h := newHost(loaded(map[string]string{sysctls + "call-iptables": "1"}), chains{})
-	h.Chains = func(Family) (Chains, error) { return nil, exec.ErrNotFound }
+	h := newHost(t, loaded(map[string]string{sysctls + "call-iptables": "1"}), chains{})
+	h.Tool = tools{}.open
 	c := find(t, h.Checks(nil), forward)
-	if c.Answer != report.Unknown || !strings.Contains(c.Detail, "not found") || !strings.Contains(c.Remedy, "install iptables") {
+	if c.Answer != report.Unknown || !strings.Contains(c.Detail, "find iptables-nft: executable file not found") || !strings.Contains(c.Remedy, "install iptables") {
 		t.Errorf("%+v", c)
 	}
 }
@@ -187,16 +186,31 @@ func TestNoIptablesIsUnknown(t *testing.T) {
 // One family that drops is not made Unknown by another that cannot be read.
 func TestDropBeatsUnknown(t *testing.T) {
 	for _, broken := range []Family{IPv4, IPv6} {
-		h := newHost(loaded(map[string]string{sysctls + "call-iptables": "1", sysctls + "call-ip6tables": "1"}), chains{})
-		h.Chains = func(f Family) (Chains, error) {
+		h := newHost(t, loaded(map[string]string{sysctls + "call-iptables": "1", sysctls + "call-ip6tables": "1"}), chains{lines: []string{"-P FORWARD DROP"}})
+		all := h.Tool
+		h.Tool = func(f Family, v Variant) (Tool, error) {
 			if f == broken {
 				return nil, exec.ErrNotFound
 			}
-			return chains{lines: []string{"-P FORWARD DROP"}}, nil
+			return all(f, v)
 		}
-		if c := find(t, h.Checks(nil), forward); c.Answer != report.No || strings.Contains(c.Remedy, "install") {
+		if c := find(t, h.Checks(nil), forward); c.Answer != report.No || strings.Contains(c.Remedy, "apt-get") {
 			t.Errorf("%s broken: %+v", broken, c)
 		}
+	}
+}
+
+// FORWARD is judged in each variant that the host's rules are in, with what our own
+// chain accepts.
+func TestForwardByVariant(t *testing.T) {
+	root := loaded(map[string]string{sysctls + "call-iptables": "1", "proc/net/ip_tables_names": "filter\n"})
+	ours := hostfwtest.Forwarding("-P FORWARD DROP", "-A FORWARD -j HOMEPORT-FORWARD")
+	ours.Chains["filter/HOMEPORT-FORWARD"] = []string{"-i br-phys -m physdev --physdev-is-bridged -j ACCEPT"}
+	h := newHost(t, root, chains{})
+	h.Tool = tools{"iptables-nft": ours, "iptables-legacy": hostfwtest.Forwarding("-P FORWARD DROP")}.open
+	c := find(t, h.Checks([]string{"br-phys"}), forward)
+	if want := "iptables-nft: DROP, and a rule accepts bridged frames; iptables-legacy: policy of FORWARD is DROP"; c.Answer != report.No || c.Detail != want {
+		t.Errorf("%+v\nwant %s", c, want)
 	}
 }
 
@@ -240,7 +254,7 @@ func TestManagers(t *testing.T) {
 		"networkd, only commented": {with(runNetworkd, "etc"+net+"50.network", "[Match]\n#Name=eth0\n;x\nName=veth?a*\n"), networkd, report.No, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := find(t, newHost(tt.files, chains{}).Checks(nil), tt.check)
+			c := find(t, newHost(t, tt.files, chains{}).Checks(nil), tt.check)
 			if c.Answer != tt.want || !strings.Contains(c.Detail, tt.detail) {
 				t.Errorf("%+v\nwant %s, detail with %q", c, tt.want, tt.detail)
 			}
@@ -265,9 +279,11 @@ func TestThisHost(t *testing.T) {
 func TestIptablesMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for _, f := range []Family{IPv4, IPv6} {
-		_, err := openIptables(f)
-		if !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "find "+f.tool()) {
-			t.Errorf("%s: %v", f, err)
+		for _, v := range variants() {
+			_, err := openTool(f, v)
+			if !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "find "+f.name(v)) {
+				t.Errorf("%s %s: %v", f, v, err)
+			}
 		}
 	}
 }

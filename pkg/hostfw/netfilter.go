@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/report"
@@ -72,6 +73,21 @@ func (n Netfilter) Reaches(f Family) bool {
 		}
 	}
 	return false
+}
+
+// Of is what is done to the frames of one bridge.
+func (n Netfilter) Of(bridge string) Netfilter {
+	n.Ways = slices.DeleteFunc(slices.Clone(n.Ways), func(w Way) bool { return w.Bridge != "" && w.Bridge != bridge })
+	return n
+}
+
+// Switches are the settings in force, as people know them.
+func (n Netfilter) Switches() string {
+	var ways []string
+	for _, w := range n.Ways {
+		ways = append(ways, w.String())
+	}
+	return strings.Join(ways, ", ")
 }
 
 // errHidden: before Linux 5.3 only the first network namespace has the sysctls.
@@ -146,11 +162,7 @@ func netfilterCheck(n Netfilter, err error) report.Check {
 }
 
 func (n Netfilter) explain() string {
-	var ways []string
-	for _, w := range n.Ways {
-		ways = append(ways, w.String())
-	}
-	text := "br_netfilter sends bridged frames through the host's packet filter: " + strings.Join(ways, ", ") +
+	text := "br_netfilter sends bridged frames through the host's packet filter: " + n.Switches() +
 		". What a port lets pass may then still be dropped by a FORWARD rule meant for containers, be rewritten by a NAT rule," +
 		" and takes room in the host's connection table."
 	if n.Tagged {
@@ -176,7 +188,7 @@ func (n Netfilter) remedy() string {
 	}
 	if len(global) > 0 {
 		parts = append(parts, "kubelet, kube-proxy and flannel want the sysctls at 1, and no bridge can be exempted from them."+
-			" So leave them, and let bridged frames pass the host's FORWARD chain: "+
+			" So leave them, and "+BypassRemedy+"; or let bridged frames pass the host's FORWARD chain by hand: "+
 			acceptCommands([]string{IPv4.tool(), IPv6.tool()}, nil)+
 			". Only where nothing on the node counts on them: "+strings.Join(global, "; ")+".")
 	}

@@ -37,8 +37,11 @@ type recorder struct {
 
 // transition tells of a condition that has changed.
 func (e *recorder) transition(ctx context.Context, o client.Object, c metav1.Condition) {
-	kind := corev1.EventTypeNormal
-	if c.Status != metav1.ConditionTrue {
+	kind, good := corev1.EventTypeNormal, metav1.ConditionTrue
+	if c.Type == v1alpha1.ConditionHostFiltered {
+		good = metav1.ConditionFalse
+	}
+	if c.Status != good {
 		kind = corev1.EventTypeWarning
 	}
 	now := metav1.NewTime(time.Now())

@@ -184,7 +184,10 @@ func TestTrunks(t *testing.T) {
 		{"False Refused", func(s *wire.NodeStatus) {
 			s.Desired, s.Pending, s.Problems = 3, nil, []wire.Problem{{Kind: "VLANTrunk", Name: "t", Field: "spec.mtu", Message: "no"}}
 		}},
-		{"True Healthy", func(s *wire.NodeStatus) { s.Problems = nil }},
+		{"True Healthy", func(s *wire.NodeStatus) {
+			s.Problems = nil
+			s.Trunks[0].Conditions = []wire.Condition{{Type: v1alpha1.ConditionHostFiltered, Status: "True", Reason: v1alpha1.ReasonHostFirewall, LastTransitionTime: time.Now(), Message: "FORWARD drops"}}
+		}},
 	} {
 		b.node.set(func() {
 			s := b.node.status
@@ -196,6 +199,10 @@ func TestTrunks(t *testing.T) {
 			return found && readyOf(o.Status.Conditions) == tt.want
 		})
 	}
+	until(b, &o, "", "t.n1", func(o *v1alpha1.VLANTrunkNode, found bool) bool {
+		c := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionHostFiltered)
+		return found && c != nil && c.Status == metav1.ConditionTrue && c.Reason == v1alpha1.ReasonHostFirewall && c.Message == "FORWARD drops"
+	})
 	// A trunk that cannot be in force here is told of, and one that is gone is not.
 	b.node.set(func() {
 		b.node.status.Trunks = nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,8 @@ func (r *Reporter) reportTrunk(ctx context.Context, name string, t trunkState) e
 	o.Status = t.status
 	o.Status.Conditions = before
 	changed := meta.SetStatusCondition(&o.Status.Conditions, t.ready)
-	if have != nil && !changed && equality.Semantic.DeepEqual(o.Status, have.Status) {
+	told := t.setOthers(&o.Status.Conditions)
+	if have != nil && !changed && len(told) == 0 && equality.Semantic.DeepEqual(o.Status, have.Status) {
 		return nil
 	}
 	if err := r.write(ctx, o, have == nil, false); err != nil {
@@ -64,7 +66,27 @@ func (r *Reporter) reportTrunk(ctx context.Context, name string, t trunkState) e
 	if changed && have != nil || t.ready.Status != metav1.ConditionTrue && changed {
 		r.events.transition(ctx, o, t.ready)
 	}
+	for _, c := range told {
+		if have != nil || c.Status != metav1.ConditionFalse {
+			r.events.transition(ctx, o, c)
+		}
+	}
 	return nil
+}
+
+// setOthers brings the conditions beside Ready up to date, and gives those that
+// have changed. What the node does not say any more, as of a trunk that is refused,
+// goes.
+func (t trunkState) setOthers(list *[]metav1.Condition) (changed []metav1.Condition) {
+	keep := map[string]bool{v1alpha1.ConditionReady: true}
+	for _, c := range t.others {
+		keep[c.Type] = true
+		if meta.SetStatusCondition(list, c) {
+			changed = append(changed, c)
+		}
+	}
+	*list = slices.DeleteFunc(*list, func(c metav1.Condition) bool { return !keep[c.Type] })
+	return changed
 }
 
 // trunkState is what a VLANTrunkNode says.
@@ -72,6 +94,7 @@ type trunkState struct {
 	trunk  string
 	status v1alpha1.VLANTrunkNodeStatus
 	ready  metav1.Condition
+	others []metav1.Condition // beside ready
 	// resource says that the trunk wants its resource offered where it is healthy.
 	resource bool
 }
@@ -100,13 +123,13 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 				st.Drift = append(st.Drift, v1alpha1.DriftStatus{Kind: d.Kind, Subject: d.Subject, Message: d.Message})
 			}
 		}
-		out = append(out, trunkState{t.Name, st, trunkReady(s, t, st), t.Resource})
+		out = append(out, trunkState{t.Name, st, trunkReady(s, t, st), conditions(t.Conditions), t.Resource})
 	}
 	for _, p := range s.Problems {
 		if p.Kind == v1alpha1.KindVLANTrunk && !known[p.Name] && p.Name != "" {
 			known[p.Name] = true
 			out = append(out, trunkState{p.Name, v1alpha1.VLANTrunkNodeStatus{Agent: s.Version},
-				notReady(v1alpha1.ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), false})
+				notReady(v1alpha1.ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), nil, false})
 		}
 	}
 	return out
@@ -145,8 +168,16 @@ func pendingText(s wire.NodeStatus) string {
 }
 
 func notReady(reason, message string) metav1.Condition {
-	if len(message) > 1024 {
-		message = message[:1024]
+	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: atMost1024(message)}
+}
+
+func atMost1024(message string) string { return message[:min(len(message), 1024)] }
+
+// conditions are those of a trunk beside Ready, with the time of their change.
+func conditions(list []wire.Condition) (out []metav1.Condition) {
+	for _, c := range list {
+		out = append(out, metav1.Condition{Type: c.Type, Status: metav1.ConditionStatus(c.Status), Reason: c.Reason,
+			Message: atMost1024(c.Message), LastTransitionTime: metav1.NewTime(c.LastTransitionTime)})
 	}
-	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+	return out
 }

@@ -1,9 +1,13 @@
 package kube
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
@@ -33,5 +37,30 @@ func TestTrunkReady(t *testing.T) {
 		if c := states[0].ready; string(c.Status)+" "+c.Reason+": "+c.Message != tc.want || len(states) != 1 {
 			t.Errorf("%s: %+v, want %s", name, states, tc.want)
 		}
+	}
+}
+
+// TestTrunkConditions: what a trunk's node says beside Ready goes along, with its own
+// time, and what it says no more goes.
+func TestTrunkConditions(t *testing.T) {
+	since := time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)
+	filtered := wire.Condition{Type: v1alpha1.ConditionHostFiltered, Status: "True", Reason: v1alpha1.ReasonHostFirewall,
+		LastTransitionTime: since, Message: strings.Repeat("policy of FORWARD is DROP ", 100)}
+	s := wire.NodeStatus{Desired: 3, Compiled: 3, Active: 3, Trunks: []wire.TrunkStatus{{Name: "t", MTU: 1500, Ready: true, Conditions: []wire.Condition{filtered}}}}
+	st := trunkStates(s, nil)[0]
+	if st.ready.Reason != v1alpha1.ReasonHealthy {
+		t.Errorf("the host's firewall is no reason for %+v", st.ready)
+	}
+	list := []metav1.Condition{st.ready}
+	changed := st.setOthers(&list)
+	if len(changed) != 1 || len(list) != 2 || list[1].Reason != v1alpha1.ReasonHostFirewall || len(list[1].Message) != 1024 || !list[1].LastTransitionTime.Time.Equal(since) {
+		t.Errorf("changed %+v, list %+v", changed, list)
+	}
+	if changed := st.setOthers(&list); len(changed) != 0 {
+		t.Errorf("without news: %+v", changed)
+	}
+	s.Trunks[0].Conditions = nil
+	if changed := trunkStates(s, nil)[0].setOthers(&list); len(changed) != 0 || len(list) != 1 || list[0].Type != v1alpha1.ConditionReady {
+		t.Errorf("changed %+v, left %+v", changed, list)
 	}
 }

@@ -84,6 +84,10 @@ func brokenStatus(t *testing.T) wire.NodeStatus {
 	s.Reasons = []string{"policy revision 7 is compiled but 6 is active", "trunk physnet1: uplink eth1 is down"}
 	s.Trunks[0].Ready, s.Trunks[0].Message = false, "uplink eth1 is down"
 	s.Trunks[0].VLANs = set(t, "100-110,200")
+	s.Trunks[0].Conditions = []wire.Condition{
+		{Type: "HostFiltered", Status: "True", Reason: "HostFirewall", LastTransitionTime: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC), Message: "policy of FORWARD is DROP"},
+		{Type: "Other", Status: "False", Reason: "Fine", Message: "nothing to tell"},
+	}
 	s.Drift = []wire.DriftCount{{Kind: "LinkSevered", Subject: "veth8f2c01aa", Seen: 2, Repaired: 1,
 		Last:    time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC),
 		Message: "port at interface 7, hook from_vm: link severed: the port is open, without its firewall, until it is repaired"}}

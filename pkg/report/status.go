@@ -39,6 +39,7 @@ func (p Printer) Status(s wire.NodeStatus) error {
 		[2]cell{{"Ports", head}, say(portCounts(s.Ports))},
 	)
 	trunks(pg, s.Trunks)
+	trunkConditions(pg, s.Trunks)
 	drift(pg, s.Drift)
 	problems(pg, s.Problems)
 	return p.flush(pg)
@@ -77,6 +78,17 @@ func trunks(pg *page, list []wire.TrunkStatus) {
 		g.row(say(t.Name), say(t.Bridge), say(t.Uplink), say(t.VLANs), say(t.MTU), ready, say(t.Message))
 	}
 	g.end()
+}
+
+// trunkConditions tells those that want something.
+func trunkConditions(pg *page, list []wire.TrunkStatus) {
+	for _, t := range list {
+		for _, c := range t.Conditions {
+			if c.Status != "False" {
+				pg.line(say("  - "), cell{c.Type, warn}, say(fmt.Sprintf(" of %s since %s: %s: %s", t.Name, stamp(c.LastTransitionTime), c.Reason, c.Message)))
+			}
+		}
+	}
 }
 
 func drift(pg *page, list []wire.DriftCount) {

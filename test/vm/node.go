@@ -44,7 +44,10 @@ var programs = []struct {
 }{
 	{[]string{"ip", "bridge", "tc", "ping", "dash"}, true},
 	{[]string{"ss", "bash", "env", "timeout", "xargs", "find", "nsenter", "unshare", "setsid", "tcpdump", "nft",
-		"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"}, false},
+		"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore",
+		"iptables-nft", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore",
+		"iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore",
+		"ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"}, false},
 }
 
 // nodeImage builds the initramfs content of the node VM.

@@ -50,6 +50,10 @@ const (
 	// ConditionMACPinned says whether a VM names the MAC of a VMPort's interface, and
 	// so keeps it at its next start. A port of no known VM has none.
 	ConditionMACPinned = "MACPinned"
+	// ConditionHostFiltered says whether a node's own packet filter has a hand in
+	// the frames of a VLANTrunk's VMs. It is of the VLANTrunkNode, and its being True
+	// makes nothing else of the trunk untrue.
+	ConditionHostFiltered = "HostFiltered"
 )
 
 // Reasons of conditions that the controller writes; docs/reference/conditions.md
@@ -132,6 +136,23 @@ const (
 	ReasonMACNotSet = "MACNotSet"
 	// ReasonVMUnconfirmed: the pod says that it is a VM's, and no VM says so.
 	ReasonVMUnconfirmed = "VMUnconfirmed"
+)
+
+// Reasons of the condition HostFiltered.
+const (
+	// ReasonNotFiltered: bridged frames do not reach the host's packet filter.
+	ReasonNotFiltered = "NotFiltered"
+	// ReasonBypassed: they do, and our chains let them pass untouched.
+	ReasonBypassed = "Bypassed"
+	// ReasonHostFirewall: they do, and nobody wants them to bypass it.
+	ReasonHostFirewall = "HostFirewall"
+	// ReasonBypassFailed: they should bypass it, and our chains are not in place.
+	ReasonBypassFailed = "BypassFailed"
+	// ReasonOtherFirewall: they bypass iptables, but another chain of nftables can
+	// drop them.
+	ReasonOtherFirewall = "OtherFirewall"
+	// ReasonHostUnknown: it cannot be found out.
+	ReasonHostUnknown = "HostUnknown"
 )
 
 // Reasons of events that tell no transition of a condition.

@@ -166,6 +166,7 @@ func ParseTrunk(items []string) (set vlan.Set, index int, err error) {
 // Default fills in what a manifest may leave out, as the API server does.
 func (t *VLANTrunk) Default() {
 	t.Spec.InlineConfig = cmp.Or(t.Spec.InlineConfig, InlineRefuse)
+	t.Spec.HostFirewall = cmp.Or(t.Spec.HostFirewall, HostFirewallDetect)
 }
 
 // Default fills in what a manifest may leave out, as the API server does.

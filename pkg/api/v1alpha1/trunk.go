@@ -83,6 +83,16 @@ type VLANTrunkSpec struct {
 	// +kubebuilder:default=Refuse
 	InlineConfig InlineConfig `json:"inlineConfig,omitempty"`
 
+	// HostFirewall says what to do about a host's own iptables, through which
+	// br_netfilter sends the bridge's frames where it is switched on, as
+	// Kubernetes wants it. Detect: nothing; the condition HostFiltered of each
+	// VLANTrunkNode tells. Bypass: rules in chains of Homeport's own let the
+	// frames of VMs pass untouched. A chain of nftables that others drop in
+	// cannot be bypassed, only told.
+	// +optional
+	// +kubebuilder:default=Detect
+	HostFirewall HostFirewall `json:"hostFirewall,omitempty"`
+
 	// AdvertiseResource makes each node where the trunk is healthy offer the
 	// resource homeport.dev/<trunk's name>, and NetworkAttachmentDefinitions
 	// ask for it: VMs are then scheduled only where their VLAN works.
@@ -131,6 +141,17 @@ type TrunkUplink struct {
 	// +kubebuilder:validation:Maximum=4094
 	NativeVLAN *int32 `json:"nativeVLAN,omitempty"`
 }
+
+// HostFirewall says what to do about a host's own iptables.
+//
+// +kubebuilder:validation:Enum=Detect;Bypass
+type HostFirewall string
+
+// The values of HostFirewall.
+const (
+	HostFirewallDetect HostFirewall = "Detect"
+	HostFirewallBypass HostFirewall = "Bypass"
+)
 
 // InlineConfig says whether CNI configs may name bridge and VLAN themselves.
 //

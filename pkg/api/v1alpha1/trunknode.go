@@ -80,7 +80,7 @@ type VLANTrunkNodeStatus struct {
 	// +listType=atomic
 	Drift []DriftStatus `json:"drift,omitempty"`
 
-	// Conditions of the trunk on the node: Ready.
+	// Conditions of the trunk on the node: Ready, HostFiltered.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

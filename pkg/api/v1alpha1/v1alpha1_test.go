@@ -155,7 +155,7 @@ func TestDefault(t *testing.T) {
 	trunk.Default()
 	network.Default()
 	policy.Default()
-	if trunk.Spec.InlineConfig != InlineRefuse || network.Spec.VLAN.Mode != ModeAccess ||
+	if trunk.Spec.InlineConfig != InlineRefuse || trunk.Spec.HostFirewall != HostFirewallDetect || network.Spec.VLAN.Mode != ModeAccess ||
 		policy.Spec.Rules[0].Direction != DirectionInOut || policy.Spec.Rules[1].Direction != DirectionIn ||
 		policy.Spec.Rules[0].State != RuleEnabled {
 		t.Errorf("defaults: %+v %+v %+v", trunk.Spec, network.Spec, policy.Spec)

@@ -37,6 +37,7 @@ func ValidateVLANTrunk(t *VLANTrunk) field.ErrorList {
 		errs = append(errs, field.Invalid(spec.Child("managementVLANs"), t.Spec.ManagementVLANs, err.Error()))
 	}
 	errs = append(errs, validateUplink(spec.Child("uplink"), &t.Spec, management)...)
+	errs = append(errs, validateEnum(spec.Child("hostFirewall"), t.Spec.HostFirewall, HostFirewallDetect, HostFirewallBypass)...)
 	return append(errs, validateEnum(spec.Child("inlineConfig"), t.Spec.InlineConfig, InlineAllow, InlineRefuse)...)
 }
 

@@ -81,7 +81,7 @@ const DesiredStateStale = "DesiredStateStale"
 // Condition has the form that Kubernetes gives it.
 type Condition struct {
 	Type   string `json:"type"`
-	Status string `json:"status"` // "True"
+	Status string `json:"status"` // "True"; of a trunk's also "False" and "Unknown"
 	Reason string `json:"reason"` // one word for programs
 	// LastTransitionTime is since when, RFC 3339, UTC.
 	LastTransitionTime time.Time `json:"lastTransitionTime"`
@@ -113,6 +113,8 @@ type TrunkStatus struct {
 	Message string   `json:"message,omitempty"` // what is wrong
 	// Resource says that healthy nodes offer homeport.dev/<name> to the scheduler.
 	Resource bool `json:"resource,omitempty"`
+	// Conditions are those of the VLANTrunkNode beside Ready: HostFiltered.
+	Conditions []Condition `json:"conditions,omitempty"`
 }
 
 // The values of TrunkStatus.Link: LinkNoCarrier is switched on and hears nobody.

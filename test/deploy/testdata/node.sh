@@ -11,6 +11,9 @@ mkdir -p /run/pods /hp/site
 /bin/sh -c "$mount_bpffs" && /bin/sh -c "$mount_bpffs"
 echo "bpffs mounted: $(grep -c ' /sys/fs/bpf bpf ' /proc/mounts)"
 mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys
+# The host's own iptables, in both variants.
+modprobe br_netfilter
+for variant in nft legacy; do iptables-$variant -P FORWARD DROP; done
 ip link set lo up
 ip link add eth1 type veth peer name switch && ip link set switch up
 
@@ -21,6 +24,7 @@ metadata: {name: trunk0}
 spec:
   bridge: {name: br-trunk0, managed: true}
   uplink: {interface: eth1, allowedVLANs: "100"}
+  hostFirewall: Bypass
 ---
 apiVersion: homeport.dev/v1alpha1
 kind: VLANNetwork
@@ -42,6 +46,11 @@ as "$agent_caps" /hp/bridge-agent run --source dir:/hp/site --metrics-addr 127.0
 agent=$!
 wait_for "Node is ready" /hp/homeportctl status
 echo "agent: $(grep CapEff /proc/$agent/status)"
+for variant in nft legacy; do
+	wait_for HOMEPORT-FORWARD iptables-$variant -S FORWARD
+	wait_for HOMEPORT-RAW iptables-$variant -t raw -S PREROUTING
+	echo "$variant: bypassed"
+done
 rm /hp/bin/homeport
 wait_for homeport ls /hp/bin
 
@@ -60,3 +69,4 @@ kill $agent; wait $agent
 CNI_COMMAND=DEL /hp/bin/homeport </hp/cni.json 2>/dev/null && echo "deleted"
 (as "$uninstall_caps" /hp/bridge-agent uninstall --cni-bin /hp/bin)
 echo "left: $(ls /hp/bin /sys/fs/bpf /run/homeport 2>/dev/null | grep homeport) $(ip -o link show type bridge)"
+echo "chains left: $({ iptables-nft-save; ip6tables-nft-save; iptables-legacy-save; ip6tables-legacy-save; } 2>/dev/null | grep -c HOMEPORT)"
