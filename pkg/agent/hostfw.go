@@ -177,7 +177,7 @@ func (a *Agent) lookAtHost() {
 		return
 	}
 	h.key, h.ports, h.looked = key, ports, now
-	if probe {
+	if probe && h.hidden[hostfw.IPv4] == nil && h.hidden[hostfw.IPv6] == nil { // else it is tried again sooner
 		h.probed = now
 	}
 	a.judgeHost(v, probe)
@@ -211,7 +211,7 @@ func (a *Agent) keepChains(v hostView, probed bool) {
 	for _, f := range []hostfw.Family{hostfw.IPv4, hostfw.IPv6} {
 		want := v.of(f)
 		clean = clean && len(want) == 0
-		if probed {
+		if probed && (len(want) == 0 || h.hidden[f] == nil) { // else a variant may be in use that could not say so
 			clean = a.clearChains(f) && clean
 		}
 		for _, u := range h.used[f] {
@@ -223,6 +223,7 @@ func (a *Agent) keepChains(v hostView, probed bool) {
 			found = append(found, a.setUp(u, edits, fmt.Sprint(want))...)
 		}
 	}
+	clean = clean && h.failed[hostfw.IPv4] == nil && h.failed[hostfw.IPv6] == nil
 	for k, err := range h.drift.settle(found) {
 		a.log.Error("a chain in the host's iptables cannot be put right yet", "chain", k.subject, "err", err)
 	}

@@ -267,6 +267,29 @@ func TestHostBypassFails(t *testing.T) {
 	l.says("False", "Bypassed", "were not looked at")
 }
 
+// A host that cannot be asked for a moment keeps the chains that it has.
+func TestHostBusy(t *testing.T) {
+	l := newHostLab(t, true)
+	l.look(0)
+	tool := l.tools["iptables-nft"]
+	l.root["sys/module/nft_compat/refcnt"] = &fstest.MapFile{Data: []byte("5\n")}
+	ask := l.hostfw.host.Tool
+	l.hostfw.host.Tool = func(f hostfw.Family, v hostfw.Variant) (hostfw.Tool, error) {
+		l.hostfw.host.Tool = ask // once
+		return nil, errors.New("exit status 4: the lock is held")
+	}
+	l.look(hostEvery)
+	l.says("True", "BypassFailed", "the lock is held")
+	if !l.ours("iptables-nft") {
+		t.Fatalf("%v", tool.Chains)
+	}
+	l.look(chainsEvery)
+	l.says("False", "Bypassed")
+	if len(tool.Runs) != 2 || len(l.hostfw.drift.list()) > 0 {
+		t.Errorf("%d transactions, want the first 2; drift: %+v", len(tool.Runs), l.hostfw.drift.list())
+	}
+}
+
 // The host begins to use the other variant: the chains move there.
 func TestHostVariantChanges(t *testing.T) {
 	l := newHostLab(t, true)
