@@ -20,9 +20,10 @@ import (
 //   - the target's QEMU is started with -S and waits (incoming);
 //   - the source copies memory with pause-before-switchover (migrate), which is
 //     answered at once unless the move is to be held there;
-//   - the guest is stopped while QEMU asks which pages were written to, which is once
-//     as the copy begins and again near its end. Of an emulated CPU QEMU can else miss
-//     a write that is on its way, if the machine is busy; the guest dies of it later;
+//   - the guest runs only during the first pass of the copy, and only if that is slowed
+//     down. Each time QEMU asks which pages were written to it is stopped: QEMU before
+//     9.0 forgets to have an emulated CPU tell of the next write to these pages
+//     (cpu_physical_memory_sync_dirty_bitmap), and the guest would die of what is lost;
 //   - once the source says "completed" the target gets "cont", and what it has to
 //     announce goes out;
 //   - the source's QEMU is left behind, paused, until somebody ends it (end).
@@ -184,14 +185,8 @@ func (m *movable) incoming() error {
 	return nil
 }
 
-const (
-	// unlimited is what libvirt sets where no bandwidth is named, in bytes a second.
-	unlimited = 1 << 45
-	// copyRate is so slow that the end of the copy is seen coming, in bytes a second:
-	// when that much remains, the guest is stopped.
-	copyRate = 48 << 20
-	nearEnd  = 12 << 20
-)
+// unlimited is what libvirt sets where no bandwidth is named, in bytes a second.
+const unlimited = 1 << 45
 
 // migrate starts to copy; "limit=N" MiB/s keeps it copying, "hold" stops it before
 // its switch-over.
@@ -202,7 +197,7 @@ func (m *movable) migrate(args []string) error {
 	if m.move.Running() {
 		return errors.New("it is moving already")
 	}
-	bandwidth, hold := int64(copyRate), false
+	bandwidth, hold := int64(unlimited), false
 	for _, a := range args {
 		if a == "hold" {
 			hold = true
@@ -222,69 +217,36 @@ func (m *movable) migrate(args []string) error {
 	if err != nil {
 		return err
 	}
-	m.move, m.held, m.paused, m.stopped = wire.Move{Phase: wire.MoveSetup}, hold, time.Time{}, false
+	m.move, m.held, m.paused, m.stopped = wire.Move{Phase: wire.MoveSetup}, hold, time.Time{}, true
 	err = q.do("stop", nil, nil)
 	if err == nil {
 		err = q.do("migrate", map[string]any{"uri": m.target.uri}, nil)
 	}
-	if err == nil {
-		err = m.copies(func(now queryMigrate) bool { return now.RAM.Syncs > 0 })
+	if err == nil && bandwidth != unlimited {
+		err = errors.Join(m.begun(), m.goOn(m.current))
 	}
-	if err = errors.Join(err, q.do("cont", nil, nil)); err != nil {
+	if err != nil {
 		m.move.Phase, m.move.Error = wire.MoveFailed, err.Error()
-		return err
-	}
-	if bandwidth == copyRate {
-		go m.stopNearEnd(m.current)
+		return errors.Join(err, m.goOn(m.current))
 	}
 	return nil
 }
 
-// copies waits until the move is so far, or over.
-func (m *movable) copies(far func(queryMigrate) bool) error {
+// begun waits until the copy has begun.
+func (m *movable) begun() error {
 	for deadline := time.Now().Add(monitorPatience); ; time.Sleep(2 * time.Millisecond) {
 		var now queryMigrate
 		if err := m.current.monitor.do("query-migrate", nil, &now); err != nil {
 			return err
 		}
-		switch now.Status {
-		case "failed", "cancelled", "completed":
-			return fmt.Errorf("the move is %s already: %s", now.Status, now.ErrorDesc)
-		}
-		if far(now) {
+		switch {
+		case now.Status == "failed":
+			return fmt.Errorf("the move has failed: %s", now.ErrorDesc)
+		case now.RAM.Syncs > 0:
 			return nil
-		}
-		if time.Now().After(deadline) {
+		case time.Now().After(deadline):
 			return fmt.Errorf("the move is still %s after %v", now.Status, monitorPatience)
 		}
-	}
-}
-
-// stopNearEnd stops the guest before QEMU comes to the end of its first pass, and has
-// it copy the rest as fast as it can.
-func (m *movable) stopNearEnd(q *incarnation) {
-	for {
-		m.mu.Lock()
-		if m.current != q || !m.move.Running() {
-			m.mu.Unlock()
-			return
-		}
-		var now queryMigrate
-		err := q.monitor.do("query-migrate", nil, &now)
-		near := now.RAM.Syncs > 1 || now.RAM.Syncs == 1 && now.RAM.Remaining < nearEnd
-		if err == nil && near {
-			m.stopped = true
-			err = errors.Join(q.monitor.do("stop", nil, nil),
-				q.monitor.do("migrate-set-parameters", map[string]any{"max-bandwidth": int64(unlimited)}, nil))
-		}
-		if err != nil {
-			m.move.Error = err.Error()
-		}
-		m.mu.Unlock()
-		if err != nil || near {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -331,18 +293,18 @@ func (m *movable) limit(args []string) error {
 	if m.current == nil || !m.move.Running() {
 		return errors.New("it is not moving")
 	}
-	bandwidth := int64(copyRate)
+	bandwidth := int64(unlimited)
 	if len(args) > 0 {
 		n, err := mebibytes(args[0])
 		if err != nil {
 			return err
 		}
 		bandwidth = n
-	} else {
-		go m.stopNearEnd(m.current)
-	}
-	if m.stopped {
-		return nil
+	} else if !m.stopped {
+		m.stopped = true
+		if err := m.current.monitor.do("stop", nil, nil); err != nil {
+			return err
+		}
 	}
 	return m.current.monitor.do("migrate-set-parameters", map[string]any{"max-bandwidth": bandwidth}, nil)
 }
@@ -500,7 +462,7 @@ func (m *movable) turned(q *incarnation, e qmpMessage) {
 		m.channel.point(nil)
 	case e.Event == "RESUME" && q == m.current:
 		m.channel.point(q.channel)
-		if !m.paused.IsZero() {
+		if !m.paused.IsZero() && m.target == nil { // at the target, where it is now
 			m.move.PausedMs = float64(e.at().Sub(m.paused).Microseconds()) / 1000
 		}
 	}
