@@ -300,7 +300,7 @@ func TestHostVariantChanges(t *testing.T) {
 		t.Fatalf("%v", l.tools["iptables-nft"].Chains)
 	}
 	l.tools["iptables-legacy"].Chains["filter/FORWARD"] = []string{"-j KUBE-FORWARD"}
-	l.root["proc/net/ip_tables_names"] = &fstest.MapFile{Data: []byte("filter\n")}
+	l.root["proc/thread-self/net/ip_tables_names"] = &fstest.MapFile{Data: []byte("filter\n")}
 	l.look(hostEvery)
 	if !l.none("iptables-nft") || !l.ours("iptables-legacy") {
 		t.Errorf("nft: %v; legacy: %v", l.tools["iptables-nft"].Chains, l.tools["iptables-legacy"].Chains)

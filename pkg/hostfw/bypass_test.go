@@ -146,7 +146,7 @@ func TestBypassUntouched(t *testing.T) {
 
 func TestRemoveBypass(t *testing.T) {
 	all := tools{"iptables-nft": hostfwtest.New(), "ip6tables-nft": hostfwtest.New(), "iptables-legacy": hostfwtest.New()}
-	h := Host{Root: files(map[string]string{"proc/net/ip_tables_names": "filter\nraw\n"}), Tool: all.open}
+	h := Host{Root: files(map[string]string{"proc/thread-self/net/ip_tables_names": "filter\nraw\n"}), Tool: all.open}
 	for _, name := range []string{"iptables-nft", "iptables-legacy"} {
 		all[name].Chains["filter/FORWARD"] = []string{"-j THEIRS"}
 		repair(t, Used{IPv4, NFT, all[name]}, ownBridge)
@@ -185,14 +185,14 @@ func TestInUse(t *testing.T) {
 		err         string
 	}{
 		"nft":                     {"-j KUBE-FORWARD", "empty", nil, "iptables-nft", ""},
-		"legacy":                  {"empty", "-j KUBE-FORWARD", map[string]string{"proc/net/ip_tables_names": "filter\n"}, "iptables-legacy", ""},
-		"both":                    {"-j KUBE-FORWARD", "-j DOCKER", map[string]string{"proc/net/ip_tables_names": "filter\n"}, "iptables-nft iptables-legacy", ""},
+		"legacy":                  {"empty", "-j KUBE-FORWARD", map[string]string{"proc/thread-self/net/ip_tables_names": "filter\n"}, "iptables-legacy", ""},
+		"both":                    {"-j KUBE-FORWARD", "-j DOCKER", map[string]string{"proc/thread-self/net/ip_tables_names": "filter\n"}, "iptables-nft iptables-legacy", ""},
 		"neither has rules":       {"empty", "empty", nil, "iptables-nft", ""},
-		"ours is no sign":         {"-j HOMEPORT-FORWARD", "-j DOCKER", map[string]string{"proc/net/ip_tables_names": "filter\n"}, "iptables-legacy", ""},
+		"ours is no sign":         {"-j HOMEPORT-FORWARD", "-j DOCKER", map[string]string{"proc/thread-self/net/ip_tables_names": "filter\n"}, "iptables-legacy", ""},
 		"legacy alone":            {none, "empty", nil, "iptables-legacy", ""},
 		"only the other: legacy":  {none, "empty", map[string]string{"sys/module/nft_compat/refcnt": "3"}, "", "the host's rules may be in iptables-nft, which cannot be asked"},
-		"only the other: nft":     {"empty", none, map[string]string{"proc/net/ip_tables_names": "nat\n"}, "", "the host's rules may be in iptables-legacy, which cannot be asked"},
-		"nft's, and legacy's too": {"-j KUBE-FORWARD", none, map[string]string{"proc/net/ip_tables_names": "nat\n"}, "iptables-nft", "may be in iptables-legacy"},
+		"only the other: nft":     {"empty", none, map[string]string{"proc/thread-self/net/ip_tables_names": "nat\n"}, "", "the host's rules may be in iptables-legacy, which cannot be asked"},
+		"nft's, and legacy's too": {"-j KUBE-FORWARD", none, map[string]string{"proc/thread-self/net/ip_tables_names": "nat\n"}, "iptables-nft", "may be in iptables-legacy"},
 		"neither command":         {none, none, nil, "", "install iptables in both variants"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestNoNFTables(t *testing.T) {
 
 func TestLeftover(t *testing.T) {
 	nft, legacy := hostfwtest.New(), hostfwtest.New()
-	h := Host{Root: files(map[string]string{"proc/net/ip_tables_names": "filter\n"}), Tool: tools{"iptables-nft": nft, "iptables-legacy": legacy}.open}
+	h := Host{Root: files(map[string]string{"proc/thread-self/net/ip_tables_names": "filter\n"}), Tool: tools{"iptables-nft": nft, "iptables-legacy": legacy}.open}
 	repair(t, Used{IPv4, NFT, nft}, ownBridge)
 	if left, err := h.Leftover(IPv4, []Used{{IPv4, NFT, nft}}); len(left) > 0 || err != nil {
 		t.Errorf("of what is in use: %v, %v", left, err)
@@ -318,6 +318,10 @@ func realTables(t *testing.T, u Used) {
 			}
 		}
 		return edits
+	}
+	// Of this thread's namespace, which is not the process's first thread's.
+	if tables, err := NewHost().legacyTables(u.Family); err != nil || slices.Contains(tables, "filter") != (u.Variant == Legacy) {
+		t.Errorf("legacy tables with rules of %s: %q, %v", u.Name(), tables, err)
 	}
 	bridges := []Bridge{ownBridge, adopted}
 	if n := len(must(u.Compare(bridges))); n != 2 {

@@ -203,7 +203,7 @@ func TestDropBeatsUnknown(t *testing.T) {
 // FORWARD is judged in each variant that the host's rules are in, with what our own
 // chain accepts.
 func TestForwardByVariant(t *testing.T) {
-	root := loaded(map[string]string{sysctls + "call-iptables": "1", "proc/net/ip_tables_names": "filter\n"})
+	root := loaded(map[string]string{sysctls + "call-iptables": "1", "proc/thread-self/net/ip_tables_names": "filter\n"})
 	ours := hostfwtest.Forwarding("-P FORWARD DROP", "-A FORWARD -j HOMEPORT-FORWARD")
 	ours.Chains["filter/HOMEPORT-FORWARD"] = []string{"-i br-phys -m physdev --physdev-is-bridged -j ACCEPT"}
 	h := newHost(t, root, chains{})

@@ -170,9 +170,11 @@ func (h Host) nftCompat() bool { return h.exists("sys/module/nft_compat") }
 // legacyTables names the tables of the legacy variant that the kernel has, without
 // asking the command, which would make them.
 func (h Host) legacyTables(f Family) ([]string, error) {
-	file := "proc/net/ip_tables_names"
+	// Not proc/net: that is of the process's first thread, which a probe may have had
+	// a namespace of its own in.
+	file := "proc/thread-self/net/ip_tables_names"
 	if f == IPv6 {
-		file = "proc/net/ip6_tables_names"
+		file = "proc/thread-self/net/ip6_tables_names"
 	}
 	if !h.exists(file) {
 		return nil, nil
