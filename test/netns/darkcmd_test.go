@@ -43,7 +43,7 @@ stream start tcp h100 10.100.0.12
 `)
 	at := "first"
 	move := func(row, to string, arrive string, leave ...string) {
-		fmt.Fprintf(&b, "row %s\npod %s\n%s\nmigrate to vm2 %s\npings check v4 50\nstream check tcp\nmigrate end vm2\n%s\nremove %s\n", row, to, arrive, to, strings.Join(leave, "\n"), at)
+		fmt.Fprintf(&b, "row %s\npod %s\n%s\nexec sleep 4\nmigrate to vm2 %s\npings check v4 50\nstream check tcp\nmigrate end vm2\n%s\nremove %s\n", row, to, arrive, to, strings.Join(leave, "\n"), at)
 		at = to
 	}
 	plug := func(pod, bridge string) string { return "plug " + pod + " " + bridge + " 100 00:50:56:aa:bb:02" }
