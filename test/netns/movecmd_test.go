@@ -20,6 +20,9 @@ import (
 	"github.com/homeport-cni/homeport/test/vm/wire"
 )
 
+// pausedColumn is for how long QEMU had the guest stopped.
+const pausedColumn = "paused ms"
+
 // TestMigrate runs testdata/migrate/*.txtar, each alone: a guest that is copied under
 // emulation needs the machine, and what the scripts measure means little otherwise.
 func TestMigrate(t *testing.T) {
@@ -114,7 +117,7 @@ func (s *session) finish(m *Mover) (wire.Move, error) {
 	if err == nil {
 		s.figures.add("copy ms", st.TotalMs)
 		s.figures.add("QEMU's downtime ms", st.DowntimeMs)
-		s.figures.add("paused ms", int64(st.PausedMs))
+		s.figures.add(pausedColumn, int64(st.PausedMs))
 	}
 	return st, err
 }
