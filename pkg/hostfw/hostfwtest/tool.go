@@ -50,7 +50,7 @@ func (f *Tool) List(table, chain string) ([]string, error) {
 		return []string{"-P " + chain + " ACCEPT"}, nil // none of ours
 	}
 	if !ok {
-		return nil, errors.New("No chain/target/match by that name.")
+		return nil, errors.New("no such chain")
 	}
 	var out []string
 	if p, builtin := f.Policy[at]; builtin {
@@ -155,7 +155,7 @@ func edit(chains map[string][]string, at, verb, rule string) error {
 	case "-D":
 		i := slices.Index(rules, rule)
 		if i < 0 {
-			return errors.New("Bad rule (does a matching rule exist in that chain?).")
+			return errors.New("no such rule")
 		}
 		rules = slices.Delete(rules, i, i+1)
 	default:
