@@ -70,13 +70,13 @@ func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
 	k.health.changed = func() { signal(k.changed) }
 	k.keeper.pods = k.localPods
 	k.watchOthers(cfg)
+	var err error
+	if k.asker, err = newAsker(cfg, func() { signal(k.moved) }); err != nil { // before health: its answers say nothing of the watches
+		return nil, err
+	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.Wrap(k.health.wrap)
 	shared := true // nothing here changes what it is given
-	var err error
-	if k.asker, err = newAsker(cfg, func() { signal(k.moved) }); err != nil {
-		return nil, err
-	}
 	k.cache, err = cache.New(cfg, cache.Options{
 		Mapper:                       kubeMapper(),
 		DefaultTransform:             packing(slim),

@@ -64,6 +64,11 @@ func TestKubeMoves(t *testing.T) {
 	c.create(forged)
 	n1.moves("forged, before KubeVirt", "forged", forged.UID, MoveNone, "does not exist")
 
+	// That there is no such thing is an answer, and no trouble of what is watched.
+	if err := n1.health.problem(); err != nil {
+		t.Errorf("the source is taken for unreadable: %v", err)
+	}
+
 	c.Server.Apply("../kube/testdata/kubevirt.yaml")
 	vmi := c.other(vmiKind, "vm", `{metadata: {labels: {kubevirt.io/nodeName: n1}}, spec: {}}`)
 	c.createSoon(vmi)
