@@ -128,7 +128,7 @@ const (
 // DriftCount says how often somebody else changed something of ours.
 type DriftCount struct {
 	Kind     string    `json:"kind"`
-	Subject  string    `json:"subject"` // interface or bridge
+	Subject  string    `json:"subject"` // interface, bridge, or chain in the host's iptables
 	Seen     int       `json:"seen"`
 	Repaired int       `json:"repaired"`
 	Last     time.Time `json:"last"`
