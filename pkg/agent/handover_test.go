@@ -351,3 +351,24 @@ func TestByHand(t *testing.T) {
 	l.follows().moves["veth1"] = desired.Move{State: desired.MoveNone}
 	refused(ask(l.releaseByHand, rec.Key), "Kubernetes says where VMs run")
 }
+
+// An agent that is killed after it has handed a port over and before it has written so
+// is followed by one that knows: the port is not quarantined anew.
+func TestKilledInHandOver(t *testing.T) {
+	l := newLive(t)
+	src := l.follows()
+	src.moves["veth1"] = desired.Move{State: desired.MoveTarget, Why: "it comes"}
+	rec := l.waits("veth1", 1)
+	l.must(l.kernel.dp.HandOver(rec.HostIfIndex))
+	next := l.restart()
+	next.cfg.Source, next.world = src, l.world
+	next.must(next.adoptRecords())
+	if found := next.lookAtHooks(); len(found) != 0 {
+		t.Errorf("drift: %+v", found)
+	}
+	next.takeArrivals()
+	next.followMoves()
+	if now := next.is(rec, attach.Active); now.Arrival == nil {
+		t.Error("its VM's arrival is forgotten")
+	}
+}

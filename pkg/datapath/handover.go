@@ -84,9 +84,9 @@ func (d *Datapath) HandOver(ifindex int) error {
 	return d.ports.put(ifindex, rec)
 }
 
-// HandedOver says whether the VM of a quarantined port has arrived at it, by its own
-// announcement, and nobody has called HandOver since.
+// HandedOver says whether a port is open because its VM has arrived at it since it was
+// last quarantined: by the VM's own announcement, or because HandOver was called.
 func (d *Datapath) HandedOver(ifindex int) bool {
 	rec, err := d.record(ifindex)
-	return err == nil && attach.State(rec.State) == attach.Quarantined && d.arrived(rec)
+	return err == nil && d.effective(rec) == attach.Active && d.arrived(rec)
 }

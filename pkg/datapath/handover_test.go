@@ -207,7 +207,7 @@ func TestHandOverIsThePorts(t *testing.T) {
 	if err := b.HandOver(loopback); err != nil {
 		t.Fatal(err)
 	}
-	if state() != attach.Active || b.HandedOver(loopback) {
+	if state() != attach.Active || !b.HandedOver(loopback) {
 		t.Errorf("after HandOver the port is %v, handed over: %v", state(), b.HandedOver(loopback))
 	}
 	quarantine()
@@ -225,6 +225,9 @@ func TestHandOverIsThePorts(t *testing.T) {
 	b.expect("the next", quarantined()...)
 	if err := b.SetState(loopback, attach.Active); err != nil {
 		t.Fatal(err)
+	}
+	if b.HandedOver(loopback) {
+		t.Error("a port that was opened without its VM's arrival counts as handed over")
 	}
 	b.expect("is strict", in(tcp(peer4, vm4, 80, 1000, "A"), policy.ReasonTCPNoState))
 }
