@@ -26,12 +26,16 @@ static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
 	return is_drop(r) ? HP_FRAGMENT_DROP : HP_FRAGMENT_ALLOW;
 }
 
-/* needs_flow: a packet with this verdict of the rules passes only as one of a connection. */
+/*
+ * needs_flow: a packet with this verdict of the rules passes only as one of a connection.
+ * TCP that is no SYN opens none, whatever a rule says of it; a datagram may, so one
+ * that a rule drops is dropped.
+ */
 static __always_inline int needs_flow(const struct packet *p, __u32 r)
 {
 	if (p->kind == TCP)
 		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
-	return is_drop(r) && (p->kind == UDP || p->kind == ECHO_REPLY);
+	return r == HP_DEFAULT_DROP && (p->kind == UDP || p->kind == ECHO_REPLY);
 }
 
 /* by_rules: the packet belongs to no connection, so policy decides, and may open one. */
@@ -51,9 +55,9 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 			/* Allowed, but only a SYN opens a connection. */
 			if (!opens_tcp(p))
 				return HP_TCP_NO_STATE;
-			remember(t, q->rule_id, t->dir, HP_FLOW_NEW);
+			remember(t, q->rule_id, t->dir, 0);
 		} else if (p->kind == UDP || p->kind == ECHO_REQUEST) {
-			remember(t, q->rule_id, t->dir, HP_FLOW_NEW);
+			remember(t, q->rule_id, t->dir, 0);
 		}
 	}
 	count_rule(skb, q->counter);

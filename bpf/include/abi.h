@@ -195,7 +195,7 @@ struct hp_flow {
 	__u8 state;       /* enum hp_flow_state */
 	__u8 fin[HP_DIRS]; /* TCP: a FIN went this way; bytes of their own, for each hook writes one */
 	__u32 policy;     /* policy number of that generation: the port may get another */
-	__u32 migrated;   /* 1: taken over by HP_MIGRATED, so opener is a guess */
+	__u32 migrated;   /* enum hp_dir + 1 of the packet by which HP_MIGRATED took it over, so that opener is a guess; 0: not so */
 	__u32 pad;
 	__u64 reserved;
 };

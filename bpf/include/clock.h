@@ -27,8 +27,8 @@ const volatile __u32 udp_new_ticks = SECONDS(30);
 const volatile __u32 udp_open_ticks = SECONDS(180);
 const volatile __u32 icmp_ticks = SECONDS(10);
 
-/* How long after its VM has arrived a port takes over connections, in 2^30 ns. */
-const volatile __u32 grace_period = 60 * 1000000000ULL >> HANDOVER_SHIFT;
+/* How long after its VM has arrived a port takes over connections, in 2^30 ns; both ends are rounded down. */
+const volatile __u32 grace_period = (60 * 1000000000ULL >> HANDOVER_SHIFT) + 2;
 
 /* The coarse clock: 4 ns a call against 30, and a tick is coarser than it. */
 static __always_inline __u32 ticks_now(void)

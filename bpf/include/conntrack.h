@@ -184,11 +184,22 @@ __noinline int settle(struct track *asked)
 	return 0;
 }
 
+/*
+ * answers: the packet comes from the end that has not spoken yet. Who opened a flow
+ * that was taken over is not known, but who spoke first here.
+ */
+static __always_inline int answers(const struct hp_flow *flow, __u32 dir)
+{
+	return flow->migrated ? flow->migrated != dir + 1 : flow->opener != dir;
+}
+
 /* tcp_state: what the flow is after this segment. */
 static __always_inline __u8 tcp_state(struct hp_flow *flow, __u32 flags, __u32 dir)
 {
 	if (flags & TCP_RST)
 		return HP_FLOW_CLOSING;
+	if (flow->state == HP_FLOW_NEW && flow->migrated)
+		return answers(flow, dir) ? HP_FLOW_OPEN : HP_FLOW_NEW;
 	if (flow->state == HP_FLOW_NEW) {
 		/* Only SYN+ACK answers a SYN: a lone ACK may be the challenge of an older connection. */
 		return flow->opener != dir && (flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) ? HP_FLOW_OPEN :
@@ -206,7 +217,7 @@ static __always_inline void advance(struct track *t, struct hp_flow *flow, const
 
 	if (p->kind == TCP)
 		state = tcp_state(flow, p->tcp_flags, t->dir);
-	else if (flow->opener != t->dir)
+	else if (answers(flow, t->dir))
 		state = HP_FLOW_OPEN;
 	if (!t->settled && state == HP_FLOW_OPEN && (flow->state != HP_FLOW_OPEN || flow->seen != t->now)) {
 		settle(t);
@@ -218,17 +229,17 @@ static __always_inline void advance(struct track *t, struct hp_flow *flow, const
 		flow->seen = t->now;
 }
 
-/* opener_query: what rules saw of the flow's first packet. */
-static __always_inline void opener_query(const struct track *t, const struct hp_flow *flow, struct query *q)
+/* opener_query: what rules saw of the flow's first packet, if it came from opener. */
+static __always_inline void opener_query(const struct track *t, __u32 opener, struct query *q)
 {
 	const struct hp_flow_key *k = &t->key.flow;
-	__u32 out = flow->opener == HP_OUT;
+	__u32 out = opener == HP_OUT;
 
 	__builtin_memcpy(q->ends.src.bytes, out ? k->local : k->remote, sizeof(q->ends.src));
 	__builtin_memcpy(q->ends.dst.bytes, out ? k->remote : k->local, sizeof(q->ends.dst));
 	q->generation = t->generation;
 	q->policy = t->policy;
-	q->dir = flow->opener;
+	q->dir = opener;
 	q->ip = 1;
 	q->service = bpf_ntohs(out ? k->rport : k->lport);
 	q->group = HP_SVC_TCP;
@@ -277,7 +288,7 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *asked)
 	if (!flow)
 		return FORGOTTEN;
 	mine = flow->generation <= t.generation;
-	opener_query(&t, flow, &q);
+	opener_query(&t, flow->opener, &q);
 	r = judge(&q);
 	if (!is_drop(r)) {
 		if (mine) {
@@ -368,6 +379,20 @@ static __always_inline int reopens(const struct track *t, const struct hp_flow *
 	       (flow->state == HP_FLOW_CLOSING || flow->opener != t->dir);
 }
 
+/* in_grace: the VM has come from another node so shortly that its connections may have, too. */
+static __always_inline int in_grace(const struct track *t)
+{
+	__u32 at;
+
+	return handed_over(t->key.slot, t->key.serial, &at) && handover_clock() - at < grace_period;
+}
+
+/* unheard: a flow that was taken over, and that nobody has answered while that was allowed. */
+static __always_inline int unheard(const struct track *t, const struct hp_flow *flow)
+{
+	return flow->migrated && flow->state == HP_FLOW_NEW && !in_grace(t);
+}
+
 /*
  * established: HP_ESTABLISHED for a packet of a known flow, HP_RELATED for an
  * error about one; a reason to drop it if the policy has turned against the
@@ -378,7 +403,7 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 	struct hp_flow *flow = find(t);
 	__u32 r;
 
-	if (!flow || reopens(t, flow, p))
+	if (!flow || reopens(t, flow, p) || unheard(t, flow))
 		return GO_ON;
 	if (!judged(flow, t)) {
 		r = revalidate(skb, t);
@@ -400,9 +425,9 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
  * not undone by a SYN against its direction, which its peer refuses by itself.
  * Without memory for it the packet passes, and its answer is judged by itself.
  */
-__noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 state)
+__noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 migrated)
 {
-	struct hp_flow fresh = { .rule_id = rule_id, .opener = opener, .state = state };
+	struct hp_flow fresh = { .rule_id = rule_id, .opener = opener, .migrated = migrated };
 	struct hp_flow *flow;
 	struct track t;
 
@@ -417,23 +442,14 @@ __noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 
 	fresh.generation = t.generation;
 	fresh.policy = t.policy;
 	fresh.seen = t.now;
-	fresh.migrated = state != HP_FLOW_NEW;
 	bpf_map_update_elem(&conns_new, &t.key, &fresh, BPF_ANY);
 	return 0;
-}
-
-/* in_grace: the VM has come from another node so shortly that its connections may have, too. */
-static __always_inline int in_grace(const struct track *t)
-{
-	__u32 at;
-
-	return handed_over(t->key.slot, t->key.serial, &at) && handover_clock() - at < grace_period;
 }
 
 /*
  * may_open: whether the end of dir can have opened the packet's flow, going by the
  * packet alone. What answers a SYN did not. Of UDP, which does not say, a well-known
- * port does not open flows to a port that is none: else whoever the rules keep from a
+ * port opens flows to none but itself (NTP, IKE): else whoever the rules keep from a
  * service would pass for one of its VM's own.
  */
 static __always_inline int may_open(const struct packet *p, __u32 dir, __u32 opener)
@@ -442,7 +458,7 @@ static __always_inline int may_open(const struct packet *p, __u32 dir, __u32 ope
 		return opener != dir || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK);
 	if (opener == dir) /* judged already */
 		return 0;
-	return p->kind == ECHO_REPLY || bpf_ntohs(p->dport) >= 1024 || bpf_ntohs(p->sport) < 1024;
+	return p->kind == ECHO_REPLY || bpf_ntohs(p->dport) >= 1024 || p->dport == p->sport;
 }
 
 /*
@@ -453,24 +469,23 @@ static __always_inline int may_open(const struct packet *p, __u32 dir, __u32 ope
  */
 __noinline int takes_over(struct __sk_buff *skb, const struct packet *p, struct track *t)
 {
-	struct hp_flow guess = {};
 	struct query q = {};
-	__u32 i, dir;
+	__u32 i, dir, opener;
 
 	if (!p || !t || !in_grace(t))
 		return GO_ON;
 	dir = t->dir & 1;
-	guess.opener = bpf_ntohs(p->sport) > bpf_ntohs(p->dport) ? dir : !dir;
-	for (i = 0; i < 2; i++, guess.opener ^= 1) {
-		if (!may_open(p, dir, guess.opener))
+	opener = bpf_ntohs(p->sport) > bpf_ntohs(p->dport) ? dir : !dir;
+	for (i = 0; i < 2; i++, opener = !opener) {
+		if (!may_open(p, dir, opener))
 			continue;
-		opener_query(t, &guess, &q);
+		opener_query(t, opener, &q);
 		if (is_drop(judge(&q)))
 			continue;
 		count_rule(skb, q.counter);
-		if (p->kind != ECHO_REPLY)
-			remember(t, q.rule_id, guess.opener,
-				 p->kind == TCP && p->tcp_flags & (TCP_RST | TCP_FIN) ? HP_FLOW_CLOSING : HP_FLOW_OPEN);
+		/* An end of it leaves nothing: whatever follows is judged like it. */
+		if (p->kind != ECHO_REPLY && !(p->kind == TCP && p->tcp_flags & (TCP_RST | TCP_FIN)))
+			remember(t, q.rule_id, opener, dir + 1);
 		return HP_MIGRATED;
 	}
 	return GO_ON;

@@ -405,6 +405,10 @@ func (a *Agent) adoptRecord(rec *attach.Record) {
 		}
 		a.notes.drop(a.store.Path(rec.Key))
 		a.table.opened(e)
+		ask(a.held)
+		if rec.Arrival != nil && time.Since(rec.Arrival.At) < announceAgain {
+			a.announce(context.Background(), rec, a.addressesOf(rec))
+		}
 		return
 	}
 	if _, err := a.store.Get(rec.Key); errors.Is(err, fs.ErrNotExist) {

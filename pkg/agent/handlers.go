@@ -74,7 +74,7 @@ func (a *Agent) prepare(_ context.Context, req *attach.Request) (any, error) {
 	}
 	if len(asked.MAC) != 0 {
 		asking := attach.Record{Request: asked, Bridge: r.trunk.Bridge, VLANs: r.vlans}
-		if err := a.table.macHeld(e, &asking, a.alive); err != nil {
+		if err := a.table.macHeld(&asking, a.alive); err != nil {
 			return nil, err
 		}
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -75,7 +76,9 @@ func macOf(m desired.Move, ifName string) attach.MAC {
 }
 
 // sharesMAC says whether two ports of one node may have one MAC in one VLAN: the
-// ports of one VM's migration may, since only one of them ever speaks.
+// ports of one VM's migration may, since only one of them ever speaks. Whoever makes
+// pods can have a VirtualMachineInstance count one among its own (status.activePods),
+// but not among the pods of its migration.
 func (a *Agent) sharesMAC(mine, theirs *attach.Record) bool {
 	if theirs.Wanted() == attach.Released {
 		return true
@@ -85,7 +88,8 @@ func (a *Agent) sharesMAC(mine, theirs *attach.Record) bool {
 		return mine.MigrationTarget || theirs.MigrationTarget && theirs.Hold != nil
 	}
 	t, _ := a.moveOf(theirs.Pod)
-	return m.VM != "" && m.VM == t.VM && (m.State == desired.MoveTarget || t.State == desired.MoveTarget)
+	target := func(m desired.Move) bool { return m.State == desired.MoveTarget && m.Migrating }
+	return m.VM != "" && m.VM == t.VM && (target(m) || target(t))
 }
 
 // arrivalPoll is how soon the agent notices that a quarantined port was opened by its
@@ -109,19 +113,35 @@ func (a *Agent) followArrivals(ctx context.Context) error {
 	}
 }
 
-// takeArrivals looks once, and says whether ports are quarantined.
+// announceAgain is how young an arrival is that an agent which starts announces once
+// more: its predecessor may have been killed at it.
+const announceAgain = time.Minute
+
+// takeArrivals looks once, and says whether ports are quarantined. All are announced
+// before any is written down: nothing hurries more.
 func (a *Agent) takeArrivals() bool {
 	waiting := a.table.quarantined()
-	for i := range waiting {
-		if a.kernel.dp.HandedOver(waiting[i].HostIfIndex) {
-			a.arrive(waiting[i], attach.ArrivedByAnnouncement)
-		}
+	arrived := slices.DeleteFunc(slices.Clone(waiting), func(r attach.Record) bool { return !a.kernel.dp.HandedOver(r.HostIfIndex) })
+	for i := range arrived {
+		a.announce(context.Background(), &arrived[i], a.addressesOf(&arrived[i]))
+	}
+	for _, rec := range arrived {
+		a.arrive(rec, attach.ArrivedByAnnouncement)
 	}
 	return len(waiting) > 0
 }
 
-// arrive makes a port its VM's, which has come to it, and tells the network.
-func (a *Agent) arrive(of attach.Record, by string) {
+// welcome opens a quarantined port whose VM has come by another's word than its own,
+// and tells the network.
+func (a *Agent) welcome(of attach.Record, by string) {
+	if a.arrive(of, by) {
+		a.announce(context.Background(), &of, a.addressesOf(&of))
+	}
+}
+
+// arrive makes a port its VM's, which has come to it. What cannot be written to disk an
+// agent that is started anew finds out from the port.
+func (a *Agent) arrive(of attach.Record, by string) (arrived bool) {
 	err := a.withPort(of, func(now attach.Record) error {
 		if now.Wanted() != attach.Quarantined {
 			return nil
@@ -129,7 +149,7 @@ func (a *Agent) arrive(of attach.Record, by string) {
 		if err := a.kernel.dp.HandOver(now.HostIfIndex); err != nil {
 			return err
 		}
-		a.announce(context.Background(), &now, a.addressesOf(&now)) // first: nothing hurries more
+		arrived = true
 		waited := time.Since(now.Hold.Since)
 		now.Hold, now.Arrival = nil, &attach.Arrival{At: time.Now().UTC(), By: by}
 		a.table.replace(&now)
@@ -137,49 +157,98 @@ func (a *Agent) arrive(of attach.Record, by string) {
 		return a.store.Put(&now)
 	})
 	if err != nil {
-		a.log.Error("a port cannot be handed over; it is tried again", "port", of.HostIfName, "err", err)
+		a.log.Error("a port's hand-over", "port", of.HostIfName, "open", arrived, "err", err)
+	}
+	if arrived {
+		a.leaveBehind(of)
 	}
 	a.tell()
+	return arrived
 }
 
-// addressesOf are those that are known of a port's VM: declared by the plugins before
-// ours, and told by Kubernetes.
+// leaveBehind silences the port of this node that a VM has left for another one here,
+// where nobody else says so.
+func (a *Agent) leaveBehind(to attach.Record) {
+	if _, ok := a.moveOf(to.Pod); ok {
+		return
+	}
+	for _, it := range a.table.list() {
+		from := it.rec
+		if it.open && from.Key != to.Key && from.Bridge == to.Bridge && bytes.Equal(from.MAC, to.MAC) &&
+			from.Wanted() == attach.Active && !from.VLANs.All().Intersect(to.VLANs.All()).Empty() {
+			a.rehold(from, hold(attach.Released, attach.HoldMoved, "its VM has come to "+to.HostIfName+" on this node"))
+		}
+	}
+}
+
+// addressesOf are those of a port's VM that may be announced for it: declared by the
+// plugins before ours; or, where Kubernetes knows the VM, what that says, as far as it
+// is of the network's subnets and no gateway's, for a guest says it.
 func (a *Agent) addressesOf(rec *attach.Record) []netip.Addr {
-	out := slices.Clone(rec.Addresses)
-	m, _ := a.moveOf(rec.Pod)
+	m, ok := a.moveOf(rec.Pod)
+	if !ok {
+		return rec.Addresses
+	}
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.world.snap == nil {
+		return nil
+	}
+	var out []netip.Addr
 	for _, ip := range m.Addresses[rec.IfName] {
-		if !slices.Contains(out, ip) {
-			out = append(out, ip)
+		for _, s := range a.world.snap.Networks[rec.Policy].Subnets {
+			if s.CIDR.Contains(ip) && ip != s.Gateway && !slices.Contains(out, ip) && len(out) < mostAnnounced {
+				out = append(out, ip)
+			}
 		}
 	}
 	return out
 }
 
-// rehold gives a port another reason to be silent, or none: then it is open.
+// mostAnnounced bounds the addresses of one VM.
+const mostAnnounced = 64
+
+// rehold gives a port another reason to be silent, or none: then it is open. It does
+// nothing at a port whose state is not any more what was decided on. The disk comes
+// first: what it says is what a killed agent's successor goes by.
 func (a *Agent) rehold(of attach.Record, h *attach.Hold) {
 	err := a.withPort(of, func(now attach.Record) error {
 		before := now.Wanted()
+		if before != of.Wanted() {
+			return nil
+		}
 		if h != nil && now.Hold != nil && h.State == now.Hold.State {
 			h.Since = now.Hold.Since
 		}
 		now.Hold = h
-		if after := now.Wanted(); after != before {
-			if err := a.kernel.SetState(now.HostIfIndex, after); err != nil {
+		after := now.Wanted()
+		if before == attach.Released && after == attach.Active { // another may have the MAC by now
+			if err := a.table.macHeld(&now, a.alive); err != nil {
 				return err
 			}
-			if after == attach.Released { // who is left here is told where to look for the VM by its announcement
-				if err := a.kernel.net.Forget(ref(now.HostEnd()), net.HardwareAddr(now.MAC)); err != nil {
-					a.log.Warn("the bridge still believes a VM at the port that it has left", "port", now.HostIfName, "err", err)
-				}
-			}
-			a.log.Info("port is "+after.String(), "port", now.HostIfName, "container", now.ContainerID, "was", before, "why", why(h))
+		}
+		if err := a.store.Put(&now); err != nil {
+			return err
 		}
 		a.table.replace(&now)
-		return a.store.Put(&now)
+		if after == before {
+			return nil
+		}
+		a.log.Info("port is "+after.String(), "port", now.HostIfName, "container", now.ContainerID, "was", before, "why", why(h))
+		if err := a.kernel.SetState(now.HostIfIndex, after); err != nil {
+			return err // the loop sees that it is not as it should be
+		}
+		if after != attach.Released {
+			return nil
+		}
+		// Who is left here is told where to look for the VM by its announcement.
+		a.announcer.stop(portJob(now.Key), errNotHere)
+		return a.kernel.net.Forget(ref(now.HostEnd()), net.HardwareAddr(now.MAC))
 	})
 	if err != nil {
-		a.log.Error("a port's state cannot be changed; it is tried again", "port", of.HostIfName, "err", err)
+		a.log.Error("a port's state", "port", of.HostIfName, "wanted", why(h), "err", err)
 	}
+	ask(a.held)
 	a.tell()
 }
 
@@ -222,22 +291,27 @@ func (a *Agent) followMoves() {
 }
 
 func (a *Agent) followMove(rec attach.Record, m desired.Move) {
-	if mac := macOf(m, rec.IfName); mac != nil && !bytes.Equal(mac, rec.MAC) {
-		a.takeMAC(rec, mac)
+	was := rec.Wanted()
+	if mac := macOf(m, rec.IfName); was == attach.Quarantined && mac != nil && !bytes.Equal(mac, rec.MAC) {
+		if err := a.takeMAC(&rec, mac); err != nil {
+			m.Why += "; it cannot take its VM's MAC: " + err.Error()
+		}
 	}
-	switch was := rec.Wanted(); {
+	switch {
 	case m.State == desired.MoveLeft && was != attach.Released:
 		a.rehold(rec, hold(attach.Released, attach.HoldMoved, m.Why))
 	case was == attach.Quarantined && m.State == desired.MoveArrived:
-		a.arrive(rec, attach.ArrivedByAPI)
-	case was == attach.Quarantined && m.State == desired.MoveNone:
+		a.welcome(rec, attach.ArrivedByAPI)
+	case was == attach.Quarantined && m.State == desired.MoveNone && rec.Hold.Reason != attach.HoldTarget:
 		a.rehold(rec, nil)
-	case was == attach.Released && (m.State == desired.MoveNone && m.VM != "" || m.State == desired.MoveArrived):
-		a.rehold(rec, nil)
+	case was == attach.Released && m.Failed && (m.State == desired.MoveNone || m.State == desired.MoveArrived):
+		a.rehold(rec, nil) // the VM never left
+	case was == attach.Active && m.Failed && m.State == desired.MoveTarget && rec.Arrival != nil:
+		a.rehold(rec, hold(attach.Quarantined, attach.HoldTarget, m.Why)) // it announced itself, and came to nothing
 	case was == attach.Quarantined:
-		reason := attach.HoldTarget
-		if m.State == desired.MoveUnknown {
-			reason = attach.HoldUnknown
+		reason := rec.Hold.Reason // a target stays one, whatever is not known of it any more
+		if m.State == desired.MoveTarget {
+			reason = attach.HoldTarget
 		}
 		if rec.Hold.Reason != reason || rec.Hold.Message != m.Why {
 			a.rehold(rec, hold(attach.Quarantined, reason, m.Why))
@@ -245,28 +319,21 @@ func (a *Agent) followMove(rec attach.Record, m desired.Move) {
 	}
 }
 
-// takeMAC gives the port of a migration's target the MAC that the VM has.
-func (a *Agent) takeMAC(of attach.Record, mac attach.MAC) {
-	e, unlock := a.table.lock(of.Key)
-	asked := of
-	asked.MAC = mac
-	err := a.table.macHeld(e, &asked, a.alive)
-	unlock()
-	if err == nil {
-		err = a.withPort(of, func(now attach.Record) error {
-			now.MAC = mac
-			if err := a.kernel.dp.UpdatePort(now.HostIfIndex, now.Config()); err != nil {
-				return err
-			}
-			a.table.replace(&now)
-			return a.store.Put(&now)
-		})
-	}
-	if err != nil {
-		a.log.Error("a migration's target cannot take its VM's MAC", "port", of.HostIfName, "mac", mac, "err", err)
-		return
-	}
-	a.log.Warn("a migration's target takes the MAC that its VM has, and not the one that its pod was given: the VM names none", "port", of.HostIfName, "mac", mac, "pod's", of.MAC)
+// takeMAC gives the quarantined port of a migration's target the MAC that its VM has.
+func (a *Agent) takeMAC(rec *attach.Record, mac attach.MAC) error {
+	return a.withPort(*rec, func(now attach.Record) error {
+		if now.Wanted() != attach.Quarantined {
+			return nil
+		}
+		given := now.MAC
+		now.MAC = mac
+		if err := a.table.replaceMAC(&now, a.alive); err != nil {
+			return err
+		}
+		a.log.Warn("a migration's target takes the MAC that its VM has, and not the one that its pod was given: the VM names none", "port", now.HostIfName, "mac", mac, "pod's", given)
+		*rec = now
+		return errors.Join(a.kernel.dp.UpdatePort(now.HostIfIndex, now.Config()), a.store.Put(&now))
+	})
 }
 
 // quarantined copies the records of the complete ports that wait for their VM.
@@ -297,10 +364,16 @@ func (a *Agent) openByHand(_ context.Context, k *attach.Key) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch rec.Wanted() {
-	case attach.Quarantined:
-		a.arrive(rec, attach.ArrivedByOperator)
-	case attach.Released:
+	_, told := a.moveOf(rec.Pod)
+	switch {
+	case rec.Wanted() == attach.Quarantined:
+		a.welcome(rec, attach.ArrivedByOperator)
+	case rec.Wanted() == attach.Released && told:
+		return nil, attach.Invalid("port", "Kubernetes says that its VM has moved away", "see kubectl get vmi -o wide")
+	case rec.Wanted() == attach.Released:
+		if err := a.table.macHeld(&rec, a.alive); err != nil {
+			return nil, err
+		}
 		a.rehold(rec, nil)
 	default:
 		return nil, attach.Invalid("port", rec.HostIfName+" is open", "see homeportctl drops for what is dropped there, and why")

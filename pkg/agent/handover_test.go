@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -103,7 +104,8 @@ func TestHoldAtFirst(t *testing.T) {
 func TestSharesMAC(t *testing.T) {
 	vm := func(s desired.MoveState, name string) desired.Move { return desired.Move{State: s, VM: name} }
 	src := &moving{moves: map[string]desired.Move{
-		"a": vm(desired.MoveNone, "shop/web"), "b": vm(desired.MoveTarget, "shop/web"), "other": vm(desired.MoveTarget, "shop/mail"),
+		"a": vm(desired.MoveNone, "shop/web"), "b": {State: desired.MoveTarget, VM: "shop/web", Migrating: true},
+		"other": {State: desired.MoveTarget, VM: "shop/mail", Migrating: true}, "counted": vm(desired.MoveTarget, "shop/web"),
 		"forged": {}, "second": vm(desired.MoveNone, "shop/web"),
 	}}
 	rec := func(pod string, h *attach.Hold) *attach.Record {
@@ -122,6 +124,7 @@ func TestSharesMAC(t *testing.T) {
 		{"targets of two VMs", rec("other", quarantined), rec("b", quarantined), false},
 		{"a target and a VM that is not its", rec("other", quarantined), rec("a", nil), false},
 		{"two pods of a VM without a migration", rec("second", nil), rec("a", nil), false},
+		{"a pod that its VM counts, and does not migrate to", rec("counted", quarantined), rec("a", nil), false},
 		{"a label that nobody confirms", rec("forged", quarantined), rec("a", nil), false},
 		{"a port whose VM has left", rec("other", nil), rec("a", hold(attach.Released, attach.HoldMoved, "")), true},
 	} {
@@ -187,7 +190,28 @@ func TestFollowMoves(t *testing.T) {
 	}
 	say("veth1", desired.MoveNone, "", "the VM is forgotten")
 	l.is(rec, attach.Released)
-	say("veth1", desired.MoveArrived, "shop/web", "it is here after all")
+	say("veth1", desired.MoveArrived, "shop/web", "what was before it left")
+	l.is(rec, attach.Released)
+	src.moves["veth1"] = desired.Move{State: desired.MoveArrived, VM: "shop/web", Failed: true, Why: "it is here after all"}
+	l.followMoves()
+	l.is(rec, attach.Active)
+	// A move here that has failed after the VM announced itself.
+	src.moves["veth1"] = desired.Move{State: desired.MoveTarget, VM: "shop/web", Failed: true, Why: "it failed"}
+	l.followMoves()
+	if now := l.is(rec, attach.Quarantined); now.Hold.Message != "it failed" {
+		t.Errorf("hold: %+v", now.Hold)
+	}
+	// A target that Kubernetes forgets, as a pod deleted by force, does not open.
+	say("veth1", desired.MoveNone, "", "not known to Kubernetes")
+	l.is(rec, attach.Quarantined)
+	say("veth1", desired.MoveUnknown, "", "who knows")
+	say("veth1", desired.MoveNone, "", "not known to Kubernetes")
+	l.is(rec, attach.Quarantined)
+
+	// What was decided on a state that is over is not done.
+	stale := *l.byName("veth1")
+	say("veth1", desired.MoveArrived, "shop/web", "it came")
+	l.followMove(stale, desired.Move{State: desired.MoveTarget, VM: "shop/web", Why: "it comes"})
 	l.is(rec, attach.Active)
 
 	// One that is no target opens, and is strict.
@@ -290,8 +314,8 @@ func TestTakeMAC(t *testing.T) {
 	other := l.waits("veth2", 2)
 	src.moves["veth2"] = desired.Move{State: desired.MoveTarget, VM: "shop/thief", MACs: map[string]string{other.IfName: "00:50:56:00:00:77"}}
 	l.followMoves()
-	if now := l.is(other, attach.Quarantined); strings.HasSuffix(now.MAC.String(), "77") {
-		t.Errorf("it has taken %s", now.MAC)
+	if now := l.is(other, attach.Quarantined); strings.HasSuffix(now.MAC.String(), "77") || !strings.Contains(now.Hold.Message, "it cannot take its VM's MAC: ") {
+		t.Errorf("it has taken %s: %s", now.MAC, now.Hold.Message)
 	}
 }
 
@@ -342,6 +366,14 @@ func TestByHand(t *testing.T) {
 	l.must(ask(l.releaseByHand, rec.Key))
 	l.is(rec, attach.Released)
 	refused(ask(l.releaseByHand, rec.Key), "released already")
+	// Another has its MAC meanwhile.
+	l.table.shares = func(_, theirs *attach.Record) bool { return theirs.Wanted() == attach.Released }
+	thief := l.waits("veth2", 1)
+	refused(ask(l.openByHand, rec.Key), "is held in VLAN 100 by a living port")
+	l.is(rec, attach.Released)
+	e, unlock := l.table.lock(thief.Key)
+	l.must(l.end(e, thief))
+	unlock()
 	l.must(ask(l.openByHand, rec.Key))
 	l.is(rec, attach.Active)
 	nobody := rec.Key
@@ -350,6 +382,11 @@ func TestByHand(t *testing.T) {
 	refused(ask(l.releaseByHand, nobody), "not attached")
 	l.follows().moves["veth1"] = desired.Move{State: desired.MoveNone}
 	refused(ask(l.releaseByHand, rec.Key), "Kubernetes says where VMs run")
+	src := l.follows()
+	src.moves["veth1"] = desired.Move{State: desired.MoveLeft, Why: "it went"}
+	l.followMoves()
+	l.is(rec, attach.Released)
+	refused(ask(l.openByHand, rec.Key), "Kubernetes says that its VM has moved away")
 }
 
 // An agent that is killed after it has handed a port over and before it has written so
@@ -370,5 +407,63 @@ func TestKilledInHandOver(t *testing.T) {
 	next.followMoves()
 	if now := next.is(rec, attach.Active); now.Arrival == nil {
 		t.Error("its VM's arrival is forgotten")
+	}
+}
+
+// An agent that is killed after it has written that a VM has left, and before the port
+// is silent, is followed by one that silences it, whatever the API says by then.
+func TestKilledInRelease(t *testing.T) {
+	l := newLive(t)
+	l.follows().moves["veth1"] = desired.Move{State: desired.MoveNone, VM: "shop/web"}
+	rec := l.waits("veth1", 1)
+	l.rehold(*rec, nil)
+	now := l.is(rec, attach.Active)
+	now.Hold = hold(attach.Released, attach.HoldMoved, "it went")
+	l.must(l.store.Put(&now))
+	next := l.restart()
+	next.cfg.Source, next.world = &moving{}, l.world
+	next.must(next.adoptRecords())
+	found := next.lookAtHooks()
+	if len(found) != 1 || found[0].kind != "PortNotSilent" {
+		t.Fatalf("found %+v", found)
+	}
+	next.must(found[0].repair())
+	next.is(rec, attach.Released)
+}
+
+// By manifests, a VM that has come to another port of the same node has left its own.
+func TestLeaveBehind(t *testing.T) {
+	l := newLive(t)
+	from := l.open("veth1", 1)
+	bystander := l.open("veth3", 3)
+	l.table.shares = func(mine, theirs *attach.Record) bool { return true }
+	to := l.waits("veth2", 1)
+	l.announceAt("veth2")
+	l.takeArrivals()
+	l.is(to, attach.Active)
+	if now := l.is(from, attach.Released); !strings.Contains(now.Hold.Message, "has come to veth2") {
+		t.Errorf("hold: %+v", now.Hold)
+	}
+	l.is(bystander, attach.Active)
+}
+
+// What Kubernetes says of a VM's addresses its guest may have said.
+func TestAddressesOf(t *testing.T) {
+	l := newLive(t)
+	rec := l.waits("veth1", 1)
+	rec.Addresses = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	if got := l.addressesOf(rec); len(got) != 1 || got[0] != rec.Addresses[0] {
+		t.Errorf("by manifests: %v", got)
+	}
+	n := l.world.snap.Networks[rec.Policy]
+	n.Subnets = []desired.Subnet{{CIDR: netip.MustParsePrefix("10.1.0.0/24"), Gateway: netip.MustParseAddr("10.1.0.1")}}
+	l.world.snap.Networks[rec.Policy] = n
+	var said []netip.Addr
+	for _, s := range []string{"10.1.0.1", "10.1.0.7", "10.1.0.7", "192.0.2.9", "fe80::1"} {
+		said = append(said, netip.MustParseAddr(s))
+	}
+	l.follows().moves["veth1"] = desired.Move{State: desired.MoveArrived, VM: "shop/web", Addresses: map[string][]netip.Addr{rec.IfName: said}}
+	if got := l.addressesOf(rec); len(got) != 1 || got[0] != netip.MustParseAddr("10.1.0.7") {
+		t.Errorf("announced: %v", got)
 	}
 }

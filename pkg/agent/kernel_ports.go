@@ -77,7 +77,7 @@ func (k *kernel) VerifyPort(r *attach.Record) error {
 		return err
 	}
 	switch want := r.Wanted(); {
-	case p.State == want, p.State == attach.Active && k.dp.HandedOver(r.HostIfIndex): // the VM has come; followArrivals sees to the rest
+	case p.State == want, want == attach.Quarantined && k.dp.HandedOver(r.HostIfIndex): // the VM has come; followArrivals sees to the rest
 	case want == attach.Active:
 		return fmt.Errorf("%w: port is %v", errNotOpen, p.State)
 	default:
@@ -107,7 +107,7 @@ func (k *kernel) RepairPort(r *attach.Record) error {
 		if err := errors.Join(k.dp.RepairPort(r.HostIfIndex), k.dp.UpdatePort(r.HostIfIndex, r.Config())); err != nil {
 			return err
 		}
-		if k.dp.HandedOver(r.HostIfIndex) {
+		if r.Wanted() == attach.Quarantined && k.dp.HandedOver(r.HostIfIndex) {
 			return nil // quarantine would begin anew
 		}
 		return k.dp.SetState(r.HostIfIndex, r.Wanted())

@@ -74,7 +74,7 @@ func (t *table) claimAs(e *entry, r *attach.Record, alive func(*attach.Record) b
 				Remedy:  "one veth serves one attachment"}
 		}
 	}
-	if err := t.macHeldLocked(e, r, alive, shares); err != nil {
+	if err := t.macHeldLocked(r, alive, shares); err != nil {
 		return err
 	}
 	e.rec, e.claimed = r, true
@@ -84,15 +84,15 @@ func (t *table) claimAs(e *entry, r *attach.Record, alive func(*attach.Record) b
 // macHeld refuses a MAC that a living port of this node has in one of the same
 // VLANs, unless both are of one migration. The FDB and other nodes are not asked: the
 // target of a migration has the living source's MAC.
-func (t *table) macHeld(e *entry, r *attach.Record, alive func(*attach.Record) bool) error {
+func (t *table) macHeld(r *attach.Record, alive func(*attach.Record) bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.macHeldLocked(e, r, alive, t.shares)
+	return t.macHeldLocked(r, alive, t.shares)
 }
 
-func (t *table) macHeldLocked(e *entry, r *attach.Record, alive func(*attach.Record) bool, shares func(mine, theirs *attach.Record) bool) error {
+func (t *table) macHeldLocked(r *attach.Record, alive func(*attach.Record) bool, shares func(mine, theirs *attach.Record) bool) error {
 	for k, o := range t.ports {
-		if o == e || !o.claimed || o.rec.Bridge != r.Bridge || !slices.Equal(o.rec.MAC, r.MAC) {
+		if k == r.Key || !o.claimed || o.rec.Bridge != r.Bridge || !slices.Equal(o.rec.MAC, r.MAC) {
 			continue
 		}
 		both := o.rec.VLANs.All().Intersect(r.VLANs.All())
@@ -102,6 +102,19 @@ func (t *table) macHeldLocked(e *entry, r *attach.Record, alive func(*attach.Rec
 		return &attach.Error{Kind: attach.Conflict, Field: "mac",
 			Message: fmt.Sprintf("%s is held in VLAN %s by a living port of this node: container %s, interface %s (%s)", r.MAC, both, k.ContainerID, k.IfName, o.rec.HostIfName),
 			Remedy:  "give this VM another MAC, or end the other port"}
+	}
+	return nil
+}
+
+// replaceMAC is replace for a record with another MAC, if nobody holds that.
+func (t *table) replaceMAC(rec *attach.Record, alive func(*attach.Record) bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.macHeldLocked(rec, alive, t.shares); err != nil {
+		return err
+	}
+	if e := t.ports[rec.Key]; e != nil && e.rec != nil {
+		e.rec = rec
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ const (
 	ArrivedByAnnouncement = "Announcement"
 	// ArrivedByAPI: Kubernetes says that the VM runs in the port's pod now.
 	ArrivedByAPI = "KubernetesAPI"
-	// ArrivedByOperator: somebody said so by hand (homeportctl port open).
+	// ArrivedByOperator: somebody said so by hand (homeportctl ports open).
 	ArrivedByOperator = "Operator"
 )
 

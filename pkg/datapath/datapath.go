@@ -95,7 +95,8 @@ type Timeouts struct {
 	UDPOpen    time.Duration // 180 s
 	ICMP       time.Duration // an echo: 10 s
 	// Grace is how long after its VM has arrived a port takes over the connections
-	// that it brings: 60 s. Unlike the others it is in units of 2^30 ns (about 1 s).
+	// that it brings: 60 s. Unlike the others it is in units of 2^30 ns (about 1 s), and
+	// rounded up, for the arrival's time is rounded down.
 	Grace time.Duration
 }
 

@@ -84,7 +84,8 @@ func TestGrace(t *testing.T) {
 		{name: "an answer", steps: []step{in(udp(peer4, vm4, 53, 5000), mig), out(udp(vm4, peer4, 5000, 53), est), in(udp(peer4, vm4, 53, 5000), est)}},
 		{name: "an answer from nobody that was asked", steps: []step{in(udp(peer4, vm4, 54, 5000), def)}},
 		{name: "echo", steps: []step{in(echo(peer4, vm4, false, 7), mig), out(echo(vm4, peer4, true, 7), allow), in(echo(peer4, vm4, false, 7), est), in(echo(peer4, vm4, true, 7), def), out(echo(vm4, peer4, false, 8), def)}},
-		{name: "a denied service of the VM is none of its clients", netB: true, steps: []step{out(udp(vm4, shut4, 4000, 53), drop), out(udp(vm4, shut4, 53, 4000), mig)}},
+		{name: "a rule that drops a datagram", netB: true, steps: []step{out(udp(vm4, shut4, 4000, 53), drop), out(udp(vm4, shut4, 53, 4000), drop), out(udp(vm4, shut4, 123, 123), drop), out(echo(vm4, shut4, false, 9), drop)}},
+		{name: "a client of a well-known port is no server", steps: []step{in(udp(peer4, vm4, 53, 161), def), in(udp(peer4, vm4, 53, 5001), mig)}},
 		{name: "an ICMP error about a connection that nobody knows", steps: []step{in(icmpError(other4, vm4, 3, tcp(vm4, peer4, 1000, 80, "A"), 8), def)}},
 	}
 	if err := b.FillPool(3*len(cases) + 2); err != nil {
@@ -101,7 +102,7 @@ func TestGrace(t *testing.T) {
 			b.port(config) // attached without a migration: strict from the start
 			if over {      // one that is over
 				b.arrive(config)
-				b.agedHandover(61 * time.Second)
+				b.agedHandover(63 * time.Second)
 			}
 			for _, s := range c.steps {
 				if s.want == mig {
@@ -148,16 +149,41 @@ func TestTakenOver(t *testing.T) {
 		t.Errorf("the rule that lets it counts %d packets, want 1", n)
 	}
 	b.waitTicks(2)
-	b.expect("settled", in(tcp(peer4, vm4, 80, 1000, "A"), est))
+	b.expect("not answered", in(tcp(peer4, vm4, 80, 1000, "A"), est))
+	if settled, fresh := b.flows(); settled != 0 || fresh != 1 {
+		t.Errorf("before its answer: %d flows in the port's table and %d among the unanswered", settled, fresh)
+	}
+	b.expect("answered", out(tcp(vm4, peer4, 1000, 80, "A"), est))
 	conns, err := b.Conns(loopback)
 	if err != nil || len(conns) != 1 || !conns[0].Migrated || conns[0].Opener != policy.Out || conns[0].RuleID != 2 {
 		t.Fatalf("connections: %+v, %v", conns, err)
 	}
-	b.agedHandover(61 * time.Second)
+	b.agedHandover(63 * time.Second)
 	b.expect("later", out(tcp(vm4, peer4, 1000, 80, "A"), est), in(tcp(peer4, vm4, 80, 2000, "A"), policy.ReasonDefaultDrop))
 	cut := policy.Rule{Key: key(10), Action: policy.Drop, Directions: policy.OnlyOut, Services: service(t, "tcp/80")}
 	b.sync(policy.Set{Network: "net-a", Rules: append([]policy.Rule{cut}, sets[0].Rules...), Default: policy.Drop})
 	b.expect("cut", in(tcp(peer4, vm4, 80, 1000, "A"), policy.ReasonRuleDrop))
+}
+
+// What nobody answers in the minute is not let through after it, however often it comes.
+func TestUnheard(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(testSets(t)...)
+	b.arrive(accessPort())
+	est, mig, def := policy.ReasonEstablished, policy.ReasonMigrated, policy.ReasonDefaultDrop
+	for range 3 {
+		b.waitTicks(2)
+		b.expect("udp", in(udp(peer4, vm4, 53, 5000), map[bool]policy.Reason{true: mig, false: est}[b.conversations() == 0]))
+	}
+	b.expect("tcp", in(tcp(peer4, vm4, 80, 1000, "A"), mig), in(tcp(peer4, vm4, 80, 1000, "A"), est))
+	b.agedHandover(63 * time.Second)
+	b.expect("later", in(udp(peer4, vm4, 53, 5000), def), in(tcp(peer4, vm4, 80, 1000, "A"), def))
+}
+
+// conversations counts the port's flows.
+func (b *bench) conversations() int {
+	settled, fresh := b.flows()
+	return settled + fresh
 }
 
 // The knob reaches the program.
@@ -166,7 +192,7 @@ func TestGraceKnob(t *testing.T) {
 	b.sync(testSets(t)...)
 	b.arrive(accessPort())
 	b.expect("soon", in(tcp(peer4, vm4, 80, 1000, "A"), policy.ReasonMigrated))
-	b.agedHandover(3 << handoverShift)
+	b.agedHandover(4 << handoverShift)
 	b.expect("late", in(tcp(peer4, vm4, 80, 2000, "A"), policy.ReasonDefaultDrop))
 }
 

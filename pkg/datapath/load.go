@@ -43,7 +43,7 @@ func portSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 			return nil, fmt.Errorf("set knob %s: %w", name, err)
 		}
 	}
-	if err := spec.Variables[portVarGracePeriod].Set(uint32(t.Grace >> handoverShift)); err != nil {
+	if err := spec.Variables[portVarGracePeriod].Set(uint32(t.Grace>>handoverShift) + 2); err != nil {
 		return nil, fmt.Errorf("set knob %s: %w", portVarGracePeriod, err)
 	}
 	if cfg.ConnsQuota != 0 {

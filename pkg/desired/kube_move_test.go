@@ -89,7 +89,10 @@ func TestKubeMoves(t *testing.T) {
 		s["interfaces"] = []any{map[string]any{"name": "lan", "mac": "00:50:56:00:00:01", "podInterfaceName": "podx", "ipAddress": "10.1.0.1"}}
 	})
 	n1.moves("the VM runs", "source", source.UID, MoveNone, "no migration's target")
-	n1.moves("forged, of a VM that does not know it", "forged", forged.UID, MoveUnknown, "names it neither in")
+	n1.moves("forged, of a VM that is not there", "forged", forged.UID, MoveNone, "is of another")
+	thief := launcherPod("thief", "n1", vmi.GetUID(), true)
+	c.create(thief)
+	n1.moves("forged, of a VM that does not know it", "thief", thief.UID, MoveUnknown, "names it neither in")
 
 	// T0, T1: the target's pod, of which the VM does not tell yet, nor has n2's name.
 	target := launcherPod("target", "n2", vmi.GetUID(), true)
@@ -128,5 +131,5 @@ func TestKubeMoves(t *testing.T) {
 	// An agent that was away all the time finds out by asking.
 	late := follow(t, c.Config(), "n1", "")
 	late.moves("late", "source", source.UID, MoveLeft, "runs in pod target on node n2")
-	late.moves("late", "forged", forged.UID, MoveUnknown, "names it neither in")
+	late.moves("late", "thief", thief.UID, MoveUnknown, "names it neither in")
 }

@@ -40,6 +40,9 @@ type Move struct {
 	// VM is the VirtualMachineInstance, as namespace/name, that names the pod as its
 	// own; "" is none.
 	VM string
+	// Migrating says that the VM names the pod as source or target of its last migration,
+	// which only KubeVirt can write; Failed that this migration has failed.
+	Migrating, Failed bool
 	// MACs and Addresses are those of that VM's interfaces, by the names that they have
 	// in the pod.
 	MACs      map[string]string
@@ -82,6 +85,9 @@ func moveOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
 	case v.object == nil:
 		return Move{Why: fmt.Sprintf("the pod says to be the target of a migration; VirtualMachineInstance %s has not been asked yet", owner)}
 	}
+	if uid := metav1.GetControllerOf(pod).UID; uid != v.object.GetUID() {
+		return Move{State: MoveNone, Why: fmt.Sprintf("the pod is of another VirtualMachineInstance %s than there is (UID %s)", owner, uid)}
+	}
 	s := readMigration(v.object)
 	id := pod.Namespace + "/" + owner
 	named := s.active[string(pod.UID)] || s.target == pod.Name || s.source == pod.Name
@@ -91,7 +97,8 @@ func moveOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
 		}
 		return Move{State: MoveNone, Why: "the pod is no migration's target"}
 	}
-	m := Move{VM: id, MACs: s.macs, Addresses: s.addresses}
+	migrating := s.target == pod.Name || s.source == pod.Name
+	m := Move{Migrating: migrating, Failed: migrating && s.failed, VM: id, MACs: s.macs, Addresses: s.addresses}
 	_, ready := pod.Annotations[readyAnnotation]
 	switch over := s.handedOver(); {
 	case s.source == pod.Name && s.target != pod.Name && over:

@@ -35,10 +35,17 @@ func launcher(name string, is ...string) *metav1.PartialObjectMetadata {
 func webVM(t *testing.T, status string) vmi {
 	t.Helper()
 	var o map[string]any
-	if err := yaml.Unmarshal([]byte("apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: web, namespace: shop}\nstatus: "+status), &o); err != nil {
+	if err := yaml.Unmarshal([]byte("apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: web, namespace: shop, uid: vmi}\nstatus: "+status), &o); err != nil {
 		t.Fatal(err)
 	}
 	return vmi{object: &unstructured.Unstructured{Object: o}, asked: true}
+}
+
+// webVM2 is another VM of the name.
+func webVM2(t *testing.T) vmi {
+	v := webVM(t, "{activePods: {uid-x: n1}}")
+	v.object.SetUID("another")
+	return v
 }
 
 func TestMoveOf(t *testing.T) {
@@ -62,6 +69,7 @@ func TestMoveOf(t *testing.T) {
 		{"forged, of a VM that does not exist", launcher("x", "target"), vmi{asked: true}, MoveNone, "web does not exist"},
 		{"forged, of a VM that does not know it", launcher("x", "target"), in(both), MoveUnknown, "names it neither in"},
 		{"and says to be ready", launcher("x", "target", "ready"), in(over + "}"), MoveUnknown, "names it neither in"},
+		{"of a VM of that name that is no more", launcher("x", "target"), webVM2(t), MoveNone, "is of another"},
 		{"not asked yet", launcher("b", "target"), vmi{}, MoveUnknown, "has not been asked"},
 		{"cannot be asked", launcher("b", "target"), vmi{err: errors.New("no route")}, MoveUnknown, "cannot be found out: no route"},
 		{"the VM's first pod, not asked", launcher("a"), vmi{}, MoveNone, ""},
@@ -76,7 +84,7 @@ func TestMoveOf(t *testing.T) {
 		{"over", launcher("b", "target", "ready"), in(over + "}"), MoveArrived, ""},
 		{"its source then", launcher("a"), in(over + "}"), MoveLeft, ""},
 		{"failed", launcher("b", "target"), in(under + `, failed: true, completed: true, failureReason: "no room"}`), MoveTarget, "has failed: no room"},
-		{"its source then", launcher("a"), in(under + `, failed: true, completed: true}`), MoveNone, ""},
+		{"its source, when it has failed", launcher("a"), in(under + `, failed: true, completed: true}`), MoveNone, ""},
 		{"failed after it was ready", launcher("b", "target", "ready"), in(ready + `, failed: true}`), MoveTarget, "has failed"},
 
 		// The next migration, from b to c, with a still ending.
@@ -87,6 +95,9 @@ func TestMoveOf(t *testing.T) {
 		{"the last target, after one more", launcher("b", "target", "ready"), in(`activePods: {uid-b: n2, uid-d: n1}, migrationState: {sourcePod: c, targetPod: d, completed: true}`), MoveUnknown, "not of one time|earlier migration"},
 	} {
 		m := moveOf(c.pod, c.vmi)
+		if want := strings.Contains(c.name, "failed"); m.Failed && !want || m.Migrating && m.VM == "" {
+			t.Errorf("%s: failed %v, migrating %v of VM %q", c.name, m.Failed, m.Migrating, m.VM)
+		}
 		matched := false
 		for _, why := range strings.Split(c.why, "|") {
 			matched = matched || strings.Contains(m.Why, why)
@@ -94,7 +105,7 @@ func TestMoveOf(t *testing.T) {
 		if m.State != c.want || !matched || m.Why == "" {
 			t.Errorf("%s: %v (%s), want %v (%s)", c.name, m.State, m.Why, c.want, c.why)
 		}
-		if named := c.vmi.object != nil && !strings.Contains(c.name, "forged") && !strings.Contains(c.name, "and says"); named && m.VM != "shop/web" && m.State != MoveUnknown {
+		if named := c.vmi.object != nil && c.vmi.object.GetUID() == "vmi" && !strings.Contains(c.name, "forged") && !strings.Contains(c.name, "and says"); named && m.VM != "shop/web" && m.State != MoveUnknown {
 			t.Errorf("%s: the pod is of VM %q", c.name, m.VM)
 		} else if !named && m.VM != "" {
 			t.Errorf("%s: the pod is of VM %q, though that does not know it", c.name, m.VM)
