@@ -134,17 +134,25 @@ func portJob(k attach.Key) string { return "port " + k.ContainerID + " " + k.IfN
 func (a *Agent) announce(ctx context.Context, rec *attach.Record, addresses []netip.Addr) {
 	r := *rec
 	err := a.announcer.start(ctx, portJob(r.Key), func(ctx context.Context, s *announce.Sender) {
-		if len(a.activeOnly([]attach.Record{r})) > 0 {
-			err := a.kernel.net.LearnAt(ref(r.HostEnd()), net.HardwareAddr(r.MAC), r.VLANs.All())
-			if err != nil {
-				a.log.Warn("the local bridge cannot be told where a VM is; it learns that from the VM's next frame", "port", r.HostIfName, "err", err)
-			}
-		}
+		// Beside the first frames, which wait for nobody: it can be thousands of entries.
+		var local sync.WaitGroup
+		local.Go(func() { a.learn(&r) })
+		defer local.Wait()
 		a.announceStations(ctx, s, causeHandOver, r.Bridge, func() []attach.Record { return []attach.Record{r} },
 			func(attach.Record) []netip.Addr { return addresses })
 	})
 	if err != nil {
 		a.log.Error("a VM cannot be announced: the network finds it only when it speaks", "port", r.HostIfName, "err", err)
+	}
+}
+
+// learn tells the local bridge that a port's VM is there.
+func (a *Agent) learn(rec *attach.Record) {
+	if len(a.activeOnly([]attach.Record{*rec})) == 0 {
+		return
+	}
+	if err := a.kernel.net.LearnAt(ref(rec.HostEnd()), net.HardwareAddr(rec.MAC), rec.VLANs.All()); err != nil {
+		a.log.Warn("the local bridge cannot be told everywhere where a VM is; it learns that from the VM's next frame", "port", rec.HostIfName, "err", err)
 	}
 }
 

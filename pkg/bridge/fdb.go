@@ -87,16 +87,17 @@ func (n *Net) LearnAt(port Ref, mac net.HardwareAddr, vlans vlan.Set) error {
 			_ = taken.Add(e.VLAN) // 0 is for frames outside of any VLAN
 		}
 	}
+	var errs []error // one VLAN that the port has lost keeps it from no other
 	for id := range vlans.Minus(taken).All() {
 		const put = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 		if err := n.do(unix.RTM_NEWNEIGH, put, fdbRequest(l.Index, mac, id)...); err != nil {
-			return fmt.Errorf("learn %s at %s in VLAN %d: %w", mac, l.Ref(), id, err)
+			errs = append(errs, fmt.Errorf("learn %s at %s in VLAN %d: %w", mac, l.Ref(), id, err))
 		}
 	}
 	if lost := vlans.Intersect(taken); !lost.Empty() {
-		return fmt.Errorf("learn %s at %s: %w: in VLAN %s it is an address of the bridge's own, or entered by hand", mac, l.Ref(), ErrRefused, lost)
+		errs = append(errs, fmt.Errorf("learn %s at %s: %w: in VLAN %s it is an address of the bridge's own, or entered by hand", mac, l.Ref(), ErrRefused, lost))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Forget makes a port's bridge forget that it heard a MAC there, in any VLAN. What

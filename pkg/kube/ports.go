@@ -98,8 +98,9 @@ type portWrite struct {
 	spec      bool // is to be written, too
 	changed   bool // the condition is another one
 	condition metav1.Condition
-	news      bool // is not counters alone
-	due       bool // its counters are to be written
+	pinned    *metav1.Condition // MACPinned, if it has become one to warn of
+	news      bool              // is not counters alone
+	due       bool              // its counters are to be written
 }
 
 func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
@@ -119,15 +120,19 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 	o.Status.State, o.Status.BootID, o.Status.BeforeNodeDown = v1alpha1.PortState(p.State.String()), p.BootID, nil
 	w.condition = portReady(p, known)
 	w.changed = meta.SetStatusCondition(&o.Status.Conditions, w.condition)
-	if c := macPinned(p, known); c == nil {
-		w.changed = meta.RemoveStatusCondition(&o.Status.Conditions, v1alpha1.ConditionMACPinned) || w.changed
+	pinnedChanged := false
+	if w.pinned = macPinned(p, known); w.pinned == nil {
+		pinnedChanged = meta.RemoveStatusCondition(&o.Status.Conditions, v1alpha1.ConditionMACPinned)
 	} else {
-		w.changed = meta.SetStatusCondition(&o.Status.Conditions, *c) || w.changed
+		pinnedChanged = meta.SetStatusCondition(&o.Status.Conditions, *w.pinned)
+	}
+	if !pinnedChanged || w.pinned != nil && w.pinned.Status == metav1.ConditionTrue {
+		w.pinned = nil // no news to warn of
 	}
 	counters := v1alpha1.PortCounters{PassedPackets: int64(p.Passed[0] + p.Passed[1]), DroppedPackets: int64(p.Dropped[0] + p.Dropped[1]), Dropped: dropped}
 	w.spec = have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
 	w.due = !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[w.id]) >= r.countersEvery
-	w.news = have == nil || w.spec || w.changed || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
+	w.news = have == nil || w.spec || w.changed || pinnedChanged || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
 	o.Status.Counters = counters
 	return w
 }
@@ -137,8 +142,11 @@ func (r *Reporter) writePort(ctx context.Context, w *portWrite) error {
 		return err
 	}
 	r.ports[w.id], r.written[w.id] = w.o, time.Now()
-	if w.changed && (!w.isNew || !expectedAtFirst(w.condition)) {
+	if w.changed && !ofMigration(w.condition) && (!w.isNew || !expectedAtFirst(w.condition)) {
 		r.events.transition(ctx, w.o, w.condition)
+	}
+	if w.pinned != nil {
+		r.events.transition(ctx, w.o, *w.pinned)
 	}
 	return nil
 }
@@ -151,8 +159,13 @@ func ownedBy(p attach.Pod) []metav1.OwnerReference {
 // expectedAtFirst says that a port's first condition is no news: it is well, or what
 // every port is for a moment.
 func expectedAtFirst(c metav1.Condition) bool {
-	return c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonVMUnconfirmed || c.Reason == v1alpha1.ReasonPortClosed ||
-		c.Reason == v1alpha1.ReasonPortQuarantined
+	return c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonVMUnconfirmed || c.Reason == v1alpha1.ReasonPortClosed
+}
+
+// ofMigration says that a port is silent as every one is in a migration: nobody is to
+// be warned of that.
+func ofMigration(c metav1.Condition) bool {
+	return c.Reason == v1alpha1.ReasonPortQuarantined || c.Reason == v1alpha1.ReasonPortReleased
 }
 
 func portSpec(node string, p *wire.Port, vm *v1alpha1.VMReference) v1alpha1.VMPortSpec {
@@ -188,11 +201,11 @@ func macPinned(p *wire.Port, known *confirmation) *metav1.Condition {
 	if known == nil || known.vm == nil {
 		return nil
 	}
-	set, ok := known.pinned[p.IfName]
+	n := known.nicOf(p)
 	switch {
-	case !ok:
+	case n == nil || !n.inSpec:
 		return nil
-	case set:
+	case n.pinned:
 		return &metav1.Condition{Type: v1alpha1.ConditionMACPinned, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonMACSet, Message: "the VM names its MAC"}
 	}
 	return &metav1.Condition{Type: v1alpha1.ConditionMACPinned, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonMACNotSet,

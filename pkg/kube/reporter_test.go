@@ -440,6 +440,11 @@ func TestPorts(t *testing.T) {
 	}
 	b.node.set(func() { b.node.ports[0].State, b.node.ports[0].Hold = attach.Active, nil })
 	until(b, &o, "default", name, is("True PortActive"))
+	for _, reason := range []string{v1alpha1.ReasonPortQuarantined, v1alpha1.ReasonPortReleased} {
+		if slices.Contains(warnings(b), reason) {
+			t.Errorf("somebody is warned of %s, which is every migration's", reason)
+		}
+	}
 
 	// A VM that names no MAC.
 	pinned := func(want string) func(*v1alpha1.VMPort, bool) bool {
@@ -454,6 +459,7 @@ func TestPorts(t *testing.T) {
 	if m := meta.FindStatusCondition(got.Status.Conditions, v1alpha1.ConditionMACPinned).Message; !strings.Contains(m, "got 00:50:56:00:00:01 at random") {
 		t.Errorf("message %q", m)
 	}
+	events(t, b, v1alpha1.ReasonMACNotSet)
 	b.vmi("legacy", map[string]any{p.Pod.UID: "n1"}, "n1")
 	until(b, &o, "default", name, pinned("True MACSet"))
 

@@ -52,21 +52,30 @@ type confirmation struct {
 	podLabels map[string]string
 	// hint says that something points to a VM, or once did: such a pod is never
 	// taken for one without.
-	hint bool
-	nics []nic
-	// pinned says, by the names of the VM's interfaces in the pod, whether it names
-	// their MACs.
-	pinned map[string]bool
-	next   time.Time // when to ask again
-	tries  int
+	hint  bool
+	nics  []nic
+	next  time.Time // when to ask again
+	tries int
 	// identified are the ports whose VMIdentity was written since.
 	identified []attach.Key
 }
 
 // nic is an interface of a VM as its VirtualMachineInstance has it.
 type nic struct {
-	pod, mac  string
-	addresses []v1alpha1.AddressStatus
+	name, pod, mac string
+	addresses      []v1alpha1.AddressStatus
+	// inSpec says that the VM's spec has the interface, pinned that it names its MAC there.
+	inSpec, pinned bool
+}
+
+// nicOf is the VM's interface behind a port; nil is not known.
+func (c *confirmation) nicOf(p *wire.Port) *nic {
+	for i := range c.nics {
+		if n := &c.nics[i]; n.pod == p.IfName || n.pod == "" && n.mac == p.MAC.String() {
+			return n
+		}
+	}
+	return nil
 }
 
 // reference is the VM; nil if none is confirmed.
@@ -202,30 +211,29 @@ func (c *confirmation) read(vmi *unstructured.Unstructured, podUID, node string)
 	}
 	at, _, _ := unstructured.NestedString(vmi.Object, "status", "nodeName")
 	c.here = at == node
-	inPod := map[string]string{} // by the names that the VM has for them
 	interfaces, _, _ := unstructured.NestedSlice(vmi.Object, "status", "interfaces")
 	for _, i := range interfaces {
 		if m, ok := i.(map[string]any); ok {
-			n := readNIC(m)
-			c.nics = append(c.nics, n)
-			name, _, _ := unstructured.NestedString(m, "name")
-			inPod[name] = n.pod
+			c.nics = append(c.nics, readNIC(m))
 		}
 	}
-	c.pinned = map[string]bool{}
 	interfaces, _, _ = unstructured.NestedSlice(vmi.Object, "spec", "domain", "devices", "interfaces")
 	for _, i := range interfaces {
 		if m, ok := i.(map[string]any); ok {
 			name, _, _ := unstructured.NestedString(m, "name")
 			mac, _, _ := unstructured.NestedString(m, "macAddress")
-			c.pinned[inPod[name]] = mac != ""
+			for i := range c.nics {
+				if c.nics[i].name == name {
+					c.nics[i].inSpec, c.nics[i].pinned = true, mac != ""
+				}
+			}
 		}
 	}
 }
 
 func readNIC(m map[string]any) nic {
 	text := func(k string) string { s, _, _ := unstructured.NestedString(m, k); return s }
-	n := nic{pod: text("podInterfaceName"), mac: strings.ToLower(text("mac"))}
+	n := nic{name: text("name"), pod: text("podInterfaceName"), mac: strings.ToLower(text("mac"))}
 	provenance := v1alpha1.ProvenanceDeclared                // by what the pod's CNI results say
 	if strings.Contains(text("infoSource"), "guest-agent") { // a list with commas
 		provenance = v1alpha1.ProvenanceGuestAgent
@@ -279,10 +287,8 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 		o.Labels, o.OwnerReferences = c.labels, c.owner // labels are what rules select VMs by
 	}
 	o.Status.Node, o.Status.MAC = r.node, p.MAC.String()
-	for _, n := range c.nics {
-		if n.pod == p.IfName || n.pod == "" && n.mac == p.MAC.String() {
-			o.Status.Addresses = sinceBefore(n.addresses, before.Addresses)
-		}
+	if n := c.nicOf(p); n != nil {
+		o.Status.Addresses = sinceBefore(n.addresses, before.Addresses)
 	}
 	// Status first: by that a node takes over the identity of a VM that has come to
 	// it, and before that it may change nothing of it.
