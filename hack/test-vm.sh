@@ -60,25 +60,38 @@ one() { # KERNEL NAME ARGS PACKAGE...
 }
 
 # Packages share a VM, for a boot is some twenty seconds. The lab has its own, and another
-# for what takes its time alone: live migrations, and what needs br_netfilter. All VMs run
-# side by side: tests wait more than they compute.
+# for what takes its time alone: live migrations, and what needs br_netfilter. Two VMs a
+# core run side by side, those that take longest first: tests wait more than they compute,
+# but with more of them than that they wait for each other.
 alone="'^(TestMigrate|TestHostFirewall)$'"
 node=() lab=()
 for p in "${pkgs[@]}"; do
 	if [ "$p" = test/netns ]; then lab+=("$p"); else node+=("$p"); fi
 done
 
-pids=()
-start() { one "$@" & pids+=($!); }
-for k in "${kernels[@]}"; do
-	if [ -n "${HOMEPORT_VM_ARGS:-}" ]; then
-		[ ${#lab[@]} -eq 0 ] || start "$k" lab "$HOMEPORT_VM_ARGS" "${lab[@]}"
-	elif [ ${#lab[@]} -ne 0 ]; then
-		start "$k" lab "-test.skip=$alone" "${lab[@]}"
-		start "$k" lab2 "-test.run=$alone" "${lab[@]}"
+code=0 running=0 slots=$((2 * $(nproc)))
+start() {
+	if [ $running -eq $slots ]; then
+		wait -n || code=1
+		running=$((running - 1))
 	fi
-	[ ${#node[@]} -eq 0 ] || start "$k" node "${HOMEPORT_VM_ARGS:-}" "${node[@]}"
+	one "$@" &
+	running=$((running + 1))
+}
+each() { # NAME ARGS PACKAGE...: that VM, with each kernel
+	[ $# -gt 2 ] || return 0
+	for k in "${kernels[@]}"; do start "$k" "$@"; done
+}
+if [ -n "${HOMEPORT_VM_ARGS:-}" ]; then
+	each lab "$HOMEPORT_VM_ARGS" "${lab[@]}"
+	each node "$HOMEPORT_VM_ARGS" "${node[@]}"
+else
+	each lab "-test.skip=$alone" "${lab[@]}"
+	each node "" "${node[@]}"
+	each lab2 "-test.run=$alone" "${lab[@]}"
+fi
+while [ $running -gt 0 ]; do
+	wait -n || code=1
+	running=$((running - 1))
 done
-code=0
-for p in "${pids[@]}"; do wait "$p" || code=1; done
 exit $code
