@@ -174,6 +174,11 @@ func (c *Cluster) ReadyMigration(ctx context.Context, m *Migration) error {
 	return c.patch(ctx, m.Namespace, "pod", m.Target, `{"metadata":{"annotations":{"kubevirt.io/migration-target-ready-timestamp":"2026-01-01 00:00:00 +0000 UTC"}}}`)
 }
 
+// FailMigration gives it up (virt-handler, before the VM runs at the target).
+func (c *Cluster) FailMigration(ctx context.Context, m *Migration) error {
+	return c.patch(ctx, m.Namespace, "vmi", m.Name, `{"status":{"migrationState":{"completed":true,"failed":true,"failureReason":"no room"}}}`)
+}
+
 // CompleteMigration is the end: the VM's node is the target's.
 func (c *Cluster) CompleteMigration(ctx context.Context, m *Migration) error {
 	return c.patch(ctx, m.Namespace, "vmi", m.Name, fmt.Sprintf(`{"metadata":{"labels":{"kubevirt.io/nodeName":%[1]q,"kubevirt.io/migrationTargetNodeName":null}},

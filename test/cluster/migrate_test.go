@@ -43,6 +43,22 @@ spec:
 	s.reaches(peer, at, 80)
 	s.refused(peer, at, 22)
 
+	// A migration that fails: the target stays silent and goes, the source never stops.
+	failing := &Migration{VM: vm, Source: at.name, Target: "mover-in-vain", To: "node2"}
+	made, err = s.c.CreateTarget(s.Context(), failing)
+	must(err)
+	s.deleteLate(made)
+	vain := &pod{name: failing.Target, node: failing.To, network: "migrate126", addr: vm.Address, mac: vm.MAC}
+	s.pods[vain.name] = vain
+	s.ready(vain)
+	must(s.c.ScheduleMigration(s.Context(), failing))
+	must(s.c.PrepareMigration(s.Context(), failing))
+	must(s.c.FailMigration(s.Context(), failing))
+	s.portIs(vain, "Quarantined", "PortQuarantined", "has failed: no room")
+	s.kubectl("delete pod " + vain.name)
+	s.portIs(at, "Active", "PortActive", "")
+	s.reaches(peer, at, 80)
+
 	for _, to := range []string{"node2", "node3"} {
 		m := &Migration{VM: vm, Source: at.name, Target: "mover-to-" + to, To: to}
 		end := s.flood(peer, at)
@@ -67,6 +83,7 @@ spec:
 		must(s.ask(target, "/know?ip=10.100.26.1&mac="+macs["net1"], &said))
 		must(s.ask(target, "/announce", &said))
 		must(s.ask(at, "/pause", &said))
+		s.killAgent(at.node) // its successor finds out that the VM has left
 		s.reaches(peer, target, 80)
 		s.refused(peer, target, 22)
 		s.portIs(target, "Active", "", "")
@@ -107,6 +124,22 @@ spec:
 	s.ready(thief)
 	s.portIs(thief, "Quarantined", "PortQuarantined", "names it neither in status.activePods")
 	s.refused(thief, peer, 80)
+	s.reaches(peer, at, 80)
+
+	// One beside the VM, with its MAC, that KubeVirt counts among the VM's pods, as it does
+	// with every one that has the VM for its owner: no migration goes to it.
+	counted := &Migration{VM: vm, Source: at.name, Target: "counted", To: at.node}
+	made, err = s.c.CreateTarget(s.Context(), counted)
+	must(err)
+	s.deleteLate(made)
+	must(s.c.ScheduleMigration(s.Context(), counted))
+	s.eventually("it is refused", func() error {
+		out := s.kubectl("get events -o jsonpath={.items[?(@.involvedObject.name==\"counted\")].message}")
+		if !strings.Contains(out, vm.MAC+" is held in VLAN 126 by a living port") {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
 	s.reaches(peer, at, 80)
 }
 
