@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/homeport-cni/homeport/test/vm/control"
 	"github.com/homeport-cni/homeport/test/vm/stream"
 	"github.com/homeport-cni/homeport/test/vm/wire"
 )
@@ -170,11 +171,11 @@ func cmdPlug(s *session, _ io.Writer, args []string) error {
 	return s.lab.Plug(p, sw, port, mac)
 }
 
-// cmdPings: pings start ID FROM ADDR [every=100ms]; pings check ID [N] tells, once N
+// cmdPings: pings start ID FROM ADDR [udp] [every=100ms]; pings check ID [N] tells, once N
 // were sent since the last check, how many of them were lost and how long it was dark,
 // and fails when nothing came back; pings stop ID.
 func cmdPings(s *session, out io.Writer, args []string) error {
-	const usage = "pings start ID FROM ADDR [every=100ms] | pings check ID [N] | pings stop ID"
+	const usage = "pings start ID FROM ADDR [udp] [every=100ms] | pings check ID [N] | pings stop ID"
 	if len(args) < 2 {
 		return &usageError{usage}
 	}
@@ -189,14 +190,18 @@ func cmdPings(s *session, out io.Writer, args []string) error {
 		if err != nil {
 			return &usageError{err.Error()}
 		}
-		every := 100 * time.Millisecond
+		every, udp := 100*time.Millisecond, false
 		for _, w := range args[4:] {
+			if w == "udp" {
+				udp = true
+				continue
+			}
 			v, ok := cutPrefix(w, "every=")
 			if every, err = time.ParseDuration(v); err != nil || !ok || every < time.Millisecond {
 				return &usageError{usage}
 			}
 		}
-		s.pings[args[1]], err = space.Ping(addr, every)
+		s.pings[args[1]], err = space.Ping(addr, udp, every)
 		return err
 	case args[0] == "check" && len(args) <= 3 && p != nil:
 		atLeast, err := strconv.Atoi(append(args, "1")[2])
@@ -220,11 +225,12 @@ func cmdPings(s *session, out io.Writer, args []string) error {
 	return &usageError{usage}
 }
 
-// cmdStream: stream start ID FROM ADDR connects to a real guest; stream check ID wants
-// the same connection to bring records both ways from now on, and tells the longest
-// stall since the last check; stream stop ID.
+// cmdStream: stream start ID FROM ADDR connects to a real guest; stream accept ID AT GUEST
+// ADDR has a real guest connect to AT's address; stream check ID wants the same connection
+// to bring records both ways from now on, and tells the longest stall since the last
+// check; stream stop ID.
 func cmdStream(s *session, out io.Writer, args []string) error {
-	const usage = "stream start ID FROM ADDR | stream check|stop ID"
+	const usage = "stream start ID FROM ADDR | stream accept ID AT GUEST ADDR | stream check|stop ID"
 	if len(args) < 2 {
 		return &usageError{usage}
 	}
@@ -246,6 +252,16 @@ func cmdStream(s *session, out io.Writer, args []string) error {
 			}
 			return err
 		})
+	case args[0] == "accept" && len(args) == 5 && st == nil:
+		space, err := s.lab.Space(args[2])
+		if err != nil {
+			return err
+		}
+		c, err := space.acceptFrom(s.ctx, args[3], args[4])
+		if err == nil {
+			s.streams[args[1]] = stream.Start(c)
+		}
+		return err
 	case args[0] == "check" && st != nil:
 		if err := streamLives(s.ctx, st); err != nil {
 			return fmt.Errorf("stream %s: %w", args[1], err)
@@ -262,6 +278,35 @@ func cmdStream(s *session, out io.Writer, args []string) error {
 		return err
 	}
 	return &usageError{usage}
+}
+
+// acceptFrom takes the connection that a real guest is told to make to an address of the
+// namespace.
+func (s *Space) acceptFrom(ctx context.Context, guest, addr string) (net.Conn, error) {
+	to, err := addrPort(addr, strconv.Itoa(stream.Port))
+	if err != nil {
+		return nil, err
+	}
+	var ln net.Listener
+	if err := s.Do(func() (err error) { ln, err = net.Listen("tcp", to.String()); return err }); err != nil {
+		return nil, err
+	}
+	defer ln.Close()
+	if err := ln.(*net.TCPListener).SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	g, err := control.Find(guest)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := control.Ask(ctx, g, "stream "+addr)
+	if err != nil {
+		return nil, err
+	}
+	if !answer.OK {
+		return nil, fmt.Errorf("guest %s: %s", guest, answer.Error)
+	}
+	return ln.Accept()
 }
 
 // streamLives waits for some new records in both directions.

@@ -15,6 +15,7 @@ import (
 type Pings struct {
 	conn  net.Conn
 	v6    bool
+	udp   bool
 	id    uint16
 	stop  chan struct{}
 	done  chan struct{}
@@ -52,22 +53,26 @@ func (r PingsResult) String() string {
 // lateAnswer is how long an answer may take until it counts as lost.
 const lateAnswer = 3 * time.Second
 
-// Ping begins to ask from the namespace, ICMP or ICMPv6, once in so much time.
-func (s *Space) Ping(addr netip.Addr, every time.Duration) (*Pings, error) {
-	network := "ip4:icmp"
-	if addr.Is6() {
+// Ping begins to ask from the namespace, once in so much time: by ICMP or ICMPv6, or, with
+// udp, the echo service there by datagrams that are all of one flow.
+func (s *Space) Ping(addr netip.Addr, udp bool, every time.Duration) (*Pings, error) {
+	network, to := "ip4:icmp", addr.String()
+	switch {
+	case udp:
+		network, to = "udp", netip.AddrPortFrom(addr, echoUDP).String()
+	case addr.Is6():
 		network = "ip6:ipv6-icmp"
 	}
 	var c net.Conn
 	err := s.Do(func() (err error) {
-		c, err = net.Dial(network, addr.String())
+		c, err = net.Dial(network, to)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: pings to %s: %w", s.Name, addr, err)
 	}
 	now := time.Now()
-	p := &Pings{conn: c, v6: addr.Is6(), id: uint16(now.UnixNano()), every: every, since: now,
+	p := &Pings{conn: c, v6: addr.Is6(), udp: udp, id: uint16(now.UnixNano()), every: every, since: now,
 		stop: make(chan struct{}), done: make(chan struct{})}
 	go p.listen()
 	go p.ask()
@@ -77,6 +82,9 @@ func (s *Space) Ping(addr netip.Addr, every time.Duration) (*Pings, error) {
 // request is an echo request with a number of 8 bytes (RFC 792, RFC 4443). The kernel
 // fills in the checksum of ICMPv6.
 func (p *Pings) request(n int) []byte {
+	if p.udp {
+		return binary.BigEndian.AppendUint64(nil, uint64(n))
+	}
 	b := make([]byte, 8+48)
 	b[0] = 8
 	if p.v6 {
@@ -93,6 +101,12 @@ func (p *Pings) request(n int) []byte {
 
 // number takes an answer apart; ok is false for what is none of ours.
 func (p *Pings) number(b []byte) (n int, ok bool) {
+	if p.udp {
+		if len(b) != 8 {
+			return 0, false
+		}
+		return int(binary.BigEndian.Uint64(b)), true
+	}
 	reply := byte(129)
 	if !p.v6 {
 		reply = 0

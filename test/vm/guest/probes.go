@@ -13,18 +13,20 @@ import (
 	"time"
 
 	"github.com/homeport-cni/homeport/test/vm/boot"
+	"github.com/homeport-cni/homeport/test/vm/stream"
 )
 
 // newCommands gives the table of what the guest can do.
 func newCommands(nic string, s *sink) map[string]command {
 	return map[string]command{
-		"ip":    func([]string) (any, error) { return addresses() },
-		"ping":  ping,
-		"tcp":   tcp,
-		"udp":   udp,
-		"flood": flood,
-		"send":  func(args []string) (any, error) { return send(nic, args) },
-		"recv":  func(args []string) (any, error) { return receive(nic, args) },
+		"ip":     func([]string) (any, error) { return addresses() },
+		"ping":   ping,
+		"tcp":    tcp,
+		"udp":    udp,
+		"flood":  flood,
+		"stream": openStream,
+		"send":   func(args []string) (any, error) { return send(nic, args) },
+		"recv":   func(args []string) (any, error) { return receive(nic, args) },
 		"sink": func(args []string) (any, error) {
 			if len(args) == 1 && args[0] == "reset" {
 				s.reset()
@@ -194,6 +196,20 @@ func tcp(args []string) (any, error) {
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	line, _ := bufio.NewReader(c).ReadString('\n')
 	return map[string]any{"banner": strings.TrimSpace(line), "connectMs": took.Milliseconds()}, nil
+}
+
+// openStream connects to a stream's listener, and goes on with it after the answer.
+func openStream(args []string) (any, error) {
+	addr, n, err := arguments(args, "stream ADDR [TIMEOUT_MS]", 5000)
+	if err != nil {
+		return nil, err
+	}
+	c, err := net.DialTimeout("tcp", netip.AddrPortFrom(addr, stream.Port).String(), time.Duration(n[0])*time.Millisecond)
+	if err != nil {
+		return nil, err
+	}
+	go func() { _ = stream.Serve(c) }() // the other side tells how it went
+	return map[string]any{"from": c.LocalAddr().String()}, nil
 }
 
 // udp sends one datagram and expects the same back.
