@@ -224,6 +224,51 @@ func TestAnnounceOnlyActive(t *testing.T) {
 	}
 }
 
+// TestAnnounceAfterFailure: a VM whose migration has failed is announced where it still
+// is, once: its target may have been heard. So is one that comes back to a port.
+func TestAnnounceAfterFailure(t *testing.T) {
+	w := newWired(t)
+	src := w.follows()
+	rec := w.open("vm1", 11, access(100))
+	say := func(m desired.Move) {
+		src.moves[rec.Pod.Name] = m
+		w.followMoves()
+		w.followMoves()
+	}
+	say(desired.Move{State: desired.MoveNone, Migrating: true, Migration: "m1"})
+	w.hears("under way", map[string]int{})
+	for _, m := range []string{"m1", "m2"} {
+		say(desired.Move{State: desired.MoveNone, Migrating: true, Failed: true, Migration: m})
+		w.hears(m+" has failed", map[string]int{"8035 11 100": 5})
+	}
+	say(desired.Move{State: desired.MoveLeft, Migrating: true, Migration: "m2"})
+	if at := w.at(rec.MAC); len(at) != 0 {
+		t.Errorf("the bridge looks for a VM that has left at %v", at)
+	}
+	say(desired.Move{State: desired.MoveNone, Migrating: true, Failed: true, Migration: "m2"})
+	w.hears("it is back", map[string]int{"8035 11 100": 5})
+	if at := w.at(rec.MAC); at[100] != rec.HostIfIndex {
+		t.Errorf("the bridge looks for a VM that is back at %v", at)
+	}
+}
+
+// TestForgetLeft: what the bridge still knows of a VM that has left goes in a later round.
+func TestForgetLeft(t *testing.T) {
+	w := newWired(t)
+	rec, stays := w.open("vm1", 11, access(100)), w.open("vm2", 12, access(100))
+	w.rehold(*rec, hold(attach.Released, attach.HoldMoved, "it went"))
+	for _, r := range []*attach.Record{rec, stays} {
+		w.must(w.kernel.net.LearnAt(ref(r.HostEnd()), []byte(r.MAC), r.VLANs.All()))
+	}
+	w.forgetLeft()
+	if at := w.at(rec.MAC); len(at) != 0 {
+		t.Errorf("the bridge still has it at %v", at)
+	}
+	if at := w.at(stays.MAC); len(at) != 1 {
+		t.Errorf("of one that stays the bridge has %v", at)
+	}
+}
+
 // TestAnnounceEnds: with the port, with the agent, and with a newer one of the same
 // port; never with one of another.
 func TestAnnounceEnds(t *testing.T) {

@@ -22,10 +22,14 @@ import (
 
 // wayOut is where frames for the wire leave a trunk.
 type wayOut struct {
-	uplink   int // ifindex; 0 while there is none
-	member   int // ifindex of the bond's active member; 0 where there is none
-	forwards bool
+	Uplink   int  `json:"uplink"` // ifindex; 0 while there is none
+	Member   int  `json:"member"` // ifindex of the bond's active member; 0 where there is none
+	Forwards bool `json:"forwards"`
 }
+
+// waysFile is where the agent keeps the last way of each trunk, by bridge: what changes
+// while no agent runs is told by the next one.
+const waysFile = "ways.json"
 
 // watchedUplinks are the uplinks whose events matter to followUplinks.
 type watchedUplinks struct {
@@ -46,7 +50,7 @@ func (w *watchedUplinks) note(e bridge.Event) {
 func (w *watchedUplinks) watch(ways map[string]wayOut) {
 	at := map[int]bool{}
 	for _, way := range ways {
-		at[way.uplink] = true
+		at[way.Uplink] = true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -54,14 +58,21 @@ func (w *watchedUplinks) watch(ways map[string]wayOut) {
 }
 
 // followUplinks announces the VMs of a trunk when their way out is another one than
-// it was. What it was before the agent began is not known, and so no reason.
+// it was. What it was before the first agent is not known, and so no reason.
 func (a *Agent) followUplinks(ctx context.Context) error {
 	tick := time.NewTicker(roundEvery) // as the loop's: no event is needed
 	defer tick.Stop()
-	ways := map[string]wayOut{} // by bridge
+	var ways map[string]wayOut
+	if !a.loadJSON(waysFile, &ways) {
+		ways = nil
+	}
 	for {
-		ways = a.lookAtWays(ctx, ways)
+		last := ways
+		ways = a.lookAtWays(ctx, last)
 		a.watched.watch(ways)
+		if !maps.Equal(last, ways) {
+			a.save(waysFile, ways, "a failover while no agent runs would not be noticed")
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -103,7 +114,7 @@ func (a *Agent) wayOut(t desired.Trunk) (wayOut, error) {
 	if errors.Is(err, bridge.ErrNotFound) {
 		return wayOut{}, nil
 	}
-	return wayOut{uplink: l.Index, member: l.ActiveMember, forwards: forwards(l)}, err
+	return wayOut{Uplink: l.Index, Member: l.ActiveMember, Forwards: forwards(l)}, err
 }
 
 // since says what is new on the way that makes switches look for VMs in the wrong
@@ -111,13 +122,13 @@ func (a *Agent) wayOut(t desired.Trunk) (wayOut, error) {
 // last member still forwards for a moment.
 func (w wayOut) since(was wayOut) string {
 	switch {
-	case !w.forwards, w.uplink == was.uplink && w.member == 0 && was.member != 0:
+	case !w.Forwards, w.Uplink == was.Uplink && w.Member == 0 && was.Member != 0:
 		return ""
-	case w.uplink != was.uplink:
+	case w.Uplink != was.Uplink:
 		return "the trunk has another uplink"
-	case w.member != was.member:
+	case w.Member != was.Member:
 		return "the bond has another active member"
-	case !was.forwards:
+	case !was.Forwards:
 		return "the uplink forwards again"
 	}
 	return ""

@@ -14,10 +14,10 @@ import (
 
 // TestWayOut: what makes switches look for VMs in the wrong place, and what does not.
 func TestWayOut(t *testing.T) {
-	nic := wayOut{uplink: 3, forwards: true}
-	bond := wayOut{uplink: 4, member: 5, forwards: true}
-	down := func(w wayOut) wayOut { w.forwards = false; return w }
-	member := func(w wayOut, i int) wayOut { w.member = i; return w }
+	nic := wayOut{Uplink: 3, Forwards: true}
+	bond := wayOut{Uplink: 4, Member: 5, Forwards: true}
+	down := func(w wayOut) wayOut { w.Forwards = false; return w }
+	member := func(w wayOut, i int) wayOut { w.Member = i; return w }
 	const another, active, again = "the trunk has another uplink", "the bond has another active member", "the uplink forwards again"
 	for name, tt := range map[string]struct {
 		was, now wayOut
@@ -40,7 +40,7 @@ func TestWayOut(t *testing.T) {
 		"the uplink is made anew":          {wayOut{}, nic, another},
 		"another uplink":                   {nic, bond, another},
 		"another uplink, not forwarding":   {nic, down(bond), ""},
-		"LACP, where no member is active":  {wayOut{uplink: 4, forwards: true}, wayOut{uplink: 4, forwards: true}, ""},
+		"LACP, where no member is active":  {wayOut{Uplink: 4, Forwards: true}, wayOut{Uplink: 4, Forwards: true}, ""},
 	} {
 		if got := tt.now.since(tt.was); got != tt.want {
 			t.Errorf("%s: %q, want %q", name, got, tt.want)
@@ -51,7 +51,7 @@ func TestWayOut(t *testing.T) {
 // TestWatchedUplinks: only events of uplinks, and lost ones, make the agent look.
 func TestWatchedUplinks(t *testing.T) {
 	w := watchedUplinks{news: make(chan struct{}, 1)}
-	w.watch(map[string]wayOut{"br0": {uplink: 3}, "br1": {}, "br2": {uplink: 9}})
+	w.watch(map[string]wayOut{"br0": {Uplink: 3}, "br1": {}, "br2": {Uplink: 9}})
 	for name, tt := range map[string]struct {
 		e    bridge.Event
 		want bool
@@ -90,14 +90,14 @@ func TestFailover(t *testing.T) {
 	look := func() { ways = w.lookAtWays(t.Context(), ways) }
 	look()
 	look()
-	if want := (wayOut{uplink: w.uplink, forwards: true}); ways["br9"] != want {
+	if want := (wayOut{Uplink: w.uplink, Forwards: true}); ways["br9"] != want {
 		t.Errorf("the way out is %+v, want %+v", ways["br9"], want)
 	}
 	w.hears("at first", map[string]int{})
 	w.must(netlink.LinkSetDown(far))
-	w.eventually("the carrier is lost", func() bool { look(); return !ways["br9"].forwards })
+	w.eventually("the carrier is lost", func() bool { look(); return !ways["br9"].Forwards })
 	w.must(netlink.LinkSetUp(far))
-	w.eventually("the carrier is back", func() bool { look(); return ways["br9"].forwards })
+	w.eventually("the carrier is back", func() bool { look(); return ways["br9"].Forwards })
 	w.hears("the carrier is back", map[string]int{"8035 11 0": 5, "8035 11 100": 5, "8035 11 200": 5, "8035 12 100": 5, "0806 12 100": 5})
 	if n := w.announcer.counts(); n[causeFailover] != 2 || n[causeHandOver] != 0 {
 		t.Errorf("counted %v", n)
@@ -108,13 +108,39 @@ func TestFailover(t *testing.T) {
 	look()
 	w.hears("as it was", map[string]int{})
 
+	// Another way than the last agent's: it changed while none ran. One is remembered
+	// that has not changed.
+	for _, c := range []struct {
+		name  string
+		last  wayOut
+		hears map[string]int
+	}{
+		{"a failover without an agent", wayOut{Uplink: w.uplink, Member: 5, Forwards: true}, map[string]int{}},
+		{"another uplink without an agent", wayOut{Uplink: w.uplink + 100, Forwards: true}, map[string]int{"8035 11 0": 5, "8035 11 100": 5, "8035 11 200": 5, "8035 12 100": 5, "0806 12 100": 5}},
+		{"nothing new", wayOut{Uplink: w.uplink, Forwards: true}, map[string]int{}},
+	} {
+		w.save(waysFile, map[string]wayOut{"br9": c.last}, "")
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- w.followUplinks(ctx) }()
+		w.eventually(c.name, func() bool {
+			var now map[string]wayOut
+			w.must(readJSON(w.statePath(waysFile), &now))
+			return now["br9"] == wayOut{Uplink: w.uplink, Forwards: true} && (len(c.hears) == 0 || w.announcer.counts()[causeFailover] == 4)
+		})
+		w.announcer.wg.Wait()
+		cancel()
+		w.must(<-ended)
+		w.hears(c.name, c.hears)
+	}
+
 	// The last port of a trunk goes, and there is nobody to announce.
 	for _, r := range []*attach.Record{one, two, three} {
 		e, unlock := w.table.lock(r.Key)
 		w.must(w.end(e, r))
 		unlock()
 	}
-	ways["br9"] = wayOut{uplink: w.uplink}
+	ways["br9"] = wayOut{Uplink: w.uplink}
 	look()
 	w.hears("without ports", map[string]int{})
 	w.must(w.announcer.close())
@@ -150,7 +176,7 @@ func TestActiveMember(t *testing.T) {
 
 	events, err := w.kernel.Watch(ctx)
 	w.must(err)
-	w.watched.watch(map[string]wayOut{"br9": {uplink: bond.Attrs().Index}})
+	w.watched.watch(map[string]wayOut{"br9": {Uplink: bond.Attrs().Index}})
 	w.must(w.kernel.net.SetDown(bridge.Ref{Name: "m1p"}))
 	w.eventually("the second is active", func() bool { return active() == members["m2"] })
 	w.eventually("an event of the bond", func() bool {

@@ -52,13 +52,20 @@ func (a *Agent) holdAtFirst(req *attach.Request) (*attach.Hold, error) {
 	case desired.MoveTarget:
 		return hold(attach.Quarantined, attach.HoldTarget, m.Why), nil
 	case desired.MoveLeft:
-		return hold(attach.Released, attach.HoldMoved, m.Why), nil
+		return left(m), nil
 	}
 	return nil, nil
 }
 
 func hold(s attach.State, reason, message string) *attach.Hold {
 	return &attach.Hold{State: s, Since: time.Now().UTC(), Reason: reason, Message: message}
+}
+
+// left is why the port of a VM that has gone to another pod is silent.
+func left(m desired.Move) *attach.Hold {
+	h := hold(attach.Released, attach.HoldMoved, m.Why)
+	h.Migration = m.Migration
+	return h
 }
 
 // macOf is the MAC that the VM of a request has already, although the request may name
@@ -252,6 +259,25 @@ func (a *Agent) rehold(of attach.Record, h *attach.Hold) {
 	a.tell()
 }
 
+// forgetLeft has the bridges forget, at ports that VMs have left, what could not be
+// forgotten as they left.
+func (a *Agent) forgetLeft() {
+	for _, it := range a.table.list() {
+		if !it.open || it.rec.Wanted() != attach.Released {
+			continue
+		}
+		err := a.withPort(it.rec, func(now attach.Record) error {
+			if now.Wanted() != attach.Released {
+				return nil
+			}
+			return a.kernel.net.Forget(ref(now.HostEnd()), net.HardwareAddr(now.MAC))
+		})
+		if err != nil {
+			a.log.Warn("the local bridge still looks for a VM where it was", "port", it.rec.HostIfName, "err", err)
+		}
+	}
+}
+
 func why(h *attach.Hold) string {
 	if h == nil {
 		return "its VM is here"
@@ -297,15 +323,21 @@ func (a *Agent) followMove(rec attach.Record, m desired.Move) {
 			m.Why += "; it cannot take its VM's MAC: " + err.Error()
 		}
 	}
+	stays := m.Failed && (m.State == desired.MoveNone || m.State == desired.MoveArrived) // the VM, in spite of a migration
 	switch {
 	case m.State == desired.MoveLeft && was != attach.Released:
-		a.rehold(rec, hold(attach.Released, attach.HoldMoved, m.Why))
+		a.rehold(rec, left(m))
 	case was == attach.Quarantined && m.State == desired.MoveArrived:
 		a.welcome(rec, attach.ArrivedByAPI)
 	case was == attach.Quarantined && m.State == desired.MoveNone && rec.Hold.Reason != attach.HoldTarget:
 		a.rehold(rec, nil)
-	case was == attach.Released && m.Failed && (m.State == desired.MoveNone || m.State == desired.MoveArrived):
-		a.rehold(rec, nil) // the VM never left
+	case stays && (was == attach.Active || was == attach.Released && rec.Hold.Migration == m.Migration): // what failed before that is old news
+		if was == attach.Released {
+			a.rehold(rec, nil)
+		}
+		if a.announcer.first(portJob(rec.Key), m.Migration) { // the target may have been heard
+			a.announce(context.Background(), &rec, a.addressesOf(&rec))
+		}
 	case was == attach.Active && m.Failed && m.State == desired.MoveTarget && rec.Arrival != nil:
 		a.rehold(rec, hold(attach.Quarantined, attach.HoldTarget, m.Why)) // it announced itself, and came to nothing
 	case was == attach.Quarantined:
@@ -375,6 +407,7 @@ func (a *Agent) openByHand(_ context.Context, k *attach.Key) (any, error) {
 			return nil, err
 		}
 		a.rehold(rec, nil)
+		a.announce(context.Background(), &rec, a.addressesOf(&rec))
 	default:
 		return nil, attach.Invalid("port", rec.HostIfName+" is open", "see homeportctl drops for what is dropped there, and why")
 	}

@@ -180,7 +180,8 @@ func TestFollowMoves(t *testing.T) {
 	if now := l.is(rec, attach.Active); now.Arrival == nil || now.Arrival.By != attach.ArrivedByAPI {
 		t.Errorf("arrival: %+v", now.Arrival)
 	}
-	say("veth1", desired.MoveLeft, "shop/web", "fourth")
+	src.moves["veth1"] = desired.Move{State: desired.MoveLeft, VM: "shop/web", Why: "fourth", Migration: "m2"}
+	l.followMoves()
 	if now := l.is(rec, attach.Released); now.Hold.Message != "fourth" {
 		t.Errorf("hold: %+v", now.Hold)
 	}
@@ -192,7 +193,12 @@ func TestFollowMoves(t *testing.T) {
 	l.is(rec, attach.Released)
 	say("veth1", desired.MoveArrived, "shop/web", "what was before it left")
 	l.is(rec, attach.Released)
-	src.moves["veth1"] = desired.Move{State: desired.MoveArrived, VM: "shop/web", Failed: true, Why: "it is here after all"}
+	failed := desired.Move{State: desired.MoveArrived, VM: "shop/web", Failed: true, Migration: "m1", Why: "an earlier one failed"}
+	src.moves["veth1"] = failed
+	l.followMoves()
+	l.is(rec, attach.Released)
+	failed.Migration, failed.Why = "m2", "it is here after all"
+	src.moves["veth1"] = failed
 	l.followMoves()
 	l.is(rec, attach.Active)
 	// A move here that has failed after the VM announced itself.

@@ -66,7 +66,7 @@ func startAgent(t *testing.T, run, bpffs string) *Agent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := a.kernel.Close(); err != nil {
+		if err := errors.Join(a.announcer.close(), a.kernel.Close()); err != nil {
 			t.Error(err)
 		}
 		a.lock.Close()

@@ -38,6 +38,7 @@ func (a *Agent) reconcile() {
 	if time.Since(a.collected) > roundEvery {
 		a.collected = time.Now()
 		a.collectLeftovers()
+		a.forgetLeft()
 	}
 }
 

@@ -13,6 +13,8 @@ type Hold struct {
 	// Reason is one of the Hold... constants, Message the same for people.
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
+	// Migration is the UID of the live migration by which the VM has left; "" is not known.
+	Migration string `json:"migration,omitempty"`
 }
 
 // String says it in words, with since when.

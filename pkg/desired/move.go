@@ -43,6 +43,8 @@ type Move struct {
 	// Migrating says that the VM names the pod as source or target of its last migration,
 	// which only KubeVirt can write; Failed that this migration has failed.
 	Migrating, Failed bool
+	// Migration is the UID of that migration; "" without one.
+	Migration string
 	// MACs and Addresses are those of that VM's interfaces, by the names that they have
 	// in the pod.
 	MACs      map[string]string
@@ -99,6 +101,9 @@ func moveOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
 	}
 	migrating := s.target == pod.Name || s.source == pod.Name
 	m := Move{Migrating: migrating, Failed: migrating && s.failed, VM: id, MACs: s.macs, Addresses: s.addresses}
+	if migrating {
+		m.Migration = s.uid
+	}
 	_, ready := pod.Annotations[readyAnnotation]
 	switch over := s.handedOver(); {
 	case s.source == pod.Name && s.target != pod.Name && over:
@@ -133,7 +138,8 @@ func ownerVMI(pod *metav1.PartialObjectMetadata) string {
 // migration is what a VirtualMachineInstance's status says of where it runs.
 type migration struct {
 	active         map[string]bool // UIDs of its pods
-	source, target string          // pods of the last migration, or of the one under way
+	uid            string          // of the last migration, or of the one under way
+	source, target string          // its pods
 	targetNode     string
 	ready          bool // it runs at the target
 	completed      bool
@@ -161,6 +167,7 @@ func readMigration(o *unstructured.Unstructured) migration {
 		b, _, _ := unstructured.NestedBool(o.Object, "status", "migrationState", field)
 		return b
 	}
+	m.uid = text("migrationUid")
 	m.source, m.target, m.targetNode = text("sourcePod"), text("targetPod"), text("targetNode")
 	m.ready, m.completed = text("targetNodeDomainReadyTimestamp") != "", flag("completed")
 	m.failed, m.failure = flag("failed"), cmp.Or(text("failureReason"), "no reason given")

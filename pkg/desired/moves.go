@@ -58,15 +58,13 @@ func (k *Kube) vmiOf(pod *metav1.PartialObjectMetadata, fresh bool) vmi {
 	if name == "" {
 		return vmi{}
 	}
+	at := client.ObjectKey{Namespace: pod.Namespace, Name: name}
 	for _, o := range []*optional{k.vmsHere, k.vmsComing} {
-		items, _ := o.list() // without it: it is asked for
-		for i := range items {
-			if !fresh && items[i].GetNamespace() == pod.Namespace && items[i].GetName() == name {
-				return vmi{object: &items[i], asked: true}
-			}
+		if found := o.get(at); found != nil && !fresh {
+			return vmi{object: found, asked: true}
 		}
 	}
-	a := k.asker.answer(question{vmiKind.Kind, client.ObjectKey{Namespace: pod.Namespace, Name: name}})
+	a := k.asker.answer(question{vmiKind.Kind, at})
 	v := vmi{asked: a.asked, err: a.err}
 	v.object, _ = a.object.(*unstructured.Unstructured)
 	return v

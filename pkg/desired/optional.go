@@ -177,6 +177,21 @@ func (o *optional) list() ([]unstructured.Unstructured, error) {
 	return list.Items, o.health.problem()
 }
 
+// get gives one object, nil where list has none of that name.
+func (o *optional) get(at client.ObjectKey) *unstructured.Unstructured {
+	o.mu.Lock()
+	c, synced := o.cache, o.synced
+	o.mu.Unlock()
+	if c == nil || !synced() {
+		return nil
+	}
+	u := unstructuredOf(o.kind)
+	if c.Get(context.Background(), at, u) != nil { // from memory
+		return nil
+	}
+	return u
+}
+
 // trimTo keeps an object's names, labels and version, one annotation if that is not
 // "", and the fields whose paths are given.
 func trimTo(kind schema.GroupVersionKind, annotation string, paths ...[]string) toolscache.TransformFunc {

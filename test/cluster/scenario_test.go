@@ -159,6 +159,7 @@ func (s *scenario) ready(p *pod) {
 		s.Fatalf("pod %s has no address: %v", p.name, f)
 	}
 	p.ip, p.node = f[0], f[1]
+	s.eventually(p.name+" answers", func() error { return s.ask(p, "/mac", new(map[string]string)) }) // Running is not yet listening
 }
 
 func (s *scenario) node(name string) *Node {
