@@ -96,6 +96,7 @@ func TestCluster(t *testing.T) {
 		{"policy", testPolicy},
 		{"labels", testLabels},
 		{"migrate", testMigrate},
+		{"migratemac", testMigrateMAC},
 		{"podpolicy", testPodPolicy},
 		{"podpeers", testPodPeers},
 		{"restart", testRestart},

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -13,7 +15,9 @@ type VM struct {
 	Namespace, Name string
 	Node            string
 	Network         string // its NetworkAttachmentDefinition
-	MAC, Address    string // with prefix length
+	MAC             string // "" is that it names none, and has what its first pod got
+	Got             string // that, once there is one
+	Address         string // with prefix length
 	Labels          string // as {a: b} without the braces
 	// Tap is a NIC of the node at whose other end is a QEMU guest; without one the
 	// pod itself plays the VM.
@@ -35,14 +39,18 @@ var launcherNIC = func() string {
 // labels are in staging/src/kubevirt.io/api/core/v1/types.go. It gives all that it made
 // as YAML.
 func (c *Cluster) CreateVM(ctx context.Context, v *VM) (string, error) {
+	mac := ""
+	if v.MAC != "" {
+		mac = ", macAddress: " + strconv.Quote(v.MAC)
+	}
 	vmi := fmt.Sprintf(`
 apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance
 metadata: {name: %s, namespace: %s, labels: {%s}}
 spec:
-  domain: {devices: {interfaces: [{name: lan, bridge: {}, macAddress: %q}]}}
+  domain: {devices: {interfaces: [{name: lan, bridge: {}%s}]}}
   networks: [{name: lan, multus: {networkName: %s}}]
-`, v.Name, v.Namespace, v.Labels, v.MAC, v.Network)
+`, v.Name, v.Namespace, v.Labels, mac, v.Network)
 	if _, err := c.Kubectl(ctx, vmi, "apply", "-f", "-"); err != nil {
 		return vmi, err
 	}
@@ -57,9 +65,13 @@ spec:
 
 // launcher is a launcher pod of the VM with some labels of its own.
 func (v *VM) launcher(name, node, uid, labels string) string {
-	command := fmt.Sprintf(`["/bin/probe", "-launcher", "-nic", %q, "-addr", %q]`, launcherNIC, v.Address)
+	command := fmt.Sprintf(`["/bin/probe", "-launcher", "-nic", %q, "-addr", %q, "-mac", %q]`, launcherNIC, v.Address, v.Got)
 	if v.Tap != "" {
 		command = fmt.Sprintf(`["/bin/probe", "-launcher", "-nic", %q, "-tap", %q]`, launcherNIC, v.Tap)
+	}
+	mac := ""
+	if v.MAC != "" {
+		mac = `,"mac":` + strconv.Quote(v.MAC)
 	}
 	return fmt.Sprintf(`
 apiVersion: v1
@@ -70,11 +82,11 @@ metadata:
   labels: {%[3]s, kubevirt.io: virt-launcher, kubevirt.io/created-by: %[4]s, vm.kubevirt.io/name: %[1]s}
   annotations:
     kubevirt.io/domain: %[1]s
-    k8s.v1.cni.cncf.io/networks: '[{"interface":%[5]q,"mac":%[6]q,"name":%[7]q,"namespace":%[2]q}]'
+    k8s.v1.cni.cncf.io/networks: '[{"interface":%[5]q%[6]s,"name":%[7]q,"namespace":%[2]q}]'
   ownerReferences: [{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, name: %[1]s, uid: %[4]s, controller: true, blockOwnerDeletion: true}]
 spec:
   nodeSelector: {kubernetes.io/hostname: %[8]s}
-%[9]s`, v.Name, v.Namespace, labels, uid, launcherNIC, v.MAC, v.Network, node, probeSpec(command, "{}"), name)
+%[9]s`, v.Name, v.Namespace, labels, uid, launcherNIC, mac, v.Network, node, probeSpec(command, "{}"), name)
 }
 
 // probeSpec is the rest of a pod's spec: a container that runs test/cluster/probe.
@@ -110,7 +122,7 @@ func (c *Cluster) RunVM(ctx context.Context, v *VM) error {
 	ip, _, _ := strings.Cut(v.Address, "/")
 	patch := fmt.Sprintf(`{"metadata":{"labels":{"kubevirt.io/nodeName":%[1]q}},"status":{"phase":"Running","nodeName":%[1]q,"activePods":{%[2]q:%[1]q},"interfaces":[`+
 		`{"name":"lan","mac":%[3]q,"ipAddress":%[4]q,"ipAddresses":[%[4]q],"podInterfaceName":%[5]q,"infoSource":"domain,guest-agent,multus-status"}]}}`,
-		v.Node, uid, v.MAC, ip, launcherNIC)
+		v.Node, uid, cmp.Or(v.MAC, v.Got), ip, launcherNIC)
 	return c.patch(ctx, v.Namespace, "vmi", v.Name, patch)
 }
 

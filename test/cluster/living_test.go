@@ -36,7 +36,7 @@ func testRestart(s *scenario) {
 	s.killAgent("node2")
 	s.kubectl("-n homeport-system rollout restart daemonset/homeport-agent")
 	s.agents()
-	end()
+	end(0)
 	c := &pod{name: "c", node: "node2", network: "restart106", addr: "10.100.6.3/24"}
 	s.run(c)
 	s.reaches(a, c, 80)
@@ -67,7 +67,7 @@ func testAPI(s *scenario) {
 		s.Fatal(err)
 	}
 	s.agents()
-	end()
+	end(0)
 	s.apply(`
 apiVersion: homeport.dev/v1alpha1
 kind: FirewallPolicy

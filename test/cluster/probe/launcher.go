@@ -15,15 +15,21 @@ import (
 // (pkg/network/setup/netpod/netpod.go, bridgeBindingSpec; names as in
 // pkg/network/link/names.go): the NIC goes into a bridge under another name and with
 // another MAC, and a dummy takes its place. tap is an interface that leads to a VM;
-// it is waited for. Without one the VM is one end of a veth pair, with the MAC that
-// the NIC had; its name is given back.
-func wireLauncher(nic, tap string) (vm string, err error) {
+// it is waited for. Without one the VM is one end of a veth pair, with the MAC that is
+// given or else the NIC had; its name is given back.
+func wireLauncher(nic, tap, mac string) (vm string, err error) {
 	hash := strings.TrimPrefix(nic, "pod")
 	link, err := netlink.LinkByName(nic)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", nic, err)
 	}
 	was := *link.Attrs()
+	vmMAC := was.HardwareAddr
+	if mac != "" {
+		if vmMAC, err = net.ParseMAC(mac); err != nil {
+			return "", err
+		}
+	}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "k6t-" + hash, MTU: was.MTU}}
 	dummy := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: nic, MTU: was.MTU, HardwareAddr: was.HardwareAddr}}
 	if err := errors.Join(netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge), netlink.LinkSetDown(link),
@@ -47,7 +53,7 @@ func wireLauncher(nic, tap string) (vm string, err error) {
 		port, err = waitLink(tap)
 	} else {
 		vm = "vm0"
-		port = &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "tap" + hash, MTU: was.MTU}, PeerName: vm, PeerHardwareAddr: was.HardwareAddr}
+		port = &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "tap" + hash, MTU: was.MTU}, PeerName: vm, PeerHardwareAddr: vmMAC}
 		err = netlink.LinkAdd(port)
 	}
 	if err != nil {

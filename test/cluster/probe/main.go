@@ -1,12 +1,12 @@
 // Command probe makes and answers traffic in the pods of the test cluster, as the
 // machine that a VM would be.
 //
-//	probe [-launcher [-tap NAME]] [-nic net1] [-addr 10.100.0.1/24]
+//	probe [-launcher [-tap NAME | -mac MAC]] [-nic net1] [-addr 10.100.0.1/24]
 //
 // It listens on three ports: on 80, TCP gets the host's name for an answer, UDP its
 // own datagrams; on 22, TCP the same; on 7001 it takes requests of the test by HTTP.
-// With -launcher the NIC becomes what KubeVirt makes of it (launcher.go), and the
-// address is that of the VM.
+// With -launcher the NIC becomes what KubeVirt makes of it (launcher.go), and address
+// and MAC are those of the VM.
 package main
 
 import (
@@ -26,17 +26,18 @@ func main() {
 	nic := flag.String("nic", "net1", "the `interface` that Homeport made")
 	addr := flag.String("addr", "", "`address` with prefix length")
 	tap := flag.String("tap", "", "the `interface` that leads to the VM; without one the pod plays the VM")
+	mac := flag.String("mac", "", "`MAC` of a VM that the pod plays; without one it is the NIC's")
 	flag.Parse()
-	if err := run(*launcher, *nic, *tap, *addr); err != nil {
+	if err := run(*launcher, *nic, *tap, *mac, *addr); err != nil {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
 	}
 }
 
-func run(launcher bool, nic, tap, addr string) error {
+func run(launcher bool, nic, tap, mac, addr string) error {
 	if launcher {
 		var err error
-		if nic, err = wireLauncher(nic, tap); err != nil {
+		if nic, err = wireLauncher(nic, tap, mac); err != nil {
 			return err
 		}
 	}
