@@ -78,8 +78,9 @@ enum hp_reason {
  * Tables start at the page numbers that the header names:
  *   classrow  u16[256] a page: address class -> row number; one table each for
  *             sources and destinations. A class past the table reads row 0.
- *   rows      u64[64] a page: 64/words rows a page (row 0: rules with Any only).
- *             Bit i (word i/64, bit i%64) stands for the rule at position i.
+ *   rows      u64[64] a page, one row behind the other (row 0: rules with Any only);
+ *             a row lies within a page, or begins one and fills pages. Bit i (word
+ *             i/64, bit i%64) stands for the rule at position i.
  *   svcindex  u16[256] a page: HP_SVC_GROUPS groups, each 256 chunk numbers by
  *             the high byte; kept in HP_SVC_GROUPS consecutive pages.
  *   svcchunk  u16[256] a page: service row number by the low byte.
@@ -87,7 +88,7 @@ enum hp_reason {
  * All row numbers point into the same rows table.
  */
 #define HP_PAGE_SIZE 512
-#define HP_WORDS_MAX 2 /* rules a program: 64 * words; later versions only widen */
+#define HP_WORDS_MAX 192 /* rules a program: 64 * words; later versions only widen */
 
 /* svcindex groups: (high byte, low byte) of ... */
 enum hp_svc_group {
@@ -99,7 +100,7 @@ enum hp_svc_group {
 };
 
 struct hp_header {
-	__u32 words;        /* u64 words a row: a power of two, at most HP_WORDS_MAX */
+	__u32 words;        /* u64 words a row: a power of two up to 64, or a multiple of 64 up to HP_WORDS_MAX */
 	__u32 rules;        /* positions in use */
 	__u32 default_action; /* enum hp_action */
 	__u32 default_counter; /* index into rule_counters */

@@ -40,21 +40,6 @@ static __always_inline __u32 lowest_bit(__u64 x)
 	return (x * 0x0101010101010101ULL) >> 56;
 }
 
-/* A row's place: words is a power of two, so no row straddles pages. */
-struct row {
-	struct page *page;
-	__u32 word;
-};
-
-static __always_inline int find_row(void *program, const struct hp_header *h, __u32 number, struct row *r)
-{
-	__u32 word = number * h->words;
-
-	r->page = page_at(program, h->rows + word / PAGE_WORDS);
-	r->word = word % PAGE_WORDS;
-	return r->page != NULL;
-}
-
 /* class_row: a class that the policy does not know reads row 0. -1: broken. */
 static __always_inline int class_row(void *program, const struct hp_header *h, __u32 table, __u32 class)
 {
@@ -80,8 +65,10 @@ static __always_inline int service_row(void *program, const struct hp_header *h,
 	return p ? p->rows[q->service & 255] : -1;
 }
 
+/* Where the rows of source, destination, service and direction are. */
 struct rows {
-	struct row src, dst, service, dir;
+	__u32 word[4];        /* the first of each in the table of rows */
+	struct page *page[4]; /* with the words at hand */
 };
 
 static __always_inline int find_rows(void *program, const struct hp_header *h, const struct query *q, struct rows *r)
@@ -100,26 +87,54 @@ static __always_inline int find_rows(void *program, const struct hp_header *h, c
 	service = service_row(program, h, q);
 	if (src < 0 || dst < 0 || service < 0)
 		return 0;
-	return find_row(program, h, src, &r->src) && find_row(program, h, dst, &r->dst) &&
-	       find_row(program, h, service, &r->service) && find_row(program, h, h->dir_row[q->dir & 1], &r->dir);
+	r->word[0] = src * h->words;
+	r->word[1] = dst * h->words;
+	r->word[2] = service * h->words;
+	r->word[3] = h->dir_row[q->dir & 1] * h->words;
+	return 1;
 }
 
-/* winner: position of the first rule that all rows name, or rules if none does. */
-static __always_inline __u32 winner(const struct hp_header *h, const struct rows *r)
+/* turn_pages: to the words of all rows from a multiple of PAGE_WORDS on. 0: broken. */
+static __always_inline int turn_pages(void *program, const struct hp_header *h, __u32 from, struct rows *r)
 {
 	__u32 i;
 
-	for (i = 0; i < HP_WORDS_MAX; i++) {
-		__u64 word;
+#pragma unroll
+	for (i = 0; i < 4; i++) {
+		r->page[i] = page_at(program, h->rows + (r->word[i] + from) / PAGE_WORDS);
+		if (!r->page[i])
+			return 0;
+	}
+	return 1;
+}
 
-		if (i >= h->words)
+#define BROKEN (~0U)
+
+/*
+ * winner: position of the first rule that all rows name, h->rules if none does, or
+ * BROKEN.
+ */
+static __always_inline __u32 winner(void *program, const struct hp_header *h, struct rows *r)
+{
+	__u32 from, i;
+
+	for (from = 0; from < HP_WORDS_MAX; from += PAGE_WORDS) {
+		if (from >= h->words)
 			break;
-		word = r->src.page->words[(r->src.word + i) % PAGE_WORDS] &
-		       r->dst.page->words[(r->dst.word + i) % PAGE_WORDS] &
-		       r->service.page->words[(r->service.word + i) % PAGE_WORDS] &
-		       r->dir.page->words[(r->dir.word + i) % PAGE_WORDS];
-		if (word)
-			return i * 64 + lowest_bit(word);
+		if (!turn_pages(program, h, from, r))
+			return BROKEN;
+		for (i = 0; i < PAGE_WORDS; i++) {
+			__u64 word;
+
+			if (from + i >= h->words)
+				break;
+			word = r->page[0]->words[(r->word[0] + i) % PAGE_WORDS] &
+			       r->page[1]->words[(r->word[1] + i) % PAGE_WORDS] &
+			       r->page[2]->words[(r->word[2] + i) % PAGE_WORDS] &
+			       r->page[3]->words[(r->word[3] + i) % PAGE_WORDS];
+			if (word)
+				return (from + i) * 64 + lowest_bit(word);
+		}
 	}
 	return h->rules;
 }
@@ -150,7 +165,9 @@ __noinline int judge(struct query *q)
 	h = &p->header;
 	if (!h->words || h->words > HP_WORDS_MAX || !find_rows(program, h, q, &rows))
 		return HP_NO_PROGRAM;
-	position = winner(h, &rows);
+	position = winner(program, h, &rows);
+	if (position == BROKEN)
+		return HP_NO_PROGRAM;
 	if (position >= h->rules) {
 		q->counter = h->default_counter;
 		q->rule_id = 0;

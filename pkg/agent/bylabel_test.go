@@ -15,6 +15,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
 // sends has the VM behind a port send a datagram, and says by which reason the port
@@ -136,7 +137,7 @@ func TestPolicyByLabel(t *testing.T) {
 	}
 
 	// Rules that cannot be compiled take nothing from the port that would get them.
-	l.follow(snap(known("many"), 200))
+	l.follow(snap(known("many"), compile.RulesMax+1))
 	expect("too many rules", rec, passed)
 	if l.world.syncErr != "" {
 		t.Errorf("and keep all others from being brought up to date: %s", l.world.syncErr)
@@ -146,7 +147,7 @@ func TestPolicyByLabel(t *testing.T) {
 	for _, p := range status.Problems {
 		told += p.Kind + " " + p.Name + ": " + p.Message + "\n"
 	}
-	if !strings.Contains(told, "VLANNetwork web: its policy for ports to which policies are applied by label: has 200 rules") {
+	if !strings.Contains(told, "VLANNetwork web: its policy for ports to which policies are applied by label: has 12289 rules") {
 		t.Errorf("told %q", told)
 	}
 	l.follow(snap(known("sick"), 1))
@@ -171,7 +172,7 @@ func TestOneRefusedPolicy(t *testing.T) {
 			s.Policies = append(s.Policies, p)
 		}
 		add("big", "web", rules)
-		add("fine", "small", rules/100)
+		add("fine", "small", rules/10000)
 		return s
 	}
 	l.follow(snap(2, 1))
@@ -181,7 +182,7 @@ func TestOneRefusedPolicy(t *testing.T) {
 	if s := l.nodeStatus(); !s.Ready {
 		t.Fatalf("at first: %q", s.Reasons)
 	}
-	l.follow(snap(3, 129))
+	l.follow(snap(3, compile.RulesMax+1))
 	s := l.nodeStatus()
 	if s.Active != 3 || s.Desired != 3 || s.Pending != nil {
 		t.Errorf("revision %d is active, pending %+v, want 3 and nothing: %q", s.Active, s.Pending, s.Reasons)
@@ -189,7 +190,7 @@ func TestOneRefusedPolicy(t *testing.T) {
 	if web, small := l.world.Sets["web"], l.world.Sets["small"]; len(web.Rules) != 1 || len(small.Rules) != 1 {
 		t.Errorf("in force: %d rules of web, want the 1 from before; %d of small, want the new 1", len(web.Rules), len(small.Rules))
 	}
-	if s.Ready || len(s.Reasons) != 1 || !strings.Contains(s.Reasons[0], `the policy of network "web" is refused`) || !strings.Contains(s.Reasons[0], `policy "big" 129`) {
+	if s.Ready || len(s.Reasons) != 1 || !strings.Contains(s.Reasons[0], `the policy of network "web" is refused`) || !strings.Contains(s.Reasons[0], `policy "big" 12289`) {
 		t.Errorf("status: ready %v, %q", s.Ready, s.Reasons)
 	}
 	if len(s.Problems) != 1 || s.Problems[0].Name != "web" || !s.Problems[0].Kept {
@@ -198,8 +199,8 @@ func TestOneRefusedPolicy(t *testing.T) {
 	if code, body := l.get("/readyz"); code != http.StatusOK {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	l.follow(snap(4, 128))
-	if s := l.nodeStatus(); !s.Ready || len(l.world.Sets["web"].Rules) != 128 {
-		t.Errorf("with 128 rules: %q, %d in force", s.Reasons, len(l.world.Sets["web"].Rules))
+	l.follow(snap(4, compile.RulesMax))
+	if s := l.nodeStatus(); !s.Ready || len(l.world.Sets["web"].Rules) != compile.RulesMax {
+		t.Errorf("with as many as there can be: %q, %d in force", s.Reasons, len(l.world.Sets["web"].Rules))
 	}
 }

@@ -42,12 +42,15 @@ func TestDifferential(t *testing.T) {
 	policies := size(t, "HOMEPORT_DIFF_POLICIES", 500, 20)
 	packets := size(t, "HOMEPORT_DIFF_PACKETS", 10_000, 1_000)
 	seed := policytest.Seed(t)
-	var halves [2][compile.RulesMax]int
+	var halves [2][]int
+	for i := range halves {
+		halves[i] = make([]int, policytest.MaxRules)
+	}
 	t.Run("random", func(t *testing.T) {
 		for i := range halves {
 			t.Run(strconv.Itoa(i), func(t *testing.T) {
 				t.Parallel()
-				newBench(t, Config{}).differ(policytest.New(seed+uint64(i)), (policies+1)/2, packets, &halves[i])
+				newBench(t, Config{}).differ(policytest.New(seed+uint64(i)), (policies+1)/2, packets, halves[i])
 			})
 		}
 	})
@@ -58,11 +61,11 @@ func TestDifferential(t *testing.T) {
 	for i, n := range halves[1] {
 		won[i] += n
 	}
-	newBench(t, Config{}).fillPositions(policytest.New(seed+2), &won)
+	newBench(t, Config{}).fillPositions(policytest.New(seed+2), won)
 }
 
 // differ compares so many random policies with so many packets each.
-func (b *bench) differ(g *policytest.Gen, policies, packets int, won *[compile.RulesMax]int) {
+func (b *bench) differ(g *policytest.Gen, policies, packets int, won []int) {
 	b.Helper()
 	total := 0
 	for done := 0; done < policies; {
@@ -84,7 +87,7 @@ func (b *bench) differ(g *policytest.Gen, policies, packets int, won *[compile.R
 }
 
 // fillPositions has every position win that chance has left out.
-func (b *bench) fillPositions(g *policytest.Gen, won *[compile.RulesMax]int) {
+func (b *bench) fillPositions(g *policytest.Gen, won []int) {
 	b.Helper()
 	chance := 0
 	for round := 0; ; round++ {
@@ -104,7 +107,7 @@ func (b *bench) fillPositions(g *policytest.Gen, won *[compile.RulesMax]int) {
 		if round == 100 {
 			b.Fatalf("%d rule positions never win: %v", missing, won)
 		}
-		set := g.SetN("n", compile.RulesMax)
+		set := g.SetN("n", policytest.MaxRules)
 		counters := b.sync(set)
 		var aimed []policy.Packet
 		for i, n := range won {
@@ -117,6 +120,40 @@ func (b *bench) fillPositions(g *policytest.Gen, won *[compile.RulesMax]int) {
 		}
 		if err := b.compare(&set, counters, aimed, won); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestDifferentialWide has positions of wide rows win, in sets of up to as many rules as a
+// network can have: at both ends of every word of 64 rules, and so of every page.
+func TestDifferentialWide(t *testing.T) {
+	b := newBench(t, Config{})
+	g := policytest.New(policytest.Seed(t))
+	most := size(t, "HOMEPORT_DIFF_WIDE", compile.RulesMax, 4097)
+	for _, n := range []int{129, 4096, 4097, compile.RulesMax} {
+		set := g.Wide("n", n)
+		counters := b.sync(set)
+		var aimed []policy.Packet
+		for pos := 0; pos < min(n, most); pos++ {
+			if pos%64 != 0 && pos%64 != 63 {
+				continue
+			}
+			if p, ok := g.Aim(&set.Rules[pos]); ok {
+				aimed = append(aimed, p)
+			}
+		}
+		won := make([]int, n)
+		if err := b.compare(&set, counters, aimed, won); err != nil {
+			t.Fatalf("%d rules: %v", n, err)
+		}
+		decided := 0
+		for _, w := range won {
+			if w > 0 {
+				decided++
+			}
+		}
+		if decided < min(n, most)/64 {
+			t.Errorf("of %d rules, %d decided by %d packets", n, decided, len(aimed))
 		}
 	}
 }
@@ -134,7 +171,7 @@ func TestDifferentialCatches(t *testing.T) {
 	generation := 0
 	for _, bug := range append([]policytest.Bug{{Name: "none"}}, bugs...) {
 		g := policytest.New(seed)
-		var won [compile.RulesMax]int
+		won := make([]int, policytest.MaxRules)
 		var caught error
 		tried := 0
 		for ; caught == nil && tried < policies && (bug.Name != "none" || tried < 10); tried++ {
@@ -153,7 +190,7 @@ func TestDifferentialCatches(t *testing.T) {
 			if _, err := b.Sync(p); err != nil {
 				t.Fatalf("%s: %v", bug.Name, err)
 			}
-			caught = b.compare(&set, counters, g.Packets(set, packets), &won)
+			caught = b.compare(&set, counters, g.Packets(set, packets), won)
 		}
 		switch {
 		case bug.Name == "none" && caught != nil:
@@ -210,7 +247,7 @@ func fragmented(p policy.Packet) bool {
 
 // compare runs packets at a fresh port of the set's network. Packets are given
 // source ports or identifiers that no known flow has.
-func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []policy.Packet, won *[compile.RulesMax]int) error {
+func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []policy.Packet, won []int) error {
 	b.Helper()
 	b.network(set.Network)
 	var indexes []uint32

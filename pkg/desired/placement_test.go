@@ -16,6 +16,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
 // fromYAML is an object as the API server sends it.
@@ -145,23 +146,24 @@ func TestJudgeCountsRules(t *testing.T) {
 		}
 		return *fromYAML(t, "FirewallPolicy", name, fmt.Sprintf(`{category: %s, appliedTo: [%s], rules: [%s]}`, category, appliedTo, strings.Join(list, ",")))
 	}
+	const most = compile.RulesMax
 	const lan, wan, all, vms = "{network: lan}", "{network: wan}", "{any: true}", "{vm: {matchLabels: {a: b}}}"
 	for name, tt := range map[string]struct {
 		policies []unstructured.Unstructured
 		want     string // policies, and what their messages say
 	}{
-		"as many as there can be": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 128, wan)}, ""},
-		"one too many":            {[]unstructured.Unstructured{policy("a", "Application", 129, lan)}, "a: VLANNetwork lan to 129 rules, but a network can have 128"},
-		"the last in the order": {[]unstructured.Unstructured{policy("a", "Application", 28, lan), policy("z", "Emergency", 101, lan)},
-			"a: VLANNetwork lan to 129 rules"},
-		"and those after it": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 1, lan), policy("c", "Application", 1, lan), policy("none", "Application", 0, lan)},
-			"b: VLANNetwork lan to 129 rules|c: VLANNetwork lan to 130 rules"},
-		"on one of two networks": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 1, lan+","+wan)}, "b: VLANNetwork lan to 129 rules, but"},
-		"applied to all":         {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 1, all)}, "b: VLANNetwork lan to 129 rules, but"},
-		"ports without a network": {[]unstructured.Unstructured{policy("a", "Application", 129, all)},
-			"a: ports without a VLANNetwork to 129 rules, VLANNetwork lan to 129 rules, VLANNetwork wan to 129 rules, but"},
-		"by label": {[]unstructured.Unstructured{policy("a", "Application", 128, lan), policy("b", "Application", 129, vms)}, ""},
-		"a refused one counts for nothing": {[]unstructured.Unstructured{policy("a", "Emergency", 100, lan+",{network: none}"), policy("b", "Application", 100, lan)},
+		"as many as there can be": {[]unstructured.Unstructured{policy("a", "Application", most, lan), policy("b", "Application", most, wan)}, ""},
+		"one too many":            {[]unstructured.Unstructured{policy("a", "Application", most+1, lan)}, "a: VLANNetwork lan to 12289 rules, but a network can have 12288"},
+		"the last in the order": {[]unstructured.Unstructured{policy("a", "Application", most-100, lan), policy("z", "Emergency", 101, lan)},
+			"a: VLANNetwork lan to 12289 rules"},
+		"and those after it": {[]unstructured.Unstructured{policy("a", "Application", most, lan), policy("b", "Application", 1, lan), policy("c", "Application", 1, lan), policy("none", "Application", 0, lan)},
+			"b: VLANNetwork lan to 12289 rules|c: VLANNetwork lan to 12290 rules"},
+		"on one of two networks": {[]unstructured.Unstructured{policy("a", "Application", most, lan), policy("b", "Application", 1, lan+","+wan)}, "b: VLANNetwork lan to 12289 rules, but"},
+		"applied to all":         {[]unstructured.Unstructured{policy("a", "Application", most, lan), policy("b", "Application", 1, all)}, "b: VLANNetwork lan to 12289 rules, but"},
+		"ports without a network": {[]unstructured.Unstructured{policy("a", "Application", most+1, all)},
+			"a: ports without a VLANNetwork to 12289 rules, VLANNetwork lan to 12289 rules, VLANNetwork wan to 12289 rules, but"},
+		"by label": {[]unstructured.Unstructured{policy("a", "Application", most, lan), policy("b", "Application", most+1, vms)}, ""},
+		"a refused one counts for nothing": {[]unstructured.Unstructured{policy("a", "Emergency", most-100, lan+",{network: none}"), policy("b", "Application", most-100, lan)},
 			`a: VLANNetwork "none" does not exist`},
 	} {
 		var got []string

@@ -232,5 +232,14 @@ func (o *options) packetRows(context.Context) ([]ratio.Row, error) {
 	}
 	cases = append(cases, packet.Case{Name: "flat/packet-empty-programs", Hooks: empty, Flows: 1})
 	c := packet.Config{Rounds: o.packetRounds, Slices: o.slices, PerSlice: uint32(o.perSlice), CPU: o.cpu}
-	return packet.Rows(c, cases...)
+	rows, err := packet.Rows(c, cases...)
+	if err != nil {
+		return rows, err
+	}
+	var judged []packet.JudgeCase
+	for _, n := range port.Networks()[1:] {
+		judged = append(judged, packet.JudgeCase{Name: fmt.Sprintf("flat/judge-%d-rules", n.Rules), Network: n.Name})
+	}
+	more, err := packet.JudgeRows(c, hooks, port.Networks()[0].Name, judged...)
+	return append(rows, more...), err
 }

@@ -32,8 +32,7 @@ type size struct {
 	VMs       int `json:"vmIdentities"`
 }
 
-// large is a cluster of 1,000 nodes. A node takes at most 128 rules for a network,
-// so that its 10,000 rules need many networks.
+// large is a cluster of 1,000 nodes.
 var large = size{Nodes: 1000, Networks: 200, Policies: 2000, Rules: 10000, Sets: 10, Addresses: 100_000, Ports: 10_000, VMs: 10_000}
 
 // small is a cluster that any node finds easy.

@@ -83,7 +83,7 @@ func Build(in Input) (*Program, error) {
 		}
 	}
 	c := compiler{counters: in.Counters, classes: classify(lists.spans)}
-	c.scratch = make([]row, c.classes.count)
+	c.naming, c.rowOf = make([][]uint16, len(lists.spans)), make([]uint32, len(c.classes.sets))
 	p := &Program{Addrs: c.classes.addrs}
 	for i := range sets {
 		compiled, err := c.policy(&sets[i], named[i])

@@ -50,8 +50,8 @@ func TestBuildRefuses(t *testing.T) {
 		sets []policy.Set
 		want string
 	}{
-		"129 rules": {[]policy.Set{{Network: "bad", Rules: slices.Concat(rules("a", 100), rules("b", 29))}},
-			`network "bad": has 129 rules (policy "a" 100, policy "b" 29), but a network can have 128`},
+		"12289 rules": {[]policy.Set{{Network: "bad", Rules: slices.Concat(rules("a", 12000), rules("b", 289))}},
+			`network "bad": has 12289 rules (policy "a" 12000, policy "b" 289), but a network can have 12288`},
 		"network twice":    {[]policy.Set{{Network: "bad"}, {Network: "bad"}}, "more than one set"},
 		"key twice":        {[]policy.Set{{Network: "bad", Rules: append(rules("a", 2), rules("a", 1)...)}}, "rule a/0 is there twice"},
 		"default":          {[]policy.Set{{Network: "bad", Default: 7}}, "default action Action(7)"},
@@ -100,26 +100,33 @@ func TestBuildRefusesCounters(t *testing.T) {
 	}
 }
 
-// 17 lists whose addresses stand for all combinations of them.
+// 17 lists whose addresses stand for all combinations of them: more rows than numbers,
+// or, where rows are wide, than memory.
 func TestBuildRefusesTooManyRows(t *testing.T) {
-	set := policy.Set{Network: "bad", Rules: rules("web", 17)}
-	for n := range uint32(70000) {
-		for i := range set.Rules {
-			if n>>i&1 != 0 {
-				set.Rules[i].Sources = append(set.Rules[i].Sources, single(n))
+	for _, c := range []struct {
+		rules     int
+		addresses uint32
+		most      int
+	}{{17, 70000, 65536}, {compile.RulesMax, 44000, 43690}} {
+		set := policy.Set{Network: "bad", Rules: rules("web", c.rules)}
+		for n := range c.addresses {
+			for i := range 17 {
+				if n>>i&1 != 0 {
+					set.Rules[i].Sources = append(set.Rules[i].Sources, single(n))
+				}
 			}
 		}
-	}
-	sets := []policy.Set{set, {Network: "good"}}
-	counters, err := compile.Allocate(nil, sets)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = compile.Build(compile.Input{Sets: sets, Counters: counters})
-	var refused *compile.RefusedError
-	if !errors.As(err, &refused) || len(refused.Networks) != 1 || refused.Networks[0].Network != "bad" ||
-		!strings.Contains(err.Error(), "but a network can have 65536") {
-		t.Errorf("got %v", err)
+		sets := []policy.Set{set, {Network: "good"}}
+		counters, err := compile.Allocate(nil, sets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = compile.Build(compile.Input{Sets: sets, Counters: counters})
+		var refused *compile.RefusedError
+		if !errors.As(err, &refused) || len(refused.Networks) != 1 || refused.Networks[0].Network != "bad" ||
+			!strings.Contains(err.Error(), fmt.Sprintf("its %d rules need more than the %d different rows", c.rules, c.most)) {
+			t.Errorf("%d rules: got %v", c.rules, err)
+		}
 	}
 }
 
@@ -131,7 +138,7 @@ func TestRetryWithLastGoodSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted := []policy.Set{{Network: "a", Rules: rules("new", 200)}, {Network: "b", Rules: rules("new", 5)}, {Network: "c", Default: 9}}
+	wanted := []policy.Set{{Network: "a", Rules: rules("new", compile.RulesMax+1)}, {Network: "b", Rules: rules("new", 5)}, {Network: "c", Default: 9}}
 	var p *compile.Program
 	for range 3 {
 		counters, err = compile.Allocate(counters, wanted)
@@ -313,6 +320,27 @@ func BenchmarkBuild(b *testing.B) {
 					pages += len(p.Policies[i].Pages)
 				}
 				b.ReportMetric(float64(pages*compile.PageSize)/1e6, "MB")
+			}
+		})
+	}
+}
+
+// A network of many rules, each with an address of its own.
+func BenchmarkBuildWide(b *testing.B) {
+	for _, n := range []int{128, 4000, compile.RulesMax} {
+		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
+			sets := []policy.Set{policytest.New(1).Wide("n", n)}
+			counters, err := compile.Allocate(nil, sets)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := compile.Build(compile.Input{Sets: sets, Counters: counters})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(len(p.Policies[0].Pages)*compile.PageSize)/1e6, "MB")
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -41,57 +42,57 @@ func (l *peerLists) number(list []policy.AddrRange) int {
 	return n
 }
 
-// memberships interns sets of lists. Number 0 is the empty set. Adding a list
-// to a set is remembered, so that a walk over many prefixes builds each set
-// once.
+// memberships numbers sets of lists. Number 0 is the empty set; every other one is an
+// earlier one and a list that is not in that.
 type memberships struct {
-	lists [][]uint32 // by number, sorted
-	index map[string]uint32
-	sums  map[uint64]uint32 // set<<32|list -> set with list
+	sets  []membership
+	index map[[2]uint64]uint32 // set by the XOR of its lists' marks
+	sums  map[uint64]uint32    // set<<32|list -> set with list, so that each is made once
+	marks [][2]uint64          // of lists: random, so that nobody can make two sets look alike
 }
 
-func newMemberships() *memberships {
-	return &memberships{
-		lists: [][]uint32{nil},
-		index: map[string]uint32{"": 0},
+type membership struct {
+	from, list uint32
+	sum        [2]uint64
+}
+
+func newMemberships(lists int) *memberships {
+	m := &memberships{
+		sets:  []membership{{}},
+		index: map[[2]uint64]uint32{{}: 0},
 		sums:  map[uint64]uint32{},
+		marks: make([][2]uint64, lists),
 	}
+	for i := range m.marks {
+		m.marks[i] = [2]uint64{rand.Uint64(), rand.Uint64()}
+	}
+	return m
 }
 
-// with is the number of the set plus the list.
+// with is the number of the set plus the list, which the set does not have.
 func (m *memberships) with(set, list uint32) uint32 {
-	sum := uint64(set)<<32 | uint64(list)
-	if n, ok := m.sums[sum]; ok {
+	key := uint64(set)<<32 | uint64(list)
+	if n, ok := m.sums[key]; ok {
 		return n
 	}
-	n := set
-	if i, found := slices.BinarySearch(m.lists[set], list); !found {
-		n = m.intern(slices.Insert(slices.Clone(m.lists[set]), i, list))
-	}
-	m.sums[sum] = n
-	return n
-}
-
-func (m *memberships) intern(lists []uint32) uint32 {
-	key := make([]byte, 0, 4*len(lists))
-	for _, l := range lists {
-		key = binary.BigEndian.AppendUint32(key, l)
-	}
-	n, ok := m.index[string(key)]
+	sum := m.sets[set].sum
+	sum[0] ^= m.marks[list][0]
+	sum[1] ^= m.marks[list][1]
+	n, ok := m.index[sum]
 	if !ok {
-		n = uint32(len(m.lists))
-		m.index[string(key)] = n
-		m.lists = append(m.lists, lists)
+		n = uint32(len(m.sets))
+		m.index[sum] = n
+		m.sets = append(m.sets, membership{set, list, sum})
 	}
+	m.sums[key] = n
 	return n
 }
 
 // classes is the address table and what it means.
 type classes struct {
 	addrs []AddrClass
-	count int
-	// byList has, for each list, the classes whose addresses are in it.
-	byList [][]uint32
+	sets  []membership
+	setOf []uint32 // by class
 }
 
 // listed is a prefix of a list.
@@ -106,7 +107,8 @@ const noList = ^uint32(0)
 // classify gives every address a class: the set of lists that hold it. It
 // walks the prefixes of all lists in address order, a covering prefix before
 // what it covers, with the covering ones on a stack; a prefix is in the lists
-// that name it and in those of the prefix around it. The IPv4 block inherits
+// that name it and in those of the prefix around it, which are others, since
+// prefixes of one list do not overlap. The IPv4 block inherits
 // nothing: an IPv6 range never means IPv4.
 func classify(lists [][]span) classes {
 	items := []listed{{v4block, noList}}
@@ -125,7 +127,7 @@ func classify(lists [][]span) classes {
 		prefix
 		set uint32
 	}
-	sets := newMemberships()
+	sets := newMemberships(len(lists))
 	classOf := map[uint32]uint32{0: 0} // by set
 	setOf := []uint32{0}               // by class
 	stack := []covering{{}}            // ::/0 in no list
@@ -157,12 +159,6 @@ func classify(lists [][]span) classes {
 		stack = append(stack, covering{p, set})
 		c.addrs = append(c.addrs, AddrClass{Prefix: p.netip(), Class: class})
 	}
-	c.count = len(setOf)
-	c.byList = make([][]uint32, len(lists))
-	for class, set := range setOf {
-		for _, list := range sets.lists[set] {
-			c.byList[list] = append(c.byList[list], uint32(class))
-		}
-	}
+	c.sets, c.setOf = sets.sets, setOf
 	return c
 }

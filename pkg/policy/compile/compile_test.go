@@ -75,6 +75,42 @@ func TestLookupEqualsEvaluate(t *testing.T) {
 	}
 }
 
+// The same for wide rows, of up to as many rules as a network can have: what the last
+// word of a page and the first of the next one say, and all between.
+func TestLookupEqualsEvaluateWide(t *testing.T) {
+	g := policytest.New(policytest.Seed(t))
+	for _, n := range []int{129, 4000, 4096, 4097, compile.RulesMax} {
+		sets := []policy.Set{g.Wide("a", n), g.Set("b")}
+		program, counters := newProgram(t, sets...)
+		decided := 0
+		for pos := 0; pos < n; pos++ {
+			if pos%64 != 0 && pos%64 != 63 {
+				continue
+			}
+			pkt, ok := g.Aim(&sets[0].Rules[pos])
+			if !ok {
+				continue
+			}
+			got, err := compile.Lookup(program, "a", pkt)
+			if w := want(&sets[0], counters, pkt); err != nil || got != w {
+				t.Fatalf("%d rules, packet %+v: got %+v, %v, want %+v", n, pkt, got, err, w)
+			}
+			if got.Rule == pos {
+				decided++
+			}
+		}
+		if decided < n/64 {
+			t.Errorf("of %d rules, %d decided", n, decided)
+		}
+		for _, pkt := range g.Packets(sets[0], 200) {
+			got, err := compile.Lookup(program, "a", pkt)
+			if w := want(&sets[0], counters, pkt); err != nil || got != w {
+				t.Fatalf("%d rules, packet %+v: got %+v, %v, want %+v", n, pkt, got, err, w)
+			}
+		}
+	}
+}
+
 // A compiler with any of the known bugs is found out by the same comparison.
 func TestBugsAreCaught(t *testing.T) {
 	const most = 500 // sets

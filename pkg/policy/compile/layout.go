@@ -3,24 +3,40 @@ package compile
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 )
 
 // Limits of bpf/include/abi.h.
 const (
 	// WordsMax is HP_WORDS_MAX: the 64-bit words of the widest row.
-	WordsMax = 2
+	WordsMax = 192
 	// RulesMax is the number of rules that one network's set can have.
 	RulesMax = 64 * WordsMax
 	// CountersMax is HP_RULE_COUNTERS: rules and defaults that a node can count.
 	CountersMax = 32768
 	// RowsMax is what a 16-bit row number can tell apart in one network.
 	RowsMax = 1 << 16
+	// RowBytesMax bounds what all rows of one network take.
+	RowBytesMax = 64 << 20
 )
+
+// wordsFor is the width of rows that hold so many rules: none breaks a page.
+func wordsFor(rules int) int {
+	words := max(1, (rules+63)/64)
+	if words >= wordsPerPage {
+		return (words + wordsPerPage - 1) / wordsPerPage * wordsPerPage
+	}
+	return 1 << bits.Len(uint(words-1))
+}
+
+// rowsFor is how many different rows of that width a network can have.
+func rowsFor(words int) int { return min(RowsMax, RowBytesMax/(8*words)) }
 
 // Entries of each kind that a page holds.
 const (
 	u16sPerPage  = PageSize / 2
 	rulesPerPage = PageSize / 16
+	wordsPerPage = PageSize / 8
 )
 
 // The groups of the service index: enum hp_svc_group.
@@ -76,8 +92,9 @@ func (p *Policy) Header() (h Header, err error) {
 	for i, f := range h.fields() {
 		*f = binary.NativeEndian.Uint32(p.Pages[0][4*i:])
 	}
-	if h.Words < 1 || h.Words > WordsMax {
-		return h, fmt.Errorf("program of network %q has rows of %d words, want 1 to %d", p.Network, h.Words, WordsMax)
+	if h.Words < 1 || h.Words > WordsMax || int(h.Words) != wordsFor(64*int(h.Words)) {
+		return h, fmt.Errorf("program of network %q has rows of %d words, want a power of two, or of more than %d a multiple of that, to %d",
+			p.Network, h.Words, wordsPerPage, WordsMax)
 	}
 	return h, nil
 }

@@ -149,8 +149,8 @@ func (r *reader) classRow(page, class uint32) uint32 {
 }
 
 func (r *reader) word(number, word uint32) uint64 {
-	perPage := 64 / r.Words
-	return binary.NativeEndian.Uint64(r.bytes(r.Rows+number/perPage, (number%perPage*r.Words+word)*8, 8))
+	at := number*r.Words + word
+	return binary.NativeEndian.Uint64(r.bytes(r.Rows+at/wordsPerPage, at%wordsPerPage*8, 8))
 }
 
 func (r *reader) u16(page, i uint32) uint32 {

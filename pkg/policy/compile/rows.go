@@ -9,14 +9,15 @@ import (
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
-// row has a bit per rule, by position.
-type row [WordsMax]uint64
+// row has a bit per rule, by position. All of one policy are of one width.
+type row []uint64
 
-func (r *row) flip(rule int) { r[rule/64] ^= 1 << (rule % 64) }
-func (r *row) set(rule int)  { r[rule/64] |= 1 << (rule % 64) }
+func (r row) flip(rule int) { r[rule/64] ^= 1 << (rule % 64) }
+func (r row) set(rule int)  { r[rule/64] |= 1 << (rule % 64) }
 
-// rowsWhere is the row of the rules for which is holds.
-func rowsWhere(rules []policy.Rule, is func(*policy.Rule) bool) (r row) {
+// rowWhere is the row of the rules for which is holds.
+func rowWhere(rules []policy.Rule, is func(*policy.Rule) bool) row {
+	r := make(row, wordsFor(len(rules)))
 	for i := range rules {
 		if is(&rules[i]) {
 			r.set(i)
@@ -28,17 +29,29 @@ func rowsWhere(rules []policy.Rule, is func(*policy.Rule) bool) (r row) {
 // rowTable numbers the distinct rows of one policy.
 type rowTable struct {
 	rows  []row
-	index map[row]uint16
+	index map[string]uint32
+	most  int
+	full  bool // there were more than most; numbers mean nothing then
+	key   []byte
 }
 
-// number gives the row's number. Past RowsMax it is meaningless, which the
-// count of rows shows.
-func (t *rowTable) number(r row) uint16 {
-	n, ok := t.index[r]
-	if !ok {
-		n = uint16(len(t.rows))
-		t.index[r] = n
-		t.rows = append(t.rows, r)
+func newRowTable(most int) *rowTable { return &rowTable{index: map[string]uint32{}, most: most} }
+
+// number gives the row's number. It keeps nothing of r.
+func (t *rowTable) number(r row) uint32 {
+	t.key = t.key[:0]
+	for _, word := range r {
+		t.key = binary.NativeEndian.AppendUint64(t.key, word)
+	}
+	n, ok := t.index[string(t.key)]
+	switch {
+	case ok:
+	case len(t.rows) == t.most:
+		t.full = true
+	default:
+		n = uint32(len(t.rows))
+		t.index[string(t.key)] = n
+		t.rows = append(t.rows, slices.Clone(r))
 	}
 	return n
 }
@@ -50,7 +63,10 @@ type peers struct{ src, dst int }
 type compiler struct {
 	counters Counters
 	classes  classes
-	scratch  []row // by class
+	// Memory for one side of one policy: by list, the rules that name it (empty between
+	// uses), and by set, the number of its row + 1, where it is known.
+	naming [][]uint16
+	rowOf  []uint32
 }
 
 // policy compiles one network. The tables follow the order of hp_header.
@@ -59,40 +75,39 @@ type compiler struct {
 // ones for frames without addresses, and what both sides of a class past the
 // class tables read. The tables end where all further classes read row 0.
 func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
-	t := rowTable{index: map[row]uint16{}}
-	t.number(rowsWhere(set.Rules, func(r *policy.Rule) bool { return r.Sources == nil && r.Destinations == nil }))
-	noService := rowsWhere(set.Rules, func(r *policy.Rule) bool { return r.Services == nil })
+	words := wordsFor(len(set.Rules))
+	t := newRowTable(rowsFor(words))
+	t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Sources == nil && r.Destinations == nil }))
+	noService := rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Services == nil })
 	h := Header{
-		Words:          max(1, uint32(len(set.Rules)+63)/64),
+		Words:          uint32(words),
 		Rules:          uint32(len(set.Rules)),
 		DefaultAction:  uint32(set.Default),
 		DefaultCounter: c.counters[policy.DefaultKey(set.Network)],
-		SvcNoneRow:     uint32(t.number(noService)),
+		SvcNoneRow:     t.number(noService),
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
-		h.DirRow[d] = uint32(t.number(rowsWhere(set.Rules, func(r *policy.Rule) bool { return r.Directions.Has(d) })))
+		h.DirRow[d] = t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Directions.Has(d) }))
 	}
-	src := c.classRows(&t, lists, func(p peers) int { return p.src })
-	dst := c.classRows(&t, lists, func(p peers) int { return p.dst })
+	src := c.classRows(t, lists, func(p peers) int { return p.src })
+	dst := c.classRows(t, lists, func(p peers) int { return p.dst })
 	n := len(src)
 	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 {
 		n--
 	}
 	h.Classes = uint32(n)
-	index, chunks := serviceTables(&t, set.Rules, noService)
-	if len(t.rows) > RowsMax {
-		return Policy{}, fmt.Errorf("its %d rules need %d different rows, but a network can have %d: "+
+	index, chunks := serviceTables(t, set.Rules, noService)
+	if t.full {
+		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
 			"name fewer overlapping address lists, or split the rules among networks with appliedTo",
-			len(set.Rules), len(t.rows), RowsMax)
+			len(set.Rules), t.most)
 	}
 
 	w := pageWriter{pages: make([]Page, 1)}
 	h.SrcClassrow = w.u16s(src[:n])
 	h.DstClassrow = w.u16s(dst[:n])
-	h.Rows = w.table(len(t.rows), 64/int(h.Words), func(b []byte, i int) {
-		for word := range h.Words {
-			binary.NativeEndian.PutUint64(b[8*word:], t.rows[i][word])
-		}
+	h.Rows = w.table(len(t.rows)*words, wordsPerPage, func(b []byte, i int) {
+		binary.NativeEndian.PutUint64(b, t.rows[i/words][i%words])
 	})
 	h.Svcindex = w.u16s(index)
 	h.Svcchunk = uint32(len(w.pages))
@@ -108,28 +123,40 @@ func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
 // classRows gives each class its row number on one side: the rules for which
 // that side is Any, and those whose list holds the class.
 func (c *compiler) classRows(t *rowTable, lists []peers, side func(peers) int) []uint16 {
-	var base row
+	base := make(row, wordsFor(len(lists)))
 	for i, l := range lists {
-		if side(l) == anyList {
+		if n := side(l); n == anyList {
 			base.set(i)
+		} else {
+			c.naming[n] = append(c.naming[n], uint16(i))
 		}
 	}
-	for class := range c.scratch {
-		c.scratch[class] = base
-	}
-	for i, l := range lists {
-		if n := side(l); n != anyList {
-			for _, class := range c.classes.byList[n] {
-				c.scratch[class].set(i)
+	// A class has the row of one that it was made from, and the rules that name what was added.
+	clear(c.rowOf)
+	c.rowOf[0] = t.number(base) + 1
+	out := make([]uint16, len(c.classes.setOf))
+	r := make(row, len(base))
+	for class, set := range c.classes.setOf {
+		known, more := set, false
+		for ; c.rowOf[known] == 0; known = c.classes.sets[known].from {
+			more = more || len(c.naming[c.classes.sets[known].list]) > 0
+		}
+		n := c.rowOf[known]
+		if more {
+			copy(r, t.rows[n-1])
+			for at := set; at != known; at = c.classes.sets[at].from {
+				for _, rule := range c.naming[c.classes.sets[at].list] {
+					r.set(int(rule))
+				}
 			}
+			n = t.number(r) + 1
 		}
+		c.rowOf[set] = n
+		out[class] = uint16(n - 1)
 	}
-	out := make([]uint16, len(c.scratch))
-	baseRow := t.number(base)
-	for class, r := range c.scratch {
-		out[class] = baseRow
-		if r != base {
-			out[class] = t.number(r)
+	for _, l := range lists {
+		if n := side(l); n != anyList {
+			c.naming[n] = c.naming[n][:0]
 		}
 	}
 	return out
@@ -151,7 +178,7 @@ func serviceTables(t *rowTable, rules []policy.Rule, noService row) (index []uin
 		svcTCP: policy.TCP, svcUDP: policy.UDP, svcICMP: policy.ICMP, svcICMPv6: policy.ICMPv6,
 	} {
 		cuts := serviceCuts(rules, protocol)
-		now, plain := noService, false // plain: the last chunk had no cut
+		now, plain := slices.Clone(noService), false // plain: the last chunk had no cut
 		for high := range 256 {
 			whole := len(cuts) == 0 || cuts[0].at > high<<8|0xff
 			if whole && plain {
@@ -159,7 +186,7 @@ func serviceTables(t *rowTable, rules []policy.Rule, noService row) (index []uin
 				continue
 			}
 			var chunk Page
-			cuts = fillChunk(&chunk, t, &now, cuts, high<<8)
+			cuts = fillChunk(&chunk, t, now, cuts, high<<8)
 			index = append(index, number(&chunk))
 			plain = whole
 		}
@@ -169,16 +196,16 @@ func serviceTables(t *rowTable, rules []policy.Rule, noService row) (index []uin
 
 // fillChunk writes the row numbers of 256 services from base on. It takes the
 // cuts on its way from the front and keeps now, the row at hand, up to date.
-func fillChunk(chunk *Page, t *rowTable, now *row, cuts []cut, base int) []cut {
-	number := t.number(*now)
+func fillChunk(chunk *Page, t *rowTable, now row, cuts []cut, base int) []cut {
+	number := t.number(now)
 	for low := range 256 {
 		if len(cuts) > 0 && cuts[0].at == base+low {
 			for ; len(cuts) > 0 && cuts[0].at == base+low; cuts = cuts[1:] {
 				now.flip(cuts[0].rule)
 			}
-			number = t.number(*now)
+			number = t.number(now)
 		}
-		binary.NativeEndian.PutUint16(chunk[2*low:], number)
+		binary.NativeEndian.PutUint16(chunk[2*low:], uint16(number))
 	}
 	return cuts
 }

@@ -19,7 +19,7 @@ import (
 // SeedVariable is the environment variable that repeats a run.
 const SeedVariable = "HOMEPORT_SEED"
 
-// MaxRules is the number of rules of the largest generated sets.
+// MaxRules is the number of rules of the largest sets that [Gen.Set] makes.
 const MaxRules = 128
 
 // Seed gives the seed in SeedVariable, else a new one, and logs it.
@@ -80,18 +80,34 @@ func (g *Gen) SetN(network string, n int) policy.Set {
 	return set
 }
 
+// Wide makes a set of n rules, at most 2^22, in which nearly every rule can decide: each
+// names an address as a source that no other does, and so all of them make classes.
+func (g *Gen) Wide(network string, n int) policy.Set {
+	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2))}
+	base := binary.BigEndian.Uint32([]byte{10, 64, 0, 0})
+	for i, place := range g.rnd.Perm(n) {
+		r := g.ruleOf(0)
+		a := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, base+uint32(place))))
+		r.Sources = []policy.AddrRange{{First: a, Last: a}}
+		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/n, network), ID: uint32(1000 + place)}
+		set.Rules = append(set.Rules, r)
+	}
+	return set
+}
+
 func isAny(r *policy.Rule) bool {
 	return r.Sources == nil && r.Destinations == nil && r.Services == nil
 }
 
-func (g *Gen) rule() policy.Rule {
+// rule makes one, mostly of one family: with both mixed freely, many rules match nothing.
+func (g *Gen) rule() policy.Rule { return g.ruleOf(g.rnd.IntN(5)) }
+
+func (g *Gen) ruleOf(family int) policy.Rule {
 	r := policy.Rule{
 		Name:       "generated",
 		Action:     policy.Action(g.rnd.IntN(2)),
 		Directions: pick(g, []policy.Directions{policy.OnlyOut, policy.OnlyIn, policy.InOut, policy.InOut}),
 	}
-	// Mostly one family a rule: with both mixed freely, many rules match nothing.
-	family := g.rnd.IntN(5)
 	if g.rnd.IntN(6) != 0 {
 		r.Sources = g.ranges(family)
 	}

@@ -37,36 +37,36 @@ func Open(bpffs string) (f *Firewall, err error) {
 	if f.dp, err = datapath.Open(datapath.Config{BPFFS: bpffs}); err != nil {
 		return f, err
 	}
-	program, err := Policy()
+	p, err := program()
 	if err != nil {
 		return f, err
 	}
-	if _, err := f.dp.Sync(program); err != nil {
+	if _, err := f.dp.Sync(p); err != nil {
 		return f, fmt.Errorf("load policy: %w", err)
 	}
 	return f, f.dp.FillPool(8)
 }
 
-// rules is as many as this version's classifier holds in one policy.
-const rules = 128
+// Rules of the network that the ports are in at first: as many as NSX has for one NIC.
+const Rules = 4000
 
-// Policy drops by default. All rules but the last are about others; the last
-// allows UDP within 10.100.0.0/16.
-func Policy() (*compile.Program, error) {
-	set := policy.Set{Network: network, Default: policy.Drop}
-	for i := range rules - 1 {
-		set.Rules = append(set.Rules, policy.Rule{
-			Key: policy.RuleKey{Policy: "bench", ID: uint32(i + 1)}, Action: policy.Drop, Directions: policy.InOut,
-			Sources:  []policy.AddrRange{policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), 24))},
-			Services: []policy.Service{{Protocol: policy.TCP, First: uint16(1000 + i), Last: uint16(1100 + i)}},
-		})
+// Network with rules.
+type Network struct {
+	Name  string
+	Rules int
+}
+
+// Networks that a port can be in.
+func Networks() []Network {
+	return []Network{{"bench-0", 0}, {"bench-128", 128}, {network, Rules}, {"bench-most", compile.RulesMax}}
+}
+
+// program is the policies of all networks.
+func program() (*compile.Program, error) {
+	var sets []policy.Set
+	for _, n := range Networks() {
+		sets = append(sets, set(n.Name, n.Rules))
 	}
-	lan := []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix("10.100.0.0/16"))}
-	set.Rules = append(set.Rules, policy.Rule{
-		Key: policy.RuleKey{Policy: "bench", ID: rules}, Action: policy.Allow, Directions: policy.InOut, Sources: lan, Destinations: lan,
-		Services: []policy.Service{{Protocol: policy.UDP, First: 0, Last: 65535}},
-	})
-	sets := []policy.Set{set}
 	counters, err := compile.Allocate(nil, sets)
 	if err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
@@ -78,11 +78,40 @@ func Policy() (*compile.Program, error) {
 	return p, nil
 }
 
+// set drops by default. All n rules but the last are about others, each about another
+// subnet and service; the last allows UDP within 10.100.0.0/16.
+func set(network string, n int) policy.Set {
+	set := policy.Set{Network: network, Default: policy.Drop}
+	for i := range max(0, n-1) {
+		set.Rules = append(set.Rules, policy.Rule{
+			Key: policy.RuleKey{Policy: network, ID: uint32(i + 1)}, Action: policy.Drop, Directions: policy.InOut,
+			Sources:  []policy.AddrRange{policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16 + byte(i>>8), byte(i), 0}), 24))},
+			Services: []policy.Service{{Protocol: policy.TCP, First: uint16(1000 + i), Last: uint16(1100 + i)}},
+		})
+	}
+	if n > 0 {
+		lan := []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix("10.100.0.0/16"))}
+		set.Rules = append(set.Rules, policy.Rule{
+			Key: policy.RuleKey{Policy: network, ID: uint32(n)}, Action: policy.Allow, Directions: policy.InOut, Sources: lan, Destinations: lan,
+			Services: []policy.Service{{Protocol: policy.UDP, First: 0, Last: 65535}},
+		})
+	}
+	return set
+}
+
+// Use gives an open port the rules of a network.
+func (f *Firewall) Use(ifindex int, network string, mac net.HardwareAddr) error {
+	return f.dp.UpdatePort(ifindex, config(network, mac))
+}
+
+func config(network string, mac net.HardwareAddr) attach.PortConfig {
+	return attach.PortConfig{Policy: network, VLANs: attach.VLANs{Mode: vlan.Access, PVID: VLAN}, MAC: mac}
+}
+
 // Protect attaches both hooks, in the form that a port has once the agent has
 // settled it, and opens the port.
 func (f *Firewall) Protect(ifindex int, name string, mac net.HardwareAddr) error {
-	c := attach.PortConfig{Policy: network, VLANs: attach.VLANs{Mode: vlan.Access, PVID: VLAN}, MAC: mac}
-	if err := f.dp.AttachPort(attach.Interface{Index: ifindex, Name: name}, c); err != nil {
+	if err := f.dp.AttachPort(attach.Interface{Index: ifindex, Name: name}, config(network, mac)); err != nil {
 		return err
 	}
 	if err := f.dp.SettlePort(ifindex); err != nil {
