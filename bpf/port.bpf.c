@@ -29,13 +29,14 @@ static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
 /*
  * needs_flow: a packet with this verdict of the rules passes only as one of a connection.
  * TCP that is no SYN opens none, whatever a rule says of it; a datagram may, so one
- * that a rule drops is dropped.
+ * that somebody's rule drops is dropped.
  */
 static __always_inline int needs_flow(const struct packet *p, __u32 r)
 {
 	if (p->kind == TCP)
 		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
-	return r == HP_DEFAULT_DROP && (p->kind == UDP || p->kind == ECHO_REPLY);
+	return (r == HP_DEFAULT_DROP || (r == HP_RULE_DROP && p->query.implied)) &&
+	       (p->kind == UDP || p->kind == ECHO_REPLY);
 }
 
 /* by_rules: the packet belongs to no connection, so policy decides, and may open one. */

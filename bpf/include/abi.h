@@ -124,8 +124,11 @@ struct hp_rule {
 	__u32 counter; /* index into rule_counters */
 	__u32 rule_id; /* the number that people know; unique within its policy */
 	__u32 action;  /* enum hp_action */
-	__u32 flags;   /* reserved, 0 */
+	__u32 flags;   /* HP_RULE_IMPLIED, or 0 */
 };
+
+/* Nobody wrote the rule: it says for some packets what a default says for all. */
+#define HP_RULE_IMPLIED 1
 
 /*
  * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:

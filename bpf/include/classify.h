@@ -179,6 +179,7 @@ __noinline int judge(struct query *q)
 	rule = &p->rules[position % PAGE_RULES];
 	q->counter = rule->counter;
 	q->rule_id = rule->rule_id;
+	q->implied = rule->flags & HP_RULE_IMPLIED;
 	return rule->action == HP_ALLOW ? HP_RULE_ALLOW : HP_RULE_DROP;
 }
 

@@ -129,7 +129,8 @@ struct query {
 	__u8 group;    /* enum hp_svc_group; HP_SVC_GROUPS: the packet has no service */
 	__u8 dir;
 	__u8 ip;       /* addresses mean something */
-	__u8 pad[7];
+	__u8 implied;  /* out: by an implied rule */
+	__u8 pad[6];
 	__u32 counter; /* out: index into rule_counters */
 	__u32 rule_id; /* out: 0 is the default action */
 };

@@ -29,7 +29,6 @@ type announcer struct {
 	sender *announce.Sender   // of all, so that they share its pace; nil until the first
 	jobs   map[string]*job    // by what they are about
 	count  map[string]float64 // VMs announced, by cause
-	seen   map[string]string  // by what they are about, the last cause that is told of once
 	closed bool
 	wg     sync.WaitGroup
 }
@@ -80,19 +79,6 @@ func (n *announcer) start(ctx context.Context, key string, work func(context.Con
 	return nil
 }
 
-// first says whether why is another reason to announce what is under the key than the
-// last one was.
-func (n *announcer) first(key, why string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.seen == nil {
-		n.seen = map[string]string{}
-	}
-	last, ok := n.seen[key]
-	n.seen[key] = why
-	return !ok || last != why
-}
-
 // stop ends what is at work under the key.
 func (n *announcer) stop(key string, why error) {
 	n.mu.Lock()
@@ -100,7 +86,6 @@ func (n *announcer) stop(key string, why error) {
 	if j := n.jobs[key]; j != nil {
 		j.cancel(why)
 	}
-	delete(n.seen, key)
 }
 
 // close ends all and waits for their end.

@@ -241,11 +241,18 @@ func TestAnnounceAfterFailure(t *testing.T) {
 		say(desired.Move{State: desired.MoveNone, Migrating: true, Failed: true, Migration: m})
 		w.hears(m+" has failed", map[string]int{"8035 11 100": 5})
 	}
-	say(desired.Move{State: desired.MoveLeft, Migrating: true, Migration: "m2"})
+	next := w.restart()
+	next.cfg.Source, next.world = src, w.world
+	next.must(next.adoptRecords())
+	next.followMoves()
+	next.announcer.wg.Wait()
+	w.hears("after a restart of the agent", map[string]int{})
+	w.live = next
+	say(desired.Move{State: desired.MoveLeft, Migrating: true, Migration: "m3"})
 	if at := w.at(rec.MAC); len(at) != 0 {
 		t.Errorf("the bridge looks for a VM that has left at %v", at)
 	}
-	say(desired.Move{State: desired.MoveNone, Migrating: true, Failed: true, Migration: "m2"})
+	say(desired.Move{State: desired.MoveNone, Migrating: true, Failed: true, Migration: "m3"})
 	w.hears("it is back", map[string]int{"8035 11 100": 5})
 	if at := w.at(rec.MAC); at[100] != rec.HostIfIndex {
 		t.Errorf("the bridge looks for a VM that is back at %v", at)

@@ -115,18 +115,22 @@ func TestFailover(t *testing.T) {
 		last  wayOut
 		hears map[string]int
 	}{
-		{"a failover without an agent", wayOut{Uplink: w.uplink, Member: 5, Forwards: true}, map[string]int{}},
+		{"the bond is none any more", wayOut{Uplink: w.uplink, Member: 5, Forwards: true}, map[string]int{}},
 		{"another uplink without an agent", wayOut{Uplink: w.uplink + 100, Forwards: true}, map[string]int{"8035 11 0": 5, "8035 11 100": 5, "8035 11 200": 5, "8035 12 100": 5, "0806 12 100": 5}},
 		{"nothing new", wayOut{Uplink: w.uplink, Forwards: true}, map[string]int{}},
 	} {
 		w.save(waysFile, map[string]wayOut{"br9": c.last}, "")
+		w.watched.watch(nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- w.followUplinks(ctx) }()
 		w.eventually(c.name, func() bool {
 			var now map[string]wayOut
 			w.must(readJSON(w.statePath(waysFile), &now))
-			return now["br9"] == wayOut{Uplink: w.uplink, Forwards: true} && (len(c.hears) == 0 || w.announcer.counts()[causeFailover] == 4)
+			w.watched.mu.Lock()
+			looked := w.watched.at[w.uplink]
+			w.watched.mu.Unlock()
+			return looked && now["br9"] == wayOut{Uplink: w.uplink, Forwards: true} && (len(c.hears) == 0 || w.announcer.counts()[causeFailover] == 4)
 		})
 		w.announcer.wg.Wait()
 		cancel()

@@ -48,7 +48,7 @@ func (a *Agent) holdAtFirst(req *attach.Request) (*attach.Hold, error) {
 	}
 	switch m.State {
 	case desired.MoveUnknown:
-		return hold(attach.Quarantined, attach.HoldUnknown, m.Why), nil
+		return hold(attach.Quarantined, reasonOf(m, ""), m.Why), nil
 	case desired.MoveTarget:
 		return hold(attach.Quarantined, attach.HoldTarget, m.Why), nil
 	case desired.MoveLeft:
@@ -59,6 +59,18 @@ func (a *Agent) holdAtFirst(req *attach.Request) (*attach.Hold, error) {
 
 func hold(s attach.State, reason, message string) *attach.Hold {
 	return &attach.Hold{State: s, Since: time.Now().UTC(), Reason: reason, Message: message}
+}
+
+// reasonOf is why a port waits, that has waited for another reason before: a target, and
+// what says to be one, stays that, whatever is not known of it any more.
+func reasonOf(m desired.Move, before string) string {
+	switch {
+	case m.State == desired.MoveTarget || before == attach.HoldTarget:
+		return attach.HoldTarget
+	case m.Claims || before == attach.HoldClaimed:
+		return attach.HoldClaimed
+	}
+	return attach.HoldUnknown
 }
 
 // left is why the port of a VM that has gone to another pod is silent.
@@ -95,8 +107,7 @@ func (a *Agent) sharesMAC(mine, theirs *attach.Record) bool {
 		return mine.MigrationTarget || theirs.MigrationTarget && theirs.Hold != nil
 	}
 	t, _ := a.moveOf(theirs.Pod)
-	target := func(m desired.Move) bool { return m.State == desired.MoveTarget && m.Migrating }
-	return m.VM != "" && m.VM == t.VM && (target(m) || target(t))
+	return m.VM != "" && m.VM == t.VM && m.Migrating && t.Migrating && (m.State == desired.MoveTarget || t.State == desired.MoveTarget)
 }
 
 // arrivalPoll is how soon the agent notices that a quarantined port was opened by its
@@ -150,8 +161,8 @@ func (a *Agent) welcome(of attach.Record, by string) {
 // agent that is started anew finds out from the port.
 func (a *Agent) arrive(of attach.Record, by string) (arrived bool) {
 	err := a.withPort(of, func(now attach.Record) error {
-		if now.Wanted() != attach.Quarantined {
-			return nil
+		if now.Wanted() != attach.Quarantined || by == attach.ArrivedByAnnouncement && !a.kernel.dp.HandedOver(now.HostIfIndex) {
+			return nil // it is not the state any more that was looked at
 		}
 		if err := a.kernel.dp.HandOver(now.HostIfIndex); err != nil {
 			return err
@@ -237,12 +248,14 @@ func (a *Agent) rehold(of attach.Record, h *attach.Hold) {
 		if err := a.store.Put(&now); err != nil {
 			return err
 		}
-		a.table.replace(&now)
 		if after == before {
+			a.table.replace(&now)
 			return nil
 		}
 		a.log.Info("port is "+after.String(), "port", now.HostIfName, "container", now.ContainerID, "was", before, "why", why(h))
-		if err := a.kernel.SetState(now.HostIfIndex, after); err != nil {
+		err := a.kernel.SetState(now.HostIfIndex, after)
+		a.table.replace(&now) // later: who sees it quarantined there must not see the last hand-over here
+		if err != nil {
 			return err // the loop sees that it is not as it should be
 		}
 		if after != attach.Released {
@@ -329,25 +342,39 @@ func (a *Agent) followMove(rec attach.Record, m desired.Move) {
 		a.rehold(rec, left(m))
 	case was == attach.Quarantined && m.State == desired.MoveArrived:
 		a.welcome(rec, attach.ArrivedByAPI)
-	case was == attach.Quarantined && m.State == desired.MoveNone && rec.Hold.Reason != attach.HoldTarget:
+	case was == attach.Quarantined && m.State == desired.MoveNone && (rec.Hold.Reason == attach.HoldUnknown || rec.Hold.Reason == attach.HoldClaimed && !m.Gone):
 		a.rehold(rec, nil)
 	case stays && (was == attach.Active || was == attach.Released && rec.Hold.Migration == m.Migration): // what failed before that is old news
 		if was == attach.Released {
 			a.rehold(rec, nil)
 		}
-		if a.announcer.first(portJob(rec.Key), m.Migration) { // the target may have been heard
-			a.announce(context.Background(), &rec, a.addressesOf(&rec))
+		if rec.StayedAfter != m.Migration {
+			a.stayed(rec, m.Migration)
 		}
-	case was == attach.Active && m.Failed && m.State == desired.MoveTarget && rec.Arrival != nil:
-		a.rehold(rec, hold(attach.Quarantined, attach.HoldTarget, m.Why)) // it announced itself, and came to nothing
+	case was == attach.Active && m.State == desired.MoveTarget && (m.Failed || m.Migrating && rec.Arrival == nil):
+		a.rehold(rec, hold(attach.Quarantined, attach.HoldTarget, m.Why)) // it came to nothing, or was opened in error
 	case was == attach.Quarantined:
-		reason := rec.Hold.Reason // a target stays one, whatever is not known of it any more
-		if m.State == desired.MoveTarget {
-			reason = attach.HoldTarget
-		}
+		reason := reasonOf(m, rec.Hold.Reason)
 		if rec.Hold.Reason != reason || rec.Hold.Message != m.Why {
 			a.rehold(rec, hold(attach.Quarantined, reason, m.Why))
 		}
+	}
+}
+
+// stayed announces a VM where it still is after a migration has failed: the target may
+// have been heard. It does so once.
+func (a *Agent) stayed(of attach.Record, migration string) {
+	err := a.withPort(of, func(now attach.Record) error {
+		if now.Wanted() != attach.Active {
+			return nil
+		}
+		now.StayedAfter = migration
+		a.table.replace(&now)
+		a.announce(context.Background(), &now, a.addressesOf(&now))
+		return a.store.Put(&now)
+	})
+	if err != nil {
+		a.log.Error("a VM that has stayed may be announced again", "port", of.HostIfName, "err", err)
 	}
 }
 
@@ -396,8 +423,10 @@ func (a *Agent) openByHand(_ context.Context, k *attach.Key) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, told := a.moveOf(rec.Pod)
+	m, told := a.moveOf(rec.Pod)
 	switch {
+	case rec.Wanted() == attach.Quarantined && told && m.Failed && m.State == desired.MoveTarget:
+		return nil, attach.Invalid("port", m.Why, "migrate the VM again; see kubectl get vmi -o wide for where it runs")
 	case rec.Wanted() == attach.Quarantined:
 		a.welcome(rec, attach.ArrivedByOperator)
 	case rec.Wanted() == attach.Released && told:

@@ -104,7 +104,7 @@ func TestHoldAtFirst(t *testing.T) {
 func TestSharesMAC(t *testing.T) {
 	vm := func(s desired.MoveState, name string) desired.Move { return desired.Move{State: s, VM: name} }
 	src := &moving{moves: map[string]desired.Move{
-		"a": vm(desired.MoveNone, "shop/web"), "b": {State: desired.MoveTarget, VM: "shop/web", Migrating: true},
+		"a": {State: desired.MoveNone, VM: "shop/web", Migrating: true}, "b": {State: desired.MoveTarget, VM: "shop/web", Migrating: true},
 		"other": {State: desired.MoveTarget, VM: "shop/mail", Migrating: true}, "counted": vm(desired.MoveTarget, "shop/web"),
 		"forged": {}, "second": vm(desired.MoveNone, "shop/web"),
 	}}
@@ -125,6 +125,8 @@ func TestSharesMAC(t *testing.T) {
 		{"a target and a VM that is not its", rec("other", quarantined), rec("a", nil), false},
 		{"two pods of a VM without a migration", rec("second", nil), rec("a", nil), false},
 		{"a pod that its VM counts, and does not migrate to", rec("counted", quarantined), rec("a", nil), false},
+		{"a pod that its VM counts, and the one that it migrates to", rec("counted", quarantined), rec("b", quarantined), false},
+		{"the one that it migrates to, and a pod that its VM counts", rec("b", quarantined), rec("counted", quarantined), false},
 		{"a label that nobody confirms", rec("forged", quarantined), rec("a", nil), false},
 		{"a port whose VM has left", rec("other", nil), rec("a", hold(attach.Released, attach.HoldMoved, "")), true},
 	} {
@@ -219,6 +221,30 @@ func TestFollowMoves(t *testing.T) {
 	say("veth1", desired.MoveArrived, "shop/web", "it came")
 	l.followMove(stale, desired.Move{State: desired.MoveTarget, VM: "shop/web", Why: "it comes"})
 	l.is(rec, attach.Active)
+
+	// One that was opened in error closes, and does not open again.
+	src.moves["veth1"] = desired.Move{State: desired.MoveNone}
+	rec = l.waits("veth4", 4)
+	say("veth4", desired.MoveNone, "", "of an older VM of that name")
+	l.is(rec, attach.Active)
+	src.moves["veth4"] = desired.Move{State: desired.MoveTarget, VM: "shop/mail", Migrating: true, Why: "it comes"}
+	l.followMoves()
+	l.is(rec, attach.Quarantined)
+
+	// One that says to be a target, and is gone before that was confirmed, stays silent; one
+	// that is none does not.
+	for i, gone := range []bool{true, false} {
+		name := []string{"veth5", "veth6"}[i]
+		claims := l.waits(name, byte(5+i))
+		src.moves[name] = desired.Move{Claims: true, Why: "it says so"}
+		l.followMoves()
+		if now := l.is(claims, attach.Quarantined); now.Hold.Reason != attach.HoldClaimed {
+			t.Errorf("hold: %+v", now.Hold)
+		}
+		src.moves[name] = desired.Move{State: desired.MoveNone, Gone: gone, Why: "no target"}
+		l.followMoves()
+		l.is(claims, map[bool]attach.State{true: attach.Quarantined, false: attach.Active}[gone])
+	}
 
 	// One that is no target opens, and is strict.
 	plain := l.waits("veth2", 2)
@@ -393,6 +419,10 @@ func TestByHand(t *testing.T) {
 	l.followMoves()
 	l.is(rec, attach.Released)
 	refused(ask(l.openByHand, rec.Key), "Kubernetes says that its VM has moved away")
+	src.moves["veth7"] = desired.Move{State: desired.MoveTarget, Failed: true, Why: "the migration has failed: no room"}
+	failed := l.waits("veth7", 7)
+	refused(ask(l.openByHand, failed.Key), "has failed: no room")
+	l.is(failed, attach.Quarantined)
 }
 
 // An agent that is killed after it has handed a port over and before it has written so

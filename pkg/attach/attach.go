@@ -134,6 +134,9 @@ type Record struct {
 	Hold *Hold `json:"hold,omitempty"`
 	// Arrival is how the VM came here by live migration; nil is that it did not.
 	Arrival *Arrival `json:"arrival,omitempty"`
+	// StayedAfter is the UID of the last live migration that has failed and after which
+	// the VM was announced here again.
+	StayedAfter string `json:"stayedAfter,omitempty"`
 	// BootID: interface indexes mean nothing after a reboot.
 	BootID    string    `json:"bootID"`
 	CreatedAt time.Time `json:"createdAt"`

@@ -30,6 +30,8 @@ func (h *Hold) String() string {
 const (
 	// HoldTarget: the pod is the target of a live migration whose VM still runs elsewhere.
 	HoldTarget = "MigrationTarget"
+	// HoldClaimed: the pod says so, which is not confirmed.
+	HoldClaimed = "MigrationClaimed"
 	// HoldUnknown: whether the pod is the target of a migration is not known.
 	HoldUnknown = "MigrationUnknown"
 	// HoldMoved: the VM has moved to another pod.

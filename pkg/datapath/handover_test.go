@@ -61,13 +61,18 @@ func (b *bench) arrive(c attach.PortConfig) {
 // Which packets without a connection a port takes over, and what they make.
 func TestGrace(t *testing.T) {
 	b := newBench(t, Config{})
-	b.sync(testSets(t)...)
+	netC := policy.Set{Network: "net-c", Default: policy.Allow, Rules: []policy.Rule{
+		{Key: key(1), Action: policy.Drop, Directions: policy.OnlyIn, Sources: nets("192.0.2.66/32")},
+		{Key: key(2), Action: policy.Allow, Directions: policy.OnlyOut, Destinations: nets("192.0.2.0/24"), Services: service(t, "udp/53", "udp/123", "udp/161", "udp/500", "icmp/8/0")},
+		{Key: key(3), Action: policy.Drop, Directions: policy.InOut, Sources: nets("0.0.0.0/0"), Implied: true},
+	}}
+	b.sync(append(testSets(t), netC)...)
 	est, mig, allow := policy.ReasonEstablished, policy.ReasonMigrated, policy.ReasonRuleAllow
 	def, drop := policy.ReasonDefaultDrop, policy.ReasonRuleDrop
 	shut4 := netip.MustParseAddr("192.0.2.66")
 	cases := []struct {
 		name  string
-		netB  bool
+		net   string // another than the port's usual
 		steps []step
 	}{
 		{name: "the opener's segment first", steps: []step{out(tcp(vm4, peer4, 1000, 80, "A"), mig), in(tcp(peer4, vm4, 80, 1000, "A"), est), out(tcp(vm4, peer4, 1000, 80, "A"), est)}},
@@ -84,8 +89,10 @@ func TestGrace(t *testing.T) {
 		{name: "an answer", steps: []step{in(udp(peer4, vm4, 53, 5000), mig), out(udp(vm4, peer4, 5000, 53), est), in(udp(peer4, vm4, 53, 5000), est)}},
 		{name: "an answer from nobody that was asked", steps: []step{in(udp(peer4, vm4, 54, 5000), def)}},
 		{name: "echo", steps: []step{in(echo(peer4, vm4, false, 7), mig), out(echo(vm4, peer4, true, 7), allow), in(echo(peer4, vm4, false, 7), est), in(echo(peer4, vm4, true, 7), def), out(echo(vm4, peer4, false, 8), def)}},
-		{name: "a rule that drops a datagram", netB: true, steps: []step{out(udp(vm4, shut4, 4000, 53), drop), out(udp(vm4, shut4, 53, 4000), drop), out(udp(vm4, shut4, 123, 123), drop), out(echo(vm4, shut4, false, 9), drop)}},
-		{name: "a client of a well-known port is no server", steps: []step{in(udp(peer4, vm4, 53, 161), def), in(udp(peer4, vm4, 53, 5001), mig)}},
+		{name: "a rule that drops a datagram", net: "net-b", steps: []step{out(udp(vm4, shut4, 4000, 53), drop), out(udp(vm4, shut4, 53, 4000), drop), out(udp(vm4, shut4, 123, 123), drop), out(echo(vm4, shut4, false, 9), drop)}},
+		{name: "a client of a well-known port is no server", steps: []step{in(udp(peer4, vm4, 53, 161), def), in(udp(peer4, vm4, 53, 53), def), in(udp(peer4, vm4, 53, 5001), mig)}},
+		{name: "protocols that talk to their like", net: "net-c", steps: []step{in(udp(peer4, vm4, 123, 123), mig), in(udp(peer4, vm4, 500, 500), mig), in(udp(peer4, vm4, 161, 161), drop)}},
+		{name: "what nobody wrote drops as a default does", net: "net-c", steps: []step{in(udp(peer4, vm4, 53, 5000), mig), in(udp(peer4, vm4, 53, 161), drop), in(echo(peer4, vm4, false, 7), mig), in(udp(shut4, vm4, 53, 5000), drop)}},
 		{name: "an ICMP error about a connection that nobody knows", steps: []step{in(icmpError(other4, vm4, 3, tcp(vm4, peer4, 1000, 80, "A"), 8), def)}},
 	}
 	if err := b.FillPool(3*len(cases) + 2); err != nil {
@@ -93,8 +100,8 @@ func TestGrace(t *testing.T) {
 	}
 	for _, c := range cases {
 		config := accessPort()
-		if c.netB {
-			netB(&config)
+		if c.net != "" {
+			config.Policy = c.net
 		}
 		b.arrive(config)
 		b.expect(c.name, c.steps...)

@@ -202,7 +202,7 @@ func (s *Snapshot) podRules(at port) (rules []policy.Rule) {
 		return rules
 	}
 	return append(rules, policy.Rule{Key: isolation, Name: "isolated, and no MultiNetworkPolicy allows it",
-		Action: policy.Drop, Directions: isolated, Sources: anyIP()})
+		Action: policy.Drop, Directions: isolated, Sources: anyIP(), Implied: true})
 }
 
 // variant names what is applied by label, the same on every node and at any time.

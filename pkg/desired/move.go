@@ -43,6 +43,8 @@ type Move struct {
 	// Migrating says that the VM names the pod as source or target of its last migration,
 	// which only KubeVirt can write; Failed that this migration has failed.
 	Migrating, Failed bool
+	// Claims says that the pod says to be a target; Gone that Kubernetes does not know it.
+	Claims, Gone bool
 	// Migration is the UID of that migration; "" without one.
 	Migration string
 	// MACs and Addresses are those of that VM's interfaces, by the names that they have
@@ -64,6 +66,7 @@ const (
 type vmi struct {
 	object *unstructured.Unstructured // nil: there is none, or it could not be asked for
 	asked  bool                       // object says all: nil is that there is none
+	fresh  bool                       // it was asked for, and not taken from a watch, which may be behind
 	err    error                      // why it could not be asked for
 }
 
@@ -71,6 +74,12 @@ type vmi struct {
 // owners: that one says to be a target keeps it silent until its
 // VirtualMachineInstance was asked, and makes it one only if that names it.
 func moveOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
+	m := partOf(pod, v)
+	_, m.Claims = pod.Labels[migrationLabel]
+	return m
+}
+
+func partOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
 	_, labelled := pod.Labels[migrationLabel]
 	owner := ownerVMI(pod)
 	switch {
@@ -88,6 +97,9 @@ func moveOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
 		return Move{Why: fmt.Sprintf("the pod says to be the target of a migration; VirtualMachineInstance %s has not been asked yet", owner)}
 	}
 	if uid := metav1.GetControllerOf(pod).UID; uid != v.object.GetUID() {
+		if labelled && !v.fresh {
+			return Move{Why: fmt.Sprintf("the pod says to be the target of a migration of another VirtualMachineInstance %s than is known", owner)}
+		}
 		return Move{State: MoveNone, Why: fmt.Sprintf("the pod is of another VirtualMachineInstance %s than there is (UID %s)", owner, uid)}
 	}
 	s := readMigration(v.object)

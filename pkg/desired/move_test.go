@@ -45,8 +45,11 @@ func webVM(t *testing.T, status string) vmi {
 func webVM2(t *testing.T) vmi {
 	v := webVM(t, "{activePods: {uid-x: n1}}")
 	v.object.SetUID("another")
+	v.fresh = true
 	return v
 }
+
+func behind(v vmi) vmi { v.fresh = false; return v }
 
 func TestMoveOf(t *testing.T) {
 	const (
@@ -70,6 +73,7 @@ func TestMoveOf(t *testing.T) {
 		{"forged, of a VM that does not know it", launcher("x", "target"), in(both), MoveUnknown, "names it neither in"},
 		{"and says to be ready", launcher("x", "target", "ready"), in(over + "}"), MoveUnknown, "names it neither in"},
 		{"of a VM of that name that is no more", launcher("x", "target"), webVM2(t), MoveNone, "is of another"},
+		{"the same by a watch, which may be behind", launcher("x", "target"), behind(webVM2(t)), MoveUnknown, "of another"},
 		{"not asked yet", launcher("b", "target"), vmi{}, MoveUnknown, "has not been asked"},
 		{"cannot be asked", launcher("b", "target"), vmi{err: errors.New("no route")}, MoveUnknown, "cannot be found out: no route"},
 		{"the VM's first pod, not asked", launcher("a"), vmi{}, MoveNone, ""},
@@ -97,6 +101,9 @@ func TestMoveOf(t *testing.T) {
 		m := moveOf(c.pod, c.vmi)
 		if want := strings.Contains(c.name, "failed"); m.Failed && !want || m.Migrating && m.VM == "" {
 			t.Errorf("%s: failed %v, migrating %v of VM %q", c.name, m.Failed, m.Migrating, m.VM)
+		}
+		if _, says := c.pod.Labels[migrationLabel]; m.Claims != says {
+			t.Errorf("%s: claims %v", c.name, m.Claims)
 		}
 		matched := false
 		for _, why := range strings.Split(c.why, "|") {

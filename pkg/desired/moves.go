@@ -37,7 +37,7 @@ func (k *Kube) Move(namespace, name, uid string) Move {
 		case ok && (uid == "" || string(got.UID) == uid):
 			pod = got
 		case a.asked:
-			return Move{State: MoveNone, Why: fmt.Sprintf("pod %s is not known to Kubernetes", name)}
+			return Move{State: MoveNone, Gone: true, Why: fmt.Sprintf("pod %s is not known to Kubernetes", name)}
 		case a.err != nil:
 			return Move{Why: fmt.Sprintf("pod %s cannot be asked about: %v", name, a.err)}
 		default:
@@ -65,7 +65,7 @@ func (k *Kube) vmiOf(pod *metav1.PartialObjectMetadata, fresh bool) vmi {
 		}
 	}
 	a := k.asker.answer(question{vmiKind.Kind, at})
-	v := vmi{asked: a.asked, err: a.err}
+	v := vmi{asked: a.asked, err: a.err, fresh: true}
 	v.object, _ = a.object.(*unstructured.Unstructured)
 	return v
 }

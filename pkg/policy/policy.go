@@ -89,6 +89,9 @@ type Rule struct {
 	Sources      []AddrRange
 	Destinations []AddrRange
 	Services     []Service
+	// Implied: nobody wrote the rule; it says for some packets what a default says for
+	// all. It decides as any other.
+	Implied bool `json:",omitempty"`
 }
 
 // Set is the effective policy of a network's ports, or of some of them: its

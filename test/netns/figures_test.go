@@ -48,14 +48,6 @@ func (f *figures) add(column string, value int64) {
 	f.rows[len(f.rows)-1].values[column] = value
 }
 
-// current is a value of the current row; 0 if it has none.
-func (f *figures) current(column string) int64 {
-	if len(f.rows) == 0 {
-		return 0
-	}
-	return f.rows[len(f.rows)-1].values[column]
-}
-
 func (f *figures) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-28s", f.script)

@@ -21,6 +21,8 @@ type Pings struct {
 	done  chan struct{}
 	once  sync.Once
 	every time.Duration
+	// allowed is how many may be missing at the next check of a script.
+	allowed int
 
 	mu      sync.Mutex
 	sent    []time.Time // by number

@@ -57,7 +57,8 @@ func TestMain(m *testing.M) {
 //	trunk SWITCH SWITCH VLANS                joins two switches: a node with a plain bridge is one
 //	plug POD SWITCH VLANS MAC                a pod on a port of it, without any of the product
 //	pings start|check|stop ID ...            how long an address was dark, see cmdPings
-//	stream start|check|stop ID ...           what a TCP connection lived through, see cmdStream
+//	stream start|accept|check|stop ID ...    what a TCP connection lived through, see cmdStream
+//	feed start|check|stop ID ...             datagrams that a guest asked for once, see cmdFeed
 //	knock start|check|stop ID ...            new TCP connections all the time, none of which may pass
 //	row TEXT                                 begins a row of the table of figures
 //	compare PINGS BASELINE ROW AIM_MS        how much longer rows of one name are dark than of another
@@ -163,6 +164,7 @@ type session struct {
 	movers   map[string]*Mover
 	pings    map[string]*Pings
 	streams  map[string]*stream.Stream
+	feeds    map[string]*feed
 	knocks   map[string]*knocks
 	figures  figures
 	impostor io.Closer // nil when the agent's socket is its own
@@ -178,7 +180,7 @@ func setup(env *testscript.Env, bin Binaries) error {
 		return err
 	}
 	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{},
-		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, knocks: map[string]*knocks{},
+		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, feeds: map[string]*feed{}, knocks: map[string]*knocks{},
 		figures: figures{script: name}, ctx: context.Background()}
 	env.Values[sessionKey{}] = s
 	env.Vars = append(env.Vars, "LAB="+lab.Dir)
@@ -214,6 +216,9 @@ func (s *session) close() error {
 	}
 	for _, st := range s.streams {
 		st.Stop()
+	}
+	for _, f := range s.feeds {
+		f.close()
 	}
 	if s.impostor != nil {
 		_ = s.impostor.Close() // it has nothing to lose
@@ -251,7 +256,7 @@ func commands() map[string]command {
 		"agent": cmdAgent, "cni": cmdCNI, "guest": cmdGuest, "realguest": cmdRealGuest,
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
-		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
+		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "feed": cmdFeed, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
 		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}

@@ -102,6 +102,9 @@ func (p *Policy) Header() (h Header, err error) {
 // SetHeader writes page 0, which must exist. Tests break programs with it.
 func (p *Policy) SetHeader(h Header) { p.Pages[0] = h.page() }
 
+// ruleImplied is HP_RULE_IMPLIED.
+const ruleImplied = 1
+
 // ruleMeta is struct hp_rule.
 type ruleMeta struct {
 	counter, ruleID, action, flags uint32

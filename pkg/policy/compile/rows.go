@@ -114,7 +114,11 @@ func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
 	w.pages = append(w.pages, chunks...)
 	h.Meta = w.table(len(set.Rules), rulesPerPage, func(b []byte, i int) {
 		r := &set.Rules[i]
-		ruleMeta{counter: c.counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}.put(b)
+		m := ruleMeta{counter: c.counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}
+		if r.Implied {
+			m.flags |= ruleImplied
+		}
+		m.put(b)
 	})
 	w.pages[0] = h.page()
 	return Policy{Network: set.ID(), Pages: w.pages}, nil

@@ -33,6 +33,7 @@ udp ADDR PORT [TIMEOUT_MS]        send a datagram and expect its echo
 send HEX [COUNT]                  a raw Ethernet frame, as it is
 stream ADDR [TIMEOUT_MS]          connect to TCP port 5004 and exchange numbered records (package stream)
 flood ADDR PORT COUNT PPS         numbered UDP datagrams (8 bytes, big endian, from 0)
+subscribe ADDR PORT               send a datagram from UDP port 5003, for others to come there
 sink [reset]                      what came to UDP port 5003, by number
 recv SECONDS [src=M,dst=M,type=0x0806,vlan=ID]   count frames by tag and EtherType
 bg COMMAND...                     do it in the background; answers a job number

@@ -19,14 +19,15 @@ import (
 // newCommands gives the table of what the guest can do.
 func newCommands(nic string, s *sink) map[string]command {
 	return map[string]command{
-		"ip":     func([]string) (any, error) { return addresses() },
-		"ping":   ping,
-		"tcp":    tcp,
-		"udp":    udp,
-		"flood":  flood,
-		"stream": openStream,
-		"send":   func(args []string) (any, error) { return send(nic, args) },
-		"recv":   func(args []string) (any, error) { return receive(nic, args) },
+		"ip":        func([]string) (any, error) { return addresses() },
+		"ping":      ping,
+		"tcp":       tcp,
+		"udp":       udp,
+		"flood":     flood,
+		"stream":    openStream,
+		"send":      func(args []string) (any, error) { return send(nic, args) },
+		"recv":      func(args []string) (any, error) { return receive(nic, args) },
+		"subscribe": s.subscribe,
 		"sink": func(args []string) (any, error) {
 			if len(args) == 1 && args[0] == "reset" {
 				s.reset()
@@ -238,6 +239,16 @@ func udp(args []string) (any, error) {
 		return nil, fmt.Errorf("%s answered something else: %q", c.RemoteAddr(), buf[:got])
 	}
 	return map[string]any{"ms": float64(time.Since(begun).Microseconds()) / 1000}, nil
+}
+
+// subscribe asks an address for numbered datagrams: it sends it one from the sink's port.
+func (s *sink) subscribe(args []string) (any, error) {
+	addr, n, err := arguments(args, "subscribe ADDR PORT", 0)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.conn.WriteToUDPAddrPort([]byte("more"), netip.AddrPortFrom(addr, uint16(n[0])))
+	return nil, err
 }
 
 // flood sends numbered datagrams at a steady rate.

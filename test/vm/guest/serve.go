@@ -43,6 +43,7 @@ func serve(name string, s *sink) error {
 		return fmt.Errorf("UDP port %d: %w", udpSinkPort, err)
 	}
 	_ = in.SetReadBuffer(64 << 20) // as far as rmem_max goes
+	s.conn = in
 	go s.loop(in)
 	return nil
 }
@@ -85,6 +86,7 @@ func echoLoop(p net.PacketConn) {
 
 // sink counts numbered datagrams, so that a test can say which are missing.
 type sink struct {
+	conn       *net.UDPConn
 	mu         sync.Mutex
 	seen       []uint64 // bitmap by number
 	received   uint64
