@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/datapath"
@@ -290,6 +291,9 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 
 func ruleView(r policy.Rule, h Hits) wire.Rule {
 	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes}
+	if r.Disabled {
+		v.State = string(v1alpha1.RuleDisabled)
+	}
 	v.Sources, v.Destinations = texts(r.Sources), texts(r.Destinations)
 	for _, s := range r.Services {
 		v.Services = append(v.Services, s.String())

@@ -310,11 +310,11 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].action: Forbidden: this versio
 policy.yaml:17: FirewallPolicy web: spec.rules[2].action: Forbidden: this version does not enforce Pass: want Allow or Drop
 policy.yaml:18: FirewallPolicy web: spec.rules[3].action: Unsupported value: "Deny": supported values: "Allow", "Drop"
 `},
-		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: Disabled"), want: `
+		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: 'Off'"), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].log: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].state: Forbidden: this version does not enforce Monitor: want Enabled, or take the rule out
-policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Forbidden: this version does not enforce Disabled: want Enabled, or take the rule out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].state: Forbidden: this version does not enforce Monitor: want Enabled or Disabled
+policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Unsupported value: "Off": supported values: "Enabled", "Disabled"
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].addressSet: Forbidden: this version does not enforce this field: leave it out

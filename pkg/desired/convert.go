@@ -107,6 +107,7 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 			Sources:      peers(&errs, r.Sources),
 			Destinations: peers(&errs, r.Destinations),
 			Services:     services(&errs, r.Services),
+			Disabled:     r.State == v1alpha1.RuleDisabled,
 		})
 	}
 	return p, errs

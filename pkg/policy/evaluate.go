@@ -16,7 +16,7 @@ func Evaluate(set *Set, p Packet) Verdict {
 
 // Matches says whether the rule alone would decide about p.
 func (r *Rule) Matches(p Packet) bool {
-	return r.Directions.Has(p.Direction) &&
+	return !r.Disabled && r.Directions.Has(p.Direction) &&
 		matchesAddr(r.Sources, p.IP, p.Src) &&
 		matchesAddr(r.Destinations, p.IP, p.Dst) &&
 		matchesService(r.Services, p)

@@ -92,6 +92,8 @@ type Rule struct {
 	// Implied: nobody wrote the rule; it says for some packets what a default says for
 	// all. It decides as any other.
 	Implied bool `json:",omitempty"`
+	// Disabled: it matches nothing.
+	Disabled bool `json:",omitempty"`
 }
 
 // Set is the effective policy of a network's ports, or of some of them: its

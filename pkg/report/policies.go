@@ -54,7 +54,11 @@ func (p Printer) Policy(it wire.Policy) error {
 	pg.blank()
 	g := pg.grid("ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES")
 	for _, r := range it.Rules {
-		g.row(say(r.ID), say(r.Name), action(r.Action), say(r.Direction), say(pg.some(r.Sources, "Any")),
+		does := action(r.Action)
+		if r.State != "" {
+			does = say(r.Action + ", " + r.State)
+		}
+		g.row(say(r.ID), say(r.Name), does, say(r.Direction), say(pg.some(r.Sources, "Any")),
 			say(pg.some(r.Destinations, "Any")), say(pg.some(r.Services, "Any")), count(r.Packets), count(r.Bytes))
 	}
 	g.end()

@@ -130,6 +130,7 @@ func policyList() wire.PolicyList {
 				{ID: 1001, Name: "web", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24", "10.0.1.0/24", "10.0.2.7"},
 					Destinations: []string{"10.0.100.5"}, Services: []string{"tcp/80"}, Packets: 3, Bytes: 222},
 				{ID: 1002, Action: "Drop", Direction: "InOut", Services: []string{"tcp/22"}, Packets: 9, Bytes: 666},
+				{ID: 1003, Action: "Drop", State: "Disabled", Direction: "InOut"},
 			}},
 		},
 		Defaults: []wire.DefaultHits{{Network: "legacy-100", Action: "Drop", Packets: 4, Bytes: 240}, {Action: "Allow"}},

@@ -167,7 +167,8 @@ type FirewallRule struct {
 	// +kubebuilder:validation:MaxLength=63
 	LogLabel string `json:"logLabel,omitempty"`
 
-	// State of the rule. Monitor and Disabled are not enforced by this version.
+	// State of the rule. A Disabled one matches nothing, and keeps its place and its
+	// hits. Monitor is not enforced by this version.
 	// +optional
 	// +kubebuilder:default=Enabled
 	State RuleState `json:"state,omitempty"`

@@ -108,12 +108,10 @@ func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
 	if r.LogLabel != "" {
 		errs = append(errs, notEnforced(path.Child("logLabel")))
 	}
-	switch r.State {
-	case RuleMonitor, RuleDisabled:
-		errs = append(errs, field.Forbidden(path.Child("state"),
-			fmt.Sprintf("this version does not enforce %s: want Enabled, or take the rule out", r.State)))
-	default:
-		errs = append(errs, validateEnum(path.Child("state"), r.State, RuleEnabled)...)
+	if r.State == RuleMonitor {
+		errs = append(errs, field.Forbidden(path.Child("state"), "this version does not enforce Monitor: want Enabled or Disabled"))
+	} else {
+		errs = append(errs, validateEnum(path.Child("state"), r.State, RuleEnabled, RuleDisabled)...)
 	}
 	return errs
 }

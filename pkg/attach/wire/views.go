@@ -188,6 +188,7 @@ type Rule struct {
 	ID           uint32   `json:"id"`
 	Name         string   `json:"name,omitempty"`
 	Action       string   `json:"action"`
+	State        string   `json:"state,omitempty"` // "" is Enabled
 	Direction    string   `json:"direction"`
 	Sources      []string `json:"sources,omitempty"`
 	Destinations []string `json:"destinations,omitempty"`

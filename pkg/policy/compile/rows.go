@@ -87,7 +87,7 @@ func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
 		SvcNoneRow:     t.number(noService),
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
-		h.DirRow[d] = t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Directions.Has(d) }))
+		h.DirRow[d] = t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Directions.Has(d) && !r.Disabled }))
 	}
 	src := c.classRows(t, lists, func(p peers) int { return p.src })
 	dst := c.classRows(t, lists, func(p peers) int { return p.dst })

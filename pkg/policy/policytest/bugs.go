@@ -88,6 +88,11 @@ func setBugs() []Bug {
 				}
 			}
 		}},
+		{Name: "disabled rules decide", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				s.Rules[i].Disabled = false
+			}
+		}},
 		{Name: "only the first service of a rule counts", set: func(s *policy.Set) {
 			for i := range s.Rules {
 				s.Rules[i].Services = slices.Clip(s.Rules[i].Services[:min(1, len(s.Rules[i].Services))])

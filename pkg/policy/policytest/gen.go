@@ -107,6 +107,7 @@ func (g *Gen) ruleOf(family int) policy.Rule {
 		Name:       "generated",
 		Action:     policy.Action(g.rnd.IntN(2)),
 		Directions: pick(g, []policy.Directions{policy.OnlyOut, policy.OnlyIn, policy.InOut, policy.InOut}),
+		Disabled:   g.rnd.IntN(20) == 0,
 	}
 	if g.rnd.IntN(6) != 0 {
 		r.Sources = g.ranges(family)
