@@ -141,7 +141,8 @@ func TestSmoke(t *testing.T) {
 	want := []string{"plugin-size", "plugin-start", "plugin-rss",
 		"flat/cni-add", "flat/cni-del", "flat/cni-churn",
 		"flat/cni-add-vs-macspoofchk", "flat/cni-del-vs-macspoofchk", "flat/cni-churn-vs-macspoofchk", "flat/start-of-del",
-		"flat/packet-1-flow", "flat/packet-50-flow", "flat/packet-empty-programs"}
+		"flat/packet-1-flow", "flat/packet-50-flow", "flat/packet-empty-programs",
+		"flat/judge-128-rules", "flat/judge-4000-rules", "flat/judge-12288-rules"}
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d)
 	}
