@@ -129,12 +129,15 @@ func (b *bench) fillPositions(g *policytest.Gen, won []int) {
 func TestDifferentialWide(t *testing.T) {
 	b := newBench(t, Config{})
 	g := policytest.New(policytest.Seed(t))
-	most := size(t, "HOMEPORT_DIFF_WIDE", compile.RulesMax, 4097)
-	for _, n := range []int{129, 4096, 4097, compile.RulesMax} {
+	sizes := []int{129, 4096, 4097, compile.RulesMax}
+	if os.Getenv("HOMEPORT_IN_VM") != "" {
+		sizes = sizes[2:3] // two pages a row
+	}
+	for _, n := range sizes {
 		set := g.Wide("n", n)
 		counters := b.sync(set)
 		var aimed []policy.Packet
-		for pos := 0; pos < min(n, most); pos++ {
+		for pos := range n {
 			if pos%64 != 0 && pos%64 != 63 {
 				continue
 			}
@@ -152,7 +155,7 @@ func TestDifferentialWide(t *testing.T) {
 				decided++
 			}
 		}
-		if decided < min(n, most)/64 {
+		if decided < n/64 {
 			t.Errorf("of %d rules, %d decided by %d packets", n, decided, len(aimed))
 		}
 	}
