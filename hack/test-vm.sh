@@ -60,16 +60,16 @@ one() { # KERNEL NAME ARGS PACKAGE...
 }
 
 # Packages share a VM, for a boot is some twenty seconds. The lab has its own, and another
-# for what takes its time alone: live migrations, and what needs br_netfilter. Three VMs on
-# two cores run side by side, those that take longest first: tests wait, too, but with more
-# VMs they wait for each other, and some for longer than they may.
+# for what takes its time alone: live migrations, and what needs br_netfilter. A VM a core
+# runs at a time, those that take longest first: emulation computes more than tests wait,
+# and with more VMs some wait for each other for longer than they may.
 alone="'^(TestMigrate|TestHostFirewall)$'"
 node=() lab=()
 for p in "${pkgs[@]}"; do
 	if [ "$p" = test/netns ]; then lab+=("$p"); else node+=("$p"); fi
 done
 
-code=0 running=0 slots=$(((3 * $(nproc) + 1) / 2))
+code=0 running=0 slots=$(nproc)
 start() {
 	if [ $running -eq $slots ]; then
 		wait -n || code=1

@@ -328,7 +328,7 @@ func hash11(name string) string {
 
 // patience is how long what must come about is waited for: emulated machines are slow,
 // and may share their CPUs with others.
-const patience = 90 * time.Second
+const patience = 150 * time.Second
 
 // until polls f until it says nil, and gives its last error when time is up.
 func until(ctx context.Context, limit time.Duration, f func() error) error {
