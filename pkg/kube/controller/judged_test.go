@@ -63,12 +63,23 @@ func testPolicy(l *lab) {
 		for i := range n {
 			list += fmt.Sprintf("{id: %d, action: Allow}, ", i+1)
 		}
-		return "spec: {rules: [" + list + "]}"
+		return "rules: [" + list + "]"
 	}
-	l.patch("FirewallPolicy", "pol", rules(129))
-	l.says("FirewallPolicy", "pol", "Ready", "False", v1alpha1.ReasonRefused, "spec.rules", "VLANNetwork pol-lan to 1", "a network can have 128")
-	l.status("FirewallPolicy", "pol", "rules", 129)
-	l.patch("FirewallPolicy", "pol", rules(1))
+	// 12,288 rules are as many as a network can have; one policy holds 4,000.
+	l.patch("FirewallPolicy", "pol", "spec: {order: 9, "+rules(289)+"}")
+	l.says("FirewallPolicy", "pol", "Ready", "True", v1alpha1.ReasonReady, "289 rules")
+	others := []string{"pol1", "pol2", "pol3"}
+	for _, name := range others {
+		l.create("FirewallPolicy", name, "spec: {category: Application, appliedTo: [{network: pol-lan}], "+rules(4000)+"}")
+	}
+	l.says("FirewallPolicy", "pol", "Ready", "False", v1alpha1.ReasonRefused, "spec.rules", "VLANNetwork pol-lan to 12289", "a network can have 12288")
+	l.status("FirewallPolicy", "pol", "rules", 289)
+	for _, name := range others {
+		l.says("FirewallPolicy", name, "Ready", "True", v1alpha1.ReasonReady, "4000 rules")
+		l.delete("FirewallPolicy", name)
+	}
+	l.says("FirewallPolicy", "pol", "Ready", "True", v1alpha1.ReasonReady, "289 rules")
+	l.patch("FirewallPolicy", "pol", "spec: {"+rules(1)+"}")
 	l.says("FirewallPolicy", "pol", "Ready", "True", v1alpha1.ReasonReady, "1 rule")
 }
 
