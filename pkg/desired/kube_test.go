@@ -272,15 +272,21 @@ func nodeMoves(t *testing.T, c *cluster, f *follower) {
 	f.until("with the trunk", func(s *Snapshot) bool { return len(s.Trunks) == 1 && len(s.Networks) == 1 && len(s.Policies) == 1 })
 }
 
-// everythingDeleted: that is a mistake sooner than a wish, as when the CRDs go.
+// everythingDeleted: that is a mistake sooner than a wish, as when the CRDs go. The
+// kinds go one by one: how much of them a node sees at once is not for a test to say.
 func everythingDeleted(t *testing.T, c *cluster, f *follower) {
 	f.TB = t
-	for _, kind := range []string{"VLANTrunk", "VLANNetwork", "FirewallPolicy"} {
-		u := unstructuredOf(v1alpha1.GroupVersion.WithKind(kind))
-		if err := c.DeleteAllOf(t.Context(), u); err != nil {
+	gone := func(kind string) {
+		t.Helper()
+		if err := c.DeleteAllOf(t.Context(), unstructuredOf(v1alpha1.GroupVersion.WithKind(kind))); err != nil {
 			t.Fatal(err)
 		}
 	}
+	gone("FirewallPolicy")
+	f.until("without policies", func(s *Snapshot) bool { return fresh(s) && len(s.Policies) == 0 })
+	gone("VLANNetwork")
+	f.until("without networks", func(s *Snapshot) bool { return fresh(s) && len(s.Networks) == 0 })
+	gone("VLANTrunk")
 	s := f.until("stale", func(s *Snapshot) bool { return s.Stale != nil })
 	if s.Stale.Reason != ReasonEmpty || len(s.Trunks) != 1 {
 		t.Errorf("got %+v, %+v", s, s.Stale)
