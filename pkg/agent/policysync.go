@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,8 +29,29 @@ type policyProgress struct {
 // network whose newest rules are refused falls back to its last good set also
 // after one.
 type policyState struct {
-	Counters compile.Counters      `json:"counters"`
-	Sets     map[string]policy.Set `json:"sets"` // in force, by ID
+	Counters compile.Counters
+	Sets     map[string]policy.Set // in force, by ID
+}
+
+// storedPolicy is policyState as it is on disk.
+type storedPolicy struct {
+	Counters compile.Counters `json:"counters"`
+	policy.StoredSets
+}
+
+// MarshalJSON writes the addresses of address sets once.
+func (s policyState) MarshalJSON() ([]byte, error) {
+	return json.Marshal(storedPolicy{s.Counters, policy.Store(s.Sets)})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (s *policyState) UnmarshalJSON(text []byte) error {
+	var stored storedPolicy
+	if err := json.Unmarshal(text, &stored); err != nil {
+		return err
+	}
+	s.Counters, s.Sets = stored.Counters, stored.Load()
+	return nil
 }
 
 // refusedSet is a set of rules that cannot be compiled, and why.

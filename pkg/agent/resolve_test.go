@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -277,14 +278,14 @@ func TestPolicyStateReadsBack(t *testing.T) {
 	a := idleAgent(t)
 	want := policyState{
 		Counters: compile.Counters{{Policy: "fw", ID: 1001}: 3, {Network: "web"}: 4, {}: 5},
-		Sets: map[string]policy.Set{"web": {Network: "web", Default: policy.Allow, Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "fw", ID: 1001},
-			Action: policy.Drop, Directions: policy.OnlyIn, Sources: []policy.AddrRange{}, Services: []policy.Service{{Protocol: policy.TCP, First: 22, Last: 22}}}}}},
+		Sets: map[string]policy.Set{"web": {Network: "web", Default: policy.Allow, Lists: map[string][]policy.AddrRange{"site": {policy.RangeOf(netip.MustParsePrefix("10.0.0.0/8"))}}, Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "fw", ID: 1001},
+			Action: policy.Drop, Directions: policy.OnlyIn, Sources: []policy.AddrRange{}, SourceSets: []string{"site"}, Services: []policy.Service{{Protocol: policy.TCP, First: 22, Last: 22}}}}}},
 	}
 	if err := saveJSON(a.statePath(policyFile), want); err != nil {
 		t.Fatal(err)
 	}
 	a.loadState()
-	if d := cmp.Diff(want, a.world.policyState); d != "" {
+	if d := cmp.Diff(want, a.world.policyState, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		t.Error(d)
 	}
 }

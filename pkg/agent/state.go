@@ -96,6 +96,7 @@ func (a *Agent) loadState() {
 	var snap desired.Snapshot
 	if a.loadJSON(snapshotFile, &snap) {
 		snap.Revision = 0
+		snap.Expand()
 		a.world.snap = &snap
 	}
 	a.loadUplinks()

@@ -294,17 +294,24 @@ func ruleView(r policy.Rule, h Hits) wire.Rule {
 	if r.Disabled {
 		v.State = string(v1alpha1.RuleDisabled)
 	}
-	v.Sources, v.Destinations = texts(r.Sources), texts(r.Destinations)
+	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets), peerTexts(r.Destinations, r.DestinationSets)
 	for _, s := range r.Services {
 		v.Services = append(v.Services, s.String())
 	}
 	return v
 }
 
-func texts(ranges []policy.AddrRange) []string {
+// peerTexts gives the peers of one side of a rule; nil is Any.
+func peerTexts(ranges []policy.AddrRange, sets []string) []string {
 	var out []string
+	for _, s := range sets {
+		out = append(out, v1alpha1.KindAddressSet+" "+s)
+	}
 	for _, r := range ranges {
 		out = append(out, r.String())
+	}
+	if ranges != nil && out == nil {
+		return []string{"nobody now"} // VMs whose address is not known
 	}
 	return out
 }

@@ -141,7 +141,7 @@ func TestDifferentialWide(t *testing.T) {
 			if pos%64 != 0 && pos%64 != 63 {
 				continue
 			}
-			if p, ok := g.Aim(&set.Rules[pos]); ok {
+			if p, ok := g.Aim(set, pos); ok {
 				aimed = append(aimed, p)
 			}
 		}

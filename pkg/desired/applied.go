@@ -165,6 +165,14 @@ func (s *Snapshot) policySet(at port) policy.Set {
 	if n, ok := s.Networks[at.network]; ok {
 		set.Default = n.Default
 	}
+	name := func(names []string) {
+		for _, n := range names {
+			if set.Lists == nil {
+				set.Lists = map[string][]policy.AddrRange{}
+			}
+			set.Lists[n] = s.lists[n].ranges
+		}
+	}
 	pods := s.podRules(at)
 	for i := range s.Policies {
 		p := &s.Policies[i]
@@ -176,6 +184,8 @@ func (s *Snapshot) policySet(at port) policy.Set {
 		for _, r := range p.Rules {
 			if c == yes || c == maybe && r.Action == policy.Drop {
 				set.Rules = append(set.Rules, r)
+				name(r.SourceSets)
+				name(r.DestinationSets)
 			}
 		}
 	}

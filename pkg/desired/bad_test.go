@@ -282,7 +282,7 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].range: Invalid valu
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].range: Invalid value: "10.0.0.1": want two addresses as 10.0.0.5-10.0.0.9; one address goes under ip
 `},
 		{name: "two fields of a peer", content: badRule(`id: 7, action: Drop, sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: Forbidden: has 2 fields: want exactly one of ip, cidr, range and any: true
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet and any: true
 `},
 		{name: "empty lists", content: badRule(`id: 7, action: Drop, sources: [], services: []`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
@@ -317,7 +317,6 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].state: Forbidden: this version
 policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Unsupported value: "Off": supported values: "Enabled", "Disabled"
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].addressSet: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: Forbidden: is enforced with --source kube alone: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: Forbidden: this version does not enforce this field: leave it out
 `},
@@ -415,13 +414,13 @@ more.yaml:1: has 2 bytes that are not UTF-8: want UTF-8
 more.yaml:1: is no object: want a mapping with apiVersion, kind, metadata and spec
 `},
 		{name: "no kind", content: "apiVersion: homeport.dev/v1alpha1\nmetadata: {name: x}\n", want: `
-more.yaml:1: x: kind: is missing, or no text: want VLANTrunk, VLANNetwork, FirewallPolicy; this version knows no other kinds
+more.yaml:1: x: kind: is missing, or no text: want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet; this version knows no other kinds
 `},
-		{name: "kind not enforced", content: "apiVersion: homeport.dev/v1alpha1\nkind: AddressSet\nmetadata: {name: x}\n", want: `
-more.yaml:2: AddressSet x: kind: is "AddressSet": want VLANTrunk, VLANNetwork, FirewallPolicy; this version knows no other kinds
+		{name: "kind not for people", content: "apiVersion: homeport.dev/v1alpha1\nkind: VMPort\nmetadata: {name: x}\n", want: `
+more.yaml:2: VMPort x: kind: is "VMPort": want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet; this version knows no other kinds
 `},
 		{name: "foreign", content: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\n", want: `
-more.yaml:2: ConfigMap x: kind: is "ConfigMap": want VLANTrunk, VLANNetwork, FirewallPolicy; this version knows no other kinds
+more.yaml:2: ConfigMap x: kind: is "ConfigMap": want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet; this version knows no other kinds
 `},
 		{name: "bad list item", content: "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: x}\nspec:\n  rules:\n  - {id: 1}\n  - {id: 2}}\n  - {id: 3}\n", want: `
 more.yaml:7: is not YAML: did not find expected key

@@ -90,6 +90,7 @@ func load(path string) (*Snapshot, map[key]string, error) {
 	for _, f := range body.Files {
 		files[key{f.Kind, f.Name}] = f.File
 	}
+	body.Expand()
 	return &body.Snapshot, files, nil
 }
 

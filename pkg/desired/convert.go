@@ -1,6 +1,8 @@
 package desired
 
 import (
+	"slices"
+
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
@@ -100,17 +102,35 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 	for i := range o.Spec.Rules {
 		r := &o.Spec.Rules[i]
 		p.Rules = append(p.Rules, policy.Rule{
-			Key:          policy.RuleKey{Policy: o.Name, ID: uint32(r.ID)},
-			Name:         r.Name,
-			Action:       action(r.Action),
-			Directions:   directions(r.Direction),
-			Sources:      peers(&errs, r.Sources),
-			Destinations: peers(&errs, r.Destinations),
-			Services:     services(&errs, r.Services),
-			Disabled:     r.State == v1alpha1.RuleDisabled,
+			Key:             policy.RuleKey{Policy: o.Name, ID: uint32(r.ID)},
+			Name:            r.Name,
+			Action:          action(r.Action),
+			Directions:      directions(r.Direction),
+			Sources:         peers(&errs, r.Sources),
+			SourceSets:      setsOf(r.Sources),
+			Destinations:    peers(&errs, r.Destinations),
+			DestinationSets: setsOf(r.Destinations),
+			Services:        services(&errs, r.Services),
+			Disabled:        r.State == v1alpha1.RuleDisabled,
 		})
 	}
 	return p, errs
+}
+
+// FromAddressSet checks an object and turns it into what it means.
+func FromAddressSet(o *v1alpha1.AddressSet) (AddressSet, field.ErrorList) {
+	if errs := v1alpha1.ValidateAddressSet(o); len(errs) > 0 {
+		return AddressSet{}, errs
+	}
+	var errs field.ErrorList
+	s := AddressSet{Name: o.Name, Ranges: make([]policy.AddrRange, 0, len(o.Spec.Addresses)), Includes: slices.Sorted(slices.Values(o.Spec.Includes))}
+	for _, text := range o.Spec.Addresses {
+		first, last, err := v1alpha1.ParseSpan(text)
+		collect(&errs, "spec.addresses", err)
+		s.Ranges = append(s.Ranges, policy.AddrRange{First: first, Last: last})
+	}
+	s.Ranges = policy.MergeRanges(s.Ranges)
+	return s, errs
 }
 
 // must parses what validation has passed already. Should there be a gap between
@@ -152,13 +172,26 @@ func directions(d v1alpha1.Direction) policy.Directions {
 	}
 }
 
-// peers gives nil for Any, as policy.Rule wants it.
+// setsOf gives the address sets among peers, sorted; nil if there are none.
+func setsOf(list []v1alpha1.Peer) []string {
+	var out []string
+	for _, p := range list {
+		if p.AddressSet != "" {
+			out = append(out, p.AddressSet)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// peers gives the addresses among peers, and nil for Any, as policy.Rule wants it.
 func peers(errs *field.ErrorList, list []v1alpha1.Peer) []policy.AddrRange {
 	var out []policy.AddrRange
 	for _, p := range list {
 		switch {
 		case p.Any:
 			return nil
+		case p.AddressSet != "":
 		case p.IP != "":
 			a := must(errs, "spec.rules", v1alpha1.ParseIP, p.IP)
 			out = append(out, policy.AddrRange{First: a, Last: a})

@@ -64,6 +64,13 @@ type Policy struct {
 	Rules    []policy.Rule `json:"rules"`
 }
 
+// AddressSet is a named list of addresses that rules name.
+type AddressSet struct {
+	Name     string             `json:"name"`
+	Ranges   []policy.AddrRange `json:"ranges,omitempty"`   // its own, as policy.MergeRanges has them
+	Includes []string           `json:"includes,omitempty"` // other sets, sorted
+}
+
 // Problem is one thing that is wrong with one object or file.
 type Problem struct {
 	File    string `json:"file,omitempty"`
@@ -102,6 +109,10 @@ type Snapshot struct {
 	Trunks   map[string]Trunk   `json:"trunks"`
 	Networks map[string]Network `json:"networks"`
 	Policies []Policy           `json:"policies"` // in the order of judgement
+	// Sets are those that Policies name, and those that these include.
+	Sets map[string]AddressSet `json:"sets,omitempty"`
+	// lists are what rules name, with all that is included.
+	lists map[string]expanded
 	// PodPolicies are the cluster's MultiNetworkPolicies, by namespace and name.
 	PodPolicies []PodPolicy `json:"podPolicies,omitempty"`
 	// Pods are those of this node, by namespace/name, where policies select by

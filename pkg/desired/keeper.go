@@ -35,7 +35,7 @@ func (k *keeper) take(files []manifest, place func(string) string) *Snapshot {
 	for i := range problems {
 		problems[i].File = place(problems[i].File)
 	}
-	next, origins := build(objects, problems)
+	next, origins := build(objects, problems, k.last)
 	if k.pods != nil && next.ByLabel() {
 		next.Pods = k.pods()
 	}
@@ -125,15 +125,18 @@ func (k *keeper) objects() map[key]held {
 	for _, p := range s.Policies {
 		put(v1alpha1.KindFirewallPolicy, p.Name, p)
 	}
+	for name, a := range s.Sets {
+		put(v1alpha1.KindAddressSet, name, a)
+	}
 	for _, p := range s.PodPolicies {
 		put(kindPodPolicy, p.FullName(), p)
 	}
 	return out
 }
 
-// build makes a snapshot of objects, and says which file each came from. The
-// Revision is left to the caller.
-func build(objects map[key]held, problems []Problem) (*Snapshot, map[key]string) {
+// build makes a snapshot of objects, and says which file each came from. What it need
+// not make anew it takes from last. The Revision is left to the caller.
+func build(objects map[key]held, problems []Problem, last *Snapshot) (*Snapshot, map[key]string) {
 	s := &Snapshot{Trunks: map[string]Trunk{}, Networks: map[string]Network{}, Policies: []Policy{}, Problems: problems}
 	files := map[key]string{}
 	for k, h := range objects {
@@ -150,6 +153,10 @@ func build(objects map[key]held, problems []Problem) (*Snapshot, map[key]string)
 		}
 	}
 	slices.SortFunc(s.Policies, judgedBefore)
+	s.useSets(func(name string) (AddressSet, bool) {
+		a, ok := objects[key{v1alpha1.KindAddressSet, name}].value.(AddressSet)
+		return a, ok
+	}, last)
 	slices.SortFunc(s.PodPolicies, func(a, b PodPolicy) int { return a.compare(&b) })
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line),
@@ -160,7 +167,8 @@ func build(objects map[key]held, problems []Problem) (*Snapshot, map[key]string)
 
 func (s *Snapshot) sameContent(o *Snapshot) bool {
 	return reflect.DeepEqual(s.Trunks, o.Trunks) && reflect.DeepEqual(s.Networks, o.Networks) &&
-		reflect.DeepEqual(s.Policies, o.Policies) && reflect.DeepEqual(s.PodPolicies, o.PodPolicies)
+		reflect.DeepEqual(s.Policies, o.Policies) && reflect.DeepEqual(s.PodPolicies, o.PodPolicies) &&
+		maps.EqualFunc(s.Sets, o.Sets, AddressSet.equal)
 }
 
 func (s *Snapshot) samePods(o *Snapshot) bool { return maps.EqualFunc(s.Pods, o.Pods, Pod.equal) }

@@ -506,6 +506,14 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		p, errs := FromPolicy(&o)
 		d.vms, d.value = peers, p
 		d.failAll(append(wrong, errs...))
+	case v1alpha1.KindAddressSet:
+		var o v1alpha1.AddressSet
+		if !fill(&o) {
+			return d
+		}
+		s, errs := FromAddressSet(&o)
+		d.value = s
+		d.failAll(errs)
 	}
 	return d
 }

@@ -187,6 +187,7 @@ func TestKube(t *testing.T) {
 
 	t.Run("peers by label", func(t *testing.T) { peersByLabel(t, c, f) })
 	t.Run("server away", func(t *testing.T) { serverAway(t, c, f, stored) })
+	t.Run("address sets", func(t *testing.T) { addressSets(t, c, f) })
 	t.Run("node moves", func(t *testing.T) { nodeMoves(t, c, f) })
 	t.Run("everything deleted", func(t *testing.T) { everythingDeleted(t, c, f) })
 }
@@ -201,7 +202,7 @@ func peersByLabel(t *testing.T, c *cluster, f *follower) {
 	set(map[string]any{"id": int64(1), "action": "Allow", "sources": []any{map[string]any{"vm": map[string]any{"matchLabels": map[string]any{"app": "ledger"}}}}},
 		map[string]any{"id": int64(2), "action": "Drop"})
 	s := f.until("no VM yet", func(s *Snapshot) bool { return len(s.Problems) == 1 })
-	if len(s.Policies[0].Rules) != 1 || s.Policies[0].Rules[0].Key.ID != 2 || s.Problems[0].Field != "spec.rules[0].sources[0].vm" || s.Problems[0].Kept {
+	if nobody := s.Policies[0].Rules[0].Sources; nobody == nil || len(nobody) != 0 || len(s.Policies[0].Rules) != 2 || s.Problems[0].Field != "spec.rules[0].sources[0].vm" || s.Problems[0].Kept {
 		t.Errorf("without a VM: %+v, %v", s.Policies[0].Rules, s.Problems)
 	}
 	id := identity()
@@ -225,9 +226,38 @@ func peersByLabel(t *testing.T, c *cluster, f *follower) {
 	if err := c.Update(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	f.until("another label", func(s *Snapshot) bool { return len(s.Policies[0].Rules) == 1 })
+	f.until("another label", func(s *Snapshot) bool { return len(s.Policies[0].Rules[0].Sources) == 0 })
 	set(map[string]any{"id": int64(1), "action": "Allow"})
 	f.until("as before", func(s *Snapshot) bool { return len(s.Problems) == 0 && len(s.Policies[0].Rules) == 1 })
+}
+
+// addressSets: a rule follows the sets that it names, and keeps one that goes.
+func addressSets(t *testing.T, c *cluster, f *follower) {
+	f.TB = t
+	list := func(s *Snapshot) string { return fmt.Sprint(s.PolicySet("lan", PodRef{}).Lists) }
+	set := func(rules ...any) {
+		c.edit("FirewallPolicy", "p", func(spec map[string]any) { spec["rules"] = rules })
+	}
+	named := map[string]any{"id": int64(1), "action": "Drop", "destinations": []any{map[string]any{"addressSet": "site"}}}
+	set(named)
+	f.until("refused", func(s *Snapshot) bool {
+		return len(s.Problems) == 1 && s.Problems[0].Kept && s.Problems[0].Message == `rule 1: AddressSet "site" does not exist: make it` && list(s) == "map[]"
+	})
+	c.create(fromYAML(c, "AddressSet", "web", `{addresses: ["10.2.0.0/24"]}`))
+	c.create(fromYAML(c, "AddressSet", "site", `{addresses: ["10.1.0.9"], includes: [web]}`))
+	f.until("in force", func(s *Snapshot) bool { return len(s.Problems) == 0 && list(s) == "map[site:[10.1.0.9 10.2.0.0/24]]" })
+	c.edit("AddressSet", "web", func(spec map[string]any) { spec["addresses"] = []any{"10.2.0.0/24", "10.1.0.8"} })
+	s := f.until("one more", func(s *Snapshot) bool { return list(s) == "map[site:[10.1.0.8/31 10.2.0.0/24]]" })
+	before := s.Revision
+	if err := c.DeleteAllOf(t.Context(), unstructuredOf(v1alpha1.GroupVersion.WithKind("AddressSet"))); err != nil {
+		t.Fatal(err)
+	}
+	s = f.until("gone", func(s *Snapshot) bool { return len(s.Problems) == 2 })
+	if list(s) != "map[site:[10.1.0.8/31 10.2.0.0/24]]" || s.Revision != before || !s.Problems[0].Kept {
+		t.Errorf("without the sets that a rule names: revision %d after %d, %s, %v", s.Revision, before, list(s), s.Problems)
+	}
+	set(map[string]any{"id": int64(1), "action": "Allow"})
+	f.until("as before", func(s *Snapshot) bool { return len(s.Problems) == 0 && len(s.Sets) == 0 })
 }
 
 // serverAway: the last state stays, says since when, and nothing is lost or done

@@ -35,7 +35,7 @@ type object struct {
 	key
 	file  string
 	lines map[string]int // by field path; "" is the document itself
-	value any            // Trunk, Network or Policy; nil if the document is refused
+	value any            // Trunk, Network, Policy or AddressSet; nil if the document is refused
 }
 
 // manifest is what a file holds.
@@ -216,6 +216,10 @@ func (d *decoder) object(root *yaml.Node, kind string) (value any) {
 		d.decode(root, reflect.ValueOf(&o).Elem(), "")
 		value, errs = FromPolicy(&o)
 		errs = append(errs, noVMs(&o)...)
+	case v1alpha1.KindAddressSet:
+		var o v1alpha1.AddressSet
+		d.decode(root, reflect.ValueOf(&o).Elem(), "")
+		value, errs = FromAddressSet(&o)
 	default:
 		errs = field.ErrorList{field.InternalError(nil, fmt.Errorf("no decoder for kind %s", kind))}
 	}

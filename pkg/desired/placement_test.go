@@ -205,14 +205,16 @@ func TestVMPeers(t *testing.T) {
 	for name, tt := range map[string]struct{ rule, want, notice string }{
 		"found":              {`sources: [` + x + `]`, "[10.0.0.1 10.0.0.2] []", ""},
 		"beside others":      {`sources: [{ip: 9.9.9.9}, ` + x + `, {ip: 8.8.8.8}]`, "[9.9.9.9 8.8.8.8 10.0.0.1 10.0.0.2] []", ""},
-		"unknown":            {`sources: [` + y + `]`, "gone", "spec.rules[0].sources[0].vm: does not match a/y: no address of theirs is known"},
+		"unknown":            {`sources: [` + y + `]`, "nobody []", "spec.rules[0].sources[0].vm: does not match a/y: no address of theirs is known"},
 		"unknown and others": {`destinations: [` + y + `, {ip: 8.8.8.8}]`, "[] [8.8.8.8]", "spec.rules[0].destinations[0].vm: does not match a/y"},
-		"one of two lists":   {`sources: [` + x + `], destinations: [` + y + `]`, "gone", "spec.rules[0].destinations[0].vm"},
+		"one of two lists":   {`sources: [` + x + `], destinations: [` + y + `]`, "[10.0.0.1 10.0.0.2] nobody", "spec.rules[0].destinations[0].vm"},
 		"everything":         {`sources: [{vm: {}}]`, "[10.0.0.1 10.0.0.2 10.0.0.7] []", "does not match a/y"},
 		"of a namespace":     {`sources: [{vm: {matchLabels: {kubernetes.io/metadata.name: b}}}]`, "[10.0.0.7] []", ""},
-		"of a namespace that it only says to be of": {`sources: [{vm: {matchLabels: {app: mine, kubernetes.io/metadata.name: a}}}]`, "gone", "selects no VM now, and so matches nothing"},
-		"nobody":             {`sources: [{vm: {matchLabels: {app: z}}}]`, "gone", "selects no VM now, and so matches nothing"},
-		"a pod without a VM": {`sources: [{vm: {matchLabels: {app: pod}}}]`, "gone", "selects no VM now, and so matches nothing"},
+		"of a namespace that it only says to be of": {`sources: [{vm: {matchLabels: {app: mine, kubernetes.io/metadata.name: a}}}]`, "nobody []", "selects no VM now, and so matches nothing"},
+		"a set beside":       {`sources: [{addressSet: a}, ` + x + `, {addressSet: b}, {ip: 8.8.8.8}]`, "[8.8.8.8 10.0.0.1 10.0.0.2] []", ""},
+		"behind a set":       {`sources: [{addressSet: a}, ` + y + `]`, "nobody []", "spec.rules[0].sources[1].vm: does not match a/y"},
+		"nobody":             {`sources: [{vm: {matchLabels: {app: z}}}]`, "nobody []", "selects no VM now, and so matches nothing"},
+		"a pod without a VM": {`sources: [{vm: {matchLabels: {app: pod}}}]`, "nobody []", "selects no VM now, and so matches nothing"},
 	} {
 		d := decodeObject(fromYAML(t, "FirewallPolicy", "p", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop, `+tt.rule+`}]}`))
 		if len(d.problems) > 0 {
@@ -220,17 +222,17 @@ func TestVMPeers(t *testing.T) {
 		}
 		before := fmt.Sprint(d.value)
 		p, notices := putVMPeers(d.value.(Policy), d.vms, holders)
-		got := "gone"
-		if len(p.Rules) == 1 {
-			text := func(list []policy.AddrRange) []string {
-				out := []string{}
-				for _, r := range list {
-					out = append(out, r.First.String())
-				}
-				return out
+		text := func(list []policy.AddrRange) string {
+			if list != nil && len(list) == 0 {
+				return "nobody"
 			}
-			got = fmt.Sprint(text(p.Rules[0].Sources), text(p.Rules[0].Destinations))
+			out := []string{}
+			for _, r := range list {
+				out = append(out, r.First.String())
+			}
+			return fmt.Sprint(out)
 		}
+		got := text(p.Rules[0].Sources) + " " + text(p.Rules[0].Destinations)
 		if got != tt.want || (len(notices) == 0) != (tt.notice == "") || len(notices) > 0 && !strings.Contains(notices[0].String(), tt.notice) {
 			t.Errorf("%s: %s, %v; want %s, %q", name, got, notices, tt.want, tt.notice)
 		}

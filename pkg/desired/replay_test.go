@@ -3,12 +3,14 @@ package desired
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
 // replay gives what is in force after a source went through the states.
@@ -23,7 +25,7 @@ func replay(states ...state) *Snapshot {
 		slices.SortFunc(files, func(a, b manifest) int { return strings.Compare(a.file, b.file) })
 		var problems []Problem
 		old, problems = resolve(old, files)
-		s, _ = build(old, problems)
+		s, _ = build(old, problems, s)
 	}
 	return s
 }
@@ -56,7 +58,26 @@ func randomState(r *rand.Rand, valid bool) state {
 			networks = append(networks, name)
 		}
 	}
+	sets := r.IntN(5)
+	for i := range sets {
+		includes, address := []string{}, fmt.Sprintf("10.0.%d.%d", r.IntN(3), r.IntN(250))
+		for j := range sets {
+			if j < i && r.IntN(2) == 0 || !valid && r.IntN(8) == 0 {
+				includes = append(includes, fmt.Sprintf("s%d", j))
+			}
+		}
+		if !valid && r.IntN(6) == 0 {
+			address = "x"
+		}
+		add("kind: AddressSet\nmetadata: {name: s%d}\nspec:\n  addresses: [%s]\n  includes: [%s]\n", i, address, strings.Join(includes, ", "))
+	}
 	for p := range r.IntN(4) {
+		peers := ""
+		if sets > 0 && r.IntN(2) == 0 {
+			peers = fmt.Sprintf(", sources: [{addressSet: s%d}]", r.IntN(sets))
+		} else if !valid && r.IntN(4) == 0 {
+			peers = fmt.Sprintf(", destinations: [{ip: 1.1.1.1}, {addressSet: s%d}]", r.IntN(5))
+		}
 		applied := "any: true"
 		if len(networks) > 0 && r.IntN(2) == 0 {
 			applied = "network: " + networks[r.IntN(len(networks))]
@@ -65,7 +86,7 @@ func randomState(r *rand.Rand, valid bool) state {
 			applied = "network: n7"
 		}
 		add("kind: FirewallPolicy\nmetadata: {name: p%d}\nspec:\n  category: Application\n  order: %d\n"+
-			"  appliedTo: [{%s}]\n  rules: [{id: %d, action: Drop}]\n", p, r.IntN(3), applied, 1+r.IntN(3))
+			"  appliedTo: [{%s}]\n  rules: [{id: %d, action: Drop%s}]\n", p, r.IntN(3), applied, 1+r.IntN(3), peers)
 	}
 	out := state{}
 	for _, o := range objects {
@@ -161,7 +182,46 @@ func inconsistent(s *Snapshot) string {
 			}
 		}
 	}
+	for _, p := range s.Policies {
+		for _, n := range p.namings() {
+			all, circle := contents(s, n.set, nil)
+			if circle != "" {
+				return circle
+			}
+			flat := policy.Set{Lists: map[string][]policy.AddrRange{"": s.lists[n.set].ranges}}
+			for _, host := range []string{"10.0.0.", "10.0.1.", "10.0.2."} {
+				for i := range 256 {
+					a := netip.MustParseAddr(fmt.Sprint(host, i))
+					in := flat.Matches(&policy.Rule{Directions: policy.OnlyIn, SourceSets: []string{""}}, policy.Packet{Direction: policy.In, IP: true, Src: a})
+					if in != slices.ContainsFunc(all, func(r policy.AddrRange) bool { return r.Contains(a) }) {
+						return fmt.Sprintf("set %s has %v, %v: %v", n.set, a, in, all)
+					}
+				}
+			}
+		}
+	}
 	return ""
+}
+
+// contents are the addresses of a set with those that it includes, and what is wrong
+// with that.
+func contents(s *Snapshot, name string, path []string) ([]policy.AddrRange, string) {
+	a, ok := s.Sets[name]
+	if !ok {
+		return nil, "no set " + name
+	}
+	if slices.Contains(path, name) {
+		return nil, "a circle " + name
+	}
+	out := slices.Clone(a.Ranges)
+	for _, i := range a.Includes {
+		more, wrong := contents(s, i, append(slices.Clone(path), name))
+		if wrong != "" {
+			return nil, wrong
+		}
+		out = append(out, more...)
+	}
+	return out, ""
 }
 
 // A large directory is read in time that does not matter.
@@ -209,7 +269,7 @@ func FuzzParseManifest(f *testing.F) {
 			}
 		}
 		held, _ := resolve(nil, []manifest{m})
-		s, _ := build(held, nil)
+		s, _ := build(held, nil, nil)
 		if msg := inconsistent(s); msg != "" {
 			t.Error(msg)
 		}

@@ -25,7 +25,7 @@ import (
 // held is an object in force and the file that it came from.
 type held struct {
 	file  string
-	value any // Trunk, Network or Policy
+	value any // Trunk, Network, Policy, AddressSet or PodPolicy
 }
 
 // slot is one object while it is decided which version of it is in force.
@@ -52,7 +52,14 @@ func (s *slot) changing() bool {
 	if s.refused || s.next == nil {
 		return !s.refused && s.gone && s.old != nil
 	}
-	return s.old == nil || !reflect.DeepEqual(s.old.value, s.next.value)
+	if s.old == nil {
+		return true
+	}
+	if next, ok := s.next.value.(AddressSet); ok {
+		old, ok := s.old.value.(AddressSet)
+		return !ok || !old.equal(next)
+	}
+	return !reflect.DeepEqual(s.old.value, s.next.value)
 }
 
 // clash is why two objects cannot both be in force, told at either of them.
@@ -88,7 +95,11 @@ func (r *resolver) resolve() (map[key]held, []Problem) {
 	for _, f := range r.standing {
 		r.report(f)
 	}
-	r.checkPolicies()
+	for _, s := range r.of(v1alpha1.KindFirewallPolicy) {
+		if !s.refused {
+			r.reportAbsent(s)
+		}
+	}
 	for i, p := range r.problems {
 		if s, ok := r.slots[key{p.Kind, p.Name}]; ok {
 			r.problems[i].Kept = s.current() != nil
@@ -98,6 +109,8 @@ func (r *resolver) resolve() (map[key]held, []Problem) {
 	for k, s := range r.slots {
 		switch v := s.current(); {
 		case v == nil:
+		case !s.refused && s.next != nil && s.old != nil && !s.changing():
+			next[k] = held{s.next.file, s.old.value} // the same one, for large ones are compared often
 		case !s.refused && s.next != nil:
 			next[k] = held{s.next.file, v}
 		default:
@@ -233,7 +246,9 @@ func (r *resolver) pass() bool {
 		}
 		sharing[at] = append(sharing[at], b)
 	}
-	return r.apply() || refused
+	refused = r.apply() || refused
+	refused = r.passPolicies() || refused
+	return r.passSets() || refused
 }
 
 func (r *resolver) of(kind string) []*slot {
@@ -277,28 +292,41 @@ func (r *resolver) settle(a, b *slot, equals bool, test func(a, b any) *clash) {
 	}
 }
 
-// checkPolicies wants the networks that policies name. A network may go while a
-// policy names it: then the policy stays, and is reported.
-func (r *resolver) checkPolicies() {
+// passPolicies refuses policies that change and name networks that are not there. A
+// network may go while a policy names it: then the policy stays, and is reported.
+func (r *resolver) passPolicies() bool {
+	var wrong []*slot
 	for _, s := range r.of(v1alpha1.KindFirewallPolicy) {
-		v, ok := s.current().(Policy)
-		if !ok || s.next == nil {
-			continue
-		}
-		for i, name := range v.Networks {
-			if n := r.slots[key{v1alpha1.KindVLANNetwork, name}]; n != nil && n.current() != nil {
-				continue
-			}
-			s.refused = s.refused || s.changing()
-			// Any was taken apart from networks by validation: indexes agree, unless
-			// VMs stand between them.
-			at := fmt.Sprintf("spec.appliedTo[%d].network", i)
-			if len(v.VMs) > 0 {
-				at = "spec.appliedTo"
-			}
-			r.report(refusal{s, at, r.absent(v1alpha1.KindVLANNetwork, name)})
+		if s.changing() && r.reportAbsent(s) {
+			wrong = append(wrong, s)
 		}
 	}
+	for _, s := range wrong {
+		s.refused = true
+	}
+	return len(wrong) > 0
+}
+
+// reportAbsent reports the networks that a policy names and that are not there.
+func (r *resolver) reportAbsent(s *slot) (found bool) {
+	v, ok := s.current().(Policy)
+	if !ok || s.next == nil {
+		return false
+	}
+	for i, name := range v.Networks {
+		if n := r.slots[key{v1alpha1.KindVLANNetwork, name}]; n != nil && n.current() != nil {
+			continue
+		}
+		// Any was taken apart from networks by validation: indexes agree, unless
+		// VMs stand between them.
+		at := fmt.Sprintf("spec.appliedTo[%d].network", i)
+		if len(v.VMs) > 0 {
+			at = "spec.appliedTo"
+		}
+		r.report(refusal{s, at, r.absent(v1alpha1.KindVLANNetwork, name)})
+		found = true
+	}
+	return found
 }
 
 // absent says of an object that it is not there, and what would be right.

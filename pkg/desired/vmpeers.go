@@ -22,7 +22,8 @@ import (
 type vmPeer struct {
 	rule     int  // index of the rule
 	source   bool // among sources, else destinations
-	index    int  // among them
+	place    int  // among them, as they are written
+	index    int  // among the addresses
 	selector labels.Selector
 }
 
@@ -31,7 +32,7 @@ func (v *vmPeer) field() string {
 	if v.source {
 		side = "sources"
 	}
-	return fmt.Sprintf("spec.rules[%d].%s[%d].vm", v.rule, side, v.index)
+	return fmt.Sprintf("spec.rules[%d].%s[%d].vm", v.rule, side, v.place)
 }
 
 // takeVMPeers notes the peers by label of a policy's rules. In their places it
@@ -40,11 +41,15 @@ func takeVMPeers(spec *v1alpha1.FirewallPolicySpec) ([]vmPeer, field.ErrorList) 
 	var out []vmPeer
 	var errs field.ErrorList
 	take := func(rule int, source bool, list []v1alpha1.Peer) {
+		sets := 0
 		for i, p := range list {
+			if p.AddressSet != "" {
+				sets++
+			}
 			if p.VM == nil {
 				continue
 			}
-			v := vmPeer{rule: rule, source: source, index: i}
+			v := vmPeer{rule: rule, source: source, place: i, index: i - sets}
 			var err error
 			if v.selector, err = metav1.LabelSelectorAsSelector(p.VM); err != nil {
 				errs = append(errs, field.Invalid(field.NewPath(v.field()), "", err.Error()))
@@ -101,8 +106,7 @@ func readIdentity(u *unstructured.Unstructured) holder {
 
 // putVMPeers gives a policy's rules the addresses of the VMs that they select, and
 // tells of VMs whose address nobody knows. A list that only selects VMs and finds
-// no address matches nothing, so that its rule is left out: an empty list would
-// match everything.
+// no address is empty, and matches nothing.
 func putVMPeers(p Policy, peers []vmPeer, holders []holder) (Policy, []Problem) {
 	if len(peers) == 0 {
 		return p, nil
@@ -125,22 +129,14 @@ func putVMPeers(p Policy, peers []vmPeer, holders []holder) (Policy, []Problem) 
 			notices = append(notices, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: v.field(), Message: why})
 		}
 	}
-	rules := make([]policy.Rule, 0, len(p.Rules))
-	for i, r := range p.Rules {
-		sources, bySource := lists[side{i, true}]
-		destinations, byDestination := lists[side{i, false}]
-		if bySource {
-			r.Sources = sources
+	p.Rules = slices.Clone(p.Rules)
+	for at, list := range lists {
+		if r := &p.Rules[at.rule]; at.source {
+			r.Sources = list
+		} else {
+			r.Destinations = list
 		}
-		if byDestination {
-			r.Destinations = destinations
-		}
-		if bySource && len(sources) == 0 || byDestination && len(destinations) == 0 {
-			continue
-		}
-		rules = append(rules, r)
 	}
-	p.Rules = rules
 	slices.Reverse(notices)
 	return p, notices
 }

@@ -1,42 +1,43 @@
 package policy
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Evaluate judges p by set: the first rule that matches decides, else the
 // default action. It is a transcription of the words of [Rule] and [Packet],
 // linear and without any preparation, and so the measure of every faster form.
 func Evaluate(set *Set, p Packet) Verdict {
 	for i := range set.Rules {
-		if set.Rules[i].Matches(p) {
+		if set.Matches(&set.Rules[i], p) {
 			return Verdict{Action: set.Rules[i].Action, Rule: i}
 		}
 	}
 	return Verdict{Action: set.Default, Rule: -1}
 }
 
-// Matches says whether the rule alone would decide about p.
-func (r *Rule) Matches(p Packet) bool {
+// Matches says whether one of the set's rules alone would decide about p.
+func (s *Set) Matches(r *Rule, p Packet) bool {
 	return !r.Disabled && r.Directions.Has(p.Direction) &&
-		matchesAddr(r.Sources, p.IP, p.Src) &&
-		matchesAddr(r.Destinations, p.IP, p.Dst) &&
+		(r.AnySource() || p.IP && s.holds(r.Sources, r.SourceSets, p.Src)) &&
+		(r.AnyDestination() || p.IP && s.holds(r.Destinations, r.DestinationSets, p.Dst)) &&
 		matchesService(r.Services, p)
 }
 
-// matchesAddr reads a list of peers. An IPv6 address that holds an IPv4 one
+// AnySource says that every source matches, and frames without one.
+func (r *Rule) AnySource() bool { return r.Sources == nil && r.SourceSets == nil }
+
+// AnyDestination says that every destination matches, and frames without one.
+func (r *Rule) AnyDestination() bool { return r.Destinations == nil && r.DestinationSets == nil }
+
+// holds says whether peers have an address. An IPv6 address that holds an IPv4 one
 // (::ffff:0:0/96) is that IPv4 address, here and at the port.
-func matchesAddr(list []AddrRange, ip bool, a netip.Addr) bool {
-	if list == nil {
-		return true
+func (s *Set) holds(list []AddrRange, sets []string, a netip.Addr) bool {
+	has := func(list []AddrRange) bool {
+		return slices.ContainsFunc(list, func(r AddrRange) bool { return r.Contains(a.Unmap()) })
 	}
-	if !ip {
-		return false
-	}
-	for _, r := range list {
-		if r.Contains(a.Unmap()) {
-			return true
-		}
-	}
-	return false
+	return has(list) || slices.ContainsFunc(sets, func(name string) bool { return has(s.Lists[name]) })
 }
 
 func matchesService(list []Service, p Packet) bool {

@@ -79,8 +79,9 @@ type RuleKey struct {
 }
 
 // Rule matches a packet when its direction, sources, destinations and services
-// all do. A nil list is Any and matches everything, also what is not IP; an
-// empty, non-nil list matches nothing.
+// all do. Peers are addresses, and those of the address sets that are named with
+// them. Without either (both nil) they are Any, as nil Services are, and match
+// everything, also what is not IP; an empty, non-nil list matches nothing.
 type Rule struct {
 	Key          RuleKey
 	Name         string
@@ -89,6 +90,9 @@ type Rule struct {
 	Sources      []AddrRange
 	Destinations []AddrRange
 	Services     []Service
+	// SourceSets and DestinationSets are keys of the Lists of the rule's Set.
+	SourceSets      []string `json:",omitempty"`
+	DestinationSets []string `json:",omitempty"`
 	// Implied: nobody wrote the rule; it says for some packets what a default says for
 	// all. It decides as any other.
 	Implied bool `json:",omitempty"`
@@ -106,6 +110,9 @@ type Set struct {
 	Variant string `json:",omitempty"`
 	Rules   []Rule
 	Default Action
+	// Lists are the addresses of what rules name by SourceSets and DestinationSets.
+	// Equal lists of different sets are best one slice: then they are read once.
+	Lists map[string][]AddrRange `json:"-"` // [StoredSets] keeps them
 }
 
 // ID names the set on its node, in at most 255 bytes: the network's name, and

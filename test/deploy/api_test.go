@@ -370,14 +370,14 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	const read, write = "get list watch", "create update patch delete"
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), true, []right{
 		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""},
-		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""},
+		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""},
 		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""},
 		{"homeport.dev/vmports", read + " " + write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""}, {"homeport.dev/vlantrunknodes", read + " " + write, ""},
 		{"homeport.dev/vmports/status", "update patch", ""}, {"homeport.dev/vmidentities/status", "update patch", ""}, {"homeport.dev/vlantrunknodes/status", "update patch", ""},
 		{"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), false, []right{
-		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", read + " " + write, ""},
+		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""},
 		{"homeport.dev/firewallpolicies/status", "update patch", ""}, {"homeport.dev/vmports", "deletecollection", ""},
 		{"/secrets", read, namespace}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
 		{"/serviceaccounts/token", "create", namespace}, {"kubevirt.io/virtualmachineinstances", write, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", write, ""},

@@ -29,11 +29,13 @@ const (
 	KindVLANNetwork = "VLANNetwork"
 	// KindFirewallPolicy is the kind of [FirewallPolicy].
 	KindFirewallPolicy = "FirewallPolicy"
+	// KindAddressSet is the kind of [AddressSet].
+	KindAddressSet = "AddressSet"
 )
 
-// Kinds lists the kinds of this package.
+// Kinds lists the kinds that say what nodes should be.
 func Kinds() []string {
-	return []string{KindVLANTrunk, KindVLANNetwork, KindFirewallPolicy}
+	return []string{KindVLANTrunk, KindVLANNetwork, KindFirewallPolicy, KindAddressSet}
 }
 
 // MTUs that Linux gives a bridge or a veth (include/uapi/linux/if_ether.h:

@@ -237,7 +237,8 @@ type Peer struct {
 	// +optional
 	Any bool `json:"any,omitempty"`
 
-	// AddressSet is the name of an AddressSet. Not enforced by this version.
+	// AddressSet is the name of an AddressSet: the addresses that it has, with those of
+	// the sets that it includes.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	AddressSet string `json:"addressSet,omitempty"`

@@ -1,10 +1,16 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"fmt"
 
-// AddressSet is a named list of addresses for firewall rules. No rule can use one in
-// this version: a FirewallPolicy that names a set is refused, and Ready says no more
-// than that the set is right in itself.
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// AddressSet is a named list of addresses that firewall rules name as a source or a
+// destination. A change of it changes all of them. Nodes keep its last good version: a
+// change that is wrong is not taken, nor is its removal while a rule or another set
+// names it.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=aset,categories=homeport
@@ -37,13 +43,66 @@ type AddressSetSpec struct {
 	// +listType=set
 	Addresses []string `json:"addresses,omitempty"`
 
-	// Includes names other AddressSets.
+	// Includes names other AddressSets, which may include others in their turn, 16 levels
+	// deep at most, but never in a circle.
 	// +optional
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
 	// +listType=set
 	Includes []string `json:"includes,omitempty"`
+}
+
+// Limits of an AddressSet.
+const (
+	MaxSetAddresses = 10000
+	MaxSetIncludes  = 256
+	// MaxSetLevels is how many sets there may be from one that rules name to the last
+	// one that it includes by others, both counted.
+	MaxSetLevels = 16
+)
+
+// ValidateAddressSet checks a set, as far as the object alone can be judged. It names
+// some of the items that are wrong, if there are many.
+func ValidateAddressSet(s *AddressSet) field.ErrorList {
+	const some = 16
+	errs := validateMeta(&s.ObjectMeta)
+	spec := field.NewPath("spec")
+	addresses, includes := spec.Child("addresses"), spec.Child("includes")
+	if n := len(s.Spec.Addresses); n > MaxSetAddresses {
+		errs = append(errs, field.TooMany(addresses, n, MaxSetAddresses))
+		errs[len(errs)-1].Detail += ": split them into sets that a further one includes"
+	}
+	if n := len(s.Spec.Includes); n > MaxSetIncludes {
+		errs = append(errs, field.TooMany(includes, n, MaxSetIncludes))
+		errs[len(errs)-1].Detail += ": include sets that include them"
+	}
+	once := func(path *field.Path, list []string, check func(string) error) {
+		first := map[string]int{}
+		wrong := 0
+		for i, text := range list {
+			err := check(text)
+			if at, twice := first[text]; err == nil && twice {
+				err = fmt.Errorf("is also item %d: want it once", at)
+			}
+			first[text] = i
+			if err == nil {
+				continue
+			}
+			if wrong++; wrong <= some {
+				errs = append(errs, field.Invalid(path.Index(i), text, err.Error()))
+			}
+		}
+		if wrong > some {
+			errs = append(errs, field.Invalid(path, fmt.Sprintf("%d items", len(list)), fmt.Sprintf("%d more items are wrong, too", wrong-some)))
+		}
+	}
+	once(addresses, s.Spec.Addresses, func(text string) error {
+		_, _, err := ParseSpan(text)
+		return err
+	})
+	once(includes, s.Spec.Includes, func(string) error { return nil })
+	return errs
 }
 
 // AddressSetStatus is what became of a set.

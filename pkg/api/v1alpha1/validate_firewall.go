@@ -143,7 +143,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 		check("ip", p.IP, func(s string) error { _, err := ParseIP(s); return err })
 		check("cidr", p.CIDR, func(s string) error { _, err := ParseCIDR(s); return err })
 		check("range", p.Range, func(s string) error { _, _, err := ParseRange(s); return err })
-		check("addressSet", p.AddressSet, nil)
+		check("addressSet", p.AddressSet, func(string) error { return nil }) // the resolver looks for it
 		check("network", p.Network, nil)
 		if p.VM != nil {
 			set++
@@ -153,7 +153,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 			set++
 			errs = append(errs, alone(at, len(peers))...)
 		}
-		errs = append(errs, exactlyOne(at, set, "ip, cidr, range and any: true")...)
+		errs = append(errs, exactlyOne(at, set, "ip, cidr, range, addressSet and any: true")...)
 	}
 	return errs
 }

@@ -199,13 +199,12 @@ func (c *Controller) checkKind(ctx context.Context, kind string) error {
 
 // ourKinds are the kinds of Homeport that the controller reads.
 func ourKinds() []string {
-	return append(v1alpha1.Kinds(), kindTrunkNode, kindPort, kindSet, kindIdentity)
+	return append(v1alpha1.Kinds(), kindTrunkNode, kindPort, kindIdentity)
 }
 
 const (
 	kindTrunkNode = "VLANTrunkNode"
 	kindPort      = "VMPort"
-	kindSet       = "AddressSet"
 	kindIdentity  = "VMIdentity"
 )
 

@@ -157,7 +157,7 @@ func testQuiet(l *lab) {
 			return (&networks{writer: w, judge: l.c.judge, nads: l.c.nads}).reconcile(l.Context(), n)
 		},
 		"FirewallPolicy": func(n string) error { return (&policies{writer: w, judge: l.c.judge}).reconcile(l.Context(), n) },
-		"AddressSet":     func(n string) error { return (&sets{writer: w}).reconcile(l.Context(), n) },
+		"AddressSet":     func(n string) error { return (&sets{writer: w, judge: l.c.judge}).reconcile(l.Context(), n) },
 	}
 	versions := func() map[string]string {
 		seen := map[string]string{}

@@ -15,15 +15,16 @@ import (
 )
 
 // sets look after AddressSets: what they hold with those that they include. A set is
-// Ready when it is right in itself: no rule can use one in this version.
+// Ready when a rule can use it.
 type sets struct {
 	*writer
+	judge *judge
 }
 
 func (c *Controller) addSets(s *sets) error {
 	return c.control("set", 2, by(s.reconcile), &v1alpha1.AddressSet{}, []watch{
 		{&v1alpha1.AddressSet{}, reaction{whom: s.includers, when: newSpec, after: c.settle}},
-	})
+	}, c.verdicts(v1alpha1.KindAddressSet))
 }
 
 // includers names the sets that include one, directly or by others.
@@ -50,13 +51,17 @@ func (s *sets) reconcile(ctx context.Context, name string) error {
 	if err := s.Get(ctx, client.ObjectKey{Name: name}, &set); err != nil {
 		return client.IgnoreNotFound(err)
 	}
+	problems, known := s.judge.of(&set)
+	if !known {
+		return nil
+	}
 	e := expansion{sets: s, held: map[span]bool{}, state: map[string]int{}}
 	if err := e.add(ctx, &set); err != nil {
 		return err
 	}
 	before := set.DeepCopy()
 	set.Status.Addresses = int32(len(e.held))
-	meta.SetStatusCondition(&set.Status.Conditions, e.ready(&set))
+	meta.SetStatusCondition(&set.Status.Conditions, e.ready(&set, problems))
 	return s.publish(ctx, before, &set, before.Status.Conditions, set.Status.Conditions)
 }
 
@@ -118,7 +123,9 @@ func (e *expansion) add(ctx context.Context, set *v1alpha1.AddressSet) error {
 	return nil
 }
 
-func (e *expansion) ready(set *v1alpha1.AddressSet) metav1.Condition {
+// ready says what is wrong with a set: what was found on the way, for that has a reason
+// of its own, else what problems says.
+func (e *expansion) ready(set *v1alpha1.AddressSet, problems string) metav1.Condition {
 	switch {
 	case len(e.bad) > 0:
 		return ready(set, false, v1alpha1.ReasonRefused, some(e.bad, "; "))
@@ -129,5 +136,8 @@ func (e *expansion) ready(set *v1alpha1.AddressSet) metav1.Condition {
 		return ready(set, false, v1alpha1.ReasonIncludesMissing,
 			fmt.Sprintf("spec.includes names sets that do not exist: %s: make them, or take them out", some(e.missing, ", ")))
 	}
-	return ready(set, true, v1alpha1.ReasonReady, fmt.Sprintf("has %d of its own and included addresses; no rule can use it in this version", len(e.held)))
+	if problems != "" {
+		return ready(set, false, v1alpha1.ReasonRefused, problems)
+	}
+	return ready(set, true, v1alpha1.ReasonReady, fmt.Sprintf("has %d of its own and included addresses", len(e.held)))
 }

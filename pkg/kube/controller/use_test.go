@@ -119,7 +119,7 @@ func testMigration(l *lab) {
 // testSets: a set has its own addresses and the included ones, each once.
 func testSets(l *lab) {
 	l.create("AddressSet", "web", `spec: {addresses: ["10.0.0.1", "10.0.0.1/32", "10.0.0.1-10.0.0.1", "10.1.0.0/16", "10.0.0.5-10.0.0.9", "2001:db8::1"]}`)
-	l.says("AddressSet", "web", "Ready", "True", v1alpha1.ReasonReady, "no rule can use it in this version")
+	l.says("AddressSet", "web", "Ready", "True", v1alpha1.ReasonReady, "has 4 of its own and included addresses")
 	l.status("AddressSet", "web", "addresses", 4)
 	l.create("AddressSet", "site", `spec: {addresses: ["10.0.0.2"], includes: [web, db]}`)
 	l.says("AddressSet", "site", "Ready", "False", v1alpha1.ReasonIncludesMissing, "db (included by site)")
@@ -138,6 +138,12 @@ func testSets(l *lab) {
 	l.says("AddressSet", "db", "Ready", "False", v1alpha1.ReasonIncludesCycle, "db -> all -> site -> db")
 	l.says("AddressSet", "all", "Ready", "False", v1alpha1.ReasonIncludesCycle, "all -> site -> db -> all")
 	l.status("AddressSet", "all", "addresses", 6)
+	l.create("AddressSet", "l1", `spec: {}`)
+	for i := 2; i <= v1alpha1.MaxSetLevels+1; i++ {
+		l.create("AddressSet", fmt.Sprint("l", i), fmt.Sprintf(`spec: {includes: [l%d]}`, i-1))
+	}
+	l.says("AddressSet", "l16", "Ready", "True", v1alpha1.ReasonReady)
+	l.says("AddressSet", "l17", "Ready", "False", v1alpha1.ReasonRefused, "spec.includes: is one of 17 levels of sets, l17 -> l16 -> ", "want at most 16")
 	l.patch("AddressSet", "db", `spec: {includes: [db]}`)
 	l.says("AddressSet", "db", "Ready", "False", v1alpha1.ReasonIncludesCycle, "db -> db")
 	l.delete("AddressSet", "db")

@@ -64,22 +64,26 @@ func (r refusals) err() error {
 func Build(in Input) (*Program, error) {
 	sets := sorted(in.Sets)
 	var bad refusals
+	checked := map[policy.ListID]error{}
 	for i := range sets {
 		if i > 0 && sets[i].ID() == sets[i-1].ID() {
 			bad.add(sets[i].ID(), errors.New("has more than one set: give each network one"))
 			continue
 		}
-		bad.add(sets[i].ID(), check(&sets[i], in.Counters))
+		bad.add(sets[i].ID(), check(&sets[i], in.Counters, checked))
 	}
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
 
-	lists := peerLists{index: map[string]int{}}
+	lists := peerLists{index: map[string]int{}, known: map[policy.ListID]int{}}
 	named := make([][]peers, len(sets))
 	for i := range sets {
 		for _, r := range sets[i].Rules {
-			named[i] = append(named[i], peers{src: lists.number(r.Sources), dst: lists.number(r.Destinations)})
+			named[i] = append(named[i], peers{
+				src: lists.side(r.Sources, r.SourceSets, sets[i].Lists),
+				dst: lists.side(r.Destinations, r.DestinationSets, sets[i].Lists),
+			})
 		}
 	}
 	c := compiler{counters: in.Counters, classes: classify(lists.spans)}
@@ -104,8 +108,9 @@ func sorted(sets []policy.Set) []policy.Set {
 	return sets
 }
 
-// check refuses what the compiled form cannot say.
-func check(set *policy.Set, counters Counters) error {
+// check refuses what the compiled form cannot say. What it found of the lists of
+// address sets is in checked, so that each is looked at once.
+func check(set *policy.Set, counters Counters, checked map[policy.ListID]error) error {
 	if len(set.Rules) > RulesMax {
 		return fmt.Errorf("has %d rules (%s), but a network can have %d: "+
 			"join rules that differ only in addresses or services, or apply policies to fewer networks",
@@ -123,7 +128,7 @@ func check(set *policy.Set, counters Counters) error {
 			errs = append(errs, fmt.Errorf("rule %v is there twice: ids are unique within their policy", r.Key))
 		}
 		seen[r.Key] = true
-		errs = append(errs, checkRule(r), checkCounter(r.Key, counters))
+		errs = append(errs, checkRule(r), checkSets(set, r, checked), checkCounter(r.Key, counters))
 	}
 	return errors.Join(errs...)
 }
@@ -147,10 +152,8 @@ func checkRule(r *policy.Rule) error {
 		return fmt.Errorf("rule %v: directions %v: must be In, Out or InOut", r.Key, r.Directions)
 	}
 	for _, list := range [][]policy.AddrRange{r.Sources, r.Destinations} {
-		for _, a := range list {
-			if err := checkRange(a); err != nil {
-				return fmt.Errorf("rule %v: %w", r.Key, err)
-			}
+		if err := checkRanges(list); err != nil {
+			return fmt.Errorf("rule %v: %w", r.Key, err)
 		}
 	}
 	for _, s := range r.Services {
@@ -160,6 +163,35 @@ func checkRule(r *policy.Rule) error {
 			return fmt.Errorf("rule %v: protocol %d: services are of tcp, udp, icmp or icmpv6", r.Key, s.Protocol)
 		case s.First > s.Last:
 			return fmt.Errorf("rule %v: service %v: the end is below the start", r.Key, s)
+		}
+	}
+	return nil
+}
+
+// checkSets wants the lists that a rule names.
+func checkSets(set *policy.Set, r *policy.Rule, checked map[policy.ListID]error) error {
+	for _, name := range slices.Concat(r.SourceSets, r.DestinationSets) {
+		list, ok := set.Lists[name]
+		if !ok {
+			return fmt.Errorf("rule %v: address set %q is not known", r.Key, name)
+		}
+		id := policy.IDOf(list)
+		err, ok := checked[id]
+		if !ok {
+			err = checkRanges(list)
+			checked[id] = err
+		}
+		if err != nil {
+			return fmt.Errorf("rule %v: address set %q: %w", r.Key, name, err)
+		}
+	}
+	return nil
+}
+
+func checkRanges(list []policy.AddrRange) error {
+	for _, a := range list {
+		if err := checkRange(a); err != nil {
+			return err
 		}
 	}
 	return nil

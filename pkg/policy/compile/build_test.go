@@ -52,19 +52,22 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		"12289 rules": {[]policy.Set{{Network: "bad", Rules: slices.Concat(rules("a", 12000), rules("b", 289))}},
 			`network "bad": has 12289 rules (policy "a" 12000, policy "b" 289), but a network can have 12288`},
-		"network twice":    {[]policy.Set{{Network: "bad"}, {Network: "bad"}}, "more than one set"},
-		"key twice":        {[]policy.Set{{Network: "bad", Rules: append(rules("a", 2), rules("a", 1)...)}}, "rule a/0 is there twice"},
-		"default":          {[]policy.Set{{Network: "bad", Default: 7}}, "default action Action(7)"},
-		"action":           {change(func(r *policy.Rule) { r.Action = 7 }), "rule web/0: action Action(7)"},
-		"no direction":     {change(func(r *policy.Rule) { r.Directions = 0 }), "must be In, Out or InOut"},
-		"third direction":  {change(func(r *policy.Rule) { r.Directions = 4 }), "must be In, Out or InOut"},
-		"protocol":         {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 47}} }), "protocol 47"},
-		"ports":            {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 6, First: 9, Last: 8}} }), "tcp/9-8"},
-		"no address":       {ranged(netip.Addr{}, addr("10.0.0.1")), "without an end"},
-		"two families":     {ranged(addr("10.0.0.1"), addr("fd00::1")), "both ends"},
-		"range backwards":  {ranged(addr("10.0.0.2"), addr("10.0.0.1")), "the end is below the start"},
-		"zone":             {ranged(addr("fe80::1%eth0"), addr("fe80::2%eth0")), "no zone"},
-		"IPv4 in IPv6":     {ranged(addr("::ffff:10.0.0.1"), addr("::ffff:10.0.0.1")), "write IPv4 addresses as IPv4"},
+		"network twice":   {[]policy.Set{{Network: "bad"}, {Network: "bad"}}, "more than one set"},
+		"key twice":       {[]policy.Set{{Network: "bad", Rules: append(rules("a", 2), rules("a", 1)...)}}, "rule a/0 is there twice"},
+		"default":         {[]policy.Set{{Network: "bad", Default: 7}}, "default action Action(7)"},
+		"action":          {change(func(r *policy.Rule) { r.Action = 7 }), "rule web/0: action Action(7)"},
+		"no direction":    {change(func(r *policy.Rule) { r.Directions = 0 }), "must be In, Out or InOut"},
+		"third direction": {change(func(r *policy.Rule) { r.Directions = 4 }), "must be In, Out or InOut"},
+		"protocol":        {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 47}} }), "protocol 47"},
+		"ports":           {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 6, First: 9, Last: 8}} }), "tcp/9-8"},
+		"no address":      {ranged(netip.Addr{}, addr("10.0.0.1")), "without an end"},
+		"two families":    {ranged(addr("10.0.0.1"), addr("fd00::1")), "both ends"},
+		"range backwards": {ranged(addr("10.0.0.2"), addr("10.0.0.1")), "the end is below the start"},
+		"zone":            {ranged(addr("fe80::1%eth0"), addr("fe80::2%eth0")), "no zone"},
+		"IPv4 in IPv6":    {ranged(addr("::ffff:10.0.0.1"), addr("::ffff:10.0.0.1")), "write IPv4 addresses as IPv4"},
+		"no such set":     {change(func(r *policy.Rule) { r.SourceSets = []string{"site"} }), `rule web/0: address set "site" is not known`},
+		"bad set": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, DestinationSets: []string{"site"}}},
+			Lists: map[string][]policy.AddrRange{"site": {{}}}}, {Network: "good", Rules: rules("web", 1)}}, `rule web/0: address set "site": a range of addresses without an end`},
 		"bad destinations": {change(func(r *policy.Rule) { r.Destinations = []policy.AddrRange{{}} }), "without an end"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,6 +272,31 @@ func TestHashTellsApart(t *testing.T) {
 	}
 }
 
+// TestSetsOfOneName: what a set was before judges one network while it judges another
+// as it is now, as when the other's new rules are refused.
+func TestSetsOfOneName(t *testing.T) {
+	named := func(network string, list ...policy.AddrRange) policy.Set {
+		r := rules(network, 2)
+		r[0].SourceSets, r[0].Action = []string{"site"}, policy.Drop
+		r[1].DestinationSets = []string{"site"}
+		return policy.Set{Network: network, Rules: r, Lists: map[string][]policy.AddrRange{"site": list}}
+	}
+	before, now := named("before", single(1)), named("now", single(1), single(2))
+	p, counters := newProgram(t, before, now, named("nobody"))
+	for _, set := range []policy.Set{before, now, named("nobody")} {
+		for n := range uint32(3) {
+			for _, pkt := range []policy.Packet{
+				{IP: true, Src: v4(n), Dst: v4(9), Direction: policy.In}, {IP: true, Src: v4(9), Dst: v4(n), Direction: policy.In},
+			} {
+				got, err := compile.Lookup(p, set.Network, pkt)
+				if w := want(&set, counters, pkt); err != nil || got != w {
+					t.Errorf("%s, %+v: got %+v, %v, want %+v", set.Network, pkt, got, err, w)
+				}
+			}
+		}
+	}
+}
+
 func TestEmptyInput(t *testing.T) {
 	p, _ := newProgram(t)
 	if len(p.Addrs) != 0 || len(p.Policies) != 0 || p.Hash == "" {
@@ -319,6 +347,57 @@ func BenchmarkBuild(b *testing.B) {
 				for i := range p.Policies {
 					pages += len(p.Policies[i].Pages)
 				}
+				b.ReportMetric(float64(pages*compile.PageSize)/1e6, "MB")
+			}
+		})
+	}
+}
+
+// 2,000 address sets with 500 CIDRs each, a tenth of them also in another, and networks
+// of 4,000 rules that name them, alone and with others.
+func BenchmarkBuildSets(b *testing.B) {
+	const sets, each, perNetwork = 2000, 500, 4000
+	lists := map[string][]policy.AddrRange{}
+	name := func(i int) string { return fmt.Sprintf("set%04d", i%sets) }
+	for i := range sets {
+		var list []policy.AddrRange
+		for j := range each {
+			at := i
+			if j < each/10 {
+				at = (i + 1) % sets
+			}
+			list = append(list, policy.RangeOf(netip.PrefixFrom(v4(10<<24|uint32(at*each+j)<<3), 29+j%4)))
+		}
+		lists[name(i)] = policy.MergeRanges(list)
+	}
+	for _, networks := range []int{1, 30} {
+		b.Run(fmt.Sprintf("networks=%d", networks), func(b *testing.B) {
+			var in compile.Input
+			for n := range networks {
+				set := policy.Set{Network: fmt.Sprintf("vlan%d", n), Rules: rules(fmt.Sprintf("p%d", n), perNetwork), Lists: lists}
+				for i := range set.Rules {
+					set.Rules[i].SourceSets, set.Rules[i].DestinationSets = []string{name(i + n)}, []string{name(7 * i), name(13*i + 1)}
+				}
+				in.Sets = append(in.Sets, set)
+			}
+			in.Counters = compile.Counters{}
+			for _, s := range in.Sets { // a node has fewer, so far
+				in.Counters[policy.DefaultKey(s.Network)] = 0
+				for _, r := range s.Rules {
+					in.Counters[r.Key] = 1
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				p, err := compile.Build(in)
+				if err != nil {
+					b.Fatal(err)
+				}
+				pages := 0
+				for i := range p.Policies {
+					pages += len(p.Policies[i].Pages)
+				}
+				b.ReportMetric(float64(len(p.Addrs)), "prefixes")
 				b.ReportMetric(float64(pages*compile.PageSize)/1e6, "MB")
 			}
 		})

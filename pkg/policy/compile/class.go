@@ -8,19 +8,33 @@ import (
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
-// anyList is the number of a list that matches every address.
-const anyList = -1
-
 // peerLists numbers the distinct lists of addresses that rules name.
 type peerLists struct {
-	index map[string]int
+	index map[string]int        // by content
+	known map[policy.ListID]int // by place: those of address sets, which many rules share
 	spans [][]span
 }
 
-func (l *peerLists) number(list []policy.AddrRange) int {
-	if list == nil {
-		return anyList
+// side gives the numbers of the lists of one side of a rule: its own one, and those
+// of the address sets that it names.
+func (l *peerLists) side(list []policy.AddrRange, names []string, lists map[string][]policy.AddrRange) side {
+	s := side{any: list == nil && names == nil}
+	if len(list) > 0 {
+		s.lists = append(s.lists, l.number(list))
 	}
+	for _, name := range names {
+		id := policy.IDOf(lists[name])
+		n, ok := l.known[id]
+		if !ok {
+			n = l.number(lists[name])
+			l.known[id] = n
+		}
+		s.lists = append(s.lists, n)
+	}
+	return s
+}
+
+func (l *peerLists) number(list []policy.AddrRange) int {
 	spans := normalize(list)
 	key := make([]byte, 0, 33*len(spans))
 	for _, s := range spans {

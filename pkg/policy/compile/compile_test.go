@@ -87,7 +87,7 @@ func TestLookupEqualsEvaluateWide(t *testing.T) {
 			if pos%64 != 0 && pos%64 != 63 {
 				continue
 			}
-			pkt, ok := g.Aim(&sets[0].Rules[pos])
+			pkt, ok := g.Aim(sets[0], pos)
 			if !ok {
 				continue
 			}

@@ -56,8 +56,15 @@ func (t *rowTable) number(r row) uint32 {
 	return n
 }
 
-// peers are the numbers of a rule's lists in [peerLists], or anyList.
-type peers struct{ src, dst int }
+// peers are the two sides of a rule.
+type peers struct{ src, dst side }
+
+// side has the numbers of one side's lists in [peerLists]: an address that any of them
+// holds matches.
+type side struct {
+	any   bool
+	lists []int
+}
 
 // compiler holds what the policies of a node share.
 type compiler struct {
@@ -74,10 +81,10 @@ type compiler struct {
 // Row 0 has the rules whose sources and destinations are both Any: the only
 // ones for frames without addresses, and what both sides of a class past the
 // class tables read. The tables end where all further classes read row 0.
-func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
+func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
 	words := wordsFor(len(set.Rules))
 	t := newRowTable(rowsFor(words))
-	t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Sources == nil && r.Destinations == nil }))
+	t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() }))
 	noService := rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Services == nil })
 	h := Header{
 		Words:          uint32(words),
@@ -89,8 +96,8 @@ func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
 		h.DirRow[d] = t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Directions.Has(d) && !r.Disabled }))
 	}
-	src := c.classRows(t, lists, func(p peers) int { return p.src })
-	dst := c.classRows(t, lists, func(p peers) int { return p.dst })
+	src := c.classRows(t, rules, func(p *peers) *side { return &p.src })
+	dst := c.classRows(t, rules, func(p *peers) *side { return &p.dst })
 	n := len(src)
 	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 {
 		n--
@@ -125,13 +132,15 @@ func (c *compiler) policy(set *policy.Set, lists []peers) (Policy, error) {
 }
 
 // classRows gives each class its row number on one side: the rules for which
-// that side is Any, and those whose list holds the class.
-func (c *compiler) classRows(t *rowTable, lists []peers, side func(peers) int) []uint16 {
-	base := make(row, wordsFor(len(lists)))
-	for i, l := range lists {
-		if n := side(l); n == anyList {
+// that side is Any, and those of which a list holds the class.
+func (c *compiler) classRows(t *rowTable, rules []peers, of func(*peers) *side) []uint16 {
+	base := make(row, wordsFor(len(rules)))
+	for i := range rules {
+		s := of(&rules[i])
+		if s.any {
 			base.set(i)
-		} else {
+		}
+		for _, n := range s.lists {
 			c.naming[n] = append(c.naming[n], uint16(i))
 		}
 	}
@@ -158,8 +167,8 @@ func (c *compiler) classRows(t *rowTable, lists []peers, side func(peers) int) [
 		c.rowOf[set] = n
 		out[class] = uint16(n - 1)
 	}
-	for _, l := range lists {
-		if n := side(l); n != anyList {
+	for i := range rules {
+		for _, n := range of(&rules[i]).lists {
 			c.naming[n] = c.naming[n][:0]
 		}
 	}

@@ -88,6 +88,20 @@ func setBugs() []Bug {
 				}
 			}
 		}},
+		{Name: "address sets are lost beside addresses", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				if r := &s.Rules[i]; r.Sources != nil {
+					r.SourceSets = nil
+				}
+			}
+		}},
+		{Name: "only the first address set of a rule counts", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				if r := &s.Rules[i]; len(r.DestinationSets) > 1 {
+					r.DestinationSets = r.DestinationSets[:1]
+				}
+			}
+		}},
 		{Name: "disabled rules decide", set: func(s *policy.Set) {
 			for i := range s.Rules {
 				s.Rules[i].Disabled = false

@@ -7,9 +7,11 @@ package policytest
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -42,6 +44,8 @@ type Gen struct {
 	// small is the part of each family that most addresses are taken from,
 	// so that what rules name overlaps.
 	small4, small6 netip.Prefix
+	// shared are the address sets made last, by name.
+	shared map[string][]policy.AddrRange
 }
 
 // New makes a generator; equal seeds give equal sequences.
@@ -50,6 +54,7 @@ func New(seed uint64) *Gen {
 		rnd:    rand.New(rand.NewPCG(seed, 0x686f6d65706f7274)),
 		small4: netip.MustParsePrefix("10.20.0.0/20"),
 		small6: netip.MustParsePrefix("fd00:20::/116"),
+		shared: map[string][]policy.AddrRange{},
 	}
 }
 
@@ -63,9 +68,10 @@ func (g *Gen) Set(network string) policy.Set {
 // SetN makes a set with n rules. Its rules come from one or two policies, and
 // their ids are not in order.
 func (g *Gen) SetN(network string, n int) policy.Set {
-	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2))}
+	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2)), Lists: g.lists()}
 	for i, id := range g.rnd.Perm(n) {
 		r := g.rule()
+		g.nameSets(&r, set.Lists)
 		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/max(n, 1), network), ID: uint32(1000 + id)}
 		// A rule for everything hides those behind it: mostly the last, as
 		// people have it.
@@ -73,7 +79,7 @@ func (g *Gen) SetN(network string, n int) policy.Set {
 			r.Sources = g.ranges(0)
 		}
 		if i == n-1 && g.rnd.IntN(4) == 0 {
-			r.Sources, r.Destinations, r.Services = nil, nil, nil
+			r.Sources, r.Destinations, r.Services, r.SourceSets, r.DestinationSets = nil, nil, nil, nil, nil
 		}
 		set.Rules = append(set.Rules, r)
 	}
@@ -96,7 +102,42 @@ func (g *Gen) Wide(network string, n int) policy.Set {
 }
 
 func isAny(r *policy.Rule) bool {
-	return r.Sources == nil && r.Destinations == nil && r.Services == nil
+	return r.AnySource() && r.AnyDestination() && r.Services == nil
+}
+
+// lists makes the address sets of a set: the same ones under the same names as sets
+// before had, others under such names, and none.
+func (g *Gen) lists() map[string][]policy.AddrRange {
+	out := map[string][]policy.AddrRange{}
+	for i := range g.rnd.IntN(6) {
+		name := fmt.Sprintf("set%d", i)
+		if g.shared[name] == nil || g.rnd.IntN(4) == 0 {
+			g.shared[name] = slices.Concat(g.ranges(g.rnd.IntN(5)), g.ranges(4))
+		}
+		out[name] = g.shared[name]
+	}
+	return out
+}
+
+// nameSets has some rules name address sets, with addresses of their own and without.
+func (g *Gen) nameSets(r *policy.Rule, lists map[string][]policy.AddrRange) {
+	some := func() (names []string) {
+		for _, name := range slices.Sorted(maps.Keys(lists)) {
+			if g.rnd.IntN(len(lists)+1) == 0 {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	name := func(own *[]policy.AddrRange, names *[]string) {
+		if g.rnd.IntN(3) == 0 {
+			if *names = some(); *names != nil && g.rnd.IntN(2) == 0 {
+				*own = nil
+			}
+		}
+	}
+	name(&r.Sources, &r.SourceSets)
+	name(&r.Destinations, &r.DestinationSets)
 }
 
 // rule makes one, mostly of one family: with both mixed freely, many rules match nothing.

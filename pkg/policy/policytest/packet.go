@@ -42,6 +42,7 @@ func Realisable(p policy.Packet) bool {
 // rules and taken at random, among them frames that are not IP, other
 // protocols and fragments.
 func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
+	set = flat(set)
 	out := g.boundaries(set)
 	g.rnd.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	if len(out) > n {
@@ -49,7 +50,7 @@ func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
 	}
 	for len(out) < n {
 		if len(set.Rules) > 0 && g.rnd.IntN(2) == 0 {
-			if p, ok := g.Aim(&set.Rules[g.rnd.IntN(len(set.Rules))]); ok {
+			if p, ok := g.aim(&set.Rules[g.rnd.IntN(len(set.Rules))]); ok {
 				out = append(out, p)
 				continue
 			}
@@ -63,15 +64,30 @@ func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
 // rules hide it, or, rarely, by chance.
 func (g *Gen) PacketFor(set policy.Set, i int) (policy.Packet, bool) {
 	for range 200 {
-		if p, ok := g.Aim(&set.Rules[i]); ok && policy.Evaluate(&set, p).Rule == i {
+		if p, ok := g.Aim(set, i); ok && policy.Evaluate(&set, p).Rule == i {
 			return p, true
 		}
 	}
 	return policy.Packet{}, false
 }
 
-// Aim makes a packet that r matches if it can.
-func (g *Gen) Aim(r *policy.Rule) (policy.Packet, bool) {
+// Aim makes a packet that rule i matches if it can.
+func (g *Gen) Aim(set policy.Set, i int) (policy.Packet, bool) {
+	r := set.Flat(set.Rules[i])
+	return g.aim(&r)
+}
+
+// flat is the set without address sets.
+func flat(set policy.Set) policy.Set {
+	set.Rules = slices.Clone(set.Rules)
+	for i := range set.Rules {
+		set.Rules[i] = set.Flat(set.Rules[i])
+	}
+	return set
+}
+
+// aim is Aim for a rule that names no address sets.
+func (g *Gen) aim(r *policy.Rule) (policy.Packet, bool) {
 	if isAny(r) && g.rnd.IntN(3) == 0 {
 		return policy.Packet{Direction: g.direction(r.Directions)}, true
 	}
@@ -196,13 +212,13 @@ func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
 				}
 				one := *r
 				one.Services = []policy.Service{s}
-				if p, ok := g.Aim(&one); ok {
+				if p, ok := g.aim(&one); ok {
 					p.Service = uint16(at)
 					keep(p)
 				}
 			}
 		}
-		if p, ok := g.Aim(r); ok {
+		if p, ok := g.aim(r); ok {
 			p.Direction ^= 1
 			keep(p)
 			p.Direction ^= 1
@@ -222,7 +238,7 @@ func (g *Gen) aroundAddrs(r *policy.Rule, list []policy.AddrRange, use func(poli
 				continue
 			}
 			for range 4 {
-				if p, ok := g.Aim(r); ok && p.IP && p.Src.Is4() == a.Is4() {
+				if p, ok := g.aim(r); ok && p.IP && p.Src.Is4() == a.Is4() {
 					use(p, a)
 					break
 				}

@@ -1,0 +1,239 @@
+package desired
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// set is an AddressSet's manifest.
+func set(name, spec string) string {
+	return "apiVersion: homeport.dev/v1alpha1\nkind: AddressSet\nmetadata: {name: " + name + "}\nspec: {" + spec + "}\n"
+}
+
+const (
+	frontSet = `addresses: [10.0.0.1, 10.0.0.2-10.0.0.9, "fd00::/64"], includes: [back]`
+	byNames  = `apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: byname}
+spec:
+  category: Application
+  appliedTo: [{network: vlan100}]
+  rules:
+  - {id: 7, action: Allow, sources: [{addressSet: front}, {ip: 10.9.9.9}], destinations: [{addressSet: back}]}
+`
+)
+
+// withSets is the good state, and a policy that names sets.
+func withSets(more ...string) state {
+	return good().with(append([]string{"byname.yaml", byNames, "front.yaml", set("front", frontSet), "back.yaml", set("back", `addresses: ["10.0.0.10", "10.1.0.0/16"]`),
+		"unused.yaml", set("unused", `addresses: ["1.1.1.1"]`)}, more...)...)
+}
+
+// TestAddressSets: rules name sets, and get their addresses with those included.
+func TestAddressSets(t *testing.T) {
+	d, dir := newDir(t, withSets())
+	s := mustLoad(t, d)
+	check := func(s *Snapshot, front string) {
+		t.Helper()
+		got := s.PolicySet("vlan100", PodRef{})
+		i := slices.IndexFunc(got.Rules, func(r policy.Rule) bool { return r.Key.Policy == "byname" })
+		if i < 0 || fmt.Sprint(got.Rules[i].SourceSets, got.Rules[i].DestinationSets, got.Rules[i].Sources) != "[front] [back] [10.9.9.9]" || got.Rules[i].Destinations != nil {
+			t.Fatalf("rules %+v", got.Rules)
+		}
+		if text := fmt.Sprint(got.Lists); text != "map[back:[10.0.0.10 10.1.0.0/16] front:["+front+"]]" {
+			t.Errorf("lists %s", text)
+		}
+		if other := s.PolicySet("vlan200", PodRef{}); other.Lists != nil {
+			t.Errorf("vlan200 has lists that no rule there names: %v", other.Lists)
+		}
+		if _, ok := s.Sets["unused"]; ok || len(s.Sets) != 2 || len(s.Problems) != 0 {
+			t.Errorf("sets %v, problems %v", s.Sets, s.Problems)
+		}
+	}
+	const whole = "10.0.0.1-10.0.0.10 10.1.0.0/16 fd00::/64"
+	check(s, whole)
+
+	// It survives its file, as it does a restart.
+	path := filepath.Join(t.TempDir(), "snapshot.json")
+	if err := s.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := LoadSnapshot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(stored, whole)
+
+	// What is as it was is not made anew, and is no new revision.
+	list := s.PolicySet("vlan100", PodRef{}).Lists["front"]
+	withSets("unused.yaml", set("unused", `addresses: ["1.1.1.2"]`), "front.yaml",
+		set("front", `includes: [back], addresses: ["fd00::/65", "fd00:0:0:0:8000::/65", "10.0.0.1-10.0.0.9"]`)).put(t, dir)
+	next := mustLoad(t, d)
+	if next.Revision != s.Revision || policy.IDOf(next.PolicySet("vlan100", PodRef{}).Lists["front"]) != policy.IDOf(list) {
+		t.Errorf("the same addresses in other words: revision %d after %d", next.Revision, s.Revision)
+	}
+	withSets("back.yaml", set("back", `addresses: ["10.0.0.10", "10.1.0.0/16"], includes: [more]`), "more.yaml", set("more", "includes: [unused]")).put(t, dir)
+	if next = mustLoad(t, d); next.Revision != s.Revision+1 || fmt.Sprint(next.PolicySet("vlan100", PodRef{}).Lists["back"]) != "[1.1.1.1 10.0.0.10 10.1.0.0/16]" {
+		t.Errorf("one more include: revision %d after %d, %v", next.Revision, s.Revision, next.lists["back"])
+	}
+}
+
+func TestBadSet(t *testing.T) {
+	many := strings.Repeat("x, ", 19) + "x"
+	var manyText strings.Builder
+	fmt.Fprintf(&manyText, "more.yaml:4: AddressSet s: spec.addresses: Invalid value: \"20 items\": 4 more items are wrong, too\n")
+	for i := range 16 {
+		fmt.Fprintf(&manyText, "more.yaml:4: AddressSet s: spec.addresses[%d]: Invalid value: \"x\": want an address as 10.1.2.3 or 2001:db8::1\n", i)
+	}
+	sorted := strings.SplitAfter(strings.TrimSuffix(manyText.String(), "\n"), "\n")
+	slices.SortFunc(sorted, func(a, b string) int {
+		return strings.Compare(strings.SplitN(a, ": ", 4)[2], strings.SplitN(b, ": ", 4)[2])
+	})
+	for i := range sorted {
+		sorted[i] = strings.TrimSuffix(sorted[i], "\n")
+	}
+	for _, c := range []badCase{
+		{name: "addresses", content: set("s", `addresses: ["10.0.0.1/8", ten, "10.0.0.9-10.0.0.1", "10.0.0.1-fd00::1", "1.1.1.1", "1.1.1.1"]`), want: `
+more.yaml:4: AddressSet s: spec.addresses[0]: Invalid value: "10.0.0.1/8": has host bits set: want 10.0.0.0/8, or 10.0.0.1/32 for the one address
+more.yaml:4: AddressSet s: spec.addresses[1]: Invalid value: "ten": want an address as 10.1.2.3 or 2001:db8::1
+more.yaml:4: AddressSet s: spec.addresses[2]: Invalid value: "10.0.0.9-10.0.0.1": is reversed: want 10.0.0.1-10.0.0.9
+more.yaml:4: AddressSet s: spec.addresses[3]: Invalid value: "10.0.0.1-fd00::1": mixes IPv4 and IPv6: want both ends of one family
+more.yaml:4: AddressSet s: spec.addresses[5]: Invalid value: "1.1.1.1": is also item 4: want it once
+`},
+		{name: "many wrong ones", content: set("s", "addresses: ["+many+"]"), want: strings.Join(sorted, "\n") + "\n"},
+		{name: "too many", content: set("s", "includes: [a"+strings.Repeat(", a", v1alpha1.MaxSetIncludes)+"]"), want: ""},
+		{name: "includes itself", content: set("s", "includes: [s]"), want: `
+more.yaml:4: AddressSet s: spec.includes: goes in a circle: s -> s: take one of these includes out
+`},
+		{name: "a circle", content: docs(set("a", "includes: [b]"), set("b", "includes: [c]"), set("c", "includes: [a]"), set("d", "includes: [a]")), want: `
+more.yaml:4: AddressSet a: spec.includes: goes in a circle: a -> b -> c -> a: take one of these includes out
+more.yaml:9: AddressSet b: spec.includes: goes in a circle: a -> b -> c -> a: take one of these includes out
+more.yaml:14: AddressSet c: spec.includes: goes in a circle: a -> b -> c -> a: take one of these includes out
+more.yaml:19: AddressSet d: spec.includes: AddressSet a is not in force: correct it
+`},
+		{name: "a missing one", content: set("s", "includes: [gone]"), want: `
+more.yaml:4: AddressSet s: spec.includes: AddressSet "gone" does not exist: want one of s, or make it
+`},
+		{name: "unknown field", content: set("s", "address: [1.1.1.1]"), want: `
+more.yaml:4: AddressSet s: spec.address: unknown field: want one of addresses, includes
+`},
+		{name: "a rule that names none", content: edit(byNames, "back}", "nobody}"), want: `
+more.yaml:8: FirewallPolicy byname: spec.rules[0].sources: rule 7: AddressSet "front" does not exist: make it
+`},
+		{name: "a rule that names a bad one", content: docs(edit(byNames, "front}", "back}"), set("back", "addresses: [x]")), want: `
+more.yaml:8: FirewallPolicy byname: spec.rules[0].sources: rule 7: AddressSet back is not in force: correct it
+more.yaml:13: AddressSet back: spec.addresses[0]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1
+`},
+		{name: "a set and an address in one item", content: docs(edit(byNames, "{addressSet: front}", "{addressSet: back, ip: 10.0.0.1}"), set("back", "")), want: `
+more.yaml:8: FirewallPolicy byname: spec.rules[0].sources[0]: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet and any: true
+`},
+	} {
+		c.file = "more.yaml"
+		if c.name == "too many" {
+			t.Run(c.name, func(t *testing.T) {
+				d, dir := newDir(t, c.base().with(c.file, c.content))
+				if got := problems(mustLoad(t, d), dir); !strings.Contains(got, "spec.includes: Too many: 257: must have at most 256 items: include sets that include them") {
+					t.Errorf("problems %s", got)
+				}
+			})
+			continue
+		}
+		t.Run(c.name, c.run)
+	}
+}
+
+// TestSetLevels: sets include others 16 levels deep. Of more levels the set that goes
+// over is refused, and whatever includes it.
+func TestSetLevels(t *testing.T) {
+	levels := func(n int) string {
+		all := []string{set("s01", `addresses: ["1.1.1.1"]`)}
+		for i := 2; i <= n; i++ {
+			all = append(all, set(fmt.Sprintf("s%02d", i), fmt.Sprintf("includes: [s%02d]", i-1)))
+		}
+		return docs(all...)
+	}
+	d, _ := newDir(t, good().with("sets.yaml", levels(25)))
+	var got []string
+	for _, p := range mustLoad(t, d).Problems {
+		got = append(got, p.Name+" "+p.Message)
+	}
+	want := `AddressSet s16 is not in force: correct it`
+	if len(got) != 9 || !strings.HasPrefix(got[0], "s17 is one of 17 levels of sets, s17 -> s16 -> ") || !strings.HasSuffix(got[0], "-> s01: want at most 16: include the last ones directly") ||
+		got[1] != strings.Replace("s18 "+want, "s16", "s17", 1) {
+		t.Errorf("25 levels: %q", got)
+	}
+	if s, _ := newDir(t, good().with("sets.yaml", levels(16), "byname.yaml", edit(edit(byNames, "front", "s16"), "back", "s01"))); len(mustLoad(t, s).Problems) > 0 {
+		t.Errorf("16 levels: %v", mustLoad(t, s).Problems)
+	}
+	// The one that makes the chain too long, when it is not the first.
+	deep := good().with("sets.yaml", levels(16), "byname.yaml", edit(edit(byNames, "front", "s16"), "back", "s01"))
+	d, dir := newDir(t, deep)
+	mustLoad(t, d)
+	deep.with("sets.yaml", strings.Replace(levels(16), `addresses: ["1.1.1.1"]`, "includes: [s00]", 1), "more.yaml", set("s00", "")).put(t, dir)
+	if got := problems(mustLoad(t, d), dir); !strings.Contains(got, "AddressSet s01: spec.includes: is one of 17 levels of sets, s16 -> s15") || !strings.Contains(got, "(the last good version stays in force)") {
+		t.Errorf("one more below 16 levels: %s", got)
+	}
+}
+
+// TestLastGoodSets: what is in force of sets stays when it is to become something that
+// cannot be, and a set stays while it is named.
+func TestLastGoodSets(t *testing.T) {
+	const front, back = "[10.0.0.1-10.0.0.10 10.1.0.0/16 fd00::/64]", "[10.0.0.10 10.1.0.0/16]"
+	kept := " (the last good version stays in force)\n"
+	for _, c := range []struct {
+		name        string
+		state       state
+		front, back string // the lists that are in force then; "" is that no rule names it
+		want        string
+	}{
+		{"a bad address", withSets("back.yaml", set("back", "addresses: [x]")), front, back,
+			`back.yaml:4: AddressSet back: spec.addresses[0]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1` + kept},
+		{"a set removed that a rule names", withSets("back.yaml", ""), front, back,
+			"back.yaml: AddressSet back: is gone, but AddressSet front includes it: take it out there first, or put the set back" + kept},
+		{"a set removed that only a rule names", withSets("front.yaml", ""), front, back,
+			"front.yaml: AddressSet front: is gone, but rule 7 of FirewallPolicy byname names it: take it out there first, or put the set back" + kept},
+		{"sets removed with what names them", withSets("front.yaml", "", "back.yaml", "", "byname.yaml", ""), "", "", ""},
+		{"a set removed that is not included any more", withSets("front.yaml", set("front", "addresses: [1.1.1.1]"), "back.yaml", "",
+			"byname.yaml", edit(byNames, "back}", "front}")), "[1.1.1.1]", "", ""},
+		{"a set removed with a policy that is refused", withSets("front.yaml", "", "byname.yaml",
+			edit(edit(byNames, "front}", "back}"), "vlan100", "vlan999")), front, back,
+			`byname.yaml:6: FirewallPolicy byname: spec.appliedTo[0].network: VLANNetwork "vlan999" does not exist: want one of vlan100, vlan200, or make it` + kept +
+				"front.yaml: AddressSet front: is gone, but rule 7 of FirewallPolicy byname names it: take it out there first, or put the set back" + kept},
+		{"a circle", withSets("back.yaml", set("back", "includes: [front]")), front, back,
+			"back.yaml:4: AddressSet back: spec.includes: goes in a circle: back -> front -> back: take one of these includes out" + kept},
+		{"a rule that names a set that is not there", withSets("byname.yaml", edit(byNames, "back}", "nobody}")), front, back,
+			`byname.yaml:8: FirewallPolicy byname: spec.rules[0].destinations: rule 7: AddressSet "nobody" does not exist: want one of back, front, unused, or make it` + kept},
+		{"a set emptied", withSets("back.yaml", set("back", "")), "[10.0.0.1-10.0.0.9 fd00::/64]", "[]", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d, dir := newDir(t, withSets())
+			mustLoad(t, d)
+			c.state.put(t, dir)
+			s := mustLoad(t, d)
+			lists := s.PolicySet("vlan100", PodRef{}).Lists
+			text := func(name string) string {
+				list, ok := lists[name]
+				if !ok {
+					return ""
+				}
+				return fmt.Sprint(list)
+			}
+			if text("front") != c.front || text("back") != c.back {
+				t.Errorf("in force: front %s, back %s; want %s, %s", text("front"), text("back"), c.front, c.back)
+			}
+			if got := problems(s, dir); got != c.want {
+				t.Errorf("problems\n got:\n%swant:\n%s", got, c.want)
+			}
+			withSets().put(t, dir)
+			if s := mustLoad(t, d); len(s.Problems) > 0 || fmt.Sprint(s.lists["front"].ranges) != front {
+				t.Errorf("after repair: %v", s.Problems)
+			}
+		})
+	}
+}

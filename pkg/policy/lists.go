@@ -1,0 +1,111 @@
+package policy
+
+import (
+	"maps"
+	"slices"
+	"unsafe"
+)
+
+// MergeRanges gives the same addresses as ranges that are sorted, IPv4 first, and
+// neither overlap nor touch. It may change list, and returns a part of it.
+func MergeRanges(list []AddrRange) []AddrRange {
+	slices.SortFunc(list, func(a, b AddrRange) int { return a.First.Compare(b.First) })
+	out := list[:0]
+	for _, r := range list {
+		if n := len(out); n > 0 && joins(out[n-1], r) {
+			if out[n-1].Last.Less(r.Last) {
+				out[n-1].Last = r.Last
+			}
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// joins says whether b, which begins no lower than a, overlaps or follows it.
+func joins(a, b AddrRange) bool {
+	if a.First.BitLen() != b.First.BitLen() {
+		return false
+	}
+	next := a.Last.Next()
+	return !next.IsValid() || b.First.Compare(next) <= 0
+}
+
+// Flat gives the rule with the addresses of the address sets that it names among its
+// own, and no names: it matches what the rule matches in s.
+func (s *Set) Flat(r Rule) Rule {
+	r.Sources, r.SourceSets = s.flat(r.Sources, r.SourceSets), nil
+	r.Destinations, r.DestinationSets = s.flat(r.Destinations, r.DestinationSets), nil
+	return r
+}
+
+func (s *Set) flat(list []AddrRange, sets []string) []AddrRange {
+	if sets == nil {
+		return list
+	}
+	out := append([]AddrRange{}, list...)
+	for _, name := range sets {
+		out = append(out, s.Lists[name]...)
+	}
+	return out
+}
+
+// ListID tells lists of addresses apart by where they are: equal IDs are equal lists.
+// It is valid while the list is used.
+type ListID struct {
+	at *AddrRange
+	n  int
+}
+
+// IDOf is the list's ID.
+func IDOf(list []AddrRange) ListID { return ListID{unsafe.SliceData(list), len(list)} }
+
+// StoredSets are sets as JSON keeps them: each list once, however many sets share it.
+type StoredSets struct {
+	Sets  map[string]Set            `json:"sets"`            // by ID
+	Lists [][]AddrRange             `json:"lists,omitempty"` // what Uses has numbers of
+	Uses  map[string]map[string]int `json:"uses,omitempty"`  // by set and name
+}
+
+// Store packs sets.
+func Store(sets map[string]Set) StoredSets {
+	out := StoredSets{Sets: sets, Uses: map[string]map[string]int{}}
+	numbers := map[ListID]int{}
+	for _, id := range slices.Sorted(maps.Keys(sets)) {
+		lists := sets[id].Lists
+		if len(lists) == 0 {
+			continue
+		}
+		out.Uses[id] = map[string]int{}
+		for _, name := range slices.Sorted(maps.Keys(lists)) {
+			n, ok := numbers[IDOf(lists[name])]
+			if !ok {
+				n = len(out.Lists)
+				numbers[IDOf(lists[name])] = n
+				out.Lists = append(out.Lists, lists[name])
+			}
+			out.Uses[id][name] = n
+		}
+	}
+	return out
+}
+
+// Load unpacks what [Store] packed. A number that no list has stands for no list.
+func (s StoredSets) Load() map[string]Set {
+	out := maps.Clone(s.Sets)
+	for id, uses := range s.Uses {
+		set, ok := out[id]
+		if !ok {
+			continue
+		}
+		set.Lists = map[string][]AddrRange{}
+		for name, n := range uses {
+			if n >= 0 && n < len(s.Lists) {
+				set.Lists[name] = s.Lists[n]
+			}
+		}
+		out[id] = set
+	}
+	return out
+}

@@ -1,0 +1,117 @@
+package policy
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+)
+
+func rangesOf(texts ...string) []AddrRange {
+	out := []AddrRange{}
+	for _, t := range texts {
+		r, err := ParseAddrRange(t)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func TestMergeRanges(t *testing.T) {
+	for _, c := range []struct{ in, want []AddrRange }{
+		{nil, nil},
+		{rangesOf("10.0.0.2", "10.0.0.1"), rangesOf("10.0.0.1-10.0.0.2")},
+		{rangesOf("10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "13.0.0.1"), rangesOf("10.0.0.0/7", "13.0.0.1")},
+		{rangesOf("::/0", "255.255.255.255", "0.0.0.0/0", "ffff::"), rangesOf("0.0.0.0/0", "::/0")},
+		{rangesOf("255.255.255.255", "::"), rangesOf("255.255.255.255", "::")}, // families do not touch
+		{rangesOf("10.0.0.9", "10.0.0.9", "10.0.0.11"), rangesOf("10.0.0.9", "10.0.0.11")},
+	} {
+		if got := MergeRanges(slices.Clone(c.in)); !slices.Equal(got, c.want) {
+			t.Errorf("%v: got %v, want %v", c.in, got, c.want)
+		}
+	}
+	for range 200 {
+		var in []AddrRange
+		for range rand.IntN(12) {
+			first := byte(rand.IntN(250))
+			in = append(in, AddrRange{netip.AddrFrom4([4]byte{0, 0, 0, first}), netip.AddrFrom4([4]byte{0, 0, 0, first + byte(rand.IntN(6))})})
+		}
+		out := MergeRanges(slices.Clone(in))
+		for i := range 256 {
+			a := netip.AddrFrom4([4]byte{0, 0, 0, byte(i)})
+			has := func(list []AddrRange) bool {
+				return slices.ContainsFunc(list, func(r AddrRange) bool { return r.Contains(a) })
+			}
+			if has(in) != has(out) {
+				t.Fatalf("%v of %v became %v", a, in, out)
+			}
+		}
+		for i := 1; i < len(out); i++ {
+			if out[i].First.Compare(out[i-1].Last.Next()) <= 0 {
+				t.Fatalf("%v became %v, which touch", in, out)
+			}
+		}
+	}
+}
+
+// A side of a rule is Any only if it has neither addresses nor sets; a set without
+// addresses matches nobody, nor what is not IP.
+func TestMatchesSets(t *testing.T) {
+	s := Set{Lists: map[string][]AddrRange{"a": rangesOf("10.0.0.1"), "b": rangesOf("10.0.0.2"), "none": {}}}
+	in := func(src string) Packet { return Packet{Direction: In, IP: true, Src: netip.MustParseAddr(src)} }
+	for name, c := range map[string]struct {
+		rule Rule
+		pkt  Packet
+		want bool
+	}{
+		"own":              {Rule{Sources: rangesOf("10.0.0.9"), SourceSets: []string{"a"}}, in("10.0.0.9"), true},
+		"of a set":         {Rule{Sources: rangesOf("10.0.0.9"), SourceSets: []string{"a"}}, in("10.0.0.1"), true},
+		"of the second":    {Rule{SourceSets: []string{"a", "b"}}, in("10.0.0.2"), true},
+		"of none":          {Rule{SourceSets: []string{"a", "b"}}, in("10.0.0.3"), false},
+		"an empty set":     {Rule{SourceSets: []string{"none"}}, in("10.0.0.1"), false},
+		"nobody and a set": {Rule{Sources: rangesOf(), SourceSets: []string{"a"}}, in("10.0.0.1"), true},
+		"no IP":            {Rule{SourceSets: []string{"a"}}, Packet{Direction: In}, false},
+		"destinations":     {Rule{DestinationSets: []string{"a"}}, Packet{Direction: In, IP: true, Dst: netip.MustParseAddr("::ffff:10.0.0.1")}, true},
+	} {
+		c.rule.Directions = InOut
+		flat := s.Flat(c.rule)
+		if got := s.Matches(&c.rule, c.pkt); got != c.want || s.Matches(&flat, c.pkt) != c.want || flat.SourceSets != nil {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// A list that sets share is stored once, and is one again afterwards.
+func TestStoredSets(t *testing.T) {
+	shared := rangesOf("10.0.0.0/8", "fd00::1")
+	sets := map[string]Set{
+		"a": {Network: "a", Default: Allow, Lists: map[string][]AddrRange{"x": shared, "y": rangesOf("1.1.1.1")}},
+		"b": {Network: "b", Lists: map[string][]AddrRange{"x": shared}},
+		"c": {Network: "c"},
+	}
+	stored := Store(sets)
+	if len(stored.Lists) != 2 {
+		t.Errorf("%d lists are stored", len(stored.Lists))
+	}
+	text, err := json.Marshal(stored)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read StoredSets
+	if err := json.Unmarshal(text, &read); err != nil {
+		t.Fatal(err)
+	}
+	got := read.Load()
+	if !reflect.DeepEqual(got, sets) || IDOf(got["a"].Lists["x"]) != IDOf(got["b"].Lists["x"]) {
+		t.Errorf("got %+v\nof %s", got, text)
+	}
+	read.Uses["b"]["x"], read.Uses["gone"] = 9, map[string]int{"x": 0}
+	if got := fmt.Sprint(read.Load()["b"].Lists); got != "map[]" {
+		t.Errorf("a number that no list has: %s", got)
+	}
+}
