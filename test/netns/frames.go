@@ -96,40 +96,38 @@ func (s *Space) rawSocket() (fd int, err error) {
 	return fd, err
 }
 
-// ifIndex asks a socket's namespace for an interface.
-func ifIndex(fd int, name string) (int, error) {
-	req, err := unix.NewIfreq(name)
-	if err == nil {
-		err = unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, req)
-	}
+// ifIndex asks the namespace for an interface. By netlink: for each ioctl about one
+// that is not there the kernel runs modprobe.
+func (s *Space) ifIndex(name string) (int, error) {
+	link, err := s.Link.LinkByName(name)
 	if err != nil {
 		return 0, fmt.Errorf("interface %s: %w", name, err)
 	}
-	return int(req.Uint32()), nil
+	return link.Attrs().Index, nil
 }
 
 // Sender puts frames on the wire of interfaces that may come and go.
 type Sender struct {
-	fd   int
-	name string
+	fd    int
+	space *Space
 }
 
 // Sender opens a way out of the namespace; Close ends it.
 func (s *Space) Sender() (*Sender, error) {
 	fd, err := s.rawSocket()
-	return &Sender{fd, s.Name}, err
+	return &Sender{fd, s}, err
 }
 
 // Send puts frames on the wire of an interface, as they are.
 func (s *Sender) Send(ifName string, frame []byte, count int) error {
-	index, err := ifIndex(s.fd, ifName)
+	index, err := s.space.ifIndex(ifName)
 	for range count {
 		if err == nil {
 			err = unix.Sendto(s.fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index})
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%s: send on %s: %w", s.name, ifName, err)
+		return fmt.Errorf("%s: send on %s: %w", s.space.Name, ifName, err)
 	}
 	return nil
 }
@@ -161,7 +159,7 @@ func (s *Space) Sniff(ifName string) (*Sniffer, error) {
 	if err != nil {
 		return nil, err
 	}
-	index, err := ifIndex(fd, ifName)
+	index, err := s.ifIndex(ifName)
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: index, Protocol: bits.ReverseBytes16(unix.ETH_P_ALL)})
 	}
