@@ -69,6 +69,10 @@ for p in "${pkgs[@]}"; do
 	if [ "$p" = test/netns ]; then lab+=("$p"); else node+=("$p"); fi
 done
 
+# A VM and what watches it are a process group, which ends with this script.
+set -m
+trap 'for group in $(jobs -p); do kill -- "-$group" 2>/dev/null || true; done' EXIT
+trap 'exit 130' INT TERM
 code=0 running=0 slots=$(nproc)
 start() {
 	if [ $running -eq $slots ]; then
