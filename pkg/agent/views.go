@@ -294,7 +294,7 @@ func ruleView(r policy.Rule, h Hits) wire.Rule {
 	if r.Disabled {
 		v.State = string(v1alpha1.RuleDisabled)
 	}
-	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets), peerTexts(r.Destinations, r.DestinationSets)
+	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations)
 	for _, s := range r.Services {
 		v.Services = append(v.Services, s.String())
 	}
@@ -302,7 +302,7 @@ func ruleView(r policy.Rule, h Hits) wire.Rule {
 }
 
 // peerTexts gives the peers of one side of a rule; nil is Any.
-func peerTexts(ranges []policy.AddrRange, sets []string) []string {
+func peerTexts(ranges []policy.AddrRange, sets []string, not bool) []string {
 	var out []string
 	for _, s := range sets {
 		out = append(out, v1alpha1.KindAddressSet+" "+s)
@@ -312,6 +312,9 @@ func peerTexts(ranges []policy.AddrRange, sets []string) []string {
 	}
 	if ranges != nil && out == nil {
 		return []string{"nobody now"} // VMs whose address is not known
+	}
+	if not && out != nil {
+		out[0] = "all but " + out[0]
 	}
 	return out
 }

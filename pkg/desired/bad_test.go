@@ -320,6 +320,10 @@ policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Unsupported value: "Off
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: Forbidden: is enforced with --source kube alone: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: Forbidden: this version does not enforce this field: leave it out
 `},
+		{name: "excluded without peers", content: badRule(`id: 7, action: Drop, sourcesExcluded: true, destinations: [{any: true}], destinationsExcluded: true`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].destinationsExcluded: Invalid value: true: the rule would match nothing: want destinations other than any, or leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sourcesExcluded: Invalid value: true: the rule would match nothing: want sources other than any, or leave it out
+`},
 		{name: "services not enforced", content: badRule(`id: 7, action: Drop, services: [{serviceSet: web}, {protocol: TCP, sourcePorts: "1"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].serviceSet: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: Forbidden: this version does not enforce this field: leave it out
@@ -348,7 +352,7 @@ policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: a
 `},
 		{name: "unknown keys", content: badRule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, ports, types, any, sourcePorts, serviceSet
-policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, services, log, logLabel, state
+policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, sourcesExcluded, destinationsExcluded, services, log, logLabel, state
 `},
 	} {
 		c.file = "policy.yaml"

@@ -110,6 +110,8 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 			SourceSets:      setsOf(r.Sources),
 			Destinations:    peers(&errs, r.Destinations),
 			DestinationSets: setsOf(r.Destinations),
+			NotSources:      r.SourcesExcluded,
+			NotDestinations: r.DestinationsExcluded,
 			Services:        services(&errs, r.Services),
 			Disabled:        r.State == v1alpha1.RuleDisabled,
 		})

@@ -502,10 +502,11 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		if !fill(&o) {
 			return d
 		}
+		excluded := v1alpha1.ExcludedVMs(&o.Spec)
 		peers, wrong := takeVMPeers(&o.Spec)
 		p, errs := FromPolicy(&o)
 		d.vms, d.value = peers, p
-		d.failAll(append(wrong, errs...))
+		d.failAll(slices.Concat(excluded, wrong, errs))
 	case v1alpha1.KindAddressSet:
 		var o v1alpha1.AddressSet
 		if !fill(&o) {

@@ -192,6 +192,15 @@ func TestJudgeCountsRules(t *testing.T) {
 	}
 }
 
+// A VM whose address may be unknown is not excluded by label.
+func TestExcludedVMs(t *testing.T) {
+	d := decodeObject(fromYAML(t, "FirewallPolicy", "p", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Allow,
+		sources: [{ip: 1.1.1.1}, {vm: {}}], sourcesExcluded: true, destinations: [{vm: {}}]}]}`))
+	if got := fmt.Sprint(d.problems); d.value != nil || got != "[: FirewallPolicy p: spec.rules[0].sources[1].vm: Forbidden: a VM whose address is not known would not be excluded: name it by ip, or take it out]" {
+		t.Errorf("%v, %s", d.value, got)
+	}
+}
+
 // TestVMPeers: addresses take the places of labels, and nothing else changes.
 func TestVMPeers(t *testing.T) {
 	holders := []holder{

@@ -20,8 +20,8 @@ func Evaluate(set *Set, p Packet) Verdict {
 // Matches says whether one of the set's rules alone would decide about p.
 func (s *Set) Matches(r *Rule, p Packet) bool {
 	return !r.Disabled && r.Directions.Has(p.Direction) &&
-		(r.AnySource() || p.IP && s.holds(r.Sources, r.SourceSets, p.Src)) &&
-		(r.AnyDestination() || p.IP && s.holds(r.Destinations, r.DestinationSets, p.Dst)) &&
+		(r.AnySource() || p.IP && s.holds(r.Sources, r.SourceSets, p.Src) != r.NotSources) &&
+		(r.AnyDestination() || p.IP && s.holds(r.Destinations, r.DestinationSets, p.Dst) != r.NotDestinations) &&
 		matchesService(r.Services, p)
 }
 

@@ -69,14 +69,19 @@ func TestMatchesSets(t *testing.T) {
 		pkt  Packet
 		want bool
 	}{
-		"own":              {Rule{Sources: rangesOf("10.0.0.9"), SourceSets: []string{"a"}}, in("10.0.0.9"), true},
-		"of a set":         {Rule{Sources: rangesOf("10.0.0.9"), SourceSets: []string{"a"}}, in("10.0.0.1"), true},
-		"of the second":    {Rule{SourceSets: []string{"a", "b"}}, in("10.0.0.2"), true},
-		"of none":          {Rule{SourceSets: []string{"a", "b"}}, in("10.0.0.3"), false},
-		"an empty set":     {Rule{SourceSets: []string{"none"}}, in("10.0.0.1"), false},
-		"nobody and a set": {Rule{Sources: rangesOf(), SourceSets: []string{"a"}}, in("10.0.0.1"), true},
-		"no IP":            {Rule{SourceSets: []string{"a"}}, Packet{Direction: In}, false},
-		"destinations":     {Rule{DestinationSets: []string{"a"}}, Packet{Direction: In, IP: true, Dst: netip.MustParseAddr("::ffff:10.0.0.1")}, true},
+		"own":                 {Rule{Sources: rangesOf("10.0.0.9"), SourceSets: []string{"a"}}, in("10.0.0.9"), true},
+		"of a set":            {Rule{Sources: rangesOf("10.0.0.9"), SourceSets: []string{"a"}}, in("10.0.0.1"), true},
+		"of the second":       {Rule{SourceSets: []string{"a", "b"}}, in("10.0.0.2"), true},
+		"of none":             {Rule{SourceSets: []string{"a", "b"}}, in("10.0.0.3"), false},
+		"an empty set":        {Rule{SourceSets: []string{"none"}}, in("10.0.0.1"), false},
+		"nobody and a set":    {Rule{Sources: rangesOf(), SourceSets: []string{"a"}}, in("10.0.0.1"), true},
+		"all but":             {Rule{SourceSets: []string{"a"}, NotSources: true}, in("10.0.0.2"), true},
+		"all but this":        {Rule{SourceSets: []string{"a"}, NotSources: true}, in("10.0.0.1"), false},
+		"of the other family": {Rule{SourceSets: []string{"a"}, NotSources: true}, in("fd00::1"), true},
+		"all but nobody":      {Rule{SourceSets: []string{"none"}, NotSources: true}, in("10.0.0.1"), true},
+		"all but, no IP":      {Rule{SourceSets: []string{"a"}, NotSources: true}, Packet{Direction: In}, false},
+		"no IP":               {Rule{SourceSets: []string{"a"}}, Packet{Direction: In}, false},
+		"destinations":        {Rule{DestinationSets: []string{"a"}}, Packet{Direction: In, IP: true, Dst: netip.MustParseAddr("::ffff:10.0.0.1")}, true},
 	} {
 		c.rule.Directions = InOut
 		flat := s.Flat(c.rule)

@@ -93,6 +93,11 @@ type Rule struct {
 	// SourceSets and DestinationSets are keys of the Lists of the rule's Set.
 	SourceSets      []string `json:",omitempty"`
 	DestinationSets []string `json:",omitempty"`
+	// NotSources and NotDestinations turn a side round: every address matches that is
+	// not among its peers, of either family. What is not IP has none, and matches not.
+	// It means nothing where the peers are Any.
+	NotSources      bool `json:",omitempty"`
+	NotDestinations bool `json:",omitempty"`
 	// Implied: nobody wrote the rule; it says for some packets what a default says for
 	// all. It decides as any other.
 	Implied bool `json:",omitempty"`

@@ -152,6 +152,16 @@ type FirewallRule struct {
 	// +listType=atomic
 	Destinations []Peer `json:"destinations,omitempty"`
 
+	// SourcesExcluded, if true, turns sources round: every address of either family
+	// matches but those. Frames that are not IP do not match. Sources must be there
+	// then, and cannot be any or vm.
+	// +optional
+	SourcesExcluded bool `json:"sourcesExcluded,omitempty"`
+
+	// DestinationsExcluded is the same for destinations.
+	// +optional
+	DestinationsExcluded bool `json:"destinationsExcluded,omitempty"`
+
 	// Services, one of which must be the packet's. Absent is Any.
 	// +optional
 	// +kubebuilder:validation:MaxItems=64

@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -101,6 +102,8 @@ func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
 		DirectionIn, DirectionOut, DirectionInOut)...)
 	errs = append(errs, validatePeers(path.Child("sources"), r.Sources)...)
 	errs = append(errs, validatePeers(path.Child("destinations"), r.Destinations)...)
+	errs = append(errs, validateExcluded(path, "sources", r.SourcesExcluded, r.Sources)...)
+	errs = append(errs, validateExcluded(path, "destinations", r.DestinationsExcluded, r.Destinations)...)
 	errs = append(errs, validateServices(path.Child("services"), r.Services)...)
 	if r.Log {
 		errs = append(errs, notEnforced(path.Child("log")))
@@ -154,6 +157,38 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 			errs = append(errs, alone(at, len(peers))...)
 		}
 		errs = append(errs, exactlyOne(at, set, "ip, cidr, range, addressSet and any: true")...)
+	}
+	return errs
+}
+
+// validateExcluded checks peers that are turned round.
+func validateExcluded(path *field.Path, side string, excluded bool, peers []Peer) field.ErrorList {
+	if !excluded {
+		return nil
+	}
+	if peers == nil || slices.ContainsFunc(peers, func(p Peer) bool { return p.Any }) {
+		return field.ErrorList{field.Invalid(path.Child(side+"Excluded"), true,
+			fmt.Sprintf("the rule would match nothing: want %s other than any, or leave it out", side))}
+	}
+	return nil
+}
+
+// ExcludedVMs refuses peers by label that are turned round: a VM whose address nobody
+// knows would match then.
+func ExcludedVMs(spec *FirewallPolicySpec) field.ErrorList {
+	var errs field.ErrorList
+	check := func(at *field.Path, excluded bool, peers []Peer) {
+		for i, p := range peers {
+			if excluded && p.VM != nil {
+				errs = append(errs, field.Forbidden(at.Index(i).Child("vm"),
+					"a VM whose address is not known would not be excluded: name it by ip, or take it out"))
+			}
+		}
+	}
+	for i := range spec.Rules {
+		r, at := &spec.Rules[i], field.NewPath("spec", "rules").Index(i)
+		check(at.Child("sources"), r.SourcesExcluded, r.Sources)
+		check(at.Child("destinations"), r.DestinationsExcluded, r.Destinations)
 	}
 	return errs
 }

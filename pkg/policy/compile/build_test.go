@@ -119,6 +119,8 @@ func TestBuildRefusesTooManyRows(t *testing.T) {
 				}
 			}
 		}
+		// The first is a named one: people are told which they are.
+		set.Lists, set.Rules[0].SourceSets, set.Rules[0].Sources = map[string][]policy.AddrRange{"odd": set.Rules[0].Sources}, []string{"odd"}, nil
 		sets := []policy.Set{set, {Network: "good"}}
 		counters, err := compile.Allocate(nil, sets)
 		if err != nil {
@@ -127,7 +129,8 @@ func TestBuildRefusesTooManyRows(t *testing.T) {
 		_, err = compile.Build(compile.Input{Sets: sets, Counters: counters})
 		var refused *compile.RefusedError
 		if !errors.As(err, &refused) || len(refused.Networks) != 1 || refused.Networks[0].Network != "bad" ||
-			!strings.Contains(err.Error(), fmt.Sprintf("its %d rules need more than the %d different rows", c.rules, c.most)) {
+			!strings.Contains(err.Error(), fmt.Sprintf("its %d rules need more than the %d different rows", c.rules, c.most)) ||
+			!strings.Contains(err.Error(), fmt.Sprintf(`the most overlap has address set "odd" (%d combinations), the addresses of rule web/1 (`, c.addresses/2)) {
 			t.Errorf("%d rules: got %v", c.rules, err)
 		}
 	}

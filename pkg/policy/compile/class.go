@@ -1,9 +1,13 @@
 package compile
 
 import (
+	"cmp"
 	"encoding/binary"
+	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -13,20 +17,22 @@ type peerLists struct {
 	index map[string]int        // by content
 	known map[policy.ListID]int // by place: those of address sets, which many rules share
 	spans [][]span
+	names []string // what people know them by: where they were met first
 }
 
 // side gives the numbers of the lists of one side of a rule: its own one, and those
 // of the address sets that it names.
-func (l *peerLists) side(list []policy.AddrRange, names []string, lists map[string][]policy.AddrRange) side {
+func (l *peerLists) side(rule policy.RuleKey, list []policy.AddrRange, names []string, not bool, lists map[string][]policy.AddrRange) side {
 	s := side{any: list == nil && names == nil}
+	s.not = not && !s.any
 	if len(list) > 0 {
-		s.lists = append(s.lists, l.number(list))
+		s.lists = append(s.lists, l.number(list, func() string { return fmt.Sprintf("the addresses of rule %v", rule) }))
 	}
 	for _, name := range names {
 		id := policy.IDOf(lists[name])
 		n, ok := l.known[id]
 		if !ok {
-			n = l.number(lists[name])
+			n = l.number(lists[name], func() string { return fmt.Sprintf("address set %q", name) })
 			l.known[id] = n
 		}
 		s.lists = append(s.lists, n)
@@ -34,7 +40,7 @@ func (l *peerLists) side(list []policy.AddrRange, names []string, lists map[stri
 	return s
 }
 
-func (l *peerLists) number(list []policy.AddrRange) int {
+func (l *peerLists) number(list []policy.AddrRange, name func() string) int {
 	spans := normalize(list)
 	key := make([]byte, 0, 33*len(spans))
 	for _, s := range spans {
@@ -52,6 +58,7 @@ func (l *peerLists) number(list []policy.AddrRange) int {
 		n = len(l.spans)
 		l.index[string(key)] = n
 		l.spans = append(l.spans, spans)
+		l.names = append(l.names, name())
 	}
 	return n
 }
@@ -100,6 +107,30 @@ func (m *memberships) with(set, list uint32) uint32 {
 	}
 	m.sums[key] = n
 	return n
+}
+
+// busiest names the lists of some rules that are in the most classes, at most three:
+// where too many rows come from, it is these that overlap.
+func (c *compiler) busiest(rules []peers) string {
+	in := map[uint32]int{} // classes, by list
+	for i := range rules {
+		for _, n := range slices.Concat(rules[i].src.lists, rules[i].dst.lists) {
+			in[uint32(n)] = 0
+		}
+	}
+	for _, set := range c.classes.setOf {
+		for ; set != 0; set = c.classes.sets[set].from {
+			if n, ok := in[c.classes.sets[set].list]; ok {
+				in[c.classes.sets[set].list] = n + 1
+			}
+		}
+	}
+	most := slices.SortedFunc(maps.Keys(in), func(a, b uint32) int { return cmp.Or(cmp.Compare(in[b], in[a]), cmp.Compare(a, b)) })
+	var out []string
+	for _, n := range most[:min(3, len(most))] {
+		out = append(out, fmt.Sprintf("%s (%d combinations)", c.names[n], in[n]))
+	}
+	return strings.Join(out, ", ")
 }
 
 // classes is the address table and what it means.

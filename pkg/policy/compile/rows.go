@@ -13,14 +13,20 @@ import (
 type row []uint64
 
 func (r row) flip(rule int) { r[rule/64] ^= 1 << (rule % 64) }
-func (r row) set(rule int)  { r[rule/64] |= 1 << (rule % 64) }
+func (r row) put(rule int, on bool) {
+	if on {
+		r[rule/64] |= 1 << (rule % 64)
+	} else {
+		r[rule/64] &^= 1 << (rule % 64)
+	}
+}
 
 // rowWhere is the row of the rules for which is holds.
 func rowWhere(rules []policy.Rule, is func(*policy.Rule) bool) row {
 	r := make(row, wordsFor(len(rules)))
 	for i := range rules {
 		if is(&rules[i]) {
-			r.set(i)
+			r.put(i, true)
 		}
 	}
 	return r
@@ -60,16 +66,17 @@ func (t *rowTable) number(r row) uint32 {
 type peers struct{ src, dst side }
 
 // side has the numbers of one side's lists in [peerLists]: an address that any of them
-// holds matches.
+// holds matches, or, if not is set, does not.
 type side struct {
-	any   bool
-	lists []int
+	any, not bool
+	lists    []int
 }
 
 // compiler holds what the policies of a node share.
 type compiler struct {
 	counters Counters
 	classes  classes
+	names    []string // of lists
 	// Memory for one side of one policy: by list, the rules that name it (empty between
 	// uses), and by set, the number of its row + 1, where it is known.
 	naming [][]uint16
@@ -80,7 +87,8 @@ type compiler struct {
 //
 // Row 0 has the rules whose sources and destinations are both Any: the only
 // ones for frames without addresses, and what both sides of a class past the
-// class tables read. The tables end where all further classes read row 0.
+// class tables read. The tables end where all further classes read row 0. Class 0,
+// of addresses that no list holds, is in them: rules that are turned round match it.
 func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
 	words := wordsFor(len(set.Rules))
 	t := newRowTable(rowsFor(words))
@@ -106,8 +114,8 @@ func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
 	index, chunks := serviceTables(t, set.Rules, noService)
 	if t.full {
 		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
-			"name fewer overlapping address lists, or split the rules among networks with appliedTo",
-			len(set.Rules), t.most)
+			"name fewer overlapping address lists, or split the rules among networks with appliedTo; the most overlap has %s",
+			len(set.Rules), t.most, c.busiest(rules))
 	}
 
 	w := pageWriter{pages: make([]Page, 1)}
@@ -132,19 +140,19 @@ func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
 }
 
 // classRows gives each class its row number on one side: the rules for which
-// that side is Any, and those of which a list holds the class.
+// that side is Any, and those of which a list holds the class; of those that are turned
+// round, the ones of which none does.
 func (c *compiler) classRows(t *rowTable, rules []peers, of func(*peers) *side) []uint16 {
 	base := make(row, wordsFor(len(rules)))
 	for i := range rules {
 		s := of(&rules[i])
-		if s.any {
-			base.set(i)
-		}
+		base.put(i, s.any || s.not)
 		for _, n := range s.lists {
 			c.naming[n] = append(c.naming[n], uint16(i))
 		}
 	}
-	// A class has the row of one that it was made from, and the rules that name what was added.
+	// A class has the row of one that it was made from, and the rules that name what was
+	// added, or without them where they are turned round.
 	clear(c.rowOf)
 	c.rowOf[0] = t.number(base) + 1
 	out := make([]uint16, len(c.classes.setOf))
@@ -159,7 +167,7 @@ func (c *compiler) classRows(t *rowTable, rules []peers, of func(*peers) *side) 
 			copy(r, t.rows[n-1])
 			for at := set; at != known; at = c.classes.sets[at].from {
 				for _, rule := range c.naming[c.classes.sets[at].list] {
-					r.set(int(rule))
+					r.put(int(rule), !of(&rules[rule]).not)
 				}
 			}
 			n = t.number(r) + 1

@@ -95,6 +95,16 @@ func setBugs() []Bug {
 				}
 			}
 		}},
+		{Name: "sources are not turned round", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				s.Rules[i].NotSources = false
+			}
+		}},
+		{Name: "destinations are not turned round", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				s.Rules[i].NotDestinations = false
+			}
+		}},
 		{Name: "only the first address set of a rule counts", set: func(s *policy.Set) {
 			for i := range s.Rules {
 				if r := &s.Rules[i]; len(r.DestinationSets) > 1 {

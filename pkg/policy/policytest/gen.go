@@ -138,6 +138,7 @@ func (g *Gen) nameSets(r *policy.Rule, lists map[string][]policy.AddrRange) {
 	}
 	name(&r.Sources, &r.SourceSets)
 	name(&r.Destinations, &r.DestinationSets)
+	r.NotSources, r.NotDestinations = g.rnd.IntN(8) == 0, g.rnd.IntN(8) == 0
 }
 
 // rule makes one, mostly of one family: with both mixed freely, many rules match nothing.

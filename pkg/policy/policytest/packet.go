@@ -94,7 +94,7 @@ func (g *Gen) aim(r *policy.Rule) (policy.Packet, bool) {
 	for _, v4 := range g.families() {
 		p := g.ipPacket(v4)
 		p.Direction = g.direction(r.Directions)
-		ok := g.aimAddr(r.Sources, v4, &p.Src) && g.aimAddr(r.Destinations, v4, &p.Dst)
+		ok := g.aimAddr(r.Sources, r.NotSources, v4, &p.Src) && g.aimAddr(r.Destinations, r.NotDestinations, v4, &p.Dst)
 		if ok && r.Services != nil {
 			ok = len(r.Services) > 0
 			if ok {
@@ -127,10 +127,20 @@ func (g *Gen) direction(s policy.Directions) policy.Direction {
 	return policy.Out
 }
 
-// aimAddr moves a into one of the ranges of its family, if there are any.
-func (g *Gen) aimAddr(list []policy.AddrRange, v4 bool, a *netip.Addr) bool {
+// aimAddr moves a into one of the ranges of its family, if there are any; or, if not
+// is set, where none is.
+func (g *Gen) aimAddr(list []policy.AddrRange, not, v4 bool, a *netip.Addr) bool {
 	if list == nil {
 		return true
+	}
+	if not {
+		for range 20 {
+			*a = g.addr(v4)
+			if a.Is4() == v4 && !slices.ContainsFunc(list, func(r policy.AddrRange) bool { return r.Contains(*a) }) {
+				return true
+			}
+		}
+		return false
 	}
 	list = slices.DeleteFunc(slices.Clone(list), func(r policy.AddrRange) bool { return r.First.Is4() != v4 })
 	if len(list) == 0 {
