@@ -145,6 +145,9 @@ func views(tb testing.TB) map[string]any {
 				{ID: 1002, Action: "Drop", Direction: "In", Services: []string{"tcp/22"}, Packets: 9}}},
 			{Name: "ssh", Category: "Application", Order: 200}},
 			Defaults: []wire.DefaultHits{{Network: "legacy-100", Action: "Drop", Packets: 4}}},
+		wire.ViewVerdict: wire.Verdict{TypeMeta: meta("Verdict"), Key: key, Interface: "veth8f2c01", Pod: pod, State: attach.Active, Rules: "legacy-100", Network: "legacy-100",
+			Packet: "In, 10.0.0.9 -> 10.0.0.7, tcp/80", Action: "Allow", Policy: "web",
+			Rule: &wire.Rule{ID: 1001, Name: "old subnet", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24"}, Services: []string{"tcp/80"}, Packets: 3}},
 		wire.ViewDrops: wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
 			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: policy.ReasonMACSpoof.String(), Text: policy.ReasonMACSpoof.Text(), Packets: 3, Bytes: 180},
 			{Key: attach.Key{ContainerID: "f00d"}, Interface: "veth99", Direction: "In", Reason: policy.ReasonRuleDrop.String(), Text: policy.ReasonRuleDrop.Text(), Packets: 41}}},
@@ -158,6 +161,7 @@ func nouns() map[string][]string {
 		"PortList":   {"ports"},
 		"VLANList":   {"vlans"},
 		"PolicyList": {"policy", "list"},
+		"Verdict":    {"policy", "simulate", "veth8f2c01", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp"},
 		"DropList":   {"drops"},
 		"Versions":   {"version"},
 	}
@@ -240,6 +244,7 @@ func TestExitCodes(t *testing.T) {
 	s.Ready, s.Reasons = false, []string{"uplink eth1 is down"}
 	sick[wire.ViewStatus] = s
 	sick[wire.ViewPolicies] = &attach.Error{Kind: attach.InvalidConfig, Field: "name", Message: "no policy web"}
+	sick[wire.ViewVerdict] = attach.Invalid("packet.destination", "fd00::9 and 10.0.0.7 are not of one family", "want both IPv4")
 	sick[wire.ViewDrops] = &attach.Error{Kind: attach.Unavailable, Message: "counters cannot be read"}
 	sick[wire.ViewVLANs] = json.RawMessage(`{"items": 7}`)
 	ill := newAgent(t, sick)
@@ -264,7 +269,14 @@ func TestExitCodes(t *testing.T) {
 		{well, []string{"ports", "open", "c0ffee"}, 0, nil},
 		{well, []string{"ports", "release", "c0ffee"}, 1, []string{"port: Kubernetes says where"}},
 		{well, []string{"ports", "--wat"}, 2, []string{"--wat"}},
-		{well, []string{"policy"}, 2, []string{"list or show NAME"}},
+		{well, []string{"policy"}, 2, []string{"list, show NAME or simulate PORT"}},
+		{well, []string{"policy", "simulate", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp"}, 2, []string{"wants one PORT, got 0"}},
+		{well, []string{"policy", "simulate", "eth7", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp"}, 1, []string{`port "eth7": not attached`, "next: homeportctl ports"}},
+		{well, []string{"policy", "simulate", "c0ffee", "--to", "10.0.0.7:80/tcp"}, 2, []string{`--from "": want an address`, "next: homeportctl policy simulate --help"}},
+		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7"}, 2, []string{`--to "10.0.0.7": want an address, a port and a protocol`}},
+		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7/tcp"}, 2, []string{`--to "10.0.0.7/tcp": want`}},
+		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "ten/47"}, 2, []string{`--to "ten/47": want`}},
+		{ill, []string{"policy", "simulate", "c0ffee", "--from", "fd00::9", "--to", "10.0.0.7:80/tcp"}, 2, []string{"not of one family"}},
 		{well, []string{"policy", "delete"}, 2, []string{`"delete"`}},
 		{well, []string{"policy", "show"}, 2, []string{"one NAME"}},
 		{well, []string{"policy", "show", "a", "b"}, 2, []string{"one NAME, got 2"}},

@@ -68,23 +68,11 @@ func movePortCommand(o *options, verb wire.Verb, name, short string) *cobra.Comm
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			l, _, err := view[portList](c.Context(), o, wire.ViewRequest{What: wire.ViewPorts})
+			key, err := o.findPort(c.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			var found []attach.Key
-			for _, p := range l.Items {
-				if isPort(args[0], p.HostIfName, p.ContainerID, p.Pod) {
-					found = append(found, p.Key)
-				}
-			}
-			switch {
-			case len(found) == 0:
-				return &failure{exitFailed, fmt.Errorf("port %q: not attached on this node; next: %s ports", args[0], o.name)}
-			case len(found) > 1:
-				return &failure{exitFailed, fmt.Errorf("port %q: that is %d ports; name the host interface of one; next: %s ports", args[0], len(found), o.name)}
-			}
-			if _, err := o.call(c.Context(), verb, found[0]); err != nil {
+			if _, err := o.call(c.Context(), verb, key); err != nil {
 				var refused *attach.Error
 				if errors.As(err, &refused) {
 					return &failure{exitFailed, refused}
@@ -94,6 +82,27 @@ func movePortCommand(o *options, verb wire.Verb, name, short string) *cobra.Comm
 			return nil
 		},
 	}
+}
+
+// findPort is the one port that somebody means.
+func (o *options) findPort(ctx context.Context, name string) (attach.Key, error) {
+	l, _, err := view[portList](ctx, o, wire.ViewRequest{What: wire.ViewPorts})
+	if err != nil {
+		return attach.Key{}, err
+	}
+	var found []attach.Key
+	for _, p := range l.Items {
+		if isPort(name, p.HostIfName, p.ContainerID, p.Pod) {
+			found = append(found, p.Key)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return attach.Key{}, &failure{exitFailed, fmt.Errorf("port %q: not attached on this node; next: %s ports", name, o.name)}
+	case 1:
+		return found[0], nil
+	}
+	return attach.Key{}, &failure{exitFailed, fmt.Errorf("port %q: that is %d ports; name the host interface of one; next: %s ports", name, len(found), o.name)}
 }
 
 func vlansCommand(o *options) *cobra.Command {
@@ -116,12 +125,12 @@ func policyCommand(o *options) *cobra.Command {
 	group := &cobra.Command{
 		Use:     "policy",
 		Aliases: []string{"policies"},
-		Short:   "The firewall policies in force, with hits: policy list, policy show NAME",
+		Short:   "The firewall policies in force: policy list, show NAME, simulate PORT",
 		Args: func(c *cobra.Command, args []string) error {
 			if err := noArgs(c, args); err != nil {
 				return err
 			}
-			return errors.New("policy needs list or show NAME")
+			return errors.New("policy needs list, show NAME or simulate PORT")
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args refuses all
 	}
@@ -148,7 +157,7 @@ func policyCommand(o *options) *cobra.Command {
 		},
 		RunE: func(c *cobra.Command, args []string) error { return showPolicy(c.Context(), o, args[0]) },
 	}
-	group.AddCommand(list, one)
+	group.AddCommand(list, one, simulateCommand(o))
 	return group
 }
 

@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
@@ -154,6 +158,68 @@ func TestPolicyByLabel(t *testing.T) {
 	expect("at last", rec, dropped)
 	if len(l.world.refused) != 0 || l.world.lacksSet(l.table.list()) {
 		t.Errorf("refused %+v", l.world.refused)
+	}
+}
+
+// TestVerdict: what is said of a packet is what the port's program does with it.
+func TestVerdict(t *testing.T) {
+	l := newLive(t)
+	s, _ := snapshot(t)
+	to := func(id uint32, a policy.Action, ports ...uint16) policy.Rule {
+		return policy.Rule{Key: policy.RuleKey{Policy: "udp", ID: id}, Action: a, Directions: policy.OnlyOut,
+			Services: []policy.Service{{Protocol: policy.UDP, First: ports[0], Last: ports[1]}}}
+	}
+	s.Policies = []desired.Policy{{Name: "udp", Rank: 1, Rules: []policy.Rule{to(7, policy.Allow, 1, 500), to(8, policy.Drop, 400, 65535)}}}
+	l.follow(s)
+	rec := l.veth("veth1", 1)
+	l.openAs(rec)
+	key := rec.Key
+	ask := func(direction, from, to, service string) (wire.Verdict, error) {
+		v, err := l.view(t.Context(), &wire.ViewRequest{What: wire.ViewVerdict, Port: &key,
+			Packet: &wire.Packet{Direction: direction, Source: netip.MustParseAddr(from), Destination: netip.MustParseAddr(to), Service: service}})
+		out, _ := v.(wire.Verdict)
+		return out, err
+	}
+	before, err := ask("Out", "10.0.0.1", "10.0.0.2", "udp/1000")
+	l.must(err)
+	if l.sends(rec) != "RuleDrop" || before.Action != "Drop" || before.Rule == nil || before.Rule.ID != 8 || before.Policy != "udp" || before.State != attach.Active {
+		t.Errorf("what is dropped: %+v", before)
+	}
+	if after, err := ask("Out", "10.0.0.1", "10.0.0.2", "udp/1000"); err != nil || after.Rule.Packets != 1 || before.Rule.Packets != 0 {
+		t.Errorf("hits: %+v, %v", after.Rule, err)
+	}
+	for _, c := range []struct{ direction, to, service, want string }{
+		{"Out", "10.0.0.2", "udp/450", "Allow 7"},
+		{"Out", "10.0.0.2", "tcp/450", "Allow"},
+		{"In", "10.0.0.2", "udp/1000", "Allow"},
+		{"Out", "10.0.0.2", "protocol/17", "Allow"}, // as a fragment
+		{"Out", "10.0.0.2", "icmp/8", "Allow"},
+		{"Sideways", "10.0.0.2", "udp/1", "packet.direction"},
+		{"Out", "fd00::2", "udp/1", "packet.destination"},
+		{"Out", "10.0.0.2", "udp", "packet.service"},
+		{"Out", "10.0.0.2", "udp/1-2", "packet.service"},
+		{"Out", "10.0.0.2", "sctp/1", "packet.service"},
+		{"Out", "10.0.0.2", "protocol/256", "packet.service"},
+	} {
+		v, err := ask(c.direction, "10.0.0.1", c.to, c.service)
+		got := v.Action
+		if v.Rule != nil {
+			got += fmt.Sprint(" ", v.Rule.ID)
+		}
+		var refused *attach.Error
+		if errors.As(err, &refused) {
+			got = refused.Field
+		}
+		if got != c.want {
+			t.Errorf("%+v: got %s, %v", c, got, err)
+		}
+	}
+	key.ContainerID = "gone"
+	if _, err := ask("In", "10.0.0.1", "10.0.0.2", "udp/1"); err == nil || !strings.Contains(err.Error(), "not attached on this node") {
+		t.Errorf("a port that is not there: %v", err)
+	}
+	if _, err := l.view(t.Context(), &wire.ViewRequest{What: wire.ViewVerdict}); err == nil {
+		t.Error("without a port it answers")
 	}
 }
 

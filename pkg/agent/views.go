@@ -40,8 +40,10 @@ func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
 		return a.recentLog(), nil
 	case wire.ViewMetrics:
 		return a.metricsText()
+	case wire.ViewVerdict:
+		return a.verdict(req)
 	}
-	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log or metrics")
+	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log, metrics or verdict")
 }
 
 // nodeStatus tells the truth: ready means that the active policy is the desired

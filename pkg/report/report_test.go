@@ -137,6 +137,12 @@ func policyList() wire.PolicyList {
 	}
 }
 
+func verdict() wire.Verdict {
+	return wire.Verdict{TypeMeta: meta("Verdict"), Key: attach.Key{ContainerID: "c0ffee", IfName: "pod37a8eec1ce1"}, Interface: "veth8f2c01aa",
+		Pod: attach.Pod{Namespace: "shop", Name: "db"}, State: attach.Active, Rules: "legacy-100", Network: "legacy-100", Packet: "In, 10.0.0.9 -> 10.0.100.5, tcp/80",
+		Action: "Allow", Policy: "db", Rule: &policyList().Items[1].Rules[0]}
+}
+
 func dropList() wire.DropList {
 	drop := func(port, dir string, reason policy.Reason, n uint64) wire.Drop {
 		return wire.Drop{Key: attach.Key{ContainerID: "c0ffee", IfName: "pod37a8eec1ce1"}, Interface: port,
@@ -181,6 +187,14 @@ func cases(t *testing.T) map[string]func(Printer) error {
 				return p.Document(policyList())
 			}
 			return p.Policy(policyList().Items[1])
+		},
+		"verdict": func(p Printer) error {
+			if !p.Format.IsText() {
+				return p.Document(verdict())
+			}
+			v := verdict()
+			v.State, v.Rule, v.Policy, v.Action = attach.Quarantined, nil, "", "Drop"
+			return errors.Join(p.Verdict(verdict()), p.Verdict(v))
 		},
 		"drops":      func(p Printer) error { return p.Drops(dropList()) },
 		"drops-none": func(p Printer) error { return p.Drops(wire.DropList{TypeMeta: meta("DropList")}) },

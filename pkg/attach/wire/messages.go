@@ -6,6 +6,7 @@ package wire
 
 import (
 	"encoding/json"
+	"net/netip"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
@@ -89,6 +90,16 @@ type Collected struct {
 
 // ViewRequest names what homeportctl wants to see.
 type ViewRequest struct {
-	What string `json:"what"` // status, ports, vlans, policies, drops, log, metrics
-	Name string `json:"name,omitempty"`
+	What   string      `json:"what"` // status, ports, vlans, policies, drops, log, metrics, verdict
+	Name   string      `json:"name,omitempty"`
+	Port   *attach.Key `json:"port,omitempty"`   // of verdict
+	Packet *Packet     `json:"packet,omitempty"` // of verdict
+}
+
+// Packet is the first packet of a connection, as a port sees it.
+type Packet struct {
+	Direction   string     `json:"direction"` // In (to the VM) or Out
+	Source      netip.Addr `json:"source"`
+	Destination netip.Addr `json:"destination"`
+	Service     string     `json:"service"` // tcp/443, udp/53, icmp/8, icmp/3/4, icmpv6/128; or protocol/47
 }

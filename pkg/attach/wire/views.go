@@ -20,6 +20,7 @@ const (
 	ViewDrops    = "drops"    // -> DropList
 	ViewLog      = "log"      // -> Text: the agent's last log lines
 	ViewMetrics  = "metrics"  // -> Text: what /metrics says, in Prometheus' form
+	ViewVerdict  = "verdict"  // -> Verdict: what a port's rules say about Packet
 )
 
 // TypeMeta heads every view.
@@ -195,6 +196,21 @@ type Rule struct {
 	Services     []string `json:"services,omitempty"`
 	Packets      uint64   `json:"packets"`
 	Bytes        uint64   `json:"bytes"`
+}
+
+// Verdict is what the rules of a port say about the first packet of a connection.
+type Verdict struct {
+	TypeMeta `json:",inline"`
+	attach.Key
+	Interface string       `json:"interface"` // host end
+	Pod       attach.Pod   `json:"pod,omitzero"`
+	State     attach.State `json:"state"` // only an Active port lets anything pass
+	Rules     string       `json:"rules"` // ID of the set of rules that judges the port
+	Packet    string       `json:"packet"`
+	Action    string       `json:"action"`
+	Policy    string       `json:"policy,omitempty"` // of the rule that decided
+	Rule      *Rule        `json:"rule,omitempty"`   // absent: the network's defaultAction did
+	Network   string       `json:"network"`          // "" is ports without a network
 }
 
 // DefaultHits is what a network's defaultAction judged.

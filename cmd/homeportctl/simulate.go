@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// simulateCommand asks what a port's rules would say.
+func simulateCommand(o *options) *cobra.Command {
+	var from, to string
+	var out bool
+	c := &cobra.Command{
+		Use:   "simulate PORT --from ADDR --to ADDR:PORT/PROTOCOL",
+		Short: "What a port's rules say about a connection's first packet, and which rule",
+		Long: "Says what the rules in force of a port do with the first packet of a connection, and which rule decides. Nothing is\n" +
+			"sent or counted. PORT is its host interface, pod, namespace/pod or container ID.",
+		Example: fmt.Sprintf(`  %[1]s policy simulate veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
+  %[1]s policy simulate shop/virt-launcher-db-x7k2p --out --from 10.0.0.7 --to 10.0.0.9:8/icmp
+  %[1]s policy simulate veth8f2c01 --from fd00::9 --to [fd00::7]:53/udp`, o.name),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("%s wants one PORT, got %d arguments", c.CommandPath(), len(args))
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			p, err := parsePacket(from, to, out)
+			if err != nil {
+				return &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
+			}
+			key, err := o.findPort(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			v, raw, err := view[wire.Verdict](c.Context(), o, wire.ViewRequest{What: wire.ViewVerdict, Port: &key, Packet: p})
+			var refused *attach.Error
+			if isRefusal(err) && errors.As(err, &refused) {
+				return &failure{exitUsage, refused}
+			}
+			if err != nil {
+				return err
+			}
+			return show(o, v, raw, o.printer().Verdict)
+		},
+	}
+	c.Flags().StringVar(&from, "from", "", "`ADDR`ess that opens the connection")
+	c.Flags().StringVar(&to, "to", "", "`ADDR:PORT/PROTOCOL` that it opens: tcp or udp with a port, icmp or icmpv6 with a type; ADDR/47 for others")
+	c.Flags().BoolVar(&out, "out", false, "the VM at the port sends it; without, it comes to the VM")
+	return c
+}
+
+// parsePacket reads the flags.
+func parsePacket(from, to string, out bool) (*wire.Packet, error) {
+	p := &wire.Packet{Direction: "In"}
+	if out {
+		p.Direction = "Out"
+	}
+	var err error
+	if p.Source, err = netip.ParseAddr(from); err != nil {
+		return nil, fmt.Errorf("--from %q: want an address, as 10.0.0.9", from)
+	}
+	wrong := fmt.Errorf("--to %q: want an address, a port and a protocol, as 10.0.0.7:443/tcp, [fd00::7]:53/udp or 10.0.0.7:8/icmp; or a protocol's number, as 10.0.0.7/47", to)
+	i := strings.LastIndexByte(to, '/')
+	if i < 0 {
+		return nil, wrong
+	}
+	where, protocol := to[:i], to[i+1:]
+	if _, err := strconv.ParseUint(protocol, 10, 8); err == nil {
+		p.Service = "protocol/" + protocol
+		if p.Destination, err = netip.ParseAddr(where); err != nil {
+			return nil, wrong
+		}
+		return p, nil
+	}
+	target, err := netip.ParseAddrPort(where)
+	if err != nil {
+		return nil, wrong
+	}
+	p.Destination, p.Service = target.Addr(), fmt.Sprintf("%s/%d", protocol, target.Port())
+	return p, nil
+}
