@@ -256,6 +256,13 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Forbidden: 
 		{name: "ICMP type 256", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMPv6, types: [128, 256]}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].types[1]: Invalid value: 256: want a type from 0 to 255
 `},
+		{name: "ICMP codes", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMP, codes: [1]}, {protocol: ICMP, types: [3, 4], codes: [1]}, {protocol: ICMP, types: [3], codes: [256]}, {protocol: TCP, codes: [1]}, {protocol: ICMP, types: [3], codes: []}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].codes: Forbidden: a code is one of a type: want types with that one alone, as [3]
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].codes: Forbidden: a code is one of a type: want types with that one alone, as [3]
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].codes[0]: Invalid value: 256: want a code from 0 to 255
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].codes: Forbidden: TCP has none: leave it out, or want protocol ICMP or ICMPv6
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].codes: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
+`},
 		{name: "unknown protocol", content: badRule(`id: 7, action: Drop, services: [{protocol: tcp}, {protocol: SCTP}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocol: Unsupported value: "SCTP": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
@@ -351,7 +358,7 @@ policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: this
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
 		{name: "unknown keys", content: badRule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, ports, types, any, sourcePorts, serviceSet
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, ports, types, codes, any, sourcePorts, serviceSet
 policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, sourcesExcluded, destinationsExcluded, services, log, logLabel, state
 `},
 	} {

@@ -222,6 +222,11 @@ func services(errs *field.ErrorList, list []v1alpha1.Service) []policy.Service {
 			for _, r := range must(errs, "spec.rules", v1alpha1.ParsePorts, s.Ports) {
 				out = append(out, policy.Service{Protocol: number, First: r.First, Last: r.Last})
 			}
+		case len(s.Codes) > 0:
+			for _, c := range s.Codes {
+				both := uint16(s.Types[0])<<8 | uint16(c)
+				out = append(out, policy.Service{Protocol: number, First: both, Last: both})
+			}
 		case len(s.Types) > 0:
 			for _, t := range s.Types {
 				out = append(out, policy.Service{Protocol: number, First: uint16(t) << 8, Last: uint16(t)<<8 | 0xff})

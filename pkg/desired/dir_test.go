@@ -57,7 +57,7 @@ spec:
     direction: In
     sources: [{cidr: 10.100.0.0/24}, {ip: 10.1.2.3}, {range: 10.0.0.5-10.0.0.9}]
     destinations: [{ip: 10.100.0.10}]
-    services: [{protocol: TCP, ports: "80,8000-8010"}, {protocol: ICMP, types: [8]}]
+    services: [{protocol: TCP, ports: "80,8000-8010"}, {protocol: ICMP, types: [8]}, {protocol: ICMP, types: [3], codes: [4, 13]}]
   - {id: 1002, action: Drop, services: [{protocol: TCP, ports: "22"}]}
 `
 	everywhere = `apiVersion: homeport.dev/v1alpha1
@@ -208,7 +208,7 @@ func TestPolicySets(t *testing.T) {
 		Destinations: []policy.AddrRange{addrs("10.100.0.10", "10.100.0.10")},
 		Services: []policy.Service{
 			{Protocol: policy.TCP, First: 80, Last: 80}, {Protocol: policy.TCP, First: 8000, Last: 8010},
-			{Protocol: policy.ICMP, First: 0x0800, Last: 0x08ff},
+			{Protocol: policy.ICMP, First: 0x0800, Last: 0x08ff}, {Protocol: policy.ICMP, First: 0x0304, Last: 0x0304}, {Protocol: policy.ICMP, First: 0x030d, Last: 0x030d},
 		},
 	}
 	drop := policy.Rule{

@@ -278,13 +278,21 @@ type Service struct {
 	// +kubebuilder:validation:MaxLength=512
 	Ports string `json:"ports,omitempty"`
 
-	// Types of ICMP or ICMPv6 messages, with any code. Absent is every type.
+	// Types of ICMP or ICMPv6 messages. Absent is every type.
 	// +optional
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:Minimum=0
 	// +kubebuilder:validation:items:Maximum=255
 	// +listType=atomic
 	Types []int32 `json:"types,omitempty"`
+
+	// Codes of the one type that types has. Absent is every code.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:Minimum=0
+	// +kubebuilder:validation:items:Maximum=255
+	// +listType=atomic
+	Codes []int32 `json:"codes,omitempty"`
 
 	// Any, if true, is every service, every protocol and frames that are not
 	// IP. It stands alone in its list, and is the same as leaving the list out.

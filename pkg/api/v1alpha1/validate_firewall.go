@@ -209,9 +209,9 @@ func validateServices(path *field.Path, services []Service) field.ErrorList {
 			continue
 		}
 		errs = append(errs, alone(at, len(services))...)
-		if s.Protocol != "" || s.Ports != "" || s.Types != nil {
+		if s.Protocol != "" || s.Ports != "" || s.Types != nil || s.Codes != nil {
 			errs = append(errs, field.Invalid(at.Child("any"), true,
-				"is every service: leave protocol, ports and types out, or any"))
+				"is every service: leave protocol, ports, types and codes out, or any"))
 		}
 	}
 	return errs
@@ -225,6 +225,10 @@ func validateService(path *field.Path, s *Service) field.ErrorList {
 		if s.Types != nil {
 			return field.ErrorList{field.Forbidden(path.Child("types"),
 				fmt.Sprintf("%s has ports: want ports, or protocol ICMP or ICMPv6", s.Protocol))}
+		}
+		if s.Codes != nil {
+			return field.ErrorList{field.Forbidden(path.Child("codes"),
+				fmt.Sprintf("%s has none: leave it out, or want protocol ICMP or ICMPv6", s.Protocol))}
 		}
 		if s.Ports == "" {
 			return nil
@@ -240,11 +244,19 @@ func validateService(path *field.Path, s *Service) field.ErrorList {
 				fmt.Sprintf("%s has no ports: want types, or protocol TCP or UDP", s.Protocol)))
 		}
 		errs = append(errs, notEmpty(path.Child("types"), s.Types)...)
-		for i, t := range s.Types {
-			if t < 0 || t > 255 {
-				errs = append(errs, field.Invalid(path.Child("types").Index(i), t, "want a type from 0 to 255"))
+		errs = append(errs, notEmpty(path.Child("codes"), s.Codes)...)
+		if s.Codes != nil && len(s.Types) != 1 {
+			errs = append(errs, field.Forbidden(path.Child("codes"), "a code is one of a type: want types with that one alone, as [3]"))
+		}
+		bytes := func(name string, list []int32) {
+			for i, n := range list {
+				if n < 0 || n > 255 {
+					errs = append(errs, field.Invalid(path.Child(name+"s").Index(i), n, "want a "+name+" from 0 to 255"))
+				}
 			}
 		}
+		bytes("type", s.Types)
+		bytes("code", s.Codes)
 		return errs
 	}
 	return validateEnum(path.Child("protocol"), s.Protocol, ProtocolTCP, ProtocolUDP, ProtocolICMP, ProtocolICMPv6)
