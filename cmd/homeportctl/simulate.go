@@ -16,6 +16,7 @@ import (
 // simulateCommand asks what a port's rules would say.
 func simulateCommand(o *options) *cobra.Command {
 	var from, to string
+	var code uint8
 	var out bool
 	c := &cobra.Command{
 		Use:   "simulate PORT --from ADDR --to ADDR:PORT/PROTOCOL",
@@ -32,7 +33,7 @@ func simulateCommand(o *options) *cobra.Command {
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := parsePacket(from, to, out)
+			p, err := parsePacket(from, to, code, out)
 			if err != nil {
 				return &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
 			}
@@ -53,12 +54,13 @@ func simulateCommand(o *options) *cobra.Command {
 	}
 	c.Flags().StringVar(&from, "from", "", "`ADDR`ess that opens the connection")
 	c.Flags().StringVar(&to, "to", "", "`ADDR:PORT/PROTOCOL` that it opens: tcp or udp with a port, icmp or icmpv6 with a type; ADDR/47 for others")
+	c.Flags().Uint8Var(&code, "code", 0, "`CODE` of an icmp or icmpv6 type")
 	c.Flags().BoolVar(&out, "out", false, "the VM at the port sends it; without, it comes to the VM")
 	return c
 }
 
 // parsePacket reads the flags.
-func parsePacket(from, to string, out bool) (*wire.Packet, error) {
+func parsePacket(from, to string, code uint8, out bool) (*wire.Packet, error) {
 	p := &wire.Packet{Direction: "In"}
 	if out {
 		p.Direction = "Out"
@@ -75,7 +77,7 @@ func parsePacket(from, to string, out bool) (*wire.Packet, error) {
 	where, protocol := to[:i], to[i+1:]
 	if _, err := strconv.ParseUint(protocol, 10, 8); err == nil {
 		p.Service = "protocol/" + protocol
-		if p.Destination, err = netip.ParseAddr(where); err != nil {
+		if p.Destination, err = netip.ParseAddr(strings.Trim(where, "[]")); err != nil {
 			return nil, wrong
 		}
 		return p, nil
@@ -85,5 +87,8 @@ func parsePacket(from, to string, out bool) (*wire.Packet, error) {
 		return nil, wrong
 	}
 	p.Destination, p.Service = target.Addr(), fmt.Sprintf("%s/%d", protocol, target.Port())
+	if strings.HasPrefix(protocol, "icmp") {
+		p.Service += fmt.Sprintf("/%d", code)
+	}
 	return p, nil
 }

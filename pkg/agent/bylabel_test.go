@@ -192,7 +192,10 @@ func TestVerdict(t *testing.T) {
 		{"Out", "10.0.0.2", "udp/450", "Allow 7"},
 		{"Out", "10.0.0.2", "tcp/450", "Allow"},
 		{"In", "10.0.0.2", "udp/1000", "Allow"},
-		{"Out", "10.0.0.2", "protocol/17", "Allow"}, // as a fragment
+		{"Out", "10.0.0.2", "protocol/47", "Allow"},
+		{"Out", "10.0.0.2", "protocol/17", "packet.service"},
+		{"Out", "10.0.0.2", "icmpv6/128", "packet.service"},
+		{"Out", "10.0.0.2", "icmp/3/4", "Allow"},
 		{"Out", "10.0.0.2", "icmp/8", "Allow"},
 		{"Sideways", "10.0.0.2", "udp/1", "packet.direction"},
 		{"Out", "fd00::2", "udp/1", "packet.destination"},

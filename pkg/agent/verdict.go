@@ -40,6 +40,7 @@ func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
 	out := wire.Verdict{TypeMeta: kind("Verdict"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: id, Network: set.Network,
 		Packet: fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, req.Packet.Service)}
 	out.State, _ = a.kernel.State(rec.HostIfIndex)
+	set.Lists = around(set.Lists, p)
 	v := policy.Evaluate(&set, p)
 	out.Action = v.Action.String()
 	if v.Rule < 0 {
@@ -55,6 +56,21 @@ func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
 	return out, nil
 }
 
+// around leaves of lists what holds the packet's addresses, so that those of large sets
+// are gone through once, not for each rule.
+func around(lists map[string][]policy.AddrRange, p policy.Packet) map[string][]policy.AddrRange {
+	out := make(map[string][]policy.AddrRange, len(lists))
+	for name, list := range lists {
+		out[name] = nil
+		for _, r := range list {
+			if r.Contains(p.Src) || r.Contains(p.Dst) {
+				out[name] = append(out[name], r)
+			}
+		}
+	}
+	return out
+}
+
 // readPacket checks a packet that somebody wrote.
 func readPacket(in *wire.Packet) (policy.Packet, error) {
 	p := policy.Packet{IP: true, Src: in.Source.Unmap(), Dst: in.Destination.Unmap()}
@@ -64,12 +80,18 @@ func readPacket(in *wire.Packet) (policy.Packet, error) {
 	if !p.Src.IsValid() || p.Src.BitLen() != p.Dst.BitLen() {
 		return p, attach.Invalid("packet.destination", fmt.Sprintf("%v and %v are not of one family", in.Source, in.Destination), "want both IPv4, or both IPv6")
 	}
+	if p.Src.Zone()+p.Dst.Zone() != "" {
+		return p, attach.Invalid("packet.source", "rules know no zones", "leave what follows % out")
+	}
 	if number, ok := strings.CutPrefix(in.Service, "protocol/"); ok {
 		n, err := strconv.ParseUint(number, 10, 8)
 		if err != nil {
 			return p, attach.Invalid("packet.service", fmt.Sprintf("%q is no IP protocol", number), "want a number from 0 to 255, as 47")
 		}
 		p.Protocol = uint8(n)
+		if slices.Contains([]uint8{policy.TCP, policy.UDP, policy.ICMP, policy.ICMPv6}, p.Protocol) {
+			return p, attach.Invalid("packet.service", "that protocol has ports or types", "want one as tcp/443, udp/53 or icmp/8")
+		}
 		return p, nil
 	}
 	s, err := policy.ParseService(in.Service)
@@ -79,6 +101,13 @@ func readPacket(in *wire.Packet) (policy.Packet, error) {
 	icmp := s.Protocol == policy.ICMP || s.Protocol == policy.ICMPv6
 	if s.First != s.Last && !(icmp && s.First>>8 == s.Last>>8) {
 		return p, attach.Invalid("packet.service", fmt.Sprintf("%q is more than one", in.Service), "want one as tcp/443, udp/53 or icmp/8")
+	}
+	if icmp && (s.Protocol == policy.ICMP) != p.Src.Is4() {
+		return p, attach.Invalid("packet.service", "ICMP is of IPv4, ICMPv6 of IPv6", "want the one of the addresses")
+	}
+	const firstND, lastND = 133, 137
+	if t := s.First >> 8; s.Protocol == policy.ICMPv6 && t >= firstND && t <= lastND {
+		return p, attach.Invalid("packet.service", fmt.Sprintf("type %d is Neighbor Discovery, which no rule is asked about", t), "ask about another type")
 	}
 	p.Protocol, p.HasService, p.Service = s.Protocol, true, s.First // of an ICMP type without a code, code 0
 	return p, nil

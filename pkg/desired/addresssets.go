@@ -58,7 +58,7 @@ func (s *Snapshot) Expand() {
 
 // useSets takes from get the sets that the snapshot's policies name, with what they
 // include, and lists what each named one comes to. What is as it was in last is taken
-// from there. Sets that get does not have are left out.
+// from there. A set of which a part is missing has no list.
 func (s *Snapshot) useSets(get func(name string) (AddressSet, bool), last *Snapshot) {
 	s.Sets, s.lists = map[string]AddressSet{}, map[string]expanded{}
 	for i := range s.Policies {
@@ -66,11 +66,12 @@ func (s *Snapshot) useSets(get func(name string) (AddressSet, bool), last *Snaps
 			if _, ok := s.lists[n.set]; ok {
 				continue
 			}
-			e := expanded{}
+			e, whole := expanded{}, true
 			seen := map[string]bool{}
 			var take func(name string)
 			take = func(name string) {
 				a, ok := get(name)
+				whole = whole && ok
 				if !ok || seen[name] {
 					return
 				}
@@ -84,6 +85,9 @@ func (s *Snapshot) useSets(get func(name string) (AddressSet, bool), last *Snaps
 				}
 			}
 			take(n.set)
+			if !whole {
+				continue
+			}
 			var before expanded
 			if last != nil {
 				before = last.lists[n.set]
@@ -156,26 +160,31 @@ func (r *resolver) wantSet(s *slot, name, where, who string, field func(any) str
 }
 
 // refuseCircles refuses sets that include themselves by others, and those by which a
-// chain of sets gets longer than it may be: of these, the first if it changes, else
-// the others that do.
+// chain of sets gets longer than it may be: those that newly include the next one. Of
+// a chain that is the first alone, if it does.
 func (r *resolver) refuseCircles(sets []*slot) bool {
 	longest := map[string][]string{} // chain from a set on, once that is known
 	var path []string
 	refuse := func(chain []string, first bool, message string) {
-		for i, name := range chain {
-			if s := r.slots[key{v1alpha1.KindAddressSet, name}]; s.changing() {
-				r.pending = append(r.pending, refusal{s, "spec.includes", message})
-				if first && i == 0 {
-					return
-				}
+		for i, name := range chain[:len(chain)-1] {
+			s := r.slots[key{v1alpha1.KindAddressSet, name}]
+			if !s.changing() {
+				continue
+			}
+			if s.old != nil && slices.Contains(s.old.value.(AddressSet).Includes, chain[i+1]) {
+				continue // that is not what changes
+			}
+			r.pending = append(r.pending, refusal{s, "spec.includes", message})
+			if first && i == 0 {
+				return
 			}
 		}
 	}
 	var walk func(name string) []string
 	walk = func(name string) []string {
 		if i := slices.Index(path, name); i >= 0 {
-			circle := path[i:]
-			refuse(circle, false, fmt.Sprintf("goes in a circle: %s: take one of these includes out", strings.Join(append(slices.Clone(circle), name), " -> ")))
+			circle := append(slices.Clone(path[i:]), name)
+			refuse(circle, false, fmt.Sprintf("goes in a circle: %s: take one of these includes out", strings.Join(circle, " -> ")))
 			return nil
 		}
 		if chain, ok := longest[name]; ok {

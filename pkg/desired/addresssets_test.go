@@ -84,6 +84,17 @@ func TestAddressSets(t *testing.T) {
 	}
 }
 
+// A list of which a part is missing is no list: what names it does not compile.
+func TestPartOfSetMissing(t *testing.T) {
+	d, _ := newDir(t, withSets())
+	s := mustLoad(t, d)
+	delete(s.Sets, "back")
+	s.Expand()
+	if lists := s.PolicySet("vlan100", PodRef{}).Lists; len(lists) != 0 {
+		t.Errorf("lists %v", lists)
+	}
+}
+
 func TestBadSet(t *testing.T) {
 	many := strings.Repeat("x, ", 19) + "x"
 	var manyText strings.Builder
@@ -206,6 +217,9 @@ func TestLastGoodSets(t *testing.T) {
 			`byname.yaml:6: FirewallPolicy byname: spec.appliedTo[0].network: VLANNetwork "vlan999" does not exist: want one of vlan100, vlan200, or make it` + kept +
 				"front.yaml: AddressSet front: is gone, but rule 7 of FirewallPolicy byname names it: take it out there first, or put the set back" + kept},
 		{"a circle", withSets("back.yaml", set("back", "includes: [front]")), front, back,
+			"back.yaml:4: AddressSet back: spec.includes: goes in a circle: back -> front -> back: take one of these includes out" + kept},
+		{"a circle, and an address in one of it", withSets("back.yaml", set("back", "includes: [front]"), "front.yaml",
+			set("front", `addresses: [10.0.0.1, 10.0.0.2-10.0.0.9, "fd00::/64", 1.1.1.1], includes: [back]`)), "[1.1.1.1 10.0.0.1-10.0.0.10 10.1.0.0/16 fd00::/64]", back,
 			"back.yaml:4: AddressSet back: spec.includes: goes in a circle: back -> front -> back: take one of these includes out" + kept},
 		{"a rule that names a set that is not there", withSets("byname.yaml", edit(byNames, "back}", "nobody}")), front, back,
 			`byname.yaml:8: FirewallPolicy byname: spec.rules[0].destinations: rule 7: AddressSet "nobody" does not exist: want one of back, front, unused, or make it` + kept},

@@ -170,7 +170,9 @@ func (s *Snapshot) policySet(at port) policy.Set {
 			if set.Lists == nil {
 				set.Lists = map[string][]policy.AddrRange{}
 			}
-			set.Lists[n] = s.lists[n].ranges
+			if e, ok := s.lists[n]; ok { // else the compiler refuses the rules, and the last good ones stay
+				set.Lists[n] = e.ranges
+			}
 		}
 	}
 	pods := s.podRules(at)

@@ -365,7 +365,9 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 		if err := k.cache.List(ctx, list); err != nil {
 			return m, ReasonUnreadable, err
 		}
-		total += len(list.Items)
+		if kind != v1alpha1.KindAddressSet { // what is left when all else is lost says nothing
+			total += len(list.Items)
+		}
 		slices.SortFunc(list.Items, func(a, b unstructured.Unstructured) int { return strings.Compare(a.GetName(), b.GetName()) })
 		for i := range list.Items {
 			d := k.decode(&list.Items[i])
@@ -375,7 +377,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	}
 	if total == 0 && k.hadOwn() {
 		return m, ReasonEmpty, fmt.Errorf("has no %s any more: restore them; to remove the last objects, leave one that does no harm",
-			strings.Join(v1alpha1.Kinds(), ", "))
+			strings.Join([]string{v1alpha1.KindVLANTrunk, v1alpha1.KindVLANNetwork, v1alpha1.KindFirewallPolicy}, ", "))
 	}
 	k.far = p.far
 	k.read, k.notices = read, append(p.notices, k.lookAtPodPolicies(&m, &p)...)

@@ -312,6 +312,7 @@ func everythingDeleted(t *testing.T, c *cluster, f *follower) {
 			t.Fatal(err)
 		}
 	}
+	c.create(fromYAML(c, "AddressSet", "left", `{addresses: ["10.2.0.0/24"]}`)) // that one does not stand for all
 	gone("FirewallPolicy")
 	f.until("without policies", func(s *Snapshot) bool { return fresh(s) && len(s.Policies) == 0 })
 	gone("VLANNetwork")

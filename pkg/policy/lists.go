@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"unsafe"
 )
 
@@ -49,6 +51,42 @@ func (s *Set) flat(list []AddrRange, sets []string) []AddrRange {
 		out = append(out, s.Lists[name]...)
 	}
 	return out
+}
+
+// plainRule is Rule without its methods.
+type plainRule Rule
+
+// storedRule has the directions of a rule as text of either form.
+type storedRule struct {
+	*plainRule
+	Directions string
+}
+
+// withPeers stands before the directions of a rule that names sets or is turned round.
+// Versions that do not know these cannot read such a rule, and so never take it for one
+// whose peers are Any, or for its opposite.
+const withPeers = "peers:"
+
+// MarshalJSON writes the rule as its fields say, but see [withPeers].
+func (r Rule) MarshalJSON() ([]byte, error) {
+	if r.SourceSets == nil && r.DestinationSets == nil && !r.NotSources && !r.NotDestinations {
+		return json.Marshal(plainRule(r))
+	}
+	text, err := r.Directions.MarshalText()
+	if err != nil {
+		return nil, err
+	}
+	plain := plainRule(r)
+	return json.Marshal(storedRule{&plain, withPeers + string(text)})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (r *Rule) UnmarshalJSON(text []byte) error {
+	s := storedRule{plainRule: (*plainRule)(r)}
+	if err := json.Unmarshal(text, &s); err != nil || s.Directions == "" {
+		return err
+	}
+	return r.Directions.UnmarshalText([]byte(strings.TrimPrefix(s.Directions, withPeers)))
 }
 
 // ListID tells lists of addresses apart by where they are: equal IDs are equal lists.

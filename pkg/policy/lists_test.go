@@ -91,6 +91,35 @@ func TestMatchesSets(t *testing.T) {
 	}
 }
 
+// What older versions would take for Any, or for its opposite, they cannot read at all.
+func TestRuleJSON(t *testing.T) {
+	for name, c := range map[string]struct {
+		rule Rule
+		old  bool // they can read it
+	}{
+		"addresses":    {Rule{Key: RuleKey{Policy: "web", ID: 7}, Action: Allow, Directions: OnlyIn, Sources: rangesOf("10.0.0.1"), Destinations: rangesOf()}, true},
+		"sets":         {Rule{Directions: OnlyOut, SourceSets: []string{"site"}}, false},
+		"destinations": {Rule{Directions: InOut, DestinationSets: []string{"site"}, Services: []Service{{TCP, 80, 80}}}, false},
+		"turned round": {Rule{Directions: InOut, Sources: rangesOf("10.0.0.1"), NotSources: true}, false},
+		"the other":    {Rule{Directions: InOut, Destinations: rangesOf("10.0.0.1"), NotDestinations: true}, false},
+	} {
+		text, err := json.Marshal(c.rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Rule
+		if err := json.Unmarshal(text, &got); err != nil || !reflect.DeepEqual(got, c.rule) {
+			t.Errorf("%s: %s became %+v, %v", name, text, got, err)
+		}
+		if err := json.Unmarshal(text, new(plainRule)); (err == nil) != c.old {
+			t.Errorf("%s: an older version reads %s: %v", name, text, err)
+		}
+	}
+	if _, err := json.Marshal(Rule{SourceSets: []string{"site"}}); err == nil {
+		t.Error("a rule without directions is written")
+	}
+}
+
 // A list that sets share is stored once, and is one again afterwards.
 func TestStoredSets(t *testing.T) {
 	shared := rangesOf("10.0.0.0/8", "fd00::1")

@@ -81,12 +81,18 @@ func Build(in Input) (*Program, error) {
 	for i := range sets {
 		for _, r := range sets[i].Rules {
 			named[i] = append(named[i], peers{
-				src: lists.side(r.Key, r.Sources, r.SourceSets, r.NotSources, sets[i].Lists),
-				dst: lists.side(r.Key, r.Destinations, r.DestinationSets, r.NotDestinations, sets[i].Lists),
+				src: lists.side(r.Sources, r.SourceSets, r.NotSources, sets[i].Lists),
+				dst: lists.side(r.Destinations, r.DestinationSets, r.NotDestinations, sets[i].Lists),
 			})
 		}
 	}
-	c := compiler{counters: in.Counters, classes: classify(lists.spans), names: lists.names}
+	for i := range sets {
+		bad.add(sets[i].ID(), lists.tooLarge(&sets[i], named[i]))
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	c := compiler{counters: in.Counters, classes: classify(lists.spans)}
 	c.naming, c.rowOf = make([][]uint16, len(lists.spans)), make([]uint32, len(c.classes.sets))
 	p := &Program{Addrs: c.classes.addrs}
 	for i := range sets {

@@ -121,7 +121,11 @@ func TestBuildRefusesTooManyRows(t *testing.T) {
 		}
 		// The first is a named one: people are told which they are.
 		set.Lists, set.Rules[0].SourceSets, set.Rules[0].Sources = map[string][]policy.AddrRange{"odd": set.Rules[0].Sources}, []string{"odd"}, nil
-		sets := []policy.Set{set, {Network: "good"}}
+		// A list that holds all splits nothing, and what others name is not to blame.
+		other := policy.Set{Network: "good", Rules: rules("elsewhere", 1)}
+		other.Rules[0].Sources = set.Rules[1].Sources
+		set.Rules[16].Destinations = []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix("0.0.0.0/0"))}
+		sets := []policy.Set{set, other}
 		counters, err := compile.Allocate(nil, sets)
 		if err != nil {
 			t.Fatal(err)
@@ -130,9 +134,36 @@ func TestBuildRefusesTooManyRows(t *testing.T) {
 		var refused *compile.RefusedError
 		if !errors.As(err, &refused) || len(refused.Networks) != 1 || refused.Networks[0].Network != "bad" ||
 			!strings.Contains(err.Error(), fmt.Sprintf("its %d rules need more than the %d different rows", c.rules, c.most)) ||
-			!strings.Contains(err.Error(), fmt.Sprintf(`the most overlap has address set "odd" (%d combinations), the addresses of rule web/1 (`, c.addresses/2)) {
+			!strings.Contains(err.Error(), fmt.Sprintf(`address set "odd", the addresses of rule web/1, the addresses of rule web/2 make most of %d combinations`, c.addresses+1)) {
 			t.Errorf("%d rules: got %v", c.rules, err)
 		}
+	}
+}
+
+// Ranges with odd ends come to a hundred prefixes and more each.
+func TestBuildRefusesTooManyPrefixes(t *testing.T) {
+	var list []policy.AddrRange
+	for i := range 20000 {
+		b := [16]byte{0x20, 1, 2: byte(i >> 8), 3: byte(i), 15: 1}
+		first := netip.AddrFrom16(b)
+		for j := 8; j < 16; j++ {
+			b[j] = 0xff
+		}
+		b[15] = 0xfe
+		list = append(list, policy.AddrRange{First: first, Last: netip.AddrFrom16(b)})
+	}
+	bad := policy.Set{Network: "bad", Rules: rules("web", 2), Lists: map[string][]policy.AddrRange{"odd": list, "few": {single(1)}}}
+	bad.Rules[0].SourceSets, bad.Rules[1].DestinationSets = []string{"few"}, []string{"few", "odd"}
+	sets := []policy.Set{bad, {Network: "good"}}
+	counters, err := compile.Allocate(nil, sets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = compile.Build(compile.Input{Sets: sets, Counters: counters})
+	var refused *compile.RefusedError
+	if !errors.As(err, &refused) || len(refused.Networks) != 1 ||
+		!strings.Contains(err.Error(), `network "bad": its address lists come to 2520001 prefixes, but those of a network can have 2097152; the most has address set "odd", 2520000`) {
+		t.Errorf("got %v", err)
 	}
 }
 

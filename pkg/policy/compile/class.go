@@ -17,22 +17,23 @@ type peerLists struct {
 	index map[string]int        // by content
 	known map[policy.ListID]int // by place: those of address sets, which many rules share
 	spans [][]span
-	names []string // what people know them by: where they were met first
+	// prefixes that each comes to.
+	prefixes []int
 }
 
 // side gives the numbers of the lists of one side of a rule: its own one, and those
 // of the address sets that it names.
-func (l *peerLists) side(rule policy.RuleKey, list []policy.AddrRange, names []string, not bool, lists map[string][]policy.AddrRange) side {
+func (l *peerLists) side(list []policy.AddrRange, names []string, not bool, lists map[string][]policy.AddrRange) side {
 	s := side{any: list == nil && names == nil}
 	s.not = not && !s.any
 	if len(list) > 0 {
-		s.lists = append(s.lists, l.number(list, func() string { return fmt.Sprintf("the addresses of rule %v", rule) }))
+		s.lists = append(s.lists, l.number(list))
 	}
 	for _, name := range names {
 		id := policy.IDOf(lists[name])
 		n, ok := l.known[id]
 		if !ok {
-			n = l.number(lists[name], func() string { return fmt.Sprintf("address set %q", name) })
+			n = l.number(lists[name])
 			l.known[id] = n
 		}
 		s.lists = append(s.lists, n)
@@ -40,7 +41,7 @@ func (l *peerLists) side(rule policy.RuleKey, list []policy.AddrRange, names []s
 	return s
 }
 
-func (l *peerLists) number(list []policy.AddrRange, name func() string) int {
+func (l *peerLists) number(list []policy.AddrRange) int {
 	spans := normalize(list)
 	key := make([]byte, 0, 33*len(spans))
 	for _, s := range spans {
@@ -58,7 +59,13 @@ func (l *peerLists) number(list []policy.AddrRange, name func() string) int {
 		n = len(l.spans)
 		l.index[string(key)] = n
 		l.spans = append(l.spans, spans)
-		l.names = append(l.names, name())
+		count := 0
+		var scratch []prefix
+		for _, s := range spans {
+			scratch = s.appendPrefixes(scratch[:0])
+			count += len(scratch)
+		}
+		l.prefixes = append(l.prefixes, count)
 	}
 	return n
 }
@@ -109,28 +116,88 @@ func (m *memberships) with(set, list uint32) uint32 {
 	return n
 }
 
-// busiest names the lists of some rules that are in the most classes, at most three:
-// where too many rows come from, it is these that overlap.
-func (c *compiler) busiest(rules []peers) string {
-	in := map[uint32]int{} // classes, by list
+// overlapping names the lists of a set's rules that split the addresses into most
+// combinations of its lists, at most three, and says how many there are. A list that
+// is in nearly all of them splits as little as one that is in nearly none.
+func (c *compiler) overlapping(set *policy.Set, rules []peers) string {
+	names := map[uint32]string{}
 	for i := range rules {
-		for _, n := range slices.Concat(rules[i].src.lists, rules[i].dst.lists) {
-			in[uint32(n)] = 0
+		r := &set.Rules[i]
+		note := func(s side, sets []string) {
+			for j, n := range s.lists {
+				if k := j - len(s.lists) + len(sets); k >= 0 {
+					names[uint32(n)] = fmt.Sprintf("address set %q", sets[k])
+				} else if _, ok := names[uint32(n)]; !ok {
+					names[uint32(n)] = fmt.Sprintf("the addresses of rule %v", r.Key)
+				}
+			}
 		}
+		note(rules[i].src, r.SourceSets)
+		note(rules[i].dst, r.DestinationSets)
 	}
-	for _, set := range c.classes.setOf {
-		for ; set != 0; set = c.classes.sets[set].from {
-			if n, ok := in[c.classes.sets[set].list]; ok {
-				in[c.classes.sets[set].list] = n + 1
+	marks := map[uint32][2]uint64{}
+	for n := range names {
+		marks[n] = [2]uint64{rand.Uint64(), rand.Uint64()}
+	}
+	seen := map[[2]uint64]bool{}
+	in := map[uint32]int{} // combinations, by list
+	var here []uint32
+	for _, at := range c.classes.setOf {
+		var sum [2]uint64
+		for here = here[:0]; at != 0; at = c.classes.sets[at].from {
+			list := c.classes.sets[at].list
+			if mark, ok := marks[list]; ok {
+				here = append(here, list)
+				sum[0], sum[1] = sum[0]^mark[0], sum[1]^mark[1]
+			}
+		}
+		if !seen[sum] {
+			seen[sum] = true
+			for _, list := range here {
+				in[list]++
 			}
 		}
 	}
-	most := slices.SortedFunc(maps.Keys(in), func(a, b uint32) int { return cmp.Or(cmp.Compare(in[b], in[a]), cmp.Compare(a, b)) })
+	splits := func(n uint32) int { return min(in[n], len(seen)-in[n]) }
+	most := slices.SortedFunc(maps.Keys(names), func(a, b uint32) int { return cmp.Or(cmp.Compare(splits(b), splits(a)), cmp.Compare(a, b)) })
 	var out []string
 	for _, n := range most[:min(3, len(most))] {
-		out = append(out, fmt.Sprintf("%s (%d combinations)", c.names[n], in[n]))
+		out = append(out, names[n])
 	}
-	return strings.Join(out, ", ")
+	return fmt.Sprintf("%s make most of %d combinations", strings.Join(out, ", "), len(seen))
+}
+
+// tooLarge says which list of a set's rules has more prefixes than it may have, or has
+// the most where it is all of them together.
+func (l *peerLists) tooLarge(set *policy.Set, rules []peers) error {
+	seen := map[int]bool{}
+	total, most, name := 0, 0, ""
+	for i := range rules {
+		r := &set.Rules[i]
+		count := func(s side, sets []string) {
+			for j, n := range s.lists {
+				if seen[n] {
+					continue
+				}
+				seen[n] = true
+				total += l.prefixes[n]
+				if l.prefixes[n] <= most {
+					continue
+				}
+				most, name = l.prefixes[n], fmt.Sprintf("the addresses of rule %v", r.Key)
+				if k := j - len(s.lists) + len(sets); k >= 0 {
+					name = fmt.Sprintf("address set %q", sets[k])
+				}
+			}
+		}
+		count(rules[i].src, r.SourceSets)
+		count(rules[i].dst, r.DestinationSets)
+	}
+	if total <= PrefixesMax {
+		return nil
+	}
+	return fmt.Errorf("its address lists come to %d prefixes, but those of a network can have %d; the most has %s, %d: "+
+		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, name, most)
 }
 
 // classes is the address table and what it means.

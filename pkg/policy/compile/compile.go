@@ -21,6 +21,10 @@ import (
 // PageSize is HP_PAGE_SIZE of bpf/include/abi.h.
 const PageSize = 512
 
+// PrefixesMax is the number of prefixes that the address lists of one network's rules
+// can come to, each list counted once.
+const PrefixesMax = 2 << 20
+
 // Page is one value of a program's inner array.
 type Page [PageSize]byte
 

@@ -76,7 +76,6 @@ type side struct {
 type compiler struct {
 	counters Counters
 	classes  classes
-	names    []string // of lists
 	// Memory for one side of one policy: by list, the rules that name it (empty between
 	// uses), and by set, the number of its row + 1, where it is known.
 	naming [][]uint16
@@ -111,11 +110,15 @@ func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
 		n--
 	}
 	h.Classes = uint32(n)
+	if t.full {
+		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
+			"name fewer overlapping address lists, or split the rules among networks with appliedTo; %s",
+			len(set.Rules), t.most, c.overlapping(set, rules))
+	}
 	index, chunks := serviceTables(t, set.Rules, noService)
 	if t.full {
 		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
-			"name fewer overlapping address lists, or split the rules among networks with appliedTo; the most overlap has %s",
-			len(set.Rules), t.most, c.busiest(rules))
+			"name fewer overlapping services, or split the rules among networks with appliedTo", len(set.Rules), t.most)
 	}
 
 	w := pageWriter{pages: make([]Page, 1)}
