@@ -120,21 +120,7 @@ func (m *memberships) with(set, list uint32) uint32 {
 // combinations of its lists, at most three, and says how many there are. A list that
 // is in nearly all of them splits as little as one that is in nearly none.
 func (c *compiler) overlapping(set *policy.Set, rules []peers) string {
-	names := map[uint32]string{}
-	for i := range rules {
-		r := &set.Rules[i]
-		note := func(s side, sets []string) {
-			for j, n := range s.lists {
-				if k := j - len(s.lists) + len(sets); k >= 0 {
-					names[uint32(n)] = fmt.Sprintf("address set %q", sets[k])
-				} else if _, ok := names[uint32(n)]; !ok {
-					names[uint32(n)] = fmt.Sprintf("the addresses of rule %v", r.Key)
-				}
-			}
-		}
-		note(rules[i].src, r.SourceSets)
-		note(rules[i].dst, r.DestinationSets)
-	}
+	names := listNames(set, rules)
 	marks := map[uint32][2]uint64{}
 	for n := range names {
 		marks[n] = [2]uint64{rand.Uint64(), rand.Uint64()}
@@ -167,37 +153,50 @@ func (c *compiler) overlapping(set *policy.Set, rules []peers) string {
 	return fmt.Sprintf("%s make most of %d combinations", strings.Join(out, ", "), len(seen))
 }
 
-// tooLarge says which list of a set's rules has more prefixes than it may have, or has
-// the most where it is all of them together.
-func (l *peerLists) tooLarge(set *policy.Set, rules []peers) error {
-	seen := map[int]bool{}
-	total, most, name := 0, 0, ""
+// listNames says by which set or rule people know the lists of a set's rules.
+func listNames(set *policy.Set, rules []peers) map[uint32]string {
+	names := map[uint32]string{}
 	for i := range rules {
-		r := &set.Rules[i]
-		count := func(s side, sets []string) {
+		note := func(s side, sets []string) {
+			own := len(s.lists) - len(sets) // 1 or 0: it comes first
 			for j, n := range s.lists {
-				if seen[n] {
-					continue
-				}
-				seen[n] = true
-				total += l.prefixes[n]
-				if l.prefixes[n] <= most {
-					continue
-				}
-				most, name = l.prefixes[n], fmt.Sprintf("the addresses of rule %v", r.Key)
-				if k := j - len(s.lists) + len(sets); k >= 0 {
-					name = fmt.Sprintf("address set %q", sets[k])
+				if j >= own {
+					names[uint32(n)] = fmt.Sprintf("address set %q", sets[j-own])
+				} else if _, ok := names[uint32(n)]; !ok {
+					names[uint32(n)] = fmt.Sprintf("the addresses of rule %v", set.Rules[i].Key)
 				}
 			}
 		}
-		count(rules[i].src, r.SourceSets)
-		count(rules[i].dst, r.DestinationSets)
+		note(rules[i].src, set.Rules[i].SourceSets)
+		note(rules[i].dst, set.Rules[i].DestinationSets)
+	}
+	return names
+}
+
+// tooLarge refuses rules whose lists come to more prefixes than they may together, and
+// names the list that has most of them.
+func (l *peerLists) tooLarge(set *policy.Set, rules []peers) error {
+	used := map[int]bool{}
+	total, largest := 0, -1
+	for i := range rules {
+		for _, side := range [...]side{rules[i].src, rules[i].dst} {
+			for _, n := range side.lists {
+				if used[n] {
+					continue
+				}
+				used[n] = true
+				total += l.prefixes[n]
+				if largest < 0 || l.prefixes[n] > l.prefixes[largest] {
+					largest = n
+				}
+			}
+		}
 	}
 	if total <= PrefixesMax {
 		return nil
 	}
 	return fmt.Errorf("its address lists come to %d prefixes, but those of a network can have %d; the most has %s, %d: "+
-		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, name, most)
+		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, listNames(set, rules)[uint32(largest)], l.prefixes[largest])
 }
 
 // classes is the address table and what it means.
