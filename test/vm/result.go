@@ -103,6 +103,9 @@ func (r *run) died(cause error) error {
 	case len(r.node.output.b) > 0:
 		what = "as QEMU said: " + strings.TrimSpace(string(r.node.output.b))
 	}
+	if !r.started && ownBreakpoint.MatchString(text) {
+		return fmt.Errorf("%w, kernel %s: %w%s", ErrDied, r.kernel.Release, errPatched, consoleTail(r.node.console))
+	}
 	detail := ""
 	if !errors.Is(cause, io.EOF) {
 		detail = fmt.Sprintf(" (%v)", cause)
@@ -110,7 +113,11 @@ func (r *run) died(cause error) error {
 	return fmt.Errorf("%w %s, kernel %s%s%s", ErrDied, what, r.kernel.Release, detail, consoleTail(r.node.console))
 }
 
-var trouble = regexp.MustCompile(`BUG:|Oops|Kernel panic`)
+// ownBreakpoint is how a kernel's oops begins for a breakpoint that it knows nothing
+// of, as up to 6.6 and as since.
+var ownBreakpoint = regexp.MustCompile(`(?m)^(?:\[ *[0-9.]+\] )?(?:Oops: )?int3: 0000 \[#1\]`)
+
+var trouble = regexp.MustCompile(`BUG:|Oops|int3:|Kernel panic`)
 
 // consoleTail gives the telling lines of a console log for an error message:
 // from the first sign of trouble on, else the last ones.

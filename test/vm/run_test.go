@@ -1,0 +1,72 @@
+package vm
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Consoles of kernels that died: of a breakpoint of their own, as 6.1 and 6.12 say
+// it, and of what is nobody else's fault.
+const (
+	patched61 = "[    1.612886] int3: 0000 [#1] PREEMPT SMP NOPTI\r\n" +
+		"[    1.612886] RIP: 0010:enqueue_timer+0xa5/0x100\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
+	patched612 = "[    1.612886] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n" +
+		"[    1.612886] RIP: 0010:enqueue_timer+0xa5/0x100\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
+	faulted = "[    1.612886] Oops: general protection fault: 0000 [#1] PREEMPT SMP NOPTI\r\n" +
+		"[    1.612886] RAX: int3: 0000 [#1]\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
+)
+
+// TestBootAgain: a VM is booted again only when its kernel fell over a breakpoint of
+// its own before the command began.
+func TestBootAgain(t *testing.T) {
+	for _, c := range []struct {
+		name, console string
+		started       bool
+		again         bool
+	}{
+		{"6.1 booting", patched61, false, true},
+		{"6.12 booting", patched612, false, true},
+		{"the command had begun", patched612, true, false},
+		{"another oops", faulted, false, false},
+		{"nothing said", "", false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			console := filepath.Join(t.TempDir(), "console.log")
+			if err := os.WriteFile(console, []byte(c.console), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r := &run{started: c.started, node: newMachine("node", Kernel{}, "", console, 512, 1)}
+			r.node.output = &limitedBuffer{}
+			err := r.died(io.EOF)
+			if !errors.Is(err, ErrDied) || errors.Is(err, errPatched) != c.again {
+				t.Errorf("booted again: %v, want %v: %v", !c.again, c.again, err)
+			}
+			if c.console != "" && !strings.Contains(err.Error(), "enqueue_timer") && !strings.Contains(err.Error(), "protection fault") {
+				t.Errorf("the console's words are missing: %v", err)
+			}
+			tries := 0
+			var said bytes.Buffer
+			code, err := untilBooted(&said, func() (int, error) {
+				if tries++; tries == 2 {
+					return 7, nil
+				}
+				return CodeDied, r.died(io.EOF)
+			})
+			if c.again && (tries != 2 || code != 7 || err != nil || !strings.Contains(said.String(), "booting again")) {
+				t.Errorf("%d tries, code %d, %v, said %q", tries, code, err, said.String())
+			}
+			if !c.again && (tries != 1 || code != CodeDied || err == nil || said.Len() > 0) {
+				t.Errorf("%d tries, code %d, %v, said %q", tries, code, err, said.String())
+			}
+		})
+	}
+	tries := 0
+	if _, err := untilBooted(io.Discard, func() (int, error) { tries++; return CodeDied, errPatched }); tries != boots || err == nil {
+		t.Errorf("a VM that never boots: %d tries, %v", tries, err)
+	}
+}
