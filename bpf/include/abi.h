@@ -44,7 +44,7 @@ enum hp_vlan_mode {
 	X(ARP, 4, PASS, "ARP passes the firewall")                                                                         \
 	X(RARP, 5, PASS, "RARP passes the firewall")                                                                       \
 	X(ND, 6, PASS, "IPv6 Neighbor Discovery passes the firewall")                                                      \
-	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment allowed by a rule without services or by defaultAction")            \
+	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment allowed by a rule without ports or by defaultAction")            \
 	X(MIGRATED, 8, PASS, "belongs to a connection from before the VM came here; a rule allows its opener")               \
 	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
 	X(PORT_DARK, 17, DROP, "the port is not complete yet")                                                             \
@@ -61,7 +61,7 @@ enum hp_vlan_mode {
 	X(UNTAGGED, 28, DROP, "untagged frame on a trunk port without a native VLAN")                                      \
 	X(MALFORMED, 29, DROP, "headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP")                  \
 	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
-	X(FRAGMENT_DROP, 31, DROP, "non-first fragment not allowed by a rule without services")
+	X(FRAGMENT_DROP, 31, DROP, "non-first fragment not allowed by a rule without ports")
 
 #define HP_REASON_FIRST_DROP 16
 #define HP_REASON_MAX 32
@@ -83,7 +83,10 @@ enum hp_reason {
  *             i/64, bit i%64) stands for the rule at position i.
  *   svcindex  u16[256] a page: HP_SVC_GROUPS groups, each 256 chunk numbers by
  *             the high byte; kept in HP_SVC_GROUPS consecutive pages.
- *   svcchunk  u16[256] a page: service row number by the low byte.
+ *   sportindex u16[256] a page: for each direction HP_SVC_PORTS groups, by the high
+ *             byte of the source port: in place of dir_row, the rules that apply in
+ *             this direction and do not ask for other source ports.
+ *   svcchunk  u16[256] a page: row number by the low byte, for both indexes.
  *   meta      hp_rule[32] a page, by position.
  * All row numbers point into the same rows table.
  */
@@ -94,9 +97,12 @@ enum hp_reason {
 enum hp_svc_group {
 	HP_SVC_TCP = 0,    /* destination port */
 	HP_SVC_UDP = 1,    /* destination port */
-	HP_SVC_ICMP = 2,   /* type, code */
-	HP_SVC_ICMPV6 = 3, /* type, code */
-	HP_SVC_GROUPS = 4,
+	HP_SVC_SCTP = 2,   /* destination port */
+	HP_SVC_PORTS = 3,  /* groups with ports */
+	HP_SVC_ICMP = 3,   /* type, code */
+	HP_SVC_ICMPV6 = 4, /* type, code */
+	HP_SVC_IP = 5,     /* 0, IP protocol, where no more is known: other protocols, non-first fragments */
+	HP_SVC_GROUPS = 6,
 };
 
 struct hp_header {
@@ -110,8 +116,9 @@ struct hp_header {
 	__u32 rows;         /* first page */
 	__u32 svcindex;     /* first page */
 	__u32 svcchunk;     /* first page */
-	__u32 svc_none_row; /* row for what has no service: non-IP, other protocols, non-first fragments */
+	__u32 svc_none_row; /* row for what has no service: non-IP */
 	__u32 meta;         /* first page */
+	__u32 sportindex;   /* first page; 0: no rule asks for source ports */
 	__u32 dir_row[HP_DIRS]; /* row of the rules that apply in this direction */
 };
 

@@ -2,7 +2,7 @@
 /*
  * The classifier: an address has a class, a class has in each policy a row of
  * bits, one a rule. The AND of the rows of source, destination, service and
- * direction has the winning rule as its first bit. Layout: abi.h.
+ * direction (with source port) has the winning rule as its first bit. Layout: abi.h.
  */
 #ifndef HOMEPORT_CLASSIFY_H
 #define HOMEPORT_CLASSIFY_H
@@ -51,18 +51,32 @@ static __always_inline int class_row(void *program, const struct hp_header *h, _
 	return p ? p->rows[class % PAGE_ROWS] : -1;
 }
 
-/* service_row: -1: broken. */
-static __always_inline int service_row(void *program, const struct hp_header *h, const struct query *q)
+/* indexed_row: the row of a port, or the like, by an index's page. -1: broken. */
+static __always_inline int indexed_row(void *program, const struct hp_header *h, __u32 index, __u16 at)
 {
-	struct page *p;
+	struct page *p = page_at(program, index);
 
-	if (q->group >= HP_SVC_GROUPS)
-		return h->svc_none_row;
-	p = page_at(program, h->svcindex + q->group);
 	if (!p)
 		return -1;
-	p = page_at(program, h->svcchunk + p->rows[q->service >> 8]);
-	return p ? p->rows[q->service & 255] : -1;
+	p = page_at(program, h->svcchunk + p->rows[at >> 8]);
+	return p ? p->rows[at & 255] : -1;
+}
+
+static __always_inline int service_row(void *program, const struct hp_header *h, const struct query *q)
+{
+	if (q->group >= HP_SVC_GROUPS)
+		return h->svc_none_row;
+	return indexed_row(program, h, h->svcindex + q->group, q->service);
+}
+
+/* applying_row: the rules of the direction, but those that ask for other source ports. */
+static __always_inline int applying_row(void *program, const struct hp_header *h, const struct query *q)
+{
+	__u32 dir = q->dir & 1;
+
+	if (!h->sportindex || q->group >= HP_SVC_PORTS)
+		return h->dir_row[dir];
+	return indexed_row(program, h, h->sportindex + dir * HP_SVC_PORTS + q->group, q->sport);
 }
 
 /* Where the rows of source, destination, service and direction are. */
@@ -73,7 +87,7 @@ struct rows {
 
 static __always_inline int find_rows(void *program, const struct hp_header *h, const struct query *q, struct rows *r)
 {
-	int src = 0, dst = 0, service;
+	int src = 0, dst = 0, service, applying;
 	__u32 side = q->generation & 1;
 	void *table;
 
@@ -85,12 +99,13 @@ static __always_inline int find_rows(void *program, const struct hp_header *h, c
 		dst = class_row(program, h, h->dst_classrow, class_of(table, &q->ends.dst));
 	}
 	service = service_row(program, h, q);
-	if (src < 0 || dst < 0 || service < 0)
+	applying = applying_row(program, h, q);
+	if (src < 0 || dst < 0 || service < 0 || applying < 0)
 		return 0;
 	r->word[0] = src * h->words;
 	r->word[1] = dst * h->words;
 	r->word[2] = service * h->words;
-	r->word[3] = h->dir_row[q->dir & 1] * h->words;
+	r->word[3] = applying * h->words;
 	return 1;
 }
 

@@ -89,7 +89,7 @@ static __always_inline __u32 lifetime(const struct hp_flow *flow, __u32 proto)
 			return tcp_open_ticks;
 		return flow->state == HP_FLOW_NEW ? tcp_new_ticks : tcp_closing_ticks;
 	}
-	if (proto == PROTO_UDP)
+	if (proto == PROTO_UDP || proto == PROTO_SCTP)
 		return flow->state == HP_FLOW_NEW ? udp_new_ticks : udp_open_ticks;
 	return icmp_ticks;
 }
@@ -242,9 +242,12 @@ static __always_inline void opener_query(const struct track *t, __u32 opener, st
 	q->dir = opener;
 	q->ip = 1;
 	q->service = bpf_ntohs(out ? k->rport : k->lport);
+	q->sport = bpf_ntohs(out ? k->lport : k->rport);
 	q->group = HP_SVC_TCP;
 	if (k->proto == PROTO_UDP)
 		q->group = HP_SVC_UDP;
+	if (k->proto == PROTO_SCTP)
+		q->group = HP_SVC_SCTP;
 	if (k->proto == PROTO_ICMP) {
 		q->group = HP_SVC_ICMP;
 		q->service = 8 << 8;
@@ -355,7 +358,7 @@ __noinline int quoted_key(struct __sk_buff *skb, const struct packet *p, struct 
 		quoted.sport = l4.icmp.id;
 		if (quoted.kind != ECHO_REQUEST && quoted.kind != ECHO_REPLY)
 			return 0;
-	} else if (quoted.proto != PROTO_TCP && quoted.proto != PROTO_UDP) {
+	} else if (quoted.proto != PROTO_TCP && quoted.proto != PROTO_UDP && quoted.proto != PROTO_SCTP) {
 		return 0;
 	}
 	quoted.vlan = p->vlan;

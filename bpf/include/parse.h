@@ -36,6 +36,7 @@
 #define PROTO_AH 51
 #define PROTO_ICMPV6 58
 #define PROTO_DSTOPTS 60
+#define PROTO_SCTP 132
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -45,6 +46,7 @@
 /* What must be there of a whole packet or a first fragment. */
 #define TCP_MIN 20
 #define UDP_MIN 8
+#define SCTP_MIN 12
 #define ICMP_MIN 8 /* every message of both families has that much */
 
 union addr {
@@ -125,12 +127,13 @@ struct query {
 	struct ends ends;
 	__u64 generation;
 	__u32 policy;
-	__u16 service; /* destination port, or type << 8 | code */
-	__u8 group;    /* enum hp_svc_group; HP_SVC_GROUPS: the packet has no service */
+	__u16 service; /* destination port, type << 8 | code, or IP protocol */
+	__u8 group;    /* enum hp_svc_group; HP_SVC_GROUPS: the packet is not IP */
 	__u8 dir;
 	__u8 ip;       /* addresses mean something */
 	__u8 implied;  /* out: by an implied rule */
-	__u8 pad[6];
+	__u16 sport;   /* source port */
+	__u8 pad[4];
 	__u32 counter; /* out: index into rule_counters */
 	__u32 rule_id; /* out: 0 is the default action */
 };
@@ -138,7 +141,7 @@ struct query {
 enum packet_kind {
 	STATELESS = 0, /* judged one by one: not IP, other protocols, fragments, most of ICMP */
 	TCP,
-	UDP,
+	UDP, /* and SCTP: flows by their ports alone */
 	ECHO_REQUEST,
 	ECHO_REPLY,
 	ICMP_ERROR,
@@ -352,6 +355,7 @@ static __always_inline void set_ports(struct packet *p, const union l4_header *l
 	p->dport = l4->ports.dport;
 	p->query.group = group;
 	p->query.service = bpf_ntohs(l4->ports.dport);
+	p->query.sport = bpf_ntohs(l4->ports.sport);
 }
 
 static __always_inline void set_icmp(struct packet *p, const union l4_header *l4, __u32 v6)
@@ -393,7 +397,7 @@ static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, str
 	const union l4_header *l4;
 	__u32 icmp = s->v6 ? PROTO_ICMPV6 : PROTO_ICMP;
 
-	if (p->proto != PROTO_TCP && p->proto != PROTO_UDP && p->proto != icmp)
+	if (p->proto != PROTO_TCP && p->proto != PROTO_UDP && p->proto != PROTO_SCTP && p->proto != icmp)
 		return GO_ON;
 	/* A message shorter than UDP_MIN or ICMP_MIN, also as a tiny first fragment. */
 	if (s->at > MAX_OFFSET || s->at + sizeof(*l4) > s->end)
@@ -407,6 +411,13 @@ static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, str
 	}
 	if (p->proto == PROTO_UDP) {
 		set_ports(p, l4, UDP, HP_SVC_UDP);
+		return GO_ON;
+	}
+	if (p->proto == PROTO_SCTP) {
+		/* The packet ends inside its header. */
+		if (s->at + SCTP_MIN > s->end)
+			return HP_MALFORMED;
+		set_ports(p, l4, UDP, HP_SVC_SCTP);
 		return GO_ON;
 	}
 	set_icmp(p, l4, s->v6);
@@ -464,6 +475,8 @@ __noinline int parse_ip(struct __sk_buff *skb, struct packet *p, __u32 ethertype
 	if (r != GO_ON)
 		return r;
 	p->query.ip = 1;
+	p->query.group = HP_SVC_IP;
+	p->query.service = p->proto;
 	if (p->fragment)
 		return GO_ON;
 	return parse_l4(skb, &s, p, hops);

@@ -19,7 +19,7 @@ func simulateCommand(o *options) *cobra.Command {
 	var code uint8
 	var out bool
 	c := &cobra.Command{
-		Use:   "simulate PORT --from ADDR --to ADDR:PORT/PROTOCOL",
+		Use:   "simulate PORT --from ADDR[:PORT] --to ADDR:PORT/PROTOCOL",
 		Short: "What a port's rules say about a connection's first packet, and which rule",
 		Long: "Says what the rules in force of a port do with the first packet of a connection, and which rule decides. Nothing is\n" +
 			"sent or counted. PORT is its host interface, pod, namespace/pod or container ID.",
@@ -52,8 +52,8 @@ func simulateCommand(o *options) *cobra.Command {
 			return show(o, v, raw, o.printer().Verdict)
 		},
 	}
-	c.Flags().StringVar(&from, "from", "", "`ADDR`ess that opens the connection")
-	c.Flags().StringVar(&to, "to", "", "`ADDR:PORT/PROTOCOL` that it opens: tcp or udp with a port, icmp or icmpv6 with a type; ADDR/47 for others")
+	c.Flags().StringVar(&from, "from", "", "`ADDR[:PORT]` that opens the connection; without a port, from one as clients take it (49152)")
+	c.Flags().StringVar(&to, "to", "", "`ADDR:PORT/PROTOCOL` that it opens: tcp, udp or sctp with a port, icmp or icmpv6 with a type; ADDR/47 for others")
 	c.Flags().Uint8Var(&code, "code", 0, "`CODE` of an icmp or icmpv6 type")
 	c.Flags().BoolVar(&out, "out", false, "the VM at the port sends it; without, it comes to the VM")
 	return c
@@ -66,8 +66,10 @@ func parsePacket(from, to string, code uint8, out bool) (*wire.Packet, error) {
 		p.Direction = "Out"
 	}
 	var err error
-	if p.Source, err = netip.ParseAddr(from); err != nil {
-		return nil, fmt.Errorf("--from %q: want an address, as 10.0.0.9", from)
+	if source, err := netip.ParseAddrPort(from); err == nil {
+		p.Source, p.SourcePort = source.Addr(), source.Port()
+	} else if p.Source, err = netip.ParseAddr(from); err != nil {
+		return nil, fmt.Errorf("--from %q: want an address, as 10.0.0.9, or one with its port, as 10.0.0.9:53 or [fd00::9]:53", from)
 	}
 	wrong := fmt.Errorf("--to %q: want an address, a port and a protocol, as 10.0.0.7:443/tcp, [fd00::7]:53/udp or 10.0.0.7:8/icmp; or a protocol's number, as 10.0.0.7/47", to)
 	i := strings.LastIndexByte(to, '/')
@@ -76,7 +78,7 @@ func parsePacket(from, to string, code uint8, out bool) (*wire.Packet, error) {
 	}
 	where, protocol := to[:i], to[i+1:]
 	if _, err := strconv.ParseUint(protocol, 10, 8); err == nil {
-		p.Service = "protocol/" + protocol
+		p.Service = "ip/" + protocol
 		if p.Destination, err = netip.ParseAddr(strings.Trim(where, "[]")); err != nil {
 			return nil, wrong
 		}

@@ -169,7 +169,9 @@ func TestVerdict(t *testing.T) {
 		return policy.Rule{Key: policy.RuleKey{Policy: "udp", ID: id}, Action: a, Directions: policy.OnlyOut,
 			Services: []policy.Service{{Protocol: policy.UDP, First: ports[0], Last: ports[1]}}}
 	}
-	s.Policies = []desired.Policy{{Name: "udp", Rank: 1, Rules: []policy.Rule{to(7, policy.Allow, 1, 500), to(8, policy.Drop, 400, 65535)}}}
+	s.Policies = []desired.Policy{{Name: "udp", Rank: 1, Rules: []policy.Rule{to(7, policy.Allow, 1, 500), to(8, policy.Drop, 400, 65535), {
+		Key: policy.RuleKey{Policy: "udp", ID: 9}, Action: policy.Drop, Directions: policy.OnlyOut,
+		Services: []policy.Service{{Protocol: policy.TCP, First: 900, Last: 900, SourceFirst: 1, SourceLast: 1023}}}}}}
 	l.follow(s)
 	rec := l.veth("veth1", 1)
 	l.openAs(rec)
@@ -192,8 +194,8 @@ func TestVerdict(t *testing.T) {
 		{"Out", "10.0.0.2", "udp/450", "Allow 7"},
 		{"Out", "10.0.0.2", "tcp/450", "Allow"},
 		{"In", "10.0.0.2", "udp/1000", "Allow"},
-		{"Out", "10.0.0.2", "protocol/47", "Allow"},
-		{"Out", "10.0.0.2", "protocol/17", "packet.service"},
+		{"Out", "10.0.0.2", "ip/47", "Allow"},
+		{"Out", "10.0.0.2", "ip/17", "packet.service"},
 		{"Out", "10.0.0.2", "icmpv6/128", "packet.service"},
 		{"Out", "10.0.0.2", "icmp/3/4", "Allow"},
 		{"Out", "10.0.0.2", "icmp/8", "Allow"},
@@ -201,8 +203,10 @@ func TestVerdict(t *testing.T) {
 		{"Out", "fd00::2", "udp/1", "packet.destination"},
 		{"Out", "10.0.0.2", "udp", "packet.service"},
 		{"Out", "10.0.0.2", "udp/1-2", "packet.service"},
-		{"Out", "10.0.0.2", "sctp/1", "packet.service"},
-		{"Out", "10.0.0.2", "protocol/256", "packet.service"},
+		{"Out", "10.0.0.2", "sctp/1", "Allow"},
+		{"Out", "10.0.0.2", "tcp/900", "Allow"},
+		{"Out", "10.0.0.2", "udp/450 from 9", "packet.service"},
+		{"Out", "10.0.0.2", "ip/256", "packet.service"},
 	} {
 		v, err := ask(c.direction, "10.0.0.1", c.to, c.service)
 		got := v.Action
@@ -216,6 +220,17 @@ func TestVerdict(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%+v: got %s, %v", c, got, err)
 		}
+	}
+	for port, want := range map[uint16]string{1023: "Drop", 1024: "Allow"} {
+		v, err := l.view(t.Context(), &wire.ViewRequest{What: wire.ViewVerdict, Port: &key, Packet: &wire.Packet{Direction: "Out",
+			Source: netip.MustParseAddr("10.0.0.1"), SourcePort: port, Destination: netip.MustParseAddr("10.0.0.2"), Service: "tcp/900"}})
+		if got, _ := v.(wire.Verdict); err != nil || got.Action != want || !strings.HasSuffix(got.Packet, fmt.Sprintf("tcp/900 from %d", port)) {
+			t.Errorf("from port %d: %+v, %v", port, got, err)
+		}
+	}
+	if _, err := l.view(t.Context(), &wire.ViewRequest{What: wire.ViewVerdict, Port: &key, Packet: &wire.Packet{Direction: "Out",
+		Source: netip.MustParseAddr("10.0.0.1"), SourcePort: 9, Destination: netip.MustParseAddr("10.0.0.2"), Service: "icmp/8"}}); err == nil || !strings.Contains(err.Error(), "packet.sourcePort") {
+		t.Errorf("a source port of ICMP: %v", err)
 	}
 	key.ContainerID = "gone"
 	if _, err := ask("In", "10.0.0.1", "10.0.0.2", "udp/1"); err == nil || !strings.Contains(err.Error(), "not attached on this node") {

@@ -1,10 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
@@ -38,7 +37,7 @@ func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
 		return nil, &attach.Error{Kind: attach.Unavailable, Field: "port", Message: fmt.Sprintf("its rules %q are not in force yet", id), Remedy: "see homeportctl status"}
 	}
 	out := wire.Verdict{TypeMeta: kind("Verdict"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: id, Network: set.Network,
-		Packet: fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, req.Packet.Service)}
+		Packet: fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(req.Packet))}
 	out.State, _ = a.kernel.State(rec.HostIfIndex)
 	set.Lists = around(set.Lists, p)
 	v := policy.Evaluate(&set, p)
@@ -54,6 +53,14 @@ func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
 	rule := ruleView(r, hits[r.Key])
 	out.Policy, out.Rule = r.Key.Policy, &rule
 	return out, nil
+}
+
+// serviceText says what somebody asked about, and the source port if it was given.
+func serviceText(in *wire.Packet) string {
+	if in.SourcePort == 0 {
+		return in.Service
+	}
+	return fmt.Sprintf("%s from %d", in.Service, in.SourcePort)
 }
 
 // around leaves of lists what holds the packet's addresses, so that those of large sets
@@ -83,32 +90,31 @@ func readPacket(in *wire.Packet) (policy.Packet, error) {
 	if p.Src.Zone()+p.Dst.Zone() != "" {
 		return p, attach.Invalid("packet.source", "rules know no zones", "leave what follows % out")
 	}
-	if number, ok := strings.CutPrefix(in.Service, "protocol/"); ok {
-		n, err := strconv.ParseUint(number, 10, 8)
-		if err != nil {
-			return p, attach.Invalid("packet.service", fmt.Sprintf("%q is no IP protocol", number), "want a number from 0 to 255, as 47")
-		}
-		p.Protocol = uint8(n)
-		if slices.Contains([]uint8{policy.TCP, policy.UDP, policy.ICMP, policy.ICMPv6}, p.Protocol) {
-			return p, attach.Invalid("packet.service", "that protocol has ports or types", "want one as tcp/443, udp/53 or icmp/8")
-		}
-		return p, nil
-	}
 	s, err := policy.ParseService(in.Service)
 	if err != nil {
-		return p, attach.Invalid("packet.service", err.Error(), "want one as tcp/443, udp/53 or icmp/8")
+		return p, attach.Invalid("packet.service", err.Error(), "want one as tcp/443, udp/53, icmp/8 or ip/47")
 	}
-	icmp := s.Protocol == policy.ICMP || s.Protocol == policy.ICMPv6
-	if s.First != s.Last && !(icmp && s.First>>8 == s.Last>>8) {
+	ports, types := policy.HasPorts(s.Protocol), policy.HasTypes(s.Protocol)
+	switch p.Protocol = s.Protocol; {
+	case in.SourcePort != 0 && !ports:
+		return p, attach.Invalid("packet.sourcePort", policy.ProtocolName(s.Protocol)+" has none", "leave it out")
+	case !ports && !types:
+		return p, nil
+	case s.SourceLast != 0 || s.First != s.Last && !(types && s.First>>8 == s.Last>>8):
 		return p, attach.Invalid("packet.service", fmt.Sprintf("%q is more than one", in.Service), "want one as tcp/443, udp/53 or icmp/8")
-	}
-	if icmp && (s.Protocol == policy.ICMP) != p.Src.Is4() {
+	case types && (s.Protocol == policy.ICMP) != p.Src.Is4():
 		return p, attach.Invalid("packet.service", "ICMP is of IPv4, ICMPv6 of IPv6", "want the one of the addresses")
 	}
 	const firstND, lastND = 133, 137
 	if t := s.First >> 8; s.Protocol == policy.ICMPv6 && t >= firstND && t <= lastND {
 		return p, attach.Invalid("packet.service", fmt.Sprintf("type %d is Neighbor Discovery, which no rule is asked about", t), "ask about another type")
 	}
-	p.Protocol, p.HasService, p.Service = s.Protocol, true, s.First // of an ICMP type without a code, code 0
+	p.HasService, p.Service = true, s.First // of an ICMP type without a code, code 0
+	if ports {
+		p.SourcePort = cmp.Or(in.SourcePort, clientPort)
+	}
 	return p, nil
 }
+
+// clientPort is a source port as clients take one: the first of RFC 6335's dynamic ports.
+const clientPort = 49152

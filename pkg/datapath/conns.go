@@ -106,6 +106,9 @@ func eachFlow(m *ebpf.Map, visit func(portHpFlowKey, portHpFlow)) error {
 	}
 }
 
+// udpLike: flows by ports alone.
+func udpLike(proto uint8) bool { return proto == policy.UDP || proto == policy.SCTP }
+
 // lifetime in ticks, as conntrack.h has it.
 func (d *Datapath) lifetime(proto uint8, s FlowState) uint32 {
 	t := d.cfg.Timeouts.withDefaults()
@@ -116,9 +119,9 @@ func (d *Datapath) lifetime(proto uint8, s FlowState) uint32 {
 		return ticks(t.TCPNew)
 	case proto == policy.TCP:
 		return ticks(t.TCPClosing)
-	case proto == policy.UDP && s == FlowNew:
+	case udpLike(proto) && s == FlowNew:
 		return ticks(t.UDPNew)
-	case proto == policy.UDP:
+	case udpLike(proto):
 		return ticks(t.UDPOpen)
 	}
 	return ticks(t.ICMP)

@@ -238,18 +238,12 @@ func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn 
 
 // fragmented: the packet can only be without a service as a non-first fragment.
 func fragmented(p policy.Packet) bool {
-	if p.HasService || !p.IP {
-		return false
-	}
-	switch p.Protocol {
-	case policy.TCP, policy.UDP, policy.ICMP, policy.ICMPv6:
-		return true
-	}
-	return false
+	return p.IP && !p.HasService && (policy.HasPorts(p.Protocol) || policy.HasTypes(p.Protocol))
 }
 
-// compare runs packets at a fresh port of the set's network. Packets are given
-// source ports or identifiers that no known flow has.
+// compare runs packets at a fresh port of the set's network, and at a further one
+// where a packet belongs to a flow that the port knows. Echoes are given identifiers
+// that it does not.
 func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []policy.Packet, won []int) error {
 	b.Helper()
 	b.network(set.Network)
@@ -267,7 +261,12 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 	free := uint16(0)
 	for n, p := range packets {
 		syn := n%8 != 0
-		free = distinct(flows, p, free)
+		var fresh bool
+		if free, fresh = distinct(flows, p, free); !fresh {
+			b.network(set.Network)
+			clear(flows)
+			free, _ = distinct(flows, p, free)
+		}
 		want, rule := reference(set, counters, p, syn)
 		ret, err := b.progs[p.Direction].Run(&ebpf.RunOptions{Data: frameOf(p, free, syn)})
 		if err != nil {
@@ -340,27 +339,27 @@ func (b *bench) compareRules(indexes []uint32, want map[uint32]uint64) error {
 	return nil
 }
 
-// distinct gives the next number after free with which p is of no known flow,
-// and notes the flow.
-func distinct(flows map[portHpFlowKey]bool, p policy.Packet, free uint16) uint16 {
+// distinct gives the next identifier after free with which p, if it has one, is of no
+// known flow, and notes the flow; fresh says that it was not known.
+func distinct(flows map[portHpFlowKey]bool, p policy.Packet, free uint16) (next uint16, fresh bool) {
+	if !p.IP || !p.HasService {
+		return free, true
+	}
 	for {
 		free++
-		k := portHpFlowKey{Local: as16(p.Src), Remote: as16(p.Dst), Lport: free, Rport: p.Service, Proto: p.Protocol}
-		switch {
-		case !p.IP || !p.HasService:
-			return free
-		case p.Protocol == policy.ICMP || p.Protocol == policy.ICMPv6:
-			k.Rport = 0 // whoever asks
+		k := portHpFlowKey{Local: as16(p.Src), Remote: as16(p.Dst), Lport: free, Proto: p.Protocol} // whoever asks
+		if policy.HasPorts(p.Protocol) {
+			k.Lport, k.Rport = p.SourcePort, p.Service
 		}
 		if p.Direction == policy.In {
 			k.Local, k.Remote = k.Remote, k.Local
-			if k.Proto == policy.TCP || k.Proto == policy.UDP {
+			if policy.HasPorts(p.Protocol) {
 				k.Lport, k.Rport = k.Rport, k.Lport
 			}
 		}
-		if !flows[k] {
+		if fresh = !flows[k]; fresh || policy.HasPorts(p.Protocol) {
 			flows[k] = true
-			return free
+			return free, fresh
 		}
 	}
 }
@@ -411,8 +410,8 @@ func l4Of(p policy.Packet, free uint16, syn bool) []byte {
 	l4 := make([]byte, 20)
 	switch {
 	case !p.HasService:
-	case p.Protocol == policy.TCP || p.Protocol == policy.UDP:
-		binary.BigEndian.PutUint16(l4, free)
+	case policy.HasPorts(p.Protocol):
+		binary.BigEndian.PutUint16(l4, p.SourcePort)
 		binary.BigEndian.PutUint16(l4[2:], p.Service)
 		l4[12], l4[13] = 0x50, 0x10
 		if syn {

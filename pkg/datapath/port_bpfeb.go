@@ -79,6 +79,7 @@ type portHpHeader struct {
 	Svcchunk       uint32
 	SvcNoneRow     uint32
 	Meta           uint32
+	Sportindex     uint32
 	DirRow         [2]uint32
 }
 

@@ -251,7 +251,7 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: is empty: g
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: 53 is not a text in YAML: want quotes, as "53"
 `},
 		{name: "ICMP with ports", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMP, ports: "8"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Forbidden: ICMP has no ports: want types, or protocol TCP or UDP
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Forbidden: ICMP has no ports: want types, or protocol TCP, UDP or SCTP
 `},
 		{name: "ICMP type 256", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMPv6, types: [128, 256]}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].types[1]: Invalid value: 256: want a type from 0 to 255
@@ -263,9 +263,24 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].codes[0]: Invalid 
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].codes: Forbidden: TCP has none: leave it out, or want protocol ICMP or ICMPv6
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].codes: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
 `},
-		{name: "unknown protocol", content: badRule(`id: 7, action: Drop, services: [{protocol: tcp}, {protocol: SCTP}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocol: Unsupported value: "SCTP": supported values: "TCP", "UDP", "ICMP", "ICMPv6"
+		{name: "unknown protocol", content: badRule(`id: 7, action: Drop, services: [{protocol: tcp}, {protocol: GRE}, {ports: "1"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP", "SCTP", "ICMP", "ICMPv6"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocol: Unsupported value: "GRE": supported values: "TCP", "UDP", "SCTP", "ICMP", "ICMPv6"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].protocol: Required value: want TCP, UDP, SCTP, ICMP or ICMPv6, or a protocolNumber
+`},
+		{name: "protocol numbers", content: badRule(`id: 7, action: Drop, services: [{protocolNumber: 256}, {protocolNumber: 44}, {protocolNumber: 47, ports: "1"}, {protocolNumber: 6, protocol: TCP}, {any: true, protocolNumber: 47}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocolNumber: Invalid value: 256: want an IP protocol's number from 0 to 255, as 47 for GRE
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocolNumber: Invalid value: 44: is an IPv6 extension header, and no protocol: want that of what is behind it
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].protocolNumber: Forbidden: is all of a protocol: leave the other fields out, or want protocol with its ports or types
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].protocolNumber: Forbidden: is all of a protocol: leave the other fields out, or want protocol with its ports or types
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].any: Invalid value: true: is every service: leave the other fields out, or any
+`},
+		{name: "source ports", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, sourcePorts: "0"}, {protocol: SCTP, sourcePorts: "9-8"}, {protocol: ICMP, sourcePorts: "1"}, {protocol: TCP, ports: "80,0"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].sourcePorts: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: Invalid value: "9-8": is reversed: want 8-9
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].sourcePorts: Forbidden: ICMP has no ports: want types, or protocol TCP, UDP or SCTP
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].ports: Invalid value: "80,0": "0": want ports from 1 to 65535, as "80,443,8000-8010"
 `},
 	} {
 		c.file = "policy.yaml"
@@ -331,9 +346,8 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: Forbidden:
 policy.yaml:16: FirewallPolicy web: spec.rules[1].destinationsExcluded: Invalid value: true: the rule would match nothing: want destinations other than any, or leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sourcesExcluded: Invalid value: true: the rule would match nothing: want sources other than any, or leave it out
 `},
-		{name: "services not enforced", content: badRule(`id: 7, action: Drop, services: [{serviceSet: web}, {protocol: TCP, sourcePorts: "1"}]`), want: `
+		{name: "services not enforced", content: badRule(`id: 7, action: Drop, services: [{serviceSet: web}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].serviceSet: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: Forbidden: this version does not enforce this field: leave it out
 `},
 		{name: "category Ethernet", content: edit(web, "Application", "Ethernet"), want: `
 policy.yaml:5: FirewallPolicy web: spec.category: Forbidden: this version does not enforce Ethernet: want Emergency, Infrastructure, Environment or Application
@@ -358,7 +372,7 @@ policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: this
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
 		{name: "unknown keys", content: badRule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, ports, types, codes, any, sourcePorts, serviceSet
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, protocolNumber, ports, types, codes, any, sourcePorts, serviceSet
 policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, sourcesExcluded, destinationsExcluded, services, log, logLabel, state
 `},
 	} {

@@ -216,37 +216,49 @@ func services(errs *field.ErrorList, list []v1alpha1.Service) []policy.Service {
 		if s.Any {
 			return nil
 		}
-		number := protocol(s.Protocol)
+		all := policy.Service{Protocol: protocol(&s), Last: 0xffff}
+		of := func(first, last uint16) policy.Service {
+			return policy.Service{Protocol: all.Protocol, First: first, Last: last}
+		}
+		parts := []policy.Service{all}
 		switch {
 		case s.Ports != "":
+			parts = nil
 			for _, r := range must(errs, "spec.rules", v1alpha1.ParsePorts, s.Ports) {
-				out = append(out, policy.Service{Protocol: number, First: r.First, Last: r.Last})
+				parts = append(parts, of(r.First, r.Last))
 			}
 		case len(s.Codes) > 0:
+			parts = nil
 			for _, c := range s.Codes {
 				both := uint16(s.Types[0])<<8 | uint16(c)
-				out = append(out, policy.Service{Protocol: number, First: both, Last: both})
+				parts = append(parts, of(both, both))
 			}
 		case len(s.Types) > 0:
+			parts = nil
 			for _, t := range s.Types {
-				out = append(out, policy.Service{Protocol: number, First: uint16(t) << 8, Last: uint16(t)<<8 | 0xff})
+				parts = append(parts, of(uint16(t)<<8, uint16(t)<<8|0xff))
 			}
-		default:
-			out = append(out, policy.Service{Protocol: number, First: 0, Last: 0xffff})
+		}
+		if s.SourcePorts == "" {
+			out = append(out, parts...)
+			continue
+		}
+		for _, r := range must(errs, "spec.rules", v1alpha1.ParsePorts, s.SourcePorts) {
+			for _, p := range parts {
+				p.SourceFirst, p.SourceLast = r.First, r.Last
+				out = append(out, p)
+			}
 		}
 	}
 	return out
 }
 
-func protocol(p v1alpha1.Protocol) uint8 {
-	switch p {
-	case v1alpha1.ProtocolTCP:
-		return policy.TCP
-	case v1alpha1.ProtocolUDP:
-		return policy.UDP
-	case v1alpha1.ProtocolICMP:
-		return policy.ICMP
-	default:
-		return policy.ICMPv6
+func protocol(s *v1alpha1.Service) uint8 {
+	if s.ProtocolNumber != nil {
+		return uint8(*s.ProtocolNumber)
 	}
+	return map[v1alpha1.Protocol]uint8{
+		v1alpha1.ProtocolTCP: policy.TCP, v1alpha1.ProtocolUDP: policy.UDP, v1alpha1.ProtocolSCTP: policy.SCTP,
+		v1alpha1.ProtocolICMP: policy.ICMP, v1alpha1.ProtocolICMPv6: policy.ICMPv6,
+	}[s.Protocol]
 }

@@ -1,11 +1,14 @@
 package desired
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -98,6 +101,7 @@ spec:
   - {id: 1, action: Allow}
   - {id: 2, action: Allow, sources: [{any: true}], destinations: [{any: true}], services: [{any: true}]}
   - {id: 3, action: Allow, services: [{protocol: UDP}, {protocol: ICMPv6}, {protocol: ICMP, types: [0, 255]}]}
+  - {id: 4, action: Allow, services: [{protocol: TCP, ports: "80,90-91", sourcePorts: "1-9,20"}, {protocol: SCTP, sourcePorts: "7"}, {protocolNumber: 47}]}
 `})
 	if len(s.Problems) > 0 {
 		t.Fatal(s.Problems)
@@ -112,13 +116,12 @@ spec:
 		{Protocol: policy.UDP, First: 0, Last: 0xffff}, {Protocol: policy.ICMPv6, First: 0, Last: 0xffff},
 		{Protocol: policy.ICMP, First: 0, Last: 0xff}, {Protocol: policy.ICMP, First: 0xff00, Last: 0xffff},
 	}
-	if len(rules[2].Services) != len(want) {
-		t.Fatalf("services %+v", rules[2].Services)
+	if diff := cmp.Diff(want, rules[2].Services); diff != "" {
+		t.Error(diff)
 	}
-	for i, sv := range rules[2].Services {
-		if sv != want[i] {
-			t.Errorf("service %d: %+v, want %+v", i, sv, want[i])
-		}
+	texts := "tcp/80 from 1-9, tcp/90-91 from 1-9, tcp/80 from 20, tcp/90-91 from 20, sctp from 7, ip/47"
+	if got := fmt.Sprint(rules[3].Services); got != "["+strings.ReplaceAll(texts, ",", "")+"]" {
+		t.Errorf("services %s, want %s", got, texts)
 	}
 	if s.Policies[0].Networks != nil {
 		t.Errorf("networks %v, want nil for Any", s.Policies[0].Networks)

@@ -295,8 +295,10 @@ func servicePort(p *networkingv1.NetworkPolicyPort) (policy.Service, error) {
 		case corev1.ProtocolTCP:
 		case corev1.ProtocolUDP:
 			s.Protocol = policy.UDP
+		case corev1.ProtocolSCTP:
+			s.Protocol = policy.SCTP
 		default:
-			return s, fmt.Errorf("protocol %s is not enforced by this version: want TCP or UDP", *p.Protocol)
+			return s, fmt.Errorf("protocol %s is not known: want TCP, UDP or SCTP", *p.Protocol)
 		}
 	}
 	switch {

@@ -91,7 +91,8 @@ func TestMultiNetworkPolicyTraps(t *testing.T) {
 		"an item without a port":             {`{podSelector: {}, ingress: [{ports: [{protocol: TCP}]}]}`, "+in 1.2.3.4 80, -in 1.2.3.4 icmp", ""},
 		"a name of a port allows nothing":    {`{podSelector: {}, ingress: [{ports: [{port: http}]}]}`, "-in 1.2.3.4 80", `spec.ingress[0].ports[0]: port "http" is a name`},
 		"and nothing more beside a number":   {`{podSelector: {}, ingress: [{ports: [{port: http}, {port: 22}]}]}`, "-in 1.2.3.4 80, +in 1.2.3.4 22", `port "http" is a name`},
-		"SCTP allows nothing":                {`{podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 80}]}]}`, "-in 1.2.3.4 80", "protocol SCTP is not enforced"},
+		"SCTP has ports of its own":          {`{podSelector: {}, ingress: [{ports: [{protocol: SCTP, port: 80}]}]}`, "-in 1.2.3.4 80, +in 1.2.3.4 sctp/80, -in 1.2.3.4 sctp/81", ""},
+		"an unknown protocol allows nothing": {`{podSelector: {}, ingress: [{ports: [{protocol: GRE}]}]}`, "-in 1.2.3.4 80", "protocol GRE is not known: want TCP, UDP or SCTP"},
 		"endPort without port":               {`{podSelector: {}, ingress: [{ports: [{endPort: 80}]}]}`, "-in 1.2.3.4 80", "endPort is without port"},
 		"endPort below port":                 {`{podSelector: {}, ingress: [{ports: [{port: 90, endPort: 80}]}]}`, "-in 1.2.3.4 85", "endPort 80: want 90 to 65535"},
 		"a block beside a selector":          {`{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}, podSelector: {}}]}]}`, "-in 10.0.0.1 80", "spec.ingress[0].from[0]: has ipBlock beside a selector"},
@@ -139,11 +140,14 @@ func probed(t *testing.T, set *policy.Set, probe string) bool {
 	case "icmp":
 		p.Protocol, p.Service = policy.ICMP, 0x0800
 	default:
-		s, err := policy.ParseService("tcp/" + words[2])
+		if !strings.Contains(words[2], "/") {
+			words[2] = "tcp/" + words[2]
+		}
+		s, err := policy.ParseService(words[2])
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.Service = s.First
+		p.Protocol, p.Service = s.Protocol, s.First
 	}
 	return policy.Evaluate(set, p).Action == policy.Allow
 }

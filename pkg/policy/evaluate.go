@@ -41,16 +41,12 @@ func (s *Set) holds(list []AddrRange, sets []string, a netip.Addr) bool {
 }
 
 func matchesService(list []Service, p Packet) bool {
-	if list == nil {
-		return true
-	}
-	if !p.IP || !p.HasService {
-		return false
-	}
-	for _, s := range list {
-		if s.Protocol == p.Protocol && s.First <= p.Service && p.Service <= s.Last {
-			return true
-		}
-	}
-	return false
+	return list == nil || p.IP && slices.ContainsFunc(list, func(s Service) bool { return s.Matches(p) })
+}
+
+// Matches says whether an IP packet is one of the service's.
+func (s Service) Matches(p Packet) bool {
+	return s.Protocol == p.Protocol && (s.Whole() ||
+		p.HasService && s.First <= p.Service && p.Service <= s.Last &&
+			(s.SourceLast == 0 || s.SourceFirst <= p.SourcePort && p.SourcePort <= s.SourceLast))
 }

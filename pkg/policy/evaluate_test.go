@@ -30,7 +30,15 @@ func TestMatches(t *testing.T) {
 	any := Rule{Directions: InOut}
 	src := Rule{Directions: InOut, Sources: ranges(t, "10.0.0.0/24", "fd00::5-fd00::9")}
 	dst := Rule{Directions: InOut, Destinations: ranges(t, "10.0.0.7")}
-	svc := Rule{Directions: InOut, Services: []Service{{TCP, 80, 90}, {ICMP, 0x0800, 0x08ff}}}
+	svc := Rule{Directions: InOut, Services: []Service{{Protocol: TCP, First: 80, Last: 90}, {Protocol: ICMP, First: 0x0800, Last: 0x08ff}}}
+	from := Rule{Directions: InOut, Services: []Service{{Protocol: TCP, First: 80, Last: 80, SourceFirst: 1024, SourceLast: 2000}}}
+	whole := Rule{Directions: InOut, Services: []Service{{Protocol: TCP, Last: 0xffff}, {Protocol: 132, Last: 0xffff}}}
+	allFrom := Rule{Directions: InOut, Services: []Service{{Protocol: TCP, Last: 0xffff, SourceFirst: 1, SourceLast: 0xffff}}}
+	at := func(port uint16) Packet {
+		p := tcp("10.0.0.1", "10.0.0.7", 80)
+		p.SourcePort = port
+		return p
+	}
 	allV6 := Rule{Directions: InOut, Sources: ranges(t, "::/0")}
 	fragment := tcp("10.0.0.1", "10.0.0.7", 0)
 	fragment.HasService = false
@@ -77,6 +85,16 @@ func TestMatches(t *testing.T) {
 		"first port":                  {svc, tcp("10.0.0.1", "10.0.0.7", 80), true},
 		"last port":                   {svc, tcp("10.0.0.1", "10.0.0.7", 90), true},
 		"icmp type":                   {svc, echo, true},
+		"below the source ports":      {from, at(1023), false},
+		"above the source ports":      {from, at(2001), false},
+		"source ports, fragment":      {allFrom, fragment, false},
+		"first source port":           {from, at(1024), true},
+		"last source port":            {from, at(2000), true},
+		"all source ports":            {allFrom, at(9), true},
+		"whole, a port":               {whole, at(9), true},
+		"whole, fragment":             {whole, fragment, true},
+		"whole, without ports":        {whole, sctp, true},
+		"whole, not IP":               {whole, Packet{}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.rule.Action = Allow
@@ -95,8 +113,8 @@ func TestMatches(t *testing.T) {
 func TestFirstMatchWins(t *testing.T) {
 	set := Set{Default: Allow, Rules: []Rule{
 		{Directions: OnlyOut, Action: Allow},
-		{Directions: InOut, Action: Drop, Services: []Service{{TCP, 22, 22}}},
-		{Directions: InOut, Action: Allow, Services: []Service{{TCP, 0, 65535}}},
+		{Directions: InOut, Action: Drop, Services: []Service{{Protocol: TCP, First: 22, Last: 22}}},
+		{Directions: InOut, Action: Allow, Services: []Service{{Protocol: TCP, First: 0, Last: 65535}}},
 		{Directions: InOut, Action: Drop},
 	}}
 	out := tcp("10.0.0.1", "10.0.0.2", 22)

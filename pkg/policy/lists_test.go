@@ -99,7 +99,7 @@ func TestRuleJSON(t *testing.T) {
 	}{
 		"addresses":    {Rule{Key: RuleKey{Policy: "web", ID: 7}, Action: Allow, Directions: OnlyIn, Sources: rangesOf("10.0.0.1"), Destinations: rangesOf()}, true},
 		"sets":         {Rule{Directions: OnlyOut, SourceSets: []string{"site"}}, false},
-		"destinations": {Rule{Directions: InOut, DestinationSets: []string{"site"}, Services: []Service{{TCP, 80, 80}}}, false},
+		"destinations": {Rule{Directions: InOut, DestinationSets: []string{"site"}, Services: []Service{{Protocol: TCP, First: 80, Last: 80}}}, false},
 		"turned round": {Rule{Directions: InOut, Sources: rangesOf("10.0.0.1"), NotSources: true}, false},
 		"the other":    {Rule{Directions: InOut, Destinations: rangesOf("10.0.0.1"), NotDestinations: true}, false},
 	} {

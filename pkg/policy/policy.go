@@ -52,22 +52,36 @@ func (r AddrRange) Contains(a netip.Addr) bool {
 	return a.BitLen() == r.First.BitLen() && r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
 }
 
-// Protocol numbers (IANA) that services can name.
+// Protocol numbers (IANA) of which services can name a part.
 const (
 	ICMP   uint8 = 1
 	TCP    uint8 = 6
 	UDP    uint8 = 17
 	ICMPv6 uint8 = 58
+	SCTP   uint8 = 132
 )
 
-// Service is one line of a rule's services: a protocol and an inclusive range.
-// For TCP and UDP, First and Last are destination ports (0-65535).
-// For ICMP and ICMPv6 they are type<<8|code, so "type 3, any code" is
-// 0x0300-0x03ff and "any type" 0-0xffff.
+// HasPorts says whether packets of an IP protocol have ports that rules know.
+func HasPorts(protocol uint8) bool { return protocol == TCP || protocol == UDP || protocol == SCTP }
+
+// HasTypes says whether packets of an IP protocol have types and codes.
+func HasTypes(protocol uint8) bool { return protocol == ICMP || protocol == ICMPv6 }
+
+// Service is one line of a rule's services: an IP protocol, and an inclusive range of
+// what its packets have. For TCP, UDP and SCTP, First and Last are destination ports
+// (0-65535). For ICMP and ICMPv6 they are type<<8|code, so "type 3, any code" is
+// 0x0300-0x03ff. 0-0xffff is all of the protocol, also packets of which no more than
+// that is known (non-first fragments), and all that there is of other protocols.
 type Service struct {
 	Protocol    uint8
 	First, Last uint16
+	// SourceFirst and SourceLast are source ports of TCP, UDP and SCTP, from 1 on.
+	// Both 0 is any.
+	SourceFirst, SourceLast uint16
 }
+
+// Whole says whether the service is all of its protocol.
+func (s Service) Whole() bool { return s.First == 0 && s.Last == 0xffff && s.SourceLast == 0 }
 
 // RuleKey names a rule for people and for counters: ids are unique and stable
 // within their FirewallPolicy.
@@ -139,11 +153,13 @@ type Packet struct {
 	IP       bool
 	Src, Dst netip.Addr // IPv4 unmapped
 	Protocol uint8      // after IPv6 extension headers
-	// HasService says whether Service holds the TCP or UDP destination port
-	// or the ICMP type<<8|code. False for other protocols and for non-first
-	// fragments, which only rules without services can match.
+	// HasService says whether Service holds the destination port of TCP, UDP or SCTP,
+	// and SourcePort the source's, or Service the ICMP type<<8|code. False for other
+	// protocols and for non-first fragments, which only services that are all of
+	// their protocol can match.
 	HasService bool
 	Service    uint16
+	SourcePort uint16
 }
 
 // Verdict is what Evaluate decided and which rule decided it.

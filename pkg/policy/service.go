@@ -7,39 +7,46 @@ import (
 	"strings"
 )
 
-func protocolName(p uint8) string {
-	switch p {
-	case ICMP:
-		return "icmp"
-	case TCP:
-		return "tcp"
-	case UDP:
-		return "udp"
-	case ICMPv6:
-		return "icmpv6"
+// names are the protocols of which services can name a part.
+var names = map[string]uint8{"icmp": ICMP, "icmpv6": ICMPv6, "sctp": SCTP, "tcp": TCP, "udp": UDP}
+
+// ip begins the text of other protocols, which have numbers.
+const ip = "ip"
+
+// ProtocolName is the word for an IP protocol: "tcp", "udp", "sctp", "icmp", "icmpv6",
+// or "ip/47" for another.
+func ProtocolName(protocol uint8) string {
+	for name, p := range names {
+		if p == protocol {
+			return name
+		}
 	}
-	return ""
+	return ip + "/" + strconv.Itoa(int(protocol))
 }
 
-// String is the protocol alone for all of it, else "tcp/80", "tcp/80-90",
-// "icmp/8" (a type), "icmp/8-10" (types), "icmp/3/4" (type and code) or
-// "icmp/3/4-5/6".
+// String is the protocol alone for all of it, as "tcp" or "ip/47", else "tcp/80",
+// "tcp/80-90", "icmp/8" (a type), "icmp/8-10" (types), "icmp/3/4" (type and code) or
+// "icmp/3/4-5/6". Where source ports matter they stand behind it: "udp/53 from 1024-65535".
 func (s Service) String() string {
-	name := protocolName(s.Protocol)
-	if name == "" {
-		name = "protocol" + strconv.Itoa(int(s.Protocol))
+	text := ProtocolName(s.Protocol)
+	if s.First != 0 || s.Last != 0xffff {
+		text += "/" + s.part()
 	}
-	if s.First == 0 && s.Last == 0xffff {
-		return name
+	if s.SourceLast != 0 {
+		text += " from " + span(s.SourceFirst, s.SourceLast)
 	}
-	if s.Protocol != ICMP && s.Protocol != ICMPv6 {
-		return name + "/" + span(s.First, s.Last)
+	return text
+}
+
+func (s Service) part() string {
+	if !HasTypes(s.Protocol) {
+		return span(s.First, s.Last)
 	}
 	first, last := s.First>>8, s.Last>>8
 	if s.First&0xff == 0 && s.Last&0xff == 0xff {
-		return name + "/" + span(first, last)
+		return span(first, last)
 	}
-	text := fmt.Sprintf("%s/%d/%d", name, first, s.First&0xff)
+	text := fmt.Sprintf("%d/%d", first, s.First&0xff)
 	if s.First == s.Last {
 		return text
 	}
@@ -53,10 +60,23 @@ func span(first, last uint16) string {
 	return fmt.Sprintf("%d-%d", first, last)
 }
 
-// MarshalText gives what String does; it fails on a protocol without a name.
+// Check says what is wrong with a service that was not parsed.
+func (s Service) Check() error {
+	switch {
+	case s.First > s.Last || s.SourceFirst > s.SourceLast:
+		return fmt.Errorf("service %v: the end is below the start", s)
+	case s.SourceLast != 0 && (s.SourceFirst == 0 || !HasPorts(s.Protocol)):
+		return fmt.Errorf("service %v: source ports are of tcp, udp and sctp, and from 1 on", s)
+	case !HasPorts(s.Protocol) && !HasTypes(s.Protocol) && !s.Whole():
+		return fmt.Errorf("service %v: protocol %d has neither ports nor types", s, s.Protocol)
+	}
+	return nil
+}
+
+// MarshalText gives what String does; it fails on what [Service.Check] refuses.
 func (s Service) MarshalText() ([]byte, error) {
-	if protocolName(s.Protocol) == "" {
-		return nil, fmt.Errorf("protocol %d cannot be a service", s.Protocol)
+	if err := s.Check(); err != nil {
+		return nil, err
 	}
 	return []byte(s.String()), nil
 }
@@ -67,45 +87,68 @@ func (s *Service) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// ParseService reads every form that [Service.String] gives for TCP, UDP, ICMP
-// and ICMPv6. Errors name what was written and what would be right.
+// ParseService reads every form that [Service.String] gives. Errors name what was
+// written and what would be right.
 func ParseService(text string) (Service, error) {
-	name, rest, limited := strings.Cut(text, "/")
-	s := Service{Last: 0xffff}
-	switch name {
-	case "tcp":
-		s.Protocol = TCP
-	case "udp":
-		s.Protocol = UDP
-	case "icmp":
-		s.Protocol = ICMP
-	case "icmpv6":
-		s.Protocol = ICMPv6
-	default:
-		return Service{}, fmt.Errorf("service %q: the protocol must be tcp, udp, icmp or icmpv6", text)
+	s, err := parseService(text)
+	if err != nil {
+		return Service{}, fmt.Errorf("service %q: %w", text, err)
 	}
-	if !limited {
-		return s, nil
+	return s, nil
+}
+
+func parseService(text string) (s Service, err error) {
+	text, from, hasFrom := strings.Cut(text, " from ")
+	name, part, hasPart := strings.Cut(text, "/")
+	s.Last = 0xffff
+	number, known := names[name]
+	switch s.Protocol = number; {
+	case known && hasPart:
+		one := parsePort
+		if HasTypes(number) {
+			one = parseType
+		}
+		if s.First, s.Last, err = parseSpan(name+"/", part, one); err != nil {
+			return s, err
+		}
+	case name == ip && hasPart && !hasFrom:
+		n, err := strconv.ParseUint(part, 10, 8)
+		if err != nil {
+			return s, errors.New("an IP protocol is a number from 0 to 255, as ip/47")
+		}
+		s.Protocol = uint8(n)
+	case !known:
+		return s, errors.New("the protocol must be tcp, udp, sctp, icmp, icmpv6, or a number as ip/47")
 	}
-	one := parsePort
-	if s.Protocol == ICMP || s.Protocol == ICMPv6 {
-		one = parseType
+	if hasFrom {
+		if s.SourceFirst, s.SourceLast, err = parseSpan("from ", from, parsePort); err != nil {
+			return s, err
+		}
+		if s.SourceFirst == 0 {
+			return s, errors.New("source ports are from 1 on")
+		}
+		return s, s.Check()
 	}
-	a, b, isRange := strings.Cut(rest, "-")
+	return s, nil
+}
+
+// parseSpan reads one item or two with a dash between; before stands before them in
+// the text that errors propose.
+func parseSpan(before, text string, one func(string) (first, last uint16, err error)) (first, last uint16, err error) {
+	a, b, isRange := strings.Cut(text, "-")
 	if !isRange {
 		b = a
 	}
-	var err error
-	if s.First, _, err = one(a); err != nil {
-		return Service{}, fmt.Errorf("service %q: %w", text, err)
+	if first, _, err = one(a); err != nil {
+		return 0, 0, err
 	}
-	if _, s.Last, err = one(b); err != nil {
-		return Service{}, fmt.Errorf("service %q: %w", text, err)
+	if _, last, err = one(b); err != nil {
+		return 0, 0, err
 	}
-	if s.Last < s.First {
-		return Service{}, fmt.Errorf("service %q: the end is below the start: write %s/%s-%s", text, name, b, a)
+	if last < first {
+		return 0, 0, fmt.Errorf("the end is below the start: write %s%s-%s", before, b, a)
 	}
-	return s, nil
+	return first, last, nil
 }
 
 func parsePort(s string) (first, last uint16, err error) {

@@ -75,12 +75,21 @@ func TestParseServiceRefuses(t *testing.T) {
 		"icmpv6/129-128":  "write icmpv6/128-129",
 		"icmp/3/4-3/3":    "write icmp/3/3-3/4",
 		"protocol47/1":    "protocol must be",
+		"ip":              "protocol must be",
+		"ip/256":          "0 to 255, as ip/47",
+		"ip/47/1":         "0 to 255, as ip/47",
+		"ip/gre":          "0 to 255, as ip/47",
+		"ip/47 from 1":    "protocol must be",
+		"tcp from 0":      "from 1 on",
+		"tcp from 9-8":    "write from 8-9",
+		"tcp from ":       "0 to 65535",
+		"icmp from 1":     "source ports are of",
 		"icmp/echo":       "0 to 255",
 		"tcp/http":        "0 to 65535",
 		"tcp/80,443":      "0 to 65535",
 		" tcp/80":         "protocol must be",
 		"icmp/8-":         "0 to 255",
-		"sctp/1000":       "protocol must be",
+		"sctp/1000-999":   "write sctp/999-1000",
 		"tcp/80 - 90":     "0 to 65535",
 		"icmpv6/128/0/-1": "0 to 255",
 	} {
@@ -92,20 +101,26 @@ func TestParseServiceRefuses(t *testing.T) {
 
 func TestServiceText(t *testing.T) {
 	for text, want := range map[string]Service{
-		"tcp":               {TCP, 0, 65535},
-		"tcp/80":            {TCP, 80, 80},
-		"udp/80-90":         {UDP, 80, 90},
-		"icmp":              {ICMP, 0, 0xffff},
-		"icmp/8":            {ICMP, 0x0800, 0x08ff},
-		"icmp/8-10":         {ICMP, 0x0800, 0x0aff},
-		"icmpv6/1/4":        {ICMPv6, 0x0104, 0x0104},
-		"icmpv6/1/4-2/0":    {ICMPv6, 0x0104, 0x0200},
-		"icmp/255/255":      {ICMP, 0xffff, 0xffff},
-		"udp/0":             {UDP, 0, 0},
-		"udp/65535":         {UDP, 65535, 65535},
-		"icmp/3/0-3/254":    {ICMP, 0x0300, 0x03fe},
-		"icmpv6/0-254":      {ICMPv6, 0, 0xfeff},
-		"icmpv6/0/1-255/25": {ICMPv6, 1, 0xff19},
+		"tcp":               {Protocol: TCP, First: 0, Last: 65535},
+		"tcp/80":            {Protocol: TCP, First: 80, Last: 80},
+		"udp/80-90":         {Protocol: UDP, First: 80, Last: 90},
+		"icmp":              {Protocol: ICMP, First: 0, Last: 0xffff},
+		"icmp/8":            {Protocol: ICMP, First: 0x0800, Last: 0x08ff},
+		"icmp/8-10":         {Protocol: ICMP, First: 0x0800, Last: 0x0aff},
+		"icmpv6/1/4":        {Protocol: ICMPv6, First: 0x0104, Last: 0x0104},
+		"icmpv6/1/4-2/0":    {Protocol: ICMPv6, First: 0x0104, Last: 0x0200},
+		"icmp/255/255":      {Protocol: ICMP, First: 0xffff, Last: 0xffff},
+		"udp/0":             {Protocol: UDP, First: 0, Last: 0},
+		"udp/65535":         {Protocol: UDP, First: 65535, Last: 65535},
+		"icmp/3/0-3/254":    {Protocol: ICMP, First: 0x0300, Last: 0x03fe},
+		"icmpv6/0-254":      {Protocol: ICMPv6, First: 0, Last: 0xfeff},
+		"sctp":              {Protocol: SCTP, Last: 65535},
+		"sctp/2905":         {Protocol: SCTP, First: 2905, Last: 2905},
+		"ip/47":             {Protocol: 47, Last: 65535},
+		"ip/0":              {Last: 65535},
+		"tcp from 20":       {Protocol: TCP, Last: 65535, SourceFirst: 20, SourceLast: 20},
+		"udp/53 from 1-9":   {Protocol: UDP, First: 53, Last: 53, SourceFirst: 1, SourceLast: 9},
+		"icmpv6/0/1-255/25": {Protocol: ICMPv6, First: 1, Last: 0xff19},
 	} {
 		if got := want.String(); got != text {
 			t.Errorf("%+v prints %q, want %q", want, got, text)
@@ -114,8 +129,9 @@ func TestServiceText(t *testing.T) {
 			t.Errorf("%q: got %+v, %v, want %+v", text, got, err, want)
 		}
 	}
-	if got := (Service{Protocol: 47, Last: 0xffff}).String(); got != "protocol47" {
-		t.Errorf("got %q", got)
+	// Protocols with a name are read by number, too.
+	if got, err := ParseService("ip/6"); err != nil || got != (Service{Protocol: TCP, Last: 0xffff}) {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 
@@ -129,7 +145,7 @@ func TestJSON(t *testing.T) {
 	want := stored{
 		Set: Set{Network: "n", Default: Allow, Rules: []Rule{
 			{Key: RuleKey{Policy: "web", ID: 1001}, Action: Drop, Directions: InOut, Sources: ranges(t, "10.0.0.0/8", "fd00::1-fd00::9")},
-			{Key: RuleKey{Policy: "web", ID: 1002}, Action: Allow, Directions: OnlyIn, Sources: []AddrRange{}, Services: []Service{{TCP, 80, 90}}},
+			{Key: RuleKey{Policy: "web", ID: 1002}, Action: Allow, Directions: OnlyIn, Sources: []AddrRange{}, Services: []Service{{Protocol: TCP, First: 80, Last: 90}}},
 			{Key: RuleKey{Policy: "a.b", ID: 0}, Directions: OnlyOut},
 		}},
 		Counters: map[RuleKey]uint32{{Policy: "web", ID: 1001}: 1, DefaultKey("n"): 2, DefaultKey(""): 3},
@@ -158,7 +174,7 @@ func TestWordsRefuse(t *testing.T) {
 		}
 	}
 	for _, from := range []interface{ MarshalText() ([]byte, error) }{
-		Action(2), Direction(2), Directions(0), Directions(4), Service{Protocol: 47},
+		Action(2), Direction(2), Directions(0), Directions(4), Service{Protocol: 47}, Service{Protocol: ICMP, Last: 9, SourceFirst: 1, SourceLast: 2}, Service{Protocol: TCP, Last: 9, SourceLast: 2},
 	} {
 		if text, err := from.MarshalText(); err == nil {
 			t.Errorf("%#v gave %q", from, text)

@@ -94,6 +94,8 @@ func TestCRDs(t *testing.T) {
 		{"two in a peer", "FirewallPolicy", rule(`sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), "must have at most 1 "},
 		{"empty peer", "FirewallPolicy", rule(`sources: [{}]`), "should have at least 1 properties"},
 		{"action", "FirewallPolicy", policy("any: true", "{id: 1, action: Deny}"), `supported values: "Allow", "Drop", "Reject", "Pass"`},
+		{"services", "FirewallPolicy", rule(`services: [{protocol: SCTP, ports: "2905", sourcePorts: "1-9"}, {protocolNumber: 47}]`), ""},
+		{"protocol number", "FirewallPolicy", rule(`services: [{protocolNumber: 256}]`), "protocolNumber"},
 		{"ICMP type", "FirewallPolicy", rule(`services: [{protocol: ICMP, types: [256]}]`), "types[0]"},
 
 		{"set", "AddressSet", `{addresses: [10.0.0.1, 10.0.0.0/8], includes: [b]}`, ""},

@@ -268,12 +268,22 @@ type Peer struct {
 
 // Service is a protocol with its ports or types.
 type Service struct {
-	// Protocol is TCP, UDP, ICMP or ICMPv6.
+	// Protocol is TCP, UDP, SCTP, ICMP or ICMPv6.
 	// +optional
 	Protocol Protocol `json:"protocol,omitempty"`
 
-	// Ports are destination ports of TCP or UDP, as "80,443,8000-8010".
-	// Absent is every port.
+	// ProtocolNumber is an IP protocol by its number, in place of protocol: 47 is GRE,
+	// 50 is ESP. All of it matches. Such packets open no connections: those of each
+	// direction need a rule. Behind IPv6 extension headers, AH (51) among them, it is
+	// the protocol that follows.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=255
+	ProtocolNumber *int32 `json:"protocolNumber,omitempty"`
+
+	// Ports are destination ports of TCP, UDP or SCTP, as "80,443,8000-8010".
+	// Absent is every port and, without sourcePorts, every packet of the protocol, also
+	// non-first fragments, which carry no ports.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	Ports string `json:"ports,omitempty"`
@@ -299,7 +309,8 @@ type Service struct {
 	// +optional
 	Any bool `json:"any,omitempty"`
 
-	// SourcePorts of TCP or UDP. Not enforced by this version.
+	// SourcePorts of TCP, UDP or SCTP, as ports. Whoever opens a connection chooses its
+	// source port: they tell protocols apart, not people. Absent is every port.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	SourcePorts string `json:"sourcePorts,omitempty"`
@@ -312,13 +323,14 @@ type Service struct {
 
 // Protocol above IP.
 //
-// +kubebuilder:validation:Enum=TCP;UDP;ICMP;ICMPv6
+// +kubebuilder:validation:Enum=TCP;UDP;SCTP;ICMP;ICMPv6
 type Protocol string
 
 // The values of Protocol.
 const (
 	ProtocolTCP    Protocol = "TCP"
 	ProtocolUDP    Protocol = "UDP"
+	ProtocolSCTP   Protocol = "SCTP"
 	ProtocolICMP   Protocol = "ICMP"
 	ProtocolICMPv6 Protocol = "ICMPv6"
 )

@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -197,9 +198,6 @@ func validateServices(path *field.Path, services []Service) field.ErrorList {
 	errs := notEmpty(path, services)
 	for i := range services {
 		s, at := &services[i], path.Index(i)
-		if s.SourcePorts != "" {
-			errs = append(errs, notEnforced(at.Child("sourcePorts")))
-		}
 		if s.ServiceSet != "" {
 			errs = append(errs, notEnforced(at.Child("serviceSet")))
 			continue
@@ -209,57 +207,79 @@ func validateServices(path *field.Path, services []Service) field.ErrorList {
 			continue
 		}
 		errs = append(errs, alone(at, len(services))...)
-		if s.Protocol != "" || s.Ports != "" || s.Types != nil || s.Codes != nil {
-			errs = append(errs, field.Invalid(at.Child("any"), true,
-				"is every service: leave protocol, ports, types and codes out, or any"))
+		if rest := *s; !reflect.DeepEqual(rest, Service{Any: true}) {
+			errs = append(errs, field.Invalid(at.Child("any"), true, "is every service: leave the other fields out, or any"))
 		}
 	}
 	return errs
 }
 
 func validateService(path *field.Path, s *Service) field.ErrorList {
-	switch s.Protocol {
-	case "":
-		return field.ErrorList{field.Required(path.Child("protocol"), "want TCP, UDP, ICMP or ICMPv6")}
-	case ProtocolTCP, ProtocolUDP:
+	var errs field.ErrorList
+	switch {
+	case s.ProtocolNumber != nil:
+		return validateNumber(path, s)
+	case s.Protocol == "":
+		return field.ErrorList{field.Required(path.Child("protocol"), "want TCP, UDP, SCTP, ICMP or ICMPv6, or a protocolNumber")}
+	case s.Protocol.hasPorts():
 		if s.Types != nil {
-			return field.ErrorList{field.Forbidden(path.Child("types"),
-				fmt.Sprintf("%s has ports: want ports, or protocol ICMP or ICMPv6", s.Protocol))}
+			errs = append(errs, field.Forbidden(path.Child("types"), fmt.Sprintf("%s has ports: want ports, or protocol ICMP or ICMPv6", s.Protocol)))
 		}
 		if s.Codes != nil {
-			return field.ErrorList{field.Forbidden(path.Child("codes"),
-				fmt.Sprintf("%s has none: leave it out, or want protocol ICMP or ICMPv6", s.Protocol))}
+			errs = append(errs, field.Forbidden(path.Child("codes"), fmt.Sprintf("%s has none: leave it out, or want protocol ICMP or ICMPv6", s.Protocol)))
 		}
-		if s.Ports == "" {
-			return nil
-		}
-		if _, err := ParsePorts(s.Ports); err != nil {
-			return field.ErrorList{field.Invalid(path.Child("ports"), s.Ports, err.Error())}
-		}
-		return nil
-	case ProtocolICMP, ProtocolICMPv6:
-		var errs field.ErrorList
-		if s.Ports != "" {
-			errs = append(errs, field.Forbidden(path.Child("ports"),
-				fmt.Sprintf("%s has no ports: want types, or protocol TCP or UDP", s.Protocol)))
-		}
-		errs = append(errs, notEmpty(path.Child("types"), s.Types)...)
-		errs = append(errs, notEmpty(path.Child("codes"), s.Codes)...)
-		if s.Codes != nil && len(s.Types) != 1 {
-			errs = append(errs, field.Forbidden(path.Child("codes"), "a code is one of a type: want types with that one alone, as [3]"))
-		}
-		bytes := func(name string, list []int32) {
-			for i, n := range list {
-				if n < 0 || n > 255 {
-					errs = append(errs, field.Invalid(path.Child(name+"s").Index(i), n, "want a "+name+" from 0 to 255"))
-				}
+		ports := func(name, text string) {
+			if _, err := ParsePorts(text); text != "" && err != nil {
+				errs = append(errs, field.Invalid(path.Child(name), text, err.Error()))
 			}
 		}
-		bytes("type", s.Types)
-		bytes("code", s.Codes)
+		ports("ports", s.Ports)
+		ports("sourcePorts", s.SourcePorts)
 		return errs
+	case s.Protocol != ProtocolICMP && s.Protocol != ProtocolICMPv6:
+		return validateEnum(path.Child("protocol"), s.Protocol, ProtocolTCP, ProtocolUDP, ProtocolSCTP, ProtocolICMP, ProtocolICMPv6)
 	}
-	return validateEnum(path.Child("protocol"), s.Protocol, ProtocolTCP, ProtocolUDP, ProtocolICMP, ProtocolICMPv6)
+	none := func(name, ports string) {
+		if ports != "" {
+			errs = append(errs, field.Forbidden(path.Child(name), fmt.Sprintf("%s has no ports: want types, or protocol TCP, UDP or SCTP", s.Protocol)))
+		}
+	}
+	none("ports", s.Ports)
+	none("sourcePorts", s.SourcePorts)
+	errs = append(errs, notEmpty(path.Child("types"), s.Types)...)
+	errs = append(errs, notEmpty(path.Child("codes"), s.Codes)...)
+	if s.Codes != nil && len(s.Types) != 1 {
+		errs = append(errs, field.Forbidden(path.Child("codes"), "a code is one of a type: want types with that one alone, as [3]"))
+	}
+	bytes := func(name string, list []int32) {
+		for i, n := range list {
+			if n < 0 || n > 255 {
+				errs = append(errs, field.Invalid(path.Child(name+"s").Index(i), n, "want a "+name+" from 0 to 255"))
+			}
+		}
+	}
+	bytes("type", s.Types)
+	bytes("code", s.Codes)
+	return errs
+}
+
+func (p Protocol) hasPorts() bool {
+	return p == ProtocolTCP || p == ProtocolUDP || p == ProtocolSCTP
+}
+
+// validateNumber checks a service of an IP protocol by number.
+func validateNumber(path *field.Path, s *Service) field.ErrorList {
+	n := *s.ProtocolNumber
+	at := path.Child("protocolNumber")
+	switch {
+	case n < 0 || n > 255:
+		return field.ErrorList{field.Invalid(at, n, "want an IP protocol's number from 0 to 255, as 47 for GRE")}
+	case slices.Contains([]int32{0, 43, 44, 60}, n): // RFC 8200: options, routing, fragment, destination options
+		return field.ErrorList{field.Invalid(at, n, "is an IPv6 extension header, and no protocol: want that of what is behind it")}
+	case !reflect.DeepEqual(*s, Service{ProtocolNumber: s.ProtocolNumber}):
+		return field.ErrorList{field.Forbidden(at, "is all of a protocol: leave the other fields out, or want protocol with its ports or types")}
+	}
+	return nil
 }
 
 // exactlyOne wants one of the fields of an item.

@@ -101,5 +101,7 @@ type Packet struct {
 	Direction   string     `json:"direction"` // In (to the VM) or Out
 	Source      netip.Addr `json:"source"`
 	Destination netip.Addr `json:"destination"`
-	Service     string     `json:"service"` // tcp/443, udp/53, icmp/8, icmp/3/4, icmpv6/128; or protocol/47
+	// SourcePort of TCP, UDP and SCTP; 0 is a port as clients take one.
+	SourcePort uint16 `json:"sourcePort,omitempty"`
+	Service    string `json:"service"` // tcp/443, udp/53, sctp/2905, icmp/8, icmp/3/4, icmpv6/128; or ip/47
 }

@@ -77,9 +77,14 @@ func Build(in Input) (*Program, error) {
 	}
 
 	lists := peerLists{index: map[string]int{}, known: map[policy.ListID]int{}}
-	named := make([][]peers, len(sets))
+	named, rules := make([][]peers, len(sets)), make([][]policy.Rule, len(sets))
 	for i := range sets {
-		for _, r := range sets[i].Rules {
+		rules[i] = lines(sets[i].Rules)
+		if len(rules[i]) > RulesMax {
+			bad.add(sets[i].ID(), fmt.Errorf("has %d rules that ask for so many combinations of source and destination ports that they count as %d, but a network can have %d: "+
+				"ask for the same source ports in each service of a rule", len(sets[i].Rules), len(rules[i]), RulesMax))
+		}
+		for _, r := range rules[i] {
 			named[i] = append(named[i], peers{
 				src: lists.side(r.Sources, r.SourceSets, r.NotSources, sets[i].Lists),
 				dst: lists.side(r.Destinations, r.DestinationSets, r.NotDestinations, sets[i].Lists),
@@ -87,7 +92,7 @@ func Build(in Input) (*Program, error) {
 		}
 	}
 	for i := range sets {
-		bad.add(sets[i].ID(), lists.tooLarge(&sets[i], named[i]))
+		bad.add(sets[i].ID(), lists.tooLarge(rules[i], named[i]))
 	}
 	if err := bad.err(); err != nil {
 		return nil, err
@@ -96,7 +101,7 @@ func Build(in Input) (*Program, error) {
 	c.naming, c.rowOf = make([][]uint16, len(lists.spans)), make([]uint32, len(c.classes.sets))
 	p := &Program{Addrs: c.classes.addrs}
 	for i := range sets {
-		compiled, err := c.policy(&sets[i], named[i])
+		compiled, err := c.policy(&sets[i], rules[i], named[i])
 		bad.add(sets[i].ID(), err)
 		p.Policies = append(p.Policies, compiled)
 	}
@@ -163,12 +168,8 @@ func checkRule(r *policy.Rule) error {
 		}
 	}
 	for _, s := range r.Services {
-		switch {
-		case s.Protocol != policy.TCP && s.Protocol != policy.UDP &&
-			s.Protocol != policy.ICMP && s.Protocol != policy.ICMPv6:
-			return fmt.Errorf("rule %v: protocol %d: services are of tcp, udp, icmp or icmpv6", r.Key, s.Protocol)
-		case s.First > s.Last:
-			return fmt.Errorf("rule %v: service %v: the end is below the start", r.Key, s)
+		if err := s.Check(); err != nil {
+			return fmt.Errorf("rule %v: %w", r.Key, err)
 		}
 	}
 	return nil

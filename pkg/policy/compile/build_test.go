@@ -60,6 +60,22 @@ func TestBuildRefuses(t *testing.T) {
 		"third direction": {change(func(r *policy.Rule) { r.Directions = 4 }), "must be In, Out or InOut"},
 		"protocol":        {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 47}} }), "protocol 47"},
 		"ports":           {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 6, First: 9, Last: 8}} }), "tcp/9-8"},
+		"half a protocol": {change(func(r *policy.Rule) { r.Services = []policy.Service{{Protocol: 47, First: 1, Last: 2}} }), "neither ports nor types"},
+		"source ports": {change(func(r *policy.Rule) {
+			r.Services = []policy.Service{{Protocol: 1, Last: 2, SourceFirst: 1, SourceLast: 1}}
+		}), "are of tcp, udp and sctp"},
+		"sources": {change(func(r *policy.Rule) {
+			r.Services = []policy.Service{{Protocol: 6, Last: 2, SourceFirst: 9, SourceLast: 1}}
+		}), "the end is below the start"},
+		"lines": {[]policy.Set{{Network: "bad", Rules: func() []policy.Rule {
+			all := rules("a", 7000)
+			for i := range all {
+				all[i].Services = []policy.Service{
+					{Protocol: 6, First: 80, Last: 80, SourceFirst: 1, SourceLast: 9}, {Protocol: 6, First: 81, Last: 81, SourceFirst: 2, SourceLast: 9},
+				}
+			}
+			return all
+		}()}}, "has 7000 rules that ask for so many combinations of source and destination ports that they count as 14000, but a network can have 12288"},
 		"no address":      {ranged(netip.Addr{}, addr("10.0.0.1")), "without an end"},
 		"two families":    {ranged(addr("10.0.0.1"), addr("fd00::1")), "both ends"},
 		"range backwards": {ranged(addr("10.0.0.2"), addr("10.0.0.1")), "the end is below the start"},
@@ -323,7 +339,7 @@ func TestSetsOfOneName(t *testing.T) {
 				{IP: true, Src: v4(n), Dst: v4(9), Direction: policy.In}, {IP: true, Src: v4(9), Dst: v4(n), Direction: policy.In},
 			} {
 				got, err := compile.Lookup(p, set.Network, pkt)
-				if w := want(&set, counters, pkt); err != nil || got != w {
+				if w, _ := want(&set, counters, pkt); err != nil || got != w {
 					t.Errorf("%s, %+v: got %+v, %v, want %+v", set.Network, pkt, got, err, w)
 				}
 			}

@@ -119,8 +119,8 @@ func (m *memberships) with(set, list uint32) uint32 {
 // overlapping names the lists of a set's rules that split the addresses into most
 // combinations of its lists, at most three, and says how many there are. A list that
 // is in nearly all of them splits as little as one that is in nearly none.
-func (c *compiler) overlapping(set *policy.Set, rules []peers) string {
-	names := listNames(set, rules)
+func (c *compiler) overlapping(rules []policy.Rule, sides []peers) string {
+	names := listNames(rules, sides)
 	marks := map[uint32][2]uint64{}
 	for n := range names {
 		marks[n] = [2]uint64{rand.Uint64(), rand.Uint64()}
@@ -153,33 +153,33 @@ func (c *compiler) overlapping(set *policy.Set, rules []peers) string {
 	return fmt.Sprintf("%s make most of %d combinations", strings.Join(out, ", "), len(seen))
 }
 
-// listNames says by which set or rule people know the lists of a set's rules.
-func listNames(set *policy.Set, rules []peers) map[uint32]string {
+// listNames says by which set or rule people know the lists of rules.
+func listNames(rules []policy.Rule, sides []peers) map[uint32]string {
 	names := map[uint32]string{}
-	for i := range rules {
+	for i := range sides {
 		note := func(s side, sets []string) {
 			own := len(s.lists) - len(sets) // 1 or 0: it comes first
 			for j, n := range s.lists {
 				if j >= own {
 					names[uint32(n)] = fmt.Sprintf("address set %q", sets[j-own])
 				} else if _, ok := names[uint32(n)]; !ok {
-					names[uint32(n)] = fmt.Sprintf("the addresses of rule %v", set.Rules[i].Key)
+					names[uint32(n)] = fmt.Sprintf("the addresses of rule %v", rules[i].Key)
 				}
 			}
 		}
-		note(rules[i].src, set.Rules[i].SourceSets)
-		note(rules[i].dst, set.Rules[i].DestinationSets)
+		note(sides[i].src, rules[i].SourceSets)
+		note(sides[i].dst, rules[i].DestinationSets)
 	}
 	return names
 }
 
 // tooLarge refuses rules whose lists come to more prefixes than they may together, and
 // names the list that has most of them.
-func (l *peerLists) tooLarge(set *policy.Set, rules []peers) error {
+func (l *peerLists) tooLarge(rules []policy.Rule, sides []peers) error {
 	used := map[int]bool{}
 	total, largest := 0, -1
-	for i := range rules {
-		for _, side := range [...]side{rules[i].src, rules[i].dst} {
+	for i := range sides {
+		for _, side := range [...]side{sides[i].src, sides[i].dst} {
 			for _, n := range side.lists {
 				if used[n] {
 					continue
@@ -196,7 +196,7 @@ func (l *peerLists) tooLarge(set *policy.Set, rules []peers) error {
 		return nil
 	}
 	return fmt.Errorf("its address lists come to %d prefixes, but those of a network can have %d; the most has %s, %d: "+
-		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, listNames(set, rules)[uint32(largest)], l.prefixes[largest])
+		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, listNames(rules, sides)[uint32(largest)], l.prefixes[largest])
 }
 
 // classes is the address table and what it means.

@@ -22,14 +22,14 @@ func newProgram(tb testing.TB, sets ...policy.Set) (*compile.Program, compile.Co
 	return p, counters
 }
 
-// want is what Lookup has to say about pkt.
-func want(set *policy.Set, counters compile.Counters, pkt policy.Packet) compile.Match {
+// want is what Lookup has to say about pkt, and the rule that decides, or -1.
+func want(set *policy.Set, counters compile.Counters, pkt policy.Packet) (compile.Match, int) {
 	v := policy.Evaluate(set, pkt)
 	key := policy.DefaultKey(set.Network)
 	if v.Rule >= 0 {
 		key = set.Rules[v.Rule].Key
 	}
-	return compile.Match{Verdict: v, Counter: counters[key], RuleID: key.ID}
+	return compile.Match{Action: v.Action, Counter: counters[key], RuleID: key.ID}, v.Rule
 }
 
 // The compiled bytes say what Evaluate says, with three networks a node, so
@@ -57,11 +57,12 @@ func TestLookupEqualsEvaluate(t *testing.T) {
 			}
 			for _, pkt := range pkts {
 				got, err := compile.Lookup(program, sets[i].Network, pkt)
-				if w := want(&sets[i], counters, pkt); err != nil || got != w {
+				w, rule := want(&sets[i], counters, pkt)
+				if err != nil || got != w {
 					t.Fatalf("network %q, packet %+v: got %+v, %v, want %+v", sets[i].Network, pkt, got, err, w)
 				}
-				if got.Rule >= 0 {
-					won[got.Rule]++
+				if rule >= 0 {
+					won[rule]++
 				}
 				judged++
 			}
@@ -92,10 +93,11 @@ func TestLookupEqualsEvaluateWide(t *testing.T) {
 				continue
 			}
 			got, err := compile.Lookup(program, "a", pkt)
-			if w := want(&sets[0], counters, pkt); err != nil || got != w {
+			w, rule := want(&sets[0], counters, pkt)
+			if err != nil || got != w {
 				t.Fatalf("%d rules, packet %+v: got %+v, %v, want %+v", n, pkt, got, err, w)
 			}
-			if got.Rule == pos {
+			if rule == pos {
 				decided++
 			}
 		}
@@ -104,7 +106,7 @@ func TestLookupEqualsEvaluateWide(t *testing.T) {
 		}
 		for _, pkt := range g.Packets(sets[0], 200) {
 			got, err := compile.Lookup(program, "a", pkt)
-			if w := want(&sets[0], counters, pkt); err != nil || got != w {
+			if w, _ := want(&sets[0], counters, pkt); err != nil || got != w {
 				t.Fatalf("%d rules, packet %+v: got %+v, %v, want %+v", n, pkt, got, err, w)
 			}
 		}
@@ -126,7 +128,7 @@ func TestBugsAreCaught(t *testing.T) {
 				}
 				for _, pkt := range g.Packets(set, 10000) {
 					got, err := compile.Lookup(program, set.Network, pkt)
-					if err != nil || got != want(&set, counters, pkt) {
+					if w, _ := want(&set, counters, pkt); err != nil || got != w {
 						t.Logf("caught by set %d", n+1)
 						return
 					}

@@ -4,13 +4,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
 // Limits of bpf/include/abi.h.
 const (
 	// WordsMax is HP_WORDS_MAX: the 64-bit words of the widest row.
 	WordsMax = 192
-	// RulesMax is the number of rules that one network's set can have.
+	// RulesMax is the number of rules that one network's set can have; see [lines].
 	RulesMax = 64 * WordsMax
 	// CountersMax is HP_RULE_COUNTERS: rules and defaults that a node can count.
 	CountersMax = 32768
@@ -39,14 +41,22 @@ const (
 	wordsPerPage = PageSize / 8
 )
 
-// The groups of the service index: enum hp_svc_group.
+// The groups of the service index: enum hp_svc_group. Those with ports come first.
 const (
 	svcTCP = iota
 	svcUDP
+	svcSCTP
 	svcICMP
 	svcICMPv6
+	svcIP // of IP protocols, for packets of which no more is known
 	svcGroups
+	portGroups = svcICMP
 )
+
+// groups are the protocols of the groups but svcIP.
+var groups = [svcIP]uint8{
+	svcTCP: policy.TCP, svcUDP: policy.UDP, svcSCTP: policy.SCTP, svcICMP: policy.ICMP, svcICMPv6: policy.ICMPv6,
+}
 
 // Header is struct hp_header, page 0 of a [Policy]: its fields in their order,
 // 32 bits each. Places are page numbers.
@@ -63,6 +73,7 @@ type Header struct {
 	Svcchunk       uint32
 	SvcNoneRow     uint32
 	Meta           uint32
+	Sportindex     uint32
 	DirRow         [2]uint32
 }
 
@@ -72,7 +83,7 @@ func (h *Header) fields() []*uint32 {
 		&h.Words, &h.Rules, &h.DefaultAction, &h.DefaultCounter,
 		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
 		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
-		&h.DirRow[0], &h.DirRow[1],
+		&h.Sportindex, &h.DirRow[0], &h.DirRow[1],
 	}
 }
 

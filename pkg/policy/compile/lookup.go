@@ -18,8 +18,8 @@ var ErrNoProgram = errors.New("no compiled policy")
 
 // Match is what the compiled bytes say about a packet.
 type Match struct {
-	policy.Verdict
-	Counter uint32 // that the judgement counts at
+	Action  policy.Action
+	Counter uint32 // that the judgement counts at: of the rule, or of the default action
 	RuleID  uint32 // of the rule; 0 for the default action
 }
 
@@ -92,39 +92,32 @@ type reader struct {
 
 func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 	var src, dst uint32
-	svc := r.SvcNoneRow
+	svc, dir := r.SvcNoneRow, r.DirRow[pkt.Direction]
 	if pkt.IP {
 		src = r.classRow(r.SrcClassrow, ClassOf(addrs, pkt.Src))
 		dst = r.classRow(r.DstClassrow, ClassOf(addrs, pkt.Dst))
-		if group, ok := groupOf(pkt.Protocol); ok && pkt.HasService {
-			chunk := r.u16(r.Svcindex+group, uint32(pkt.Service>>8))
-			svc = r.u16(r.Svcchunk+chunk, uint32(pkt.Service&0xff))
+		group, service := uint32(svcIP), uint16(pkt.Protocol)
+		if i := slices.Index(groups[:], pkt.Protocol); i >= 0 && pkt.HasService {
+			group, service = uint32(i), pkt.Service
+		}
+		svc = r.indexed(r.Svcindex+group, service)
+		if group < portGroups && r.Sportindex != 0 {
+			dir = r.indexed(r.Sportindex+uint32(pkt.Direction)*portGroups+group, pkt.SourcePort)
 		}
 	}
 	for word := range r.Words {
-		hit := r.word(src, word) & r.word(dst, word) & r.word(svc, word) & r.word(r.DirRow[pkt.Direction], word)
+		hit := r.word(src, word) & r.word(dst, word) & r.word(svc, word) & r.word(dir, word)
 		if hit != 0 {
 			return r.rule(word*64 + uint32(bits.TrailingZeros64(hit)))
 		}
 	}
-	return Match{
-		Verdict: policy.Verdict{Action: policy.Action(r.DefaultAction), Rule: -1},
-		Counter: r.DefaultCounter,
-	}
+	return Match{Action: policy.Action(r.DefaultAction), Counter: r.DefaultCounter}
 }
 
-func groupOf(protocol uint8) (uint32, bool) {
-	switch protocol {
-	case policy.TCP:
-		return svcTCP, true
-	case policy.UDP:
-		return svcUDP, true
-	case policy.ICMP:
-		return svcICMP, true
-	case policy.ICMPv6:
-		return svcICMPv6, true
-	}
-	return 0, false
+// indexed is the row number of a port, or the like, by the index at page.
+func (r *reader) indexed(page uint32, at uint16) uint32 {
+	chunk := r.u16(page, uint32(at>>8))
+	return r.u16(r.Svcchunk+chunk, uint32(at&0xff))
 }
 
 func (r *reader) rule(at uint32) Match {
@@ -133,11 +126,7 @@ func (r *reader) rule(at uint32) Match {
 		return Match{}
 	}
 	m := getRuleMeta(r.bytes(r.Meta+at/rulesPerPage, at%rulesPerPage*16, 16))
-	return Match{
-		Verdict: policy.Verdict{Action: policy.Action(m.action), Rule: int(at)},
-		Counter: m.counter,
-		RuleID:  m.ruleID,
-	}
+	return Match{Action: policy.Action(m.action), Counter: m.counter, RuleID: m.ruleID}
 }
 
 // classRow is the row number of a class in the table that begins at page.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -88,23 +89,23 @@ type compiler struct {
 // ones for frames without addresses, and what both sides of a class past the
 // class tables read. The tables end where all further classes read row 0. Class 0,
 // of addresses that no list holds, is in them: rules that are turned round match it.
-func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
-	words := wordsFor(len(set.Rules))
+func (c *compiler) policy(set *policy.Set, rules []policy.Rule, sides []peers) (Policy, error) {
+	words := wordsFor(len(rules))
 	t := newRowTable(rowsFor(words))
-	t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() }))
-	noService := rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Services == nil })
+	t.number(rowWhere(rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() }))
+	noService := rowWhere(rules, func(r *policy.Rule) bool { return r.Services == nil })
 	h := Header{
 		Words:          uint32(words),
-		Rules:          uint32(len(set.Rules)),
+		Rules:          uint32(len(rules)),
 		DefaultAction:  uint32(set.Default),
 		DefaultCounter: c.counters[policy.DefaultKey(set.Network)],
 		SvcNoneRow:     t.number(noService),
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
-		h.DirRow[d] = t.number(rowWhere(set.Rules, func(r *policy.Rule) bool { return r.Directions.Has(d) && !r.Disabled }))
+		h.DirRow[d] = t.number(rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) }))
 	}
-	src := c.classRows(t, rules, func(p *peers) *side { return &p.src })
-	dst := c.classRows(t, rules, func(p *peers) *side { return &p.dst })
+	src := c.classRows(t, sides, func(p *peers) *side { return &p.src })
+	dst := c.classRows(t, sides, func(p *peers) *side { return &p.dst })
 	n := len(src)
 	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 {
 		n--
@@ -113,9 +114,11 @@ func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
 	if t.full {
 		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
 			"name fewer overlapping address lists, or split the rules among networks with appliedTo; %s",
-			len(set.Rules), t.most, c.overlapping(set, rules))
+			len(set.Rules), t.most, c.overlapping(rules, sides))
 	}
-	index, chunks := serviceTables(t, set.Rules, noService)
+	var chunks chunkTable
+	index := serviceIndex(&chunks, t, rules, noService)
+	sports := sourceIndex(&chunks, t, rules)
 	if t.full {
 		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
 			"name fewer overlapping services, or split the rules among networks with appliedTo", len(set.Rules), t.most)
@@ -129,9 +132,12 @@ func (c *compiler) policy(set *policy.Set, rules []peers) (Policy, error) {
 	})
 	h.Svcindex = w.u16s(index)
 	h.Svcchunk = uint32(len(w.pages))
-	w.pages = append(w.pages, chunks...)
-	h.Meta = w.table(len(set.Rules), rulesPerPage, func(b []byte, i int) {
-		r := &set.Rules[i]
+	w.pages = append(w.pages, chunks.pages...)
+	if sports != nil {
+		h.Sportindex = w.u16s(sports)
+	}
+	h.Meta = w.table(len(rules), rulesPerPage, func(b []byte, i int) {
+		r := &rules[i]
 		m := ruleMeta{counter: c.counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}
 		if r.Implied {
 			m.flags |= ruleImplied
@@ -186,36 +192,140 @@ func (c *compiler) classRows(t *rowTable, rules []peers, of func(*peers) *side) 
 	return out
 }
 
-// serviceTables gives the service index and the distinct chunks that it names.
-func serviceTables(t *rowTable, rules []policy.Rule, noService row) (index []uint16, chunks []Page) {
-	numbers := map[Page]uint16{}
-	number := func(chunk *Page) uint16 {
-		n, ok := numbers[*chunk]
-		if !ok {
-			n = uint16(len(chunks)) // at most svcGroups*256
-			numbers[*chunk] = n
-			chunks = append(chunks, *chunk)
+// chunkTable numbers the distinct chunks of one policy.
+type chunkTable struct {
+	pages   []Page
+	numbers map[Page]uint16
+}
+
+// number gives a chunk's number.
+func (c *chunkTable) number(chunk *Page) uint16 {
+	n, ok := c.numbers[*chunk]
+	if !ok {
+		if c.numbers == nil {
+			c.numbers = map[Page]uint16{}
 		}
-		return n
+		n = uint16(len(c.pages)) // there are at most (svcGroups + 2*portGroups) * 256
+		c.numbers[*chunk] = n
+		c.pages = append(c.pages, *chunk)
 	}
-	for _, protocol := range [svcGroups]uint8{
-		svcTCP: policy.TCP, svcUDP: policy.UDP, svcICMP: policy.ICMP, svcICMPv6: policy.ICMPv6,
-	} {
-		cuts := serviceCuts(rules, protocol)
-		now, plain := slices.Clone(noService), false // plain: the last chunk had no cut
-		for high := range 256 {
-			whole := len(cuts) == 0 || cuts[0].at > high<<8|0xff
-			if whole && plain {
-				index = append(index, index[len(index)-1])
-				continue
+	return n
+}
+
+// index gives the chunks of one group: by high byte, the row numbers of 256 values,
+// which begin at base and change at the cuts.
+func (c *chunkTable) index(t *rowTable, base row, cuts []cut) (out []uint16) {
+	now, plain := slices.Clone(base), false // plain: the last chunk had no cut
+	for high := range 256 {
+		whole := len(cuts) == 0 || cuts[0].at > high<<8|0xff
+		if whole && plain {
+			out = append(out, out[len(out)-1])
+			continue
+		}
+		var chunk Page
+		cuts = fillChunk(&chunk, t, now, cuts, high<<8)
+		out = append(out, c.number(&chunk))
+		plain = whole
+	}
+	return out
+}
+
+// serviceIndex gives the index of each group, one behind the other.
+func serviceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, noService row) (out []uint16) {
+	for _, protocol := range groups {
+		out = append(out, chunks.index(t, noService, cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) {
+			return s.First, s.Last, s.Protocol == protocol
+		}))...)
+	}
+	return append(out, chunks.index(t, noService, cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) {
+		return uint16(s.Protocol), uint16(s.Protocol), s.Whole()
+	}))...)
+}
+
+// sourceIndex gives the index of source ports for each direction and group with ports:
+// the rules of that direction which do not ask for other ones. Nil: none asks.
+func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule) (out []uint16) {
+	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Services, asks) }) {
+		return nil
+	}
+	for _, d := range []policy.Direction{policy.Out, policy.In} {
+		for _, protocol := range groups[:portGroups] {
+			asking := func(s policy.Service) bool { return s.Protocol == protocol && asks(s) }
+			judged := rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && !slices.ContainsFunc(r.Services, asking) })
+			cuts := cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) { return s.SourceFirst, s.SourceLast, asking(s) })
+			cuts = slices.DeleteFunc(cuts, func(c cut) bool { return !applies(&rules[c.rule], d) })
+			out = append(out, chunks.index(t, judged, cuts)...)
+		}
+	}
+	return out
+}
+
+// asks says whether a service wants source ports.
+func asks(s policy.Service) bool { return s.SourceLast != 0 }
+
+// applies says whether a rule is judged in a direction.
+func applies(r *policy.Rule, d policy.Direction) bool { return r.Directions.Has(d) && !r.Disabled }
+
+// lines are a set's rules in a form that rows can say: source and destination ports have
+// a row each, so of one protocol all services of a line ask for the same source ports.
+// A rule that has others stands there once for each.
+func lines(rules []policy.Rule) []policy.Rule {
+	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Services, asks) }) {
+		return rules
+	}
+	out := make([]policy.Rule, 0, len(rules))
+	for _, r := range rules {
+		if !slices.ContainsFunc(r.Services, asks) {
+			out = append(out, r)
+			continue
+		}
+		for _, services := range sameSources(r.Services) {
+			line := r
+			line.Services = services
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// sameSources parts services, so that those of one protocol in a part ask for the same
+// source ports. The order of services has no part in it.
+func sameSources(list []policy.Service) (parts [][]policy.Service) {
+	type ports struct{ first, last uint16 }
+	type dest struct {
+		protocol uint8
+		ports
+	}
+	from := map[dest][]ports{} // the source ports of each
+	for _, s := range list {
+		d := dest{s.Protocol, ports{s.First, s.Last}}
+		from[d] = append(from[d], ports{s.SourceFirst, s.SourceLast})
+	}
+	byFrom := map[uint8]map[string][]policy.Service{}
+	for d, sources := range from {
+		slices.SortFunc(sources, func(a, b ports) int { return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last)) })
+		sources = slices.Compact(sources)
+		if sources[0] == (ports{}) {
+			sources = sources[:1] // any is among them
+		}
+		name := fmt.Sprint(sources)
+		if byFrom[d.protocol] == nil {
+			byFrom[d.protocol] = map[string][]policy.Service{}
+		}
+		for _, p := range sources {
+			byFrom[d.protocol][name] = append(byFrom[d.protocol][name],
+				policy.Service{Protocol: d.protocol, First: d.first, Last: d.last, SourceFirst: p.first, SourceLast: p.last})
+		}
+	}
+	for _, protocol := range slices.Sorted(maps.Keys(byFrom)) {
+		for i, name := range slices.Sorted(maps.Keys(byFrom[protocol])) {
+			if i == len(parts) {
+				parts = append(parts, nil)
 			}
-			var chunk Page
-			cuts = fillChunk(&chunk, t, now, cuts, high<<8)
-			index = append(index, number(&chunk))
-			plain = whole
+			parts[i] = append(parts[i], byFrom[protocol][name]...)
 		}
 	}
-	return index, chunks
+	return parts
 }
 
 // fillChunk writes the row numbers of 256 services from base on. It takes the
@@ -237,22 +347,23 @@ func fillChunk(chunk *Page, t *rowTable, now row, cuts []cut, base int) []cut {
 // cut is a place where a rule begins or ceases to match.
 type cut struct{ at, rule int }
 
-// serviceCuts gives the cuts of all rules along one protocol's services, in
-// order. Ranges of one rule are joined first, so that its cuts alternate.
-func serviceCuts(rules []policy.Rule, protocol uint8) []cut {
+// cutsOf gives the cuts of all rules, in order, where of says what each service covers.
+// Ranges of one rule are joined first, so that its cuts alternate.
+func cutsOf(rules []policy.Rule, of func(policy.Service) (first, last uint16, ok bool)) []cut {
+	type span struct{ first, end int }
 	var cuts []cut
 	for i := range rules {
-		var own []policy.Service
+		var own []span
 		for _, s := range rules[i].Services {
-			if s.Protocol == protocol {
-				own = append(own, s)
+			if first, last, ok := of(s); ok {
+				own = append(own, span{int(first), int(last) + 1})
 			}
 		}
-		slices.SortFunc(own, func(a, b policy.Service) int { return cmp.Compare(a.First, b.First) })
+		slices.SortFunc(own, func(a, b span) int { return cmp.Compare(a.first, b.first) })
 		for len(own) > 0 {
-			first, end := int(own[0].First), int(own[0].Last)+1
-			for own = own[1:]; len(own) > 0 && int(own[0].First) <= end; own = own[1:] {
-				end = max(end, int(own[0].Last)+1)
+			first, end := own[0].first, own[0].end
+			for own = own[1:]; len(own) > 0 && own[0].first <= end; own = own[1:] {
+				end = max(end, own[0].end)
 			}
 			cuts = append(cuts, cut{first, i}, cut{end, i})
 		}

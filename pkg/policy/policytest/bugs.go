@@ -77,8 +77,32 @@ func setBugs() []Bug {
 			return r
 		})},
 		{Name: "service ranges end one early", set: eachService(func(s *policy.Service) {
-			if s.First < s.Last {
+			if s.First < s.Last && (policy.HasPorts(s.Protocol) || policy.HasTypes(s.Protocol)) {
 				s.Last--
+			}
+		})},
+		{Name: "source ports end one early", set: eachService(func(s *policy.Service) {
+			if s.SourceFirst < s.SourceLast {
+				s.SourceLast--
+			}
+		})},
+		{Name: "source ports do not matter", set: eachService(func(s *policy.Service) { s.SourceFirst, s.SourceLast = 0, 0 })},
+		{Name: "source ports are those of another service of the rule", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				list := s.Rules[i].Services
+				for _, a := range list {
+					for _, b := range list {
+						if a.Protocol == b.Protocol && b.SourceLast != 0 {
+							a.SourceFirst, a.SourceLast = b.SourceFirst, b.SourceLast
+							s.Rules[i].Services = append(slices.Clip(s.Rules[i].Services), a)
+						}
+					}
+				}
+			}
+		}},
+		{Name: "all ports are not all of a protocol", set: eachService(func(s *policy.Service) {
+			if s.Whole() && policy.HasPorts(s.Protocol) {
+				s.SourceFirst, s.SourceLast = 1, 0xffff
 			}
 		})},
 		{Name: "an empty list is Any", set: func(s *policy.Set) {

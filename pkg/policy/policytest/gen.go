@@ -95,6 +95,9 @@ func (g *Gen) Wide(network string, n int) policy.Set {
 		r := g.ruleOf(0)
 		a := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, base+uint32(place))))
 		r.Sources = []policy.AddrRange{{First: a, Last: a}}
+		for j := range r.Services { // with source ports it could count more than once
+			r.Services[j].SourceFirst, r.Services[j].SourceLast = 0, 0
+		}
 		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/n, network), ID: uint32(1000 + place)}
 		set.Rules = append(set.Rules, r)
 	}
@@ -247,11 +250,18 @@ func (g *Gen) services(family int) []policy.Service {
 	}
 	icmp := []uint8{policy.ICMP, policy.ICMP, policy.ICMPv6, policy.ICMPv6, pick(g, []uint8{policy.ICMP, policy.ICMPv6})}[family]
 	for range 1 + g.rnd.IntN(3) {
-		s := policy.Service{Protocol: pick(g, []uint8{policy.TCP, policy.TCP, policy.UDP, icmp})}
-		if s.Protocol == icmp {
+		s := policy.Service{Protocol: pick(g, []uint8{policy.TCP, policy.TCP, policy.TCP, policy.UDP, policy.UDP, icmp, icmp, policy.SCTP}), Last: 0xffff}
+		switch {
+		case g.rnd.IntN(8) == 0: // all of a protocol
+			s.Protocol = pick(g, []uint8{policy.TCP, policy.UDP, policy.SCTP, icmp, 2, 47, 50})
+		case s.Protocol == icmp:
 			s.First, s.Last = g.icmpTypes(icmp)
-		} else {
+		default:
 			s.First, s.Last = g.ports()
+			if g.rnd.IntN(6) == 0 {
+				first, last := g.ports()
+				s.SourceFirst, s.SourceLast = max(1, first), max(1, last)
+			}
 		}
 		out = append(out, s)
 	}

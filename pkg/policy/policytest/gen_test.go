@@ -1,6 +1,7 @@
 package policytest
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -54,12 +55,15 @@ func TestPacketsReachEverything(t *testing.T) {
 				"by default": v.Rule < 0, "by rule": v.Rule >= 0, "by a late rule": v.Rule >= 64,
 				"not IP": !p.IP, "not IP, by rule": !p.IP && v.Rule >= 0,
 				"IPv4": p.IP && p.Src.Is4(), "IPv6": p.IP && p.Src.Is6(),
-				"fragment":  p.IP && p.Protocol == policy.TCP && !p.HasService,
-				"other":     p.IP && p.Protocol == 47,
-				"icmp":      p.Protocol == policy.ICMP && p.HasService && v.Rule >= 0,
-				"icmpv6":    p.Protocol == policy.ICMPv6 && p.HasService && v.Rule >= 0,
-				"port 0":    p.HasService && p.Protocol == policy.TCP && p.Service == 0,
-				"port last": p.HasService && p.Protocol == policy.TCP && p.Service == 65535,
+				"fragment":          p.IP && p.Protocol == policy.TCP && !p.HasService,
+				"other":             p.IP && p.Protocol == 47,
+				"icmp":              p.Protocol == policy.ICMP && p.HasService && v.Rule >= 0,
+				"icmpv6":            p.Protocol == policy.ICMPv6 && p.HasService && v.Rule >= 0,
+				"by protocol alone": v.Rule >= 0 && p.IP && !p.HasService && set.Rules[max(0, v.Rule)].Services != nil,
+				"source port":       v.Rule >= 0 && slices.ContainsFunc(set.Rules[max(0, v.Rule)].Services, func(s policy.Service) bool { return s.SourceLast != 0 && s.Matches(p) }),
+				"sctp":              p.Protocol == policy.SCTP && p.HasService && v.Rule >= 0,
+				"port 0":            p.HasService && p.Protocol == policy.TCP && p.Service == 0,
+				"port last":         p.HasService && p.Protocol == policy.TCP && p.Service == 65535,
 			} {
 				seen[name] += map[bool]int{true: 1}[is]
 			}

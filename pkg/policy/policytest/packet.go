@@ -21,6 +21,9 @@ func Realisable(p policy.Packet) bool {
 	if !p.IP {
 		return !p.HasService && !p.Src.IsValid() && !p.Dst.IsValid() && p.Protocol == 0
 	}
+	if p.SourcePort != 0 && !(p.HasService && policy.HasPorts(p.Protocol)) {
+		return false
+	}
 	if !p.Src.IsValid() || p.Src.BitLen() != p.Dst.BitLen() || p.Src.Is4In6() || p.Dst.Is4In6() {
 		return false
 	}
@@ -28,7 +31,7 @@ func Realisable(p policy.Packet) bool {
 		return false
 	}
 	switch p.Protocol {
-	case policy.TCP, policy.UDP, policy.ICMP:
+	case policy.TCP, policy.UDP, policy.SCTP, policy.ICMP:
 		return true
 	case policy.ICMPv6:
 		return !p.HasService || p.Service>>8 < firstND || p.Service>>8 > lastND
@@ -98,9 +101,7 @@ func (g *Gen) aim(r *policy.Rule) (policy.Packet, bool) {
 		if ok && r.Services != nil {
 			ok = len(r.Services) > 0
 			if ok {
-				s := pick(g, r.Services)
-				p.Protocol, p.HasService = s.Protocol, true
-				p.Service = s.First + uint16(g.within(uint64(s.Last-s.First)))
+				g.aimService(pick(g, r.Services), &p)
 			}
 		}
 		if ok && Realisable(p) {
@@ -158,6 +159,32 @@ func (g *Gen) aimAddr(list []policy.AddrRange, not, v4 bool, a *netip.Addr) bool
 	return true
 }
 
+// aimService makes p one of a service's, now and then a fragment, if those are.
+func (g *Gen) aimService(s policy.Service, p *policy.Packet) {
+	p.Protocol, p.HasService, p.Service, p.SourcePort = s.Protocol, false, 0, 0
+	ports, types := policy.HasPorts(s.Protocol), policy.HasTypes(s.Protocol)
+	if !ports && !types || s.Whole() && g.rnd.IntN(4) == 0 {
+		return
+	}
+	p.HasService = true
+	p.Service = s.First + uint16(g.within(uint64(s.Last-s.First)))
+	switch {
+	case s.SourceLast != 0:
+		p.SourcePort = s.SourceFirst + uint16(g.within(uint64(s.SourceLast-s.SourceFirst)))
+	case ports:
+		p.SourcePort = g.sourcePort()
+	}
+}
+
+// sourcePort is mostly one that sets do not name.
+func (g *Gen) sourcePort() uint16 {
+	if g.rnd.IntN(3) != 0 {
+		return uint16(g.rnd.Uint32())
+	}
+	port, _ := g.ports()
+	return port
+}
+
 // within is a number from 0 to last, often one of the two.
 func (g *Gen) within(last uint64) uint64 {
 	switch g.rnd.IntN(4) {
@@ -177,18 +204,18 @@ func (g *Gen) ipPacket(v4 bool) policy.Packet {
 			IP:        true,
 			Src:       g.addr(v4),
 			Dst:       g.addr(v4),
-			Protocol:  pick(g, []uint8{policy.TCP, policy.TCP, policy.UDP, policy.ICMP, policy.ICMPv6, 2, 47, 50, 132}),
+			Protocol:  pick(g, []uint8{policy.TCP, policy.TCP, policy.UDP, policy.ICMP, policy.ICMPv6, 2, 47, 50, policy.SCTP}),
 		}
-		switch p.Protocol {
-		case policy.TCP, policy.UDP:
-			p.HasService = g.rnd.IntN(8) != 0
-			p.Service, _ = g.ports()
-		case policy.ICMP, policy.ICMPv6:
-			p.HasService = g.rnd.IntN(8) != 0
-			p.Service, _ = g.icmpTypes(p.Protocol)
-		}
-		if !p.HasService {
-			p.Service = 0
+		if p.HasService = g.rnd.IntN(8) != 0; p.HasService {
+			switch {
+			case policy.HasPorts(p.Protocol):
+				p.Service, _ = g.ports()
+				p.SourcePort = g.sourcePort()
+			case policy.HasTypes(p.Protocol):
+				p.Service, _ = g.icmpTypes(p.Protocol)
+			default:
+				p.HasService = false
+			}
 		}
 		// An address family may come out otherwise, see addr.
 		if Realisable(p) && p.Src.Is4() == v4 {
@@ -216,23 +243,26 @@ func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
 		g.aroundAddrs(r, r.Sources, func(p policy.Packet, a netip.Addr) { p.Src = a; keep(p) })
 		g.aroundAddrs(r, r.Destinations, func(p policy.Packet, a netip.Addr) { p.Dst = a; keep(p) })
 		for _, s := range r.Services {
-			for _, at := range []int{int(s.First) - 1, int(s.First), int(s.Last), int(s.Last) + 1} {
-				if at < 0 || at > 0xffff {
-					continue
+			one := *r
+			one.Services = []policy.Service{s}
+			around := func(first, last uint16, put func(*policy.Packet, uint16)) {
+				for _, at := range []int{int(first) - 1, int(first), int(last), int(last) + 1} {
+					if p, ok := g.aim(&one); ok && p.HasService && at >= 0 && at <= 0xffff {
+						put(&p, uint16(at))
+						keep(p)
+					}
 				}
-				one := *r
-				one.Services = []policy.Service{s}
-				if p, ok := g.aim(&one); ok {
-					p.Service = uint16(at)
-					keep(p)
-				}
+			}
+			around(s.First, s.Last, func(p *policy.Packet, at uint16) { p.Service = at })
+			if s.SourceLast != 0 {
+				around(s.SourceFirst, s.SourceLast, func(p *policy.Packet, at uint16) { p.SourcePort = at })
 			}
 		}
 		if p, ok := g.aim(r); ok {
 			p.Direction ^= 1
 			keep(p)
 			p.Direction ^= 1
-			p.HasService, p.Service = false, 0 // a fragment
+			p.HasService, p.Service, p.SourcePort = false, 0, 0 // a fragment
 			keep(p)
 		}
 	}
