@@ -21,9 +21,9 @@ func newController() *cobra.Command {
 		Use:   "controller",
 		Short: "keep what concerns the cluster as a whole, until stopped",
 		Long: `Gives namespaces the NetworkAttachmentDefinitions of their VLANNetworks, sums up in
-the status of VLANTrunks, VLANNetworks, FirewallPolicies and AddressSets what nodes
-report, keeps what is in use from being deleted, and clears away what nodes
-reported that are gone. One replica works at a time: the others wait for its Lease.
+the status of VLANTrunks, VLANNetworks, FirewallPolicies, AddressSets and
+ServiceSets what nodes report, keeps what is in use from being deleted, and
+clears away what nodes reported that are gone. One replica works at a time: the others wait for its Lease.
 
 Nodes do not need it: trunks, ports and the firewall go on without.`,
 		Args: cobra.NoArgs,

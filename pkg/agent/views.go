@@ -297,6 +297,9 @@ func ruleView(r policy.Rule, h Hits) wire.Rule {
 		v.State = string(v1alpha1.RuleDisabled)
 	}
 	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations)
+	for _, s := range r.ServiceSets {
+		v.Services = append(v.Services, v1alpha1.KindServiceSet+" "+s)
+	}
 	for _, s := range r.Services {
 		v.Services = append(v.Services, s.String())
 	}

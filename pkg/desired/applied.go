@@ -165,13 +165,22 @@ func (s *Snapshot) policySet(at port) policy.Set {
 	if n, ok := s.Networks[at.network]; ok {
 		set.Default = n.Default
 	}
-	name := func(names []string) {
-		for _, n := range names {
+	// A list that is not there the compiler refuses, and the last good rules stay.
+	name := func(r *policy.Rule) {
+		for _, n := range slices.Concat(r.SourceSets, r.DestinationSets) {
 			if set.Lists == nil {
 				set.Lists = map[string][]policy.AddrRange{}
 			}
-			if e, ok := s.lists[n]; ok { // else the compiler refuses the rules, and the last good ones stay
+			if e, ok := s.lists[n]; ok {
 				set.Lists[n] = e.ranges
+			}
+		}
+		for _, n := range r.ServiceSets {
+			if set.ServiceLists == nil {
+				set.ServiceLists = map[string][]policy.Service{}
+			}
+			if list, ok := s.serviceLists[n]; ok {
+				set.ServiceLists[n] = list
 			}
 		}
 	}
@@ -183,11 +192,10 @@ func (s *Snapshot) policySet(at port) policy.Set {
 			pods = nil
 		}
 		c := at.byPolicy(p)
-		for _, r := range p.Rules {
-			if c == yes || c == maybe && r.Action == policy.Drop {
-				set.Rules = append(set.Rules, r)
-				name(r.SourceSets)
-				name(r.DestinationSets)
+		for i := range p.Rules {
+			if r := &p.Rules[i]; c == yes || c == maybe && r.Action == policy.Drop {
+				set.Rules = append(set.Rules, *r)
+				name(r)
 			}
 		}
 	}

@@ -113,6 +113,7 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 			NotSources:      r.SourcesExcluded,
 			NotDestinations: r.DestinationsExcluded,
 			Services:        services(&errs, r.Services),
+			ServiceSets:     serviceSets(r.Services),
 			Disabled:        r.State == v1alpha1.RuleDisabled,
 		})
 	}
@@ -133,6 +134,15 @@ func FromAddressSet(o *v1alpha1.AddressSet) (AddressSet, field.ErrorList) {
 	}
 	s.Ranges = policy.MergeRanges(s.Ranges)
 	return s, errs
+}
+
+// FromServiceSet checks an object and turns it into what it means.
+func FromServiceSet(o *v1alpha1.ServiceSet) (ServiceSet, field.ErrorList) {
+	if errs := v1alpha1.ValidateServiceSet(o); len(errs) > 0 {
+		return ServiceSet{}, errs
+	}
+	var errs field.ErrorList
+	return ServiceSet{Name: o.Name, Services: services(&errs, o.Spec.Services), Includes: slices.Sorted(slices.Values(o.Spec.Includes))}, errs
 }
 
 // must parses what validation has passed already. Should there be a gap between
@@ -176,10 +186,18 @@ func directions(d v1alpha1.Direction) policy.Directions {
 
 // setsOf gives the address sets among peers, sorted; nil if there are none.
 func setsOf(list []v1alpha1.Peer) []string {
-	var out []string
-	for _, p := range list {
-		if p.AddressSet != "" {
-			out = append(out, p.AddressSet)
+	return names(list, func(p *v1alpha1.Peer) string { return p.AddressSet })
+}
+
+// serviceSets is setsOf for services.
+func serviceSets(list []v1alpha1.Service) []string {
+	return names(list, func(s *v1alpha1.Service) string { return s.ServiceSet })
+}
+
+func names[T any](list []T, of func(*T) string) (out []string) {
+	for i := range list {
+		if name := of(&list[i]); name != "" {
+			out = append(out, name)
 		}
 	}
 	slices.Sort(out)
@@ -215,6 +233,9 @@ func services(errs *field.ErrorList, list []v1alpha1.Service) []policy.Service {
 	for _, s := range list {
 		if s.Any {
 			return nil
+		}
+		if s.ServiceSet != "" {
+			continue
 		}
 		all := policy.Service{Protocol: protocol(&s), Last: 0xffff}
 		of := func(first, last uint16) policy.Service {

@@ -71,6 +71,13 @@ type AddressSet struct {
 	Includes []string           `json:"includes,omitempty"` // other sets, sorted
 }
 
+// ServiceSet is a named list of services that rules name.
+type ServiceSet struct {
+	Name     string           `json:"name"`
+	Services []policy.Service `json:"services,omitempty"` // its own
+	Includes []string         `json:"includes,omitempty"` // other sets, sorted
+}
+
 // Problem is one thing that is wrong with one object or file.
 type Problem struct {
 	File    string `json:"file,omitempty"`
@@ -111,8 +118,12 @@ type Snapshot struct {
 	Policies []Policy           `json:"policies"` // in the order of judgement
 	// Sets are those that Policies name, and those that these include.
 	Sets map[string]AddressSet `json:"sets,omitempty"`
-	// lists are what rules name, with all that is included.
-	lists map[string]expanded
+	// ServiceSets are the same for services.
+	ServiceSets map[string]ServiceSet `json:"serviceSets,omitempty"`
+	// lists are the AddressSets that rules name, with all that is included, and
+	// serviceLists the ServiceSets.
+	lists        map[string]expanded
+	serviceLists map[string][]policy.Service
 	// PodPolicies are the cluster's MultiNetworkPolicies, by namespace and name.
 	PodPolicies []PodPolicy `json:"podPolicies,omitempty"`
 	// Pods are those of this node, by namespace/name, where policies select by

@@ -128,6 +128,9 @@ func (k *keeper) objects() map[key]held {
 	for name, a := range s.Sets {
 		put(v1alpha1.KindAddressSet, name, a)
 	}
+	for name, a := range s.ServiceSets {
+		put(v1alpha1.KindServiceSet, name, a)
+	}
 	for _, p := range s.PodPolicies {
 		put(kindPodPolicy, p.FullName(), p)
 	}
@@ -153,10 +156,7 @@ func build(objects map[key]held, problems []Problem, last *Snapshot) (*Snapshot,
 		}
 	}
 	slices.SortFunc(s.Policies, judgedBefore)
-	s.useSets(func(name string) (AddressSet, bool) {
-		a, ok := objects[key{v1alpha1.KindAddressSet, name}].value.(AddressSet)
-		return a, ok
-	}, last)
+	s.useSets(func(k key) any { return objects[k].value }, last)
 	slices.SortFunc(s.PodPolicies, func(a, b PodPolicy) int { return a.compare(&b) })
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line),
@@ -168,7 +168,7 @@ func build(objects map[key]held, problems []Problem, last *Snapshot) (*Snapshot,
 func (s *Snapshot) sameContent(o *Snapshot) bool {
 	return reflect.DeepEqual(s.Trunks, o.Trunks) && reflect.DeepEqual(s.Networks, o.Networks) &&
 		reflect.DeepEqual(s.Policies, o.Policies) && reflect.DeepEqual(s.PodPolicies, o.PodPolicies) &&
-		maps.EqualFunc(s.Sets, o.Sets, AddressSet.equal)
+		reflect.DeepEqual(s.ServiceSets, o.ServiceSets) && maps.EqualFunc(s.Sets, o.Sets, AddressSet.equal)
 }
 
 func (s *Snapshot) samePods(o *Snapshot) bool { return maps.EqualFunc(s.Pods, o.Pods, Pod.equal) }

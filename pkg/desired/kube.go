@@ -365,7 +365,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 		if err := k.cache.List(ctx, list); err != nil {
 			return m, ReasonUnreadable, err
 		}
-		if kind != v1alpha1.KindAddressSet { // what is left when all else is lost says nothing
+		if !slices.Contains(setKinds, kind) { // what is left when all else is lost says nothing
 			total += len(list.Items)
 		}
 		slices.SortFunc(list.Items, func(a, b unstructured.Unstructured) int { return strings.Compare(a.GetName(), b.GetName()) })
@@ -515,6 +515,14 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 			return d
 		}
 		s, errs := FromAddressSet(&o)
+		d.value = s
+		d.failAll(errs)
+	case v1alpha1.KindServiceSet:
+		var o v1alpha1.ServiceSet
+		if !fill(&o) {
+			return d
+		}
+		s, errs := FromServiceSet(&o)
 		d.value = s
 		d.failAll(errs)
 	}

@@ -58,25 +58,40 @@ func randomState(r *rand.Rand, valid bool) state {
 			networks = append(networks, name)
 		}
 	}
-	sets := r.IntN(5)
-	for i := range sets {
-		includes, address := []string{}, fmt.Sprintf("10.0.%d.%d", r.IntN(3), r.IntN(250))
-		for j := range sets {
-			if j < i && r.IntN(2) == 0 || !valid && r.IntN(8) == 0 {
-				includes = append(includes, fmt.Sprintf("s%d", j))
+	addSets := func(kind string, own func() string) (sets int) {
+		sets = r.IntN(5)
+		for i := range sets {
+			includes := []string{}
+			for j := range sets {
+				if j < i && r.IntN(2) == 0 || !valid && r.IntN(8) == 0 {
+					includes = append(includes, fmt.Sprintf("s%d", j))
+				}
 			}
+			add("kind: %s\nmetadata: {name: s%d}\nspec:\n  %s\n  includes: [%s]\n", kind, i, own(), strings.Join(includes, ", "))
 		}
-		if !valid && r.IntN(6) == 0 {
-			address = "x"
-		}
-		add("kind: AddressSet\nmetadata: {name: s%d}\nspec:\n  addresses: [%s]\n  includes: [%s]\n", i, address, strings.Join(includes, ", "))
+		return sets
 	}
+	bad := func(good string) string {
+		if !valid && r.IntN(6) == 0 {
+			return "x"
+		}
+		return good
+	}
+	sets := addSets("AddressSet", func() string { return "addresses: [" + bad(fmt.Sprintf("10.0.%d.%d", r.IntN(3), r.IntN(250))) + "]" })
+	serviceSets := addSets("ServiceSet", func() string {
+		return fmt.Sprintf("services: [{protocol: TCP, ports: %q}]", bad(fmt.Sprint(1+r.IntN(20))))
+	})
 	for p := range r.IntN(4) {
 		peers := ""
 		if sets > 0 && r.IntN(2) == 0 {
 			peers = fmt.Sprintf(", sources: [{addressSet: s%d}]", r.IntN(sets))
 		} else if !valid && r.IntN(4) == 0 {
 			peers = fmt.Sprintf(", destinations: [{ip: 1.1.1.1}, {addressSet: s%d}]", r.IntN(5))
+		}
+		if serviceSets > 0 && r.IntN(2) == 0 {
+			peers += fmt.Sprintf(", services: [{protocol: TCP, ports: %q}, {serviceSet: s%d}]", fmt.Sprint(1+r.IntN(20)), r.IntN(serviceSets))
+		} else if !valid && r.IntN(4) == 0 {
+			peers += fmt.Sprintf(", services: [{serviceSet: s%d}]", r.IntN(5))
 		}
 		applied := "any: true"
 		if len(networks) > 0 && r.IntN(2) == 0 {
@@ -184,17 +199,30 @@ func inconsistent(s *Snapshot) string {
 	}
 	for _, p := range s.Policies {
 		for _, n := range p.namings() {
-			all, circle := contents(s, n.set, nil)
+			if n.Kind == v1alpha1.KindServiceSet {
+				all, wrong := contents(s.ServiceSets, n.Name, nil, func(a ServiceSet) []policy.Service { return a.Services })
+				if wrong != "" {
+					return wrong
+				}
+				got := s.serviceLists[n.Name]
+				for _, service := range append(slices.Clone(got), all...) {
+					if !slices.Contains(all, service) || !slices.Contains(got, service) {
+						return fmt.Sprintf("ServiceSet %s has %v: want %v", n.Name, got, all)
+					}
+				}
+				continue
+			}
+			all, circle := contents(s.Sets, n.Name, nil, func(a AddressSet) []policy.AddrRange { return a.Ranges })
 			if circle != "" {
 				return circle
 			}
-			flat := policy.Set{Lists: map[string][]policy.AddrRange{"": s.lists[n.set].ranges}}
+			flat := policy.Set{Lists: map[string][]policy.AddrRange{"": s.lists[n.Name].ranges}}
 			for _, host := range []string{"10.0.0.", "10.0.1.", "10.0.2."} {
 				for i := range 256 {
 					a := netip.MustParseAddr(fmt.Sprint(host, i))
 					in := flat.Matches(&policy.Rule{Directions: policy.OnlyIn, SourceSets: []string{""}}, policy.Packet{Direction: policy.In, IP: true, Src: a})
 					if in != slices.ContainsFunc(all, func(r policy.AddrRange) bool { return r.Contains(a) }) {
-						return fmt.Sprintf("set %s has %v, %v: %v", n.set, a, in, all)
+						return fmt.Sprintf("set %s has %v, %v: %v", n.Name, a, in, all)
 					}
 				}
 			}
@@ -203,19 +231,18 @@ func inconsistent(s *Snapshot) string {
 	return ""
 }
 
-// contents are the addresses of a set with those that it includes, and what is wrong
-// with that.
-func contents(s *Snapshot, name string, path []string) ([]policy.AddrRange, string) {
-	a, ok := s.Sets[name]
+// contents is what a set has with those that it includes, and what is wrong with that.
+func contents[S namedSet, T any](sets map[string]S, name string, path []string, own func(S) []T) ([]T, string) {
+	a, ok := sets[name]
 	if !ok {
 		return nil, "no set " + name
 	}
 	if slices.Contains(path, name) {
 		return nil, "a circle " + name
 	}
-	out := slices.Clone(a.Ranges)
-	for _, i := range a.Includes {
-		more, wrong := contents(s, i, append(slices.Clone(path), name))
+	out := slices.Clone(own(a))
+	for _, i := range a.includes() {
+		more, wrong := contents(sets, i, append(slices.Clone(path), name), own)
 		if wrong != "" {
 			return nil, wrong
 		}

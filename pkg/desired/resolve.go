@@ -25,7 +25,7 @@ import (
 // held is an object in force and the file that it came from.
 type held struct {
 	file  string
-	value any // Trunk, Network, Policy, AddressSet or PodPolicy
+	value any // Trunk, Network, Policy, AddressSet, ServiceSet or PodPolicy
 }
 
 // slot is one object while it is decided which version of it is in force.

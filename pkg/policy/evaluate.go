@@ -22,7 +22,7 @@ func (s *Set) Matches(r *Rule, p Packet) bool {
 	return !r.Disabled && r.Directions.Has(p.Direction) &&
 		(r.AnySource() || p.IP && s.holds(r.Sources, r.SourceSets, p.Src) != r.NotSources) &&
 		(r.AnyDestination() || p.IP && s.holds(r.Destinations, r.DestinationSets, p.Dst) != r.NotDestinations) &&
-		matchesService(r.Services, p)
+		(r.AnyService() || p.IP && s.serves(r, p))
 }
 
 // AnySource says that every source matches, and frames without one.
@@ -30,6 +30,9 @@ func (r *Rule) AnySource() bool { return r.Sources == nil && r.SourceSets == nil
 
 // AnyDestination says that every destination matches, and frames without one.
 func (r *Rule) AnyDestination() bool { return r.Destinations == nil && r.DestinationSets == nil }
+
+// AnyService says that every service matches, and frames without one.
+func (r *Rule) AnyService() bool { return r.Services == nil && r.ServiceSets == nil }
 
 // holds says whether peers have an address. An IPv6 address that holds an IPv4 one
 // (::ffff:0:0/96) is that IPv4 address, here and at the port.
@@ -40,8 +43,12 @@ func (s *Set) holds(list []AddrRange, sets []string, a netip.Addr) bool {
 	return has(list) || slices.ContainsFunc(sets, func(name string) bool { return has(s.Lists[name]) })
 }
 
-func matchesService(list []Service, p Packet) bool {
-	return list == nil || p.IP && slices.ContainsFunc(list, func(s Service) bool { return s.Matches(p) })
+// serves says whether services have an IP packet.
+func (s *Set) serves(r *Rule, p Packet) bool {
+	has := func(list []Service) bool {
+		return slices.ContainsFunc(list, func(s Service) bool { return s.Matches(p) })
+	}
+	return has(r.Services) || slices.ContainsFunc(r.ServiceSets, func(name string) bool { return has(s.ServiceLists[name]) })
 }
 
 // Matches says whether an IP packet is one of the service's.

@@ -34,21 +34,27 @@ func joins(a, b AddrRange) bool {
 	return !next.IsValid() || b.First.Compare(next) <= 0
 }
 
-// Flat gives the rule with the addresses of the address sets that it names among its
-// own, and no names: it matches what the rule matches in s.
+// Flat gives the rule with what the sets that it names have among its own addresses and
+// services, and no names: it matches what the rule matches in s.
 func (s *Set) Flat(r Rule) Rule {
-	r.Sources, r.SourceSets = s.flat(r.Sources, r.SourceSets), nil
-	r.Destinations, r.DestinationSets = s.flat(r.Destinations, r.DestinationSets), nil
+	r.Sources, r.SourceSets = flat(r.Sources, r.SourceSets, s.Lists), nil
+	r.Destinations, r.DestinationSets = flat(r.Destinations, r.DestinationSets, s.Lists), nil
+	return s.FlatServices(r)
+}
+
+// FlatServices is Flat for services alone.
+func (s *Set) FlatServices(r Rule) Rule {
+	r.Services, r.ServiceSets = flat(r.Services, r.ServiceSets, s.ServiceLists), nil
 	return r
 }
 
-func (s *Set) flat(list []AddrRange, sets []string) []AddrRange {
+func flat[T any](list []T, sets []string, lists map[string][]T) []T {
 	if sets == nil {
 		return list
 	}
-	out := append([]AddrRange{}, list...)
+	out := append([]T{}, list...)
 	for _, name := range sets {
-		out = append(out, s.Lists[name]...)
+		out = append(out, lists[name]...)
 	}
 	return out
 }
@@ -64,12 +70,12 @@ type storedRule struct {
 
 // withPeers stands before the directions of a rule that names sets or is turned round.
 // Versions that do not know these cannot read such a rule, and so never take it for one
-// whose peers are Any, or for its opposite.
+// whose peers or services are Any, or for its opposite.
 const withPeers = "peers:"
 
 // MarshalJSON writes the rule as its fields say, but see [withPeers].
 func (r Rule) MarshalJSON() ([]byte, error) {
-	if r.SourceSets == nil && r.DestinationSets == nil && !r.NotSources && !r.NotDestinations {
+	if r.SourceSets == nil && r.DestinationSets == nil && r.ServiceSets == nil && !r.NotSources && !r.NotDestinations {
 		return json.Marshal(plainRule(r))
 	}
 	text, err := r.Directions.MarshalText()

@@ -91,6 +91,32 @@ func TestMatchesSets(t *testing.T) {
 	}
 }
 
+// A rule has every service only if it has neither services nor sets of them.
+func TestMatchesServiceSets(t *testing.T) {
+	s := Set{ServiceLists: map[string][]Service{"web": {{Protocol: TCP, First: 80, Last: 80}}, "gre": {{Protocol: 47, Last: 0xffff}}, "none": {}}}
+	web, ssh, gre := Packet{IP: true, Protocol: TCP, HasService: true, Service: 80}, Packet{IP: true, Protocol: TCP, HasService: true, Service: 22}, Packet{IP: true, Protocol: 47}
+	for name, c := range map[string]struct {
+		rule Rule
+		pkt  Packet
+		want bool
+	}{
+		"of a set":         {Rule{ServiceSets: []string{"gre", "web"}}, web, true},
+		"of the other":     {Rule{ServiceSets: []string{"gre", "web"}}, gre, true},
+		"of none":          {Rule{ServiceSets: []string{"gre", "web"}}, ssh, false},
+		"own":              {Rule{Services: []Service{{Protocol: TCP, First: 22, Last: 22}}, ServiceSets: []string{"web"}}, ssh, true},
+		"beside own":       {Rule{Services: []Service{{Protocol: TCP, First: 22, Last: 22}}, ServiceSets: []string{"web"}}, web, true},
+		"an empty set":     {Rule{ServiceSets: []string{"none"}}, web, false},
+		"what is not IP":   {Rule{ServiceSets: []string{"web"}}, Packet{}, false},
+		"nothing, and web": {Rule{Services: []Service{}, ServiceSets: []string{"web"}}, web, true},
+	} {
+		c.rule.Directions = InOut
+		flat := s.Flat(c.rule)
+		if got := s.Matches(&c.rule, c.pkt); got != c.want || s.Matches(&flat, c.pkt) != c.want || flat.ServiceSets != nil {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // What older versions would take for Any, or for its opposite, they cannot read at all.
 func TestRuleJSON(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -100,6 +126,7 @@ func TestRuleJSON(t *testing.T) {
 		"addresses":    {Rule{Key: RuleKey{Policy: "web", ID: 7}, Action: Allow, Directions: OnlyIn, Sources: rangesOf("10.0.0.1"), Destinations: rangesOf()}, true},
 		"sets":         {Rule{Directions: OnlyOut, SourceSets: []string{"site"}}, false},
 		"destinations": {Rule{Directions: InOut, DestinationSets: []string{"site"}, Services: []Service{{Protocol: TCP, First: 80, Last: 80}}}, false},
+		"services":     {Rule{Directions: InOut, ServiceSets: []string{"web"}}, false},
 		"turned round": {Rule{Directions: InOut, Sources: rangesOf("10.0.0.1"), NotSources: true}, false},
 		"the other":    {Rule{Directions: InOut, Destinations: rangesOf("10.0.0.1"), NotDestinations: true}, false},
 	} {
@@ -126,7 +153,7 @@ func TestStoredSets(t *testing.T) {
 	sets := map[string]Set{
 		"a": {Network: "a", Default: Allow, Lists: map[string][]AddrRange{"x": shared, "y": rangesOf("1.1.1.1")}},
 		"b": {Network: "b", Lists: map[string][]AddrRange{"x": shared}},
-		"c": {Network: "c"},
+		"c": {Network: "c", ServiceLists: map[string][]Service{"web": {{Protocol: TCP, First: 80, Last: 80}}}},
 	}
 	stored := Store(sets)
 	if len(stored.Lists) != 2 {

@@ -94,7 +94,7 @@ type RuleKey struct {
 
 // Rule matches a packet when its direction, sources, destinations and services
 // all do. Peers are addresses, and those of the address sets that are named with
-// them. Without either (both nil) they are Any, as nil Services are, and match
+// them; services likewise. Without either (both nil) they are Any, and match
 // everything, also what is not IP; an empty, non-nil list matches nothing.
 type Rule struct {
 	Key          RuleKey
@@ -104,9 +104,11 @@ type Rule struct {
 	Sources      []AddrRange
 	Destinations []AddrRange
 	Services     []Service
-	// SourceSets and DestinationSets are keys of the Lists of the rule's Set.
+	// SourceSets and DestinationSets are keys of the Lists of the rule's Set, and
+	// ServiceSets of its ServiceLists.
 	SourceSets      []string `json:",omitempty"`
 	DestinationSets []string `json:",omitempty"`
+	ServiceSets     []string `json:",omitempty"`
 	// NotSources and NotDestinations turn a side round: every address matches that is
 	// not among its peers, of either family. What is not IP has none, and matches not.
 	// It means nothing where the peers are Any.
@@ -132,6 +134,8 @@ type Set struct {
 	// Lists are the addresses of what rules name by SourceSets and DestinationSets.
 	// Equal lists of different sets are best one slice: then they are read once.
 	Lists map[string][]AddrRange `json:"-"` // [StoredSets] keeps them
+	// ServiceLists are the services of what rules name by ServiceSets.
+	ServiceLists map[string][]Service `json:",omitempty"`
 }
 
 // ID names the set on its node, in at most 255 bytes: the network's name, and

@@ -370,29 +370,29 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	const read, write = "get list watch", "create update patch delete"
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), true, []right{
 		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""},
-		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""},
+		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""},
 		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""},
 		{"homeport.dev/vmports", read + " " + write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""}, {"homeport.dev/vlantrunknodes", read + " " + write, ""},
 		{"homeport.dev/vmports/status", "update patch", ""}, {"homeport.dev/vmidentities/status", "update patch", ""}, {"homeport.dev/vlantrunknodes/status", "update patch", ""},
 		{"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), false, []right{
-		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""},
+		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/servicesets", write, ""},
 		{"homeport.dev/firewallpolicies/status", "update patch", ""}, {"homeport.dev/vmports", "deletecollection", ""},
 		{"/secrets", read, namespace}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
 		{"/serviceaccounts/token", "create", namespace}, {"kubevirt.io/virtualmachineinstances", write, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", write, ""},
 		{"coordination.k8s.io/leases", read + " " + write, namespace},
 	})
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), true, []right{
-		{"homeport.dev/vlantrunks", read + " patch", ""}, {"homeport.dev/vlannetworks", read + " patch", ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""},
-		{"homeport.dev/vlantrunks/status", "patch", ""}, {"homeport.dev/vlannetworks/status", "patch", ""}, {"homeport.dev/firewallpolicies/status", "patch", ""}, {"homeport.dev/addresssets/status", "patch", ""},
+		{"homeport.dev/vlantrunks", read + " patch", ""}, {"homeport.dev/vlannetworks", read + " patch", ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""},
+		{"homeport.dev/vlantrunks/status", "patch", ""}, {"homeport.dev/vlannetworks/status", "patch", ""}, {"homeport.dev/firewallpolicies/status", "patch", ""}, {"homeport.dev/addresssets/status", "patch", ""}, {"homeport.dev/servicesets/status", "patch", ""},
 		{"homeport.dev/vlantrunknodes", read + " delete", ""}, {"homeport.dev/vmports", read + " delete", ""}, {"homeport.dev/vmports/status", "patch", ""}, {"homeport.dev/vmidentities", read, ""},
 		{"k8s.cni.cncf.io/network-attachment-definitions", read + " create patch delete", ""}, {"/namespaces", read, ""}, {"/nodes", read, ""}, {"/pods", read, namespace},
 		{"coordination.k8s.io/leases", "get create update", namespace}, {"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), false, []right{
 		{"/pods", read + " " + write, ""}, {"/secrets", read, namespace}, {"/nodes", write, ""}, {"/nodes/status", "update patch", ""}, {"/namespaces", write, ""},
-		{"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/vmidentities", write, ""},
+		{"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/servicesets", write, ""}, {"homeport.dev/vmidentities", write, ""},
 		{"homeport.dev/vlantrunks", "create update delete", ""}, {"homeport.dev/vlannetworks", "create update delete", ""}, {"homeport.dev/vmports", "create update patch", ""}, {"homeport.dev/vmports/status", "update", ""},
 		{"coordination.k8s.io/leases", "get update", "kube-system"}, {"coordination.k8s.io/leases", "delete patch", namespace},
 		{"homeport.dev/vlannetworks/finalizers", "update", ""}, {"homeport.dev/vlantrunks/status", "update", ""}, {"homeport.dev/firewallpolicies/status", "update", ""},

@@ -23,7 +23,8 @@ import (
 func kinds() map[string]any {
 	return map[string]any{
 		v1alpha1.KindVLANTrunk: new(v1alpha1.VLANTrunk), v1alpha1.KindVLANNetwork: new(v1alpha1.VLANNetwork),
-		v1alpha1.KindFirewallPolicy: new(v1alpha1.FirewallPolicy), "AddressSet": new(v1alpha1.AddressSet),
+		v1alpha1.KindFirewallPolicy: new(v1alpha1.FirewallPolicy), v1alpha1.KindAddressSet: new(v1alpha1.AddressSet),
+		v1alpha1.KindServiceSet: new(v1alpha1.ServiceSet),
 	}
 }
 

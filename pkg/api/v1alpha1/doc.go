@@ -1,5 +1,5 @@
 // Package v1alpha1 has the kinds of group homeport.dev/v1alpha1: what people write
-// (VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet), what nodes report
+// (VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet), what nodes report
 // (VLANTrunkNode, VMPort, VMIdentity), the defaults, and the checks that need
 // nothing but the object itself. It is data; what the objects come to together is
 // pkg/desired.
@@ -31,11 +31,13 @@ const (
 	KindFirewallPolicy = "FirewallPolicy"
 	// KindAddressSet is the kind of [AddressSet].
 	KindAddressSet = "AddressSet"
+	// KindServiceSet is the kind of [ServiceSet].
+	KindServiceSet = "ServiceSet"
 )
 
 // Kinds lists the kinds that say what nodes should be.
 func Kinds() []string {
-	return []string{KindVLANTrunk, KindVLANNetwork, KindFirewallPolicy, KindAddressSet}
+	return []string{KindVLANTrunk, KindVLANNetwork, KindFirewallPolicy, KindAddressSet, KindServiceSet}
 }
 
 // MTUs that Linux gives a bridge or a veth (include/uapi/linux/if_ether.h:

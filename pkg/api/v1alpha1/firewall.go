@@ -315,7 +315,8 @@ type Service struct {
 	// +kubebuilder:validation:MaxLength=512
 	SourcePorts string `json:"sourcePorts,omitempty"`
 
-	// ServiceSet is the name of a ServiceSet. Not enforced by this version.
+	// ServiceSet is the name of a ServiceSet: the services that it has, with those of the
+	// sets that it includes. It is alone in its item.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	ServiceSet string `json:"serviceSet,omitempty"`

@@ -14,7 +14,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&VLANTrunk{}, &VLANTrunkList{}, &VLANTrunkNode{}, &VLANTrunkNodeList{},
 		&VLANNetwork{}, &VLANNetworkList{}, &VMPort{}, &VMPortList{}, &VMIdentity{}, &VMIdentityList{},
-		&FirewallPolicy{}, &FirewallPolicyList{}, &AddressSet{}, &AddressSetList{})
+		&FirewallPolicy{}, &FirewallPolicyList{}, &AddressSet{}, &AddressSetList{}, &ServiceSet{}, &ServiceSetList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

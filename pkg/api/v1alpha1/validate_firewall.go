@@ -198,8 +198,10 @@ func validateServices(path *field.Path, services []Service) field.ErrorList {
 	errs := notEmpty(path, services)
 	for i := range services {
 		s, at := &services[i], path.Index(i)
-		if s.ServiceSet != "" {
-			errs = append(errs, notEnforced(at.Child("serviceSet")))
+		if s.ServiceSet != "" { // the resolver looks for it
+			if !reflect.DeepEqual(*s, Service{ServiceSet: s.ServiceSet}) {
+				errs = append(errs, field.Forbidden(at.Child("serviceSet"), "is alone in its item: leave the other fields out, or move them to an item of their own"))
+			}
 			continue
 		}
 		if !s.Any {
@@ -207,7 +209,7 @@ func validateServices(path *field.Path, services []Service) field.ErrorList {
 			continue
 		}
 		errs = append(errs, alone(at, len(services))...)
-		if rest := *s; !reflect.DeepEqual(rest, Service{Any: true}) {
+		if !reflect.DeepEqual(*s, Service{Any: true}) {
 			errs = append(errs, field.Invalid(at.Child("any"), true, "is every service: leave the other fields out, or any"))
 		}
 	}

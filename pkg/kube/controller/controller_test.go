@@ -38,6 +38,7 @@ func TestController(t *testing.T) {
 		{"trunk of a dead node", testDeadNode},
 		{"migration required", testMigration},
 		{"sets", testSets},
+		{"service sets", testServiceSets},
 		{"node gone", testNodeGone},
 		{"node down", testNodeDown},
 		{"burst", testBurst},

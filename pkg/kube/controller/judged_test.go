@@ -157,11 +157,12 @@ func testQuiet(l *lab) {
 			return (&networks{writer: w, judge: l.c.judge, nads: l.c.nads}).reconcile(l.Context(), n)
 		},
 		"FirewallPolicy": func(n string) error { return (&policies{writer: w, judge: l.c.judge}).reconcile(l.Context(), n) },
-		"AddressSet":     func(n string) error { return (&sets{writer: w, judge: l.c.judge}).reconcile(l.Context(), n) },
+		"AddressSet":     func(n string) error { return (&sets{w, l.c.judge, addressSets}).reconcile(l.Context(), n) },
+		"ServiceSet":     func(n string) error { return (&sets{w, l.c.judge, serviceSets}).reconcile(l.Context(), n) },
 	}
 	versions := func() map[string]string {
 		seen := map[string]string{}
-		for _, kind := range []string{"VLANTrunk", "VLANNetwork", "FirewallPolicy", "AddressSet", "NAD"} {
+		for _, kind := range []string{"VLANTrunk", "VLANNetwork", "FirewallPolicy", "AddressSet", "ServiceSet", "NAD"} {
 			list := &unstructured.UnstructuredList{}
 			list.SetGroupVersionKind(gvkOf(kind).GroupVersionKind())
 			if err := l.List(l.Context(), list, client.InNamespace("")); err != nil {

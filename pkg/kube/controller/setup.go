@@ -19,7 +19,7 @@ const (
 	byTrunk    = "spec.trunk"    // VLANNetwork, VLANTrunkNode, VMPort
 	byNetwork  = "spec.network"  // VMPort
 	byNode     = "spec.node"     // VMPort, VLANTrunkNode, Pod
-	byIncludes = "spec.includes" // AddressSet
+	byIncludes = "spec.includes" // AddressSet, ServiceSet
 )
 
 func (c *Controller) setup(ctx context.Context) error {
@@ -34,7 +34,8 @@ func (c *Controller) setup(ctx context.Context) error {
 		func() error { return c.addTrunks(&trunks{writer: w, judge: c.judge, agents: missing, word: c.word}) },
 		func() error { return c.addNetworks(&networks{writer: w, judge: c.judge, nads: c.nads}) },
 		func() error { return c.addPolicies(&policies{writer: w, judge: c.judge, byLabel: map[string]bool{}}) },
-		func() error { return c.addSets(&sets{writer: w, judge: c.judge}) },
+		func() error { return c.addSets(&sets{w, c.judge, addressSets}) },
+		func() error { return c.addSets(&sets{w, c.judge, serviceSets}) },
 		func() error { return c.addNodes(&nodes{writer: w, log: c.cfg.Log}) },
 		func() error { return c.mgr.Add(c.judge) },
 		func() error { return c.mgr.Add(c.nads) },
@@ -62,7 +63,8 @@ func (c *Controller) index(ctx context.Context) error {
 		{&v1alpha1.VMPort{}, byTrunk, func(o client.Object) []string { return []string{trunkOf(o)} }},
 		{&v1alpha1.VMPort{}, byNode, func(o client.Object) []string { return []string{nodeOf(o)} }},
 		{&v1alpha1.VMPort{}, byNetwork, func(o client.Object) []string { return []string{networkOf(o)} }},
-		{&v1alpha1.AddressSet{}, byIncludes, func(o client.Object) []string { return o.(*v1alpha1.AddressSet).Spec.Includes }},
+		{addressSets.one(), byIncludes, addressSets.includes},
+		{serviceSets.one(), byIncludes, serviceSets.includes},
 	}
 	if c.cfg.WatchAgents {
 		all = append(all, index{&corev1.Pod{}, byNode, func(o client.Object) []string { return []string{nodeOf(o)} }})

@@ -151,6 +151,26 @@ func testSets(l *lab) {
 	l.event("AddressSet", "all", v1alpha1.ReasonIncludesCycle)
 }
 
+// testServiceSets: the same for services.
+func testServiceSets(l *lab) {
+	l.create("ServiceSet", "web", `spec: {services: [{protocol: TCP, ports: "80,443"}, {protocol: TCP, ports: "80,443"}, {protocolNumber: 47}]}`)
+	l.says("ServiceSet", "web", "Ready", "True", v1alpha1.ReasonReady, "has 2 of its own and included services")
+	l.create("ServiceSet", "all", `spec: {services: [{protocol: SCTP}], includes: [web, admin]}`)
+	l.says("ServiceSet", "all", "Ready", "False", v1alpha1.ReasonIncludesMissing, "admin (included by all)")
+	l.create("ServiceSet", "admin", `spec: {services: [{protocol: TCP, ports: "22"}]}`)
+	l.says("ServiceSet", "all", "Ready", "True", v1alpha1.ReasonReady)
+	l.status("ServiceSet", "all", "services", 4)
+	l.patch("ServiceSet", "admin", `spec: {services: [{protocol: TCP, ports: "22"}, {protocol: TCP, ports: "0"}]}`)
+	l.says("ServiceSet", "admin", "Ready", "False", v1alpha1.ReasonRefused, `spec.services[1].ports: Invalid value: "0"`)
+	l.says("ServiceSet", "all", "Ready", "False", v1alpha1.ReasonRefused, "ServiceSet admin, spec.services[1].ports")
+	l.patch("ServiceSet", "admin", `spec: {services: [], includes: [all]}`)
+	l.says("ServiceSet", "admin", "Ready", "False", v1alpha1.ReasonIncludesCycle, "admin -> all -> admin")
+	l.create("FirewallPolicy", "served", `spec: {category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop, services: [{serviceSet: web}]}]}`)
+	l.says("FirewallPolicy", "served", "Ready", "True", v1alpha1.ReasonReady)
+	l.patch("FirewallPolicy", "served", `spec: {rules: [{id: 1, action: Drop, services: [{serviceSet: nobody}]}]}`)
+	l.says("FirewallPolicy", "served", "Ready", "False", v1alpha1.ReasonRefused, `rule 1: ServiceSet "nobody" does not exist`)
+}
+
 // testNodeGone: what a node reported goes when the node does, not when it is down.
 func testNodeGone(l *lab) {
 	l.trunk("tgone")

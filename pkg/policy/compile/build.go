@@ -79,7 +79,7 @@ func Build(in Input) (*Program, error) {
 	lists := peerLists{index: map[string]int{}, known: map[policy.ListID]int{}}
 	named, rules := make([][]peers, len(sets)), make([][]policy.Rule, len(sets))
 	for i := range sets {
-		rules[i] = lines(sets[i].Rules)
+		rules[i] = lines(&sets[i])
 		if len(rules[i]) > RulesMax {
 			bad.add(sets[i].ID(), fmt.Errorf("has %d rules that ask for so many combinations of source and destination ports that they count as %d, but a network can have %d: "+
 				"ask for the same source ports in each service of a rule", len(sets[i].Rules), len(rules[i]), RulesMax))
@@ -167,9 +167,16 @@ func checkRule(r *policy.Rule) error {
 			return fmt.Errorf("rule %v: %w", r.Key, err)
 		}
 	}
-	for _, s := range r.Services {
+	if err := checkServices(r.Services); err != nil {
+		return fmt.Errorf("rule %v: %w", r.Key, err)
+	}
+	return nil
+}
+
+func checkServices(list []policy.Service) error {
+	for _, s := range list {
 		if err := s.Check(); err != nil {
-			return fmt.Errorf("rule %v: %w", r.Key, err)
+			return err
 		}
 	}
 	return nil
@@ -177,6 +184,15 @@ func checkRule(r *policy.Rule) error {
 
 // checkSets wants the lists that a rule names.
 func checkSets(set *policy.Set, r *policy.Rule, checked map[policy.ListID]error) error {
+	for _, name := range r.ServiceSets {
+		list, ok := set.ServiceLists[name]
+		if !ok {
+			return fmt.Errorf("rule %v: service set %q is not known", r.Key, name)
+		}
+		if err := checkServices(list); err != nil {
+			return fmt.Errorf("rule %v: service set %q: %w", r.Key, name, err)
+		}
+	}
 	for _, name := range slices.Concat(r.SourceSets, r.DestinationSets) {
 		list, ok := set.Lists[name]
 		if !ok {

@@ -76,6 +76,9 @@ func TestBuildRefuses(t *testing.T) {
 			}
 			return all
 		}()}}, "has 7000 rules that ask for so many combinations of source and destination ports that they count as 14000, but a network can have 12288"},
+		"no service set": {change(func(r *policy.Rule) { r.ServiceSets = []string{"web"} }), `rule web/0: service set "web" is not known`},
+		"bad service set": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, ServiceSets: []string{"web"}}},
+			ServiceLists: map[string][]policy.Service{"web": {{Protocol: 6, First: 9, Last: 8}}}}}, `rule web/0: service set "web": service tcp/9-8: the end is below`},
 		"no address":      {ranged(netip.Addr{}, addr("10.0.0.1")), "without an end"},
 		"two families":    {ranged(addr("10.0.0.1"), addr("fd00::1")), "both ends"},
 		"range backwards": {ranged(addr("10.0.0.2"), addr("10.0.0.1")), "the end is below the start"},

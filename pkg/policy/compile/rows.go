@@ -266,15 +266,17 @@ func asks(s policy.Service) bool { return s.SourceLast != 0 }
 // applies says whether a rule is judged in a direction.
 func applies(r *policy.Rule, d policy.Direction) bool { return r.Directions.Has(d) && !r.Disabled }
 
-// lines are a set's rules in a form that rows can say: source and destination ports have
+// lines are a set's rules in a form that rows can say, with the services of the sets that
+// they name: source and destination ports have
 // a row each, so of one protocol all services of a line ask for the same source ports.
 // A rule that has others stands there once for each.
-func lines(rules []policy.Rule) []policy.Rule {
-	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Services, asks) }) {
-		return rules
+func lines(set *policy.Set) []policy.Rule {
+	if !slices.ContainsFunc(set.Rules, func(r policy.Rule) bool { return r.ServiceSets != nil || slices.ContainsFunc(r.Services, asks) }) {
+		return set.Rules
 	}
-	out := make([]policy.Rule, 0, len(rules))
-	for _, r := range rules {
+	out := make([]policy.Rule, 0, len(set.Rules))
+	for _, r := range set.Rules {
+		r = set.FlatServices(r)
 		if !slices.ContainsFunc(r.Services, asks) {
 			out = append(out, r)
 			continue

@@ -119,6 +119,20 @@ func setBugs() []Bug {
 				}
 			}
 		}},
+		{Name: "service sets are lost beside services", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				if r := &s.Rules[i]; r.Services != nil {
+					r.ServiceSets = nil
+				}
+			}
+		}},
+		{Name: "only the first service set of a rule counts", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				if r := &s.Rules[i]; len(r.ServiceSets) > 1 {
+					r.ServiceSets = r.ServiceSets[:1]
+				}
+			}
+		}},
 		{Name: "sources are not turned round", set: func(s *policy.Set) {
 			for i := range s.Rules {
 				s.Rules[i].NotSources = false

@@ -44,8 +44,9 @@ type Gen struct {
 	// small is the part of each family that most addresses are taken from,
 	// so that what rules name overlaps.
 	small4, small6 netip.Prefix
-	// shared are the address sets made last, by name.
-	shared map[string][]policy.AddrRange
+	// shared are the address sets made last, by name, and services the service sets.
+	shared   map[string][]policy.AddrRange
+	services map[string][]policy.Service
 }
 
 // New makes a generator; equal seeds give equal sequences.
@@ -54,7 +55,7 @@ func New(seed uint64) *Gen {
 		rnd:    rand.New(rand.NewPCG(seed, 0x686f6d65706f7274)),
 		small4: netip.MustParsePrefix("10.20.0.0/20"),
 		small6: netip.MustParsePrefix("fd00:20::/116"),
-		shared: map[string][]policy.AddrRange{},
+		shared: map[string][]policy.AddrRange{}, services: map[string][]policy.Service{},
 	}
 }
 
@@ -68,10 +69,15 @@ func (g *Gen) Set(network string) policy.Set {
 // SetN makes a set with n rules. Its rules come from one or two policies, and
 // their ids are not in order.
 func (g *Gen) SetN(network string, n int) policy.Set {
-	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2)), Lists: g.lists()}
+	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2)), Lists: g.lists(), ServiceLists: g.serviceLists()}
 	for i, id := range g.rnd.Perm(n) {
 		r := g.rule()
 		g.nameSets(&r, set.Lists)
+		if g.rnd.IntN(4) == 0 {
+			if r.ServiceSets = g.someOf(len(set.ServiceLists), slices.Sorted(maps.Keys(set.ServiceLists))); r.ServiceSets != nil && g.rnd.IntN(2) == 0 {
+				r.Services = nil
+			}
+		}
 		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/max(n, 1), network), ID: uint32(1000 + id)}
 		// A rule for everything hides those behind it: mostly the last, as
 		// people have it.
@@ -79,7 +85,7 @@ func (g *Gen) SetN(network string, n int) policy.Set {
 			r.Sources = g.ranges(0)
 		}
 		if i == n-1 && g.rnd.IntN(4) == 0 {
-			r.Sources, r.Destinations, r.Services, r.SourceSets, r.DestinationSets = nil, nil, nil, nil, nil
+			r.Sources, r.Destinations, r.Services, r.SourceSets, r.DestinationSets, r.ServiceSets = nil, nil, nil, nil, nil, nil
 		}
 		set.Rules = append(set.Rules, r)
 	}
@@ -105,7 +111,7 @@ func (g *Gen) Wide(network string, n int) policy.Set {
 }
 
 func isAny(r *policy.Rule) bool {
-	return r.AnySource() && r.AnyDestination() && r.Services == nil
+	return r.AnySource() && r.AnyDestination() && r.AnyService()
 }
 
 // lists makes the address sets of a set: the same ones under the same names as sets
@@ -122,16 +128,32 @@ func (g *Gen) lists() map[string][]policy.AddrRange {
 	return out
 }
 
+// serviceLists makes the service sets of a set, as lists does address sets.
+func (g *Gen) serviceLists() map[string][]policy.Service {
+	out := map[string][]policy.Service{}
+	for i := range g.rnd.IntN(4) {
+		name := fmt.Sprintf("services%d", i)
+		if g.services[name] == nil || g.rnd.IntN(4) == 0 {
+			g.services[name] = g.servicesOf(g.rnd.IntN(5))
+		}
+		out[name] = g.services[name]
+	}
+	return out
+}
+
+// someOf gives one or two of n names, or none.
+func (g *Gen) someOf(n int, all []string) (names []string) {
+	for _, name := range all {
+		if g.rnd.IntN(n+1) == 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // nameSets has some rules name address sets, with addresses of their own and without.
 func (g *Gen) nameSets(r *policy.Rule, lists map[string][]policy.AddrRange) {
-	some := func() (names []string) {
-		for _, name := range slices.Sorted(maps.Keys(lists)) {
-			if g.rnd.IntN(len(lists)+1) == 0 {
-				names = append(names, name)
-			}
-		}
-		return names
-	}
+	some := func() []string { return g.someOf(len(lists), slices.Sorted(maps.Keys(lists))) }
 	name := func(own *[]policy.AddrRange, names *[]string) {
 		if g.rnd.IntN(3) == 0 {
 			if *names = some(); *names != nil && g.rnd.IntN(2) == 0 {
@@ -161,7 +183,7 @@ func (g *Gen) ruleOf(family int) policy.Rule {
 		r.Destinations = g.ranges(family)
 	}
 	if g.rnd.IntN(5) != 0 {
-		r.Services = g.services(family)
+		r.Services = g.servicesOf(family)
 	}
 	return r
 }
@@ -242,8 +264,8 @@ func (g *Gen) addr(v4 bool) netip.Addr {
 	return netip.AddrFrom16(b).Unmap() // never mapped: ::ffff:0:0/96 is not made
 }
 
-// services makes a list of 1 to 3 that suits the family; see ranges.
-func (g *Gen) services(family int) []policy.Service {
+// servicesOf makes a list of 1 to 3 that suits the family; see ranges.
+func (g *Gen) servicesOf(family int) []policy.Service {
 	out := []policy.Service{}
 	if g.rnd.IntN(60) == 0 {
 		return out

@@ -84,6 +84,133 @@ func TestAddressSets(t *testing.T) {
 	}
 }
 
+// serviceSet is a ServiceSet's manifest.
+func serviceSet(name, spec string) string {
+	return strings.Replace(set(name, spec), "AddressSet", "ServiceSet", 1)
+}
+
+const (
+	serving = `apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: byservice}
+spec:
+  category: Application
+  appliedTo: [{network: vlan100}]
+  rules:
+  - {id: 8, action: Allow, services: [{serviceSet: web}, {protocol: UDP, ports: "53"}]}
+  - {id: 9, action: Allow, services: [{serviceSet: admin}, {serviceSet: web}]}
+`
+	adminServices = `services: [{protocol: TCP, ports: "22"}], includes: [web]`
+	webServices   = `services: [{protocol: TCP, ports: "80,443"}, {protocolNumber: 47}]`
+)
+
+func withServiceSets(more ...string) state {
+	return good().with(append([]string{"byservice.yaml", serving, "admin.yaml", serviceSet("admin", adminServices),
+		"web.yaml", serviceSet("web", webServices), "unused.yaml", serviceSet("unused", `services: [{protocol: SCTP}]`)}, more...)...)
+}
+
+// TestServiceSets: rules name sets of services, which are kept as those of addresses are.
+func TestServiceSets(t *testing.T) {
+	d, dir := newDir(t, withServiceSets())
+	s := mustLoad(t, d)
+	const all = "map[admin:[tcp/22 tcp/80 tcp/443 ip/47] web:[tcp/80 tcp/443 ip/47]]"
+	check := func(what string, s *Snapshot, want string) {
+		t.Helper()
+		got := s.PolicySet("vlan100", PodRef{})
+		var rules []string
+		for _, r := range got.Rules {
+			if r.Key.Policy == "byservice" {
+				rules = append(rules, fmt.Sprint(r.Key.ID, r.Services, r.Services == nil, r.ServiceSets))
+			}
+		}
+		if text := fmt.Sprint(rules); text != "[8 [udp/53] false [web] 9 [] true [admin web]]" {
+			t.Errorf("%s: rules %s", what, text)
+		}
+		if text := fmt.Sprint(got.ServiceLists); text != want {
+			t.Errorf("%s: lists %s, want %s", what, text, want)
+		}
+		if other := s.PolicySet("vlan200", PodRef{}); other.ServiceLists != nil || len(s.ServiceSets) != 2 {
+			t.Errorf("%s: vlan200 has %v, the snapshot %v", what, other.ServiceLists, s.ServiceSets)
+		}
+	}
+	check("read", s, all)
+	path := filepath.Join(t.TempDir(), "snapshot.json")
+	if err := s.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	stored, err := LoadSnapshot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("stored", stored, all)
+	delete(stored.ServiceSets, "web")
+	stored.Expand()
+	if lists := stored.PolicySet("vlan100", PodRef{}).ServiceLists; len(lists) != 0 {
+		t.Errorf("a part is missing, but there are %v", lists)
+	}
+
+	for _, c := range []struct {
+		name  string
+		state state
+		lists string
+		want  string
+	}{
+		{"a new port", withServiceSets("web.yaml", serviceSet("web", `services: [{protocol: TCP, ports: "8080", sourcePorts: "1-9"}]`)),
+			"map[admin:[tcp/22 tcp/8080 from 1-9] web:[tcp/8080 from 1-9]]", ""},
+		{"a bad port", withServiceSets("web.yaml", serviceSet("web", `services: [{protocol: TCP, ports: "0"}]`)), all,
+			`web.yaml:4: ServiceSet web: spec.services[0].ports: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010" (the last good version stays in force)` + "\n"},
+		{"removed", withServiceSets("web.yaml", ""), all,
+			"web.yaml: ServiceSet web: is gone, but ServiceSet admin includes it: take it out there first, or put the set back (the last good version stays in force)\n"},
+		{"removed while a rule alone names it", withServiceSets("admin.yaml", ""), all,
+			"admin.yaml: ServiceSet admin: is gone, but rule 9 of FirewallPolicy byservice names it: take it out there first, or put the set back (the last good version stays in force)\n"},
+		{"a circle", withServiceSets("web.yaml", serviceSet("web", "includes: [admin]")), all,
+			"web.yaml:4: ServiceSet web: spec.includes: goes in a circle: admin -> web -> admin: take one of these includes out (the last good version stays in force)\n"},
+		{"an AddressSet of that name is another thing", withServiceSets("web.yaml", set("web", "")), all,
+			"web.yaml: ServiceSet web: is gone, but ServiceSet admin includes it: take it out there first, or put the set back (the last good version stays in force)\n"},
+	} {
+		withServiceSets().put(t, dir)
+		mustLoad(t, d)
+		c.state.put(t, dir)
+		s := mustLoad(t, d)
+		check(c.name, s, c.lists)
+		if got := problems(s, dir); got != c.want {
+			t.Errorf("%s: problems\n got:\n%swant:\n%s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestBadServiceSet(t *testing.T) {
+	for _, c := range []badCase{
+		{name: "services", content: serviceSet("s", `services: [{any: true}, {serviceSet: t}, {protocol: TCP, types: [1]}, {}, {protocol: UDP, ports: "80-70"}]`), want: `
+more.yaml:4: ServiceSet s: spec.services[0].any: Forbidden: every service needs no set: leave services out of the rule
+more.yaml:4: ServiceSet s: spec.services[1].serviceSet: Forbidden: want it in spec.includes
+more.yaml:4: ServiceSet s: spec.services[2].types: Forbidden: TCP has ports: want ports, or protocol ICMP or ICMPv6
+more.yaml:4: ServiceSet s: spec.services[3].protocol: Required value: want TCP, UDP, SCTP, ICMP or ICMPv6, or a protocolNumber
+more.yaml:4: ServiceSet s: spec.services[4].ports: Invalid value: "80-70": is reversed: want 70-80
+`},
+		{name: "includes", content: serviceSet("s", `includes: [t, t]`), want: `
+more.yaml:4: ServiceSet s: spec.includes[1]: Invalid value: "t": is also item 0: want it once
+`},
+		{name: "a missing one", content: serviceSet("s", `includes: [t]`), want: `
+more.yaml:4: ServiceSet s: spec.includes: ServiceSet "t" does not exist: want one of s, or make it
+`},
+		{name: "a rule that names none", content: edit(serving, "appliedTo", "appliedTo"), want: `
+more.yaml:8: FirewallPolicy byservice: spec.rules[0].services: rule 8: ServiceSet "web" does not exist: make it
+`},
+		{name: "beside other fields", content: edit(serving, "{serviceSet: web}, {", "{serviceSet: web, "), want: `
+more.yaml:8: FirewallPolicy byservice: spec.rules[0].services[0].serviceSet: Forbidden: is alone in its item: leave the other fields out, or move them to an item of their own
+`},
+	} {
+		c.file = "more.yaml"
+		t.Run(c.name, c.run)
+	}
+	many := strings.Repeat("{protocol: TCP}, ", v1alpha1.MaxSetServices) + "{protocol: UDP}"
+	d, dir := newDir(t, good().with("more.yaml", serviceSet("s", "services: ["+many+"]")))
+	if got := problems(mustLoad(t, d), dir); !strings.Contains(got, "spec.services: Too many: 257: must have at most 256 items: split them into sets that a further one includes") {
+		t.Errorf("problems %s", got)
+	}
+}
+
 // A list of which a part is missing is no list: what names it does not compile.
 func TestPartOfSetMissing(t *testing.T) {
 	d, _ := newDir(t, withSets())
