@@ -17,6 +17,7 @@
 #include "classify.h"
 #include "conntrack.h"
 #include "known.h"
+#include "refuse.h"
 
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
 static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
@@ -62,6 +63,7 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 		}
 	}
 	count_rule(skb, q->counter);
+	t->refuse = q->refuse;
 	return as_fragment(p, r);
 }
 
@@ -95,7 +97,7 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame 
 }
 
 /* decide: every stage in its order; the first that does not say GO_ON decides. */
-static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
+static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port *port, __u32 dir, __u32 *refuse)
 {
 	struct track t = {
 		.key = { .slot = port->slot, .serial = port->serial },
@@ -130,7 +132,9 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	r = known_flow(skb, &f, &t);
 	if (r != GO_ON)
 		return r;
-	return firewall(skb, &f, &t);
+	r = firewall(skb, &f, &t);
+	*refuse = t.refuse;
+	return r;
 }
 
 /* port_of: the record of an interface; its own cell nearly always leads there. */
@@ -156,11 +160,18 @@ static __always_inline struct hp_port *port_of(__u32 ifindex)
 static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 {
 	struct hp_port *port = port_of(skb->ifindex);
+	__u32 refuse = 0;
+	int act;
 
 	/* Attached, but nobody has said what for. */
 	if (!port)
 		return verdict(skb, NO_SLOT, dir, HP_NO_PORT);
-	return verdict(skb, port->slot, dir, decide(skb, port, dir));
+	if (is_refusal(skb)) {
+		skb->mark = 0;
+		return verdict(skb, port->slot, dir, HP_REFUSAL);
+	}
+	act = verdict(skb, port->slot, dir, decide(skb, port, dir, &refuse));
+	return refuse && act == TC_ACT_SHOT ? refused(skb, port, dir) : act;
 }
 
 /* What the VM sends: ingress hook of the host end. */

@@ -46,12 +46,13 @@ enum hp_vlan_mode {
 	X(ND, 6, PASS, "IPv6 Neighbor Discovery passes the firewall")                                                      \
 	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment allowed by a rule without ports or by defaultAction")            \
 	X(MIGRATED, 8, PASS, "belongs to a connection from before the VM came here; a rule allows its opener")               \
+	X(REFUSAL, 9, PASS, "TCP reset or ICMP error by which a Reject rule of this port answers")                        \
 	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
 	X(PORT_DARK, 17, DROP, "the port is not complete yet")                                                             \
 	X(PORT_QUARANTINED, 18, DROP, "the port waits for a migration's hand-over")                                        \
 	X(PORT_RELEASED, 19, DROP, "the VM has moved away from this port")                                                 \
 	X(NO_PROGRAM, 20, DROP, "no compiled policy is loaded for the port's network")                                     \
-	X(RULE_DROP, 21, DROP, "a firewall rule drops it")                                                                 \
+	X(RULE_DROP, 21, DROP, "a firewall rule drops or rejects it")                                                      \
 	X(DEFAULT_DROP, 22, DROP, "no rule matched and the network's defaultAction is Drop")                               \
 	X(TCP_NO_STATE, 23, DROP, "allowed by policy, but TCP that is no opening SYN and belongs to no known connection")  \
 	X(MAC_SPOOF, 24, DROP, "source MAC is not the port's")                                                             \
@@ -125,6 +126,7 @@ struct hp_header {
 enum hp_action {
 	HP_DROP = 0,
 	HP_ALLOW = 1,
+	HP_REJECT = 2, /* drop, and tell the sender; of rules alone */
 };
 
 struct hp_rule {
@@ -165,7 +167,7 @@ struct hp_control {
 	__u64 hashed;     /* the generation whose content hash says */
 	__u8 hash[32];    /* SHA-256 of what was compiled, for a Sync that changes nothing */
 	__u32 serial;     /* the last hp_port.serial given out */
-	__u32 pad;
+	__u32 mark;       /* of the programs' own answers, by lot; programs read it, too */
 };
 
 /* policy_names: key __u32 policy number. Read by user space only. */

@@ -195,6 +195,7 @@ __noinline int judge(struct query *q)
 	q->counter = rule->counter;
 	q->rule_id = rule->rule_id;
 	q->implied = rule->flags & HP_RULE_IMPLIED;
+	q->refuse = rule->action == HP_REJECT;
 	return rule->action == HP_ALLOW ? HP_RULE_ALLOW : HP_RULE_DROP;
 }
 

@@ -28,7 +28,7 @@ struct track {
 	__u32 dir;
 	__u32 settled; /* the flow is in the port's table, else in conns_new */
 	__u32 again;   /* out, of established(): settled, open, and seen before in this tick */
-	__u32 pad;
+	__u32 refuse;  /* out: dropped by a Reject rule */
 };
 
 static __always_inline void set_ends(struct hp_flow_key *k, const struct ends *ends, __u32 dir)
@@ -261,6 +261,9 @@ static __always_inline void opener_query(const struct track *t, __u32 opener, st
 /* Another CPU has just forgotten the flow. */
 #define FORGOTTEN (GO_ON + 1)
 
+/* Beside the reason: by a Reject rule. */
+#define REFUSE 0x100
+
 static __always_inline int judged(const struct hp_flow *flow, const struct track *t)
 {
 	return flow->generation == t->generation && flow->policy == t->policy;
@@ -307,7 +310,7 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *asked)
 	count_rule(skb, q.counter);
 	if (mine)
 		forget(&t);
-	return r;
+	return q.refuse ? r | REFUSE : r;
 }
 
 /*
@@ -412,8 +415,10 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 		r = revalidate(skb, t);
 		if (r == FORGOTTEN)
 			return GO_ON;
-		if (r != GO_ON)
-			return r;
+		if (r != GO_ON) {
+			t->refuse = r & REFUSE;
+			return r & ~REFUSE;
+		}
 	}
 	if (p->kind == ICMP_ERROR)
 		return HP_RELATED;

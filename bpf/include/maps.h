@@ -213,6 +213,26 @@ struct {
 	__type(value, struct known);
 } known_flows SEC(".maps");
 
+#define REFUSALS_A_WINDOW 100
+#define REFUSAL_WINDOW_SHIFT 10 /* in ticks: about a second */
+
+struct refusals {
+	__u32 window;
+	__u32 sent;
+};
+
+/*
+ * refusals: how often a port has answered for Reject rules in this moment.
+ * Key: port slot. Value: struct refusals. Written and read by the programs, each CPU its
+ * own. Lives as long as the programs; not pinned. Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct refusals);
+} refusals SEC(".maps");
+
 /*
  * port_counters: what became of each port's packets.
  * Key: port slot. Value: PERCPU_ARRAY of enum hp_reason -> struct

@@ -133,7 +133,8 @@ struct query {
 	__u8 ip;       /* addresses mean something */
 	__u8 implied;  /* out: by an implied rule */
 	__u16 sport;   /* source port */
-	__u8 pad[4];
+	__u8 refuse;   /* out: by a Reject rule */
+	__u8 pad[3];
 	__u32 counter; /* out: index into rule_counters */
 	__u32 rule_id; /* out: 0 is the default action */
 };

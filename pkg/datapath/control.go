@@ -1,6 +1,9 @@
 package datapath
 
 import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -22,7 +25,15 @@ func mapControl(m *ebpf.Map) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &control{page, (*portHpControl)(unsafe.Pointer(&page[0]))}, nil
+	c := &control{page, (*portHpControl)(unsafe.Pointer(&page[0]))}
+	for atomic.LoadUint32(&c.Mark) == 0 {
+		var lot [4]byte
+		if _, err := rand.Read(lot[:]); err != nil {
+			return nil, errors.Join(fmt.Errorf("draw a mark: %w", err), unmap(page))
+		}
+		atomic.StoreUint32(&c.Mark, binary.NativeEndian.Uint32(lot[:]))
+	}
+	return c, nil
 }
 
 // mapMemory maps an array into memory; the caller unmaps it.

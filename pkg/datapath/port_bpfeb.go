@@ -25,7 +25,7 @@ type portHpControl struct {
 	Hashed     uint64
 	Hash       [32]uint8
 	Serial     uint32
-	Pad        uint32
+	Mark       uint32
 }
 
 type portHpCounter struct {
@@ -130,6 +130,12 @@ type portKnown struct {
 	Policy     uint32
 }
 
+type portRefusals struct {
+	_      structs.HostLayout
+	Window uint32
+	Sent   uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -145,6 +151,7 @@ const (
 	portMapPortIndex       = "port_index"
 	portMapPortRecords     = "port_records"
 	portMapPrograms        = "programs"
+	portMapRefusals        = "refusals"
 	portMapRuleCounters    = "rule_counters"
 	portMapStrayCounters   = "stray_counters"
 	portProgFromVm         = "from_vm"
@@ -220,6 +227,7 @@ type portMapSpecs struct {
 	PortIndex     *ebpf.MapSpec `ebpf:"port_index"`
 	PortRecords   *ebpf.MapSpec `ebpf:"port_records"`
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
+	Refusals      *ebpf.MapSpec `ebpf:"refusals"`
 	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
 }
@@ -269,6 +277,7 @@ type portMaps struct {
 	PortIndex     *ebpf.Map `ebpf:"port_index"`
 	PortRecords   *ebpf.Map `ebpf:"port_records"`
 	Programs      *ebpf.Map `ebpf:"programs"`
+	Refusals      *ebpf.Map `ebpf:"refusals"`
 	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
 }
@@ -286,6 +295,7 @@ func (m *portMaps) Close() error {
 		m.PortIndex,
 		m.PortRecords,
 		m.Programs,
+		m.Refusals,
 		m.RuleCounters,
 		m.StrayCounters,
 	)

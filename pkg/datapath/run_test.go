@@ -19,6 +19,8 @@ const loopback = 1
 const (
 	passVerdict = 0xffffffff // TC_ACT_UNSPEC
 	dropVerdict = 2          // TC_ACT_SHOT
+	// TC_ACT_REDIRECT: what was dropped has become the answer of a Reject rule.
+	answerVerdict = 7
 )
 
 // bench is a port without an interface: programs are run on frames by hand.
@@ -95,7 +97,7 @@ func (b *bench) run(h Hook, frame []byte) bool {
 	switch ret {
 	case passVerdict:
 		return true
-	case dropVerdict:
+	case dropVerdict, answerVerdict:
 		return false
 	}
 	b.Fatalf("%s returned %#x, want pass or drop", h, ret)

@@ -193,7 +193,7 @@ func (s *Snapshot) policySet(at port) policy.Set {
 		}
 		c := at.byPolicy(p)
 		for i := range p.Rules {
-			if r := &p.Rules[i]; c == yes || c == maybe && r.Action == policy.Drop {
+			if r := &p.Rules[i]; c == yes || c == maybe && r.Action != policy.Allow {
 				set.Rules = append(set.Rules, *r)
 				name(r)
 			}

@@ -328,9 +328,8 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": w
 func TestBadPolicy(t *testing.T) {
 	for _, c := range []badCase{
 		{name: "actions not enforced", content: badRule("id: 7, action: Reject}\n  - {id: 8, action: Pass}\n  - {id: 9, action: Deny"), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].action: Forbidden: this version does not enforce Reject: want Allow or Drop
-policy.yaml:17: FirewallPolicy web: spec.rules[2].action: Forbidden: this version does not enforce Pass: want Allow or Drop
-policy.yaml:18: FirewallPolicy web: spec.rules[3].action: Unsupported value: "Deny": supported values: "Allow", "Drop"
+policy.yaml:17: FirewallPolicy web: spec.rules[2].action: Forbidden: this version does not enforce Pass: want Allow, Drop or Reject
+policy.yaml:18: FirewallPolicy web: spec.rules[3].action: Unsupported value: "Deny": supported values: "Allow", "Drop", "Reject"
 `},
 		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: 'Off'"), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].log: Forbidden: this version does not enforce this field: leave it out

@@ -167,10 +167,14 @@ func deref(p *int32) int32 {
 }
 
 func action(a v1alpha1.Action) policy.Action {
-	if a == v1alpha1.ActionAllow {
+	switch a {
+	case v1alpha1.ActionAllow:
 		return policy.Allow
+	case v1alpha1.ActionReject:
+		return policy.Reject
+	default:
+		return policy.Drop
 	}
-	return policy.Drop
 }
 
 func directions(d v1alpha1.Direction) policy.Directions {

@@ -12,10 +12,11 @@ import (
 // The values are those of enum hp_action in bpf/include/abi.h.
 type Action uint8
 
-// The actions enforced by this version.
+// The actions. Reject drops, and tells the sender; it is of rules alone.
 const (
-	Drop  Action = 0
-	Allow Action = 1
+	Drop   Action = 0
+	Allow  Action = 1
+	Reject Action = 2
 )
 
 // Direction is the port's view of a packet: In goes to the VM, Out comes from it.

@@ -15,6 +15,8 @@ func (a Action) String() string {
 		return "Drop"
 	case Allow:
 		return "Allow"
+	case Reject:
+		return "Reject"
 	}
 	return fmt.Sprintf("Action(%d)", uint8(a))
 }
@@ -22,21 +24,23 @@ func (a Action) String() string {
 // MarshalText gives the word that FirewallPolicy uses; it fails on a value
 // that has none.
 func (a Action) MarshalText() ([]byte, error) {
-	if a > Allow {
+	if a > Reject {
 		return nil, fmt.Errorf("no action has the number %d", uint8(a))
 	}
 	return []byte(a.String()), nil
 }
 
-// UnmarshalText reads Allow or Drop.
+// UnmarshalText reads Allow, Drop or Reject.
 func (a *Action) UnmarshalText(text []byte) error {
 	switch string(text) {
 	case "Drop":
 		*a = Drop
 	case "Allow":
 		*a = Allow
+	case "Reject":
+		*a = Reject
 	default:
-		return fmt.Errorf("action %q: must be Allow or Drop", text)
+		return fmt.Errorf("action %q: must be Allow, Drop or Reject", text)
 	}
 	return nil
 }

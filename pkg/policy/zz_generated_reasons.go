@@ -22,12 +22,13 @@ const (
 	ReasonND              Reason = 6  // IPv6 Neighbor Discovery passes the firewall
 	ReasonFragmentAllow   Reason = 7  // non-first fragment allowed by a rule without ports or by defaultAction
 	ReasonMigrated        Reason = 8  // belongs to a connection from before the VM came here; a rule allows its opener
+	ReasonRefusal         Reason = 9  // TCP reset or ICMP error by which a Reject rule of this port answers
 	ReasonNoPort          Reason = 16 // the interface has no port record; nothing passes until the agent repairs it
 	ReasonPortDark        Reason = 17 // the port is not complete yet
 	ReasonPortQuarantined Reason = 18 // the port waits for a migration's hand-over
 	ReasonPortReleased    Reason = 19 // the VM has moved away from this port
 	ReasonNoProgram       Reason = 20 // no compiled policy is loaded for the port's network
-	ReasonRuleDrop        Reason = 21 // a firewall rule drops it
+	ReasonRuleDrop        Reason = 21 // a firewall rule drops or rejects it
 	ReasonDefaultDrop     Reason = 22 // no rule matched and the network's defaultAction is Drop
 	ReasonTCPNoState      Reason = 23 // allowed by policy, but TCP that is no opening SYN and belongs to no known connection
 	ReasonMACSpoof        Reason = 24 // source MAC is not the port's
@@ -54,6 +55,7 @@ func Reasons() []Reason {
 		ReasonND,
 		ReasonFragmentAllow,
 		ReasonMigrated,
+		ReasonRefusal,
 		ReasonNoPort,
 		ReasonPortDark,
 		ReasonPortQuarantined,
@@ -134,6 +136,8 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"FragmentAllow", "fragment_allow", "non-first fragment allowed by a rule without ports or by defaultAction"}, true
 	case ReasonMigrated:
 		return reasonWords{"Migrated", "migrated", "belongs to a connection from before the VM came here; a rule allows its opener"}, true
+	case ReasonRefusal:
+		return reasonWords{"Refusal", "refusal", "TCP reset or ICMP error by which a Reject rule of this port answers"}, true
 	case ReasonNoPort:
 		return reasonWords{"NoPort", "no_port", "the interface has no port record; nothing passes until the agent repairs it"}, true
 	case ReasonPortDark:
@@ -145,7 +149,7 @@ func reasonText(r Reason) (reasonWords, bool) {
 	case ReasonNoProgram:
 		return reasonWords{"NoProgram", "no_program", "no compiled policy is loaded for the port's network"}, true
 	case ReasonRuleDrop:
-		return reasonWords{"RuleDrop", "rule_drop", "a firewall rule drops it"}, true
+		return reasonWords{"RuleDrop", "rule_drop", "a firewall rule drops or rejects it"}, true
 	case ReasonDefaultDrop:
 		return reasonWords{"DefaultDrop", "default_drop", "no rule matched and the network's defaultAction is Drop"}, true
 	case ReasonTCPNoState:

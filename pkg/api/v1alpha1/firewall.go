@@ -132,7 +132,8 @@ type FirewallRule struct {
 	// +kubebuilder:validation:MaxLength=255
 	Name string `json:"name,omitempty"`
 
-	// Action is Allow or Drop. Reject and Pass are not enforced by this version.
+	// Action is Allow, Drop, or Reject, which drops and tells the sender: TCP by a reset,
+	// other protocols by an ICMP error. Pass is not enforced by this version.
 	Action Action `json:"action"`
 
 	// Direction as the VM sees it: In comes to it, Out leaves it.

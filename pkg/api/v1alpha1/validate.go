@@ -91,7 +91,7 @@ func ValidateVLANNetwork(n *VLANNetwork) field.ErrorList {
 		errs = append(errs, field.Required(spec.Child("defaultAction"),
 			"want Allow or Drop for traffic that no rule matches"))
 	} else {
-		errs = append(errs, validateAction(spec.Child("defaultAction"), n.Spec.DefaultAction)...)
+		errs = append(errs, validateAction(spec.Child("defaultAction"), n.Spec.DefaultAction, ActionAllow, ActionDrop)...)
 	}
 	if n.Spec.Addressing != nil {
 		errs = append(errs, notEnforced(spec.Child("addressing")))

@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -95,9 +96,9 @@ func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
 		errs = append(errs, field.Invalid(path.Child("name"), r.Name, fmt.Sprintf("want at most %d bytes", MaxRuleName)))
 	}
 	if r.Action == "" {
-		errs = append(errs, field.Required(path.Child("action"), "want Allow or Drop"))
+		errs = append(errs, field.Required(path.Child("action"), "want Allow, Drop or Reject"))
 	} else {
-		errs = append(errs, validateAction(path.Child("action"), r.Action)...)
+		errs = append(errs, validateAction(path.Child("action"), r.Action, ActionAllow, ActionDrop, ActionReject)...)
 	}
 	errs = append(errs, validateEnum(path.Child("direction"), r.Direction,
 		DirectionIn, DirectionOut, DirectionInOut)...)
@@ -120,12 +121,22 @@ func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
 	return errs
 }
 
-func validateAction(path *field.Path, a Action) field.ErrorList {
-	if a == ActionReject || a == ActionPass {
-		return field.ErrorList{field.Forbidden(path,
-			fmt.Sprintf("this version does not enforce %s: want Allow or Drop", a))}
+// validateAction refuses actions that mean something elsewhere by name.
+func validateAction(path *field.Path, a Action, want ...Action) field.ErrorList {
+	if !slices.Contains(want, a) && (a == ActionReject || a == ActionPass) {
+		return field.ErrorList{field.Forbidden(path, fmt.Sprintf("this version does not enforce %s: want %s", a, orList(want)))}
 	}
-	return validateEnum(path, a, ActionAllow, ActionDrop)
+	return validateEnum(path, a, want...)
+}
+
+// orList is "A, B or C".
+func orList[T ~string](items []T) string {
+	last := len(items) - 1
+	texts := make([]string, last)
+	for i := range texts {
+		texts[i] = string(items[i])
+	}
+	return strings.Join(texts, ", ") + " or " + string(items[last])
 }
 
 func validatePeers(path *field.Path, peers []Peer) field.ErrorList {

@@ -156,7 +156,7 @@ func checkCounter(key policy.RuleKey, counters Counters) error {
 }
 
 func checkRule(r *policy.Rule) error {
-	if r.Action > policy.Allow {
+	if r.Action > policy.Reject {
 		return fmt.Errorf("rule %v: action %v is not enforced", r.Key, r.Action)
 	}
 	if r.Directions == 0 || r.Directions > policy.InOut {

@@ -87,7 +87,7 @@ func TestConstantsAreThoseOfTheABI(t *testing.T) {
 		"HP_SVC_TCP": svcTCP, "HP_SVC_UDP": svcUDP, "HP_SVC_ICMP": svcICMP, "HP_SVC_ICMPV6": svcICMPv6,
 		"HP_SVC_SCTP": svcSCTP, "HP_SVC_PORTS": portGroups, "HP_SVC_IP": svcIP, "HP_SVC_GROUPS": svcGroups,
 		"HP_OUT": int(policy.Out), "HP_IN": int(policy.In), "HP_DIRS": len(Header{}.DirRow),
-		"HP_RULE_IMPLIED": ruleImplied, "HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow),
+		"HP_RULE_IMPLIED": ruleImplied, "HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow), "HP_REJECT": int(policy.Reject),
 	} {
 		m := regexp.MustCompile(`(?m)^(?:#define|\t)\s*` + name + `(?: =)? (\d+)`).FindStringSubmatch(abi)
 		if m == nil {

@@ -172,7 +172,7 @@ func (g *Gen) rule() policy.Rule { return g.ruleOf(g.rnd.IntN(5)) }
 func (g *Gen) ruleOf(family int) policy.Rule {
 	r := policy.Rule{
 		Name:       "generated",
-		Action:     policy.Action(g.rnd.IntN(2)),
+		Action:     pick(g, []policy.Action{policy.Drop, policy.Drop, policy.Reject, policy.Allow, policy.Allow, policy.Allow}),
 		Directions: pick(g, []policy.Directions{policy.OnlyOut, policy.OnlyIn, policy.InOut, policy.InOut}),
 		Disabled:   g.rnd.IntN(20) == 0,
 	}

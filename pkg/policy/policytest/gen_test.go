@@ -50,6 +50,7 @@ func TestPacketsReachEverything(t *testing.T) {
 		for _, p := range g.Packets(set, 2000) {
 			v := policy.Evaluate(&set, p)
 			seen["action "+v.Action.String()]++
+			seen["action Reject"] += 0
 			seen["direction "+p.Direction.String()]++
 			for name, is := range map[string]bool{
 				"by default": v.Rule < 0, "by rule": v.Rule >= 0, "by a late rule": v.Rule >= 64,
