@@ -82,9 +82,9 @@ enum hp_reason {
  *   rows      u64[64] a page, one row behind the other (row 0: rules with Any only);
  *             a row lies within a page, or begins one and fills pages. Bit i (word
  *             i/64, bit i%64) stands for the rule at position i.
- *   svcindex  u16[256] a page: HP_SVC_GROUPS groups, each 256 chunk numbers by
- *             the high byte; kept in HP_SVC_GROUPS consecutive pages.
- *   sportindex u16[256] a page: for each direction HP_SVC_PORTS groups, by the high
+ *   svcindex  u16[256] a page: svc_groups groups, each 256 chunk numbers by
+ *             the high byte; kept in so many consecutive pages.
+ *   sportindex u16[256] a page: for each direction HP_SPORT_GROUPS groups, by the high
  *             byte of the source port: in place of dir_row, the rules that apply in
  *             this direction and do not ask for other source ports.
  *   svcchunk  u16[256] a page: row number by the low byte, for both indexes.
@@ -98,13 +98,15 @@ enum hp_reason {
 enum hp_svc_group {
 	HP_SVC_TCP = 0,    /* destination port */
 	HP_SVC_UDP = 1,    /* destination port */
-	HP_SVC_SCTP = 2,   /* destination port */
-	HP_SVC_PORTS = 3,  /* groups with ports */
-	HP_SVC_ICMP = 3,   /* type, code */
-	HP_SVC_ICMPV6 = 4, /* type, code */
+	HP_SVC_ICMP = 2,   /* type, code */
+	HP_SVC_ICMPV6 = 3, /* type, code */
+	HP_SVC_SCTP = 4,   /* destination port */
 	HP_SVC_IP = 5,     /* 0, IP protocol, where no more is known: other protocols, non-first fragments */
 	HP_SVC_GROUPS = 6,
 };
+
+#define HP_SVC_GROUPS_FIRST 4 /* groups of programs that do not say how many they have */
+#define HP_SPORT_GROUPS 3     /* sportindex groups: TCP, UDP, SCTP */
 
 struct hp_header {
 	__u32 words;        /* u64 words a row: a power of two up to 64, or a multiple of 64 up to HP_WORDS_MAX */
@@ -117,10 +119,11 @@ struct hp_header {
 	__u32 rows;         /* first page */
 	__u32 svcindex;     /* first page */
 	__u32 svcchunk;     /* first page */
-	__u32 svc_none_row; /* row for what has no service: non-IP */
+	__u32 svc_none_row; /* row for what has no service, as what is not IP */
 	__u32 meta;         /* first page */
-	__u32 sportindex;   /* first page; 0: no rule asks for source ports */
 	__u32 dir_row[HP_DIRS]; /* row of the rules that apply in this direction */
+	__u32 svc_groups;   /* svcindex groups; 0: HP_SVC_GROUPS_FIRST. Packets of others have no service */
+	__u32 sportindex;   /* first page; 0: no rule asks for source ports */
 };
 
 enum hp_action {

@@ -64,7 +64,9 @@ static __always_inline int indexed_row(void *program, const struct hp_header *h,
 
 static __always_inline int service_row(void *program, const struct hp_header *h, const struct query *q)
 {
-	if (q->group >= HP_SVC_GROUPS)
+	__u32 groups = h->svc_groups;
+
+	if (q->group >= (groups ? groups : HP_SVC_GROUPS_FIRST))
 		return h->svc_none_row;
 	return indexed_row(program, h, h->svcindex + q->group, q->service);
 }
@@ -72,11 +74,11 @@ static __always_inline int service_row(void *program, const struct hp_header *h,
 /* applying_row: the rules of the direction, but those that ask for other source ports. */
 static __always_inline int applying_row(void *program, const struct hp_header *h, const struct query *q)
 {
-	__u32 dir = q->dir & 1;
+	__u32 dir = q->dir & 1, group = q->group == HP_SVC_SCTP ? 2 : q->group;
 
-	if (!h->sportindex || q->group >= HP_SVC_PORTS)
+	if (!h->sportindex || (group > HP_SVC_UDP && q->group != HP_SVC_SCTP))
 		return h->dir_row[dir];
-	return indexed_row(program, h, h->sportindex + dir * HP_SVC_PORTS + q->group, q->sport);
+	return indexed_row(program, h, h->sportindex + dir * HP_SPORT_GROUPS + group, q->sport);
 }
 
 /* Where the rows of source, destination, service and direction are. */

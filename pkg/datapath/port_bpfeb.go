@@ -79,8 +79,9 @@ type portHpHeader struct {
 	Svcchunk       uint32
 	SvcNoneRow     uint32
 	Meta           uint32
-	Sportindex     uint32
 	DirRow         [2]uint32
+	SvcGroups      uint32
+	Sportindex     uint32
 }
 
 type portHpNewKey struct {

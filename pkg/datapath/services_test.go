@@ -105,3 +105,28 @@ func TestSCTPExpiry(t *testing.T) {
 		}
 	}
 }
+
+// A program that was compiled before SCTP and IP protocols could be named is read as it
+// was meant, for the moment after an upgrade until the first of this version is there.
+func TestOlderProgram(t *testing.T) {
+	b := newBench(t, Config{})
+	p, _, err := build(serviceSets(t, "1-1023")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range p.Policies {
+		h, err := p.Policies[i].Header()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.SvcGroups, h.Sportindex = 0, 0
+		p.Policies[i].SetHeader(h)
+	}
+	if _, err := b.Sync(p); err != nil {
+		t.Fatal(err)
+	}
+	b.port(accessPort())
+	b.expect("older", out(tcp(vm4, peer4, 1024, 80, "S"), policy.ReasonRuleDrop), // no rule could ask for source ports
+		in(udp(peer4, vm4, 1, 2), policy.ReasonRuleAllow), out(sctp(vm4, peer4, 5000, 2905), policy.ReasonDefaultDrop),
+		out(sided(pkt{from: vm4, to: peer4, proto: 47, l4: make([]byte, 8)}), policy.ReasonDefaultDrop))
+}

@@ -41,21 +41,23 @@ const (
 	wordsPerPage = PageSize / 8
 )
 
-// The groups of the service index: enum hp_svc_group. Those with ports come first.
+// The groups of the service index: enum hp_svc_group.
 const (
 	svcTCP = iota
 	svcUDP
-	svcSCTP
 	svcICMP
 	svcICMPv6
+	svcSCTP
 	svcIP // of IP protocols, for packets of which no more is known
 	svcGroups
-	portGroups = svcICMP
 )
+
+// portGroups are the protocols of the source port index's groups.
+var portGroups = [...]uint8{policy.TCP, policy.UDP, policy.SCTP}
 
 // groups are the protocols of the groups but svcIP.
 var groups = [svcIP]uint8{
-	svcTCP: policy.TCP, svcUDP: policy.UDP, svcSCTP: policy.SCTP, svcICMP: policy.ICMP, svcICMPv6: policy.ICMPv6,
+	svcTCP: policy.TCP, svcUDP: policy.UDP, svcICMP: policy.ICMP, svcICMPv6: policy.ICMPv6, svcSCTP: policy.SCTP,
 }
 
 // Header is struct hp_header, page 0 of a [Policy]: its fields in their order,
@@ -73,8 +75,9 @@ type Header struct {
 	Svcchunk       uint32
 	SvcNoneRow     uint32
 	Meta           uint32
-	Sportindex     uint32
 	DirRow         [2]uint32
+	SvcGroups      uint32
+	Sportindex     uint32
 }
 
 // fields lists the header's fields in the order of struct hp_header.
@@ -83,7 +86,7 @@ func (h *Header) fields() []*uint32 {
 		&h.Words, &h.Rules, &h.DefaultAction, &h.DefaultCounter,
 		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
 		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
-		&h.Sportindex, &h.DirRow[0], &h.DirRow[1],
+		&h.DirRow[0], &h.DirRow[1], &h.SvcGroups, &h.Sportindex,
 	}
 }
 

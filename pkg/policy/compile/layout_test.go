@@ -85,7 +85,7 @@ func TestConstantsAreThoseOfTheABI(t *testing.T) {
 	for name, want := range map[string]int{
 		"HP_PAGE_SIZE": PageSize, "HP_WORDS_MAX": WordsMax, "HP_RULE_COUNTERS": CountersMax,
 		"HP_SVC_TCP": svcTCP, "HP_SVC_UDP": svcUDP, "HP_SVC_ICMP": svcICMP, "HP_SVC_ICMPV6": svcICMPv6,
-		"HP_SVC_SCTP": svcSCTP, "HP_SVC_PORTS": portGroups, "HP_SVC_IP": svcIP, "HP_SVC_GROUPS": svcGroups,
+		"HP_SVC_SCTP": svcSCTP, "HP_SPORT_GROUPS": len(portGroups), "HP_SVC_IP": svcIP, "HP_SVC_GROUPS": svcGroups,
 		"HP_OUT": int(policy.Out), "HP_IN": int(policy.In), "HP_DIRS": len(Header{}.DirRow),
 		"HP_RULE_IMPLIED": ruleImplied, "HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow), "HP_REJECT": int(policy.Reject),
 	} {

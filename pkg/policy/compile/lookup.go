@@ -101,8 +101,8 @@ func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 			group, service = uint32(i), pkt.Service
 		}
 		svc = r.indexed(r.Svcindex+group, service)
-		if group < portGroups && r.Sportindex != 0 {
-			dir = r.indexed(r.Sportindex+uint32(pkt.Direction)*portGroups+group, pkt.SourcePort)
+		if i := slices.Index(portGroups[:], pkt.Protocol); i >= 0 && pkt.HasService && r.Sportindex != 0 {
+			dir = r.indexed(r.Sportindex+uint32(pkt.Direction)*uint32(len(portGroups))+uint32(i), pkt.SourcePort)
 		}
 	}
 	for word := range r.Words {

@@ -100,6 +100,7 @@ func (c *compiler) policy(set *policy.Set, rules []policy.Rule, sides []peers) (
 		DefaultAction:  uint32(set.Default),
 		DefaultCounter: c.counters[policy.DefaultKey(set.Network)],
 		SvcNoneRow:     t.number(noService),
+		SvcGroups:      svcGroups,
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
 		h.DirRow[d] = t.number(rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) }))
@@ -205,7 +206,7 @@ func (c *chunkTable) number(chunk *Page) uint16 {
 		if c.numbers == nil {
 			c.numbers = map[Page]uint16{}
 		}
-		n = uint16(len(c.pages)) // there are at most (svcGroups + 2*portGroups) * 256
+		n = uint16(len(c.pages)) // there are at most (svcGroups + 2*len(portGroups)) * 256
 		c.numbers[*chunk] = n
 		c.pages = append(c.pages, *chunk)
 	}
@@ -249,7 +250,7 @@ func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule) (out []ui
 		return nil
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
-		for _, protocol := range groups[:portGroups] {
+		for _, protocol := range portGroups {
 			asking := func(s policy.Service) bool { return s.Protocol == protocol && asks(s) }
 			judged := rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && !slices.ContainsFunc(r.Services, asking) })
 			cuts := cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) { return s.SourceFirst, s.SourceLast, asking(s) })
