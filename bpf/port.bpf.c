@@ -16,6 +16,7 @@
 #include "guard.h"
 #include "classify.h"
 #include "conntrack.h"
+#include "fragment.h"
 #include "known.h"
 #include "refuse.h"
 
@@ -67,33 +68,46 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 	return as_fragment(p, r);
 }
 
-/* firewall: connections, then rules. */
+/* by_state: connections, then rules. */
+static __always_inline __u32 by_state(struct __sk_buff *skb, struct track *t, struct packet *p)
+{
+	__u32 known = 1, r;
+
+	if (p->kind != STATELESS) {
+		if (p->kind == ICMP_ERROR)
+			known = quoted_key(skb, p, t);
+		else
+			set_key(&t->key.flow, p, t->dir);
+		r = known ? established(skb, t, p) : GO_ON;
+		/* Not at its first packet in a tick: of many slow flows none comes back in time. */
+		if (t->again && (p->kind == TCP || p->kind == UDP))
+			note_known(t);
+		if (r != GO_ON)
+			return r;
+	}
+	return by_rules(skb, t, p);
+}
+
+/* firewall: what passes freely, what belongs to a packet that has passed, and the rest. */
 static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame *f, struct track *t)
 {
 	struct packet p = { .vlan = f->vlan };
-	__u32 known = 1, r;
+	__u32 r;
 
 	r = parse_ip(skb, &p, f->ethertype, f->at);
 	if (r != GO_ON)
 		return r;
 	if (p.kind == NEIGHBOUR)
 		return HP_ND;
+	if (p.fragment && fragment_of(&p, t, 0))
+		return HP_FRAGMENT_ALLOW;
 	p.query.generation = t->generation;
 	p.query.policy = t->policy;
 	p.query.dir = t->dir;
-	if (p.kind != STATELESS) {
-		if (p.kind == ICMP_ERROR)
-			known = quoted_key(skb, &p, t);
-		else
-			set_key(&t->key.flow, &p, t->dir);
-		r = known ? established(skb, t, &p) : GO_ON;
-		/* Not at its first packet in a tick: of many slow flows none comes back in time. */
-		if (t->again && (p.kind == TCP || p.kind == UDP))
-			note_known(t);
-		if (r != GO_ON)
-			return r;
-	}
-	return by_rules(skb, t, &p);
+	r = by_state(skb, t, &p);
+	if (p.first && !is_drop(r))
+		fragment_of(&p, t, 1);
+	return r;
 }
 
 /* decide: every stage in its order; the first that does not say GO_ON decides. */

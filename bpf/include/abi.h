@@ -44,7 +44,7 @@ enum hp_vlan_mode {
 	X(ARP, 4, PASS, "ARP passes the firewall")                                                                         \
 	X(RARP, 5, PASS, "RARP passes the firewall")                                                                       \
 	X(ND, 6, PASS, "IPv6 Neighbor Discovery passes the firewall")                                                      \
-	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment allowed by a rule without ports or by defaultAction")            \
+	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction")            \
 	X(MIGRATED, 8, PASS, "belongs to a connection from before the VM came here; a rule allows its opener")               \
 	X(REFUSAL, 9, PASS, "TCP reset or ICMP error by which a Reject rule of this port answers")                        \
 	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
@@ -62,7 +62,7 @@ enum hp_vlan_mode {
 	X(UNTAGGED, 28, DROP, "untagged frame on a trunk port without a native VLAN")                                      \
 	X(MALFORMED, 29, DROP, "headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP")                  \
 	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
-	X(FRAGMENT_DROP, 31, DROP, "non-first fragment not allowed by a rule without ports")
+	X(FRAGMENT_DROP, 31, DROP, "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports")
 
 #define HP_REASON_FIRST_DROP 16
 #define HP_REASON_MAX 32
@@ -247,6 +247,7 @@ struct hp_reason_counter {
 #define HP_RULE_COUNTERS 32768
 #define HP_CONNS_QUOTA 32768  /* answered flows a port */
 #define HP_CONNS_NEW 131072   /* unconfirmed flows a node */
+#define HP_FRAGMENTED 8192    /* datagrams in fragments a node */
 #define HP_EXT_HEADERS 6
 
 #endif

@@ -343,7 +343,7 @@ __noinline int quoted_key(struct __sk_buff *skb, const struct packet *p, struct 
 		quoted.proto = v6.proto;
 		at += sizeof(v6);
 		if (is_extension(v6.proto)) {
-			int walk = ext_headers(skb, v6.proto, at, skb->len);
+			int walk = ext_headers(skb, v6.proto, at, skb->len, &quoted.id);
 
 			if (walk < 0 || walk & EXT_FRAGMENT)
 				return 0;

@@ -213,6 +213,32 @@ struct {
 	__type(value, struct known);
 } known_flows SEC(".maps");
 
+/* A datagram in fragments, as its port sees it. */
+struct fragment_key {
+	__u8 src[16];
+	__u8 dst[16];
+	__u32 id;
+	__u32 slot;
+	__u32 serial;
+	__u16 vlan;
+	__u8 proto;
+	__u8 dir;
+};
+
+/*
+ * fragments: datagrams whose first fragment, which alone has ports, has passed.
+ * Key: struct fragment_key. Value: __u32 when, in ticks. Written and read by the
+ * programs. An entry means something for FRAGMENT_TICKS; those of all ports push out
+ * each other. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, HP_FRAGMENTED);
+	__type(key, struct fragment_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fragments SEC(".maps");
+
 #define REFUSALS_A_WINDOW 100
 #define REFUSAL_WINDOW_SHIFT 10 /* in ticks: about a second */
 

@@ -161,6 +161,7 @@ struct packet {
 	__u8 first;    /* a first fragment: more follow */
 	__u8 pad;
 	__u32 inner; /* ICMP error: where the packet begins that it is about */
+	__u32 id;    /* of a fragment's datagram, as it lies in the header */
 };
 
 /* Where a stage stands in the frame. */
@@ -202,10 +203,10 @@ static __always_inline int is_extension(__u32 proto)
 }
 
 /*
- * ext_headers walks IPv6 extension headers from offset at on. A global function:
- * verified once, by itself, however many paths lead to it.
+ * ext_headers walks IPv6 extension headers from offset at on; id gets that of a fragment
+ * header. A global function: verified once, by itself, however many paths lead to it.
  */
-__noinline int ext_headers(struct __sk_buff *skb, __u32 proto, __u32 at, __u32 end)
+__noinline int ext_headers(struct __sk_buff *skb, __u32 proto, __u32 at, __u32 end, __u32 *id)
 {
 	struct ext_header ext;
 	int flags = 0;
@@ -225,6 +226,8 @@ __noinline int ext_headers(struct __sk_buff *skb, __u32 proto, __u32 at, __u32 e
 		if (proto == PROTO_FRAGMENT) {
 			__u32 fragment = bpf_ntohs(ext.fragment);
 
+			if (id)
+				*id = ext.id;
 			size = sizeof(ext);
 			if (fragment & 0xfff8) {
 				flags |= EXT_FRAGMENT | (fragment >> 3 == 1 ? EXT_OVERLAP : 0);
@@ -289,6 +292,7 @@ static __always_inline __u32 parse_ipv4(struct __sk_buff *skb, struct span *s, s
 	fragment = bpf_ntohs(ip->fragment) & 0x3fff;
 	if (!fragment)
 		return GO_ON;
+	p->id = ip->id;
 	p->fragment = (fragment & 0x1fff) != 0;
 	p->first = !p->fragment;
 	/* RFC 3128: a fragment at offset 1 would overwrite TCP's flags. */
@@ -322,7 +326,7 @@ static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct span *s, s
 	s->v6 = 1;
 	if (!is_extension(p->proto))
 		return GO_ON;
-	walk = ext_headers(skb, p->proto, s->at, s->end);
+	walk = ext_headers(skb, p->proto, s->at, s->end, &p->id);
 	if (walk < 0)
 		return -walk;
 	p->proto = walk & 0xff;

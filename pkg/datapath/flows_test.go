@@ -149,8 +149,9 @@ func fragmentScenarios() []scenario {
 		s, d, e := tcp(f.vm, f.peer, 1, 80, "S"), udp(f.vm, f.peer, 1, 53), echo(f.vm, f.peer, true, 3)
 		all = append(all,
 			scenario{name: "fragments" + f.name, steps: []step{
-				out(frag(d, 0, true), allow), out(frag(d, 1, false), fdrop), out(frag(d, 100, true), fdrop),
-				in(frag(udp(f.peer, f.vm, 53, 1), 0, true), est), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fdrop),
+				out(frag(d, 1, false), fdrop), out(frag(d, 100, true), fdrop), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fdrop),
+				out(frag(d, 0, true), allow), out(frag(d, 1, false), fallow), out(frag(d, 100, true), fallow), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fdrop),
+				in(frag(udp(f.peer, f.vm, 53, 1), 0, true), est), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fallow),
 				out(frag(udp(f.vm, f.open, 1, 9), 2, false), fallow), in(frag(udp(f.open, f.vm, 1, 9), 2, true), fallow),
 				out(frag(long(s), 0, true), allow), out(frag(e, 0, true), allow)}},
 			scenario{name: "tiny first fragments" + f.name, steps: []step{

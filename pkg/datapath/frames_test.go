@@ -39,6 +39,7 @@ type pkt struct {
 	hops     uint8
 	options  int // bytes of IPv4 options
 	frag     uint16
+	id       uint16 // of an IPv4 datagram
 	more     bool
 	length   int // claimed by the IP header instead of the true one
 }
@@ -79,7 +80,7 @@ func (p pkt) bytes() []byte {
 
 func (p pkt) ip4() []byte {
 	ip := layers.IPv4{
-		Version: 4, TTL: 64, Protocol: p.proto, SrcIP: p.from.AsSlice(), DstIP: p.to.AsSlice(), FragOffset: p.frag,
+		Version: 4, TTL: 64, Protocol: p.proto, SrcIP: p.from.AsSlice(), DstIP: p.to.AsSlice(), FragOffset: p.frag, Id: p.id,
 	}
 	if p.more {
 		ip.Flags = layers.IPv4MoreFragments

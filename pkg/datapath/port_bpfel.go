@@ -19,6 +19,18 @@ type portAddrKey struct {
 	Addr      [16]uint8
 }
 
+type portFragmentKey struct {
+	_      structs.HostLayout
+	Src    [16]uint8
+	Dst    [16]uint8
+	Id     uint32
+	Slot   uint32
+	Serial uint32
+	Vlan   uint16
+	Proto  uint8
+	Dir    uint8
+}
+
 type portHpControl struct {
 	_          structs.HostLayout
 	Generation uint64
@@ -145,6 +157,7 @@ const (
 	portMapConns           = "conns"
 	portMapConnsNew        = "conns_new"
 	portMapControl         = "control"
+	portMapFragments       = "fragments"
 	portMapHandovers       = "handovers"
 	portMapKnownFlows      = "known_flows"
 	portMapPolicyNames     = "policy_names"
@@ -221,6 +234,7 @@ type portMapSpecs struct {
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
 	ConnsNew      *ebpf.MapSpec `ebpf:"conns_new"`
 	Control       *ebpf.MapSpec `ebpf:"control"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
 	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
 	PolicyNames   *ebpf.MapSpec `ebpf:"policy_names"`
@@ -271,6 +285,7 @@ type portMaps struct {
 	Conns         *ebpf.Map `ebpf:"conns"`
 	ConnsNew      *ebpf.Map `ebpf:"conns_new"`
 	Control       *ebpf.Map `ebpf:"control"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Handovers     *ebpf.Map `ebpf:"handovers"`
 	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
 	PolicyNames   *ebpf.Map `ebpf:"policy_names"`
@@ -289,6 +304,7 @@ func (m *portMaps) Close() error {
 		m.Conns,
 		m.ConnsNew,
 		m.Control,
+		m.Fragments,
 		m.Handovers,
 		m.KnownFlows,
 		m.PolicyNames,

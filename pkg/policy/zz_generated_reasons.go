@@ -20,7 +20,7 @@ const (
 	ReasonARP             Reason = 4  // ARP passes the firewall
 	ReasonRARP            Reason = 5  // RARP passes the firewall
 	ReasonND              Reason = 6  // IPv6 Neighbor Discovery passes the firewall
-	ReasonFragmentAllow   Reason = 7  // non-first fragment allowed by a rule without ports or by defaultAction
+	ReasonFragmentAllow   Reason = 7  // non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction
 	ReasonMigrated        Reason = 8  // belongs to a connection from before the VM came here; a rule allows its opener
 	ReasonRefusal         Reason = 9  // TCP reset or ICMP error by which a Reject rule of this port answers
 	ReasonNoPort          Reason = 16 // the interface has no port record; nothing passes until the agent repairs it
@@ -38,7 +38,7 @@ const (
 	ReasonUntagged        Reason = 28 // untagged frame on a trunk port without a native VLAN
 	ReasonMalformed       Reason = 29 // headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP
 	ReasonTooManyHeaders  Reason = 30 // more IPv6 extension headers than are followed
-	ReasonFragmentDrop    Reason = 31 // non-first fragment not allowed by a rule without ports
+	ReasonFragmentDrop    Reason = 31 // non-first fragment whose first one was not seen to pass, not allowed by a rule without ports
 )
 
 const firstDrop Reason = 16
@@ -133,7 +133,7 @@ func reasonText(r Reason) (reasonWords, bool) {
 	case ReasonND:
 		return reasonWords{"ND", "nd", "IPv6 Neighbor Discovery passes the firewall"}, true
 	case ReasonFragmentAllow:
-		return reasonWords{"FragmentAllow", "fragment_allow", "non-first fragment allowed by a rule without ports or by defaultAction"}, true
+		return reasonWords{"FragmentAllow", "fragment_allow", "non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction"}, true
 	case ReasonMigrated:
 		return reasonWords{"Migrated", "migrated", "belongs to a connection from before the VM came here; a rule allows its opener"}, true
 	case ReasonRefusal:
@@ -169,7 +169,7 @@ func reasonText(r Reason) (reasonWords, bool) {
 	case ReasonTooManyHeaders:
 		return reasonWords{"TooManyHeaders", "too_many_headers", "more IPv6 extension headers than are followed"}, true
 	case ReasonFragmentDrop:
-		return reasonWords{"FragmentDrop", "fragment_drop", "non-first fragment not allowed by a rule without ports"}, true
+		return reasonWords{"FragmentDrop", "fragment_drop", "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports"}, true
 	}
 	return reasonWords{}, false
 }

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Fragments: the first one of a datagram has ports and is judged; the others pass where
+ * it has passed. One that comes before it is judged by rules that ask for no ports.
+ */
+#ifndef HOMEPORT_FRAGMENT_H
+#define HOMEPORT_FRAGMENT_H
+
+#include "clock.h"
+#include "conntrack.h"
+#include "maps.h"
+
+#define FRAGMENT_TICKS SECONDS(30) /* as long as Linux waits for the rest */
+
+/* fragment_of: whether the first fragment of p's datagram has passed; with passed set, that it has. */
+__noinline int fragment_of(const struct packet *p, const struct track *t, __u32 passed)
+{
+	struct fragment_key key = {};
+	__u32 *seen, now;
+
+	if (!p || !t)
+		return 0;
+	now = t->now;
+	__builtin_memcpy(key.src, p->query.ends.src.bytes, sizeof(key.src));
+	__builtin_memcpy(key.dst, p->query.ends.dst.bytes, sizeof(key.dst));
+	key.id = p->id;
+	key.slot = t->key.slot;
+	key.serial = t->key.serial;
+	key.vlan = p->vlan;
+	key.proto = p->proto;
+	key.dir = t->dir;
+	if (passed) {
+		bpf_map_update_elem(&fragments, &key, &now, BPF_ANY);
+		return 1;
+	}
+	seen = bpf_map_lookup_elem(&fragments, &key);
+	return seen && now + AHEAD - *seen <= FRAGMENT_TICKS + AHEAD;
+}
+
+#endif
