@@ -125,12 +125,12 @@ func policyCommand(o *options) *cobra.Command {
 	group := &cobra.Command{
 		Use:     "policy",
 		Aliases: []string{"policies"},
-		Short:   "The firewall policies in force: policy list, show NAME, simulate PORT",
+		Short:   "The firewall: policy list, show NAME, compile PORT, simulate PORT",
 		Args: func(c *cobra.Command, args []string) error {
 			if err := noArgs(c, args); err != nil {
 				return err
 			}
-			return errors.New("policy needs list, show NAME or simulate PORT")
+			return errors.New("policy needs list, show NAME, compile PORT or simulate PORT")
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args refuses all
 	}
@@ -157,7 +157,7 @@ func policyCommand(o *options) *cobra.Command {
 		},
 		RunE: func(c *cobra.Command, args []string) error { return showPolicy(c.Context(), o, args[0]) },
 	}
-	group.AddCommand(list, one, simulateCommand(o))
+	group.AddCommand(list, one, compileCommand(o), simulateCommand(o))
 	return group
 }
 

@@ -13,6 +13,37 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
+// onePort wants one PORT.
+func onePort(c *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s wants one PORT, got %d arguments", c.CommandPath(), len(args))
+	}
+	return nil
+}
+
+// compileCommand lists what a port really has.
+func compileCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "compile PORT",
+		Short: "What a port really has: the rules of all policies that judge it, in their order",
+		Long: "Lists the rules that judge a port now, those of all policies that are applied to it in the order of judgement, and\n" +
+			"what follows them. HITS are those of all ports of the node. PORT is its host interface, pod, namespace/pod or\n" +
+			"container ID.",
+		Args: onePort,
+		RunE: func(c *cobra.Command, args []string) error {
+			key, err := o.findPort(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			v, raw, err := view[wire.PortRules](c.Context(), o, wire.ViewRequest{What: wire.ViewRules, Port: &key})
+			if err != nil {
+				return err
+			}
+			return show(o, v, raw, o.printer().PortRules)
+		},
+	}
+}
+
 // simulateCommand asks what a port's rules would say.
 func simulateCommand(o *options) *cobra.Command {
 	var from, to string
@@ -26,12 +57,7 @@ func simulateCommand(o *options) *cobra.Command {
 		Example: fmt.Sprintf(`  %[1]s policy simulate veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
   %[1]s policy simulate shop/virt-launcher-db-x7k2p --out --from 10.0.0.7 --to 10.0.0.9:8/icmp
   %[1]s policy simulate veth8f2c01 --from fd00::9 --to [fd00::7]:53/udp`, o.name),
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return fmt.Errorf("%s wants one PORT, got %d arguments", c.CommandPath(), len(args))
-			}
-			return nil
-		},
+		Args: onePort,
 		RunE: func(c *cobra.Command, args []string) error {
 			p, err := parsePacket(from, to, code, out)
 			if err != nil {

@@ -232,7 +232,20 @@ func TestVerdict(t *testing.T) {
 		Source: netip.MustParseAddr("10.0.0.1"), SourcePort: 9, Destination: netip.MustParseAddr("10.0.0.2"), Service: "icmp/8"}}); err == nil || !strings.Contains(err.Error(), "packet.sourcePort") {
 		t.Errorf("a source port of ICMP: %v", err)
 	}
+	v, err := l.view(t.Context(), &wire.ViewRequest{What: wire.ViewRules, Port: &key})
+	l.must(err)
+	var got []string
+	rules, _ := v.(wire.PortRules)
+	for _, r := range rules.Items {
+		got = append(got, fmt.Sprint(r.Policy, "/", r.ID, " ", r.Action, " ", r.Packets))
+	}
+	if text := fmt.Sprint(got); text != "[udp/7 Allow 0 udp/8 Drop 1 udp/9 Drop 0]" || rules.Default.Action != "Allow" || rules.State != attach.Active || rules.Interface != rec.HostIfName {
+		t.Errorf("rules %s of %+v", text, rules)
+	}
 	key.ContainerID = "gone"
+	if _, err := l.view(t.Context(), &wire.ViewRequest{What: wire.ViewRules, Port: &key}); err == nil || !strings.Contains(err.Error(), "not attached on this node") {
+		t.Errorf("rules of a port that is not there: %v", err)
+	}
 	if _, err := ask("In", "10.0.0.1", "10.0.0.2", "udp/1"); err == nil || !strings.Contains(err.Error(), "not attached on this node") {
 		t.Errorf("a port that is not there: %v", err)
 	}

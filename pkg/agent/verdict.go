@@ -11,32 +11,77 @@ import (
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
+// rulesOf finds a port and the rules that judge it now.
+func (a *Agent) rulesOf(key *attach.Key) (rec attach.Record, set policy.Set, counters compile.Counters, err error) {
+	if key == nil {
+		return rec, set, nil, attach.Invalid("port", "it must be there", "name a port")
+	}
+	ports := a.table.list()
+	i := slices.IndexFunc(ports, func(it item) bool { return it.rec.Key == *key })
+	if i < 0 {
+		return rec, set, nil, attach.Invalid("port", "it is not attached on this node", "see homeportctl ports")
+	}
+	rec = ports[i].rec
+	id := rec.Config().Policy
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	set, ok := a.world.Sets[id]
+	if !ok {
+		return rec, set, nil, &attach.Error{Kind: attach.Unavailable, Field: "port", Message: fmt.Sprintf("its rules %q are not in force yet", id), Remedy: "see homeportctl status"}
+	}
+	return rec, set, a.world.Counters, nil
+}
+
+// portRules lists the rules that judge a port now, in their order.
+func (a *Agent) portRules(req *wire.ViewRequest) (any, error) {
+	rec, set, counters, err := a.rulesOf(req.Port)
+	if err != nil {
+		return nil, err
+	}
+	ours := compile.Counters{}
+	last := policy.DefaultKey(set.Network)
+	for _, key := range append([]policy.RuleKey{last}, keysOf(set.Rules)...) {
+		if n, ok := counters[key]; ok {
+			ours[key] = n
+		}
+	}
+	hits, err := a.kernel.RuleHits(ours)
+	if err != nil {
+		return nil, err
+	}
+	out := wire.PortRules{TypeMeta: kind("PortRules"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: set.ID(), Items: []wire.PortRule{},
+		Default: wire.DefaultHits{Network: set.Network, Action: set.Default.String(), Packets: hits[last].Packets, Bytes: hits[last].Bytes}}
+	out.State, _ = a.kernel.State(rec.HostIfIndex)
+	for _, r := range set.Rules {
+		out.Items = append(out.Items, wire.PortRule{Policy: r.Key.Policy, Rule: ruleView(r, hits[r.Key])})
+	}
+	return out, nil
+}
+
+func keysOf(rules []policy.Rule) []policy.RuleKey {
+	keys := make([]policy.RuleKey, len(rules))
+	for i := range rules {
+		keys[i] = rules[i].Key
+	}
+	return keys
+}
+
 // verdict says what the rules in force of a port do with the first packet of a
 // connection, and which of them. It is the reference evaluator's word: no packet is
 // sent, and nothing is counted.
 func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
-	if req.Port == nil || req.Packet == nil {
-		return nil, attach.Invalid("port", "port and packet must both be there", "name a port, and what it would see")
+	if req.Packet == nil {
+		return nil, attach.Invalid("packet", "it must be there", "say what the port would see")
 	}
 	p, err := readPacket(req.Packet)
 	if err != nil {
 		return nil, err
 	}
-	ports := a.table.list()
-	i := slices.IndexFunc(ports, func(it item) bool { return it.rec.Key == *req.Port })
-	if i < 0 {
-		return nil, attach.Invalid("port", "it is not attached on this node", "see homeportctl ports")
+	rec, set, counters, err := a.rulesOf(req.Port)
+	if err != nil {
+		return nil, err
 	}
-	rec := ports[i].rec
-	id := rec.Config().Policy
-	a.mu.RLock()
-	set, ok := a.world.Sets[id]
-	counters := a.world.Counters
-	a.mu.RUnlock()
-	if !ok {
-		return nil, &attach.Error{Kind: attach.Unavailable, Field: "port", Message: fmt.Sprintf("its rules %q are not in force yet", id), Remedy: "see homeportctl status"}
-	}
-	out := wire.Verdict{TypeMeta: kind("Verdict"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: id, Network: set.Network,
+	out := wire.Verdict{TypeMeta: kind("Verdict"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: set.ID(), Network: set.Network,
 		Packet: fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(req.Packet))}
 	out.State, _ = a.kernel.State(rec.HostIfIndex)
 	set.Lists = around(set.Lists, p)

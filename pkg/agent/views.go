@@ -40,6 +40,8 @@ func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
 		return a.recentLog(), nil
 	case wire.ViewMetrics:
 		return a.metricsText()
+	case wire.ViewRules:
+		return a.portRules(req)
 	case wire.ViewVerdict:
 		return a.verdict(req)
 	}

@@ -53,16 +53,21 @@ func (p Printer) Policy(it wire.Policy) error {
 	)
 	pg.blank()
 	g := pg.grid("ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES")
-	for _, r := range it.Rules {
-		does := action(r.Action)
-		if r.State != "" {
-			does = say(r.Action + ", " + r.State)
-		}
-		g.row(say(r.ID), say(r.Name), does, say(r.Direction), say(pg.some(r.Sources, "Any")),
-			say(pg.some(r.Destinations, "Any")), say(pg.some(r.Services, "Any")), count(r.Packets), count(r.Bytes))
+	for i := range it.Rules {
+		g.row(pg.rule(&it.Rules[i])...)
 	}
 	g.end()
 	return p.flush(pg)
+}
+
+// rule is a rule's row, from its ID on.
+func (p *page) rule(r *wire.Rule) []cell {
+	does := action(r.Action)
+	if r.State != "" {
+		does = say(r.Action + ", " + r.State)
+	}
+	return []cell{say(r.ID), say(r.Name), does, say(r.Direction), say(p.some(r.Sources, "Any")),
+		say(p.some(r.Destinations, "Any")), say(p.some(r.Services, "Any")), count(r.Packets), count(r.Bytes)}
 }
 
 func action(a string) cell {

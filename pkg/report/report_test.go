@@ -143,6 +143,18 @@ func verdict() wire.Verdict {
 		Action: "Allow", Policy: "db", Rule: &policyList().Items[1].Rules[0]}
 }
 
+func portRules() wire.PortRules {
+	v := verdict()
+	out := wire.PortRules{TypeMeta: meta("PortRules"), Key: v.Key, Interface: v.Interface, Pod: v.Pod, State: v.State, Rules: v.Rules,
+		Default: policyList().Defaults[0]}
+	for _, p := range policyList().Items {
+		for _, r := range p.Rules {
+			out.Items = append(out.Items, wire.PortRule{Policy: p.Name, Rule: r})
+		}
+	}
+	return out
+}
+
 func dropList() wire.DropList {
 	drop := func(port, dir string, reason policy.Reason, n uint64) wire.Drop {
 		return wire.Drop{Key: attach.Key{ContainerID: "c0ffee", IfName: "pod37a8eec1ce1"}, Interface: port,
@@ -195,6 +207,14 @@ func cases(t *testing.T) map[string]func(Printer) error {
 			v := verdict()
 			v.State, v.Rule, v.Policy, v.Action = attach.Quarantined, nil, "", "Drop"
 			return errors.Join(p.Verdict(verdict()), p.Verdict(v))
+		},
+		"port-rules": func(p Printer) error {
+			if !p.Format.IsText() {
+				return p.Document(portRules())
+			}
+			v := portRules()
+			v.State, v.Items, v.Pod, v.Default = attach.Dark, nil, attach.Pod{}, policyList().Defaults[1]
+			return errors.Join(p.PortRules(portRules()), p.PortRules(v))
 		},
 		"drops":      func(p Printer) error { return p.Drops(dropList()) },
 		"drops-none": func(p Printer) error { return p.Drops(wire.DropList{TypeMeta: meta("DropList")}) },

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -10,29 +11,61 @@ import (
 // Verdict writes what the rules of a port say about a packet, and which of them.
 func (p Printer) Verdict(v wire.Verdict) error {
 	pg := p.text()
-	by := "defaultAction of network " + v.Network
-	switch {
-	case v.Rule != nil:
+	by := defaultOf(v.Network)
+	if v.Rule != nil {
 		by = fmt.Sprintf("policy %s, rule %d", v.Policy, v.Rule.ID)
 		if v.Rule.Name != "" {
 			by += " " + v.Rule.Name
 		}
-	case v.Network == "":
-		by = "default of ports without a network"
-	}
-	port := v.Interface
-	if v.Pod.Name != "" {
-		port += " of " + v.Pod.Namespace + "/" + v.Pod.Name
 	}
 	rows := [][2]cell{
-		{{"Port", head}, say(port)},
+		{{"Port", head}, say(portOf(v.Interface, v.Pod))},
 		{{"Packet", head}, say(v.Packet)},
 		{{"Verdict", head}, action(v.Action)},
 		{{"By", head}, say(by)},
 	}
-	if v.State != attach.Active {
-		rows = append(rows, [2]cell{{"Port is", head}, {fmt.Sprintf("%s: nothing passes, whatever the rules say", v.State), warn}})
-	}
-	pg.pairs(rows...)
+	pg.pairs(append(rows, silent(v.State)...)...)
 	return p.flush(pg)
+}
+
+// PortRules writes the rules that judge a port, in their order.
+func (p Printer) PortRules(v wire.PortRules) error {
+	pg := p.text()
+	rows := [][2]cell{
+		{{"Port", head}, say(portOf(v.Interface, v.Pod))},
+		{{"Network", head}, say(cmp.Or(v.Default.Network, "none"))},
+		{{"Rules", head}, say(len(v.Items))},
+	}
+	pg.pairs(append(rows, silent(v.State)...)...)
+	pg.blank()
+	g := pg.grid("POLICY", "ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES")
+	for i := range v.Items {
+		g.row(append([]cell{say(v.Items[i].Policy)}, pg.rule(&v.Items[i].Rule)...)...)
+	}
+	g.row(say("(default)"), say(""), say(""), action(v.Default.Action), say("InOut"), say("Any"), say("Any"), say("Any"), count(v.Default.Packets), count(v.Default.Bytes))
+	g.end()
+	return p.flush(pg)
+}
+
+// defaultOf is what judges on a network where no rule matches.
+func defaultOf(network string) string {
+	if network == "" {
+		return "default of ports without a network"
+	}
+	return "defaultAction of network " + network
+}
+
+func portOf(iface string, pod attach.Pod) string {
+	if pod.Name == "" {
+		return iface
+	}
+	return iface + " of " + pod.Namespace + "/" + pod.Name
+}
+
+// silent says that a port passes nothing, if so.
+func silent(s attach.State) [][2]cell {
+	if s == attach.Active {
+		return nil
+	}
+	return [][2]cell{{{"Port is", head}, {fmt.Sprintf("%s: nothing passes, whatever the rules say", s), warn}}}
 }

@@ -90,9 +90,9 @@ type Collected struct {
 
 // ViewRequest names what homeportctl wants to see.
 type ViewRequest struct {
-	What   string      `json:"what"` // status, ports, vlans, policies, drops, log, metrics, verdict
+	What   string      `json:"what"` // status, ports, vlans, policies, drops, log, metrics, rules, verdict
 	Name   string      `json:"name,omitempty"`
-	Port   *attach.Key `json:"port,omitempty"`   // of verdict
+	Port   *attach.Key `json:"port,omitempty"`   // of rules and verdict
 	Packet *Packet     `json:"packet,omitempty"` // of verdict
 }
 

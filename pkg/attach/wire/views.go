@@ -20,6 +20,7 @@ const (
 	ViewDrops    = "drops"    // -> DropList
 	ViewLog      = "log"      // -> Text: the agent's last log lines
 	ViewMetrics  = "metrics"  // -> Text: what /metrics says, in Prometheus' form
+	ViewRules    = "rules"    // -> PortRules: what judges a port, in its order
 	ViewVerdict  = "verdict"  // -> Verdict: what a port's rules say about Packet
 )
 
@@ -196,6 +197,26 @@ type Rule struct {
 	Services     []string `json:"services,omitempty"`
 	Packets      uint64   `json:"packets"`
 	Bytes        uint64   `json:"bytes"`
+}
+
+// PortRules are the rules that judge a port, from top to bottom: those of all policies
+// that are applied to it, in the order of judgement. Hits are those of all ports of the
+// node that have the rule.
+type PortRules struct {
+	TypeMeta `json:",inline"`
+	attach.Key
+	Interface string       `json:"interface"` // host end
+	Pod       attach.Pod   `json:"pod,omitzero"`
+	State     attach.State `json:"state"` // only an Active port lets anything pass
+	Rules     string       `json:"rules"` // ID of the set
+	Items     []PortRule   `json:"items"`
+	Default   DefaultHits  `json:"default"` // what no rule matches
+}
+
+// PortRule is a rule with its policy.
+type PortRule struct {
+	Policy string `json:"policy"`
+	Rule   `json:",inline"`
 }
 
 // Verdict is what the rules of a port say about the first packet of a connection.
