@@ -459,7 +459,7 @@ __noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 
 
 /*
  * may_open: whether the end of dir can have opened the packet's flow, going by the
- * packet alone. What answers a SYN did not. Of UDP, which does not say, a well-known
+ * packet alone. What answers a SYN did not, nor who gets an INIT. Of UDP, which does not say, a well-known
  * port opens no flows, but for two protocols that talk to their like: else whoever the
  * rules keep from a service would pass for one of its VM's own.
  */
@@ -469,6 +469,8 @@ static __always_inline int may_open(const struct packet *p, __u32 dir, __u32 ope
 		return opener != dir || (p->tcp_flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK);
 	if (opener == dir) /* judged already */
 		return 0;
+	if (p->proto == PROTO_SCTP)
+		return !p->opens;
 	return p->kind == ECHO_REPLY || bpf_ntohs(p->dport) >= 1024 ||
 	       (p->dport == p->sport && (p->dport == bpf_htons(NTP) || p->dport == bpf_htons(IKE)));
 }

@@ -221,21 +221,28 @@ struct fragment_key {
 	__u32 slot;
 	__u32 serial;
 	__u16 vlan;
-	__u8 proto;
+	__u8 proto; /* IPv4; of IPv6 only the first fragment says what the datagram is (RFC 8200 section 4.5) */
 	__u8 dir;
+};
+
+/* Its first fragment, which has passed. */
+struct fragmented {
+	__u64 generation; /* by which */
+	__u32 policy;
+	__u32 seen; /* when, in ticks */
 };
 
 /*
  * fragments: datagrams whose first fragment, which alone has ports, has passed.
- * Key: struct fragment_key. Value: __u32 when, in ticks. Written and read by the
- * programs. An entry means something for FRAGMENT_TICKS; those of all ports push out
- * each other. Lives for ever.
+ * Key: struct fragment_key. Value: struct fragmented. Written and read by the programs.
+ * An entry means something for FRAGMENT_TICKS, under the same rules; those of all ports
+ * push out each other. Lives for ever.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, HP_FRAGMENTED);
 	__type(key, struct fragment_key);
-	__type(value, __u32);
+	__type(value, struct fragmented);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fragments SEC(".maps");
 
@@ -249,11 +256,12 @@ struct refusals {
 
 /*
  * refusals: how often a port has answered for Reject rules in this moment.
- * Key: port slot. Value: struct refusals. Written and read by the programs, each CPU its
- * own. Lives as long as the programs; not pinned. Size: slots a node.
+ * Key: port slot. Value: struct refusals. Written and read by the programs; CPUs that
+ * count at once may count once. Lives as long as the programs; not pinned. Size: slots a
+ * node.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, HP_PORTS_MAX);
 	__type(key, __u32);
 	__type(value, struct refusals);

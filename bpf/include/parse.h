@@ -159,7 +159,7 @@ struct packet {
 	__u8 tcp_flags;
 	__u8 fragment; /* a non-first fragment */
 	__u8 first;    /* a first fragment: more follow */
-	__u8 pad;
+	__u8 opens;    /* SCTP: an INIT */
 	__u32 inner; /* ICMP error: where the packet begins that it is about */
 	__u32 id;    /* of a fragment's datagram, as it lies in the header */
 };
@@ -333,8 +333,8 @@ static __always_inline __u32 parse_ipv6(struct __sk_buff *skb, struct span *s, s
 	p->fragment = (walk & EXT_FRAGMENT) != 0;
 	p->first = (walk & EXT_FIRST) != 0;
 	s->at = walk >> EXT_OFFSET_SHIFT & MAX_OFFSET;
-	/* As for IPv4. */
-	if (walk & EXT_OVERLAP && p->proto == PROTO_TCP)
+	/* As for IPv4; what a fragment says that it is of means nothing. */
+	if (walk & EXT_OVERLAP)
 		return HP_MALFORMED;
 	return GO_ON;
 }
@@ -423,6 +423,8 @@ static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, str
 		if (s->at + SCTP_MIN > s->end)
 			return HP_MALFORMED;
 		set_ports(p, l4, UDP, HP_SVC_SCTP);
+		/* RFC 9260 section 8.5.1: only an INIT has no verification tag. */
+		p->opens = !l4->ports.rest;
 		return GO_ON;
 	}
 	set_icmp(p, l4, s->v6);

@@ -37,14 +37,18 @@ struct unreachable {
 	__u32 unused;
 };
 
-/* The packets that answer; quoted is what RFC 792 wants of the one that is refused. */
+/* What is quoted of a packet behind its IP header: ports, and of SCTP up to the tag of an INIT (RFC 9260 section 10). */
+#define QUOTED 8
+#define QUOTED_SCTP 20
+
+/* The packets that answer, with the part of the refused one that is quoted. */
 struct refusal4 {
 	struct ipv4_header ip;
 	union {
 		struct tcp_header tcp;
 		struct {
 			struct unreachable icmp;
-			__u8 quoted[sizeof(struct ipv4_header) + 8];
+			__u8 quoted[sizeof(struct ipv4_header) + QUOTED_SCTP];
 		};
 	};
 };
@@ -55,7 +59,7 @@ struct refusal6 {
 		struct tcp_header tcp;
 		struct {
 			struct unreachable icmp;
-			__u8 quoted[sizeof(struct ipv6_header) + 8];
+			__u8 quoted[sizeof(struct ipv6_header) + QUOTED_SCTP];
 		};
 	};
 };
@@ -160,20 +164,21 @@ __noinline int refuse4(struct __sk_buff *skb, __u32 slot)
 	struct pseudo4 pseudo = {};
 	struct tcp_header tcp;
 	struct ipv4_header ip;
-	__u32 size = sizeof(out.ip) + sizeof(out.tcp), later, sum;
+	__u32 size = sizeof(out.ip) + sizeof(out.tcp), quoted, later, sum;
 
 	if (bpf_skb_load_bytes(skb, sizeof(struct eth_header), &ip, sizeof(ip)) || ip.version_words != 0x45 ||
 	    ip.fragment & bpf_htons(0x3fff) || for_group(ip.src) || for_group(ip.dst))
 		return 0;
+	quoted = ip.proto == PROTO_SCTP ? QUOTED_SCTP : QUOTED;
 	if (ip.proto == PROTO_TCP) {
 		if (bpf_skb_load_bytes(skb, l4, &tcp, sizeof(tcp)) || tcp.flags & TCP_RST)
 			return 0;
 		resets(&out.tcp, &tcp, bpf_ntohs(ip.length) - sizeof(ip) - (tcp.offset >> 4) * 4);
 	} else {
-		size = sizeof(out.ip) + sizeof(out.icmp) + sizeof(out.quoted);
-		if (bpf_skb_load_bytes(skb, sizeof(struct eth_header), out.quoted, sizeof(out.quoted)) ||
+		if (bpf_skb_load_bytes(skb, sizeof(struct eth_header), out.quoted, sizeof(ip) + quoted) ||
 		    (ip.proto == PROTO_ICMP && out.quoted[sizeof(ip)] != 8))
 			return 0;
+		size = sizeof(out.ip) + sizeof(out.icmp) + sizeof(ip) + quoted;
 		out.icmp.type = ICMP_UNREACHABLE;
 		out.icmp.code = ICMP_PROHIBITED;
 	}
@@ -199,13 +204,11 @@ __noinline int refuse4(struct __sk_buff *skb, __u32 slot)
 		out.tcp.checksum = later ? folded(sum) : ~folded(bpf_csum_diff(0, 0, (void *)&out.tcp, sizeof(out.tcp), sum));
 	} else if (!later) {
 		/* Else it is written into the unused word, where UDP has its own: a sum is one wherever it stands. */
-		out.icmp.checksum = ~folded(bpf_csum_diff(0, 0, (void *)&out.icmp, sizeof(out.icmp) + sizeof(out.quoted), 0));
+		out.icmp.checksum = ~folded(bpf_csum_diff(0, 0, (void *)&out.icmp, sizeof(out.icmp) + sizeof(ip) + quoted, 0));
 	}
 	if (!turned_round(skb, size))
 		return 0;
-	if (ip.proto == PROTO_TCP)
-		return !bpf_skb_store_bytes(skb, sizeof(struct eth_header), &out, sizeof(out.ip) + sizeof(out.tcp), BPF_F_RECOMPUTE_CSUM);
-	return !bpf_skb_store_bytes(skb, sizeof(struct eth_header), &out, sizeof(out), BPF_F_RECOMPUTE_CSUM);
+	return !bpf_skb_store_bytes(skb, sizeof(struct eth_header), &out, size, BPF_F_RECOMPUTE_CSUM);
 }
 
 /* refuse6: the same for IPv6. */
@@ -216,20 +219,21 @@ __noinline int refuse6(struct __sk_buff *skb, __u32 slot)
 	struct pseudo6 pseudo = {};
 	struct tcp_header tcp;
 	struct ipv6_header ip;
-	__u32 size = sizeof(out.ip) + sizeof(out.tcp), later, sum;
+	__u32 size = sizeof(out.ip) + sizeof(out.tcp), quoted, later, sum;
 
 	if (bpf_skb_load_bytes(skb, sizeof(struct eth_header), &ip, sizeof(ip)) || is_extension(ip.proto) ||
 	    ip.ends.src.bytes[0] == 0xff || ip.ends.dst.bytes[0] == 0xff || !(ip.ends.src.halves[0] | ip.ends.src.halves[1]))
 		return 0;
+	quoted = ip.proto == PROTO_SCTP ? QUOTED_SCTP : QUOTED;
 	if (ip.proto == PROTO_TCP) {
 		if (bpf_skb_load_bytes(skb, l4, &tcp, sizeof(tcp)) || tcp.flags & TCP_RST)
 			return 0;
 		resets(&out.tcp, &tcp, bpf_ntohs(ip.length) - (tcp.offset >> 4) * 4);
 	} else {
-		size = sizeof(out.ip) + sizeof(out.icmp) + sizeof(out.quoted);
-		if (bpf_skb_load_bytes(skb, sizeof(struct eth_header), out.quoted, sizeof(out.quoted)) ||
+		if (bpf_skb_load_bytes(skb, sizeof(struct eth_header), out.quoted, sizeof(ip) + quoted) ||
 		    (ip.proto == PROTO_ICMPV6 && out.quoted[sizeof(ip)] != 128))
 			return 0;
+		size = sizeof(out.ip) + sizeof(out.icmp) + sizeof(ip) + quoted;
 		out.icmp.type = ICMPV6_UNREACHABLE;
 		out.icmp.code = ICMPV6_PROHIBITED;
 	}
@@ -253,13 +257,11 @@ __noinline int refuse6(struct __sk_buff *skb, __u32 slot)
 	} else if (later) {
 		((__u16 *)&out.icmp)[3] = folded(sum); /* the second half of the unused word, as for IPv4 */
 	} else {
-		out.icmp.checksum = ~folded(bpf_csum_diff(0, 0, (void *)&out.icmp, sizeof(out.icmp) + sizeof(out.quoted), sum));
+		out.icmp.checksum = ~folded(bpf_csum_diff(0, 0, (void *)&out.icmp, sizeof(out.icmp) + sizeof(ip) + quoted, sum));
 	}
 	if (!turned_round(skb, size))
 		return 0;
-	if (ip.proto == PROTO_TCP)
-		return !bpf_skb_store_bytes(skb, sizeof(struct eth_header), &out, sizeof(out.ip) + sizeof(out.tcp), BPF_F_RECOMPUTE_CSUM);
-	return !bpf_skb_store_bytes(skb, sizeof(struct eth_header), &out, sizeof(out), BPF_F_RECOMPUTE_CSUM);
+	return !bpf_skb_store_bytes(skb, sizeof(struct eth_header), &out, size, BPF_F_RECOMPUTE_CSUM);
 }
 
 /*

@@ -3,7 +3,6 @@ package datapath
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -25,15 +24,19 @@ func mapControl(m *ebpf.Map) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &control{page, (*portHpControl)(unsafe.Pointer(&page[0]))}
+	return &control{page, (*portHpControl)(unsafe.Pointer(&page[0]))}, nil
+}
+
+// drawMark has a mark drawn, once.
+func (c *control) drawMark() error {
 	for atomic.LoadUint32(&c.Mark) == 0 {
 		var lot [4]byte
 		if _, err := rand.Read(lot[:]); err != nil {
-			return nil, errors.Join(fmt.Errorf("draw a mark: %w", err), unmap(page))
+			return fmt.Errorf("draw a mark: %w", err)
 		}
-		atomic.StoreUint32(&c.Mark, binary.NativeEndian.Uint32(lot[:]))
+		atomic.CompareAndSwapUint32(&c.Mark, 0, binary.NativeEndian.Uint32(lot[:]))
 	}
-	return c, nil
+	return nil
 }
 
 // mapMemory maps an array into memory; the caller unmaps it.

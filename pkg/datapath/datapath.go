@@ -180,6 +180,9 @@ func (d *Datapath) open() error {
 	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
 		return err
 	}
+	if err := d.control.drawMark(); err != nil {
+		return err
+	}
 	if d.ports, err = mapPorts(d.maps[portMapPortIndex], d.maps[portMapPortRecords]); err != nil {
 		return err
 	}

@@ -149,8 +149,8 @@ func fragmentScenarios() []scenario {
 		s, d, e := tcp(f.vm, f.peer, 1, 80, "S"), udp(f.vm, f.peer, 1, 53), echo(f.vm, f.peer, true, 3)
 		all = append(all,
 			scenario{name: "fragments" + f.name, steps: []step{
-				out(frag(d, 1, false), fdrop), out(frag(d, 100, true), fdrop), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fdrop),
-				out(frag(d, 0, true), allow), out(frag(d, 1, false), fallow), out(frag(d, 100, true), fallow), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fdrop),
+				out(frag(d, 2, false), fdrop), out(frag(d, 100, true), fdrop), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fdrop),
+				out(frag(d, 0, true), allow), out(frag(d, 2, false), fallow), out(frag(d, 100, true), fallow), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fdrop),
 				in(frag(udp(f.peer, f.vm, 53, 1), 0, true), est), in(frag(udp(f.peer, f.vm, 53, 1), 9, false), fallow),
 				out(frag(udp(f.vm, f.open, 1, 9), 2, false), fallow), in(frag(udp(f.open, f.vm, 1, 9), 2, true), fallow),
 				out(frag(long(s), 0, true), allow), out(frag(e, 0, true), allow)}},
@@ -160,10 +160,12 @@ func fragmentScenarios() []scenario {
 				out(frag(cut(d, 7), 0, true), bad), out(frag(cut(d, 8), 0, true), allow),
 				out(frag(cut(e, 7), 0, true), bad), out(frag(cut(e, 8), 0, true), allow)}},
 			scenario{name: "overlapping fragment" + f.name, port: netB, steps: []step{
-				out(frag(s, 1, true), bad), out(frag(s, 1, false), bad), out(frag(s, 2, false), fallow), out(frag(d, 1, false), fallow)}})
+				out(frag(s, 1, true), bad), out(frag(s, 1, false), bad), out(frag(s, 2, false), fallow), out(frag(d, 2, false), fallow)}})
 	}
 	return append(all, scenario{name: "fragments of whom nothing passes", steps: []step{
 		out(frag(udp(vm4, bad4, 1, 53), 9, false), fdrop)}},
+		scenario{name: "overlapping, by what it says to be", port: netB, steps: []step{ // IPv6 does not believe that
+			out(frag(udp(vm4, peer4, 1, 53), 1, false), fallow), out(frag(udp(vm6, peer6, 1, 53), 1, false), bad)}},
 		scenario{name: "atomic fragment", steps: []step{out(frag(udp(vm6, peer6, 1, 53), 0, false), allow),
 			in(udp(peer6, vm6, 53, 1), est)}})
 }

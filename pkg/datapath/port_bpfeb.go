@@ -31,6 +31,13 @@ type portFragmentKey struct {
 	Dir    uint8
 }
 
+type portFragmented struct {
+	_          structs.HostLayout
+	Generation uint64
+	Policy     uint32
+	Seen       uint32
+}
+
 type portHpControl struct {
 	_          structs.HostLayout
 	Generation uint64

@@ -143,7 +143,7 @@ func TestReject(t *testing.T) {
 			"UDP in":      {ToVM, udp(c.peer, c.vm, 5, 54)},
 			"UDP, longer": {ToVM, udp(c.peer, c.vm, 5, 54).with(func(p *pkt) { p.l4 = append(p.l4, make([]byte, 900)...) })},
 			"ping":        {FromVM, echo(c.vm, c.peer, true, 9)},
-			"SCTP":        {FromVM, sctp(c.vm, c.peer, 1, 2)},
+			"SCTP":        {FromVM, sctp(c.vm, c.peer, 1, 2).with(func(p *pkt) { p.l4 = append(p.l4, 1, 2, 3, 4, 5, 6, 7, 8) })},
 			"GRE":         {ToVM, sided(pkt{from: c.peer, to: c.vm, proto: 47, l4: make([]byte, 8)})},
 		} {
 			t.Run(c.name+" "+name, func(t *testing.T) {
@@ -153,15 +153,19 @@ func TestReject(t *testing.T) {
 					t.Fatal("no answer")
 				}
 				p := checked(t, frame, answer)
-				quoted := 20 + 8
+				quoted, rest := 20, 8
+				if tt.p.proto == layers.IPProtocolSCTP {
+					rest = 20 // with the tag of an INIT
+				}
 				if icmp, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok && icmp.TypeCode != layers.CreateICMPv4TypeCode(3, 13) {
 					t.Errorf("got %v", icmp.TypeCode)
 				} else if icmp, ok := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); ok {
-					quoted = 40 + 8
+					quoted = 40
 					if icmp.TypeCode != layers.CreateICMPv6TypeCode(1, 1) {
 						t.Errorf("got %v", icmp.TypeCode)
 					}
 				}
+				quoted += rest
 				if body := p.NetworkLayer().LayerPayload(); len(body) != 8+quoted || !bytes.Equal(body[8:], frame[14:14+quoted]) {
 					t.Errorf("quotes %x of %x", body, frame)
 				}

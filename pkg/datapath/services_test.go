@@ -130,3 +130,19 @@ func TestOlderProgram(t *testing.T) {
 		in(udp(peer4, vm4, 1, 2), policy.ReasonRuleAllow), out(sctp(vm4, peer4, 5000, 2905), policy.ReasonDefaultDrop),
 		out(sided(pkt{from: vm4, to: peer4, proto: 47, l4: make([]byte, 8)}), policy.ReasonDefaultDrop))
 }
+
+// After a migration an association goes on, and an INIT, which only who opens sends, is
+// judged as ever.
+func TestSCTPMigrated(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(serviceSets(t, "1-1023")...)
+	if err := b.FillPool(4); err != nil {
+		t.Fatal(err)
+	}
+	b.arrive(accessPort())
+	running := func(p pkt) pkt { return p.with(func(p *pkt) { p.l4[7] = 1 }) } // with a verification tag
+	in1, in2 := sctp(peer4, vm4, 2905, 5000), sctp(peer4, vm4, 2905, 5001)
+	b.expect("INIT", in(in1, policy.ReasonDefaultDrop))
+	b.expect("running", in(running(in1), policy.ReasonMigrated), out(running(sctp(vm4, peer4, 5000, 2905)), policy.ReasonEstablished))
+	b.expect("another INIT", in(in2, policy.ReasonDefaultDrop))
+}

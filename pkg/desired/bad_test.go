@@ -227,7 +227,7 @@ func badRule(s string) string {
 func TestBadService(t *testing.T) {
 	for _, c := range []badCase{
 		{name: "rule id twice", content: badRule(`id: 1001, action: Drop`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Duplicate value: 1001: rules[0] has this id: want another, unique in the policy
+policy.yaml:16: FirewallPolicy web: spec.rules[1].id: rule 1001: Duplicate value: 1001: rules[0] has this id: want another, unique in the policy
 `},
 		{name: "rule id 0", content: badRule(`id: 0, action: Drop`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a number from 1 to 4294967295, unique in the policy
@@ -236,13 +236,13 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a n
 policy.yaml:16: FirewallPolicy web: spec.rules[1].id: Invalid value: 0: want a number from 1 to 4294967295, unique in the policy
 `},
 		{name: "port range 90-80", content: badRule(`id: 7, action: Drop, services: [{protocol: TCP, ports: "22,90-80"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "22,90-80": "90-80": is reversed: want 80-90
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: rule 7: Invalid value: "22,90-80": "90-80": is reversed: want 80-90
 `},
 		{name: "port 0", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "0"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: rule 7: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
 `},
 		{name: "port 65536", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "65535-65536"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Invalid value: "65535-65536": want ports from 1 to 65535, as "80,443,8000-8010"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: rule 7: Invalid value: "65535-65536": want ports from 1 to 65535, as "80,443,8000-8010"
 `},
 		{name: "ports empty", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: ""}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: is empty: give it a value or leave the key out
@@ -251,36 +251,39 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: is empty: g
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: 53 is not a text in YAML: want quotes, as "53"
 `},
 		{name: "ICMP with ports", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMP, ports: "8"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: Forbidden: ICMP has no ports: want types, or protocol TCP, UDP or SCTP
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].ports: rule 7: Forbidden: ICMP has no ports: want types, or protocol TCP, UDP or SCTP
 `},
 		{name: "ICMP type 256", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMPv6, types: [128, 256]}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].types[1]: Invalid value: 256: want a type from 0 to 255
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].types[1]: rule 7: Invalid value: 256: want a type from 0 to 255
 `},
 		{name: "ICMP codes", content: badRule(`id: 7, action: Drop, services: [{protocol: ICMP, codes: [1]}, {protocol: ICMP, types: [3, 4], codes: [1]}, {protocol: ICMP, types: [3], codes: [256]}, {protocol: TCP, codes: [1]}, {protocol: ICMP, types: [3], codes: []}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].codes: Forbidden: a code is one of a type: want types with that one alone, as [3]
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].codes: Forbidden: a code is one of a type: want types with that one alone, as [3]
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].codes[0]: Invalid value: 256: want a code from 0 to 255
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].codes: Forbidden: TCP has none: leave it out, or want protocol ICMP or ICMPv6
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].codes: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].codes: rule 7: Forbidden: a code is one of a type: want types with that one alone, as [3]
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].codes: rule 7: Forbidden: a code is one of a type: want types with that one alone, as [3]
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].codes[0]: rule 7: Invalid value: 256: want a code from 0 to 255
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].codes: rule 7: Forbidden: TCP has none: leave it out, or want protocol ICMP or ICMPv6
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].codes: rule 7: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
 `},
 		{name: "unknown protocol", content: badRule(`id: 7, action: Drop, services: [{protocol: tcp}, {protocol: GRE}, {ports: "1"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP", "SCTP", "ICMP", "ICMPv6"
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocol: Unsupported value: "GRE": supported values: "TCP", "UDP", "SCTP", "ICMP", "ICMPv6"
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].protocol: Required value: want TCP, UDP, SCTP, ICMP or ICMPv6, or a protocolNumber
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocol: rule 7: Unsupported value: "tcp": supported values: "TCP", "UDP", "SCTP", "ICMP", "ICMPv6"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocol: rule 7: Unsupported value: "GRE": supported values: "TCP", "UDP", "SCTP", "ICMP", "ICMPv6"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].protocol: rule 7: Required value: want TCP, UDP, SCTP, ICMP or ICMPv6, or a protocolNumber
 `},
 		{name: "protocol numbers", content: badRule(`id: 7, action: Drop, services: [{protocolNumber: 256}, {protocolNumber: 44}, {protocolNumber: 47, ports: "1"}, {protocolNumber: 6, protocol: TCP}, {any: true, protocolNumber: 47}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocolNumber: Invalid value: 256: want an IP protocol's number from 0 to 255, as 47 for GRE
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocolNumber: Invalid value: 44: is an IPv6 extension header, and no protocol: want that of what is behind it
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].protocolNumber: Forbidden: is all of a protocol: leave the other fields out, or want protocol with its ports or types
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].protocolNumber: Forbidden: is all of a protocol: leave the other fields out, or want protocol with its ports or types
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].any: Invalid value: true: is every service: leave the other fields out, or any
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].protocolNumber: rule 7: Invalid value: 256: want an IP protocol's number from 0 to 255, as 47 for GRE
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].protocolNumber: rule 7: Invalid value: 44: is an IPv6 extension header, and no protocol: want that of what is behind it
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].protocolNumber: rule 7: Forbidden: is all of a protocol: leave the other fields out, or want protocol with its ports or types
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].protocolNumber: rule 7: Forbidden: is all of a protocol: leave the other fields out, or want protocol with its ports or types
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].any: rule 7: Invalid value: true: already covers the other items: want it alone in the list, or take it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].any: rule 7: Invalid value: true: is every service: leave the other fields out, or any
+`},
+		{name: "combinations", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33", sourcePorts: "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33"}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services: rule 7: Invalid value: "1 items": come to 1089 services, each port range counted for each of its source port ranges: want at most 1024: name ranges, or split them
 `},
 		{name: "source ports", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, sourcePorts: "0"}, {protocol: SCTP, sourcePorts: "9-8"}, {protocol: ICMP, sourcePorts: "1"}, {protocol: TCP, ports: "80,0"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].sourcePorts: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: Invalid value: "9-8": is reversed: want 8-9
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].sourcePorts: Forbidden: ICMP has no ports: want types, or protocol TCP, UDP or SCTP
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].ports: Invalid value: "80,0": "0": want ports from 1 to 65535, as "80,443,8000-8010"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].sourcePorts: rule 7: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: rule 7: Invalid value: "9-8": is reversed: want 8-9
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].sourcePorts: rule 7: Forbidden: ICMP has no ports: want types, or protocol TCP, UDP or SCTP
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].ports: rule 7: Invalid value: "80,0": "0": want ports from 1 to 65535, as "80,443,8000-8010"
 `},
 	} {
 		c.file = "policy.yaml"
@@ -291,30 +294,30 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].ports: Invalid val
 func TestBadPeer(t *testing.T) {
 	for _, c := range []badCase{
 		{name: "CIDR with host bits", content: badRule(`id: 7, action: Drop, sources: [{cidr: 10.0.0.1/8}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].cidr: Invalid value: "10.0.0.1/8": has host bits set: want 10.0.0.0/8, or 10.0.0.1/32 for the one address
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].cidr: rule 7: Invalid value: "10.0.0.1/8": has host bits set: want 10.0.0.0/8, or 10.0.0.1/32 for the one address
 `},
 		{name: "address", content: badRule(`id: 7, action: Drop, sources: [{ip: 10.0.0.256}, {ip: 10.0.0.0/8}, {ip: "::ffff:10.0.0.1"}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].ip: Invalid value: "10.0.0.256": want an address as 10.1.2.3 or 2001:db8::1
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].ip: Invalid value: "10.0.0.0/8": want one address as 10.1.2.3 or 2001:db8::1; a prefix goes under cidr
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].ip: Invalid value: "::ffff:10.0.0.1": is IPv4 written as IPv6: want 10.0.0.1
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].ip: rule 7: Invalid value: "10.0.0.256": want an address as 10.1.2.3 or 2001:db8::1
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].ip: rule 7: Invalid value: "10.0.0.0/8": want one address as 10.1.2.3 or 2001:db8::1; a prefix goes under cidr
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].ip: rule 7: Invalid value: "::ffff:10.0.0.1": is IPv4 written as IPv6: want 10.0.0.1
 `},
 		{name: "ranges", content: badRule(`id: 7, action: Drop, sources: [{range: 10.0.0.9-10.0.0.5}, {range: "10.0.0.1-::1"}, {range: 10.0.0.1}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].range: Invalid value: "10.0.0.9-10.0.0.5": is reversed: want 10.0.0.5-10.0.0.9
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].range: Invalid value: "10.0.0.1-::1": mixes IPv4 and IPv6: want both ends of one family
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].range: Invalid value: "10.0.0.1": want two addresses as 10.0.0.5-10.0.0.9; one address goes under ip
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].range: rule 7: Invalid value: "10.0.0.9-10.0.0.5": is reversed: want 10.0.0.5-10.0.0.9
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].range: rule 7: Invalid value: "10.0.0.1-::1": mixes IPv4 and IPv6: want both ends of one family
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].range: rule 7: Invalid value: "10.0.0.1": want two addresses as 10.0.0.5-10.0.0.9; one address goes under ip
 `},
 		{name: "two fields of a peer", content: badRule(`id: 7, action: Drop, sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet and any: true
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet and any: true
 `},
 		{name: "empty lists", content: badRule(`id: 7, action: Drop, sources: [], services: []`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services: rule 7: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources: rule 7: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
 `},
 		{name: "list without value", content: edit(web, "    destinations: [{ip: 10.100.0.10}]\n", "    destinations:\n"), want: `
 policy.yaml:14: FirewallPolicy web: spec.rules[0].destinations: has no value: give it one or leave the key out
 `},
 		{name: "any beside others", content: badRule(`id: 7, action: Drop, sources: [{any: true}, {ip: 10.0.0.1}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].any: rule 7: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
 		{name: "peer a text", content: badRule(`id: 7, action: Drop, sources: [10.0.0.0/8]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": want a mapping (key: value)
@@ -328,22 +331,22 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": w
 func TestBadPolicy(t *testing.T) {
 	for _, c := range []badCase{
 		{name: "actions not enforced", content: badRule("id: 7, action: Reject}\n  - {id: 8, action: Pass}\n  - {id: 9, action: Deny"), want: `
-policy.yaml:17: FirewallPolicy web: spec.rules[2].action: Forbidden: this version does not enforce Pass: want Allow, Drop or Reject
-policy.yaml:18: FirewallPolicy web: spec.rules[3].action: Unsupported value: "Deny": supported values: "Allow", "Drop", "Reject"
+policy.yaml:17: FirewallPolicy web: spec.rules[2].action: rule 8: Forbidden: this version does not enforce Pass: want Allow, Drop or Reject
+policy.yaml:18: FirewallPolicy web: spec.rules[3].action: rule 9: Unsupported value: "Deny": supported values: "Allow", "Drop", "Reject"
 `},
 		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: 'Off'"), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].log: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].state: Forbidden: this version does not enforce Monitor: want Enabled or Disabled
-policy.yaml:17: FirewallPolicy web: spec.rules[2].state: Unsupported value: "Off": supported values: "Enabled", "Disabled"
+policy.yaml:16: FirewallPolicy web: spec.rules[1].log: rule 7: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: rule 7: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].state: rule 7: Forbidden: this version does not enforce Monitor: want Enabled or Disabled
+policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported value: "Off": supported values: "Enabled", "Disabled"
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: Forbidden: is enforced with --source kube alone: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: rule 7: Forbidden: is enforced with --source kube alone: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: rule 7: Forbidden: this version does not enforce this field: leave it out
 `},
 		{name: "excluded without peers", content: badRule(`id: 7, action: Drop, sourcesExcluded: true, destinations: [{any: true}], destinationsExcluded: true`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].destinationsExcluded: Invalid value: true: the rule would match nothing: want destinations other than any, or leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sourcesExcluded: Invalid value: true: the rule would match nothing: want sources other than any, or leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].destinationsExcluded: rule 7: Invalid value: true: the rule would match nothing: want destinations other than any, or leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sourcesExcluded: rule 7: Invalid value: true: the rule would match nothing: want sources other than any, or leave it out
 `},
 		{name: "category Ethernet", content: edit(web, "Application", "Ethernet"), want: `
 policy.yaml:5: FirewallPolicy web: spec.category: Forbidden: this version does not enforce Ethernet: want Emergency, Infrastructure, Environment or Application

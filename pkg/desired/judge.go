@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
@@ -79,8 +80,9 @@ func (s *Snapshot) overfull() []Problem {
 			on = names
 		}
 		var over []string
+		rules := compile.Lines(&policy.Set{Rules: p.Rules, ServiceLists: s.serviceLists})
 		for _, n := range on {
-			if have[n] += len(p.Rules); have[n] > compile.RulesMax && len(p.Rules) > 0 {
+			if have[n] += rules; have[n] > compile.RulesMax && rules > 0 {
 				over = append(over, fmt.Sprintf("%s to %d rules", networkName(n), have[n]))
 			}
 		}
@@ -92,7 +94,7 @@ func (s *Snapshot) overfull() []Problem {
 		}
 		out = append(out, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: "spec.rules",
 			Message: fmt.Sprintf("with the policies before it in the order of judgement it brings %s, but a network can have %d: "+
-				"join rules that differ only in addresses or services, or apply policies to fewer networks; until then nodes keep the last good rules of all policies there",
+				"join rules that differ only in addresses or services, ask for the same source ports in all services of a rule, or apply policies to fewer networks; until then nodes keep the last good rules of all policies there",
 				strings.Join(over, ", "), compile.RulesMax)})
 	}
 	return out

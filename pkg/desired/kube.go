@@ -508,7 +508,7 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		peers, wrong := takeVMPeers(&o.Spec)
 		p, errs := FromPolicy(&o)
 		d.vms, d.value = peers, p
-		d.failAll(slices.Concat(excluded, wrong, errs))
+		d.failAll(slices.Concat(excluded, wrong, errs), o.Spec.Rules...)
 	case v1alpha1.KindAddressSet:
 		var o v1alpha1.AddressSet
 		if !fill(&o) {

@@ -202,6 +202,7 @@ func found(s string) string {
 // object decodes, checks and converts a document of a known kind.
 func (d *decoder) object(root *yaml.Node, kind string) (value any) {
 	var errs field.ErrorList
+	var rules []v1alpha1.FirewallRule
 	switch kind {
 	case v1alpha1.KindVLANTrunk:
 		var o v1alpha1.VLANTrunk
@@ -215,7 +216,7 @@ func (d *decoder) object(root *yaml.Node, kind string) (value any) {
 		var o v1alpha1.FirewallPolicy
 		d.decode(root, reflect.ValueOf(&o).Elem(), "")
 		value, errs = FromPolicy(&o)
-		errs = append(errs, noVMs(&o)...)
+		errs, rules = append(errs, noVMs(&o)...), o.Spec.Rules
 	case v1alpha1.KindAddressSet:
 		var o v1alpha1.AddressSet
 		d.decode(root, reflect.ValueOf(&o).Elem(), "")
@@ -232,7 +233,7 @@ func (d *decoder) object(root *yaml.Node, kind string) (value any) {
 	for _, e := range errs {
 		if !decoded.covered(e.Field) {
 			d.problems = append(d.problems, Problem{
-				Line: lineOf(d.lines, e.Field), Field: e.Field, Message: e.ErrorBody(),
+				Line: lineOf(d.lines, e.Field), Field: e.Field, Message: inRule(rules, e.Field) + e.ErrorBody(),
 			})
 		}
 	}

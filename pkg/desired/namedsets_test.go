@@ -198,7 +198,7 @@ more.yaml:4: ServiceSet s: spec.includes: ServiceSet "t" does not exist: want on
 more.yaml:8: FirewallPolicy byservice: spec.rules[0].services: rule 8: ServiceSet "web" does not exist: make it
 `},
 		{name: "beside other fields", content: edit(serving, "{serviceSet: web}, {", "{serviceSet: web, "), want: `
-more.yaml:8: FirewallPolicy byservice: spec.rules[0].services[0].serviceSet: Forbidden: is alone in its item: leave the other fields out, or move them to an item of their own
+more.yaml:8: FirewallPolicy byservice: spec.rules[0].services[0].serviceSet: rule 8: Forbidden: is alone in its item: leave the other fields out, or move them to an item of their own
 `},
 	} {
 		c.file = "more.yaml"
@@ -269,7 +269,7 @@ more.yaml:8: FirewallPolicy byname: spec.rules[0].sources: rule 7: AddressSet ba
 more.yaml:13: AddressSet back: spec.addresses[0]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1
 `},
 		{name: "a set and an address in one item", content: docs(edit(byNames, "{addressSet: front}", "{addressSet: back, ip: 10.0.0.1}"), set("back", "")), want: `
-more.yaml:8: FirewallPolicy byname: spec.rules[0].sources[0]: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet and any: true
+more.yaml:8: FirewallPolicy byname: spec.rules[0].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet and any: true
 `},
 	} {
 		c.file = "more.yaml"
@@ -376,5 +376,29 @@ func TestLastGoodSets(t *testing.T) {
 				t.Errorf("after repair: %v", s.Problems)
 			}
 		})
+	}
+}
+
+// TestTooManyLines: a rule that asks for source and destination ports in several
+// combinations counts once for each, here as on the nodes that refuse it.
+func TestTooManyLines(t *testing.T) {
+	rules := make([]policy.Rule, 4000)
+	for i := range rules {
+		rules[i] = policy.Rule{Key: policy.RuleKey{Policy: "p", ID: uint32(i + 1)}, Directions: policy.InOut, ServiceSets: []string{"pairs"}}
+	}
+	judge := func(pairs int) []Problem {
+		s := &Snapshot{Networks: map[string]Network{"lan": {Name: "lan"}}, Policies: []Policy{{Name: "p", Networks: []string{"lan"}, Rules: rules}}}
+		list := []policy.Service{}
+		for i := range uint16(pairs) {
+			list = append(list, policy.Service{Protocol: policy.TCP, First: 80 + i, Last: 80 + i, SourceFirst: 1000 + i, SourceLast: 1000 + i})
+		}
+		s.useSets(func(k key) any { return ServiceSet{Name: "pairs", Services: list} }, nil)
+		return s.overfull()
+	}
+	if p := judge(3); len(p) > 0 {
+		t.Errorf("12,000: %v", p)
+	}
+	if p := judge(4); len(p) != 1 || p[0].Name != "p" || !strings.Contains(p[0].Message, "it brings VLANNetwork lan to 12289 rules, but a network can have 12288") {
+		t.Errorf("16,000: %v", p)
 	}
 }

@@ -16,10 +16,20 @@ func (d *decoded) fail(path, message string) {
 	d.value = nil
 }
 
-func (d *decoded) failAll(errs field.ErrorList) {
+// failAll notes errors of an object that has rules, if any.
+func (d *decoded) failAll(errs field.ErrorList, rules ...v1alpha1.FirewallRule) {
 	for _, e := range errs {
-		d.fail(e.Field, e.ErrorBody())
+		d.fail(e.Field, inRule(rules, e.Field)+e.ErrorBody())
 	}
+}
+
+// inRule begins a message about a field of a rule, which people know by its ID.
+func inRule(rules []v1alpha1.FirewallRule, field string) string {
+	var i int
+	if _, err := fmt.Sscanf(field, "spec.rules[%d]", &i); err != nil || i < 0 || i >= len(rules) || rules[i].ID == 0 {
+		return ""
+	}
+	return fmt.Sprintf("rule %d: ", rules[i].ID)
 }
 
 // placement tells which objects of the cluster are for this node. Objects are

@@ -38,7 +38,7 @@ func TestDecodeObject(t *testing.T) {
 		"refused by us": {"VLANNetwork", `{trunk: t, vlan: {id: 1}, defaultAction: Drop, addressing: {mode: Observed}}`,
 			`spec.addressing: Forbidden: this version does not enforce this field: leave it out`},
 		"rules that clash": {"FirewallPolicy", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop}, {id: 1, action: Allow}]}`,
-			`spec.rules[1].id: Duplicate value: 1`},
+			`spec.rules[1].id: rule 1: Duplicate value: 1`},
 	} {
 		d := decodeObject(fromYAML(t, tt.kind, "x", tt.spec))
 		if d.value != nil || len(d.problems) != 1 || !strings.Contains(d.problems[0].String(), tt.want) {

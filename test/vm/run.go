@@ -72,7 +72,7 @@ func untilBooted(stderr io.Writer, once func() (int, error)) (code int, err erro
 		if !errors.Is(err, errPatched) || try == boots {
 			return code, err
 		}
-		fmt.Fprintf(stderr, "vmrun: %v; booting again\n", errPatched)
+		fmt.Fprintf(stderr, "vmrun: booting again, for %v\n", err)
 	}
 }
 

@@ -274,9 +274,9 @@ type Service struct {
 	Protocol Protocol `json:"protocol,omitempty"`
 
 	// ProtocolNumber is an IP protocol by its number, in place of protocol: 47 is GRE,
-	// 50 is ESP. All of it matches. Such packets open no connections: those of each
-	// direction need a rule. Behind IPv6 extension headers, AH (51) among them, it is
-	// the protocol that follows.
+	// 50 is ESP. All of it matches. Packets of protocols that protocol has no name for
+	// open no connections: those of each direction need a rule. Behind IPv6 extension
+	// headers, AH (51) among them, it is the protocol that follows.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=255

@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -219,7 +220,28 @@ func ValidateServiceSet(s *ServiceSet) field.ErrorList {
 			errs = append(errs, validateService(at, service)...)
 		}
 	}
+	errs = append(errs, validateCombinations(services, s.Spec.Services)...)
 	return append(errs, validateIncludes(spec.Child("includes"), s.Spec.Includes)...)
+}
+
+// MaxCombinations is what the services of a rule, or of a set with all that it includes,
+// can come to: each range of ports counts for each of its source ports.
+const MaxCombinations = 1024
+
+func validateCombinations(path *field.Path, services []Service) field.ErrorList {
+	total := 0
+	for i := range services {
+		n := 1
+		for _, text := range []string{services[i].Ports, services[i].SourcePorts} {
+			n *= strings.Count(text, ",") + 1
+		}
+		total += max(n, len(services[i].Types), len(services[i].Codes))
+	}
+	if total <= MaxCombinations {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, fmt.Sprintf("%d items", len(services)),
+		fmt.Sprintf("come to %d services, each port range counted for each of its source port ranges: want at most %d: name ranges, or split them", total, MaxCombinations))}
 }
 
 // FirewallPolicyList is a list of FirewallPolicies.

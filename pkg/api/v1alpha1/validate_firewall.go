@@ -206,7 +206,7 @@ func ExcludedVMs(spec *FirewallPolicySpec) field.ErrorList {
 }
 
 func validateServices(path *field.Path, services []Service) field.ErrorList {
-	errs := notEmpty(path, services)
+	errs := append(notEmpty(path, services), validateCombinations(path, services)...)
 	for i := range services {
 		s, at := &services[i], path.Index(i)
 		if s.ServiceSet != "" { // the resolver looks for it

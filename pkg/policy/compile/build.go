@@ -79,10 +79,10 @@ func Build(in Input) (*Program, error) {
 	lists := peerLists{index: map[string]int{}, known: map[policy.ListID]int{}}
 	named, rules := make([][]peers, len(sets)), make([][]policy.Rule, len(sets))
 	for i := range sets {
-		rules[i] = lines(&sets[i])
-		if len(rules[i]) > RulesMax {
-			bad.add(sets[i].ID(), fmt.Errorf("has %d rules that ask for so many combinations of source and destination ports that they count as %d, but a network can have %d: "+
-				"ask for the same source ports in each service of a rule", len(sets[i].Rules), len(rules[i]), RulesMax))
+		var err error
+		if rules[i], err = lines(&sets[i]); err != nil {
+			bad.add(sets[i].ID(), err)
+			continue
 		}
 		for _, r := range rules[i] {
 			named[i] = append(named[i], peers{
@@ -174,6 +174,9 @@ func checkRule(r *policy.Rule) error {
 }
 
 func checkServices(list []policy.Service) error {
+	if len(list) > ServicesMax {
+		return fmt.Errorf("has %d services, each port range counted for each of its source port ranges, but can have %d: name ranges, or split it", len(list), ServicesMax)
+	}
 	for _, s := range list {
 		if err := s.Check(); err != nil {
 			return err
@@ -187,10 +190,10 @@ func checkSets(set *policy.Set, r *policy.Rule, checked map[policy.ListID]error)
 	for _, name := range r.ServiceSets {
 		list, ok := set.ServiceLists[name]
 		if !ok {
-			return fmt.Errorf("rule %v: service set %q is not known", r.Key, name)
+			return fmt.Errorf("rule %v: ServiceSet %s is not known", r.Key, name)
 		}
 		if err := checkServices(list); err != nil {
-			return fmt.Errorf("rule %v: service set %q: %w", r.Key, name, err)
+			return fmt.Errorf("rule %v: ServiceSet %s: %w", r.Key, name, err)
 		}
 	}
 	for _, name := range slices.Concat(r.SourceSets, r.DestinationSets) {

@@ -75,10 +75,20 @@ func TestBuildRefuses(t *testing.T) {
 				}
 			}
 			return all
-		}()}}, "has 7000 rules that ask for so many combinations of source and destination ports that they count as 14000, but a network can have 12288"},
-		"no service set": {change(func(r *policy.Rule) { r.ServiceSets = []string{"web"} }), `rule web/0: service set "web" is not known`},
+		}()}}, `its 7000 rules (policy "a" 7000) ask for so many combinations of source and destination ports that they count as more than the 12288 that a network can have, by rule a/6144`},
+		"services of a rule": {change(func(r *policy.Rule) { r.Services = make([]policy.Service, 1025) }), "rule web/0: has 1025 services, each port range counted for each of its source port ranges, but can have 1024"},
+		"services of a set": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, ServiceSets: []string{"web"}}},
+			ServiceLists: map[string][]policy.Service{"web": make([]policy.Service, 1025)}}}, "rule web/0: ServiceSet web: has 1025 services"},
+		"services of all": {[]policy.Set{{Network: "bad", ServiceLists: map[string][]policy.Service{"web": slices.Repeat([]policy.Service{{Protocol: 6, Last: 9}}, 1024)}, Rules: func() []policy.Rule {
+			all := rules("a", 1025)
+			for i := range all {
+				all[i].ServiceSets = []string{"web"}
+			}
+			return all
+		}()}}, `its rules (policy "a" 1025) come to more than 1048576 services, by rule a/1024`},
+		"no service set": {change(func(r *policy.Rule) { r.ServiceSets = []string{"web"} }), `rule web/0: ServiceSet web is not known`},
 		"bad service set": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, ServiceSets: []string{"web"}}},
-			ServiceLists: map[string][]policy.Service{"web": {{Protocol: 6, First: 9, Last: 8}}}}}, `rule web/0: service set "web": service tcp/9-8: the end is below`},
+			ServiceLists: map[string][]policy.Service{"web": {{Protocol: 6, First: 9, Last: 8}}}}}, `rule web/0: ServiceSet web: service tcp/9-8: the end is below`},
 		"no address":      {ranged(netip.Addr{}, addr("10.0.0.1")), "without an end"},
 		"two families":    {ranged(addr("10.0.0.1"), addr("fd00::1")), "both ends"},
 		"range backwards": {ranged(addr("10.0.0.2"), addr("10.0.0.1")), "the end is below the start"},

@@ -16,6 +16,11 @@ const (
 	RulesMax = 64 * WordsMax
 	// CountersMax is HP_RULE_COUNTERS: rules and defaults that a node can count.
 	CountersMax = 32768
+	// ServicesMax is the number of services that a set of them can have, with those of
+	// the sets that it includes, and a rule of its own: v1alpha1.MaxCombinations.
+	ServicesMax = 1024
+	// ServicesTotal is what the services of all rules of one network can come to.
+	ServicesTotal = 1 << 20
 	// RowsMax is what a 16-bit row number can tell apart in one network.
 	RowsMax = 1 << 16
 	// RowBytesMax bounds what all rows of one network take.

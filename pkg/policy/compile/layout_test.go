@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"encoding/binary"
 	"os"
 	"reflect"
 	"regexp"
@@ -97,6 +98,21 @@ func TestConstantsAreThoseOfTheABI(t *testing.T) {
 		if got, _ := strconv.Atoi(m[1]); got != want {
 			t.Errorf("%s is %d in abi.h, %d here", name, got, want)
 		}
+	}
+}
+
+// TestLayoutOfFirst: what programs of before SCTP had stays where it was, for the programs
+// of a new agent read them until it has compiled its own.
+func TestLayoutOfFirst(t *testing.T) {
+	h := Header{DirRow: [2]uint32{7, 8}, SvcGroups: 6, Sportindex: 9}
+	page := h.page()
+	for at, want := range map[int]uint32{48: 7, 52: 8, 56: 6, 60: 9} {
+		if got := binary.NativeEndian.Uint32(page[at:]); got != want {
+			t.Errorf("at %d there is %d, want %d", at, got, want)
+		}
+	}
+	if svcTCP != 0 || svcUDP != 1 || svcICMP != 2 || svcICMPv6 != 3 {
+		t.Errorf("groups moved: %d %d %d %d", svcTCP, svcUDP, svcICMP, svcICMPv6)
 	}
 }
 

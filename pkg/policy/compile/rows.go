@@ -270,10 +270,21 @@ func applies(r *policy.Rule, d policy.Direction) bool { return r.Directions.Has(
 // lines are a set's rules in a form that rows can say, with the services of the sets that
 // they name: source and destination ports have
 // a row each, so of one protocol all services of a line ask for the same source ports.
-// A rule that has others stands there once for each.
-func lines(set *policy.Set) []policy.Rule {
+// A rule that has others stands there once for each. The set has passed check.
+func lines(set *policy.Set) ([]policy.Rule, error) {
+	total := 0
+	for i := range set.Rules {
+		r := &set.Rules[i]
+		total += len(r.Services)
+		for _, name := range r.ServiceSets {
+			total += len(set.ServiceLists[name])
+		}
+		if total > ServicesTotal {
+			return nil, fmt.Errorf("its rules (%s) come to more than %d services, by rule %v: name fewer services, or smaller sets of them", perPolicy(set.Rules), ServicesTotal, r.Key)
+		}
+	}
 	if !slices.ContainsFunc(set.Rules, func(r policy.Rule) bool { return r.ServiceSets != nil || slices.ContainsFunc(r.Services, asks) }) {
-		return set.Rules
+		return set.Rules, nil
 	}
 	out := make([]policy.Rule, 0, len(set.Rules))
 	for _, r := range set.Rules {
@@ -287,8 +298,22 @@ func lines(set *policy.Set) []policy.Rule {
 			line.Services = services
 			out = append(out, line)
 		}
+		if len(out) > RulesMax {
+			return nil, fmt.Errorf("its %d rules (%s) ask for so many combinations of source and destination ports that they count as more than the %d that a network can have, by rule %v: "+
+				"ask for the same source ports in each service of a rule", len(set.Rules), perPolicy(set.Rules), RulesMax, r.Key)
+		}
 	}
-	return out
+	return out, nil
+}
+
+// Lines is how many rules the set's count as towards [RulesMax], and at least one more
+// than that if they are too many.
+func Lines(set *policy.Set) int {
+	rules, err := lines(set)
+	if err != nil {
+		return max(RulesMax+1, len(set.Rules))
+	}
+	return len(rules)
 }
 
 // sameSources parts services, so that those of one protocol in a part ask for the same
