@@ -14,10 +14,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
@@ -299,22 +297,7 @@ func TestRejectedSockets(t *testing.T) {
 		if _, err := d.Sync(p); err != nil {
 			t.Fatal(err)
 		}
-		host, vm := newVeth(t, "h", "v")
-		l, err := netlink.LinkByName("v")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := lanPort(0)
-		c.MAC = l.Attrs().HardwareAddr
-		if err := d.AttachPort(host, c); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.SetState(host.Index, attach.Active); err != nil {
-			t.Fatal(err)
-		}
-		guest := newGuest(t, vm)
-		configure(t, host.Name, "10.9.0.1/24", "fd09::1/64")
-		guest(func() error { return setUp(vm.Name, "10.9.0.2/24", "fd09::2/64") })
+		host, vm, guest := newGuestPort(t, d)
 		for _, offload := range []bool{true, false} {
 			if !offload { // then the kernel completes the answers to the guest, which looks at them
 				if err := noChecksums(host.Name); err != nil {

@@ -235,22 +235,7 @@ func TestBulkTCP(t *testing.T) {
 		newNetns(t)
 		d := newDatapath(t, Config{Attach: m})
 		loadSets(t, d)
-		host, vm := newVeth(t, "h", "v")
-		l, err := netlink.LinkByName("v")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := lanPort(0)
-		c.MAC = l.Attrs().HardwareAddr
-		if err := d.AttachPort(host, c); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.SetState(host.Index, attach.Active); err != nil {
-			t.Fatal(err)
-		}
-		guest := newGuest(t, vm)
-		configure(t, host.Name, "10.9.0.1/24", "fd09::1/64")
-		guest(func() error { return setUp(vm.Name, "10.9.0.2/24", "fd09::2/64") })
+		host, _, guest := newGuestPort(t, d)
 		for _, addr := range []string{"10.9.0.1:80", "[fd09::1]:80"} {
 			bulk(t, guest, addr)
 		}
@@ -337,6 +322,29 @@ func bulk(t *testing.T, guest func(func() error), addr string) {
 	if n := <-received; n != bulkBytes {
 		t.Errorf("%s got %d bytes, want %d", addr, n, bulkBytes)
 	}
+}
+
+// newGuestPort makes a port of lanPort(0) whose VM is a guest, with addresses of both
+// families at either end: 10.9.0.1 and fd09::1 here, 10.9.0.2 and fd09::2 there.
+func newGuestPort(t *testing.T, d *Datapath) (host, vm attach.Interface, guest func(func() error)) {
+	t.Helper()
+	host, vm = newVeth(t, "h", "v")
+	l, err := netlink.LinkByName(vm.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := lanPort(0)
+	c.MAC = l.Attrs().HardwareAddr
+	if err := d.AttachPort(host, c); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetState(host.Index, attach.Active); err != nil {
+		t.Fatal(err)
+	}
+	guest = newGuest(t, vm)
+	configure(t, host.Name, "10.9.0.1/24", "fd09::1/64")
+	guest(func() error { return setUp(vm.Name, "10.9.0.2/24", "fd09::2/64") })
+	return host, vm, guest
 }
 
 // newGuest moves the VM's end into a network namespace of its own; what it gives
