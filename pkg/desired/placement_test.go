@@ -196,7 +196,7 @@ func TestJudgeCountsRules(t *testing.T) {
 func TestExcludedVMs(t *testing.T) {
 	d := decodeObject(fromYAML(t, "FirewallPolicy", "p", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Allow,
 		sources: [{ip: 1.1.1.1}, {vm: {}}], sourcesExcluded: true, destinations: [{vm: {}}]}]}`))
-	if got := fmt.Sprint(d.problems); d.value != nil || got != "[: FirewallPolicy p: spec.rules[0].sources[1].vm: Forbidden: a VM whose address is not known would not be excluded: name it by ip, or take it out]" {
+	if got := fmt.Sprint(d.problems); d.value != nil || got != "[: FirewallPolicy p: spec.rules[0].sources[1].vm: rule 1: Forbidden: a VM whose address is not known would not be excluded: name it by ip, or take it out]" {
 		t.Errorf("%v, %s", d.value, got)
 	}
 }
