@@ -103,8 +103,12 @@ func (r *run) died(cause error) error {
 	case len(r.node.output.b) > 0:
 		what = "as QEMU said: " + strings.TrimSpace(string(r.node.output.b))
 	}
-	if !r.started && ownBreakpoint.MatchString(text) {
-		return fmt.Errorf("%w, kernel %s: %w%s", ErrDied, r.kernel.Release, errPatched, consoleTail(r.node.console))
+	if takenBack(text) {
+		when := errBooting
+		if r.started {
+			when = errors.New("in the middle")
+		}
+		return fmt.Errorf("%w, kernel %s: %w %w%s", ErrDied, r.kernel.Release, errPatched, when, consoleTail(r.node.console))
 	}
 	detail := ""
 	if !errors.Is(cause, io.EOF) {
@@ -114,8 +118,16 @@ func (r *run) died(cause error) error {
 }
 
 // ownBreakpoint is how a kernel's oops begins for a breakpoint that it knows nothing
-// of, as up to 6.6 and as since.
-var ownBreakpoint = regexp.MustCompile(`(?m)^(?:\[ *[0-9.]+\] )?(?:Oops: )?int3: 0000 \[#1\]`)
+// of, as up to 6.6 and as since, and then the byte where that was: behind it stands the
+// instruction pointer.
+var ownBreakpoint = regexp.MustCompile(`(?m)^(?:\[ *[0-9.]+\] )?(?:Oops: )?int3: 0000 \[#1\](?s:.*?) Code: [0-9a-f ]*\b([0-9a-f]{2}) <`)
+
+// takenBack says whether a kernel died of a breakpoint that is not there any more. One
+// that is, somebody has put there.
+func takenBack(console string) bool {
+	m := ownBreakpoint.FindStringSubmatch(console)
+	return m != nil && m[1] != "cc"
+}
 
 var trouble = regexp.MustCompile(`BUG:|Oops|int3:|Kernel panic`)
 

@@ -18,6 +18,7 @@ import (
 
 // Exit codes of Run that are not the command's own.
 const (
+	CodePatched = 123 // QEMU ran a breakpoint that the kernel had taken back: nobody's test failed
 	CodeTimeout = 124 // the time was up
 	CodeDied    = 125 // the VM died without saying, or could not be started
 )
@@ -25,13 +26,15 @@ const (
 // ErrDied is returned when the VM ended before it told an exit code.
 var ErrDied = errors.New("the VM died")
 
-// errPatched is returned when the kernel fell over a breakpoint of its own before the
-// command began. A kernel that changes its code puts one there for the time that takes;
-// QEMU before 8.1 can run code that it translated in that moment, but that has become
-// whole again by the time the breakpoint's handler looks, and that handler then knows
-// of none. Most such changes are made while booting. It says nothing about what is
-// tested, and nothing had begun.
-var errPatched = errors.New("QEMU ran a breakpoint that the booting kernel had taken back")
+// errPatched is returned when the kernel fell over a breakpoint of its own. A kernel that
+// changes its code puts one there for the time that takes; QEMU before 8.1 can run code
+// that it translated in that moment, but that has become whole again by the time the
+// breakpoint's handler looks, and that handler then knows of none. Most such changes are
+// made while booting. It says nothing about what is tested.
+var errPatched = errors.New("QEMU ran a breakpoint that the kernel had taken back")
+
+// errBooting beside it: the command had not begun.
+var errBooting = errors.New("while it booted")
 
 // ErrTimeout is returned when the VM was ended because its time was up.
 var ErrTimeout = errors.New("time is up")
@@ -53,7 +56,7 @@ type run struct {
 	results resultReader
 }
 
-// boots is how often a VM is started for one command: see errPatched.
+// boots is how often a VM is started for one command: see errBooting.
 const boots = 3
 
 // Run boots the VM, runs the command and returns its exit code. The error is
@@ -69,7 +72,7 @@ func Run(ctx context.Context, s Spec, stdout, stderr io.Writer) (code int, err e
 func untilBooted(stderr io.Writer, once func() (int, error)) (code int, err error) {
 	for try := 1; ; try++ {
 		code, err = once()
-		if !errors.Is(err, errPatched) || try == boots {
+		if !errors.Is(err, errBooting) || try == boots {
 			return code, err
 		}
 		fmt.Fprintf(stderr, "vmrun: booting again, for %v\n", err)
@@ -203,7 +206,11 @@ func (r *run) wait(ctx context.Context) (int, error) {
 			return e.code, r.results.close()
 		}
 		r.node.stop(time.Second) // let the console log become complete
-		return CodeDied, r.died(e.err)
+		code, err := CodeDied, r.died(e.err)
+		if errors.Is(err, errPatched) {
+			code = CodePatched
+		}
+		return code, err
 	case <-ctx.Done():
 		r.node.stop(0)
 		<-ended

@@ -14,26 +14,30 @@ import (
 // it, and of what is nobody else's fault.
 const (
 	patched61 = "[    1.612886] int3: 0000 [#1] PREEMPT SMP NOPTI\r\n" +
-		"[    1.612886] RIP: 0010:enqueue_timer+0xa5/0x100\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
+		"[    1.612886] RIP: 0010:enqueue_timer+0xa5/0x100\r\n[    1.612886] Code: 26 01 c6 45 24 00 eb <09> 5b 5d 41\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
 	patched612 = "[    1.612886] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n" +
-		"[    1.612886] RIP: 0010:enqueue_timer+0xa5/0x100\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
+		"[    1.612886] RIP: 0010:enqueue_timer+0xa5/0x100\r\n[    1.612886] Code: 26 01 c6 45 24 00 eb <09> 5b 5d 41\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
+	breakpoint = "[    1.612886] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n" +
+		"[    1.612886] RIP: 0010:enqueue_timer+0xa5/0x100\r\n[    1.612886] Code: 26 01 c6 45 24 00 cc <09> 5b 5d 41\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
 	faulted = "[    1.612886] Oops: general protection fault: 0000 [#1] PREEMPT SMP NOPTI\r\n" +
 		"[    1.612886] RAX: int3: 0000 [#1]\r\n[    1.7] Kernel panic - not syncing: Fatal exception\r\n"
 )
 
 // TestBootAgain: a VM is booted again only when its kernel fell over a breakpoint of
-// its own before the command began.
+// its own, which it had taken back, before the command began.
 func TestBootAgain(t *testing.T) {
 	for _, c := range []struct {
 		name, console string
 		started       bool
 		again         bool
+		patched       bool
 	}{
-		{"6.1 booting", patched61, false, true},
-		{"6.12 booting", patched612, false, true},
-		{"the command had begun", patched612, true, false},
-		{"another oops", faulted, false, false},
-		{"nothing said", "", false, false},
+		{"6.1 booting", patched61, false, true, true},
+		{"6.12 booting", patched612, false, true, true},
+		{"the command had begun", patched612, true, false, true},
+		{"a breakpoint that is there", breakpoint, false, false, false},
+		{"another oops", faulted, false, false, false},
+		{"nothing said", "", false, false, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			console := filepath.Join(t.TempDir(), "console.log")
@@ -43,8 +47,8 @@ func TestBootAgain(t *testing.T) {
 			r := &run{started: c.started, node: newMachine("node", Kernel{}, "", console, 512, 1)}
 			r.node.output = &limitedBuffer{}
 			err := r.died(io.EOF)
-			if !errors.Is(err, ErrDied) || errors.Is(err, errPatched) != c.again {
-				t.Errorf("booted again: %v, want %v: %v", !c.again, c.again, err)
+			if !errors.Is(err, ErrDied) || errors.Is(err, errBooting) != c.again || errors.Is(err, errPatched) != c.patched {
+				t.Errorf("booted again: want %v, QEMU's fault: want %v, got %v", c.again, c.patched, err)
 			}
 			if c.console != "" && !strings.Contains(err.Error(), "enqueue_timer") && !strings.Contains(err.Error(), "protection fault") {
 				t.Errorf("the console's words are missing: %v", err)
@@ -66,7 +70,7 @@ func TestBootAgain(t *testing.T) {
 		})
 	}
 	tries := 0
-	if _, err := untilBooted(io.Discard, func() (int, error) { tries++; return CodeDied, errPatched }); tries != boots || err == nil {
+	if _, err := untilBooted(io.Discard, func() (int, error) { tries++; return CodePatched, errBooting }); tries != boots || err == nil {
 		t.Errorf("a VM that never boots: %d tries, %v", tries, err)
 	}
 }

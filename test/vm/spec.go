@@ -44,7 +44,7 @@ const Usage = `usage: vmrun -kernel 6.12 [flags] -- COMMAND [ARG...]
   vmrun -kernel 6.12 -guest name=vm2,mac=00:50:56:aa:bb:02,ip6=fd00::2/64,places=2 -- guestctl -host boot vm2
 
 Runs COMMAND in a Debian kernel under QEMU and exits with its exit code;
-124 when the time is up, 125 when the VM died without saying, 2 for bad usage.
+123 when the kernel died of a fault of QEMU's, 124 when the time is up, 125 when the VM died without saying, 2 for bad usage.
 Files that COMMAND writes to /out are copied to the -out folder.
 
 A guest with places=2 has two NICs of the node VM, and can move from one to the
