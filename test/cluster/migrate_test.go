@@ -79,11 +79,12 @@ spec:
 		if out := s.on(to, "homeportctl drops"); !strings.Contains(out, "PortQuarantined") {
 			s.Errorf("the target's pod was quiet by itself: %s", out)
 		}
-		// T6: the VM is about to run there, and QEMU says so. The API does not, yet.
+		// T6: the VM has stopped here, is about to run there, and QEMU says so. The API
+		// does not, yet.
 		var said string
 		must(s.ask(target, "/know?ip=10.100.26.1&mac="+macs["net1"], &said))
-		must(s.ask(target, "/announce", &said))
 		must(s.ask(at, "/pause", &said))
+		must(s.ask(target, "/announce", &said))
 		s.killAgent(at.node) // its successor finds out that the VM has left
 		s.reaches(peer, target, 80)
 		s.refused(peer, target, 22)
@@ -111,9 +112,10 @@ spec:
 			return nil
 		})
 		s.reaches(peer, target, 80)
-		// Both copies run for a moment here, as QEMU's never do: what the source has just
-		// answered leads some more there, until the target is announced again. One that
-		// is not found at all loses all that follows, which is a thousand or two.
+		// The VM is nowhere for as long as two requests take; and what the source has
+		// answered last can be on its way, and lead some more there until the target is
+		// announced again. One that is not found at all loses all that follows, which is a
+		// thousand or two.
 		end(50)
 		vm.Node, at = to, target
 	}
