@@ -37,31 +37,28 @@ func (b Bug) Build(in compile.Input) (*compile.Program, error) {
 
 // Bugs lists the deliberate bugs.
 func Bugs() []Bug {
-	return slices.Concat(setBugs(), headerBugs(), tableBugs(), addrBugs())
+	return slices.Concat(setBugs(), serviceBugs(), headerBugs(), tableBugs(), addrBugs())
+}
+
+// eachRule changes every rule of a set.
+func eachRule(change func(*policy.Rule)) func(*policy.Set) {
+	return func(s *policy.Set) {
+		for i := range s.Rules {
+			change(&s.Rules[i])
+		}
+	}
 }
 
 func setBugs() []Bug {
 	eachRange := func(change func(policy.AddrRange) policy.AddrRange) func(*policy.Set) {
-		return func(s *policy.Set) {
-			for i := range s.Rules {
-				for _, list := range []*[]policy.AddrRange{&s.Rules[i].Sources, &s.Rules[i].Destinations} {
-					*list = slices.Clone(*list)
-					for j, r := range *list {
-						(*list)[j] = change(r)
-					}
+		return eachRule(func(r *policy.Rule) {
+			for _, list := range []*[]policy.AddrRange{&r.Sources, &r.Destinations} {
+				*list = slices.Clone(*list)
+				for j, a := range *list {
+					(*list)[j] = change(a)
 				}
 			}
-		}
-	}
-	eachService := func(change func(*policy.Service)) func(*policy.Set) {
-		return func(s *policy.Set) {
-			for i := range s.Rules {
-				s.Rules[i].Services = slices.Clone(s.Rules[i].Services)
-				for j := range s.Rules[i].Services {
-					change(&s.Rules[i].Services[j])
-				}
-			}
-		}
+		})
 	}
 	return []Bug{
 		{Name: "address ranges end one early", set: eachRange(func(r policy.AddrRange) policy.AddrRange {
@@ -76,6 +73,35 @@ func setBugs() []Bug {
 			}
 			return r
 		})},
+		{Name: "an empty list is Any", set: eachRule(func(r *policy.Rule) {
+			if len(r.Sources) == 0 {
+				r.Sources = nil
+			}
+		})},
+		{Name: "address sets are lost beside addresses", set: eachRule(func(r *policy.Rule) {
+			if r.Sources != nil {
+				r.SourceSets = nil
+			}
+		})},
+		{Name: "only the first address set of a rule counts", set: eachRule(func(r *policy.Rule) {
+			r.DestinationSets = slices.Clip(r.DestinationSets[:min(1, len(r.DestinationSets))])
+		})},
+		{Name: "sources are not turned round", set: eachRule(func(r *policy.Rule) { r.NotSources = false })},
+		{Name: "destinations are not turned round", set: eachRule(func(r *policy.Rule) { r.NotDestinations = false })},
+		{Name: "disabled rules decide", set: eachRule(func(r *policy.Rule) { r.Disabled = false })},
+	}
+}
+
+func serviceBugs() []Bug {
+	eachService := func(change func(*policy.Service)) func(*policy.Set) {
+		return eachRule(func(r *policy.Rule) {
+			r.Services = slices.Clone(r.Services)
+			for j := range r.Services {
+				change(&r.Services[j])
+			}
+		})
+	}
+	return []Bug{
 		{Name: "service ranges end one early", set: eachService(func(s *policy.Service) {
 			if s.First < s.Last && (policy.HasPorts(s.Protocol) || policy.HasTypes(s.Protocol)) {
 				s.Last--
@@ -87,79 +113,33 @@ func setBugs() []Bug {
 			}
 		})},
 		{Name: "source ports do not matter", set: eachService(func(s *policy.Service) { s.SourceFirst, s.SourceLast = 0, 0 })},
-		{Name: "source ports are those of another service of the rule", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				list := s.Rules[i].Services
-				for _, a := range list {
-					for _, b := range list {
-						if a.Protocol == b.Protocol && b.SourceLast != 0 {
-							a.SourceFirst, a.SourceLast = b.SourceFirst, b.SourceLast
-							s.Rules[i].Services = append(slices.Clip(s.Rules[i].Services), a)
-						}
+		{Name: "source ports are those of another service of the rule", set: eachRule(func(r *policy.Rule) {
+			list := r.Services
+			for _, a := range list {
+				for _, b := range list {
+					if a.Protocol == b.Protocol && b.SourceLast != 0 {
+						a.SourceFirst, a.SourceLast = b.SourceFirst, b.SourceLast
+						r.Services = append(slices.Clip(r.Services), a)
 					}
 				}
 			}
-		}},
+		})},
 		{Name: "all ports are not all of a protocol", set: eachService(func(s *policy.Service) {
 			if s.Whole() && policy.HasPorts(s.Protocol) {
 				s.SourceFirst, s.SourceLast = 1, 0xffff
 			}
 		})},
-		{Name: "an empty list is Any", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				if len(s.Rules[i].Sources) == 0 {
-					s.Rules[i].Sources = nil
-				}
+		{Name: "service sets are lost beside services", set: eachRule(func(r *policy.Rule) {
+			if r.Services != nil {
+				r.ServiceSets = nil
 			}
-		}},
-		{Name: "address sets are lost beside addresses", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				if r := &s.Rules[i]; r.Sources != nil {
-					r.SourceSets = nil
-				}
-			}
-		}},
-		{Name: "service sets are lost beside services", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				if r := &s.Rules[i]; r.Services != nil {
-					r.ServiceSets = nil
-				}
-			}
-		}},
-		{Name: "only the first service set of a rule counts", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				if r := &s.Rules[i]; len(r.ServiceSets) > 1 {
-					r.ServiceSets = r.ServiceSets[:1]
-				}
-			}
-		}},
-		{Name: "sources are not turned round", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				s.Rules[i].NotSources = false
-			}
-		}},
-		{Name: "destinations are not turned round", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				s.Rules[i].NotDestinations = false
-			}
-		}},
-		{Name: "only the first address set of a rule counts", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				if r := &s.Rules[i]; len(r.DestinationSets) > 1 {
-					r.DestinationSets = r.DestinationSets[:1]
-				}
-			}
-		}},
-		{Name: "disabled rules decide", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				s.Rules[i].Disabled = false
-			}
-		}},
-		{Name: "only the first service of a rule counts", set: func(s *policy.Set) {
-			for i := range s.Rules {
-				s.Rules[i].Services = slices.Clip(s.Rules[i].Services[:min(1, len(s.Rules[i].Services))])
-			}
-		}},
+		})},
+		{Name: "only the first service set of a rule counts", set: eachRule(func(r *policy.Rule) {
+			r.ServiceSets = slices.Clip(r.ServiceSets[:min(1, len(r.ServiceSets))])
+		})},
+		{Name: "only the first service of a rule counts", set: eachRule(func(r *policy.Rule) {
+			r.Services = slices.Clip(r.Services[:min(1, len(r.Services))])
+		})},
 	}
 }
 
