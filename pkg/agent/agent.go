@@ -406,7 +406,7 @@ func (a *Agent) adoptRecord(rec *attach.Record) {
 		a.notes.drop(a.store.Path(rec.Key))
 		a.table.opened(e)
 		ask(a.held)
-		if rec.Arrival != nil && time.Since(rec.Arrival.At) < announceAgain {
+		if a.hasJustCome(rec) {
 			a.announce(context.Background(), rec, a.addressesOf(rec))
 		}
 		return

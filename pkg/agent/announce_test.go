@@ -259,6 +259,41 @@ func TestAnnounceAfterFailure(t *testing.T) {
 	}
 }
 
+// TestAnnounceAgain: an agent that starts announces a VM that has just come, whatever was
+// heard before that; but not one that has been heard elsewhere since.
+func TestAnnounceAgain(t *testing.T) {
+	w := newWired(t)
+	rec := w.open("vm1", 11, access(100))
+	elsewhere := func() {
+		w.must(w.kernel.net.LearnAt(bridge.Ref{Name: "eth0"}, []byte(rec.MAC), rec.VLANs.All()))
+		time.Sleep(50 * time.Millisecond) // the bridge tells time in hundredths of a second
+	}
+	starts := func(when string, came time.Time, want map[string]int) {
+		t.Helper()
+		rec.Arrival = &attach.Arrival{At: came.UTC(), By: attach.ArrivedByAPI}
+		w.must(w.store.Put(rec))
+		world := w.world
+		w.live = w.restart()
+		w.world = world
+		w.must(w.adoptRecords())
+		w.announcer.wg.Wait()
+		w.hears(when, want)
+	}
+	elsewhere() // where it came from
+	starts("it has just come", time.Now(), map[string]int{"8035 11 100": 5})
+	if at := w.at(rec.MAC); at[100] != rec.HostIfIndex {
+		t.Errorf("the bridge looks for it at %v", at)
+	}
+	came := time.Now()
+	time.Sleep(50 * time.Millisecond)
+	elsewhere()
+	starts("it has moved on", came, map[string]int{})
+	if at := w.at(rec.MAC); at[100] != w.uplink {
+		t.Errorf("the bridge looks for one that has moved on at %v", at)
+	}
+	starts("it came long ago", time.Now().Add(-2*announceAgain), map[string]int{})
+}
+
 // TestForgetLeft: what the bridge still knows of a VM that has left goes in a later round.
 func TestForgetLeft(t *testing.T) {
 	w := newWired(t)

@@ -135,6 +135,24 @@ func (a *Agent) followArrivals(ctx context.Context) error {
 // more: its predecessor may have been killed at it.
 const announceAgain = time.Minute
 
+// hasJustCome says whether the VM of a port that is taken up came so shortly before that
+// its announcement may have been cut short, and has not been heard from elsewhere since:
+// to announce one that has moved on would take it from where it is.
+func (a *Agent) hasJustCome(rec *attach.Record) bool {
+	if rec.Arrival == nil {
+		return false
+	}
+	ago := time.Since(rec.Arrival.At)
+	if ago >= announceAgain {
+		return false
+	}
+	left, err := a.kernel.net.HeardElsewhere(ref(rec.HostEnd()), net.HardwareAddr(rec.MAC), rec.VLANs.All(), ago)
+	if err != nil {
+		a.log.Warn("whether a VM has moved on cannot be told: it is not announced again", "port", rec.HostIfName, "err", err)
+	}
+	return err == nil && !left
+}
+
 // takeArrivals looks once, and says whether ports are quarantined. All are announced
 // before any is written down: nothing hurries more.
 func (a *Agent) takeArrivals() bool {

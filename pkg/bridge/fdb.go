@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,8 @@ type FDBEntry struct {
 	// Local entries are the addresses of the ports themselves and what was
 	// entered by hand; the others were learned.
 	Local bool
+	// Since is how long ago the bridge last heard it, to a hundredth of a second.
+	Since time.Duration
 }
 
 // FDB lists what a bridge has learned, as `bridge fdb show br NAME` does.
@@ -55,6 +58,11 @@ func (n *Net) FDB(bridge Ref) ([]FDBEntry, error) {
 				e.MAC = slices.Clone(a.Value)
 			case unix.NDA_VLAN:
 				e.VLAN = vlan.ID(num(a.Value))
+			case unix.NDA_CACHEINFO: // struct nda_cacheinfo, in hundredths of a second (USER_HZ)
+				const updated = 8
+				if len(a.Value) >= updated+4 {
+					e.Since = time.Duration(binary.NativeEndian.Uint32(a.Value[updated:])) * 10 * time.Millisecond
+				}
 			}
 		}
 		if flags&unix.NTF_SELF == 0 { // SELF is a device's own list, not the bridge's
@@ -62,6 +70,19 @@ func (n *Net) FDB(bridge Ref) ([]FDBEntry, error) {
 		}
 	}
 	return found, nil
+}
+
+// HeardElsewhere says whether a port's bridge has heard a MAC at another port, in any of
+// the VLANs, within the time that is given.
+func (n *Net) HeardElsewhere(port Ref, mac net.HardwareAddr, vlans vlan.Set, within time.Duration) (bool, error) {
+	l, err := n.portLink(port)
+	if err != nil {
+		return false, err
+	}
+	entries, err := n.FDB(Ref{Index: l.Master})
+	return slices.ContainsFunc(entries, func(e FDBEntry) bool {
+		return !e.Local && e.Port != l.Index && bytes.Equal(e.MAC, mac) && vlans.Contains(e.VLAN) && e.Since < within
+	}), err
 }
 
 // LearnAt makes a port's bridge know a MAC there, in each of the VLANs, as if the

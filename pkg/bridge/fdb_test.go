@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -87,9 +88,24 @@ func TestLearnAt(t *testing.T) {
 	sw.sawNot("found")
 
 	// It is like any learned one: it follows the station, and it ages.
+	time.Sleep(100 * time.Millisecond)
+	began := time.Now()
+	heard := func(vlans string) bool {
+		is, err := h.HeardElsewhere(port, quiet.mac, set(t, vlans), time.Since(began))
+		must(t, err)
+		return is
+	}
+	if heard("100,200") {
+		t.Error("heard elsewhere since then, it says")
+	}
+	time.Sleep(50 * time.Millisecond) // the bridge tells time in hundredths of a second
+	// It is like any learned one: it follows the station, and it ages.
 	sw.sendFrom(quiet.mac, 200, "moved on")
 	quiet.sees("moved on", 200)
 	h.at("moved", quiet.mac, map[vlan.ID]int{100: port.Index, 200: up.Index})
+	if !heard("100,200") || heard("100") || heard("300") {
+		t.Errorf("heard elsewhere since then: %v %v %v, want true false false", heard("100,200"), heard("100"), heard("300"))
+	}
 	h.ageAfter(100)
 	eventually(t, "it has aged", func() string {
 		if got := h.whereIs(quiet.mac); len(got[100].MAC) != 0 {

@@ -112,10 +112,9 @@ spec:
 			return nil
 		})
 		s.reaches(peer, target, 80)
-		// The VM is nowhere for as long as two requests take; and what the source has
-		// answered last can be on its way, and lead some more there until the target is
-		// announced again. One that is not found at all loses all that follows, which is a
-		// thousand or two.
+		// The VM is nowhere for as long as two requests take. One that is not found at all
+		// loses all that follows, which is a thousand or two; one that the source's agent,
+		// which starts anew, took for its own lost hundreds.
 		end(50)
 		vm.Node, at = to, target
 	}
