@@ -65,6 +65,8 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 	}
 	count_rule(skb, q->counter);
 	t->refuse = q->refuse;
+	if (q->more)
+		count_more(skb, q);
 	return as_fragment(p, r);
 }
 

@@ -108,9 +108,18 @@ enum hp_svc_group {
 #define HP_SVC_GROUPS_FIRST 4 /* groups of programs that do not say how many they have */
 #define HP_SPORT_GROUPS 3     /* sportindex groups: TCP, UDP, SCTP */
 
+/* Rows of some rules alone, in place of those of all that the header has under these names. */
+struct hp_part {
+	__u32 dir_row[HP_DIRS];
+	__u32 sportindex;
+};
+
+#define HP_TIERS_MAX 8 /* tiers of rules, from 0 on: rules stand in the order of their tiers */
+#define HP_MONITORED 8 /* the part of monitored rules; before it those of what decides in tiers from 1 on, from 2 on ... */
+
 struct hp_header {
 	__u32 words;        /* u64 words a row: a power of two up to 64, or a multiple of 64 up to HP_WORDS_MAX */
-	__u32 rules;        /* positions in use */
+	__u32 rules;        /* positions that decide; those of monitored rules are behind */
 	__u32 default_action; /* enum hp_action */
 	__u32 default_counter; /* index into rule_counters */
 	__u32 src_classrow; /* first page */
@@ -124,23 +133,32 @@ struct hp_header {
 	__u32 dir_row[HP_DIRS]; /* row of the rules that apply in this direction */
 	__u32 svc_groups;   /* svcindex groups; 0: HP_SVC_GROUPS_FIRST. Packets of others have no service */
 	__u32 sportindex;   /* first page; 0: no rule asks for source ports */
+	__u32 monitored;    /* positions behind those: rules that decide nothing and are counted */
+	struct hp_part parts[HP_TIERS_MAX]; /* that of tier n at n - 1, where a rule leads there */
 };
 
 enum hp_action {
 	HP_DROP = 0,
 	HP_ALLOW = 1,
 	HP_REJECT = 2, /* drop, and tell the sender; of rules alone */
+	HP_PASS = 3,   /* the next tier decides; of rules alone */
 };
 
 struct hp_rule {
 	__u32 counter; /* index into rule_counters */
 	__u32 rule_id; /* the number that people know; unique within its policy */
 	__u32 action;  /* enum hp_action */
-	__u32 flags;   /* HP_RULE_IMPLIED, or 0 */
+	__u32 flags;   /* HP_RULE_IMPLIED; above it, HP_RULE_LINK_SHIFT up, the link */
 };
 
 /* Nobody wrote the rule: it says for some packets what a default says for all. */
 #define HP_RULE_IMPLIED 1
+
+/*
+ * The link of a monitored rule is how many positions that decide stand before it in the
+ * order of rules; that of a Pass rule the tier that is asked next.
+ */
+#define HP_RULE_LINK_SHIFT 16
 
 /*
  * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:

@@ -9,6 +9,7 @@
 
 #include "maps.h"
 #include "parse.h"
+#include "verdict.h"
 
 #define PAGE_WORDS (HP_PAGE_SIZE / 8)
 #define PAGE_ROWS (HP_PAGE_SIZE / 2)
@@ -71,14 +72,24 @@ static __always_inline int service_row(void *program, const struct hp_header *h,
 	return indexed_row(program, h, h->svcindex + q->group, q->service);
 }
 
-/* applying_row: the rules of the direction, but those that ask for other source ports. */
+/*
+ * applying_row: the rules of the direction, and of the tiers that are asked, but those
+ * that want other source ports.
+ */
 static __always_inline int applying_row(void *program, const struct hp_header *h, const struct query *q)
 {
 	__u32 dir = q->dir & 1, group = q->group == HP_SVC_SCTP ? 2 : q->group;
+	__u32 row = h->dir_row[dir], index = h->sportindex;
 
-	if (!h->sportindex || (group > HP_SVC_UDP && q->group != HP_SVC_SCTP))
-		return h->dir_row[dir];
-	return indexed_row(program, h, h->sportindex + dir * HP_SPORT_GROUPS + group, q->sport);
+	if (q->tier) {
+		const struct hp_part *part = &h->parts[(q->tier - 1U) % HP_TIERS_MAX];
+
+		row = part->dir_row[dir];
+		index = part->sportindex;
+	}
+	if (!index || (group > HP_SVC_UDP && q->group != HP_SVC_SCTP))
+		return row;
+	return indexed_row(program, h, index + dir * HP_SPORT_GROUPS + group, q->sport);
 }
 
 /* Where the rows of source, destination, service and direction are. */
@@ -126,11 +137,9 @@ static __always_inline int turn_pages(void *program, const struct hp_header *h, 
 }
 
 #define BROKEN (~0U)
+#define NOBODY (~1U)
 
-/*
- * winner: position of the first rule that all rows name, h->rules if none does, or
- * BROKEN.
- */
+/* winner: position of the first rule that all rows name, or NOBODY, or BROKEN. */
 static __always_inline __u32 winner(void *program, const struct hp_header *h, struct rows *r)
 {
 	__u32 from, i;
@@ -153,52 +162,130 @@ static __always_inline __u32 winner(void *program, const struct hp_header *h, st
 				return (from + i) * 64 + lowest_bit(word);
 		}
 	}
-	return h->rules;
+	return NOBODY;
+}
+
+static __always_inline void *program_of(const struct query *q)
+{
+	__u32 slot = q->policy * 2 + (q->generation & 1);
+
+	return q->generation ? bpf_map_lookup_elem(&programs, &slot) : NULL;
+}
+
+/* header_of: NULL if rows are of a width that no program reads. */
+static __always_inline const struct hp_header *header_of(void *program)
+{
+	struct page *p = page_at(program, 0);
+
+	return p && p->header.words && p->header.words <= HP_WORDS_MAX ? &p->header : NULL;
+}
+
+static __always_inline const struct hp_rule *rule_at(void *program, const struct hp_header *h, __u32 position)
+{
+	struct page *p = page_at(program, h->meta + position / PAGE_RULES);
+
+	return p ? &p->rules[position % PAGE_RULES] : NULL;
+}
+
+/* Not a reason: a Pass rule has the packet go on at the tier that q names now. */
+#define PASSES (GO_ON + 2)
+
+/*
+ * search is judge() from q's tier on; it may also say PASSES. Of monitored rules it
+ * leaves only the counter and, as position, the place. A global function: verified once,
+ * by itself.
+ */
+__noinline int search(struct query *q)
+{
+	const struct hp_header *h;
+	const struct hp_rule *rule;
+	struct rows rows;
+	void *program;
+	__u32 position;
+
+	if (!q)
+		return HP_NO_PROGRAM;
+	program = program_of(q);
+	if (!program)
+		return HP_NO_PROGRAM;
+	h = header_of(program);
+	if (!h || !find_rows(program, h, q, &rows))
+		return HP_NO_PROGRAM;
+	position = winner(program, h, &rows);
+	if (position == BROKEN)
+		return HP_NO_PROGRAM;
+	if (h->monitored)
+		q->more = 1;
+	if (position == NOBODY || (position >= h->rules) != (q->tier == HP_MONITORED)) {
+		q->position = h->rules;
+		q->counter = h->default_counter;
+		q->rule_id = 0;
+		return h->default_action == HP_ALLOW ? HP_DEFAULT_ALLOW : HP_DEFAULT_DROP;
+	}
+	rule = rule_at(program, h, position);
+	if (!rule)
+		return HP_NO_PROGRAM;
+	q->counter = rule->counter;
+	if (q->tier == HP_MONITORED) {
+		q->position = rule->flags >> HP_RULE_LINK_SHIFT;
+		return HP_RULE_ALLOW;
+	}
+	q->position = position;
+	q->rule_id = rule->rule_id;
+	q->implied = !!(rule->flags & HP_RULE_IMPLIED);
+	q->refuse = rule->action == HP_REJECT;
+	if (rule->action == HP_PASS) {
+		q->tier = rule->flags >> HP_RULE_LINK_SHIFT;
+		q->more = 1;
+		return PASSES;
+	}
+	return rule->action == HP_ALLOW ? HP_RULE_ALLOW : HP_RULE_DROP;
 }
 
 /*
  * judge asks the policy: HP_RULE_ALLOW, HP_DEFAULT_ALLOW, HP_RULE_DROP,
  * HP_DEFAULT_DROP; or HP_NO_PROGRAM if there is none or it leads nowhere, which
- * drops. A global function: verified once, by itself.
+ * drops.
  */
 __noinline int judge(struct query *q)
 {
-	const struct hp_header *h;
-	const struct hp_rule *rule;
-	struct rows rows;
-	struct page *p;
-	void *program;
-	__u32 slot, position;
+	__u32 tier;
 
-	if (!q || !q->generation)
+	if (!q)
 		return HP_NO_PROGRAM;
-	slot = q->policy * 2 + (q->generation & 1);
-	program = bpf_map_lookup_elem(&programs, &slot);
-	if (!program)
-		return HP_NO_PROGRAM;
-	p = page_at(program, 0);
-	if (!p)
-		return HP_NO_PROGRAM;
-	h = &p->header;
-	if (!h->words || h->words > HP_WORDS_MAX || !find_rows(program, h, q, &rows))
-		return HP_NO_PROGRAM;
-	position = winner(program, h, &rows);
-	if (position == BROKEN)
-		return HP_NO_PROGRAM;
-	if (position >= h->rules) {
-		q->counter = h->default_counter;
-		q->rule_id = 0;
-		return h->default_action == HP_ALLOW ? HP_DEFAULT_ALLOW : HP_DEFAULT_DROP;
+	q->tier = 0;
+	q->more = 0;
+	for (tier = 0; tier < HP_TIERS_MAX; tier++) {
+		int r = search(q);
+
+		if (r != PASSES)
+			return r;
 	}
-	p = page_at(program, h->meta + position / PAGE_RULES);
-	if (!p)
-		return HP_NO_PROGRAM;
-	rule = &p->rules[position % PAGE_RULES];
-	q->counter = rule->counter;
-	q->rule_id = rule->rule_id;
-	q->implied = rule->flags & HP_RULE_IMPLIED;
-	q->refuse = rule->action == HP_REJECT;
-	return rule->action == HP_ALLOW ? HP_RULE_ALLOW : HP_RULE_DROP;
+	return HP_NO_PROGRAM;
+}
+
+/*
+ * count_more counts, of what judge() has judged, the Pass rules on the way, and the
+ * monitored rule that would have decided, if there is one: the first that stands before
+ * the rule that did.
+ */
+__noinline int count_more(struct __sk_buff *skb, struct query *q)
+{
+	__u32 tier, decided;
+
+	if (!q)
+		return 0;
+	q->tier = 0;
+	for (tier = 0; tier < HP_TIERS_MAX; tier++) {
+		if (search(q) != PASSES)
+			break;
+		count_rule(skb, q->counter);
+	}
+	decided = q->position;
+	q->tier = HP_MONITORED;
+	if (search(q) == HP_RULE_ALLOW && q->position <= decided)
+		count_rule(skb, q->counter);
+	return 0;
 }
 
 #endif

@@ -100,35 +100,35 @@ static __always_inline int expired(const struct hp_flow *flow, __u32 proto, __u3
 	return now + AHEAD - flow->seen > lifetime(flow, proto) + AHEAD;
 }
 
-static __always_inline void *table_of(const struct track *t)
+static __always_inline void *table_of(const struct hp_new_key *key)
 {
-	__u32 slot = t->key.slot;
+	__u32 slot = key->slot;
 
 	return bpf_map_lookup_elem(&conns, &slot);
 }
 
-/* lookup finds the flow where t says it is, expired or not. */
-static __always_inline struct hp_flow *lookup(struct track *t)
+/* lookup finds the flow in the port's table, or else among the unanswered, expired or not. */
+static __always_inline struct hp_flow *lookup(const struct hp_new_key *key, __u32 settled)
 {
 	void *table;
 
-	if (!t->settled)
-		return bpf_map_lookup_elem(&conns_new, &t->key);
-	table = table_of(t);
-	return table ? bpf_map_lookup_elem(table, &t->key.flow) : NULL;
+	if (!settled)
+		return bpf_map_lookup_elem(&conns_new, key);
+	table = table_of(key);
+	return table ? bpf_map_lookup_elem(table, &key->flow) : NULL;
 }
 
-static __always_inline void forget(struct track *t)
+static __always_inline void forget(const struct hp_new_key *key, __u32 settled)
 {
 	void *table;
 
-	if (!t->settled) {
-		bpf_map_delete_elem(&conns_new, &t->key);
+	if (!settled) {
+		bpf_map_delete_elem(&conns_new, key);
 		return;
 	}
-	table = table_of(t);
+	table = table_of(key);
 	if (table)
-		bpf_map_delete_elem(table, &t->key.flow);
+		bpf_map_delete_elem(table, &key->flow);
 }
 
 /*
@@ -140,7 +140,7 @@ static __always_inline void forget(struct track *t)
 static __always_inline struct hp_flow *find(struct track *t)
 {
 	struct hp_flow *flow;
-	void *table = table_of(t);
+	void *table = table_of(&t->key);
 
 	t->settled = 1;
 	if (table) {
@@ -174,7 +174,7 @@ __noinline int settle(struct track *asked)
 	copy = *flow;
 	copy.state = HP_FLOW_OPEN;
 	copy.seen = t.now;
-	table = table_of(&t);
+	table = table_of(&t.key);
 	if (table && !bpf_map_update_elem(table, &t.key.flow, &copy, BPF_ANY)) {
 		bpf_map_delete_elem(&conns_new, &t.key);
 		return 0;
@@ -230,9 +230,8 @@ static __always_inline void advance(struct track *t, struct hp_flow *flow, const
 }
 
 /* opener_query: what rules saw of the flow's first packet, if it came from opener. */
-static __always_inline void opener_query(const struct track *t, __u32 opener, struct query *q)
+static __always_inline void opener_query(const struct track *t, const struct hp_flow_key *k, __u32 opener, struct query *q)
 {
-	const struct hp_flow_key *k = &t->key.flow;
 	__u32 out = opener == HP_OUT;
 
 	__builtin_memcpy(q->ends.src.bytes, out ? k->local : k->remote, sizeof(q->ends.src));
@@ -275,32 +274,32 @@ static __always_inline int judged(const struct hp_flow *flow, const struct track
  * generation has judged is left to it: this packet only began earlier. Without a
  * program nothing is judged, and the flow stays for when there is one.
  */
-__noinline int revalidate(struct __sk_buff *skb, struct track *asked)
+__noinline int revalidate(struct __sk_buff *skb, struct track *t)
 {
 	struct query q = {};
 	struct hp_flow *flow;
-	struct track t;
+	struct hp_new_key key;
 	int mine, r;
 
-	if (!asked)
+	if (!t)
 		return HP_NO_PROGRAM;
-	t = *asked;
-	flow = lookup(&t);
+	key = t->key;
+	flow = lookup(&key, t->settled);
 	if (!flow) {
 		/* Another CPU may have settled it just now. */
-		t.settled = !t.settled;
-		flow = lookup(&t);
+		t->settled = !t->settled;
+		flow = lookup(&key, t->settled);
 	}
 	if (!flow)
 		return FORGOTTEN;
-	mine = flow->generation <= t.generation;
-	opener_query(&t, flow->opener, &q);
+	opener_query(t, &key.flow, flow->opener, &q);
 	r = judge(&q);
+	mine = flow->generation <= t->generation;
 	if (!is_drop(r)) {
 		if (mine) {
 			flow->rule_id = q.rule_id;
-			flow->policy = t.policy;
-			flow->generation = t.generation;
+			flow->policy = t->policy;
+			flow->generation = t->generation;
 		}
 		return GO_ON;
 	}
@@ -309,7 +308,7 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *asked)
 	/* The policy does not allow the flow any more. */
 	count_rule(skb, q.counter);
 	if (mine)
-		forget(&t);
+		forget(&key, t->settled);
 	return q.refuse ? r | REFUSE : r;
 }
 
@@ -446,7 +445,7 @@ __noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 
 	if (flow && flow->state == HP_FLOW_OPEN)
 		return 0;
 	if (flow && t.settled)
-		forget(&t);
+		forget(&t.key, 1);
 	fresh.generation = t.generation;
 	fresh.policy = t.policy;
 	fresh.seen = t.now;
@@ -493,7 +492,7 @@ __noinline int takes_over(struct __sk_buff *skb, const struct packet *p, struct 
 	for (i = 0; i < 2; i++, opener = !opener) {
 		if (!may_open(p, dir, opener))
 			continue;
-		opener_query(t, opener, &q);
+		opener_query(t, &t->key.flow, opener, &q);
 		if (is_drop(judge(&q)))
 			continue;
 		count_rule(skb, q.counter);

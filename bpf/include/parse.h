@@ -130,11 +130,15 @@ struct query {
 	__u16 service; /* destination port, type << 8 | code, or IP protocol */
 	__u8 group;    /* enum hp_svc_group; HP_SVC_GROUPS: the packet is not IP */
 	__u8 dir;
-	__u8 ip;       /* addresses mean something */
-	__u8 implied;  /* out: by an implied rule */
-	__u16 sport;   /* source port */
-	__u8 refuse;   /* out: by a Reject rule */
-	__u8 pad[3];
+	__u8 ip : 1;   /* addresses mean something */
+	/* Out: */
+	__u8 implied : 1; /* by an implied rule */
+	__u8 refuse : 1;  /* by a Reject rule */
+	__u8 more : 1;    /* Pass rules or monitored ones may have a say, too */
+	__u8 pad;
+	__u16 sport;    /* source port */
+	__u16 position; /* out: of the rule, or behind all that decide */
+	__u16 tier;     /* of search(): the first tier that is asked, or HP_MONITORED */
 	__u32 counter; /* out: index into rule_counters */
 	__u32 rule_id; /* out: 0 is the default action */
 };

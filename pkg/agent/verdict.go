@@ -87,17 +87,20 @@ func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
 	set.Lists = around(set.Lists, p)
 	v := policy.Evaluate(&set, p)
 	out.Action = v.Action.String()
-	if v.Rule < 0 {
-		return out, nil
+	one := func(i int) *wire.PortRule {
+		if err != nil || i < 0 {
+			return nil
+		}
+		r := set.Rules[i]
+		var hits map[policy.RuleKey]Hits
+		hits, err = a.kernel.RuleHits(compile.Counters{r.Key: counters[r.Key]})
+		return &wire.PortRule{Policy: r.Key.Policy, Rule: ruleView(r, hits[r.Key])}
 	}
-	r := set.Rules[v.Rule]
-	hits, err := a.kernel.RuleHits(compile.Counters{r.Key: counters[r.Key]})
-	if err != nil {
-		return nil, err
+	if r := one(v.Rule); r != nil {
+		out.Policy, out.Rule = r.Policy, &r.Rule
 	}
-	rule := ruleView(r, hits[r.Key])
-	out.Policy, out.Rule = r.Key.Policy, &rule
-	return out, nil
+	out.Monitored = one(v.Monitored)
+	return out, err
 }
 
 // serviceText says what somebody asked about, and the source port if it was given.

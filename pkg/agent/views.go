@@ -295,8 +295,11 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 
 func ruleView(r policy.Rule, h Hits) wire.Rule {
 	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes}
-	if r.Disabled {
+	switch {
+	case r.Disabled:
 		v.State = string(v1alpha1.RuleDisabled)
+	case r.Monitored:
+		v.State = string(v1alpha1.RuleMonitor)
 	}
 	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations)
 	for _, s := range r.ServiceSets {

@@ -134,30 +134,40 @@ func TestDifferentialWide(t *testing.T) {
 		sizes = sizes[2:3] // two pages a row
 	}
 	for _, n := range sizes {
-		set := g.Wide("n", n)
-		counters := b.sync(set)
-		var aimed []policy.Packet
-		for pos := range n {
-			if pos%64 != 0 && pos%64 != 63 {
-				continue
-			}
-			if p, ok := g.Aim(set, pos); ok {
-				aimed = append(aimed, p)
-			}
+		for _, monitored := range []int{0, n / 2} {
+			b.wide(g.Wide("n", n, monitored), g, n, monitored)
 		}
-		won := make([]int, n)
-		if err := b.compare(&set, counters, aimed, won); err != nil {
-			t.Fatalf("%d rules: %v", n, err)
+	}
+}
+
+// wide aims at both ends of every word of 64 rules.
+func (b *bench) wide(set policy.Set, g *policytest.Gen, n, monitored int) {
+	b.Helper()
+	counters := b.sync(set)
+	var aimed []policy.Packet
+	for pos := range n {
+		if pos%64 != 0 && pos%64 != 63 {
+			continue
 		}
-		decided := 0
-		for _, w := range won {
-			if w > 0 {
-				decided++
-			}
+		if p, ok := g.Aim(set, pos); ok {
+			aimed = append(aimed, p)
 		}
-		if decided < n/64 {
-			t.Errorf("of %d rules, %d decided by %d packets", n, decided, len(aimed))
+	}
+	won := make([]int, n)
+	if err := b.compare(&set, counters, aimed, won); err != nil {
+		b.Fatalf("%d rules, %d monitored: %v", n, monitored, err)
+	}
+	decided, counted := 0, 0
+	for i, w := range won {
+		switch {
+		case w > 0 && i >= monitored:
+			decided++
+		case w > 0:
+			counted++
 		}
+	}
+	if decided < (n-monitored)/64 || counted < monitored/64 {
+		b.Errorf("of %d rules, %d monitored, %d decided and %d were counted by %d packets", n, monitored, decided, counted, len(aimed))
 	}
 }
 
@@ -211,11 +221,12 @@ type outcome struct {
 	reason  policy.Reason
 	counter uint32
 	counts  bool
+	also    []uint32 // counters of Pass rules and of monitored ones, if counts is set
 }
 
 // reference is the verdict of a packet that belongs to no connection. syn is
 // whether a TCP segment opens one.
-func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn bool) (o outcome, rule int) {
+func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn bool) (outcome, policy.Verdict) {
 	v := policy.Evaluate(set, p)
 	key := policy.DefaultKey(set.Network)
 	allow, drop := policy.ReasonDefaultAllow, policy.ReasonDefaultDrop
@@ -226,14 +237,19 @@ func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn 
 	if fragmented(p) {
 		allow, drop = policy.ReasonFragmentAllow, policy.ReasonFragmentDrop
 	}
-	o = outcome{reason: drop, counter: counters[key], counts: true}
+	o := outcome{reason: drop, counter: counters[key], counts: true}
+	for _, i := range append(v.Passed, v.Monitored) {
+		if i >= 0 {
+			o.also = append(o.also, counters[set.Rules[i].Key])
+		}
+	}
 	if v.Action == policy.Allow {
 		o.reason = allow
 		if p.IP && p.Protocol == policy.TCP && p.HasService && !syn {
 			o.reason, o.counts = policy.ReasonTCPNoState, false
 		}
 	}
-	return o, v.Rule
+	return o, v
 }
 
 // fragmented: the packet can only be without a service as a non-first fragment.
@@ -267,7 +283,8 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 			clear(flows)
 			free, _ = distinct(flows, p, free)
 		}
-		want, rule := reference(set, counters, p, syn)
+		want, v := reference(set, counters, p, syn)
+		rule := v.Rule
 		ret, err := b.progs[p.Direction].Run(&ebpf.RunOptions{Data: frameOf(p, free, syn)})
 		if err != nil {
 			return fmt.Errorf("run: %w", err)
@@ -282,10 +299,14 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 		r[p.Direction]++
 		reasons[want.reason] = r
 		if want.counts {
-			rules[want.counter]++
+			for _, c := range append(want.also, want.counter) {
+				rules[c]++
+			}
 		}
-		if rule >= 0 {
-			won[rule]++
+		for _, rule := range append(v.Passed, v.Rule, v.Monitored) {
+			if rule >= 0 {
+				won[rule]++
+			}
 		}
 	}
 	return errors.Join(b.compareReasons(before, reasons), b.compareRules(indexes, rules))

@@ -101,6 +101,12 @@ type portHpHeader struct {
 	DirRow         [2]uint32
 	SvcGroups      uint32
 	Sportindex     uint32
+	Monitored      uint32
+	Parts          [8]struct {
+		_          structs.HostLayout
+		DirRow     [2]uint32
+		Sportindex uint32
+	}
 }
 
 type portHpNewKey struct {

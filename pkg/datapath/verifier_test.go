@@ -85,7 +85,7 @@ func deepest(t *testing.T, program asm.Instructions, depths string) (sum int, ch
 			t.Fatalf("stack of more functions than %v", order)
 		}
 		n, _ := strconv.Atoi(s)
-		depth[order[i]] = (n + 31) / 32 * 32
+		depth[order[i]] = (max(n, 1) + 31) / 32 * 32
 	}
 	if len(depth) != len(order) {
 		t.Fatalf("stack %s of functions %v", depths, order)

@@ -15,7 +15,7 @@ import (
 // is known a while after its ADD, which waits for nobody; and a VM is believed to
 // be one only when KubeVirt says so. So each policy is applied to a port with
 // certainty, or not at all, or maybe. Of one that is maybe applied the rules that
-// drop are in force and those that allow are not: whatever is found out in the
+// drop are in force and those that allow or only count are not: whatever is found out in the
 // end, nothing was let through before that will not be let through then.
 //
 // It is so rule by rule: with such a rule that drops, less passes than with the
@@ -193,7 +193,7 @@ func (s *Snapshot) policySet(at port) policy.Set {
 		}
 		c := at.byPolicy(p)
 		for i := range p.Rules {
-			if r := &p.Rules[i]; c == yes || c == maybe && r.Action != policy.Allow {
+			if r := &p.Rules[i]; c == yes || c == maybe && r.Action != policy.Allow && !r.Monitored {
 				set.Rules = append(set.Rules, *r)
 				name(r)
 			}

@@ -337,8 +337,7 @@ policy.yaml:18: FirewallPolicy web: spec.rules[3].action: rule 9: Unsupported va
 		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: 'Off'"), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].log: rule 7: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: rule 7: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].state: rule 7: Forbidden: this version does not enforce Monitor: want Enabled or Disabled
-policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported value: "Off": supported values: "Enabled", "Disabled"
+policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported value: "Off": supported values: "Disabled", "Enabled", "Monitor"
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: rule 7: Forbidden: is enforced with --source kube alone: leave it out

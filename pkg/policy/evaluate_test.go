@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"reflect"
 	"testing"
 )
 
@@ -99,11 +100,11 @@ func TestMatches(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tc.rule.Action = Allow
 			set := Set{Rules: []Rule{tc.rule}, Default: Drop}
-			want := Verdict{Action: Drop, Rule: -1}
+			want := Verdict{Action: Drop, Rule: -1, Monitored: -1}
 			if tc.want {
-				want = Verdict{Action: Allow, Rule: 0}
+				want = Verdict{Action: Allow, Rule: 0, Monitored: -1}
 			}
-			if got := Evaluate(&set, tc.p); got != want {
+			if got := Evaluate(&set, tc.p); !reflect.DeepEqual(got, want) {
 				t.Errorf("got %v by rule %d, want %v by rule %d", got.Action, got.Rule, want.Action, want.Rule)
 			}
 		})
@@ -123,16 +124,63 @@ func TestFirstMatchWins(t *testing.T) {
 		p    Packet
 		want Verdict
 	}{
-		"outwards": {out, Verdict{Allow, 0}},
-		"ssh":      {tcp("10.0.0.1", "10.0.0.2", 22), Verdict{Drop, 1}},
-		"web":      {tcp("10.0.0.1", "10.0.0.2", 80), Verdict{Allow, 2}},
-		"not IP":   {Packet{Direction: In}, Verdict{Drop, 3}},
+		"outwards": {out, Verdict{Allow, 0, nil, -1}},
+		"ssh":      {tcp("10.0.0.1", "10.0.0.2", 22), Verdict{Drop, 1, nil, -1}},
+		"web":      {tcp("10.0.0.1", "10.0.0.2", 80), Verdict{Allow, 2, nil, -1}},
+		"not IP":   {Packet{Direction: In}, Verdict{Drop, 3, nil, -1}},
 	} {
-		if got := Evaluate(&set, tc.p); got != tc.want {
+		if got := Evaluate(&set, tc.p); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
 		}
 	}
-	if got, want := Evaluate(&Set{Default: Allow}, Packet{}), (Verdict{Allow, -1}); got != want {
+	if got, want := Evaluate(&Set{Default: Allow}, Packet{}), (Verdict{Allow, -1, nil, -1}); !reflect.DeepEqual(got, want) {
 		t.Errorf("no rules: got %+v, want %+v", got, want)
+	}
+}
+
+// A monitored rule decides nothing, and is the verdict's if it would have decided: the
+// first that matches, before the rule that does.
+func TestMonitored(t *testing.T) {
+	all := func(m bool, a Action) Rule { return Rule{Directions: InOut, Action: a, Monitored: m} }
+	web := func(m bool, a Action) Rule {
+		r := all(m, a)
+		r.Services = []Service{{Protocol: TCP, First: 80, Last: 80}}
+		return r
+	}
+	p := tcp("10.0.0.1", "10.0.0.2", 80)
+	for name, tc := range map[string]struct {
+		rules []Rule
+		want  Verdict
+	}{
+		"before the default":    {[]Rule{web(true, Drop)}, Verdict{Allow, -1, nil, 0}},
+		"before a rule":         {[]Rule{web(true, Drop), web(false, Allow)}, Verdict{Allow, 1, nil, 0}},
+		"behind a rule":         {[]Rule{all(false, Allow), web(true, Drop)}, Verdict{Allow, 0, nil, -1}},
+		"the first of two":      {[]Rule{{Directions: OnlyOut, Monitored: true}, web(true, Drop), web(true, Reject), all(false, Drop)}, Verdict{Drop, 3, nil, 1}},
+		"disabled nevertheless": {[]Rule{{Directions: InOut, Monitored: true, Disabled: true}}, Verdict{Allow, -1, nil, -1}},
+	} {
+		if got := Evaluate(&Set{Default: Allow, Rules: tc.rules}, p); !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
+		}
+	}
+}
+
+// A Pass rule leads behind its tier, and to the default if none follows.
+func TestPass(t *testing.T) {
+	rule := func(tier uint8, a Action, port uint16) Rule {
+		return Rule{Directions: InOut, Action: a, Tier: tier, Services: []Service{{Protocol: TCP, First: port, Last: port}}}
+	}
+	set := Set{Default: Drop, Rules: []Rule{
+		rule(0, Pass, 80), rule(0, Drop, 80), rule(0, Drop, 81),
+		rule(1, Allow, 81), rule(1, Pass, 80), rule(1, Allow, 80),
+		rule(3, Allow, 82), rule(3, Pass, 80), rule(3, Allow, 80),
+	}}
+	for port, want := range map[uint16]Verdict{
+		80: {Drop, -1, []int{0, 4, 7}, -1},
+		81: {Drop, 2, nil, -1},
+		82: {Allow, 6, nil, -1},
+	} {
+		if got := Evaluate(&set, tcp("10.0.0.1", "10.0.0.2", port)); !reflect.DeepEqual(got, want) {
+			t.Errorf("port %d: got %+v, want %+v", port, got, want)
+		}
 	}
 }

@@ -12,11 +12,13 @@ import (
 // The values are those of enum hp_action in bpf/include/abi.h.
 type Action uint8
 
-// The actions. Reject drops, and tells the sender; it is of rules alone.
+// The actions. Reject drops, and tells the sender; Pass has the next tier decide. Both
+// are of rules alone.
 const (
 	Drop   Action = 0
 	Allow  Action = 1
 	Reject Action = 2
+	Pass   Action = 3
 )
 
 // Direction is the port's view of a packet: In goes to the VM, Out comes from it.
@@ -118,8 +120,14 @@ type Rule struct {
 	// Implied: nobody wrote the rule; it says for some packets what a default says for
 	// all. It decides as any other.
 	Implied bool `json:",omitempty"`
+	// Tier is the tier of rules to which the rule belongs; those of a Set stand in the
+	// order of their tiers. A Pass rule leads behind its own.
+	Tier uint8 `json:",omitempty"`
 	// Disabled: it matches nothing.
 	Disabled bool `json:",omitempty"`
+	// Monitored: it decides nothing. What it would have decided is counted. There
+	// is none behind a Pass rule of its tier.
+	Monitored bool `json:",omitempty"`
 }
 
 // Set is the effective policy of a network's ports, or of some of them: its
@@ -173,4 +181,9 @@ type Verdict struct {
 	// Rule is the index in Set.Rules of the rule that matched, or -1 when the
 	// default action decided.
 	Rule int
+	// Passed are the indexes of the Pass rules on the way.
+	Passed []int
+	// Monitored is the index of the monitored rule that would have decided instead, or
+	// -1: the first that matches, if it stands before the rule that did.
+	Monitored int
 }

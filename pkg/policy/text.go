@@ -17,6 +17,8 @@ func (a Action) String() string {
 		return "Allow"
 	case Reject:
 		return "Reject"
+	case Pass:
+		return "Pass"
 	}
 	return fmt.Sprintf("Action(%d)", uint8(a))
 }
@@ -24,13 +26,13 @@ func (a Action) String() string {
 // MarshalText gives the word that FirewallPolicy uses; it fails on a value
 // that has none.
 func (a Action) MarshalText() ([]byte, error) {
-	if a > Reject {
+	if a > Pass {
 		return nil, fmt.Errorf("no action has the number %d", uint8(a))
 	}
 	return []byte(a.String()), nil
 }
 
-// UnmarshalText reads Allow, Drop or Reject.
+// UnmarshalText reads Allow, Drop, Reject or Pass.
 func (a *Action) UnmarshalText(text []byte) error {
 	switch string(text) {
 	case "Drop":
@@ -39,8 +41,10 @@ func (a *Action) UnmarshalText(text []byte) error {
 		*a = Allow
 	case "Reject":
 		*a = Reject
+	case "Pass":
+		*a = Pass
 	default:
-		return fmt.Errorf("action %q: must be Allow, Drop or Reject", text)
+		return fmt.Errorf("action %q: must be Allow, Drop, Reject or Pass", text)
 	}
 	return nil
 }

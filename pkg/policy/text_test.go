@@ -174,13 +174,13 @@ func TestWordsRefuse(t *testing.T) {
 		}
 	}
 	for _, from := range []interface{ MarshalText() ([]byte, error) }{
-		Action(3), Direction(2), Directions(0), Directions(4), Service{Protocol: 47}, Service{Protocol: ICMP, Last: 9, SourceFirst: 1, SourceLast: 2}, Service{Protocol: TCP, Last: 9, SourceLast: 2},
+		Action(4), Direction(2), Directions(0), Directions(4), Service{Protocol: 47}, Service{Protocol: ICMP, Last: 9, SourceFirst: 1, SourceLast: 2}, Service{Protocol: TCP, Last: 9, SourceLast: 2},
 	} {
 		if text, err := from.MarshalText(); err == nil {
 			t.Errorf("%#v gave %q", from, text)
 		}
 	}
-	if got := fmt.Sprint(Action(3), Direction(2), Directions(4)); got != "Action(3) Direction(2) Directions(0x4)" {
+	if got := fmt.Sprint(Action(4), Direction(2), Directions(4)); got != "Action(4) Direction(2) Directions(0x4)" {
 		t.Error(got)
 	}
 }

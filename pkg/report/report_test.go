@@ -131,6 +131,7 @@ func policyList() wire.PolicyList {
 					Destinations: []string{"10.0.100.5"}, Services: []string{"tcp/80"}, Packets: 3, Bytes: 222},
 				{ID: 1002, Action: "Drop", Direction: "InOut", Services: []string{"tcp/22"}, Packets: 9, Bytes: 666},
 				{ID: 1003, Action: "Drop", State: "Disabled", Direction: "InOut"},
+				{ID: 1004, Name: "lock", Action: "Reject", State: "Monitor", Direction: "In", Packets: 41, Bytes: 2460},
 			}},
 		},
 		Defaults: []wire.DefaultHits{{Network: "legacy-100", Action: "Drop", Packets: 4, Bytes: 240}, {Action: "Allow"}},
@@ -206,6 +207,7 @@ func cases(t *testing.T) map[string]func(Printer) error {
 			}
 			v := verdict()
 			v.State, v.Rule, v.Policy, v.Action = attach.Quarantined, nil, "", "Drop"
+			v.Monitored = &wire.PortRule{Policy: "db", Rule: policyList().Items[1].Rules[3]}
 			return errors.Join(p.Verdict(verdict()), p.Verdict(v))
 		},
 		"port-rules": func(p Printer) error {

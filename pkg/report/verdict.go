@@ -13,10 +13,7 @@ func (p Printer) Verdict(v wire.Verdict) error {
 	pg := p.text()
 	by := defaultOf(v.Network)
 	if v.Rule != nil {
-		by = fmt.Sprintf("policy %s, rule %d", v.Policy, v.Rule.ID)
-		if v.Rule.Name != "" {
-			by += " " + v.Rule.Name
-		}
+		by = ruleOf(v.Policy, v.Rule)
 	}
 	rows := [][2]cell{
 		{{"Port", head}, say(portOf(v.Interface, v.Pod))},
@@ -24,8 +21,19 @@ func (p Printer) Verdict(v wire.Verdict) error {
 		{{"Verdict", head}, action(v.Action)},
 		{{"By", head}, say(by)},
 	}
+	if m := v.Monitored; m != nil {
+		rows = append(rows, [2]cell{{"Monitored", head}, say(ruleOf(m.Policy, &m.Rule) + " would " + m.Action)})
+	}
 	pg.pairs(append(rows, silent(v.State)...)...)
 	return p.flush(pg)
+}
+
+func ruleOf(policy string, r *wire.Rule) string {
+	text := fmt.Sprintf("policy %s, rule %d", policy, r.ID)
+	if r.Name != "" {
+		text += " " + r.Name
+	}
+	return text
 }
 
 // PortRules writes the rules that judge a port, in their order.

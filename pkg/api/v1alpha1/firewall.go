@@ -178,8 +178,9 @@ type FirewallRule struct {
 	// +kubebuilder:validation:MaxLength=63
 	LogLabel string `json:"logLabel,omitempty"`
 
-	// State of the rule. A Disabled one matches nothing, and keeps its place and its
-	// hits. Monitor is not enforced by this version.
+	// State of the rule. One in Monitor decides nothing, and its hits are what it would
+	// have decided, were it and those in Monitor before it Enabled. A Disabled one matches
+	// nothing, and keeps its place and its hits.
 	// +optional
 	// +kubebuilder:default=Enabled
 	State RuleState `json:"state,omitempty"`

@@ -113,12 +113,7 @@ func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
 	if r.LogLabel != "" {
 		errs = append(errs, notEnforced(path.Child("logLabel")))
 	}
-	if r.State == RuleMonitor {
-		errs = append(errs, field.Forbidden(path.Child("state"), "this version does not enforce Monitor: want Enabled or Disabled"))
-	} else {
-		errs = append(errs, validateEnum(path.Child("state"), r.State, RuleEnabled, RuleDisabled)...)
-	}
-	return errs
+	return append(errs, validateEnum(path.Child("state"), r.State, RuleEnabled, RuleMonitor, RuleDisabled)...)
 }
 
 // validateAction refuses actions that mean something elsewhere by name.

@@ -231,7 +231,9 @@ type Verdict struct {
 	Action    string       `json:"action"`
 	Policy    string       `json:"policy,omitempty"` // of the rule that decided
 	Rule      *Rule        `json:"rule,omitempty"`   // absent: the network's defaultAction did
-	Network   string       `json:"network"`          // "" is ports without a network
+	// Monitored would have decided instead, were it not in state Monitor.
+	Monitored *PortRule `json:"monitored,omitempty"`
+	Network   string    `json:"network"` // "" is ports without a network
 }
 
 // DefaultHits is what a network's defaultAction judged.

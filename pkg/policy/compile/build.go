@@ -77,13 +77,14 @@ func Build(in Input) (*Program, error) {
 	}
 
 	lists := peerLists{index: map[string]int{}, known: map[policy.ListID]int{}}
-	named, rules := make([][]peers, len(sets)), make([][]policy.Rule, len(sets))
+	named, rules, places := make([][]peers, len(sets)), make([][]policy.Rule, len(sets)), make([][]uint32, len(sets))
 	for i := range sets {
-		var err error
-		if rules[i], err = lines(&sets[i]); err != nil {
+		all, err := lines(&sets[i])
+		if err != nil {
 			bad.add(sets[i].ID(), err)
 			continue
 		}
+		rules[i], places[i] = monitoredLast(all)
 		for _, r := range rules[i] {
 			named[i] = append(named[i], peers{
 				src: lists.side(r.Sources, r.SourceSets, r.NotSources, sets[i].Lists),
@@ -101,7 +102,7 @@ func Build(in Input) (*Program, error) {
 	c.naming, c.rowOf = make([][]uint16, len(lists.spans)), make([]uint32, len(c.classes.sets))
 	p := &Program{Addrs: c.classes.addrs}
 	for i := range sets {
-		compiled, err := c.policy(&sets[i], rules[i], named[i])
+		compiled, err := c.policy(&sets[i], rules[i], places[i], named[i])
 		bad.add(sets[i].ID(), err)
 		p.Policies = append(p.Policies, compiled)
 	}
@@ -133,6 +134,7 @@ func check(set *policy.Set, counters Counters, checked map[policy.ListID]error) 
 	}
 	errs = append(errs, checkCounter(policy.DefaultKey(set.Network), counters))
 	seen := map[policy.RuleKey]bool{}
+	errs = append(errs, checkTiers(set.Rules))
 	for i := range set.Rules {
 		r := &set.Rules[i]
 		if seen[r.Key] {
@@ -142,6 +144,27 @@ func check(set *policy.Set, counters Counters, checked map[policy.ListID]error) 
 		errs = append(errs, checkRule(r), checkSets(set, r, checked), checkCounter(r.Key, counters))
 	}
 	return errors.Join(errs...)
+}
+
+// checkTiers wants tiers in order, few enough, and such that it is clear what a monitored
+// rule would have decided.
+func checkTiers(rules []policy.Rule) error {
+	passing := -1 // the last tier with a Pass rule
+	for i := range rules {
+		r := &rules[i]
+		switch {
+		case i > 0 && r.Tier < rules[i-1].Tier:
+			return fmt.Errorf("rule %v is of tier %d, behind one of tier %d", r.Key, r.Tier, rules[i-1].Tier)
+		case r.Tier > TiersMax-2:
+			return fmt.Errorf("rule %v is of tier %d, but the last one is %d", r.Key, r.Tier, TiersMax-2)
+		case r.Action == policy.Pass:
+			passing = int(r.Tier)
+		}
+		if r.Monitored && passing == int(r.Tier) {
+			return fmt.Errorf("rule %v is monitored, in a tier with Pass rules", r.Key)
+		}
+	}
+	return nil
 }
 
 func checkCounter(key policy.RuleKey, counters Counters) error {
@@ -156,7 +179,7 @@ func checkCounter(key policy.RuleKey, counters Counters) error {
 }
 
 func checkRule(r *policy.Rule) error {
-	if r.Action > policy.Reject {
+	if r.Action > policy.Pass {
 		return fmt.Errorf("rule %v: action %v is not enforced", r.Key, r.Action)
 	}
 	if r.Directions == 0 || r.Directions > policy.InOut {

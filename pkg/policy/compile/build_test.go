@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -97,6 +98,13 @@ func TestBuildRefuses(t *testing.T) {
 		"no such set":     {change(func(r *policy.Rule) { r.SourceSets = []string{"site"} }), `rule web/0: address set "site" is not known`},
 		"bad set": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, DestinationSets: []string{"site"}}},
 			Lists: map[string][]policy.AddrRange{"site": {{}}}}, {Network: "good", Rules: rules("web", 1)}}, `rule web/0: address set "site": a range of addresses without an end`},
+		"tiers out of order": {tiers(1, 0), "rule a/1 is of tier 0, behind one of tier 1"},
+		"too many tiers":     {tiers(0, 7), "rule a/1 is of tier 7, but the last one is 6"},
+		"monitored behind Pass": {func() []policy.Set {
+			sets := tiers(3, 3)
+			sets[0].Rules[0].Action, sets[0].Rules[1].Monitored = policy.Pass, true
+			return sets
+		}(), "rule a/1 is monitored, in a tier with Pass rules"},
 		"bad destinations": {change(func(r *policy.Rule) { r.Destinations = []policy.AddrRange{{}} }), "without an end"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -117,6 +125,15 @@ func TestBuildRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// tiers is a bad set of rules of these tiers.
+func tiers(of ...uint8) []policy.Set {
+	all := rules("a", len(of))
+	for i, tier := range of {
+		all[i].Tier = tier
+	}
+	return []policy.Set{{Network: "bad", Rules: all}}
 }
 
 func TestBuildRefusesCounters(t *testing.T) {
@@ -352,7 +369,7 @@ func TestSetsOfOneName(t *testing.T) {
 				{IP: true, Src: v4(n), Dst: v4(9), Direction: policy.In}, {IP: true, Src: v4(9), Dst: v4(n), Direction: policy.In},
 			} {
 				got, err := compile.Lookup(p, set.Network, pkt)
-				if w, _ := want(&set, counters, pkt); err != nil || got != w {
+				if w, _ := want(&set, counters, pkt); err != nil || !reflect.DeepEqual(got, w) {
 					t.Errorf("%s, %+v: got %+v, %v, want %+v", set.Network, pkt, got, err, w)
 				}
 			}
@@ -471,7 +488,7 @@ func BenchmarkBuildSets(b *testing.B) {
 func BenchmarkBuildWide(b *testing.B) {
 	for _, n := range []int{128, 4000, compile.RulesMax} {
 		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
-			sets := []policy.Set{policytest.New(1).Wide("n", n)}
+			sets := []policy.Set{policytest.New(1).Wide("n", n, n/3)}
 			counters, err := compile.Allocate(nil, sets)
 			if err != nil {
 				b.Fatal(err)

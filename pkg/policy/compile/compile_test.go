@@ -1,6 +1,7 @@
 package compile_test
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -22,14 +23,21 @@ func newProgram(tb testing.TB, sets ...policy.Set) (*compile.Program, compile.Co
 	return p, counters
 }
 
-// want is what Lookup has to say about pkt, and the rule that decides, or -1.
-func want(set *policy.Set, counters compile.Counters, pkt policy.Packet) (compile.Match, int) {
+// want is what Lookup has to say about pkt, and Evaluate.
+func want(set *policy.Set, counters compile.Counters, pkt policy.Packet) (compile.Match, policy.Verdict) {
 	v := policy.Evaluate(set, pkt)
 	key := policy.DefaultKey(set.Network)
 	if v.Rule >= 0 {
 		key = set.Rules[v.Rule].Key
 	}
-	return compile.Match{Action: v.Action, Counter: counters[key], RuleID: key.ID}, v.Rule
+	m := compile.Match{Action: v.Action, Counter: counters[key], RuleID: key.ID}
+	for _, i := range v.Passed {
+		m.Also = append(m.Also, counters[set.Rules[i].Key])
+	}
+	if v.Monitored >= 0 {
+		m.Also = append(m.Also, counters[set.Rules[v.Monitored].Key])
+	}
+	return m, v
 }
 
 // The compiled bytes say what Evaluate says, with three networks a node, so
@@ -57,12 +65,14 @@ func TestLookupEqualsEvaluate(t *testing.T) {
 			}
 			for _, pkt := range pkts {
 				got, err := compile.Lookup(program, sets[i].Network, pkt)
-				w, rule := want(&sets[i], counters, pkt)
-				if err != nil || got != w {
+				w, v := want(&sets[i], counters, pkt)
+				if err != nil || !reflect.DeepEqual(got, w) {
 					t.Fatalf("network %q, packet %+v: got %+v, %v, want %+v", sets[i].Network, pkt, got, err, w)
 				}
-				if rule >= 0 {
-					won[rule]++
+				for _, rule := range append(v.Passed, v.Rule, v.Monitored) {
+					if rule >= 0 {
+						won[rule]++
+					}
 				}
 				judged++
 			}
@@ -81,35 +91,43 @@ func TestLookupEqualsEvaluate(t *testing.T) {
 func TestLookupEqualsEvaluateWide(t *testing.T) {
 	g := policytest.New(policytest.Seed(t))
 	for _, n := range []int{129, 4000, 4096, 4097, compile.RulesMax} {
-		sets := []policy.Set{g.Wide("a", n), g.Set("b")}
-		program, counters := newProgram(t, sets...)
-		decided := 0
-		for pos := 0; pos < n; pos++ {
-			if pos%64 != 0 && pos%64 != 63 {
-				continue
-			}
-			pkt, ok := g.Aim(sets[0], pos)
-			if !ok {
-				continue
-			}
-			got, err := compile.Lookup(program, "a", pkt)
-			w, rule := want(&sets[0], counters, pkt)
-			if err != nil || got != w {
-				t.Fatalf("%d rules, packet %+v: got %+v, %v, want %+v", n, pkt, got, err, w)
-			}
-			if rule == pos {
+		for _, monitored := range []int{0, n / 2} {
+			wide(t, g, n, monitored)
+		}
+	}
+}
+
+func wide(t *testing.T, g *policytest.Gen, n, monitored int) {
+	t.Helper()
+	sets := []policy.Set{g.Wide("a", n, monitored), g.Set("b")}
+	program, counters := newProgram(t, sets...)
+	look := func(pkt policy.Packet) policy.Verdict {
+		got, err := compile.Lookup(program, "a", pkt)
+		w, v := want(&sets[0], counters, pkt)
+		if err != nil || !reflect.DeepEqual(got, w) {
+			t.Fatalf("%d rules, %d monitored, packet %+v: got %+v, %v, want %+v", n, monitored, pkt, got, err, w)
+		}
+		return v
+	}
+	decided, counted := 0, 0
+	for pos := 0; pos < n; pos++ {
+		if pos%64 != 0 && pos%64 != 63 {
+			continue
+		}
+		if pkt, ok := g.Aim(sets[0], pos); ok {
+			switch v := look(pkt); pos {
+			case v.Rule:
 				decided++
+			case v.Monitored:
+				counted++
 			}
 		}
-		if decided < n/64 {
-			t.Errorf("of %d rules, %d decided", n, decided)
-		}
-		for _, pkt := range g.Packets(sets[0], 200) {
-			got, err := compile.Lookup(program, "a", pkt)
-			if w, _ := want(&sets[0], counters, pkt); err != nil || got != w {
-				t.Fatalf("%d rules, packet %+v: got %+v, %v, want %+v", n, pkt, got, err, w)
-			}
-		}
+	}
+	if decided < (n-monitored)/64 || counted < monitored/64 {
+		t.Errorf("of %d rules, %d monitored, %d decided and %d were counted", n, monitored, decided, counted)
+	}
+	for _, pkt := range g.Packets(sets[0], 200) {
+		look(pkt)
 	}
 }
 
@@ -128,7 +146,7 @@ func TestBugsAreCaught(t *testing.T) {
 				}
 				for _, pkt := range g.Packets(set, 10000) {
 					got, err := compile.Lookup(program, set.Network, pkt)
-					if w, _ := want(&set, counters, pkt); err != nil || got != w {
+					if w, _ := want(&set, counters, pkt); err != nil || !reflect.DeepEqual(got, w) {
 						t.Logf("caught by set %d", n+1)
 						return
 					}

@@ -21,6 +21,8 @@ const (
 	ServicesMax = 1024
 	// ServicesTotal is what the services of all rules of one network can come to.
 	ServicesTotal = 1 << 20
+	// TiersMax is HP_TIERS_MAX: tiers that rules can be of, from 0 on.
+	TiersMax = 8
 	// RowsMax is what a 16-bit row number can tell apart in one network.
 	RowsMax = 1 << 16
 	// RowBytesMax bounds what all rows of one network take.
@@ -83,16 +85,33 @@ type Header struct {
 	DirRow         [2]uint32
 	SvcGroups      uint32
 	Sportindex     uint32
+	Monitored      uint32
+	Parts          [TiersMax]Part
 }
+
+// Part is struct hp_part: rows of some rules alone.
+type Part struct {
+	DirRow     [2]uint32
+	Sportindex uint32
+}
+
+// partMonitored is the place in Parts of the monitored rules: that of HP_MONITORED. Those
+// of the rules of tiers from 1 on, and so on, are before it.
+const partMonitored = TiersMax - 1
 
 // fields lists the header's fields in the order of struct hp_header.
 func (h *Header) fields() []*uint32 {
-	return []*uint32{
+	list := []*uint32{
 		&h.Words, &h.Rules, &h.DefaultAction, &h.DefaultCounter,
 		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
 		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
-		&h.DirRow[0], &h.DirRow[1], &h.SvcGroups, &h.Sportindex,
+		&h.DirRow[0], &h.DirRow[1], &h.SvcGroups, &h.Sportindex, &h.Monitored,
 	}
+	for i := range h.Parts {
+		p := &h.Parts[i]
+		list = append(list, &p.DirRow[0], &p.DirRow[1], &p.Sportindex)
+	}
+	return list
 }
 
 func (h *Header) page() (p Page) {
@@ -121,8 +140,11 @@ func (p *Policy) Header() (h Header, err error) {
 // SetHeader writes page 0, which must exist. Tests break programs with it.
 func (p *Policy) SetHeader(h Header) { p.Pages[0] = h.page() }
 
-// ruleImplied is HP_RULE_IMPLIED.
-const ruleImplied = 1
+// HP_RULE_IMPLIED and HP_RULE_LINK_SHIFT.
+const (
+	ruleImplied   = 1
+	ruleLinkShift = 16
+)
 
 // ruleMeta is struct hp_rule.
 type ruleMeta struct {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,8 +24,8 @@ func readABI(tb testing.TB) string {
 	return string(text)
 }
 
-// fieldsOf gives "name" or "name[size]" of the __u32 fields of a C struct, and
-// fails on fields of other types.
+// fieldsOf gives "name" or "name[size]" of the __u32 and struct hp_part fields of a C
+// struct, and fails on fields of other types.
 func fieldsOf(tb testing.TB, abi, name string) (fields []string) {
 	tb.Helper()
 	_, body, ok := strings.Cut(abi, "struct "+name+" {\n")
@@ -33,7 +34,7 @@ func fieldsOf(tb testing.TB, abi, name string) (fields []string) {
 		tb.Fatalf("no struct %s in abi.h", name)
 	}
 	for line := range strings.Lines(body) {
-		m := regexp.MustCompile(`^\t__u32 (\w+)(\[\w+\])?;`).FindStringSubmatch(line)
+		m := regexp.MustCompile(`^\t(?:__u32|struct hp_part) (\w+)(\[\w+\])?;`).FindStringSubmatch(line)
 		if m == nil {
 			tb.Fatalf("struct %s has a line that this test cannot read: %q", name, line)
 		}
@@ -59,6 +60,9 @@ func TestHeaderIsThatOfTheABI(t *testing.T) {
 		if strings.HasSuffix(f, "[HP_DIRS]") {
 			want = append(want, camel(f))
 		}
+		if strings.HasSuffix(f, "[HP_TIERS_MAX]") {
+			want = append(want, slices.Repeat([]string{camel(f)}, 3*TiersMax-1)...)
+		}
 	}
 	var h Header
 	for _, place := range h.fields() {
@@ -76,6 +80,9 @@ func TestHeaderIsThatOfTheABI(t *testing.T) {
 	if size := int(reflect.TypeOf(h).Size()); size != 4*len(want) {
 		t.Errorf("Header has %d bytes, want %d", size, 4*len(want))
 	}
+	if diff := cmp.Diff([]string{"dir_row[HP_DIRS]", "sportindex"}, fieldsOf(t, readABI(t), "hp_part")); diff != "" {
+		t.Errorf("struct hp_part and Part differ (-Go +abi.h):\n%s", diff)
+	}
 	if diff := cmp.Diff([]string{"counter", "rule_id", "action", "flags"}, fieldsOf(t, readABI(t), "hp_rule")); diff != "" {
 		t.Errorf("struct hp_rule and ruleMeta differ (-Go +abi.h):\n%s", diff)
 	}
@@ -88,7 +95,8 @@ func TestConstantsAreThoseOfTheABI(t *testing.T) {
 		"HP_SVC_TCP": svcTCP, "HP_SVC_UDP": svcUDP, "HP_SVC_ICMP": svcICMP, "HP_SVC_ICMPV6": svcICMPv6,
 		"HP_SVC_SCTP": svcSCTP, "HP_SPORT_GROUPS": len(portGroups), "HP_SVC_IP": svcIP, "HP_SVC_GROUPS": svcGroups,
 		"HP_OUT": int(policy.Out), "HP_IN": int(policy.In), "HP_DIRS": len(Header{}.DirRow),
-		"HP_RULE_IMPLIED": ruleImplied, "HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow), "HP_REJECT": int(policy.Reject),
+		"HP_RULE_IMPLIED": ruleImplied, "HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow), "HP_REJECT": int(policy.Reject), "HP_PASS": int(policy.Pass),
+		"HP_RULE_LINK_SHIFT": ruleLinkShift, "HP_TIERS_MAX": TiersMax, "HP_MONITORED": partMonitored + 1,
 	} {
 		m := regexp.MustCompile(`(?m)^(?:#define|\t)\s*` + name + `(?: =)? (\d+)`).FindStringSubmatch(abi)
 		if m == nil {

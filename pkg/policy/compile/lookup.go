@@ -21,6 +21,9 @@ type Match struct {
 	Action  policy.Action
 	Counter uint32 // that the judgement counts at: of the rule, or of the default action
 	RuleID  uint32 // of the rule; 0 for the default action
+	// Also are further counters: of the Pass rules on the way, and of the monitored rule
+	// that would have decided instead.
+	Also []uint32
 }
 
 // Lookup judges a packet by reading the compiled bytes as the port program
@@ -92,7 +95,7 @@ type reader struct {
 
 func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 	var src, dst uint32
-	svc, dir := r.SvcNoneRow, r.DirRow[pkt.Direction]
+	svc := r.SvcNoneRow
 	if pkt.IP {
 		src = r.classRow(r.SrcClassrow, ClassOf(addrs, pkt.Src))
 		dst = r.classRow(r.DstClassrow, ClassOf(addrs, pkt.Dst))
@@ -101,17 +104,60 @@ func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 			group, service = uint32(i), pkt.Service
 		}
 		svc = r.indexed(r.Svcindex+group, service)
-		if i := slices.Index(portGroups[:], pkt.Protocol); i >= 0 && pkt.HasService && r.Sportindex != 0 {
-			dir = r.indexed(r.Sportindex+uint32(pkt.Direction)*uint32(len(portGroups))+uint32(i), pkt.SourcePort)
-		}
 	}
+	var m Match
+	part := Part{r.DirRow, r.Sportindex}
+	for range TiersMax {
+		at, found := r.winner(src, dst, svc, r.applying(part, pkt))
+		if found && at >= r.Rules+r.Monitored {
+			r.err = errors.Join(r.err, fmt.Errorf("rule position %d of %d", at, r.Rules+r.Monitored))
+			return m
+		}
+		at = min(at, r.Rules)
+		m.Action, m.Counter, m.RuleID = policy.Action(r.DefaultAction), r.DefaultCounter, 0
+		if at < r.Rules {
+			rule := r.rule(at)
+			if link := rule.flags >> ruleLinkShift; policy.Action(rule.action) == policy.Pass && link > 0 && link < TiersMax {
+				m.Also = append(m.Also, rule.counter)
+				part = r.Parts[link-1]
+				continue
+			}
+			m.Action, m.Counter, m.RuleID = policy.Action(rule.action), rule.counter, rule.ruleID
+		}
+		if r.Monitored > 0 {
+			if monitored, found := r.winner(src, dst, svc, r.applying(r.Parts[partMonitored], pkt)); found {
+				if rule := r.rule(monitored); rule.flags>>ruleLinkShift <= at {
+					m.Also = append(m.Also, rule.counter)
+				}
+			}
+		}
+		return m
+	}
+	r.err = errors.Join(r.err, errors.New("pass rules lead in a circle"))
+	return m
+}
+
+// applying is the row of a part's rules that apply in the packet's direction, but those
+// that want other source ports.
+func (r *reader) applying(p Part, pkt policy.Packet) uint32 {
+	if i := slices.Index(portGroups[:], pkt.Protocol); i >= 0 && pkt.IP && pkt.HasService && p.Sportindex != 0 {
+		return r.indexed(p.Sportindex+uint32(pkt.Direction)*uint32(len(portGroups))+uint32(i), pkt.SourcePort)
+	}
+	return p.DirRow[pkt.Direction]
+}
+
+// winner is the position of the first rule that all rows name. If none does it is behind all.
+func (r *reader) winner(rows ...uint32) (at uint32, found bool) {
 	for word := range r.Words {
-		hit := r.word(src, word) & r.word(dst, word) & r.word(svc, word) & r.word(dir, word)
+		hit := ^uint64(0)
+		for _, row := range rows {
+			hit &= r.word(row, word)
+		}
 		if hit != 0 {
-			return r.rule(word*64 + uint32(bits.TrailingZeros64(hit)))
+			return word*64 + uint32(bits.TrailingZeros64(hit)), true
 		}
 	}
-	return Match{Action: policy.Action(r.DefaultAction), Counter: r.DefaultCounter}
+	return 64 * r.Words, false
 }
 
 // indexed is the row number of a port, or the like, by the index at page.
@@ -120,13 +166,8 @@ func (r *reader) indexed(page uint32, at uint16) uint32 {
 	return r.u16(r.Svcchunk+chunk, uint32(at&0xff))
 }
 
-func (r *reader) rule(at uint32) Match {
-	if at >= r.Rules {
-		r.err = errors.Join(r.err, fmt.Errorf("rule position %d of %d", at, r.Rules))
-		return Match{}
-	}
-	m := getRuleMeta(r.bytes(r.Meta+at/rulesPerPage, at%rulesPerPage*16, 16))
-	return Match{Action: policy.Action(m.action), Counter: m.counter, RuleID: m.ruleID}
+func (r *reader) rule(at uint32) ruleMeta {
+	return getRuleMeta(r.bytes(r.Meta+at/rulesPerPage, at%rulesPerPage*16, 16))
 }
 
 // classRow is the row number of a class in the table that begins at page.

@@ -89,21 +89,28 @@ type compiler struct {
 // ones for frames without addresses, and what both sides of a class past the
 // class tables read. The tables end where all further classes read row 0. Class 0,
 // of addresses that no list holds, is in them: rules that are turned round match it.
-func (c *compiler) policy(set *policy.Set, rules []policy.Rule, sides []peers) (Policy, error) {
+//
+// The last rules, one for each of places, are monitored.
+func (c *compiler) policy(set *policy.Set, rules []policy.Rule, places []uint32, sides []peers) (Policy, error) {
 	words := wordsFor(len(rules))
 	t := newRowTable(rowsFor(words))
 	t.number(rowWhere(rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() }))
 	noService := rowWhere(rules, func(r *policy.Rule) bool { return r.Services == nil })
 	h := Header{
 		Words:          uint32(words),
-		Rules:          uint32(len(rules)),
+		Rules:          uint32(len(rules) - len(places)),
 		DefaultAction:  uint32(set.Default),
 		DefaultCounter: c.counters[policy.DefaultKey(set.Network)],
 		SvcNoneRow:     t.number(noService),
 		SvcGroups:      svcGroups,
+		Monitored:      uint32(len(places)),
 	}
-	for _, d := range []policy.Direction{policy.Out, policy.In} {
-		h.DirRow[d] = t.number(rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) }))
+	parts := partsOf(rules)
+	applying := make([][2]uint32, len(parts))
+	for i, p := range parts {
+		for _, d := range []policy.Direction{policy.Out, policy.In} {
+			applying[i][d] = t.number(rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && p.has(r) }))
+		}
 	}
 	src := c.classRows(t, sides, func(p *peers) *side { return &p.src })
 	dst := c.classRows(t, sides, func(p *peers) *side { return &p.dst })
@@ -119,7 +126,10 @@ func (c *compiler) policy(set *policy.Set, rules []policy.Rule, sides []peers) (
 	}
 	var chunks chunkTable
 	index := serviceIndex(&chunks, t, rules, noService)
-	sports := sourceIndex(&chunks, t, rules)
+	sports := make([][]uint16, len(parts))
+	for i, p := range parts {
+		sports[i] = sourceIndex(&chunks, t, rules, p.has)
+	}
 	if t.full {
 		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
 			"name fewer overlapping services, or split the rules among networks with appliedTo", len(set.Rules), t.most)
@@ -134,14 +144,27 @@ func (c *compiler) policy(set *policy.Set, rules []policy.Rule, sides []peers) (
 	h.Svcindex = w.u16s(index)
 	h.Svcchunk = uint32(len(w.pages))
 	w.pages = append(w.pages, chunks.pages...)
-	if sports != nil {
-		h.Sportindex = w.u16s(sports)
+	for i, p := range parts {
+		out := Part{DirRow: applying[i]}
+		if sports[i] != nil {
+			out.Sportindex = w.u16s(sports[i])
+		}
+		if p.at < 0 {
+			h.DirRow, h.Sportindex = out.DirRow, out.Sportindex
+		} else {
+			h.Parts[p.at] = out
+		}
 	}
 	h.Meta = w.table(len(rules), rulesPerPage, func(b []byte, i int) {
 		r := &rules[i]
 		m := ruleMeta{counter: c.counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}
 		if r.Implied {
 			m.flags |= ruleImplied
+		}
+		if n := int(h.Rules); i >= n {
+			m.flags |= places[i-n] << ruleLinkShift
+		} else if r.Action == policy.Pass {
+			m.flags |= uint32(r.Tier+1) << ruleLinkShift
 		}
 		m.put(b)
 	})
@@ -206,7 +229,7 @@ func (c *chunkTable) number(chunk *Page) uint16 {
 		if c.numbers == nil {
 			c.numbers = map[Page]uint16{}
 		}
-		n = uint16(len(c.pages)) // there are at most (svcGroups + 2*len(portGroups)) * 256
+		n = uint16(len(c.pages)) // there are at most (svcGroups + (1+TiersMax)*2*len(portGroups)) * 256
 		c.numbers[*chunk] = n
 		c.pages = append(c.pages, *chunk)
 	}
@@ -244,17 +267,18 @@ func serviceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, noServic
 }
 
 // sourceIndex gives the index of source ports for each direction and group with ports:
-// the rules of that direction which do not ask for other ones. Nil: none asks.
-func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule) (out []uint16) {
-	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return slices.ContainsFunc(r.Services, asks) }) {
+// the rules of that direction, and of those that has names, which do not ask for other
+// ones. Nil: none asks.
+func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, has func(*policy.Rule) bool) (out []uint16) {
+	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return has(&r) && slices.ContainsFunc(r.Services, asks) }) {
 		return nil
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
 		for _, protocol := range portGroups {
 			asking := func(s policy.Service) bool { return s.Protocol == protocol && asks(s) }
-			judged := rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && !slices.ContainsFunc(r.Services, asking) })
+			judged := rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && has(r) && !slices.ContainsFunc(r.Services, asking) })
 			cuts := cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) { return s.SourceFirst, s.SourceLast, asking(s) })
-			cuts = slices.DeleteFunc(cuts, func(c cut) bool { return !applies(&rules[c.rule], d) })
+			cuts = slices.DeleteFunc(cuts, func(c cut) bool { return !applies(&rules[c.rule], d) || !has(&rules[c.rule]) })
 			out = append(out, chunks.index(t, judged, cuts)...)
 		}
 	}
@@ -263,6 +287,36 @@ func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule) (out []ui
 
 // asks says whether a service wants source ports.
 func asks(s policy.Service) bool { return s.SourceLast != 0 }
+
+// part is a choice of rules for which the header has rows: all (at is -1), or those of
+// its Parts[at].
+type part struct {
+	at  int
+	has func(*policy.Rule) bool
+}
+
+// partsOf gives the parts that judging needs.
+func partsOf(rules []policy.Rule) []part {
+	parts := []part{{-1, func(*policy.Rule) bool { return true }}}
+	var leads [TiersMax]bool // that a Pass rule leads to a tier
+	monitored := false
+	for i := range rules {
+		if r := &rules[i]; r.Monitored {
+			monitored = true
+		} else if r.Action == policy.Pass {
+			leads[r.Tier+1] = true
+		}
+	}
+	for tier, is := range leads {
+		if is {
+			parts = append(parts, part{tier - 1, func(r *policy.Rule) bool { return !r.Monitored && int(r.Tier) >= tier }})
+		}
+	}
+	if monitored {
+		parts = append(parts, part{partMonitored, func(r *policy.Rule) bool { return r.Monitored }})
+	}
+	return parts
+}
 
 // applies says whether a rule is judged in a direction.
 func applies(r *policy.Rule, d policy.Direction) bool { return r.Directions.Has(d) && !r.Disabled }
@@ -304,6 +358,22 @@ func lines(set *policy.Set) ([]policy.Rule, error) {
 		}
 	}
 	return out, nil
+}
+
+// monitoredLast puts the monitored rules behind those that decide, else in their order,
+// and gives the place of each: how many that decide stood before it.
+func monitoredLast(rules []policy.Rule) (out []policy.Rule, places []uint32) {
+	out = make([]policy.Rule, 0, len(rules))
+	var monitored []policy.Rule
+	for _, r := range rules {
+		if !r.Monitored {
+			out = append(out, r)
+			continue
+		}
+		monitored = append(monitored, r)
+		places = append(places, uint32(len(out)))
+	}
+	return append(out, monitored...), places
 }
 
 // Lines is how many rules the set's count as towards [RulesMax], and at least one more

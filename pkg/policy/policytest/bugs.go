@@ -88,6 +88,18 @@ func setBugs() []Bug {
 		})},
 		{Name: "sources are not turned round", set: eachRule(func(r *policy.Rule) { r.NotSources = false })},
 		{Name: "destinations are not turned round", set: eachRule(func(r *policy.Rule) { r.NotDestinations = false })},
+		{Name: "Pass drops", set: eachRule(func(r *policy.Rule) {
+			if r.Action == policy.Pass {
+				r.Action = policy.Drop
+			}
+		})},
+		{Name: "Pass goes on at the next rule", set: func(s *policy.Set) {
+			for i := range s.Rules { // as if it were not there
+				s.Rules[i].Disabled = s.Rules[i].Disabled || s.Rules[i].Action == policy.Pass
+			}
+		}},
+		{Name: "monitored rules decide", set: eachRule(func(r *policy.Rule) { r.Monitored = false })},
+		{Name: "monitored rules are as disabled", set: eachRule(func(r *policy.Rule) { r.Disabled = r.Disabled || r.Monitored })},
 		{Name: "disabled rules decide", set: eachRule(func(r *policy.Rule) { r.Disabled = false })},
 	}
 }
@@ -159,6 +171,16 @@ func headerBugs() []Bug {
 			h.SrcClassrow, h.DstClassrow = h.DstClassrow, h.SrcClassrow
 		}),
 		bug("directions swapped", func(h *compile.Header) { h.DirRow[0], h.DirRow[1] = h.DirRow[1], h.DirRow[0] }),
+		bug("monitored rules are those of a direction", func(h *compile.Header) {
+			h.Parts[compile.TiersMax-1] = compile.Part{DirRow: h.DirRow, Sportindex: h.Sportindex}
+		}),
+		bug("the last rule is monitored", func(h *compile.Header) { h.Rules = max(1, h.Rules) - 1 }),
+		bug("Pass leads two tiers on", func(h *compile.Header) { copy(h.Parts[:compile.TiersMax-2], h.Parts[1:]) }),
+		bug("Pass forgets source ports", func(h *compile.Header) {
+			for i := range h.Parts {
+				h.Parts[i].Sportindex = 0
+			}
+		}),
 		bug("wrong default", func(h *compile.Header) { h.DefaultAction ^= 1 }),
 		bug("wrong counter of the default", func(h *compile.Header) { h.DefaultCounter++ }),
 		bug("without a service like with any", func(h *compile.Header) { h.SvcNoneRow = h.DirRow[0] }),
@@ -216,6 +238,12 @@ func tableBugs() []Bug {
 			}
 		}),
 		bug("each row loses its first rule", eachWord(func(_ int, word uint64) uint64 { return word & (word - 1) })),
+		bug("monitored rules stand before all", func(h compile.Header, pages []compile.Page) {
+			for i := int(h.Rules); i < 32*(len(pages)-int(h.Meta)); i++ {
+				flags := pages[int(h.Meta)+i/32][i%32*16+12:]
+				binary.NativeEndian.PutUint32(flags, binary.NativeEndian.Uint32(flags)&0xffff)
+			}
+		}),
 		bug("rules swapped", func(h compile.Header, pages []compile.Page) {
 			if h.Rules > 1 {
 				page := &pages[h.Meta]

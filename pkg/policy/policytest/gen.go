@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
 // SeedVariable is the environment variable that repeats a run.
@@ -70,8 +71,20 @@ func (g *Gen) Set(network string) policy.Set {
 // their ids are not in order.
 func (g *Gen) SetN(network string, n int) policy.Set {
 	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2)), Lists: g.lists(), ServiceLists: g.serviceLists()}
+	tier, passing := uint8(0), g.rnd.IntN(3) == 0
 	for i, id := range g.rnd.Perm(n) {
 		r := g.rule()
+		if g.rnd.IntN(n) < 4 && tier < compile.TiersMax-2 {
+			tier = min(tier+1+uint8(g.rnd.IntN(2)), compile.TiersMax-2)
+			passing = g.rnd.IntN(2) == 0
+		}
+		r.Tier = tier
+		switch {
+		case passing && g.rnd.IntN(3) == 0:
+			r.Action = policy.Pass
+		case !passing:
+			r.Monitored = g.rnd.IntN(6) == 0
+		}
 		g.nameSets(&r, set.Lists)
 		if g.rnd.IntN(4) == 0 {
 			if r.ServiceSets = g.someOf(len(set.ServiceLists), slices.Sorted(maps.Keys(set.ServiceLists))); r.ServiceSets != nil && g.rnd.IntN(2) == 0 {
@@ -93,8 +106,9 @@ func (g *Gen) SetN(network string, n int) policy.Set {
 }
 
 // Wide makes a set of n rules, at most 2^22, in which nearly every rule can decide: each
-// names an address as a source that no other does, and so all of them make classes.
-func (g *Gen) Wide(network string, n int) policy.Set {
+// names an address as a source that no other does, and so all of them make classes. The
+// first monitored of them are monitored.
+func (g *Gen) Wide(network string, n, monitored int) policy.Set {
 	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2))}
 	base := binary.BigEndian.Uint32([]byte{10, 64, 0, 0})
 	for i, place := range g.rnd.Perm(n) {
@@ -104,6 +118,7 @@ func (g *Gen) Wide(network string, n int) policy.Set {
 		for j := range r.Services { // with source ports it could count more than once
 			r.Services[j].SourceFirst, r.Services[j].SourceLast = 0, 0
 		}
+		r.Monitored = i < monitored
 		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/n, network), ID: uint32(1000 + place)}
 		set.Rules = append(set.Rules, r)
 	}

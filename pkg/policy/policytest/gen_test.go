@@ -63,6 +63,12 @@ func TestPacketsReachEverything(t *testing.T) {
 				"by protocol alone": v.Rule >= 0 && p.IP && !p.HasService && set.Rules[max(0, v.Rule)].Services != nil,
 				"source port":       v.Rule >= 0 && slices.ContainsFunc(set.Rules[max(0, v.Rule)].Services, func(s policy.Service) bool { return s.SourceLast != 0 && s.Matches(p) }),
 				"sctp":              p.Protocol == policy.SCTP && p.HasService && v.Rule >= 0,
+				"passed":            len(v.Passed) > 0 && v.Rule >= 0,
+				"passed twice":      len(v.Passed) > 1,
+				"passed, monitored": len(v.Passed) > 0 && v.Monitored >= 0,
+				"passed to none":    len(v.Passed) > 0 && v.Rule < 0,
+				"monitored":         v.Monitored >= 0 && v.Rule >= 0,
+				"monitored, last":   v.Monitored >= 0 && v.Rule < 0,
 				"port 0":            p.HasService && p.Protocol == policy.TCP && p.Service == 0,
 				"port last":         p.HasService && p.Protocol == policy.TCP && p.Service == 65535,
 			} {
@@ -73,8 +79,8 @@ func TestPacketsReachEverything(t *testing.T) {
 			rules++
 			if p, ok := g.PacketFor(set, i); ok {
 				won++
-				if got := policy.Evaluate(&set, p).Rule; got != i {
-					t.Fatalf("PacketFor(%d) is decided by rule %d", i, got)
+				if got := policy.Evaluate(&set, p); !slices.Contains(append(got.Passed, got.Rule, got.Monitored), i) {
+					t.Fatalf("PacketFor(%d) is decided by rule %d", i, got.Rule)
 				}
 			}
 		}

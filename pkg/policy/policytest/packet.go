@@ -63,12 +63,14 @@ func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
 	return out
 }
 
-// PacketFor tries to find a packet that rule i decides. It fails if earlier
+// PacketFor tries to find a packet that rule i decides, or passes on, or would if it were not monitored. It fails if earlier
 // rules hide it, or, rarely, by chance.
 func (g *Gen) PacketFor(set policy.Set, i int) (policy.Packet, bool) {
 	for range 200 {
-		if p, ok := g.Aim(set, i); ok && policy.Evaluate(&set, p).Rule == i {
-			return p, true
+		if p, ok := g.Aim(set, i); ok {
+			if v := policy.Evaluate(&set, p); slices.Contains(append(v.Passed, v.Rule, v.Monitored), i) {
+				return p, true
+			}
 		}
 	}
 	return policy.Packet{}, false
