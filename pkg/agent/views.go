@@ -265,6 +265,13 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		for _, s := range p.VMs {
 			v.Networks = append(v.Networks, fmt.Sprintf("VMs with %q", s))
 		}
+		if p.Subject != nil {
+			for _, n := range slices.Sorted(maps.Keys(snap.Networks)) {
+				if snap.Networks[n].Cluster {
+					v.Networks = append(v.Networks, n)
+				}
+			}
+		}
 		for _, r := range p.Rules {
 			v.Rules = append(v.Rules, ruleView(r, hits[r.Key]))
 		}

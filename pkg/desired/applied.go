@@ -11,15 +11,16 @@ import (
 )
 
 // Which policies judge a port can depend on labels: a FirewallPolicy's appliedTo
-// selects VMs, a MultiNetworkPolicy pods. Whose port it is, and with what labels,
+// selects VMs, a MultiNetworkPolicy and a ClusterNetworkPolicy pods. Whose port it is, and with what labels,
 // is known a while after its ADD, which waits for nobody; and a VM is believed to
 // be one only when KubeVirt says so. So each policy is applied to a port with
 // certainty, or not at all, or maybe. Of one that is maybe applied the rules that
-// drop are in force and those that allow or only count are not: whatever is found out in the
-// end, nothing was let through before that will not be let through then.
+// drop are in force, those that pass on drop, and those that allow or only count are
+// not there: whatever is found out in the end, nothing was let through before that will
+// not be let through then.
 //
 // It is so rule by rule: with such a rule that drops, less passes than with the
-// rule or without it; without such a rule that allows, a packet is judged by what
+// rule or without it, and no more than what it would pass on; without such a rule that allows, a packet is judged by what
 // follows, and either that drops it, or it passes with the rule and without.
 
 // Pod is what is known of a pod of this node.
@@ -27,6 +28,8 @@ type Pod struct {
 	UID    string            `json:"uid"`
 	Labels map[string]string `json:"labels,omitempty"` // its own, as MultiNetworkPolicies select by
 	Owner  Owner             `json:"owner"`
+	// Namespace has its namespace's labels; nil is that they are not known.
+	Namespace map[string]string `json:"namespace,omitempty"`
 	// VM has the VM's labels where the Owner is one, and is what FirewallPolicies
 	// select by.
 	VM map[string]string `json:"vm,omitempty"`
@@ -74,6 +77,7 @@ const (
 // port is what decides which policies are applied to it.
 type port struct {
 	network string
+	cluster bool // the network is for ClusterNetworkPolicies
 	// nobody says that there is no pod: nothing is applied to it by label.
 	nobody bool
 	// pod is nil while nothing is known of it.
@@ -83,16 +87,18 @@ type port struct {
 
 // portOf is the port of a pod on a network, as far as it is known.
 func (s *Snapshot) portOf(network string, ref PodRef) port {
-	p := port{network: network, namespace: ref.Namespace, nobody: ref == PodRef{}}
+	p := port{network: network, cluster: s.Networks[network].Cluster, namespace: ref.Namespace, nobody: ref == PodRef{}}
 	if pod, ok := s.Pods[PodKey(ref.Namespace, ref.Name)]; ok && (ref.UID == "" || ref.UID == pod.UID) {
 		p.pod = &pod
 	}
 	return p
 }
 
-// byPolicy says whether a FirewallPolicy is applied to the port.
+// byPolicy says whether a FirewallPolicy or ClusterNetworkPolicy is applied to the port.
 func (p port) byPolicy(f *Policy) certainty {
 	switch {
+	case f.Subject != nil:
+		return p.bySubject(f.Subject)
 	case f.Any() || slices.Contains(f.Networks, p.network):
 		return yes
 	case len(f.VMs) == 0 || p.nobody || p.pod != nil && p.pod.Owner == OwnerNone:
@@ -100,6 +106,18 @@ func (p port) byPolicy(f *Policy) certainty {
 	case p.pod == nil || p.pod.Owner != OwnerVM:
 		return maybe
 	case slices.ContainsFunc(f.VMs, func(s Selector) bool { return s.Matches(p.pod.VM) }):
+		return yes
+	}
+	return no
+}
+
+func (p port) bySubject(s *Subject) certainty {
+	switch {
+	case !p.cluster || p.nobody:
+		return no
+	case p.pod == nil || p.pod.Namespace == nil:
+		return maybe
+	case s.Namespaces.Matches(p.pod.Namespace) && s.Pods.Matches(p.pod.Labels):
 		return yes
 	}
 	return no
@@ -121,11 +139,14 @@ func (p port) byPodPolicy(f *PodPolicy) certainty {
 }
 
 // Any says that the policy is applied to every port.
-func (p *Policy) Any() bool { return len(p.Networks) == 0 && len(p.VMs) == 0 }
+func (p *Policy) Any() bool { return len(p.Networks) == 0 && !p.ByLabel() }
+
+// ByLabel says whether the policy selects ports by label, alone or beside networks.
+func (p *Policy) ByLabel() bool { return len(p.VMs) > 0 || p.Subject != nil }
 
 // ByLabel says whether any policy selects ports by label.
 func (s *Snapshot) ByLabel() bool {
-	return len(s.PodPolicies) > 0 || slices.ContainsFunc(s.Policies, func(p Policy) bool { return len(p.VMs) > 0 })
+	return len(s.PodPolicies) > 0 || slices.ContainsFunc(s.Policies, func(p Policy) bool { return p.ByLabel() })
 }
 
 // PolicySet gives what judges the port of a pod on a network, as far as it is
@@ -140,7 +161,7 @@ func (s *Snapshot) PolicyID(network string, pod PodRef) string {
 }
 
 // UnknownID is the ID of the UnknownSet.
-func (s *Snapshot) UnknownID(network string) string { return s.policyID(port{network: network}) }
+func (s *Snapshot) UnknownID(network string) string { return s.policyID(s.unknown(network)) }
 
 func (s *Snapshot) policyID(at port) string {
 	set := policy.Set{Network: at.network, Variant: s.variant(at)}
@@ -150,7 +171,11 @@ func (s *Snapshot) policyID(at port) string {
 // UnknownSet gives what judges a port on a network while nothing is known of its
 // pod. It lets nothing through that PolicySet will not.
 func (s *Snapshot) UnknownSet(network string) policy.Set {
-	return s.policySet(port{network: network})
+	return s.policySet(s.unknown(network))
+}
+
+func (s *Snapshot) unknown(network string) port {
+	return port{network: network, cluster: s.Networks[network].Cluster}
 }
 
 // isolation is the key of the rule that drops what no MultiNetworkPolicy allows.
@@ -159,6 +184,20 @@ var isolation = policy.RuleKey{Policy: "MultiNetworkPolicy", ID: 1}
 
 // rankPods is the place of MultiNetworkPolicies among the categories.
 const rankPods = 5
+
+// tierOf gives the tier of a category's rules. ClusterNetworkPolicies have tiers of their
+// own, and MultiNetworkPolicies are of the one between, with Application.
+func tierOf(rank int) uint8 {
+	switch {
+	case rank < rankAdmin:
+		return 0
+	case rank == rankAdmin:
+		return 1
+	case rank < rankBaseline:
+		return 2
+	}
+	return 3
+}
 
 func (s *Snapshot) policySet(at port) policy.Set {
 	set := policy.Set{Network: at.network, Variant: s.variant(at), Default: policy.Drop}
@@ -193,9 +232,15 @@ func (s *Snapshot) policySet(at port) policy.Set {
 		}
 		c := at.byPolicy(p)
 		for i := range p.Rules {
-			if r := &p.Rules[i]; c == yes || c == maybe && r.Action != policy.Allow && !r.Monitored {
-				set.Rules = append(set.Rules, *r)
-				name(r)
+			r := p.Rules[i]
+			r.Tier = tierOf(p.Rank)
+			if c == maybe && r.Action == policy.Pass {
+				// What it spares a packet that another rule drops, or allows, is not known.
+				r.Action = policy.Drop
+			}
+			if c == yes || c == maybe && r.Action != policy.Allow && !r.Monitored {
+				set.Rules = append(set.Rules, r)
+				name(&r)
 			}
 		}
 	}
@@ -218,11 +263,14 @@ func (s *Snapshot) podRules(at port) (rules []policy.Rule) {
 			rules = append(rules, p.Rules...)
 		}
 	}
-	if isolated == 0 {
-		return rules
+	if isolated != 0 {
+		rules = append(rules, policy.Rule{Key: isolation, Name: "isolated, and no MultiNetworkPolicy allows it",
+			Action: policy.Drop, Directions: isolated, Sources: anyIP(), Implied: true})
 	}
-	return append(rules, policy.Rule{Key: isolation, Name: "isolated, and no MultiNetworkPolicy allows it",
-		Action: policy.Drop, Directions: isolated, Sources: anyIP(), Implied: true})
+	for i := range rules {
+		rules[i].Tier = tierOf(rankPods)
+	}
+	return rules
 }
 
 // variant names what is applied by label, the same on every node and at any time.
@@ -230,7 +278,7 @@ func (s *Snapshot) variant(at port) string {
 	var applied []string
 	for i := range s.Policies {
 		p := &s.Policies[i]
-		if len(p.VMs) == 0 || slices.Contains(p.Networks, at.network) {
+		if !p.ByLabel() || slices.Contains(p.Networks, at.network) {
 			continue
 		}
 		if c := at.byPolicy(p); c != no {

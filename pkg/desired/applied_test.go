@@ -177,6 +177,9 @@ func TestUnknownIsNeverMoreOpen(t *testing.T) {
 			}
 			other = append(other, p)
 		}
+		for i := range g.IntN(3) {
+			w.cluster = append(w.cluster, g.clusterPolicy(i))
+		}
 		s := w.read(t, other...)
 		before := []policy.Set{s.UnknownSet("lan")}
 		for _, pod := range w.pods[:3] { // known to be a VM's, but not of which
@@ -186,7 +189,7 @@ func TestUnknownIsNeverMoreOpen(t *testing.T) {
 		for i, early := range before {
 			for _, owner := range []Owner{OwnerVM, OwnerNone} {
 				pod := w.pods[max(i-1, 0)]
-				s.Pods[PodKey(pod.namespace, pod.name)] = Pod{UID: pod.name, Labels: pod.labels, Owner: owner, VM: g.labels()}
+				s.Pods[PodKey(pod.namespace, pod.name)] = Pod{UID: pod.name, Labels: pod.labels, Owner: owner, VM: g.labels(), Namespace: map[string]string{"a": "x", "b": one(g, "x", "y")}}
 				late := s.PolicySet("lan", PodRef{pod.namespace, pod.name, pod.name})
 				for range 20 {
 					p := g.packet(w)
@@ -246,7 +249,7 @@ func TestOwnedPods(t *testing.T) {
 		"another pod was confirmed before":     {pod("p", launcher, ""), nil, map[string]Pod{"x/p": {UID: "uid-9", Owner: OwnerVM}}, OwnerUnknown, nil},
 		"a pod without a VM":                   {pod("p", map[string]string{"app": "a"}, "ReplicaSet"), []unstructured.Unstructured{vmi(nil, map[string]any{"uid-2": "n1"})}, nil, OwnerNone, nil},
 	} {
-		got := ownedPods([]metav1.PartialObjectMetadata{tt.pod}, vmLabels(tt.vmis, "n1"), tt.last)["x/p"]
+		got := ownedPods([]metav1.PartialObjectMetadata{tt.pod}, nil, vmLabels(tt.vmis, "n1"), tt.last)["x/p"]
 		if d := cmp.Diff(Pod{UID: "uid-1", Labels: tt.pod.Labels, Owner: tt.want, VM: tt.vm}, got); d != "" {
 			t.Errorf("%s (-want +got):\n%s", what, d)
 		}

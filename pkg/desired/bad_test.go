@@ -182,8 +182,8 @@ networks.yml:12: VLANNetwork vlan100: spec.defaultAction: Required value: want A
 networks.yml:17: VLANNetwork vlan100: spec.defaultAction: Forbidden: this version does not enforce Reject: want Allow or Drop
 `},
 		{name: "unknown keys", content: network("  mtu: 1500", "  vlanID: 100\n  MTU: 1500"), want: `
-networks.yml:15: VLANNetwork vlan100: spec.vlanID: unknown field: want one of trunk, vlan, mtu, subnets, defaultAction, addressing, portSecurity, reachability, namespaces
-networks.yml:16: VLANNetwork vlan100: spec.MTU: unknown field: want one of trunk, vlan, mtu, subnets, defaultAction, addressing, portSecurity, reachability, namespaces
+networks.yml:15: VLANNetwork vlan100: spec.vlanID: unknown field: want one of trunk, vlan, mtu, subnets, defaultAction, clusterNetworkPolicies, addressing, portSecurity, reachability, namespaces
+networks.yml:16: VLANNetwork vlan100: spec.MTU: unknown field: want one of trunk, vlan, mtu, subnets, defaultAction, clusterNetworkPolicies, addressing, portSecurity, reachability, namespaces
 `},
 		{name: "key twice", content: network("  mtu: 1500", "  mtu: 1500\n  mtu: 1400"), want: `
 networks.yml:16: VLANNetwork vlan100: spec.mtu: key is given twice, first in line 15: want it once
@@ -196,13 +196,14 @@ networks.yml:15: VLANNetwork vlan100: spec.mtu: aliases are not followed: write 
 `},
 		{name: "not enforced", content: vlan100 + "  addressing: {mode: Declared}\n" +
 			"  portSecurity: {macChanges: Accept, forgedTransmits: Reject, promiscuous: Reject, ipGuard: Enabled, raGuard: Disabled}\n" +
-			"  reachability: {targets: [10.100.0.1]}\n  namespaces: {matchLabels: {team: a}}\n", want: `
+			"  reachability: {targets: [10.100.0.1]}\n  namespaces: {matchLabels: {team: a}}\n  clusterNetworkPolicies: Enabled\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.addressing: Forbidden: this version does not enforce this field: leave it out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.ipGuard: Forbidden: this version does not enforce Enabled: want Disabled, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.macChanges: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce this field: leave it out
 networks.yml:20: VLANNetwork vlan100: spec.reachability: Forbidden: this version does not enforce this field: leave it out
 networks.yml:21: VLANNetwork vlan100: spec.namespaces: Forbidden: is enforced with --source kube alone: leave it out
+networks.yml:22: VLANNetwork vlan100: spec.clusterNetworkPolicies: Forbidden: is enforced with --source kube alone: leave it out
 `},
 		{name: "namespace", content: network("{name: vlan100}", "{name: vlan100, namespace: prod}"), want: `
 networks.yml:11: VLANNetwork vlan100: metadata.namespace: unknown field: want one of name, labels, annotations
@@ -337,7 +338,7 @@ policy.yaml:18: FirewallPolicy web: spec.rules[3].action: rule 9: Unsupported va
 		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: 'Off'"), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].log: rule 7: Forbidden: this version does not enforce this field: leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: rule 7: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported value: "Off": supported values: "Disabled", "Enabled", "Monitor"
+policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported value: "Off": supported values: "Enabled", "Monitor", "Disabled"
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: rule 7: Forbidden: is enforced with --source kube alone: leave it out

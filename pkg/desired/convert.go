@@ -22,7 +22,7 @@ func rank(c v1alpha1.Category) int {
 		return 2
 	case v1alpha1.CategoryEnvironment:
 		return 3
-	default: // Application; 4 and 5 are ClusterNetworkPolicy Admin and MultiNetworkPolicy
+	default: // Application; 4 and 7 are ClusterNetworkPolicy's tiers, and 5 is MultiNetworkPolicy
 		return 6
 	}
 }
@@ -160,11 +160,11 @@ func collect(errs *field.ErrorList, path string, err error) {
 	}
 }
 
-func deref(p *int32) int32 {
-	if p == nil {
-		return 0
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
 	}
-	return *p
+	return v
 }
 
 func action(a v1alpha1.Action) policy.Action {

@@ -39,7 +39,9 @@ type Network struct {
 	Tagged  vlan.Set      `json:"tagged,omitzero"`
 	MTU     int           `json:"mtu,omitempty"` // bytes; 0 takes the trunk's
 	Default policy.Action `json:"default"`
-	Subnets []Subnet      `json:"subnets,omitempty"`
+	// Cluster: the cluster's ClusterNetworkPolicies are for its ports.
+	Cluster bool     `json:"cluster,omitempty"`
+	Subnets []Subnet `json:"subnets,omitempty"`
 	// Namespaces that may use it, sorted; nil is all.
 	Namespaces []string `json:"namespaces,omitzero"`
 	// Kept says that the source has it no more, but living ports use it. The
@@ -61,6 +63,7 @@ type Policy struct {
 	Order    int64         `json:"order"`
 	Networks []string      `json:"networks,omitempty"` // appliedTo
 	VMs      []Selector    `json:"vms,omitempty"`      // appliedTo by label; without either it is Any
+	Subject  *Subject      `json:"subject,omitempty"`  // of a ClusterNetworkPolicy, which has neither
 	Rules    []policy.Rule `json:"rules"`
 }
 

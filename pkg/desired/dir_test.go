@@ -201,7 +201,7 @@ func TestPolicySets(t *testing.T) {
 	}
 	allow := policy.Rule{
 		Key: policy.RuleKey{Policy: "web", ID: 1001}, Name: "web from the old subnet",
-		Action: policy.Allow, Directions: policy.OnlyIn,
+		Tier: 2, Action: policy.Allow, Directions: policy.OnlyIn,
 		Sources: []policy.AddrRange{
 			addrs("10.100.0.0", "10.100.0.255"), addrs("10.1.2.3", "10.1.2.3"), addrs("10.0.0.5", "10.0.0.9"),
 		},
@@ -212,7 +212,7 @@ func TestPolicySets(t *testing.T) {
 		},
 	}
 	drop := policy.Rule{
-		Key: policy.RuleKey{Policy: "web", ID: 1002}, Action: policy.Drop, Directions: policy.InOut,
+		Key: policy.RuleKey{Policy: "web", ID: 1002}, Tier: 2, Action: policy.Drop, Directions: policy.InOut,
 		Services: []policy.Service{{Protocol: policy.TCP, First: 22, Last: 22}},
 	}
 	want := []policy.Set{

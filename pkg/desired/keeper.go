@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -123,6 +124,10 @@ func (k *keeper) objects() map[key]held {
 		put(v1alpha1.KindVLANNetwork, name, n)
 	}
 	for _, p := range s.Policies {
+		if name, ok := strings.CutPrefix(p.Name, kindClusterPolicy+"/"); ok {
+			put(kindClusterPolicy, name, p)
+			continue
+		}
 		put(v1alpha1.KindFirewallPolicy, p.Name, p)
 	}
 	for name, a := range s.Sets {
@@ -174,5 +179,5 @@ func (s *Snapshot) sameContent(o *Snapshot) bool {
 func (s *Snapshot) samePods(o *Snapshot) bool { return maps.EqualFunc(s.Pods, o.Pods, Pod.equal) }
 
 func (p Pod) equal(o Pod) bool {
-	return p.UID == o.UID && p.Owner == o.Owner && maps.Equal(p.Labels, o.Labels) && maps.Equal(p.VM, o.VM)
+	return p.UID == o.UID && p.Owner == o.Owner && maps.Equal(p.Labels, o.Labels) && maps.Equal(p.VM, o.VM) && maps.Equal(p.Namespace, o.Namespace)
 }

@@ -49,13 +49,13 @@ type Kube struct {
 	read      map[string]decoded // what objects were last decoded to, by UID
 	problem   error              // of the last look
 	// Kinds of others that the cluster may not have.
-	podPolicies, attachments, vmsHere, vmsComing *optional
-	notices                                      []Problem                    // of the last look: what is in force, but less than its author may think
-	far                                          map[string]string            // of the last look: Snapshot.Elsewhere
-	onPod                                        func(namespace, name string) // see TellOfPods
-	podInformer                                  atomic.Pointer[cache.Informer]
-	asker                                        *asker
-	moved                                        chan struct{} // see Moved
+	podPolicies, clusterPolicies, attachments, vmsHere, vmsComing *optional
+	notices                                                       []Problem                    // of the last look: what is in force, but less than its author may think
+	far                                                           map[string]string            // of the last look: Snapshot.Elsewhere
+	onPod                                                         func(namespace, name string) // see TellOfPods
+	podInformer                                                   atomic.Pointer[cache.Informer]
+	asker                                                         *asker
+	moved                                                         chan struct{} // see Moved
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
@@ -98,21 +98,23 @@ func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
 func (k *Kube) watchOthers(cfg *rest.Config) {
 	changed := func() { signal(k.changed) }
 	onNode := func(label string) labels.Selector { return labels.SelectorFromSet(labels.Set{label: k.node}) }
-	k.podPolicies = newOptional(cfg, multiNetworkPolicies, "multi-networkpolicies", nil,
+	k.podPolicies = newOptional(cfg, multiNetworkPolicies, "multi-networkpolicies", meta.RESTScopeNamespace, nil,
 		trimTo(multiNetworkPolicies, policyFor, []string{"spec"}), changed)
-	k.attachments = newOptional(cfg, attachmentKind, "network-attachment-definitions", nil,
+	k.clusterPolicies = newOptional(cfg, clusterNetworkPolicies, "clusternetworkpolicies", meta.RESTScopeRoot, nil,
+		trimTo(clusterNetworkPolicies, "", []string{"spec"}), changed)
+	k.attachments = newOptional(cfg, attachmentKind, "network-attachment-definitions", meta.RESTScopeNamespace, nil,
 		trimTo(attachmentKind, "", []string{"spec", "config"}), changed)
 	vmChanged := func() {
 		k.asker.again()
 		signal(k.moved)
 		changed()
 	}
-	k.vmsHere = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(onNodeLabel), trimVM, vmChanged)
-	k.vmsComing = newOptional(cfg, vmiKind, "virtualmachineinstances", onNode(toNodeLabel), trimVM, vmChanged)
+	k.vmsHere = newOptional(cfg, vmiKind, "virtualmachineinstances", meta.RESTScopeNamespace, onNode(onNodeLabel), trimVM, vmChanged)
+	k.vmsComing = newOptional(cfg, vmiKind, "virtualmachineinstances", meta.RESTScopeNamespace, onNode(toNodeLabel), trimVM, vmChanged)
 }
 
 func (k *Kube) others() []*optional {
-	return []*optional{k.podPolicies, k.attachments, k.vmsHere, k.vmsComing}
+	return []*optional{k.podPolicies, k.clusterPolicies, k.attachments, k.vmsHere, k.vmsComing}
 }
 
 // KubeConfig reads how to reach the API server: from a kubeconfig file, or, where
@@ -342,9 +344,8 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	if err := k.cache.Get(ctx, client.ObjectKey{Name: k.node}, node); err != nil {
 		return m, ReasonUnreadable, fmt.Errorf("has no node %s: name this node with --node, as kubectl get nodes does", k.node)
 	}
-	var namespaces metav1.PartialObjectMetadataList
-	namespaces.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
-	if err := k.cache.List(ctx, &namespaces); err != nil {
+	namespaces, err := k.namespaces()
+	if err != nil {
 		return m, ReasonUnreadable, err
 	}
 	holders, err := k.holders(ctx)
@@ -356,7 +357,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 			return m, ReasonUnreadable, err
 		}
 	}
-	p := placement{node: node.Labels, namespaces: namespaces.Items, holders: holders, elsewhere: map[key]bool{}, far: map[string]string{}}
+	p := placement{node: node.Labels, namespaces: namespaces, holders: holders, elsewhere: map[key]bool{}, far: map[string]string{}}
 	read := map[string]decoded{}
 	total := 0
 	for _, kind := range v1alpha1.Kinds() { // trunks, then what is on them, then what names that
@@ -380,7 +381,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 			strings.Join([]string{v1alpha1.KindVLANTrunk, v1alpha1.KindVLANNetwork, v1alpha1.KindFirewallPolicy}, ", "))
 	}
 	k.far = p.far
-	k.read, k.notices = read, append(p.notices, k.lookAtPodPolicies(&m, &p)...)
+	k.read, k.notices = read, slices.Concat(p.notices, k.lookAtPodPolicies(&m, &p), k.lookAtClusterPolicies(&m, &p))
 	return m, "", nil
 }
 
@@ -388,6 +389,8 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 func (k *Kube) hadOwn() bool {
 	return k.last != nil && len(k.last.Trunks)+len(k.last.Networks)+len(k.last.Policies) > 0
 }
+
+var errKindGone = errors.New("the cluster does not have the kind any more: apply its CRD again, or delete the policies before it")
 
 // lookAtPodPolicies adds the MultiNetworkPolicies to what is proposed, and tells of
 // what they allow less than their authors may think. While they cannot be read, or
@@ -404,7 +407,7 @@ func (k *Kube) lookAtPodPolicies(m *manifest, p *placement) (notices []Problem) 
 	}
 	items, err := k.podPolicies.list()
 	if err == nil && !k.podPolicies.found() && len(around.last) > 0 {
-		err = errors.New("the cluster does not have the kind any more: apply its CRD again, or delete the policies before it")
+		err = errKindGone
 	}
 	if err != nil {
 		for i := range around.last {
@@ -424,6 +427,61 @@ func (k *Kube) lookAtPodPolicies(m *manifest, p *placement) (notices []Problem) 
 		notices = append(notices, problems...)
 	}
 	return notices
+}
+
+// lookAtClusterPolicies does the same for ClusterNetworkPolicies, if a network wants
+// them.
+func (k *Kube) lookAtClusterPolicies(m *manifest, p *placement) (notices []Problem) {
+	var last []string
+	wanted := false
+	if k.last != nil {
+		for i := range k.last.Policies {
+			if name, ok := strings.CutPrefix(k.last.Policies[i].Name, kindClusterPolicy+"/"); ok {
+				last = append(last, name)
+			}
+		}
+		for _, n := range k.last.Networks { // one may stay as it was
+			wanted = wanted || n.Cluster
+		}
+	}
+	for _, o := range m.objects {
+		n, ok := o.value.(Network)
+		wanted = wanted || ok && n.Cluster
+	}
+	if !wanted {
+		return nil
+	}
+	items, err := k.clusterPolicies.list()
+	if err == nil && !k.clusterPolicies.found() {
+		if len(last) == 0 {
+			return []Problem{{Kind: kindClusterPolicy, Message: "the cluster does not have the kind, and a VLANNetwork asks for it: apply its CRD, or set spec.clusterNetworkPolicies to Disabled"}}
+		}
+		err = errKindGone
+	}
+	if err != nil {
+		for _, name := range last {
+			m.objects = append(m.objects, object{key: key{kindClusterPolicy, name}})
+		}
+		return []Problem{{Kind: kindClusterPolicy, Message: fmt.Sprintf("%v; those in force stay", err), Kept: len(last) > 0}}
+	}
+	for i := range items {
+		o, problems := readClusterPolicy(&items[i], p.namespaces, p.holders)
+		m.objects = append(m.objects, o)
+		if o.value == nil {
+			m.problems = append(m.problems, problems...)
+			continue
+		}
+		notices = append(notices, problems...)
+	}
+	return notices
+}
+
+// namespaces lists the cluster's.
+func (k *Kube) namespaces() ([]metav1.PartialObjectMetadata, error) {
+	var list metav1.PartialObjectMetadataList
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
+	err := k.cache.List(context.Background(), &list) // from memory
+	return list.Items, err
 }
 
 // holders lists the NICs of the cluster's VMs, and those of pods that were given
@@ -496,7 +554,12 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 			return d
 		}
 		d.namespaces, o.Spec.Namespaces = o.Spec.Namespaces, nil
+		cluster := o.Spec.ClusterNetworkPolicies == v1alpha1.SwitchEnabled
+		if cluster {
+			o.Spec.ClusterNetworkPolicies = ""
+		}
 		n, errs := FromNetwork(&o)
+		n.Cluster = cluster
 		d.value = n
 		d.failAll(errs)
 	case v1alpha1.KindFirewallPolicy:

@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 )
 
 // other makes an object of a kind that others bring.
@@ -95,6 +98,7 @@ func TestKubeByLabel(t *testing.T) {
 	if again, err := LoadSnapshot(stored); err != nil || rules(again) != "sick/1 p/1" {
 		t.Errorf("stored: %v, %v", again, err)
 	}
+	clusterPoliciesComeAndGo(t, c, f, pod)
 	podPoliciesComeAndGo(t, c, f, pod, stored)
 }
 
@@ -145,6 +149,58 @@ func containersArePeers(t *testing.T, c *cluster, f *follower, policy *unstructu
 	policy.Object["spec"] = old.Object["spec"]
 	c.change(policy)
 	f.until("as it was", func(s *Snapshot) bool { return len(s.Problems) == 0 && sources(s) == "10.1.0.5 " })
+}
+
+func clusterPoliciesComeAndGo(t *testing.T, c *cluster, f *follower, pod *corev1.Pod) {
+	rules := func(s *Snapshot) string {
+		return strings.ReplaceAll(keysOf(s.PolicySet("lan", PodRef{pod.Namespace, pod.Name, string(pod.UID)})), kindClusterPolicy+"/", "")
+	}
+	enable := func(is v1alpha1.Switch) {
+		c.edit("VLANNetwork", "lan", func(spec map[string]any) { spec["clusterNetworkPolicies"] = string(is) })
+	}
+	enable(v1alpha1.SwitchEnabled)
+	f.until("no such kind", func(s *Snapshot) bool {
+		return len(s.Problems) == 1 && strings.Contains(s.Problems[0].Message, "the cluster does not have the kind, and a VLANNetwork asks for it")
+	})
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/network-policy-api").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Server.Apply(strings.TrimSpace(string(module)) + "/config/crd/standard/policy.networking.k8s.io_clusternetworkpolicies.yaml")
+	guard := c.other(clusterNetworkPolicies, "guard", `
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {matchLabels: {team: a}}}
+  ingress:
+  - {action: Pass, from: [{namespaces: {matchLabels: {kubernetes.io/metadata.name: none}}}]}
+  - {action: Deny, from: [{namespaces: {}}]}
+`)
+	guard.SetNamespace("")
+	c.createSoon(guard)
+	base := c.other(clusterNetworkPolicies, "base", `{spec: {tier: Baseline, priority: 0, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [0.0.0.0/0]}]}]}}`)
+	base.SetNamespace("")
+	c.create(base)
+	f.until("the namespace is not meant", func(s *Snapshot) bool { return rules(s) == "sick/1 p/1 base/100001" })
+	namespace := &corev1.Namespace{}
+	if err := c.Get(t.Context(), client.ObjectKey{Name: "default"}, namespace); err != nil {
+		t.Fatal(err)
+	}
+	namespace.Labels["team"] = "a"
+	c.change(namespace)
+	s := f.until("the namespace is meant", func(s *Snapshot) bool { return rules(s) == "sick/1 guard/1 guard/2 p/1 base/100001" })
+	if len(s.Problems) != 2 || !strings.HasSuffix(s.Problems[0].String(), "ClusterNetworkPolicy guard: spec.ingress[0].from[0]: selects no VM now, and no pod whose address is known, and so matches nothing") {
+		t.Errorf("told: %v", s.Problems)
+	}
+	_ = unstructured.SetNestedField(base.Object, "Admin", "spec", "tier")
+	c.change(base)
+	f.until("of the other tier", func(s *Snapshot) bool { return rules(s) == "sick/1 base/100001 guard/1 guard/2 p/1" })
+	if err := c.Delete(t.Context(), base); err != nil {
+		t.Fatal(err)
+	}
+	f.until("deleted", func(s *Snapshot) bool { return rules(s) == "sick/1 guard/1 guard/2 p/1" })
+	enable(v1alpha1.SwitchDisabled)
+	f.until("not asked for", func(s *Snapshot) bool { return rules(s) == "sick/1 p/1" && len(s.Problems) == 0 })
 }
 
 func podPoliciesComeAndGo(t *testing.T, c *cluster, f *follower, pod *corev1.Pod, stored string) {

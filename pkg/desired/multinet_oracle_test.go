@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	cnp "sigs.k8s.io/network-policy-api/apis/v1alpha2"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -38,6 +39,7 @@ type npWorld struct {
 	namespaces map[string]map[string]string
 	pods       []npPod
 	policies   []npPolicy
+	cluster    []cnp.ClusterNetworkPolicy
 }
 
 type npPolicy struct {
@@ -375,8 +377,7 @@ func (w *npWorld) read(tb testing.TB, other ...Policy) *Snapshot {
 	for name, set := range w.namespaces {
 		around.namespaces = append(around.namespaces, metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: set}})
 	}
-	s := &Snapshot{Networks: map[string]Network{"lan": {Name: "lan", Default: policy.Allow}, "wan": {Name: "wan"}}, Policies: other, Pods: map[string]Pod{}}
-	slices.SortFunc(s.Policies, judgedBefore)
+	s := &Snapshot{Networks: map[string]Network{"lan": {Name: "lan", Default: policy.Allow, Cluster: true}, "wan": {Name: "wan"}}, Policies: other, Pods: map[string]Pod{}}
 	for _, p := range w.pods {
 		if p.vm || p.addr.IsValid() {
 			around.holders = append(around.holders, p.identity(tb))
@@ -385,8 +386,16 @@ func (w *npWorld) read(tb testing.TB, other ...Policy) *Snapshot {
 		if p.vm {
 			owner = OwnerVM
 		}
-		s.Pods[PodKey(p.namespace, p.name)] = Pod{UID: p.name, Labels: p.labels, Owner: owner}
+		s.Pods[PodKey(p.namespace, p.name)] = Pod{UID: p.name, Labels: p.labels, Owner: owner, Namespace: namespaceLabels(around.namespaces, p.namespace)}
 	}
+	for i := range w.cluster {
+		o, problems := readClusterPolicy(clusterObject(tb, &w.cluster[i]), around.namespaces, around.holders)
+		if o.value == nil {
+			tb.Fatalf("policy %+v: not taken: %v", w.cluster[i], problems)
+		}
+		s.Policies = append(s.Policies, o.value.(Policy))
+	}
+	slices.SortFunc(s.Policies, judgedBefore)
 	for _, p := range w.policies {
 		o, here, problems := readPodPolicy(p.object(tb), around)
 		if !here || o.value == nil {
@@ -407,14 +416,7 @@ func TestMultiNetworkPolicyTruth(t *testing.T) {
 		s := w.read(t)
 		subject := w.pods[g.IntN(len(w.pods))]
 		set := s.PolicySet(subject.network, PodRef{subject.namespace, subject.name, subject.name})
-		counters, err := compile.Allocate(nil, []policy.Set{set})
-		if err != nil {
-			t.Fatal(err)
-		}
-		prog, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
-		if err != nil {
-			t.Fatal(err)
-		}
+		prog, counters := compiled(t, set)
 		for range 60 {
 			p := g.packet(w)
 			truth := w.judge(subject, p)

@@ -41,10 +41,10 @@ type optional struct {
 	synced func() bool
 }
 
-func newOptional(cfg *rest.Config, kind schema.GroupVersionKind, plural string, selector labels.Selector, trim toolscache.TransformFunc, changed func()) *optional {
+func newOptional(cfg *rest.Config, kind schema.GroupVersionKind, plural string, scope meta.RESTScope, selector labels.Selector, trim toolscache.TransformFunc, changed func()) *optional {
 	m := meta.NewDefaultRESTMapper(nil)
 	resource := kind.GroupVersion().WithResource(plural)
-	m.AddSpecific(kind, resource, resource, meta.RESTScopeNamespace)
+	m.AddSpecific(kind, resource, resource, scope)
 	o := &optional{kind: kind, selector: selector, trim: trim, cfg: cfg, mapper: m, changed: changed, look: 30 * time.Second, health: newAPIHealth()}
 	o.health.changed = changed
 	return o

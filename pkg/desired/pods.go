@@ -126,12 +126,12 @@ func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[stri
 // by whoever makes pods: they never make it a VM's, but that they say so keeps it
 // from being nobody's. A pod that was a VM's stays so: between the nodes of a
 // migration its VirtualMachineInstance may be out of sight.
-func ownedPods(pods []metav1.PartialObjectMetadata, vms map[string]map[string]string, last map[string]Pod) map[string]Pod {
+func ownedPods(pods, namespaces []metav1.PartialObjectMetadata, vms map[string]map[string]string, last map[string]Pod) map[string]Pod {
 	out := map[string]Pod{}
 	for i := range pods {
 		p := &pods[i]
 		id := PodKey(p.Namespace, p.Name)
-		pod := Pod{UID: string(p.UID), Labels: p.Labels, Owner: OwnerNone}
+		pod := Pod{UID: string(p.UID), Labels: p.Labels, Owner: OwnerNone, Namespace: namespaceLabels(namespaces, p.Namespace)}
 		before := last[id]
 		owner := metav1.GetControllerOf(p)
 		vm, confirmed := vms[pod.UID]
@@ -154,6 +154,7 @@ func (k *Kube) localPods() map[string]Pod {
 	var pods metav1.PartialObjectMetadataList
 	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
 	_ = k.cache.List(context.Background(), &pods) // from memory: cannot fail once the watches are there
+	namespaces, _ := k.namespaces()
 	var vmis []unstructured.Unstructured
 	for _, o := range []*optional{k.vmsHere, k.vmsComing} {
 		items, _ := o.list() // without it: what was known before, or nothing
@@ -163,5 +164,5 @@ func (k *Kube) localPods() map[string]Pod {
 	if k.last != nil {
 		last = k.last.Pods
 	}
-	return ownedPods(pods.Items, vmLabels(vmis, k.node), last)
+	return ownedPods(pods.Items, namespaces, vmLabels(vmis, k.node), last)
 }

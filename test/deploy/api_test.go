@@ -372,6 +372,7 @@ func testRights(t *testing.T, s *apiserver.Server) {
 		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""},
 		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""},
 		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""},
+		{"policy.networking.k8s.io/clusternetworkpolicies", read, ""},
 		{"homeport.dev/vmports", read + " " + write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""}, {"homeport.dev/vlantrunknodes", read + " " + write, ""},
 		{"homeport.dev/vmports/status", "update patch", ""}, {"homeport.dev/vmidentities/status", "update patch", ""}, {"homeport.dev/vlantrunknodes/status", "update patch", ""},
 		{"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},

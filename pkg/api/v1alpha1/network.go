@@ -75,6 +75,12 @@ type VLANNetworkSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self in ['Allow', 'Drop']",message="want Allow or Drop for traffic that no rule matches"
 	DefaultAction Action `json:"defaultAction"`
 
+	// ClusterNetworkPolicies, if Enabled, has the cluster's ClusterNetworkPolicies
+	// (policy.networking.k8s.io/v1alpha2) judge the network's ports, too. Read from
+	// Kubernetes alone: a directory of manifests has none.
+	// +optional
+	ClusterNetworkPolicies Switch `json:"clusterNetworkPolicies,omitempty"`
+
 	// Addressing says how addresses of VMs become known. Not enforced by this
 	// version.
 	// +optional
@@ -202,7 +208,7 @@ const (
 	SecurityReject SecurityAction = "Reject"
 )
 
-// Switch turns a guard on or off.
+// Switch turns something on or off.
 //
 // +kubebuilder:validation:Enum=Enabled;Disabled
 type Switch string

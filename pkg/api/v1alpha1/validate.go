@@ -93,6 +93,13 @@ func ValidateVLANNetwork(n *VLANNetwork) field.ErrorList {
 	} else {
 		errs = append(errs, validateAction(spec.Child("defaultAction"), n.Spec.DefaultAction, ActionAllow, ActionDrop)...)
 	}
+	switch path := spec.Child("clusterNetworkPolicies"); n.Spec.ClusterNetworkPolicies {
+	case "", SwitchDisabled:
+	case SwitchEnabled:
+		errs = append(errs, clusterOnly(path))
+	default:
+		errs = append(errs, field.NotSupported(path, n.Spec.ClusterNetworkPolicies, []Switch{SwitchEnabled, SwitchDisabled}))
+	}
 	if n.Spec.Addressing != nil {
 		errs = append(errs, notEnforced(spec.Child("addressing")))
 	}
