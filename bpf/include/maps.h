@@ -313,4 +313,17 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } rule_counters SEC(".maps");
 
+/*
+ * rule_seen: when each of them last counted.
+ * Key: as in rule_counters. Value: __u32, handover_clock() + 1, or 0 for never. Written
+ * by the programs when the time has changed, read by the agent. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_RULE_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} rule_seen SEC(".maps");
+
 #endif

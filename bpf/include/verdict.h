@@ -4,6 +4,7 @@
 #define HOMEPORT_VERDICT_H
 
 #include <linux/pkt_cls.h>
+#include "clock.h"
 #include "maps.h"
 
 /* Not a verdict: the stage has no objection, the next one decides. */
@@ -35,15 +36,22 @@ static __always_inline void count_reason(struct __sk_buff *skb, __u32 slot, __u3
 	counter->dir[dir].bytes += skb->len;
 }
 
-/* Rule counters count judgements; see ADR 1 item 8 for which. */
-static __always_inline void count_rule(struct __sk_buff *skb, __u32 index)
+/*
+ * Rule counters count judgements; see ADR 1 item 8 for which. A function of its own, for
+ * the stacks of those that call it.
+ */
+__noinline int count_rule(struct __sk_buff *skb, __u32 index)
 {
 	struct hp_counter *counter = bpf_map_lookup_elem(&rule_counters, &index);
+	__u32 *seen = bpf_map_lookup_elem(&rule_seen, &index), now = handover_clock() + 1;
 
-	if (!counter)
-		return;
+	if (!counter || !seen)
+		return 0;
 	counter->packets += packets_of(skb);
 	counter->bytes += skb->len;
+	if (*seen != now)
+		*seen = now;
+	return 0;
 }
 
 static __always_inline int is_drop(__u32 reason)

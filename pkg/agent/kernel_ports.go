@@ -179,7 +179,7 @@ func (k *kernel) ReasonCounts(ifindex int) ([]reasonCount, error) {
 }
 
 // Hits is what a rule judged.
-type Hits datapath.Counter
+type Hits datapath.RuleCounter
 
 // RuleHits reads the counters of all rules.
 func (k *kernel) RuleHits(counters compile.Counters) (map[policy.RuleKey]Hits, error) {

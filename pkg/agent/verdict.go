@@ -50,7 +50,7 @@ func (a *Agent) portRules(req *wire.ViewRequest) (any, error) {
 		return nil, err
 	}
 	out := wire.PortRules{TypeMeta: kind("PortRules"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: set.ID(), Items: []wire.PortRule{},
-		Default: wire.DefaultHits{Network: set.Network, Action: set.Default.String(), Packets: hits[last].Packets, Bytes: hits[last].Bytes}}
+		Default: wire.DefaultHits{Network: set.Network, Action: set.Default.String(), Packets: hits[last].Packets, Bytes: hits[last].Bytes, LastHit: hits[last].Last}}
 	out.State, _ = a.kernel.State(rec.HostIfIndex)
 	for _, r := range set.Rules {
 		out.Items = append(out.Items, wire.PortRule{Policy: r.Key.Policy, Rule: ruleView(r, hits[r.Key])})

@@ -295,13 +295,13 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 			continue
 		}
 		h := hits[policy.DefaultKey(n)]
-		out.Defaults = append(out.Defaults, wire.DefaultHits{Network: n, Action: sets[n].Default.String(), Packets: h.Packets, Bytes: h.Bytes})
+		out.Defaults = append(out.Defaults, wire.DefaultHits{Network: n, Action: sets[n].Default.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last})
 	}
 	return out, nil
 }
 
 func ruleView(r policy.Rule, h Hits) wire.Rule {
-	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes}
+	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last}
 	switch {
 	case r.Disabled:
 		v.State = string(v1alpha1.RuleDisabled)

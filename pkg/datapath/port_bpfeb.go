@@ -180,6 +180,7 @@ const (
 	portMapPrograms        = "programs"
 	portMapRefusals        = "refusals"
 	portMapRuleCounters    = "rule_counters"
+	portMapRuleSeen        = "rule_seen"
 	portMapStrayCounters   = "stray_counters"
 	portProgFromVm         = "from_vm"
 	portProgToVm           = "to_vm"
@@ -257,6 +258,7 @@ type portMapSpecs struct {
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
 	Refusals      *ebpf.MapSpec `ebpf:"refusals"`
 	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleSeen      *ebpf.MapSpec `ebpf:"rule_seen"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
 }
 
@@ -308,6 +310,7 @@ type portMaps struct {
 	Programs      *ebpf.Map `ebpf:"programs"`
 	Refusals      *ebpf.Map `ebpf:"refusals"`
 	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
+	RuleSeen      *ebpf.Map `ebpf:"rule_seen"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
 }
 
@@ -327,6 +330,7 @@ func (m *portMaps) Close() error {
 		m.Programs,
 		m.Refusals,
 		m.RuleCounters,
+		m.RuleSeen,
 		m.StrayCounters,
 	)
 }

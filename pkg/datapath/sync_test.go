@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -267,5 +268,50 @@ func TestFeatureAnswers(t *testing.T) {
 		if a.String() != want {
 			t.Errorf("answer %d is %q", a, a)
 		}
+	}
+}
+
+// When a rule last counted is known to a second, outlives changes of the rules, and is
+// forgotten with the counter.
+func TestRuleLastHit(t *testing.T) {
+	b := newBench(t, Config{})
+	counters := b.sync(serviceSets(t, "1-1023")...)
+	hit, other := counters[key(4)], counters[key(2)]
+	last := func() (at, never time.Time) {
+		t.Helper()
+		c, err := b.RuleCounters([]uint32{hit, other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c[hit].Last, c[other].Last
+	}
+	if at, never := last(); !at.IsZero() || !never.IsZero() {
+		t.Errorf("before any packet: %v, %v", at, never)
+	}
+	b.port(accessPort())
+	began := time.Now()
+	b.expect("first", in(udp(peer4, vm4, 1, 2), policy.ReasonRuleAllow))
+	first, never := last()
+	if first.Before(began.Add(-3*time.Second)) || first.After(time.Now()) || !never.IsZero() {
+		t.Errorf("hit between %v and %v: %v, %v", began, time.Now(), first, never)
+	}
+	time.Sleep(2200 * time.Millisecond) // two ticks of the clock
+	if at, _ := last(); at.Sub(first).Abs() > time.Second {
+		t.Errorf("hit %v, and later it was %v", first, at)
+	}
+	b.expect("again", in(udp(peer4, vm4, 3, 4), policy.ReasonRuleAllow))
+	again, _ := last()
+	if again.Sub(first) < time.Second || again.After(time.Now()) {
+		t.Errorf("hit again %v after %v", again, first)
+	}
+	b.sync(serviceSets(t, "1-1024")...)
+	if at, _ := last(); at.Sub(again).Abs() > time.Second {
+		t.Errorf("hit %v, and after a change of rules %v", again, at)
+	}
+	if err := b.ClearRuleCounters([]uint32{hit}); err != nil {
+		t.Fatal(err)
+	}
+	if at, _ := last(); !at.IsZero() {
+		t.Errorf("cleared, and hit %v", at)
 	}
 }

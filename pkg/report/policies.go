@@ -52,7 +52,7 @@ func (p Printer) Policy(it wire.Policy) error {
 		[2]cell{{"Networks", head}, say(pg.some(it.Networks, "Any"))},
 	)
 	pg.blank()
-	g := pg.grid("ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES")
+	g := pg.grid("ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES", "+LAST HIT")
 	for i := range it.Rules {
 		g.row(pg.rule(&it.Rules[i])...)
 	}
@@ -67,7 +67,7 @@ func (p *page) rule(r *wire.Rule) []cell {
 		does = say(r.Action + ", " + r.State)
 	}
 	return []cell{say(r.ID), say(r.Name), does, say(r.Direction), say(p.some(r.Sources, "Any")),
-		say(p.some(r.Destinations, "Any")), say(p.some(r.Services, "Any")), count(r.Packets), count(r.Bytes)}
+		say(p.some(r.Destinations, "Any")), say(p.some(r.Services, "Any")), count(r.Packets), count(r.Bytes), say(stamp(r.LastHit))}
 }
 
 func action(a string) cell {

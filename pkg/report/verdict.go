@@ -46,11 +46,11 @@ func (p Printer) PortRules(v wire.PortRules) error {
 	}
 	pg.pairs(append(rows, silent(v.State)...)...)
 	pg.blank()
-	g := pg.grid("POLICY", "ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES")
+	g := pg.grid("POLICY", "ID", "NAME", "ACTION", "DIRECTION", "SOURCES", "DESTINATIONS", "SERVICES", "HITS", "+BYTES", "+LAST HIT")
 	for i := range v.Items {
 		g.row(append([]cell{say(v.Items[i].Policy)}, pg.rule(&v.Items[i].Rule)...)...)
 	}
-	g.row(say("(default)"), say(""), say(""), action(v.Default.Action), say("InOut"), say("Any"), say("Any"), say("Any"), count(v.Default.Packets), count(v.Default.Bytes))
+	g.row(say("(default)"), say(""), say(""), action(v.Default.Action), say("InOut"), say("Any"), say("Any"), say("Any"), count(v.Default.Packets), count(v.Default.Bytes), say(stamp(v.Default.LastHit)))
 	g.end()
 	return p.flush(pg)
 }

@@ -197,6 +197,8 @@ type Rule struct {
 	Services     []string `json:"services,omitempty"`
 	Packets      uint64   `json:"packets"`
 	Bytes        uint64   `json:"bytes"`
+	// LastHit is when packets last counted here, to about a second; absent: never.
+	LastHit time.Time `json:"lastHit,omitzero"`
 }
 
 // PortRules are the rules that judge a port, from top to bottom: those of all policies
@@ -242,6 +244,8 @@ type DefaultHits struct {
 	Action  string `json:"action"`
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
+	// LastHit is as in Rule.
+	LastHit time.Time `json:"lastHit,omitzero"`
 }
 
 // DropList is every drop counter that is not zero.
