@@ -504,3 +504,34 @@ func BenchmarkBuildWide(b *testing.B) {
 		})
 	}
 }
+
+// FuzzLookup: bytes that are no program give an error or a verdict, and end.
+func FuzzLookup(f *testing.F) {
+	g := policytest.New(3)
+	set := g.SetN("n", 70)
+	counters, err := compile.Allocate(nil, []policy.Set{set})
+	if err != nil {
+		f.Fatal(err)
+	}
+	p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+	if err != nil {
+		f.Fatal(err)
+	}
+	packets := g.Packets(set, 50)
+	for i := range uint32(64) {
+		f.Add(i*4, i<<28|i)
+	}
+	f.Add(uint32(len(p.Policies[0].Pages)-1)*compile.PageSize+8, uint32(policy.Pass))
+	f.Fuzz(func(t *testing.T, at, value uint32) {
+		spoilt := *p
+		pages := slices.Clone(p.Policies[0].Pages)
+		at %= uint32(len(pages) * compile.PageSize / 4)
+		binary.NativeEndian.PutUint32(pages[at*4/compile.PageSize][at*4%compile.PageSize:], value)
+		spoilt.Policies = []compile.Policy{{Network: "n", Pages: pages}}
+		for _, pkt := range packets {
+			if m, err := compile.Lookup(&spoilt, "n", pkt); err != nil && m.Action != policy.Drop {
+				t.Fatalf("%v, and %v", err, m.Action)
+			}
+		}
+	})
+}
