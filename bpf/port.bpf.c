@@ -35,6 +35,8 @@ static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
  */
 static __always_inline int needs_flow(const struct packet *p, __u32 r)
 {
+	if (!is_drop(r) && p->query.stateless)
+		return 0;
 	if (p->kind == TCP)
 		return (p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN;
 	return (r == HP_DEFAULT_DROP || (r == HP_RULE_DROP && p->query.implied)) &&
@@ -53,7 +55,7 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 		return r;
 	if (needs_flow(p, r) && takes_over(skb, p, t) == HP_MIGRATED)
 		return HP_MIGRATED;
-	if (!is_drop(r)) {
+	if (!is_drop(r) && !q->stateless) {
 		if (p->kind == TCP) {
 			/* Allowed, but only a SYN opens a connection. */
 			if (!opens_tcp(p))

@@ -148,11 +148,14 @@ struct hp_rule {
 	__u32 counter; /* index into rule_counters */
 	__u32 rule_id; /* the number that people know; unique within its policy */
 	__u32 action;  /* enum hp_action */
-	__u32 flags;   /* HP_RULE_IMPLIED; above it, HP_RULE_LINK_SHIFT up, the link */
+	__u32 flags;   /* HP_RULE_IMPLIED, HP_RULE_STATELESS; above these, HP_RULE_LINK_SHIFT up, the link */
 };
 
 /* Nobody wrote the rule: it says for some packets what a default says for all. */
 #define HP_RULE_IMPLIED 1
+
+/* What the rule allows is no connection: each packet is judged by itself, both ways. */
+#define HP_RULE_STATELESS 2
 
 /*
  * The link of a monitored rule is how many positions that decide stand before it in the

@@ -220,6 +220,7 @@ __noinline int search(struct query *q)
 		q->position = h->rules;
 		q->counter = h->default_counter;
 		q->rule_id = 0;
+		q->stateless = 0;
 		return h->default_action == HP_ALLOW ? HP_DEFAULT_ALLOW : HP_DEFAULT_DROP;
 	}
 	rule = rule_at(program, h, position);
@@ -234,6 +235,7 @@ __noinline int search(struct query *q)
 	q->rule_id = rule->rule_id;
 	q->implied = !!(rule->flags & HP_RULE_IMPLIED);
 	q->refuse = rule->action == HP_REJECT;
+	q->stateless = !!(rule->flags & HP_RULE_STATELESS);
 	if (rule->action == HP_PASS) {
 		q->tier = rule->flags >> HP_RULE_LINK_SHIFT;
 		q->more = 1;

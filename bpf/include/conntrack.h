@@ -257,7 +257,7 @@ static __always_inline void opener_query(const struct track *t, const struct hp_
 	}
 }
 
-/* Another CPU has just forgotten the flow. */
+/* The flow is none, or none any more. */
 #define FORGOTTEN (GO_ON + 1)
 
 /* Beside the reason: by a Reject rule. */
@@ -295,6 +295,12 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 	opener_query(t, &key.flow, flow->opener, &q);
 	r = judge(&q);
 	mine = flow->generation <= t->generation;
+	if (!is_drop(r) && q.stateless) {
+		/* It is none any more: its packets are judged by themselves. */
+		if (mine)
+			forget(&key, t->settled);
+		return FORGOTTEN;
+	}
 	if (!is_drop(r)) {
 		if (mine) {
 			flow->rule_id = q.rule_id;
@@ -493,7 +499,7 @@ __noinline int takes_over(struct __sk_buff *skb, const struct packet *p, struct 
 		if (!may_open(p, dir, opener))
 			continue;
 		opener_query(t, &t->key.flow, opener, &q);
-		if (is_drop(judge(&q)))
+		if (is_drop(judge(&q)) || q.stateless)
 			continue;
 		count_rule(skb, q.counter);
 		/* An end of it leaves nothing: whatever follows is judged like it. */

@@ -132,9 +132,10 @@ struct query {
 	__u8 dir;
 	__u8 ip : 1;   /* addresses mean something */
 	/* Out: */
-	__u8 implied : 1; /* by an implied rule */
-	__u8 refuse : 1;  /* by a Reject rule */
-	__u8 more : 1;    /* Pass rules or monitored ones may have a say, too */
+	__u8 implied : 1;   /* by an implied rule */
+	__u8 refuse : 1;    /* by a Reject rule */
+	__u8 stateless : 1; /* by a rule that makes no connections */
+	__u8 more : 1;      /* Pass rules or monitored ones may have a say, too */
 	__u8 pad;
 	__u16 sport;    /* source port */
 	__u16 position; /* out: of the rule, or behind all that decide */

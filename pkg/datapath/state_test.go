@@ -399,3 +399,39 @@ func TestBrokenProgramDrops(t *testing.T) {
 		_ = m.Close()
 	}
 }
+
+// What a rule without state allows is no connection, and leaves none behind.
+func TestStateless(t *testing.T) {
+	allow, est, def := policy.ReasonRuleAllow, policy.ReasonEstablished, policy.ReasonDefaultDrop
+	rules := func(stateless bool) policy.Set {
+		return policy.Set{Network: "net-a", Default: policy.Drop, Rules: []policy.Rule{
+			{Key: key(1), Action: policy.Allow, Directions: policy.OnlyOut, Stateless: stateless, Services: service(t, "tcp/80", "udp/53", "icmp", "sctp")},
+		}}
+	}
+	b := newBench(t, Config{})
+	b.sync(rules(true))
+	b.port(accessPort())
+	syn, answer, ack := tcp(vm4, peer4, 1000, 80, "S"), tcp(peer4, vm4, 80, 1000, "SA"), tcp(vm4, peer4, 1000, 80, "A")
+	ask, reply := udp(vm4, peer4, 5, 53), udp(peer4, vm4, 53, 5)
+	b.expect("each by itself", out(ack, allow), out(syn, allow), in(answer, def), out(ack, allow), out(tcp(vm4, peer4, 1000, 80, "R"), allow),
+		out(ask, allow), out(ask, allow), in(reply, def), in(icmpError(other4, vm4, 3, ask, 8), def),
+		out(echo(vm4, peer4, true, 7), allow), in(echo(peer4, vm4, false, 7), def),
+		out(sctp(vm4, peer4, 9, 2905), allow), in(sctp(peer4, vm4, 2905, 9), def))
+	if settled, fresh := b.flows(); settled+fresh > 0 {
+		t.Errorf("%d connections and %d unanswered ones", settled, fresh)
+	}
+
+	b.sync(rules(false))
+	b.expect("with state", out(ack, policy.ReasonTCPNoState), out(syn, allow), in(answer, est), out(ack, est), out(ask, allow), in(reply, est))
+	b.sync(rules(true))
+	b.expect("and none any more", out(ack, allow), in(answer, def), in(reply, def), out(ask, allow), in(reply, def))
+	b.sync(rules(false))
+	b.expect("what was, does not come back", out(ack, policy.ReasonTCPNoState), in(reply, def))
+
+	b.sync(rules(true))
+	if err := b.FillPool(8); err != nil {
+		t.Fatal(err)
+	}
+	b.arrive(accessPort())
+	b.expect("of another node", in(reply, def), in(answer, def), out(ack, allow), in(tcp(peer4, vm4, 80, 1000, "A"), def))
+}

@@ -114,6 +114,7 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 			NotDestinations: r.DestinationsExcluded,
 			Services:        services(&errs, r.Services),
 			ServiceSets:     serviceSets(r.Services),
+			Stateless:       o.Spec.Stateful != nil && !*o.Spec.Stateful,
 			Disabled:        r.State == v1alpha1.RuleDisabled,
 			Monitored:       r.State == v1alpha1.RuleMonitor,
 		})

@@ -123,6 +123,9 @@ type Rule struct {
 	// Tier is the tier of rules to which the rule belongs; those of a Set stand in the
 	// order of their tiers. A Pass rule leads behind its own.
 	Tier uint8 `json:",omitempty"`
+	// Stateless: what it allows is no connection. Each packet is judged by itself, also
+	// those of TCP that open none, and what answers is.
+	Stateless bool `json:",omitempty"`
 	// Disabled: it matches nothing.
 	Disabled bool `json:",omitempty"`
 	// Monitored: it decides nothing. What it would have decided is counted. There

@@ -63,8 +63,11 @@ func (p Printer) Policy(it wire.Policy) error {
 // rule is a rule's row, from its ID on.
 func (p *page) rule(r *wire.Rule) []cell {
 	does := action(r.Action)
+	if r.Stateless {
+		does.text += ", stateless"
+	}
 	if r.State != "" {
-		does = say(r.Action + ", " + r.State)
+		does = say(does.text + ", " + r.State)
 	}
 	return []cell{say(r.ID), say(r.Name), does, say(r.Direction), say(p.some(r.Sources, "Any")),
 		say(p.some(r.Destinations, "Any")), say(p.some(r.Services, "Any")), count(r.Packets), count(r.Bytes), say(stamp(r.LastHit))}

@@ -2,8 +2,8 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// FirewallPolicy is an ordered list of firewall rules. They are stateful: the
-// replies to an allowed connection are allowed. The first rule that matches
+// FirewallPolicy is an ordered list of firewall rules. Unless it says otherwise they are
+// stateful: the replies to an allowed connection are allowed. The first rule that matches
 // decides; rules are judged by the policies' category, then order, then name,
 // then from top to bottom, and the network's defaultAction is last.
 //
@@ -63,6 +63,13 @@ type FirewallPolicySpec struct {
 	// +kubebuilder:validation:XValidation:rule="size(self) == 1 || !self.exists(a, has(a.any))",message="any stands alone: leave the other items out, or any"
 	// +listType=atomic
 	AppliedTo []AppliedTo `json:"appliedTo"`
+
+	// Stateful, if false, has what the policy's rules allow make no connections: each
+	// packet is judged by itself, so that both directions need a rule, and TCP passes
+	// in its middle, too.
+	// +optional
+	// +kubebuilder:default=true
+	Stateful *bool `json:"stateful,omitempty"`
 
 	// Rules from top to bottom. One policy holds 4000 at most: more are split
 	// into policies of the same category, with rising order.

@@ -250,6 +250,11 @@ func (in *FirewallPolicySpec) DeepCopyInto(out *FirewallPolicySpec) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.Stateful != nil {
+		in, out := &in.Stateful, &out.Stateful
+		*out = new(bool)
+		**out = **in
+	}
 	if in.Rules != nil {
 		in, out := &in.Rules, &out.Rules
 		*out = make([]FirewallRule, len(*in))

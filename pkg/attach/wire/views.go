@@ -191,6 +191,7 @@ type Rule struct {
 	Name         string   `json:"name,omitempty"`
 	Action       string   `json:"action"`
 	State        string   `json:"state,omitempty"` // "" is Enabled
+	Stateless    bool     `json:"stateless,omitempty"`
 	Direction    string   `json:"direction"`
 	Sources      []string `json:"sources,omitempty"`
 	Destinations []string `json:"destinations,omitempty"`

@@ -135,6 +135,9 @@ func wide(t *testing.T, g *policytest.Gen, n, monitored int) {
 func TestBugsAreCaught(t *testing.T) {
 	const most = 500 // sets
 	for _, bug := range policytest.Bugs() {
+		if bug.Live {
+			continue
+		}
 		t.Run(bug.Name, func(t *testing.T) {
 			g := policytest.New(policytest.Seed(t))
 			for n := range most {

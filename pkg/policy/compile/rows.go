@@ -161,6 +161,9 @@ func (c *compiler) policy(set *policy.Set, rules []policy.Rule, places []uint32,
 		if r.Implied {
 			m.flags |= ruleImplied
 		}
+		if r.Stateless {
+			m.flags |= ruleStateless
+		}
 		if n := int(h.Rules); i >= n {
 			m.flags |= places[i-n] << ruleLinkShift
 		} else if r.Action == policy.Pass {

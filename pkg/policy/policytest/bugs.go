@@ -13,6 +13,8 @@ import (
 // it within some sets is worth nothing.
 type Bug struct {
 	Name string
+	// Live says that only packets at a port tell: what Lookup reads is right.
+	Live bool
 	// set misreads a set; program spoils the result. One of them is nil.
 	set     func(*policy.Set)
 	program func(*compile.Program)
@@ -98,6 +100,7 @@ func setBugs() []Bug {
 				s.Rules[i].Disabled = s.Rules[i].Disabled || s.Rules[i].Action == policy.Pass
 			}
 		}},
+		{Name: "rules without state make connections", set: eachRule(func(r *policy.Rule) { r.Stateless = false }), Live: true},
 		{Name: "monitored rules decide", set: eachRule(func(r *policy.Rule) { r.Monitored = false })},
 		{Name: "monitored rules are as disabled", set: eachRule(func(r *policy.Rule) { r.Disabled = r.Disabled || r.Monitored })},
 		{Name: "disabled rules decide", set: eachRule(func(r *policy.Rule) { r.Disabled = false })},
