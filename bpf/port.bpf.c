@@ -57,10 +57,13 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 		return HP_MIGRATED;
 	if (!is_drop(r) && !q->stateless) {
 		if (p->kind == TCP) {
-			/* Allowed, but only a SYN opens a connection. */
-			if (!opens_tcp(p))
+			__u32 opens = opens_tcp(p);
+
+			/* Allowed, but only a SYN opens a connection, or what a rule takes for the middle of one. */
+			if (!opens && !q->loose)
 				return HP_TCP_NO_STATE;
-			remember(t, q->rule_id, t->dir, 0);
+			if (opens || !(p->tcp_flags & (TCP_RST | TCP_FIN)))
+				remember(t, q->rule_id, t->dir, opens ? 0 : HP_DIRS + t->dir + 1);
 		} else if (p->kind == UDP || p->kind == ECHO_REQUEST) {
 			remember(t, q->rule_id, t->dir, 0);
 		}

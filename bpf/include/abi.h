@@ -148,7 +148,7 @@ struct hp_rule {
 	__u32 counter; /* index into rule_counters */
 	__u32 rule_id; /* the number that people know; unique within its policy */
 	__u32 action;  /* enum hp_action */
-	__u32 flags;   /* HP_RULE_IMPLIED, HP_RULE_STATELESS; above these, HP_RULE_LINK_SHIFT up, the link */
+	__u32 flags;   /* HP_RULE_IMPLIED, HP_RULE_STATELESS, HP_RULE_LOOSE; above these, HP_RULE_LINK_SHIFT up, the link */
 };
 
 /* Nobody wrote the rule: it says for some packets what a default says for all. */
@@ -156,6 +156,9 @@ struct hp_rule {
 
 /* What the rule allows is no connection: each packet is judged by itself, both ways. */
 #define HP_RULE_STATELESS 2
+
+/* TCP that the rule allows is a connection also where its opening SYN was not seen. */
+#define HP_RULE_LOOSE 4
 
 /*
  * The link of a monitored rule is how many positions that decide stand before it in the
@@ -232,7 +235,7 @@ struct hp_flow {
 	__u8 state;       /* enum hp_flow_state */
 	__u8 fin[HP_DIRS]; /* TCP: a FIN went this way; bytes of their own, for each hook writes one */
 	__u32 policy;     /* policy number of that generation: the port may get another */
-	__u32 migrated;   /* enum hp_dir + 1 of the packet by which HP_MIGRATED took it over, so that opener is a guess; 0: not so */
+	__u32 migrated;   /* enum hp_dir + 1 of the packet by which HP_MIGRATED took it over, so that opener is a guess; + HP_DIRS where a rule had it picked up in its middle; 0: neither */
 	__u32 pad;
 	__u64 reserved;
 };

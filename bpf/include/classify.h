@@ -221,6 +221,7 @@ __noinline int search(struct query *q)
 		q->counter = h->default_counter;
 		q->rule_id = 0;
 		q->stateless = 0;
+		q->loose = 0;
 		return h->default_action == HP_ALLOW ? HP_DEFAULT_ALLOW : HP_DEFAULT_DROP;
 	}
 	rule = rule_at(program, h, position);
@@ -236,6 +237,7 @@ __noinline int search(struct query *q)
 	q->implied = !!(rule->flags & HP_RULE_IMPLIED);
 	q->refuse = rule->action == HP_REJECT;
 	q->stateless = !!(rule->flags & HP_RULE_STATELESS);
+	q->loose = !!(rule->flags & HP_RULE_LOOSE);
 	if (rule->action == HP_PASS) {
 		q->tier = rule->flags >> HP_RULE_LINK_SHIFT;
 		q->more = 1;

@@ -186,11 +186,11 @@ __noinline int settle(struct track *asked)
 
 /*
  * answers: the packet comes from the end that has not spoken yet. Who opened a flow
- * that was taken over is not known, but who spoke first here.
+ * that was taken over, or picked up, is not known, but who spoke first here.
  */
 static __always_inline int answers(const struct hp_flow *flow, __u32 dir)
 {
-	return flow->migrated ? flow->migrated != dir + 1 : flow->opener != dir;
+	return flow->migrated ? (flow->migrated - 1) % HP_DIRS != dir : flow->opener != dir;
 }
 
 /* tcp_state: what the flow is after this segment. */
@@ -401,7 +401,7 @@ static __always_inline int in_grace(const struct track *t)
 /* unheard: a flow that was taken over, and that nobody has answered while that was allowed. */
 static __always_inline int unheard(const struct track *t, const struct hp_flow *flow)
 {
-	return flow->migrated && flow->state == HP_FLOW_NEW && !in_grace(t);
+	return flow->migrated && flow->migrated <= HP_DIRS && flow->state == HP_FLOW_NEW && !in_grace(t);
 }
 
 /*

@@ -301,7 +301,7 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 }
 
 func ruleView(r policy.Rule, h Hits) wire.Rule {
-	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last, Stateless: r.Stateless}
+	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last, Stateless: r.Stateless, Loose: r.Loose}
 	switch {
 	case r.Disabled:
 		v.State = string(v1alpha1.RuleDisabled)

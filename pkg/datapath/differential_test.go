@@ -245,7 +245,7 @@ func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn 
 	}
 	if v.Action == policy.Allow {
 		o.reason = allow
-		if p.IP && p.Protocol == policy.TCP && p.HasService && !syn && (v.Rule < 0 || !set.Rules[v.Rule].Stateless) {
+		if p.IP && p.Protocol == policy.TCP && p.HasService && !syn && (v.Rule < 0 || !set.Rules[v.Rule].Stateless && !set.Rules[v.Rule].Loose) {
 			o.reason, o.counts = policy.ReasonTCPNoState, false
 		}
 	}

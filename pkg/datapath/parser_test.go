@@ -107,7 +107,7 @@ func (d *dissected) expected(set *policy.Set) policy.Reason {
 	switch {
 	case v.Action != policy.Allow:
 		return drop
-	case d.Protocol == policy.TCP && d.HasService && !d.opens && (v.Rule < 0 || !set.Rules[v.Rule].Stateless):
+	case d.Protocol == policy.TCP && d.HasService && !d.opens && (v.Rule < 0 || !set.Rules[v.Rule].Stateless && !set.Rules[v.Rule].Loose):
 		return policy.ReasonTCPNoState
 	}
 	return allow

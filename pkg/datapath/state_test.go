@@ -435,3 +435,36 @@ func TestStateless(t *testing.T) {
 	b.arrive(accessPort())
 	b.expect("of another node", in(reply, def), in(answer, def), out(ack, allow), in(tcp(peer4, vm4, 80, 1000, "A"), def))
 }
+
+// TCP that is allowed by a rule of a policy with tcpStrict false goes on from its middle,
+// whoever of both speaks first.
+func TestLoose(t *testing.T) {
+	allow, est, none := policy.ReasonRuleAllow, policy.ReasonEstablished, policy.ReasonTCPNoState
+	rules := func(loose bool) policy.Set {
+		return policy.Set{Network: "net-a", Default: policy.Drop, Rules: []policy.Rule{
+			{Key: key(1), Action: policy.Allow, Directions: policy.OnlyOut, Loose: loose, Services: service(t, "tcp/80")},
+		}}
+	}
+	b := newBench(t, Config{})
+	b.sync(rules(true))
+	o := func(flags string) pkt { return tcp(vm4, peer4, 1000, 80, flags) }
+	i := func(flags string) pkt { return tcp(peer4, vm4, 80, 1000, flags) }
+	b.port(accessPort())
+	b.expect("the answer alone is nobody's", in(i("A"), policy.ReasonDefaultDrop))
+	b.expect("picked up", out(o("A"), allow), in(i("A"), est), out(o("A"), est), in(i("PA"), est))
+	if settled, fresh := b.flows(); settled != 1 || fresh != 0 {
+		t.Errorf("%d connections and %d unanswered ones, want 1 and 0", settled, fresh)
+	}
+	b.sync(rules(false))
+	b.expect("it stays when rules are strict again", in(i("A"), est), out(o("A"), est))
+	b.sync(policy.Set{Network: "net-a", Default: policy.Drop})
+	b.expect("and not when it is not allowed", in(i("A"), policy.ReasonDefaultDrop), out(o("A"), policy.ReasonDefaultDrop))
+
+	b.sync(rules(true))
+	b.port(accessPort())
+	b.expect("an end opens nothing", out(o("FA"), allow), in(i("A"), policy.ReasonDefaultDrop), out(o("R"), allow), in(i("A"), policy.ReasonDefaultDrop))
+	b.expect("an opener opens", out(o("S"), allow), in(i("A"), est), in(i("SA"), est), out(o("A"), est))
+	b.sync(rules(false))
+	b.port(accessPort())
+	b.expect("strict", out(o("A"), none), out(o("FA"), none))
+}

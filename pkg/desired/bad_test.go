@@ -320,6 +320,9 @@ policy.yaml:14: FirewallPolicy web: spec.rules[0].destinations: has no value: gi
 		{name: "any beside others", content: badRule(`id: 7, action: Drop, sources: [{any: true}, {ip: 10.0.0.1}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].any: rule 7: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
+		{name: "no state to pick up", content: edit(web, "  category: Application\n", "  category: Application\n  stateful: false\n  tcpStrict: false\n"), want: `
+policy.yaml:7: FirewallPolicy web: spec.tcpStrict: Forbidden: without state no connection is picked up: leave it out, or stateful
+`},
 		{name: "peer a text", content: badRule(`id: 7, action: Drop, sources: [10.0.0.0/8]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": want a mapping (key: value)
 `},

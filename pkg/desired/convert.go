@@ -115,6 +115,7 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 			Services:        services(&errs, r.Services),
 			ServiceSets:     serviceSets(r.Services),
 			Stateless:       o.Spec.Stateful != nil && !*o.Spec.Stateful,
+			Loose:           o.Spec.TCPStrict != nil && !*o.Spec.TCPStrict,
 			Disabled:        r.State == v1alpha1.RuleDisabled,
 			Monitored:       r.State == v1alpha1.RuleMonitor,
 		})

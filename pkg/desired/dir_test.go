@@ -198,6 +198,9 @@ func TestStateful(t *testing.T) {
 	for text, want := range map[string]bool{"": false, "  stateful: true\n": false, "  stateful: false\n": true} {
 		s := replay(state{"p.yaml": "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: p}\nspec:\n  category: Application\n" + text +
 			"  appliedTo: [{any: true}]\n  rules: [{id: 1, action: Allow}, {id: 2, action: Drop}]\n"})
+		if len(s.Policies) == 1 && s.Policies[0].Rules[0].Loose {
+			t.Errorf("%q: is loose", text)
+		}
 		if len(s.Problems) > 0 || len(s.Policies) != 1 || s.Policies[0].Rules[0].Stateless != want || s.Policies[0].Rules[1].Stateless != want {
 			t.Errorf("%q: %+v, %v", text, s.Policies, s.Problems)
 		}

@@ -126,6 +126,8 @@ type Rule struct {
 	// Stateless: what it allows is no connection. Each packet is judged by itself, also
 	// those of TCP that open none, and what answers is.
 	Stateless bool `json:",omitempty"`
+	// Loose: TCP that it allows is a connection also where its opening SYN was not seen.
+	Loose bool `json:",omitempty"`
 	// Disabled: it matches nothing.
 	Disabled bool `json:",omitempty"`
 	// Monitored: it decides nothing. What it would have decided is counted. There

@@ -66,6 +66,9 @@ func (p *page) rule(r *wire.Rule) []cell {
 	if r.Stateless {
 		does.text += ", stateless"
 	}
+	if r.Loose {
+		does.text += ", loose"
+	}
 	if r.State != "" {
 		does = say(does.text + ", " + r.State)
 	}

@@ -131,7 +131,7 @@ func policyList() wire.PolicyList {
 					Destinations: []string{"10.0.100.5"}, Services: []string{"tcp/80"}, Packets: 3, Bytes: 222, LastHit: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)},
 				{ID: 1002, Action: "Drop", Stateless: true, Direction: "InOut", Services: []string{"tcp/22"}, Packets: 9, Bytes: 666},
 				{ID: 1003, Action: "Drop", State: "Disabled", Direction: "InOut"},
-				{ID: 1004, Name: "lock", Action: "Reject", State: "Monitor", Direction: "In", Packets: 41, Bytes: 2460},
+				{ID: 1004, Name: "lock", Action: "Reject", Loose: true, State: "Monitor", Direction: "In", Packets: 41, Bytes: 2460},
 			}},
 		},
 		Defaults: []wire.DefaultHits{{Network: "legacy-100", Action: "Drop", Packets: 4, Bytes: 240}, {Action: "Allow"}},

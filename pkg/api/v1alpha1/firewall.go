@@ -71,6 +71,13 @@ type FirewallPolicySpec struct {
 	// +kubebuilder:default=true
 	Stateful *bool `json:"stateful,omitempty"`
 
+	// TCPStrict, if false, has the policy's rules take TCP without its opening SYN for
+	// the middle of a connection, which goes on by state from there. Means nothing
+	// without state.
+	// +optional
+	// +kubebuilder:default=true
+	TCPStrict *bool `json:"tcpStrict,omitempty"`
+
 	// Rules from top to bottom. One policy holds 4000 at most: more are split
 	// into policies of the same category, with rising order.
 	// +optional

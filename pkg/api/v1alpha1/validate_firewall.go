@@ -37,6 +37,9 @@ func ValidateFirewallPolicy(f *FirewallPolicy) field.ErrorList {
 		errs = append(errs, field.Invalid(spec.Child("order"), f.Spec.Order, fmt.Sprintf("want 0 to %d", MaxOrder)))
 	}
 	errs = append(errs, validateAppliedTo(spec.Child("appliedTo"), f.Spec.AppliedTo)...)
+	if s, strict := f.Spec.Stateful, f.Spec.TCPStrict; s != nil && !*s && strict != nil && !*strict {
+		errs = append(errs, field.Forbidden(spec.Child("tcpStrict"), "without state no connection is picked up: leave it out, or stateful"))
+	}
 	seen := map[int64]int{}
 	for i := range f.Spec.Rules {
 		r, at := &f.Spec.Rules[i], spec.Child("rules").Index(i)

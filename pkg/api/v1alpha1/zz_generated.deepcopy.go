@@ -255,6 +255,11 @@ func (in *FirewallPolicySpec) DeepCopyInto(out *FirewallPolicySpec) {
 		*out = new(bool)
 		**out = **in
 	}
+	if in.TCPStrict != nil {
+		in, out := &in.TCPStrict, &out.TCPStrict
+		*out = new(bool)
+		**out = **in
+	}
 	if in.Rules != nil {
 		in, out := &in.Rules, &out.Rules
 		*out = make([]FirewallRule, len(*in))

@@ -192,6 +192,7 @@ type Rule struct {
 	Action       string   `json:"action"`
 	State        string   `json:"state,omitempty"` // "" is Enabled
 	Stateless    bool     `json:"stateless,omitempty"`
+	Loose        bool     `json:"loose,omitempty"` // tcpStrict is false
 	Direction    string   `json:"direction"`
 	Sources      []string `json:"sources,omitempty"`
 	Destinations []string `json:"destinations,omitempty"`

@@ -164,6 +164,9 @@ func (c *compiler) policy(set *policy.Set, rules []policy.Rule, places []uint32,
 		if r.Stateless {
 			m.flags |= ruleStateless
 		}
+		if r.Loose {
+			m.flags |= ruleLoose
+		}
 		if n := int(h.Rules); i >= n {
 			m.flags |= places[i-n] << ruleLinkShift
 		} else if r.Action == policy.Pass {

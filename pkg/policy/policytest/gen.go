@@ -191,6 +191,7 @@ func (g *Gen) ruleOf(family int) policy.Rule {
 		Directions: pick(g, []policy.Directions{policy.OnlyOut, policy.OnlyIn, policy.InOut, policy.InOut}),
 		Disabled:   g.rnd.IntN(20) == 0,
 		Stateless:  g.rnd.IntN(5) == 0,
+		Loose:      g.rnd.IntN(5) == 0,
 	}
 	if g.rnd.IntN(6) != 0 {
 		r.Sources = g.ranges(family)
