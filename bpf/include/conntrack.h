@@ -417,9 +417,17 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 	if (!flow || reopens(t, flow, p) || unheard(t, flow))
 		return GO_ON;
 	if (!judged(flow, t)) {
+		__u32 settled = t->settled;
+
 		r = revalidate(skb, t);
 		if (r == FORGOTTEN)
 			return GO_ON;
+		if (t->settled != settled) {
+			/* It has moved, and what was found is somebody else's by now. */
+			flow = lookup(&t->key, t->settled);
+			if (!flow)
+				return GO_ON;
+		}
 		if (r != GO_ON) {
 			t->refuse = r & REFUSE;
 			return r & ~REFUSE;

@@ -266,11 +266,7 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 			v.Networks = append(v.Networks, fmt.Sprintf("VMs with %q", s))
 		}
 		if p.Subject != nil {
-			for _, n := range slices.Sorted(maps.Keys(snap.Networks)) {
-				if snap.Networks[n].Cluster {
-					v.Networks = append(v.Networks, n)
-				}
-			}
+			v.Networks = clusterNetworks(snap, p.Subject)
 		}
 		for _, r := range p.Rules {
 			v.Rules = append(v.Rules, ruleView(r, hits[r.Key]))
@@ -288,7 +284,7 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		out.Items = append(out.Items, v)
 	}
 	if name != "" && len(out.Items) == 0 {
-		return out, attach.Invalid("name", fmt.Sprintf("there is no FirewallPolicy named %q in force", name), "see homeportctl policy list")
+		return out, attach.Invalid("name", fmt.Sprintf("there is no policy named %q in force", name), "see homeportctl policy list")
 	}
 	for _, n := range slices.Sorted(maps.Keys(sets)) {
 		if sets[n].Variant != "" { // counts where its network does
@@ -298,6 +294,25 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		out.Defaults = append(out.Defaults, wire.DefaultHits{Network: n, Action: sets[n].Default.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last})
 	}
 	return out, nil
+}
+
+// clusterNetworks says where a ClusterNetworkPolicy is enforced, and at whose ports.
+func clusterNetworks(snap *desired.Snapshot, s *desired.Subject) (out []string) {
+	for _, n := range slices.Sorted(maps.Keys(snap.Networks)) {
+		if snap.Networks[n].Cluster {
+			out = append(out, n)
+		}
+	}
+	if out == nil {
+		return []string{"none asks for it"}
+	}
+	if text := s.Namespaces.String(); text != "" {
+		out = append(out, fmt.Sprintf("namespaces with %q", text))
+	}
+	if text := s.Pods.String(); text != "" {
+		out = append(out, fmt.Sprintf("pods with %q", text))
+	}
+	return out
 }
 
 func ruleView(r policy.Rule, h Hits) wire.Rule {

@@ -64,7 +64,7 @@ func verdict(res *http.Response, err error) error {
 	case res.StatusCode == http.StatusForbidden:
 		return errors.New("refuses us (403): apply the agent's ClusterRole and binding again")
 	case res.StatusCode == http.StatusNotFound:
-		return errors.New("does not know the kind (404): apply Homeport's CRDs")
+		return errors.New("does not know the kind (404): apply its CRD")
 	}
 	return fmt.Errorf("answers %s", res.Status)
 }

@@ -10,10 +10,31 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
-// cacheVersion is the format of the file that Save writes.
-const cacheVersion = 1
+// Formats of the file that Save writes. An agent that does not know what a snapshot says,
+// and so would take it for something else, must not read it: it is of the later format
+// then.
+const (
+	cacheVersion      = 1
+	cacheVersionTiers = 2 // with ClusterNetworkPolicies, or rules that do not just decide
+)
+
+func (s *Snapshot) cacheVersion() int {
+	for _, n := range s.Networks {
+		if n.Cluster {
+			return cacheVersionTiers
+		}
+	}
+	for i := range s.Policies {
+		if s.Policies[i].Subject != nil || slices.ContainsFunc(s.Policies[i].Rules, func(r policy.Rule) bool { return r.Monitored || r.Stateless || r.Loose }) {
+			return cacheVersionTiers
+		}
+	}
+	return cacheVersion
+}
 
 // cacheFile is a stored snapshot. The sum is over the body's bytes, so that a
 // file that was cut or altered is not taken for the truth.
@@ -56,7 +77,7 @@ func save(path string, s *Snapshot, files map[key]string) error {
 	if err != nil {
 		return fmt.Errorf("encode snapshot: %w", err)
 	}
-	data, err := json.Marshal(cacheFile{Version: cacheVersion, SHA256: sum(raw), Body: raw})
+	data, err := json.Marshal(cacheFile{Version: s.cacheVersion(), SHA256: sum(raw), Body: raw})
 	if err != nil {
 		return fmt.Errorf("encode snapshot: %w", err)
 	}
@@ -72,8 +93,8 @@ func load(path string) (*Snapshot, map[key]string, error) {
 	var body cacheBody
 	if err = json.Unmarshal(data, &file); err == nil {
 		switch {
-		case file.Version != cacheVersion:
-			err = fmt.Errorf("has format %d, want %d", file.Version, cacheVersion)
+		case file.Version < cacheVersion || file.Version > cacheVersionTiers:
+			err = fmt.Errorf("has format %d, want %d to %d", file.Version, cacheVersion, cacheVersionTiers)
 		case sum(file.Body) != file.SHA256:
 			err = errors.New("content does not match its checksum")
 		default:

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -134,8 +133,9 @@ type clusterRule struct {
 func (r *clusterPolicyReader) ingress(i int, raw any) {
 	var in cnp.ClusterNetworkPolicyIngressRule
 	rule := clusterRule{field: fmt.Sprintf("spec.ingress[%d]", i), id: uint32(1 + i), direction: policy.OnlyIn}
-	err := strictly(raw, &in)
-	rule.name, rule.action, rule.protocols = in.Name, in.Action, in.Protocols
+	var err error
+	rule.action, err = strictly(raw, &in)
+	rule.name, rule.protocols = in.Name, in.Protocols
 	var peers []clusterPeer
 	for j := range in.From {
 		p := &in.From[j]
@@ -147,8 +147,9 @@ func (r *clusterPolicyReader) ingress(i int, raw any) {
 func (r *clusterPolicyReader) egress(i int, raw any) {
 	var out cnp.ClusterNetworkPolicyEgressRule
 	rule := clusterRule{field: fmt.Sprintf("spec.egress[%d]", i), id: uint32(100_001 + i), direction: policy.OnlyOut}
-	err := strictly(raw, &out)
-	rule.name, rule.action, rule.protocols = out.Name, out.Action, out.Protocols
+	var err error
+	rule.action, err = strictly(raw, &out)
+	rule.name, rule.protocols = out.Name, out.Protocols
 	var peers []clusterPeer
 	for j := range out.To {
 		p := &out.To[j]
@@ -158,13 +159,39 @@ func (r *clusterPolicyReader) egress(i int, raw any) {
 	r.rule(&rule, "to", peers, err)
 }
 
-// strictly converts a rule, and fails on what it does not know.
-func strictly(raw, into any) error {
+// strictly converts a rule, and fails on what it does not know. It gives the rule's action
+// whatever else is wrong.
+func strictly(raw, into any) (action cnp.ClusterNetworkPolicyRuleAction, err error) {
 	m, ok := raw.(map[string]any)
 	if !ok {
-		return errors.New("is no object")
+		return "", errors.New("is no object: want action, and from or to")
 	}
-	return runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(m, into, true)
+	text, _, _ := unstructured.NestedString(m, "action")
+	action = cnp.ClusterNetworkPolicyRuleAction(text)
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(m, into, true)
+	if strict, ok := runtime.AsStrictDecodingError(err); ok {
+		return action, fmt.Errorf("%w: agents of this version do not know it: bring them up to date, or leave the field out", errors.Join(strict.Errors()...))
+	}
+	if err != nil {
+		return action, fmt.Errorf("cannot be read: %w: want what kubectl explain clusternetworkpolicy.spec says", err)
+	}
+	return action, podSelectors(m)
+}
+
+// podSelectors wants the one that each peer by pods must have: without it the peer would
+// be all pods.
+func podSelectors(rule map[string]any) error {
+	for _, side := range []string{"from", "to"} {
+		peers, _, _ := unstructured.NestedSlice(rule, side)
+		for i, p := range peers {
+			peer, _ := p.(map[string]any)
+			pods, ok := peer["pods"].(map[string]any)
+			if _, has := pods["podSelector"]; ok && !has {
+				return fmt.Errorf("%s[%d].pods: want podSelector, {} for all", side, i)
+			}
+		}
+	}
+	return nil
 }
 
 // rule adds one rule, or what it comes to if it is not understood: one that accepts
@@ -197,10 +224,12 @@ func (r *clusterPolicyReader) rule(in *clusterRule, side string, peers []cluster
 	case cnp.ClusterNetworkPolicyRuleActionPass:
 		rule.Action = policy.Pass
 	default:
-		err = fmt.Errorf("action is %q: want Accept, Deny or Pass", in.action)
+		if err == nil {
+			err = fmt.Errorf("action is %q: want Accept, Deny or Pass", in.action)
+		}
 	}
 	switch {
-	case err != nil && rule.Action == policy.Allow && in.action == cnp.ClusterNetworkPolicyRuleActionAccept:
+	case err != nil && in.action == cnp.ClusterNetworkPolicyRuleActionAccept:
 		r.tell(in.field, err.Error()+"; so the rule accepts nothing")
 		addresses, rule.Services = []policy.AddrRange{}, nil
 	case err != nil:
@@ -273,12 +302,18 @@ func (r *clusterPolicyReader) choose(namespaces, pods *metav1.LabelSelector) ([]
 		return nil, err
 	}
 	in := map[string]bool{}
-	for _, n := range r.namespaces {
-		in[n.Name] = byNamespace.Matches(labels.Set(n.Labels))
+	for i := range r.namespaces {
+		if n := &r.namespaces[i]; byNamespace.Matches(labels.Set(n.Labels)) {
+			in[n.Name] = true
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(r.holders), func(h holder) bool {
-		return h.vm == "" && h.pod == "" || !in[h.namespace] || !byPod.Matches(h.podLabels())
-	}), nil
+	var out []holder
+	for i := range r.holders {
+		if h := &r.holders[i]; (h.vm != "" || h.pod != "") && in[h.namespace] && byPod.Matches(h.podLabels()) {
+			out = append(out, *h)
+		}
+	}
+	return out, nil
 }
 
 // clusterProtocol gives the service of an item of protocols; the error is that it is not

@@ -1,13 +1,21 @@
 package desired
 
 import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 func clusterPolicyYAML(tb testing.TB, name, spec string) *unstructured.Unstructured {
@@ -56,12 +64,12 @@ func TestClusterNetworkPolicyClauses(t *testing.T) {
 		"Accept of nodes":            {[]string{`{` + admin + `, egress: [{action: Accept, to: [{nodes: {}}, {networks: [10.0.0.0/8]}]}, {action: Deny, to: [{networks: [0.0.0.0/0]}]}]}`}, "-out 10.0.0.1 80", "spec.egress[0]: to[0]: nodes is not enforced: name their addresses by networks; so the rule accepts nothing;"},
 		"Deny of nodes":              {[]string{`{` + admin + `, egress: [{action: Deny, to: [{nodes: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}]}`}, "-out 10.0.0.1 81, -out fd00::1 icmp, +in 10.0.0.1 80", "so the rule denies everything;"},
 		"Pass of domainNames":        {[]string{`{` + admin + `, egress: [{action: Pass, to: [{domainNames: [example.org]}]}]}`}, "-out 10.0.0.1 81", "domainNames is not enforced: name addresses by networks; so the rule denies everything;"},
-		"a peer of a later version":  {[]string{`{` + admin + `, ingress: [{action: Accept, from: [{services: {}}]}, {action: Deny, from: [{namespaces: {matchLabels: {team: a}}}]}]}`}, "-in 10.0.0.1 80, +in 1.2.3.4 80", `unknown field "from[0].services"; so the rule accepts nothing;`},
+		"a peer of a later version":  {[]string{`{` + admin + `, ingress: [{action: Accept, from: [{services: {}}]}, {action: Deny, from: [{namespaces: {matchLabels: {team: a}}}]}]}`}, "-in 10.0.0.1 80, +in 1.2.3.4 80", `unknown field "from[0].services": agents of this version do not know it: bring them up to date, or leave the field out; so the rule accepts nothing;`},
 		"a peer that CRDs emptied":   {[]string{`{` + admin + `, ingress: [{action: Deny, from: [{}]}]}`}, "-in 1.2.3.4 80, -in 1.2.3.4 icmp", "spec.ingress[0]: from[0]: want exactly one of the fields of a peer; so the rule denies everything;"},
 		"a peer of two kinds":        {[]string{`{` + admin + `, egress: [{action: Deny, to: [{namespaces: {}, networks: [1.2.3.4/32]}]}]}`}, "-out 5.6.7.8 80", "want exactly one of the fields of a peer;"},
 		"no peers":                   {[]string{`{` + admin + `, ingress: [{action: Deny, from: []}]}`}, "-in 1.2.3.4 80", "from: want at least one; so the rule denies everything;"},
 		"a protocol that is emptied": {[]string{`{` + admin + `, egress: [{action: Deny, to: [{networks: [1.2.3.4/32]}], protocols: [{}]}]}`}, "-out 5.6.7.8 80", "protocols[0]: want exactly one of tcp, udp and sctp;"},
-		"more than a port":           {[]string{`{` + admin + `, egress: [{action: Accept, to: [{networks: [1.2.3.4/32]}], protocols: [{tcp: {destinationPort: {number: 80}, flags: [syn]}}]}, {action: Deny, to: [{networks: [0.0.0.0/0]}]}]}`}, "-out 1.2.3.4 80", `unknown field "protocols[0].tcp.flags"; so the rule accepts nothing;`},
+		"more than a port":           {[]string{`{` + admin + `, egress: [{action: Accept, to: [{networks: [1.2.3.4/32]}], protocols: [{tcp: {destinationPort: {number: 80}, flags: [syn]}}]}, {action: Deny, to: [{networks: [0.0.0.0/0]}]}]}`}, "-out 1.2.3.4 80", `unknown field "protocols[0].tcp.flags": agents of this version do not know it: bring them up to date, or leave the field out; so the rule accepts nothing;`},
 		"tcp without a port":         {[]string{`{` + admin + `, egress: [{action: Deny, to: [{networks: [1.2.3.4/32]}], protocols: [{tcp: {}}]}]}`}, "-out 5.6.7.8 80", "protocols[0]: tcp: want destinationPort;"},
 		"a port of no kind":          {[]string{`{` + admin + `, egress: [{action: Deny, to: [{networks: [1.2.3.4/32]}], protocols: [{udp: {destinationPort: {}}}]}]}`}, "-out 5.6.7.8 80", "udp.destinationPort: want one of number and range;"},
 		"a port too high":            {[]string{`{` + admin + `, egress: [{action: Deny, to: [{networks: [1.2.3.4/32]}], protocols: [{udp: {destinationPort: {number: 65616}}}]}]}`}, "-out 5.6.7.8 80", "udp.destinationPort: 65616: want 1 to 65535;"},
@@ -69,6 +77,8 @@ func TestClusterNetworkPolicyClauses(t *testing.T) {
 		"a port's name":              {[]string{`{` + admin + `, ingress: [{action: Accept, from: [{namespaces: {}}], protocols: [{destinationNamedPort: web}]}, {action: Deny, from: [{namespaces: {matchLabels: {team: a}}}]}]}`}, "-in 10.0.0.1 80", "destinationNamedPort is not enforced;does not match bank/new;"},
 		"an action of later":         {[]string{`{` + admin + `, egress: [{action: Reject, to: [{networks: [1.2.3.4/32]}]}]}`}, "-out 5.6.7.8 80", `action is "Reject": want Accept, Deny or Pass; so the rule denies everything;`},
 		"a network that is none":     {[]string{`{` + admin + `, egress: [{action: Deny, to: [{networks: [ten]}]}]}`}, "-out 5.6.7.8 80", `networks: "ten": want a prefix, as 10.0.0.0/8;`},
+		"a name that is none":        {[]string{`{` + admin + `, egress: [{name: 5, action: Accept, to: [{networks: [1.2.3.4/32]}]}]}`}, "+out 5.6.7.8 80", "spec.egress[0]: cannot be read: ;want what kubectl explain clusternetworkpolicy.spec says; so the rule accepts nothing"},
+		"pods without a podSelector": {[]string{`{` + admin + `, ingress: [{action: Accept, from: [{pods: {namespaceSelector: {}}}]}, {action: Deny, from: [{namespaces: {matchLabels: {team: a}}}]}]}`}, "-in 10.0.0.1 80", "spec.ingress[0]: from[0].pods: want podSelector, {} for all; so the rule accepts nothing;does not match bank/new;"},
 		"a selector that is none":    {[]string{`{` + admin + `, ingress: [{action: Deny, from: [{namespaces: {matchExpressions: [{key: k, operator: Nor}]}}]}]}`}, "-in 5.6.7.8 80", `is not a valid label selector operator; so the rule denies everything;`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -170,5 +180,92 @@ func TestClusterPolicyCertainty(t *testing.T) {
 	}
 	if s.PolicyID("lan", PodRef{Namespace: "x", Name: "a"}) == s.UnknownID("lan") || s.UnknownID("lan") == s.PolicyID("lan", PodRef{Namespace: "x", Name: "b"}) {
 		t.Error("sets that differ have one ID")
+	}
+}
+
+// TestClusterPoliciesKept: what becomes of networks and policies while the kind cannot be
+// read, is not there, or is asked for by nobody any more.
+func TestClusterPoliciesKept(t *testing.T) {
+	o, problems := readClusterPolicy(clusterPolicyYAML(t, "c", `{tier: Admin, priority: 5, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [10.0.0.0/8]}]}]}`), nil, nil)
+	if o.value == nil {
+		t.Fatal(problems)
+	}
+	vlans, err := vlan.ParseSet("1-100")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lan, trunk := key{"VLANNetwork", "lan"}, object{key: key{"VLANTrunk", "t"}, value: Trunk{Name: "t", Bridge: "b", Managed: true, Uplink: "eth0", AllowedVLANs: vlans}}
+	lanOf := func(cluster bool) Network { return Network{Name: "lan", Trunk: "t", PVID: 7, Cluster: cluster} }
+	network := func(cluster bool) held { return held{value: lanOf(cluster)} }
+	forbidden := errors.New("forbidden: apply the agent's ClusterRole and binding again")
+	for name, tt := range map[string]struct {
+		last   map[key]held // in force
+		asks   bool         // the network, as it is proposed
+		failed error        // of the kind; nil is that the cluster does not have it
+		want   string       // in force then: the policy, and whether the network is for it
+		told   string
+	}{
+		"nobody asks":                      {map[key]held{lan: network(false)}, false, forbidden, "lan false", ""},
+		"asks, and there is no such kind":  {nil, true, nil, "lan true", "the cluster does not have the kind, and a VLANNetwork asks for it"},
+		"asks first, and it is forbidden":  {nil, true, forbidden, "", "spec.clusterNetworkPolicies: the policies cannot be read, and without them more would pass: forbidden"},
+		"asks now, and it is forbidden":    {map[key]held{lan: network(false)}, true, forbidden, "lan false", "without them more would pass"},
+		"asked, there were none":           {map[key]held{lan: network(true)}, true, forbidden, "lan true", ""},
+		"forbidden, and some are in force": {map[key]held{lan: network(true), o.key: {value: o.value}}, true, forbidden, "c lan true", "forbidden: apply the agent's ClusterRole and binding again; those in force stay"},
+		"gone, and some are in force":      {map[key]held{lan: network(true), o.key: {value: o.value}}, true, nil, "c lan true", "does not have the kind any more"},
+		"nobody asks any more":             {map[key]held{lan: network(true), o.key: {value: o.value}}, false, forbidden, "c lan false", "those in force stay"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := maps.Clone(tt.last)
+			if before == nil {
+				before = map[key]held{}
+			}
+			before[trunk.key] = held{value: trunk.value}
+			last, _ := build(before, nil, nil)
+			k := &Kube{clusterPolicies: &optional{kind: clusterNetworkPolicies, asked: true, failed: tt.failed}}
+			k.last = last
+			m := manifest{objects: []object{trunk, {key: lan, value: lanOf(tt.asks)}}}
+			notices := k.lookAtClusterPolicies(&m, &placement{})
+			next, problems := resolve(k.objects(), []manifest{m})
+			s, _ := build(next, nil, last)
+			got := ""
+			for _, p := range s.Policies {
+				got += strings.TrimPrefix(p.Name, kindClusterPolicy+"/") + " "
+			}
+			for _, n := range s.Networks {
+				got += fmt.Sprint(n.Name, " ", n.Cluster)
+			}
+			if got != tt.want {
+				t.Errorf("in force: %q, want %q", got, tt.want)
+			}
+			told := ""
+			for _, p := range slices.Concat(problems, m.problems, notices) {
+				told += p.String() + "\n"
+			}
+			if !strings.Contains(told, tt.told) || tt.told == "" && strings.Contains(told, "forbidden") {
+				t.Errorf("told %q, want %q", told, tt.told)
+			}
+		})
+	}
+}
+
+// A snapshot that an agent of before would misread is of a format that it does not read.
+func TestCacheVersion(t *testing.T) {
+	for want, s := range map[string]Snapshot{
+		`{"version":1,`: {Policies: []Policy{{Rules: []policy.Rule{{Directions: policy.InOut}}}}, Networks: map[string]Network{"lan": {}}},
+		`{"version":2,`: {Policies: []Policy{{Subject: &Subject{Namespaces: Selector{labels.Everything()}, Pods: Selector{labels.Everything()}}}}, Networks: map[string]Network{}},
+		`{"version":2`:  {Policies: []Policy{{Rules: []policy.Rule{{Directions: policy.InOut, Monitored: true}}}}, Networks: map[string]Network{}},
+	} {
+		s.Trunks = map[string]Trunk{}
+		path := filepath.Join(t.TempDir(), "s")
+		if err := s.Save(path); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.HasPrefix(string(text), want) {
+			t.Errorf("%.20s, %v: want %s", text, err, want)
+		}
+		if again, err := LoadSnapshot(path); err != nil || len(again.Policies) != 1 {
+			t.Errorf("%s: read %+v, %v", want, again, err)
+		}
 	}
 }

@@ -353,7 +353,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 		return m, ReasonUnreadable, err
 	}
 	for _, o := range k.others() {
-		if _, err := o.list(); errors.Is(err, errUnread) {
+		if _, err := o.list(); errors.Is(err, errUnread) && o != k.clusterPolicies { // for who asks for them
 			return m, ReasonUnreadable, err
 		}
 	}
@@ -379,6 +379,9 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	if total == 0 && k.hadOwn() {
 		return m, ReasonEmpty, fmt.Errorf("has no %s any more: restore them; to remove the last objects, leave one that does no harm",
 			strings.Join([]string{v1alpha1.KindVLANTrunk, v1alpha1.KindVLANNetwork, v1alpha1.KindFirewallPolicy}, ", "))
+	}
+	if _, err := k.clusterPolicies.list(); errors.Is(err, errUnread) && asksForCluster(&m) {
+		return m, ReasonUnreadable, err
 	}
 	k.far = p.far
 	k.read, k.notices = read, slices.Concat(p.notices, k.lookAtPodPolicies(&m, &p), k.lookAtClusterPolicies(&m, &p))
@@ -429,26 +432,28 @@ func (k *Kube) lookAtPodPolicies(m *manifest, p *placement) (notices []Problem) 
 	return notices
 }
 
+// asksForCluster says whether a network that is proposed wants ClusterNetworkPolicies.
+func asksForCluster(m *manifest) bool {
+	return slices.ContainsFunc(m.objects, func(o object) bool {
+		n, ok := o.value.(Network)
+		return ok && n.Cluster
+	})
+}
+
 // lookAtClusterPolicies does the same for ClusterNetworkPolicies, if a network wants
-// them.
+// them, or has: one that is gone may live on for its ports. A network that asks for
+// them first while they cannot be read has to wait: without them more would pass.
 func (k *Kube) lookAtClusterPolicies(m *manifest, p *placement) (notices []Problem) {
 	var last []string
-	wanted := false
 	if k.last != nil {
 		for i := range k.last.Policies {
 			if name, ok := strings.CutPrefix(k.last.Policies[i].Name, kindClusterPolicy+"/"); ok {
 				last = append(last, name)
 			}
 		}
-		for _, n := range k.last.Networks { // one may stay as it was
-			wanted = wanted || n.Cluster
-		}
 	}
-	for _, o := range m.objects {
-		n, ok := o.value.(Network)
-		wanted = wanted || ok && n.Cluster
-	}
-	if !wanted {
+	asked := asksForCluster(m)
+	if !asked && len(last) == 0 {
 		return nil
 	}
 	items, err := k.clusterPolicies.list()
@@ -458,22 +463,45 @@ func (k *Kube) lookAtClusterPolicies(m *manifest, p *placement) (notices []Probl
 		}
 		err = errKindGone
 	}
-	if err != nil {
+	if err != nil && len(items) == 0 {
 		for _, name := range last {
 			m.objects = append(m.objects, object{key: key{kindClusterPolicy, name}})
 		}
-		return []Problem{{Kind: kindClusterPolicy, Message: fmt.Sprintf("%v; those in force stay", err), Kept: len(last) > 0}}
+		if len(last) > 0 {
+			return []Problem{{Kind: kindClusterPolicy, Message: fmt.Sprintf("%v; those in force stay", err), Kept: true}}
+		}
+		k.holdBack(m, err)
+		return nil
 	}
 	for i := range items {
 		o, problems := readClusterPolicy(&items[i], p.namespaces, p.holders)
 		m.objects = append(m.objects, o)
-		if o.value == nil {
+		switch {
+		case !asked: // nobody will miss what it says
+		case o.value == nil:
 			m.problems = append(m.problems, problems...)
-			continue
+		default:
+			notices = append(notices, problems...)
 		}
-		notices = append(notices, problems...)
+	}
+	if err != nil {
+		notices = append(notices, Problem{Kind: kindClusterPolicy, Message: fmt.Sprintf("%v; they are as they were last seen", err)})
 	}
 	return notices
+}
+
+// holdBack has networks that newly ask for ClusterNetworkPolicies stay as they are.
+func (k *Kube) holdBack(m *manifest, why error) {
+	for i := range m.objects {
+		o := &m.objects[i]
+		n, ok := o.value.(Network)
+		if !ok || !n.Cluster || k.last != nil && k.last.Networks[n.Name].Cluster {
+			continue
+		}
+		o.value = nil
+		m.problems = append(m.problems, Problem{Kind: o.Kind, Name: o.Name, Field: "spec.clusterNetworkPolicies",
+			Message: fmt.Sprintf("the policies cannot be read, and without them more would pass: %v", why)})
+	}
 }
 
 // namespaces lists the cluster's.

@@ -101,7 +101,7 @@ func TestPlacement(t *testing.T) {
 }
 
 func TestVerdict(t *testing.T) {
-	for code, want := range map[int]string{200: "", 410: "", 429: "", 401: "token has expired", 403: "ClusterRole", 404: "CRDs", 500: "answers 500 oops"} {
+	for code, want := range map[int]string{200: "", 410: "", 429: "", 401: "token has expired", 403: "ClusterRole", 404: "apply its CRD", 500: "answers 500 oops"} {
 		err := verdict(&http.Response{StatusCode: code, Status: fmt.Sprint(code, " oops")}, nil)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%d: %v, want %q", code, err, want)
