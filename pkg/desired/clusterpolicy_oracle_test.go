@@ -242,19 +242,25 @@ func TestClusterNetworkPolicyTruth(t *testing.T) {
 			if len(got.Passed) > 0 {
 				count["passed"]++
 			}
-			key := policy.DefaultKey(set.Network)
-			if got.Rule >= 0 {
-				key = set.Rules[got.Rule].Key
-			}
-			if m, err := compile.Lookup(prog, set.ID(), p); err != nil || m.Action != got.Action || m.Counter != counters[key] {
-				t.Fatalf("%+v: compiled %+v, %v; want %+v", p, m, err, got)
-			}
+			sameCompiled(t, &set, prog, counters, p, got)
 		}
 	}
 	for _, what := range []string{"Admin Accept", "Admin Deny", "NetworkPolicy Accept", "NetworkPolicy Deny", "Baseline Accept", "Baseline Deny", "default Accept", "passed"} {
 		if count[what] < 500 {
 			t.Errorf("verdicts %v: too few of %q to tell anything", count, what)
 		}
+	}
+}
+
+// sameCompiled wants the compiled form of a set to say what Evaluate said.
+func sameCompiled(tb testing.TB, set *policy.Set, prog *compile.Program, counters compile.Counters, p policy.Packet, want policy.Verdict) {
+	tb.Helper()
+	key := policy.DefaultKey(set.Network)
+	if want.Rule >= 0 {
+		key = set.Rules[want.Rule].Key
+	}
+	if m, err := compile.Lookup(prog, set.ID(), p); err != nil || m.Action != want.Action || m.Counter != counters[key] {
+		tb.Fatalf("%+v: compiled %+v, %v; want %+v", p, m, err, want)
 	}
 }
 

@@ -18,7 +18,6 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/policy"
-	"github.com/homeport-cni/homeport/pkg/policy/compile"
 	"github.com/homeport-cni/homeport/pkg/policy/policytest"
 )
 
@@ -429,13 +428,7 @@ func TestMultiNetworkPolicyTruth(t *testing.T) {
 			if got.Action != want || (got.Rule < 0) != (truth == npNotIsolated) {
 				t.Fatalf("%+v at %+v: got %+v, want %v (%d)\npolicies %+v\npods %+v\nrules %+v", p, subject, got, want, truth, w.policies, w.pods, set.Rules)
 			}
-			key := policy.DefaultKey(set.Network)
-			if got.Rule >= 0 {
-				key = set.Rules[got.Rule].Key
-			}
-			if m, err := compile.Lookup(prog, set.ID(), p); err != nil || m.Action != got.Action || m.Counter != counters[key] {
-				t.Fatalf("%+v: compiled %+v, %v; want %+v", p, m, err, got)
-			}
+			sameCompiled(t, &set, prog, counters, p, got)
 		}
 		if v := policy.Evaluate(&set, policy.Packet{Direction: policy.In}); v.Rule >= 0 {
 			t.Fatalf("a frame that is not IP is judged by rule %+v", set.Rules[v.Rule])
