@@ -11,17 +11,18 @@ import (
 )
 
 // Which policies judge a port can depend on labels: a FirewallPolicy's appliedTo
-// selects VMs, a MultiNetworkPolicy and a ClusterNetworkPolicy pods. Whose port it is, and with what labels,
-// is known a while after its ADD, which waits for nobody; and a VM is believed to
-// be one only when KubeVirt says so. So each policy is applied to a port with
-// certainty, or not at all, or maybe. Of one that is maybe applied the rules that
+// selects VMs, a MultiNetworkPolicy and a ClusterNetworkPolicy pods. Whose port it is,
+// and with what labels, is known a while after its ADD, which waits for nobody; and a VM
+// is believed to be one only when KubeVirt says so. So each policy is applied to a port
+// with certainty, or not at all, or maybe. Of one that is maybe applied the rules that
 // drop are in force, those that pass on drop, and those that allow or only count are
 // not there: whatever is found out in the end, nothing was let through before that will
 // not be let through then.
 //
-// It is so rule by rule: with such a rule that drops, less passes than with the
-// rule or without it, and no more than what it would pass on; without such a rule that allows, a packet is judged by what
-// follows, and either that drops it, or it passes with the rule and without.
+// It is so rule by rule: with such a rule that drops, less passes than with the rule or
+// without it, or than what it would pass on; without such a rule that allows, a packet
+// is judged by what follows, and either that drops it, or it passes with the rule and
+// without.
 
 // Pod is what is known of a pod of this node.
 type Pod struct {

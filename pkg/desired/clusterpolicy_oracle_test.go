@@ -245,6 +245,7 @@ func TestClusterNetworkPolicyTruth(t *testing.T) {
 			sameCompiled(t, &set, prog, counters, p, got)
 		}
 	}
+	t.Log(count)
 	for _, what := range []string{"Admin Accept", "Admin Deny", "NetworkPolicy Accept", "NetworkPolicy Deny", "Baseline Accept", "Baseline Deny", "default Accept", "passed"} {
 		if count[what] < 500 {
 			t.Errorf("verdicts %v: too few of %q to tell anything", count, what)
