@@ -120,7 +120,7 @@ func (r *clusterPolicyReader) head(spec *cnp.ClusterNetworkPolicySpec) bool {
 	return true
 }
 
-// rule is what rules of both directions have.
+// clusterRule is what rules of both directions have.
 type clusterRule struct {
 	field     string // as spec.ingress[0]
 	name      string

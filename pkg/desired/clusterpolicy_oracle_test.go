@@ -215,10 +215,7 @@ func TestClusterNetworkPolicyTruth(t *testing.T) {
 		for i := range 1 + g.IntN(5) {
 			w.cluster = append(w.cluster, g.clusterPolicy(i))
 		}
-		s := w.read(t)
-		subject := w.pods[g.IntN(len(w.pods))]
-		set := s.PolicySet(subject.network, PodRef{subject.namespace, subject.name, subject.name})
-		prog, counters := compiled(t, set)
+		subject, set, prog, counters := w.someone(t, g)
 		for range 60 {
 			p := g.packet(w)
 			by, truth := "Admin", cnp.ClusterNetworkPolicyRuleAction("")
@@ -263,6 +260,15 @@ func sameCompiled(tb testing.TB, set *policy.Set, prog *compile.Program, counter
 	if m, err := compile.Lookup(prog, set.ID(), p); err != nil || m.Action != want.Action || m.Counter != counters[key] {
 		tb.Fatalf("%+v: compiled %+v, %v; want %+v", p, m, err, want)
 	}
+}
+
+// someone is a pod of the world, and what judges its port, also compiled.
+func (w *npWorld) someone(tb testing.TB, g npGen) (subject npPod, set policy.Set, prog *compile.Program, counters compile.Counters) {
+	tb.Helper()
+	subject = w.pods[g.IntN(len(w.pods))]
+	set = w.read(tb).PolicySet(subject.network, PodRef{subject.namespace, subject.name, subject.name})
+	prog, counters = compiled(tb, set)
+	return subject, set, prog, counters
 }
 
 func compiled(tb testing.TB, set policy.Set) (*compile.Program, compile.Counters) {

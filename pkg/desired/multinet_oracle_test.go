@@ -412,10 +412,7 @@ func TestMultiNetworkPolicyTruth(t *testing.T) {
 	count := map[npVerdict]int{}
 	for range 1500 {
 		w := g.world()
-		s := w.read(t)
-		subject := w.pods[g.IntN(len(w.pods))]
-		set := s.PolicySet(subject.network, PodRef{subject.namespace, subject.name, subject.name})
-		prog, counters := compiled(t, set)
+		subject, set, prog, counters := w.someone(t, g)
 		for range 60 {
 			p := g.packet(w)
 			truth := w.judge(subject, p)
