@@ -19,6 +19,7 @@
 #include "fragment.h"
 #include "known.h"
 #include "refuse.h"
+#include "event.h"
 
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
 static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
@@ -53,8 +54,11 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 	/* No policy is loaded for the network, or what is loaded leads nowhere. */
 	if (r == HP_NO_PROGRAM)
 		return r;
-	if (needs_flow(p, r) && takes_over(skb, p, t) == HP_MIGRATED)
+	if (needs_flow(p, r) && takes_over(skb, p, t) == HP_MIGRATED) {
+		t->told |= TOLD_PASS;
 		return HP_MIGRATED;
+	}
+	decided_by(t, q);
 	if (!is_drop(r) && !q->stateless) {
 		if (p->kind == TCP) {
 			__u32 opens = opens_tcp(p);
@@ -70,8 +74,12 @@ static __always_inline __u32 by_rules(struct __sk_buff *skb, struct track *t, st
 	}
 	count_rule(skb, q->counter);
 	t->refuse = q->refuse;
-	if (q->more)
-		count_more(skb, q);
+	t->told |= TOLD_PASS;
+	if (q->more) {
+		t->monitored = count_more(skb, q);
+		if (t->monitored && q->log)
+			t->told |= HP_EVENT_MONITORED_LOGGED;
+	}
 	return as_fragment(p, r);
 }
 
@@ -118,15 +126,10 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame 
 }
 
 /* decide: every stage in its order; the first that does not say GO_ON decides. */
-static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port *port, __u32 dir, __u32 *refuse)
+static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port *port, struct track *t)
 {
-	struct track t = {
-		.key = { .slot = port->slot, .serial = port->serial },
-		.policy = port->policy,
-		.dir = dir,
-	};
 	struct frame f = { .eth = (void *)(long)skb->data };
-	__u32 state, r;
+	__u32 dir = t->dir, state, r;
 
 	state = guard_state(skb, port, dir);
 	if (state != GO_ON && state != HP_PORT_RELEASED)
@@ -148,14 +151,12 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 		return HP_ARP;
 	if (f.ethertype == ETHERTYPE_RARP)
 		return HP_RARP;
-	t.now = ticks_now();
-	t.generation = generation_now();
-	r = known_flow(skb, &f, &t);
+	t->now = ticks_now();
+	t->generation = generation_now();
+	r = known_flow(skb, &f, t);
 	if (r != GO_ON)
 		return r;
-	r = firewall(skb, &f, &t);
-	*refuse = t.refuse;
-	return r;
+	return firewall(skb, &f, t);
 }
 
 /* port_of: the record of an interface; its own cell nearly always leads there. */
@@ -181,7 +182,8 @@ static __always_inline struct hp_port *port_of(__u32 ifindex)
 static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 {
 	struct hp_port *port = port_of(skb->ifindex);
-	__u32 refuse = 0;
+	struct track t = {};
+	__u32 reason;
 	int act;
 
 	/* Attached, but nobody has said what for. */
@@ -191,8 +193,15 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 		skb->mark = 0;
 		return verdict(skb, port->slot, dir, HP_REFUSAL);
 	}
-	act = verdict(skb, port->slot, dir, decide(skb, port, dir, &refuse));
-	return refuse && act == TC_ACT_SHOT ? refused(skb, port, dir) : act;
+	t.key.slot = port->slot;
+	t.key.serial = port->serial;
+	t.policy = port->policy;
+	t.dir = dir;
+	reason = decide(skb, port, &t);
+	act = verdict(skb, port->slot, dir, reason);
+	if (t.told & TOLD_PASS || is_drop(reason))
+		tell(skb, &t, reason);
+	return t.refuse && act == TC_ACT_SHOT ? refused(skb, port, dir) : act;
 }
 
 /* What the VM sends: ingress hook of the host end. */
@@ -229,6 +238,8 @@ const union {
 	struct hp_flow flow;
 	struct hp_counter counter;
 	struct hp_reason_counter reason_counter;
+	struct hp_event event;
+	struct hp_quota quota;
 	struct addr_key addr_key;
 	struct fragmented fragmented;
 	struct page page;

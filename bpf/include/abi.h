@@ -148,7 +148,7 @@ struct hp_rule {
 	__u32 counter; /* index into rule_counters */
 	__u32 rule_id; /* the number that people know; unique within its policy */
 	__u32 action;  /* enum hp_action */
-	__u32 flags;   /* HP_RULE_IMPLIED, HP_RULE_STATELESS, HP_RULE_LOOSE; above these, HP_RULE_LINK_SHIFT up, the link */
+	__u32 flags;   /* HP_RULE_IMPLIED to HP_RULE_LOG; above these, HP_RULE_LINK_SHIFT up, the link */
 };
 
 /* Nobody wrote the rule: it says for some packets what a default says for all. */
@@ -159,6 +159,9 @@ struct hp_rule {
 
 /* TCP that the rule allows is a connection also where its opening SYN was not seen. */
 #define HP_RULE_LOOSE 4
+
+/* What it decides, and the end of connections that it allowed, is told by events. */
+#define HP_RULE_LOG 8
 
 /*
  * The link of a monitored rule is how many positions that decide stand before it in the
@@ -236,8 +239,9 @@ struct hp_flow {
 	__u8 fin[HP_DIRS]; /* TCP: a FIN went this way; bytes of their own, for each hook writes one */
 	__u32 policy;     /* policy number of that generation: the port may get another */
 	__u32 migrated;   /* enum hp_dir + 1 of the packet by which HP_MIGRATED took it over, so that opener is a guess; + HP_DIRS where a rule had it picked up in its middle; 0: neither */
-	__u32 pad;
-	__u64 reserved;
+	__u32 rule;     /* as in hp_event; 0 for flows that an older version made */
+	__u32 told;     /* HP_EVENT_LOGGED, if the rule asks for logs */
+	__u32 reserved;
 };
 
 /*
@@ -249,6 +253,47 @@ struct hp_flow {
 struct hp_handover {
 	__u32 serial; /* hp_port.serial */
 	__u32 at;     /* when, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
+};
+
+/* Flags of events. */
+#define HP_EVENT_LOGGED 1           /* the rule that decided asks for logs */
+#define HP_EVENT_MONITORED_LOGGED 2 /* the monitored one does */
+#define HP_EVENT_ENDED 4            /* of a connection; it ends with this packet */
+#define HP_EVENT_IP 8               /* src, dst and proto mean something */
+#define HP_EVENT_PORTS 16           /* sport and dport do */
+#define HP_EVENT_ANSWER 32          /* with HP_EVENT_ENDED: it goes against the connection's opener */
+
+/*
+ * What became of one packet: of each that is dropped, that rules let pass by itself, or
+ * that ends a TCP connection, if somebody wants to know (map watched) or the rule does.
+ */
+struct hp_event {
+	__u64 at;         /* ns of CLOCK_MONOTONIC_COARSE */
+	__u8 src[16];     /* IPv4 as ::ffff:a.b.c.d */
+	__u8 dst[16];
+	__u32 ifindex;    /* host end */
+	__u32 rule;       /* index into rule_counters + 1 of the rule or default that decided; 0: none was asked */
+	__u32 monitored;  /* of the monitored rule that would have, or 0 */
+	__u32 length;     /* skb->len, bytes */
+	__u8 eth_src[6];
+	__u8 eth_dst[6];
+	__u16 ethertype;  /* behind an 802.1Q tag */
+	__u16 vlan;       /* of that tag; 0: untagged */
+	__u16 sport;
+	__u16 dport;      /* ICMP: type << 8 | code */
+	__u8 proto;       /* behind IPv6 extension headers */
+	__u8 tcp_flags;
+	__u8 dir;         /* enum hp_dir */
+	__u8 reason;      /* enum hp_reason */
+	__u16 flags;      /* HP_EVENT_... */
+	__u16 pad;
+};
+
+/* event_quotas[slot]: a port tells of so many packets a moment, and no more. */
+struct hp_quota {
+	__u32 window; /* which moment, 2^30 ns long */
+	__u32 used;
+	__u64 lost;   /* events that nobody will see, since the port has the slot */
 };
 
 struct hp_counter {
@@ -273,5 +318,7 @@ struct hp_reason_counter {
 #define HP_CONNS_NEW 131072   /* unconfirmed flows a node */
 #define HP_FRAGMENTED 8192    /* datagrams in fragments a node */
 #define HP_EXT_HEADERS 6
+#define HP_EVENT_BYTES 4194304 /* of events that nobody has read yet */
+#define HP_EVENTS_A_WINDOW 1000 /* of a port */
 
 #endif

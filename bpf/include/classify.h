@@ -192,7 +192,7 @@ static __always_inline const struct hp_rule *rule_at(void *program, const struct
 
 /*
  * search is judge() from q's tier on; it may also say PASSES. Of monitored rules it
- * leaves only the counter and, as position, the place. A global function: verified once,
+ * leaves only the counter, the wish for logs and, as position, the place. A global function: verified once,
  * by itself.
  */
 __noinline int search(struct query *q)
@@ -222,12 +222,14 @@ __noinline int search(struct query *q)
 		q->rule_id = 0;
 		q->stateless = 0;
 		q->loose = 0;
+		q->log = 0;
 		return h->default_action == HP_ALLOW ? HP_DEFAULT_ALLOW : HP_DEFAULT_DROP;
 	}
 	rule = rule_at(program, h, position);
 	if (!rule)
 		return HP_NO_PROGRAM;
 	q->counter = rule->counter;
+	q->log = !!(rule->flags & HP_RULE_LOG);
 	if (q->tier == HP_MONITORED) {
 		q->position = rule->flags >> HP_RULE_LINK_SHIFT;
 		return HP_RULE_ALLOW;
@@ -271,7 +273,7 @@ __noinline int judge(struct query *q)
 /*
  * count_more counts, of what judge() has judged, the Pass rules on the way, and the
  * monitored rule that would have decided, if there is one: the first that stands before
- * the rule that did.
+ * the rule that did. Of that the counter + 1 is given back, else 0; and q.log is its wish.
  */
 __noinline int count_more(struct __sk_buff *skb, struct query *q)
 {
@@ -287,9 +289,10 @@ __noinline int count_more(struct __sk_buff *skb, struct query *q)
 	}
 	decided = q->position;
 	q->tier = HP_MONITORED;
-	if (search(q) == HP_RULE_ALLOW && q->position <= decided)
-		count_rule(skb, q->counter);
-	return 0;
+	if (search(q) != HP_RULE_ALLOW || q->position > decided)
+		return 0;
+	count_rule(skb, q->counter);
+	return q->counter + 1;
 }
 
 #endif

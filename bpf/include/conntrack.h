@@ -14,6 +14,8 @@
 #include "maps.h"
 #include "parse.h"
 
+#define TOLD_PASS 0x10000
+
 /*
  * What is asked of the tables: memory that goes to global functions, which are
  * verified once and by themselves, and so find maps and flows again. They serve
@@ -29,6 +31,10 @@ struct track {
 	__u32 settled; /* the flow is in the port's table, else in conns_new */
 	__u32 again;   /* out, of established(): settled, open, and seen before in this tick */
 	__u32 refuse;  /* out: dropped by a Reject rule */
+	/* Out, for events, as in hp_event: */
+	__u32 rule;
+	__u32 monitored;
+	__u32 told; /* flags; and TOLD_PASS: to be told of although it passes */
 };
 
 static __always_inline void set_ends(struct hp_flow_key *k, const struct ends *ends, __u32 dir)
@@ -193,6 +199,12 @@ static __always_inline int answers(const struct hp_flow *flow, __u32 dir)
 	return flow->migrated ? (flow->migrated - 1) % HP_DIRS != dir : flow->opener != dir;
 }
 
+/* ended are the flags of the event that the flow ends with a packet in direction dir. */
+static __always_inline __u32 ended(const struct hp_flow *flow, __u32 dir)
+{
+	return HP_EVENT_ENDED | (flow->opener != dir ? HP_EVENT_ANSWER : 0);
+}
+
 /* tcp_state: what the flow is after this segment. */
 static __always_inline __u8 tcp_state(struct hp_flow *flow, __u32 flags, __u32 dir)
 {
@@ -222,6 +234,10 @@ static __always_inline void advance(struct track *t, struct hp_flow *flow, const
 	if (!t->settled && state == HP_FLOW_OPEN && (flow->state != HP_FLOW_OPEN || flow->seen != t->now)) {
 		settle(t);
 		return;
+	}
+	if (state == HP_FLOW_CLOSING && flow->state != state) {
+		t->rule = flow->rule;
+		t->told = flow->told | ended(flow, t->dir) | TOLD_PASS;
 	}
 	if (flow->state != state)
 		flow->state = state;
@@ -255,6 +271,13 @@ static __always_inline void opener_query(const struct track *t, const struct hp_
 		q->group = HP_SVC_ICMPV6;
 		q->service = 128 << 8;
 	}
+}
+
+/* decided_by: events name the rule that q was judged by. */
+static __always_inline void decided_by(struct track *t, const struct query *q)
+{
+	t->rule = q->counter + 1;
+	t->told = q->log ? HP_EVENT_LOGGED : 0;
 }
 
 /* The flow is none, or none any more. */
@@ -292,6 +315,7 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 	}
 	if (!flow)
 		return FORGOTTEN;
+	t->told = flow->told | ended(flow, t->dir); /* for its event, should it end here */
 	opener_query(t, &key.flow, flow->opener, &q);
 	r = judge(&q);
 	mine = flow->generation <= t->generation;
@@ -304,6 +328,8 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 	if (!is_drop(r)) {
 		if (mine) {
 			flow->rule_id = q.rule_id;
+			flow->rule = q.counter + 1;
+			flow->told = q.log ? HP_EVENT_LOGGED : 0;
 			flow->policy = t->policy;
 			flow->generation = t->generation;
 		}
@@ -313,6 +339,8 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 		return r;
 	/* The policy does not allow the flow any more. */
 	count_rule(skb, q.counter);
+	t->rule = q.counter + 1;
+	t->told |= q.log ? HP_EVENT_LOGGED : 0;
 	if (mine)
 		forget(&key, t->settled);
 	return q.refuse ? r | REFUSE : r;
@@ -463,6 +491,8 @@ __noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 
 	fresh.generation = t.generation;
 	fresh.policy = t.policy;
 	fresh.seen = t.now;
+	fresh.rule = t.rule;
+	fresh.told = t.told & HP_EVENT_LOGGED;
 	bpf_map_update_elem(&conns_new, &t.key, &fresh, BPF_ANY);
 	return 0;
 }
@@ -510,6 +540,7 @@ __noinline int takes_over(struct __sk_buff *skb, const struct packet *p, struct 
 		if (is_drop(judge(&q)) || q.stateless)
 			continue;
 		count_rule(skb, q.counter);
+		decided_by(t, &q);
 		/* An end of it leaves nothing: whatever follows is judged like it. */
 		if (p->kind != ECHO_REPLY && !(p->kind == TCP && p->tcp_flags & (TCP_RST | TCP_FIN)))
 			remember(t, q.rule_id, opener, dir + 1);

@@ -326,4 +326,41 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } rule_seen SEC(".maps");
 
+/*
+ * watched: whether somebody wants all events, or those alone that rules ask for.
+ * Key: 0. Value: __u32, 0 or 1. Written by the agent, read by the programs. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} watched SEC(".maps");
+
+/*
+ * event_quotas: how many events a port may still tell of.
+ * Key: port slot. Value: struct hp_quota. Written by the programs, and read by the agent
+ * for what was lost; CPUs that count at once may count once. Lives for ever. Size: slots a
+ * node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_quota);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} event_quotas SEC(".maps");
+
+/*
+ * events: what became of packets that somebody asks about.
+ * Records: struct hp_event. Written by the programs, read by the agent; what does not
+ * fit is lost, and counted. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HP_EVENT_BYTES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} events SEC(".maps");
+
 #endif

@@ -137,6 +137,7 @@ struct query {
 	__u8 stateless : 1; /* by a rule that makes no connections */
 	__u8 loose : 1;     /* by a rule that picks up TCP in its middle */
 	__u8 more : 1;      /* Pass rules or monitored ones may have a say, too */
+	__u8 log : 1;       /* the rule asks for logs */
 	__u8 pad;
 	__u16 sport;    /* source port */
 	__u16 position; /* out: of the rule, or behind all that decide */

@@ -53,6 +53,7 @@ binary, {"runDir": "/..."}, moves it (the CNI plugin reads the one beside it).`,
 	f.StringVar(&from.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API (default: as a pod); for --source kube")
 	f.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf", "where the BPF file system is mounted, or a directory in it")
 	f.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "serve /metrics, /healthz and /readyz at this host:port")
+	f.StringVar(&cfg.RuleLog, "rule-log", "/var/log/homeport/rules.log", "write what rules with log: true decide to this file; \"\" writes nothing")
 	f.StringVar(&cfg.CNIBin, "cni-bin", "", "keep the CNI plugin in place in this directory, as install does (default: not looked at)")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd

@@ -40,6 +40,13 @@ func newAgent(tb testing.TB, views map[string]any) (socket string) {
 		case wire.PolicyList:
 			v.Items = slices.DeleteFunc(slices.Clone(v.Items), func(p wire.Policy) bool { return req.Name != "" && p.Name != req.Name })
 			return v, nil
+		case wire.EventList:
+			after := uint64(0)
+			if req.Events.After != nil {
+				after = *req.Events.After
+			}
+			v.Items = slices.DeleteFunc(slices.Clone(v.Items), func(e wire.Event) bool { return e.Seq <= after })
+			return v, nil
 		default:
 			return v, nil
 		}
@@ -152,10 +159,37 @@ func views(tb testing.TB) map[string]any {
 		wire.ViewVerdict: wire.Verdict{TypeMeta: meta("Verdict"), Key: key, Interface: "veth8f2c01", Pod: pod, State: attach.Active, Rules: "legacy-100", Network: "legacy-100",
 			Packet: "In, 10.0.0.9 -> 10.0.0.7, tcp/80", Action: "Allow", Policy: "web",
 			Rule: &wire.Rule{ID: 1001, Name: "old subnet", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24"}, Services: []string{"tcp/80"}, Packets: 3}},
+		wire.ViewEvents: wire.EventList{TypeMeta: meta("EventList"), Next: 15, Items: events(pod)},
 		wire.ViewDrops: wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
 			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: policy.ReasonMACSpoof.String(), Text: policy.ReasonMACSpoof.Text(), Packets: 3, Bytes: 180},
 			{Key: attach.Key{ContainerID: "f00d"}, Interface: "veth99", Direction: "In", Reason: policy.ReasonRuleDrop.String(), Text: policy.ReasonRuleDrop.Text(), Packets: 41}}},
 	}
+}
+
+// events are numbers 11 to 15.
+func events(pod attach.Pod) []wire.Event {
+	at := time.Date(2026, 11, 28, 22, 0, 0, 123e6, time.UTC)
+	from, to := netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("10.0.0.7")
+	web := &wire.EventRule{Policy: "web", ID: 1001, Action: "Allow", Label: "audit", Log: true}
+	list := []wire.Event{
+		{Verdict: wire.EventAllow, Reason: "RuleAllow", Source: from, Destination: to, SourcePort: 49152, DestinationPort: 80, Protocol: "tcp", TCPFlags: "S", Rule: web},
+		{Verdict: wire.EventDrop, Reason: "RuleDrop", Source: from, Destination: to, SourcePort: 49153, DestinationPort: 22, Protocol: "tcp", TCPFlags: "S",
+			Rule: &wire.EventRule{Policy: "web", ID: 1002, Action: "Drop"}},
+		{Verdict: wire.EventDrop, Reason: "DefaultDrop", Source: netip.MustParseAddr("198.51.100.9"), Destination: to, SourcePort: 5353, DestinationPort: 53, Protocol: "udp",
+			Rule: &wire.EventRule{Network: "legacy-100", Action: "Drop"}, Monitored: &wire.EventRule{Policy: "dns", ID: 7, Action: "Allow"}},
+		{Verdict: wire.EventDrop, Reason: "MACSpoof", Protocol: "arp", SourceMAC: attach.MAC{2, 0, 0, 0, 0, 0x66}, DestinationMAC: attach.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}},
+		{Verdict: wire.EventEnd, Reason: "Finished", Source: from, Destination: to, SourcePort: 49152, DestinationPort: 80, Protocol: "tcp", TCPFlags: "FA", Rule: web},
+	}
+	for i := range list {
+		e := &list[i]
+		e.Seq, e.Time, e.Interface, e.Pod, e.Network, e.VLAN, e.Length, e.Direction = uint64(11+i), at.Add(time.Duration(i)*1750*time.Millisecond), "veth8f2c01", pod, "legacy-100", 100, 74, "In"
+		if e.Source.IsValid() {
+			e.SourceMAC, e.DestinationMAC = attach.MAC{2, 0, 0, 0, 0, 0x65}, attach.MAC{2, 0, 0, 0, 0, 0x64}
+		} else {
+			e.Direction = "Out"
+		}
+	}
+	return list
 }
 
 // nouns are the commands that show something.
@@ -225,6 +259,82 @@ veth8f2c01  Active  legacy-100  access 100  02:00:00:00:00:64  shop/virt-launche
 		if d := cmp.Diff(result{Stdout: tt.want}, homeportctl(t, socket, tt.args...)); d != "" {
 			t.Errorf("%v (-want +got):\n%s", tt.args, d)
 		}
+	}
+}
+
+// What is wanted of events, and how often the agent is asked for more.
+func TestObserve(t *testing.T) {
+	socket := newAgent(t, views(t))
+	for args, want := range map[string]string{
+		"":                                "11 12 13 14 15",
+		"--verdict drop":                  "12 13 14",
+		"--verdict Drop,end":              "12 13 14 15",
+		"--address 10.0.0.9":              "11 12 15",
+		"--address 198.51.100.0/24":       "13",
+		"--address 10.0.0.9,198.51.100.9": "11 12 13 15",
+		"--rule web":                      "11 12 15",
+		"--rule web/1001":                 "11 15",
+		"--rule dns/7":                    "13",
+		"--rule dns/8":                    "",
+		"--port veth8f2c01":               "11 12 13 14 15",
+		"--port shop/virt-launcher-db-x7k2p --verdict end": "15",
+		"--port veth9": "",
+	} {
+		r := homeportctl(t, socket, append([]string{"observe", "-o", "json"}, strings.Fields(args)...)...)
+		var got []string
+		for line := range strings.Lines(r.Stdout) {
+			var e wire.Event
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatalf("%s: %v in %q", args, err, line)
+			}
+			got = append(got, fmt.Sprint(e.Seq))
+		}
+		if r.Code != 0 || r.Stderr != "" || strings.Join(got, " ") != want {
+			t.Errorf("observe %s: %v, want %s: %+v", args, got, want, r)
+		}
+	}
+	if r := homeportctl(t, socket, "observe", "-o", "yaml", "--verdict", "end"); !strings.HasPrefix(r.Stdout, "---\n") || !strings.Contains(r.Stdout, "\nseq: 15\n") {
+		t.Errorf("as YAML: %+v", r)
+	}
+	for _, args := range []string{"--rule web/x", "--rule web/0", "--rule /7", "--address 10.0.0", "--verdict maybe", "-f --port veth9", "veth9"} {
+		r := homeportctl(t, socket, append([]string{"observe"}, strings.Fields(args)...)...)
+		if want := map[bool]int{true: 1, false: 2}[args == "-f --port veth9"]; r.Code != want || r.Stdout != "" {
+			t.Errorf("observe %s: %+v, want exit code %d", args, r, want)
+		}
+	}
+}
+
+// To follow is to ask for what comes after what is known, to say what was missed, and to
+// end as interrupted.
+func TestObserveFollows(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	all := events(attach.Pod{})
+	var asked []string
+	socket := serve(t, func(_ context.Context, body json.RawMessage) (any, error) {
+		var req wire.ViewRequest
+		if err := json.Unmarshal(body, &req); err != nil || !req.Events.Follow {
+			return nil, fmt.Errorf("%s: %v", body, err)
+		}
+		l := wire.EventList{TypeMeta: meta("EventList"), Items: []wire.Event{}, Lost: 5, Next: 10}
+		switch after := req.Events.After; {
+		case after == nil:
+			asked = append(asked, "new")
+			return l, nil
+		case *after == 10:
+			l.Items, l.Next = all[:2], 12
+		case *after == 12: // numbers 13 and 14 are forgotten, and three were never told
+			l.Items, l.Next, l.Lost = all[4:], 15, 8
+		default:
+			l.Next, l.Lost = 15, 8
+			cancel()
+		}
+		asked = append(asked, fmt.Sprint(*req.Events.After))
+		return l, nil
+	})
+	r := homeportctlContext(ctx, socket, "observe", "-f")
+	if r.Code != exitInterrupted || strings.Count(r.Stdout, "\n") != 3 || strings.Join(asked, " ") != "new 10 12 15" ||
+		r.Stderr != "homeportctl: observing from now on\nhomeportctl: 5 events are not shown: a port tells of 1000 a second, and the agent keeps the last ones alone\n" {
+		t.Errorf("asked for %v: %+v", asked, r)
 	}
 }
 
@@ -367,7 +477,7 @@ func TestCalledAs(t *testing.T) {
 	}
 	var out bytes.Buffer
 	run(context.Background(), nil, surroundings{stdout: &out, stderr: &out, name: "kubectl homeport"})
-	if !strings.Contains(out.String(), "\n  kubectl homeport COMMAND") {
+	if !strings.Contains(out.String(), "\nUsage: kubectl homeport COMMAND") {
 		t.Errorf("help as a plugin of kubectl:\n%s", out.String())
 	}
 }

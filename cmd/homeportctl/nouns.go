@@ -134,6 +134,7 @@ func policyCommand(o *options) *cobra.Command {
 		},
 		RunE: func(*cobra.Command, []string) error { return nil }, // Args refuses all
 	}
+	var hits bool
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "Every policy in the order of judgement, and what no rule matched",
@@ -143,9 +144,14 @@ func policyCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(o, l, raw, o.printer().Policies)
+			text := o.printer().Policies
+			if hits {
+				text = o.printer().Hits
+			}
+			return show(o, l, raw, text)
 		},
 	}
+	list.Flags().BoolVar(&hits, "hits", false, "each rule with its hits and the last of them")
 	one := &cobra.Command{
 		Use:   "show NAME",
 		Short: "One policy's rules with their ids and hits; -o wide shows long lists whole",

@@ -14,8 +14,7 @@ const helpText = `{{if .Example}}Examples:
 
 {{end}}{{with or .Long .Short}}{{.}}
 
-{{end}}Usage:
-  {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND [flags]{{else}}{{.UseLine}}{{end}}
+{{end}}Usage: {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND [flags]{{else}}{{.UseLine}}{{end}}
 {{if .HasAvailableSubCommands}}
 Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
@@ -65,7 +64,7 @@ func newRoot(s surroundings) *cobra.Command {
 		Long:        "Shows the VM ports of this node, their VLANs and their firewall.",
 		Example: fmt.Sprintf(`  %[1]s status                    is this node doing what it should, and if not, why
   %[1]s policy show web           one policy's rules with their ids and hits
-  %[1]s drops --port veth8f2c01   what was dropped at one port, and why`, s.name),
+  %[1]s observe -f                new connections and drops, each with its rule`, s.name),
 		Args:              noArgs,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -86,7 +85,7 @@ func newRoot(s surroundings) *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("output", complete); err != nil {
 		panic(err) // as above
 	}
-	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), bundleCommand(o), versionCommand(o))
+	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), observeCommand(o), bundleCommand(o), versionCommand(o))
 	return root
 }
 

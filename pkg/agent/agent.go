@@ -46,6 +46,7 @@ type Config struct {
 	Cluster     bool   // the source is for many nodes: this one may well have no trunk
 	BPFFS       string // mount point of the BPF file system
 	MetricsAddr string // host:port; "" is no metrics
+	RuleLog     string // file for what rules log; "" is none
 	CNIBin      string // directory where the plugin is kept in place; "" is none
 	Version     string
 	Log         *slog.Logger
@@ -69,6 +70,8 @@ type Agent struct {
 	announcer announcer
 	watched   watchedUplinks
 	hostfw    *hostFirewall
+	events    eventBook
+	ruleLog   *ruleLog
 	orphans   *orphanBook            // the loop's
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
@@ -104,8 +107,8 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		hostfw: newHostFirewall(hostfw.NewHost()),
-		kick:   make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		hostfw: newHostFirewall(hostfw.NewHost()), ruleLog: newRuleLog(cfg.RuleLog),
+		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		watched: watchedUplinks{news: make(chan struct{}, 1)}}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -158,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"reconcile", a.loop},
 		{"pool", a.keepPool},
 		{"connections", a.ageConnections},
+		{"events", a.readEvents},
 		{"settle", a.settlePorts},
 		{"metrics", a.serveMetrics},
 		{"report", a.report},
@@ -356,7 +360,7 @@ func (a *Agent) ageConnections(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := a.kernel.AgeConnections(); err != nil {
+			if err := a.kernel.AgeConnections(a.connectionEnded); err != nil {
 				a.log.Warn("expired connections cannot be cleared", "err", err)
 			}
 		}

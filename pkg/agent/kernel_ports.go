@@ -61,9 +61,9 @@ func (k *kernel) FillPool() error {
 // poolLow says that a few more ADDs would have to make their own slots.
 func (k *kernel) poolLow() bool { return k.dp.Free() < poolAhead/4 }
 
-// AgeConnections frees the memory of expired connections.
-func (k *kernel) AgeConnections() error {
-	_, err := k.dp.GCConns()
+// AgeConnections frees the memory of expired connections, and tells of each.
+func (k *kernel) AgeConnections(ended func(datapath.Event)) error {
+	_, err := k.dp.GCConns(ended)
 	return err
 }
 

@@ -77,7 +77,7 @@ func answer(w http.ResponseWriter, wrong []string) {
 type collector struct {
 	agent *Agent
 	ready, generation, trunkReady, ports, packets,
-	bytes, ruleHits, drift, repaired, problems, stale, installs, announced, filtered *prometheus.Desc
+	bytes, ruleHits, drift, repaired, problems, stale, installs, announced, filtered, lost *prometheus.Desc
 }
 
 func newCollector(a *Agent) *collector {
@@ -94,6 +94,7 @@ func newCollector(a *Agent) *collector {
 		packets:    d("port_packets_total", "packets by what became of them", port...),
 		bytes:      d("port_bytes_total", "bytes by what became of them", port...),
 		ruleHits:   d("rule_packets_total", "packets that a firewall rule judged", "policy", "rule", "action"),
+		lost:       d("events_lost_total", "events of packets that neither the rule log nor homeportctl observe can show"),
 		drift:      d("drift_seen_total", "times that somebody else changed something of ours", "kind", "subject"),
 		repaired:   d("drift_repaired_total", "times that it was put right", "kind", "subject"),
 		problems:   d("manifest_problems", "problems of manifests now, as status lists them; kept: the object stays in force as it was", "kept"),
@@ -143,6 +144,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(c.announced, n, cause)
 	}
 	c.collectPorts(count)
+	if n, err := c.agent.kernel.dp.EventsLost(); err == nil {
+		count(c.lost, float64(n))
+	}
 	if list, err := c.agent.policyList(""); err == nil {
 		for _, p := range list.Items {
 			for _, r := range p.Rules {

@@ -195,6 +195,7 @@ func (a *Agent) compileAndSync(w world, ports []item) (policyProgress, error) {
 	if err := a.kernel.ClearCounters(p.Counters, counters); err != nil {
 		return p, err
 	}
+	a.events.learnRules(sets, counters, a.kernel.Generation()+1)
 	gen, err := a.kernel.Sync(prog)
 	if err != nil {
 		return p, err

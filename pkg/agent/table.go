@@ -169,6 +169,18 @@ func (t *table) list() []item {
 	return out
 }
 
+// at finds the port of a host interface.
+func (t *table) at(ifindex int) (attach.Record, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range t.ports {
+		if e.claimed && e.rec.HostIfIndex == ifindex {
+			return *e.rec, true
+		}
+	}
+	return attach.Record{}, false
+}
+
 func (t *table) setProblems(k attach.Key, problems []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

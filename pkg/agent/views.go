@@ -22,7 +22,7 @@ func kind(name string) wire.TypeMeta {
 }
 
 // view answers homeportctl.
-func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
+func (a *Agent) view(ctx context.Context, req *wire.ViewRequest) (any, error) {
 	switch req.What {
 	case wire.ViewStatus:
 		return a.nodeStatus(), nil
@@ -44,8 +44,10 @@ func (a *Agent) view(_ context.Context, req *wire.ViewRequest) (any, error) {
 		return a.portRules(req)
 	case wire.ViewVerdict:
 		return a.verdict(req)
+	case wire.ViewEvents:
+		return a.eventList(ctx, req.Events)
 	}
-	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log, metrics or verdict")
+	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log, metrics, rules, verdict or events")
 }
 
 // nodeStatus tells the truth: ready means that the active policy is the desired
@@ -316,7 +318,7 @@ func clusterNetworks(snap *desired.Snapshot, s *desired.Subject) (out []string) 
 }
 
 func ruleView(r policy.Rule, h Hits) wire.Rule {
-	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last, Stateless: r.Stateless, Loose: r.Loose}
+	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last, Stateless: r.Stateless, Loose: r.Loose, Log: r.Log, LogLabel: r.LogLabel}
 	switch {
 	case r.Disabled:
 		v.State = string(v1alpha1.RuleDisabled)

@@ -139,7 +139,7 @@ func lanPort(i int) attach.PortConfig {
 
 func loadSets(t *testing.T, d *Datapath) {
 	t.Helper()
-	(&bench{t, d}).sync(testSets(t)...)
+	(&bench{TB: t, Datapath: d}).sync(testSets(t)...)
 }
 
 func TestLAN(t *testing.T) {
@@ -532,7 +532,7 @@ func TestCapabilities(t *testing.T) {
 		attached := d.AttachPort(host, accessPort())
 		_, counters = d.PortCounters(host.Index)
 		_, conns := d.Conns(host.Index)
-		_, aged := d.GCConns()
+		_, aged := d.GCConns(nil)
 		if err := errors.Join(attached, counters, conns, aged, d.SettlePort(host.Index), d.VerifyPort(host.Index),
 			d.DetachPort(host.Index), d.Reap()); err != nil {
 			t.Error(err)

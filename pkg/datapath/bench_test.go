@@ -17,18 +17,23 @@ func BenchmarkProgram(b *testing.B) {
 		hook  Hook
 		frame []byte
 		want  policy.Reason
+		watch bool
 	}{
-		{"established4/from", tcpScenarios()[0].steps[:3], FromVM, tcp(vm4, peer4, 1000, 80, "A").bytes(), policy.ReasonEstablished},
-		{"established4/to", tcpScenarios()[0].steps[:3], ToVM, tcp(peer4, vm4, 80, 1000, "A").bytes(), policy.ReasonEstablished},
-		{"established6/from", tcpScenarios()[1].steps[:2], FromVM, tcp(vm6, peer6, 1000, 80, "A").bytes(), policy.ReasonEstablished},
-		{"udp/from", []step{out(udp(vm4, peer4, 5, 53), 0), in(udp(peer4, vm4, 53, 5), 0)}, FromVM, udp(vm4, peer4, 5, 53).bytes(), policy.ReasonEstablished},
-		{"unanswered/from", nil, FromVM, udp(vm4, peer4, 5, 53).bytes(), policy.ReasonEstablished},
-		{"rule drop/from", nil, FromVM, tcp(vm4, bad4, 5, 53, "S").bytes(), policy.ReasonRuleDrop},
-		{"arp/from", nil, FromVM, pkt{ether: 0x0806, l4: make([]byte, 46)}.bytes(), policy.ReasonARP},
+		{"established4/from", tcpScenarios()[0].steps[:3], FromVM, tcp(vm4, peer4, 1000, 80, "A").bytes(), policy.ReasonEstablished, false},
+		{"established4/to", tcpScenarios()[0].steps[:3], ToVM, tcp(peer4, vm4, 80, 1000, "A").bytes(), policy.ReasonEstablished, false},
+		{"established6/from", tcpScenarios()[1].steps[:2], FromVM, tcp(vm6, peer6, 1000, 80, "A").bytes(), policy.ReasonEstablished, false},
+		{"udp/from", []step{out(udp(vm4, peer4, 5, 53), 0), in(udp(peer4, vm4, 53, 5), 0)}, FromVM, udp(vm4, peer4, 5, 53).bytes(), policy.ReasonEstablished, false},
+		{"unanswered/from", nil, FromVM, udp(vm4, peer4, 5, 53).bytes(), policy.ReasonEstablished, false},
+		{"rule drop/from", nil, FromVM, tcp(vm4, bad4, 5, 53, "S").bytes(), policy.ReasonRuleDrop, false},
+		{"rule drop, observed/from", nil, FromVM, tcp(vm4, bad4, 5, 53, "S").bytes(), policy.ReasonRuleDrop, true},
+		{"arp/from", nil, FromVM, pkt{ether: 0x0806, l4: make([]byte, 46)}.bytes(), policy.ReasonARP, false},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			bench.TB = b
 			bench.port(accessPort())
+			if err := bench.Watch(c.watch); err != nil {
+				b.Fatal(err)
+			}
 			for _, s := range c.first {
 				bench.run(s.hook, s.frame)
 			}

@@ -135,11 +135,12 @@ func coarseTicks() (uint32, error) {
 
 // GCConns frees the memory of expired flows in the ports' tables and says how
 // many there were. The programs take an expired flow for none in any case; the
-// node's table of unanswered flows frees itself.
-func (d *Datapath) GCConns() (freed int, err error) {
+// node's table of unanswered flows frees itself. ended, if not nil, hears of each
+// connection that had not ended otherwise.
+func (d *Datapath) GCConns(ended func(Event)) (freed int, err error) {
 	var errs []error
 	for ifindex, rec := range d.ports.records() {
-		n, err := d.gcSlot(rec.Slot)
+		n, err := d.gcSlot(ifindex, rec.Slot, ended)
 		freed += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("port at interface %d: %w", ifindex, err))
@@ -148,7 +149,7 @@ func (d *Datapath) GCConns() (freed int, err error) {
 	return freed, errors.Join(errs...)
 }
 
-func (d *Datapath) gcSlot(slot uint32) (freed int, err error) {
+func (d *Datapath) gcSlot(ifindex int, slot uint32, ended func(Event)) (freed int, err error) {
 	m, err := d.innerMap(portMapConns, slot)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil // the port has just gone
@@ -175,6 +176,9 @@ func (d *Datapath) gcSlot(slot uint32) (freed int, err error) {
 		}
 		if derr := m.Delete(k); derr == nil {
 			freed++
+			if ended != nil && FlowState(f.State) != FlowClosing {
+				ended(timedOut(ifindex, k, f, time.Now()))
+			}
 		} else if !errors.Is(derr, ebpf.ErrKeyNotExist) {
 			err = errors.Join(err, fmt.Errorf("free a connection: %w", derr))
 		}

@@ -270,6 +270,9 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 	if err := b.ClearRuleCounters(indexes); err != nil {
 		return err
 	}
+	if b.told == nil {
+		b.told = b.watch(true)
+	}
 	before := b.all()
 	reasons := map[policy.Reason][2]uint64{}
 	rules := map[uint32]uint64{}
@@ -283,6 +286,9 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 			clear(flows)
 			free, _ = distinct(flows, p, free)
 		}
+		if n%900 == 0 {
+			b.told.quota()
+		}
 		want, v := reference(set, counters, p, syn)
 		rule := v.Rule
 		ret, err := b.progs[p.Direction].Run(&ebpf.RunOptions{Data: frameOf(p, free, syn)})
@@ -294,6 +300,9 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 		}
 		if (ret == dropVerdict) != want.reason.Drops() || ret != dropVerdict && ret != passVerdict {
 			return fmt.Errorf("packet %d %+v: program returns %#x, reference says %v by rule %d", n, p, ret, want.reason, rule)
+		}
+		if err := b.told.checkEvent(set, counters, p, want, v); err != nil {
+			return fmt.Errorf("packet %d %+v: %w", n, p, err)
 		}
 		r := reasons[want.reason]
 		r[p.Direction]++

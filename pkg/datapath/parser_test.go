@@ -213,7 +213,7 @@ func FuzzParser(f *testing.F) {
 		if len(frame) < 14 || len(frame) > 1500 {
 			return
 		}
-		b := &bench{t, b.Datapath}
+		b := &bench{TB: t, Datapath: b.Datapath}
 		b.against(&set, map[bool]Hook{true: FromVM, false: ToVM}[out], frame)
 	})
 }

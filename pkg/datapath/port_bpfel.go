@@ -53,6 +53,30 @@ type portHpCounter struct {
 	Bytes   uint64
 }
 
+type portHpEvent struct {
+	_         structs.HostLayout
+	At        uint64
+	Src       [16]uint8
+	Dst       [16]uint8
+	Ifindex   uint32
+	Rule      uint32
+	Monitored uint32
+	Length    uint32
+	EthSrc    [6]uint8
+	EthDst    [6]uint8
+	Ethertype uint16
+	Vlan      uint16
+	Sport     uint16
+	Dport     uint16
+	Proto     uint8
+	TcpFlags  uint8
+	Dir       uint8
+	Reason    uint8
+	Flags     uint16
+	Pad       uint16
+	_         [4]byte
+}
+
 type portHpFlow struct {
 	_          structs.HostLayout
 	Generation uint64
@@ -63,8 +87,9 @@ type portHpFlow struct {
 	Fin        [2]uint8
 	Policy     uint32
 	Migrated   uint32
-	Pad        uint32
-	Reserved   uint64
+	Rule       uint32
+	Told       uint32
+	Reserved   uint32
 }
 
 type portHpFlowKey struct {
@@ -135,6 +160,13 @@ type portHpPort struct {
 	Vlans   [64]uint64
 }
 
+type portHpQuota struct {
+	_      structs.HostLayout
+	Window uint32
+	Used   uint32
+	Lost   uint64
+}
+
 type portHpReasonCounter struct {
 	_   structs.HostLayout
 	Dir [2]portHpCounter
@@ -170,6 +202,8 @@ const (
 	portMapConns           = "conns"
 	portMapConnsNew        = "conns_new"
 	portMapControl         = "control"
+	portMapEventQuotas     = "event_quotas"
+	portMapEvents          = "events"
 	portMapFragments       = "fragments"
 	portMapHandovers       = "handovers"
 	portMapKnownFlows      = "known_flows"
@@ -182,6 +216,7 @@ const (
 	portMapRuleCounters    = "rule_counters"
 	portMapRuleSeen        = "rule_seen"
 	portMapStrayCounters   = "stray_counters"
+	portMapWatched         = "watched"
 	portProgFromVm         = "from_vm"
 	portProgToVm           = "to_vm"
 	portVarAbiTypes        = "abi_types"
@@ -248,6 +283,8 @@ type portMapSpecs struct {
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
 	ConnsNew      *ebpf.MapSpec `ebpf:"conns_new"`
 	Control       *ebpf.MapSpec `ebpf:"control"`
+	EventQuotas   *ebpf.MapSpec `ebpf:"event_quotas"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
 	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
@@ -260,6 +297,7 @@ type portMapSpecs struct {
 	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSeen      *ebpf.MapSpec `ebpf:"rule_seen"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
+	Watched       *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // portVariableSpecs contains global variables before they are loaded into the kernel.
@@ -300,6 +338,8 @@ type portMaps struct {
 	Conns         *ebpf.Map `ebpf:"conns"`
 	ConnsNew      *ebpf.Map `ebpf:"conns_new"`
 	Control       *ebpf.Map `ebpf:"control"`
+	EventQuotas   *ebpf.Map `ebpf:"event_quotas"`
+	Events        *ebpf.Map `ebpf:"events"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Handovers     *ebpf.Map `ebpf:"handovers"`
 	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
@@ -312,6 +352,7 @@ type portMaps struct {
 	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
 	RuleSeen      *ebpf.Map `ebpf:"rule_seen"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
+	Watched       *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *portMaps) Close() error {
@@ -320,6 +361,8 @@ func (m *portMaps) Close() error {
 		m.Conns,
 		m.ConnsNew,
 		m.Control,
+		m.EventQuotas,
+		m.Events,
 		m.Fragments,
 		m.Handovers,
 		m.KnownFlows,
@@ -332,6 +375,7 @@ func (m *portMaps) Close() error {
 		m.RuleCounters,
 		m.RuleSeen,
 		m.StrayCounters,
+		m.Watched,
 	)
 }
 

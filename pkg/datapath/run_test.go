@@ -27,6 +27,7 @@ const (
 type bench struct {
 	testing.TB
 	*Datapath
+	told *watcher // of the differential tests
 }
 
 // newBench opens a datapath in a network namespace of its own, with a filled pool.
@@ -40,7 +41,7 @@ func newBench(tb testing.TB, cfg Config) *bench {
 	if err := d.FillPool(8); err != nil {
 		tb.Fatal(err)
 	}
-	return &bench{tb, d}
+	return &bench{TB: tb, Datapath: d}
 }
 
 // port makes loopback an active port that knows no flow.

@@ -98,7 +98,7 @@ func TestSCTPExpiry(t *testing.T) {
 			if b.age(end.age) != 1 {
 				t.Fatal("not one flow")
 			}
-			if n, err := b.GCConns(); n != end.freed || err != nil {
+			if n, err := b.GCConns(nil); n != end.freed || err != nil {
 				t.Errorf("after %d ticks %d flows were freed, %v, want %d", end.age, n, err, end.freed)
 			}
 			b.expect("aged", end.then)

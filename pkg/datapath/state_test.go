@@ -108,7 +108,7 @@ func TestSeenAfterNow(t *testing.T) {
 		if err != nil || len(conns) == 0 || conns[0].Idle != 0 {
 			t.Errorf("listed: %+v, %v", conns, err)
 		}
-		if n, err := b.GCConns(); n != 0 || err != nil {
+		if n, err := b.GCConns(nil); n != 0 || err != nil {
 			t.Errorf("freed %d: %v", n, err)
 		}
 		b.expect("later than now", out(tcp(vm4, peer4, 1000, 80, "A"), est), in(tcp(peer4, vm4, 80, 1000, "A"), est),
@@ -310,12 +310,12 @@ func TestGCConns(t *testing.T) {
 	for n := range uint16(20) {
 		b.expect("open", out(udp(vm4, peer4, 100+n, 53), policy.ReasonRuleAllow), in(udp(peer4, vm4, 53, 100+n), policy.ReasonEstablished))
 	}
-	if n, err := b.GCConns(); err != nil || n != 0 {
+	if n, err := b.GCConns(nil); err != nil || n != 0 {
 		t.Errorf("freed %d fresh flows: %v", n, err)
 	}
 	b.age(ticks(180*time.Second) + 1)
 	b.expect("one is new", out(udp(vm4, peer4, 100, 53), policy.ReasonRuleAllow), in(udp(peer4, vm4, 53, 100), policy.ReasonEstablished))
-	if n, err := b.GCConns(); err != nil || n != 19 {
+	if n, err := b.GCConns(nil); err != nil || n != 19 {
 		t.Errorf("freed %d flows, want 19: %v", n, err)
 	}
 	conns, err := b.Conns(loopback)

@@ -85,7 +85,7 @@ func TestPolicyNumbers(t *testing.T) {
 	if d.names["net-a"] != before["net-a"] || d.names["net-b"] != before["net-b"] || len(d.names) != 3 {
 		t.Errorf("numbers after a restart %v, before %v", d.names, before)
 	}
-	r := &bench{t, d}
+	r := &bench{TB: t, Datapath: d}
 	for i := range 3 { // the number is free when neither side holds a program of it
 		r.sync(network("net-b", policy.Action(i%2)))
 	}

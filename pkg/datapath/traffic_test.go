@@ -196,7 +196,7 @@ func TestSettleUnderTraffic(t *testing.T) {
 // never drops: no packet is judged by parts of two.
 func TestSyncUnderTraffic(t *testing.T) {
 	l := newLAN(t, Config{Attach: AttachClsact})
-	b := &bench{t, l.Datapath}
+	b := &bench{TB: t, Datapath: l.Datapath}
 	good := netip.MustParseAddr("192.0.2.7")
 	sets := [3]policy.Set{}
 	for i := range sets {

@@ -338,9 +338,9 @@ func TestBadPolicy(t *testing.T) {
 policy.yaml:17: FirewallPolicy web: spec.rules[2].action: rule 8: Forbidden: this version does not enforce Pass: want Allow, Drop or Reject
 policy.yaml:18: FirewallPolicy web: spec.rules[3].action: rule 9: Unsupported value: "Deny": supported values: "Allow", "Drop", "Reject"
 `},
-		{name: "fields not enforced", content: badRule("id: 7, action: Drop, log: true, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, state: 'Off'"), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].log: rule 7: Forbidden: this version does not enforce this field: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: rule 7: Forbidden: this version does not enforce this field: leave it out
+		{name: "labels, states", content: badRule("id: 7, action: Drop, logLabel: x, state: Monitor}\n  - {id: 8, action: Drop, log: true, logLabel: 'two words', state: 'Off'"), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: rule 7: Forbidden: the rule writes no lines: set log: true, or leave it out
+policy.yaml:17: FirewallPolicy web: spec.rules[2].logLabel: rule 8: Invalid value: "two words": want at most 63 letters, digits and ._:/@+=- without blanks, as it is one word of a line
 policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported value: "Off": supported values: "Enabled", "Monitor", "Disabled"
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `

@@ -118,6 +118,8 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 			Loose:           o.Spec.TCPStrict != nil && !*o.Spec.TCPStrict,
 			Disabled:        r.State == v1alpha1.RuleDisabled,
 			Monitored:       r.State == v1alpha1.RuleMonitor,
+			Log:             r.Log,
+			LogLabel:        r.LogLabel,
 		})
 	}
 	return p, errs

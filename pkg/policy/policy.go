@@ -128,6 +128,9 @@ type Rule struct {
 	Stateless bool `json:",omitempty"`
 	// Loose: TCP that it allows is a connection also where its opening SYN was not seen.
 	Loose bool `json:",omitempty"`
+	// Log: what it decides is told, marked with LogLabel.
+	Log      bool   `json:",omitempty"`
+	LogLabel string `json:",omitempty"`
 	// Disabled: it matches nothing.
 	Disabled bool `json:",omitempty"`
 	// Monitored: it decides nothing. What it would have decided is counted. There

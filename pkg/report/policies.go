@@ -43,6 +43,24 @@ func (p Printer) Policies(l wire.PolicyList) error {
 	return p.flush(pg)
 }
 
+// Hits writes the hits of every rule in the order of judgement, and those of the
+// networks' default actions.
+func (p Printer) Hits(l wire.PolicyList) error {
+	pg := p.text()
+	g := pg.grid("POLICY", "ID", "NAME", "ACTION", "HITS", "BYTES", "LAST HIT")
+	for _, it := range l.Items {
+		for i := range it.Rules {
+			r := &it.Rules[i]
+			g.row(say(it.Name), say(r.ID), say(r.Name), does(r), count(r.Packets), count(r.Bytes), say(stamp(r.LastHit)))
+		}
+	}
+	for _, d := range l.Defaults {
+		g.row(say(defaultOf(d.Network)), say(""), say(""), action(d.Action), count(d.Packets), count(d.Bytes), say(stamp(d.LastHit)))
+	}
+	g.end()
+	return p.flush(pg)
+}
+
 // Policy writes one FirewallPolicy: each rule with its id and its hits.
 func (p Printer) Policy(it wire.Policy) error {
 	pg := p.text()
@@ -60,19 +78,27 @@ func (p Printer) Policy(it wire.Policy) error {
 	return p.flush(pg)
 }
 
-// rule is a rule's row, from its ID on.
-func (p *page) rule(r *wire.Rule) []cell {
-	does := action(r.Action)
+// does is a rule's action, and what is special about it.
+func does(r *wire.Rule) cell {
+	c := action(r.Action)
 	if r.Stateless {
-		does.text += ", stateless"
+		c.text += ", stateless"
 	}
 	if r.Loose {
-		does.text += ", loose"
+		c.text += ", loose"
+	}
+	if r.Log {
+		c.text += ", log"
 	}
 	if r.State != "" {
-		does = say(does.text + ", " + r.State)
+		c = say(c.text + ", " + r.State)
 	}
-	return []cell{say(r.ID), say(r.Name), does, say(r.Direction), say(p.some(r.Sources, "Any")),
+	return c
+}
+
+// rule is a rule's row, from its ID on.
+func (p *page) rule(r *wire.Rule) []cell {
+	return []cell{say(r.ID), say(r.Name), does(r), say(r.Direction), say(p.some(r.Sources, "Any")),
 		say(p.some(r.Destinations, "Any")), say(p.some(r.Services, "Any")), count(r.Packets), count(r.Bytes), say(stamp(r.LastHit))}
 }
 

@@ -129,7 +129,7 @@ func policyList() wire.PolicyList {
 			{Name: "db", Category: "Application", Order: 100, Networks: []string{"legacy-100", "legacy-200", "legacy-300"}, Rules: []wire.Rule{
 				{ID: 1001, Name: "web", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24", "10.0.1.0/24", "10.0.2.7"},
 					Destinations: []string{"10.0.100.5"}, Services: []string{"tcp/80"}, Packets: 3, Bytes: 222, LastHit: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)},
-				{ID: 1002, Action: "Drop", Stateless: true, Direction: "InOut", Services: []string{"tcp/22"}, Packets: 9, Bytes: 666},
+				{ID: 1002, Action: "Drop", Stateless: true, Log: true, Direction: "InOut", Services: []string{"tcp/22"}, Packets: 9, Bytes: 666},
 				{ID: 1003, Action: "Drop", State: "Disabled", Direction: "InOut"},
 				{ID: 1004, Name: "lock", Action: "Reject", Loose: true, State: "Monitor", Direction: "In", Packets: 41, Bytes: 2460},
 			}},
@@ -194,6 +194,7 @@ func cases(t *testing.T) map[string]func(Printer) error {
 		"ports-none":    func(p Printer) error { return p.Ports(wire.PortList{TypeMeta: meta("PortList")}) },
 		"vlans":         func(p Printer) error { return p.VLANs(vlanList(t)) },
 		"policies":      func(p Printer) error { return p.Policies(policyList()) },
+		"hits":          func(p Printer) error { return textOr(p, policyList(), p.Hits) },
 		"policies-none": func(p Printer) error { return p.Policies(wire.PolicyList{TypeMeta: meta("PolicyList")}) },
 		"policy": func(p Printer) error {
 			if !p.Format.IsText() {
@@ -228,6 +229,14 @@ func cases(t *testing.T) map[string]func(Printer) error {
 		},
 		"doctor": func(p Printer) error { return p.Diagnosis(diagnosis()) },
 	}
+}
+
+// textOr writes what only text has another form of.
+func textOr[T any](p Printer, v T, text func(T) error) error {
+	if p.Format.IsText() {
+		return text(v)
+	}
+	return p.Document(v)
 }
 
 func TestGolden(t *testing.T) {

@@ -237,7 +237,7 @@ func TestAgentPod(t *testing.T) {
 			t.Errorf("container %s: capabilities %+v", c.Name, s.Capabilities)
 		}
 	}
-	want := map[string]string{"run": "/run/homeport", "cni-bin": "/opt/cni/bin", "bpffs": "/sys/fs/bpf", "xtables-lock": "/run/xtables.lock"}
+	want := map[string]string{"run": "/run/homeport", "cni-bin": "/opt/cni/bin", "bpffs": "/sys/fs/bpf", "xtables-lock": "/run/xtables.lock", "log": "/var/log/homeport"}
 	if d := cmp.Diff(want, hostPaths(p)); d != "" {
 		t.Errorf("paths of the node (-want +got):\n%s", d)
 	}
@@ -264,7 +264,7 @@ func TestReasons(t *testing.T) {
 			t.Errorf("capability %s: no comment says what it is for", name)
 		}
 	}
-	for _, name := range []string{"run", "cni-bin", "bpffs", "xtables-lock"} {
+	for _, name := range []string{"run", "cni-bin", "bpffs", "xtables-lock", "log"} {
 		if !regexp.MustCompile(`(?m)^ +# .*\n +- name: ` + name + `\n +hostPath:`).MatchString(text) {
 			t.Errorf("volume %s: no comment says what it is for", name)
 		}

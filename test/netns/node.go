@@ -127,8 +127,11 @@ func (l *Lab) place(from, to string) error {
 
 // AgentArgs is what bridge-agent is started with here.
 func (n *Node) AgentArgs() []string {
-	return []string{"run", "--source", "dir:" + n.Manifests(), "--bpffs", n.BPFFS()}
+	return []string{"run", "--source", "dir:" + n.Manifests(), "--bpffs", n.BPFFS(), "--rule-log", n.RuleLog()}
 }
+
+// RuleLog is what the node's rules log.
+func (n *Node) RuleLog() string { return n.path("rules.log") }
 
 // AgentPID is the agent's process, 0 when none runs.
 func (n *Node) AgentPID() int {

@@ -60,6 +60,7 @@ func TestMain(m *testing.M) {
 //	stream start|accept|check|stop ID ...    what a TCP connection lived through, see cmdStream
 //	feed start|check|stop ID ...             datagrams that a guest asked for once, see cmdFeed
 //	knock start|check|stop ID ...            new TCP connections all the time, none of which may pass
+//	observe start|stop NODE ...              homeportctl observe -f, see cmdObserve
 //	row TEXT                                 begins a row of the table of figures
 //	compare PINGS BASELINE ROW AIM_MS        how much longer rows of one name are dark than of another
 //	on NAME PROGRAM [ARG...]                 a program in that namespace
@@ -156,19 +157,20 @@ func vlanFiltering() error {
 
 // session is one running script.
 type session struct {
-	ts       *testscript.TestScript
-	lab      *Lab
-	conns    map[string]*Conn
-	sniffers map[string]*Sniffer
-	floods   map[string]*Flood
-	movers   map[string]*Mover
-	pings    map[string]*Pings
-	streams  map[string]*stream.Stream
-	feeds    map[string]*feed
-	knocks   map[string]*knocks
-	figures  figures
-	impostor io.Closer // nil when the agent's socket is its own
-	ctx      context.Context
+	ts        *testscript.TestScript
+	lab       *Lab
+	conns     map[string]*Conn
+	sniffers  map[string]*Sniffer
+	floods    map[string]*Flood
+	movers    map[string]*Mover
+	pings     map[string]*Pings
+	streams   map[string]*stream.Stream
+	feeds     map[string]*feed
+	knocks    map[string]*knocks
+	observers map[string][]observer // by node
+	figures   figures
+	impostor  io.Closer // nil when the agent's socket is its own
+	ctx       context.Context
 }
 
 type sessionKey struct{}
@@ -180,7 +182,7 @@ func setup(env *testscript.Env, bin Binaries) error {
 		return err
 	}
 	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{},
-		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, feeds: map[string]*feed{}, knocks: map[string]*knocks{},
+		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, feeds: map[string]*feed{}, knocks: map[string]*knocks{}, observers: map[string][]observer{},
 		figures: figures{script: name}, ctx: context.Background()}
 	env.Values[sessionKey{}] = s
 	env.Vars = append(env.Vars, "LAB="+lab.Dir)
@@ -220,6 +222,11 @@ func (s *session) close() error {
 	for _, f := range s.feeds {
 		f.close()
 	}
+	for _, list := range s.observers {
+		for _, o := range list {
+			_ = o.stop() // a script that has not asked does not judge it
+		}
+	}
 	if s.impostor != nil {
 		_ = s.impostor.Close() // it has nothing to lose
 	}
@@ -257,7 +264,7 @@ func commands() map[string]command {
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "feed": cmdFeed, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
-		"port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
+		"observe": cmdObserve, "port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -16,6 +17,9 @@ const (
 	MaxOrder    = 999999
 	MaxRuleName = 255
 )
+
+// logLabel is one word in a line of a rule log.
+var logLabel = regexp.MustCompile(`^[A-Za-z0-9._:/@+=-]{1,63}$`)
 
 // ValidateFirewallPolicy checks a policy after defaulting, as far as the object
 // alone can be judged.
@@ -110,11 +114,13 @@ func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
 	errs = append(errs, validateExcluded(path, "sources", r.SourcesExcluded, r.Sources)...)
 	errs = append(errs, validateExcluded(path, "destinations", r.DestinationsExcluded, r.Destinations)...)
 	errs = append(errs, validateServices(path.Child("services"), r.Services)...)
-	if r.Log {
-		errs = append(errs, notEnforced(path.Child("log")))
-	}
-	if r.LogLabel != "" {
-		errs = append(errs, notEnforced(path.Child("logLabel")))
+	switch {
+	case r.LogLabel == "":
+	case !logLabel.MatchString(r.LogLabel):
+		errs = append(errs, field.Invalid(path.Child("logLabel"), r.LogLabel,
+			"want at most 63 letters, digits and ._:/@+=- without blanks, as it is one word of a line"))
+	case !r.Log:
+		errs = append(errs, field.Forbidden(path.Child("logLabel"), "the rule writes no lines: set log: true, or leave it out"))
 	}
 	return append(errs, validateEnum(path.Child("state"), r.State, RuleEnabled, RuleMonitor, RuleDisabled)...)
 }

@@ -90,10 +90,21 @@ type Collected struct {
 
 // ViewRequest names what homeportctl wants to see.
 type ViewRequest struct {
-	What   string      `json:"what"` // status, ports, vlans, policies, drops, log, metrics, rules, verdict
+	What   string      `json:"what"` // one of the View constants
 	Name   string      `json:"name,omitempty"`
 	Port   *attach.Key `json:"port,omitempty"`   // of rules and verdict
 	Packet *Packet     `json:"packet,omitempty"` // of verdict
+	Events *EventQuery `json:"events,omitempty"` // of events
+}
+
+// EventQuery asks for events that the agent remembers.
+type EventQuery struct {
+	// After is the Seq of the last event that is known, or EventList.Next; absent: all
+	// that are remembered or, with Follow, those from now on.
+	After *uint64 `json:"after,omitempty"`
+	// Follow has all packets told of, not only what rules log, until nobody has asked so
+	// for ten seconds; and the answer wait for a second if there is nothing yet.
+	Follow bool `json:"follow,omitempty"`
 }
 
 // Packet is the first packet of a connection, as a port sees it.

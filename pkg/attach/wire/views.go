@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -22,6 +23,7 @@ const (
 	ViewMetrics  = "metrics"  // -> Text: what /metrics says, in Prometheus' form
 	ViewRules    = "rules"    // -> PortRules: what judges a port, in its order
 	ViewVerdict  = "verdict"  // -> Verdict: what a port's rules say about Packet
+	ViewEvents   = "events"   // -> EventList: what became of packets
 )
 
 // TypeMeta heads every view.
@@ -193,6 +195,8 @@ type Rule struct {
 	State        string   `json:"state,omitempty"` // "" is Enabled
 	Stateless    bool     `json:"stateless,omitempty"`
 	Loose        bool     `json:"loose,omitempty"` // tcpStrict is false
+	Log          bool     `json:"log,omitempty"`
+	LogLabel     string   `json:"logLabel,omitempty"`
 	Direction    string   `json:"direction"`
 	Sources      []string `json:"sources,omitempty"`
 	Destinations []string `json:"destinations,omitempty"`
@@ -238,6 +242,62 @@ type Verdict struct {
 	// Monitored would have decided instead, were it not in state Monitor.
 	Monitored *PortRule `json:"monitored,omitempty"`
 	Network   string    `json:"network"` // "" is ports without a network
+}
+
+// EventList is what the agent remembers of what became of packets, oldest first.
+type EventList struct {
+	TypeMeta `json:",inline"`
+	Items    []Event `json:"items"`
+	// Next is what to give as After for what follows.
+	Next uint64 `json:"next"`
+	// Lost counts events since the node was started that nobody will see: a port tells of
+	// a thousand a second.
+	Lost uint64 `json:"lost"`
+}
+
+// The values of Event.Verdict.
+const (
+	EventAllow = "Allow" // passed by rules; the first packet of a connection, or one that belongs to none
+	EventDrop  = "Drop"  // dropped, or rejected
+	EventEnd   = "End"   // of a connection that rules had allowed
+)
+
+// Event is what became of one packet at a port, or that a connection ended.
+type Event struct {
+	Seq       uint64     `json:"seq"`  // rises by 1; from 1 on after each start of the agent
+	Time      time.Time  `json:"time"` // to some milliseconds
+	Verdict   string     `json:"verdict"`
+	Reason    string     `json:"reason"` // as in drops; of an End: Reset, Finished, TimedOut or PolicyChanged
+	Direction string     `json:"direction"`
+	Interface string     `json:"interface"` // host end
+	Pod       attach.Pod `json:"pod,omitzero"`
+	Network   string     `json:"network,omitempty"`
+	VLAN      uint16     `json:"vlan,omitempty"`
+	// Source and Destination are absent for what is not IP.
+	Source          netip.Addr `json:"source,omitzero"`
+	Destination     netip.Addr `json:"destination,omitzero"`
+	SourcePort      uint16     `json:"sourcePort,omitempty"`
+	DestinationPort uint16     `json:"destinationPort,omitempty"`
+	Protocol        string     `json:"protocol,omitempty"` // tcp, udp, icmp/8/0, 47, or arp, 0x88cc of what is not IP
+	TCPFlags        string     `json:"tcpFlags,omitempty"` // of F, S, R, P, A, U
+	SourceMAC       attach.MAC `json:"sourceMAC,omitempty"`
+	DestinationMAC  attach.MAC `json:"destinationMAC,omitempty"`
+	Length          uint32     `json:"length,omitempty"` // of the frame, bytes
+	// Rule decided, or had allowed the connection that ends, or cuts it (PolicyChanged);
+	// absent: no rule was asked.
+	Rule *EventRule `json:"rule,omitempty"`
+	// Monitored would have decided instead, were it not in state Monitor.
+	Monitored *EventRule `json:"monitored,omitempty"`
+}
+
+// EventRule is a rule, or a network's defaultAction if it has no policy.
+type EventRule struct {
+	Policy  string `json:"policy,omitempty"`
+	ID      uint32 `json:"id,omitempty"`
+	Network string `json:"network,omitempty"` // of a defaultAction
+	Action  string `json:"action"`
+	Label   string `json:"label,omitempty"` // logLabel
+	Log     bool   `json:"log,omitempty"`   // it writes lines to the rule log
 }
 
 // DefaultHits is what a network's defaultAction judged.

@@ -145,6 +145,7 @@ const (
 	ruleImplied   = 1
 	ruleStateless = 2
 	ruleLoose     = 4
+	ruleLog       = 8
 	ruleLinkShift = 16
 )
 

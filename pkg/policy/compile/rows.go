@@ -167,6 +167,9 @@ func (c *compiler) policy(set *policy.Set, rules []policy.Rule, places []uint32,
 		if r.Loose {
 			m.flags |= ruleLoose
 		}
+		if r.Log {
+			m.flags |= ruleLog
+		}
 		if n := int(h.Rules); i >= n {
 			m.flags |= places[i-n] << ruleLinkShift
 		} else if r.Action == policy.Pass {

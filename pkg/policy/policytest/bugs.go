@@ -102,6 +102,7 @@ func setBugs() []Bug {
 		}},
 		{Name: "rules without state make connections", set: eachRule(func(r *policy.Rule) { r.Stateless = false }), Live: true},
 		{Name: "TCP is not picked up", set: eachRule(func(r *policy.Rule) { r.Loose = false }), Live: true},
+		{Name: "nobody asks for logs", set: eachRule(func(r *policy.Rule) { r.Log = false }), Live: true},
 		{Name: "monitored rules decide", set: eachRule(func(r *policy.Rule) { r.Monitored = false })},
 		{Name: "monitored rules are as disabled", set: eachRule(func(r *policy.Rule) { r.Disabled = r.Disabled || r.Monitored })},
 		{Name: "disabled rules decide", set: eachRule(func(r *policy.Rule) { r.Disabled = false })},

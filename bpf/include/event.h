@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Events: what became of a packet, for people who watch and for rules that ask for
+ * logs. Nothing waits for whoever reads them, and nobody reads them for long after a
+ * flood: a port has a quota.
+ */
+#ifndef HOMEPORT_EVENT_H
+#define HOMEPORT_EVENT_H
+
+#include "conntrack.h"
+
+/* may_tell: whether there is something left of the port's quota. */
+static __always_inline int may_tell(struct hp_quota *quota)
+{
+	__u32 window = handover_clock();
+
+	if (quota->window != window) {
+		quota->window = window;
+		quota->used = 0;
+	}
+	if (quota->used >= HP_EVENTS_A_WINDOW)
+		return 0;
+	quota->used++;
+	return 1;
+}
+
+/* describe_l4: ports, type, flags, as far as they are there. */
+static __always_inline void describe_l4(struct __sk_buff *skb, struct hp_event *e, __u32 at)
+{
+	struct tcp_header tcp;
+
+	/* UDP and ICMP need not be as long as TCP. */
+	if (e->proto == PROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)))
+			return;
+		e->tcp_flags = tcp.flags;
+	} else if (bpf_skb_load_bytes(skb, at, &tcp, 4)) {
+		return;
+	}
+	if (e->proto == PROTO_ICMP || e->proto == PROTO_ICMPV6) {
+		e->dport = bpf_ntohs(tcp.sport); /* where type and code are */
+	} else if (e->proto == PROTO_TCP || e->proto == PROTO_UDP || e->proto == PROTO_SCTP) {
+		e->sport = bpf_ntohs(tcp.sport);
+		e->dport = bpf_ntohs(tcp.dport);
+	} else {
+		return;
+	}
+	e->flags |= HP_EVENT_PORTS;
+}
+
+/* describe_ip: addresses and protocol, as far as the frame has them. */
+static __always_inline void describe_ip(struct __sk_buff *skb, struct hp_event *e, __u32 at)
+{
+	struct ipv4_header v4;
+	struct ipv6_header v6;
+	int walk;
+
+	if (e->ethertype == ETHERTYPE_IPV4) {
+		if (bpf_skb_load_bytes(skb, at, &v4, sizeof(v4)))
+			return;
+		map_ipv4((union addr *)e->src, v4.src);
+		map_ipv4((union addr *)e->dst, v4.dst);
+		e->proto = v4.proto;
+		e->flags |= HP_EVENT_IP;
+		if (!(v4.fragment & bpf_htons(0x1fff)))
+			describe_l4(skb, e, at + (v4.version_words & 15) * 4);
+		return;
+	}
+	if (e->ethertype != ETHERTYPE_IPV6 || bpf_skb_load_bytes(skb, at, &v6, sizeof(v6)))
+		return;
+	__builtin_memcpy(e->src, &v6.ends.src, sizeof(e->src));
+	__builtin_memcpy(e->dst, &v6.ends.dst, sizeof(e->dst));
+	e->proto = v6.proto;
+	e->flags |= HP_EVENT_IP;
+	walk = ext_headers(skb, v6.proto, at + sizeof(v6), skb->len, NULL);
+	if (walk < 0)
+		return;
+	e->proto = walk & 0xff;
+	if (!(walk & EXT_FRAGMENT))
+		describe_l4(skb, e, walk >> EXT_OFFSET_SHIFT & MAX_OFFSET);
+}
+
+/* tell makes an event of a packet as it came, if somebody asks for one. */
+__noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
+{
+	__u32 zero = 0, slot, *all, at = sizeof(struct eth_header);
+	struct eth_header eth = {};
+	struct hp_quota *quota;
+	struct hp_event *e;
+
+	if (!t)
+		return 0;
+	all = bpf_map_lookup_elem(&watched, &zero);
+	if (!(t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED)) && !(all && *all))
+		return 0;
+	slot = t->key.slot;
+	quota = bpf_map_lookup_elem(&event_quotas, &slot);
+	if (!quota)
+		return 0;
+	e = may_tell(quota) ? bpf_ringbuf_reserve(&events, sizeof(*e), 0) : NULL;
+	if (!e) {
+		__sync_fetch_and_add(&quota->lost, 1);
+		return 0;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->at = bpf_ktime_get_coarse_ns();
+	e->ifindex = skb->ifindex;
+	e->rule = t->rule;
+	e->monitored = t->monitored;
+	e->length = skb->len;
+	e->dir = t->dir;
+	e->reason = reason;
+	e->flags = t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED | HP_EVENT_ENDED | HP_EVENT_ANSWER);
+	if (reason == HP_NO_PROGRAM) /* nobody has judged, and a flow stays */
+		e->flags = 0;
+	if (!bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth))) {
+		struct vlan_header tag;
+
+		__builtin_memcpy(e->eth_src, eth.src, sizeof(e->eth_src));
+		__builtin_memcpy(e->eth_dst, eth.dst, sizeof(e->eth_dst));
+		e->ethertype = bpf_ntohs(eth.type);
+		if (skb->vlan_present) {
+			e->vlan = skb->vlan_tci & 0xfff;
+		} else if (e->ethertype == ETHERTYPE_VLAN && !bpf_skb_load_bytes(skb, at, &tag, sizeof(tag))) {
+			e->vlan = bpf_ntohs(tag.tci) & 0xfff;
+			e->ethertype = bpf_ntohs(tag.type);
+			at += sizeof(tag);
+		}
+		describe_ip(skb, e, at);
+	}
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// observeCommand shows what becomes of packets.
+func observeCommand(o *options) *cobra.Command {
+	var follow bool
+	var want eventFilter
+	c := &cobra.Command{
+		Use:   "observe",
+		Short: "What becomes of packets: new connections, drops and ends, each with its rule",
+		Long: "Shows each packet that rules let pass by themselves (the first of a connection), each drop, and the end of connections,\n" +
+			"with the rule that decided. With -f it shows what happens from now on. Without, it shows what the agent remembers:\n" +
+			"what rules with log: true decided, and what was observed lately. -o json is one event a line.",
+		Example: fmt.Sprintf(`  %[1]s observe -f --verdict drop             every drop on this node, as it happens
+  %[1]s observe -f --port shop/db --address 10.0.0.0/24
+  %[1]s observe --rule web/1001 -o json       what that rule decided lately`, o.name),
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := want.check(); err != nil {
+				return &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
+			}
+			return observe(c.Context(), o, &want, follow)
+		},
+	}
+	f := c.Flags()
+	f.BoolVarP(&follow, "follow", "f", false, "go on until interrupted")
+	f.StringVar(&want.port, "port", "", "only at this port: host interface, pod or namespace/pod")
+	f.StringSliceVar(&want.addresses, "address", nil, "only from or to this `IP` or CIDR; repeatable")
+	f.StringVar(&want.rule, "rule", "", "only what this `POLICY[/ID]` decided, or would have, were it not monitored")
+	f.StringSliceVar(&want.verdicts, "verdict", nil, "only these: `allow, drop, end`")
+	return c
+}
+
+// eventFilter is what somebody wants to see; what is empty is any.
+type eventFilter struct {
+	port, rule          string
+	addresses, verdicts []string
+
+	prefixes []netip.Prefix
+	policy   string
+	id       uint32 // 0: all of the policy's
+}
+
+// check reads the flags.
+func (f *eventFilter) check() error {
+	for _, text := range f.addresses {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			var a netip.Addr
+			if a, err = netip.ParseAddr(text); err == nil {
+				p = netip.PrefixFrom(a, a.BitLen())
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("--address %q: want an address or a CIDR, as 10.0.0.7 or 10.0.0.0/24", text)
+		}
+		f.prefixes = append(f.prefixes, p)
+	}
+	for i, v := range f.verdicts {
+		switch v = strings.ToLower(v); v {
+		case "allow", "drop", "end":
+			f.verdicts[i] = v
+		default:
+			return fmt.Errorf("--verdict %q: want allow, drop or end", v)
+		}
+	}
+	policy, id, some := strings.Cut(f.rule, "/")
+	f.policy = policy
+	if some {
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil || n == 0 || policy == "" {
+			return fmt.Errorf("--rule %q: want a policy, or one of its rules by its id, as web/1001", f.rule)
+		}
+		f.id = uint32(n)
+	}
+	return nil
+}
+
+// wants says whether an event is to be shown.
+func (f *eventFilter) wants(e *wire.Event) bool {
+	return (f.port == "" || isPort(f.port, e.Interface, "", e.Pod)) &&
+		(len(f.verdicts) == 0 || slices.Contains(f.verdicts, strings.ToLower(e.Verdict))) &&
+		(len(f.prefixes) == 0 || slices.ContainsFunc(f.prefixes, func(p netip.Prefix) bool {
+			return p.Contains(e.Source) || p.Contains(e.Destination)
+		})) &&
+		(f.policy == "" || f.is(e.Rule) || f.is(e.Monitored))
+}
+
+func (f *eventFilter) is(r *wire.EventRule) bool {
+	return r != nil && r.Policy == f.policy && (f.id == 0 || r.ID == f.id)
+}
+
+// observe asks the agent until there is no more or, to follow, until ctx ends.
+func observe(ctx context.Context, o *options, want *eventFilter, follow bool) error {
+	q := &wire.EventQuery{Follow: follow}
+	if follow && want.port != "" {
+		if err := portExists(ctx, o, want.port); err != nil {
+			return err
+		}
+	}
+	var lost uint64
+	for first := true; ; first = false {
+		l, raw, err := view[wire.EventList](ctx, o, wire.ViewRequest{What: wire.ViewEvents, Events: q})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		if err := showEvents(o, want, l.Items, raw); err != nil {
+			return err
+		}
+		missed := uint64(0)
+		if !first && l.Lost > lost {
+			missed = l.Lost - lost
+		}
+		if n := len(l.Items); n > 0 && !first && l.Items[0].Seq > *q.After+1 {
+			missed += l.Items[0].Seq - *q.After - 1
+		}
+		if missed > 0 {
+			fmt.Fprintf(o.stderr, "%s: %d events are not shown: a port tells of 1000 a second, and the agent keeps the last ones alone\n", o.name, missed)
+		}
+		if !follow && len(l.Items) == 0 {
+			return nil
+		}
+		if first && follow { // as tcpdump does: silence is no news then
+			fmt.Fprintf(o.stderr, "%s: observing from now on\n", o.name)
+		}
+		lost, q.After = l.Lost, &l.Next
+	}
+}
+
+// showEvents writes those that are wanted.
+func showEvents(o *options, want *eventFilter, items []wire.Event, raw json.RawMessage) error {
+	var sent struct{ Items []json.RawMessage }
+	if err := json.Unmarshal(raw, &sent); err != nil {
+		return inconclusive(err)
+	}
+	var some []wire.Event
+	var texts []json.RawMessage
+	for i := range items {
+		if want.wants(&items[i]) {
+			some, texts = append(some, items[i]), append(texts, sent.Items[i])
+		}
+	}
+	if err := o.printer().Events(some, texts); err != nil {
+		return &failure{exitInconclusive, err}
+	}
+	return nil
+}

@@ -1,0 +1,345 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/datapath"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+)
+
+const (
+	// eventsKept is how many events are remembered, eventsSent how many one answer has.
+	eventsKept = 8192
+	eventsSent = 1000
+	// watchFor is how long all packets are told of after somebody has asked,
+	// eventsWait how long an answer waits for the first.
+	watchFor   = 10 * time.Second
+	eventsWait = time.Second
+)
+
+// eventBook is what is remembered of what the programs told. The zero value is empty.
+type eventBook struct {
+	mu      sync.Mutex
+	kept    []wire.Event // a ring of eventsKept once it is full; that of Seq n at (n-1) % eventsKept
+	last    uint64       // Seq
+	news    chan struct{}
+	watched time.Time // until when all packets are told of
+
+	rulesMu sync.RWMutex
+	rules   map[uint32]countedRule // by counter; those given up stay until another has the counter
+}
+
+// countedRule is the rule that a counter stands for.
+type countedRule struct {
+	wire.EventRule
+	since uint64       // the first generation that has it
+	last  *countedRule // the one before, which connections may still be of
+}
+
+// learnRules says which rules counters stand for from a generation on, before packets are
+// judged by it.
+func (b *eventBook) learnRules(sets []policy.Set, counters compile.Counters, generation uint64) {
+	b.rulesMu.Lock()
+	defer b.rulesMu.Unlock()
+	if b.rules == nil {
+		b.rules = map[uint32]countedRule{}
+	}
+	learn := func(key policy.RuleKey, r wire.EventRule) {
+		now := countedRule{EventRule: r, since: generation}
+		switch old, ok := b.rules[counters[key]]; {
+		case !ok:
+			now.since = 0 // connections of before this agent are of it
+		case old.Policy == r.Policy && old.ID == r.ID && old.Network == r.Network:
+			now.since, now.last = old.since, old.last
+		default:
+			old.last = nil
+			now.last = &old
+		}
+		b.rules[counters[key]] = now
+	}
+	for i := range sets {
+		s := &sets[i]
+		learn(policy.DefaultKey(s.Network), wire.EventRule{Network: s.Network, Action: s.Default.String()})
+		for j := range s.Rules {
+			r := &s.Rules[j]
+			learn(r.Key, wire.EventRule{Policy: r.Key.Policy, ID: r.Key.ID, Network: r.Key.Network,
+				Action: r.Action.String(), Label: r.LogLabel, Log: r.Log})
+		}
+	}
+}
+
+// someLog says whether a rule asks for logs.
+func (b *eventBook) someLog() bool {
+	b.rulesMu.RLock()
+	defer b.rulesMu.RUnlock()
+	for _, r := range b.rules {
+		if r.Log {
+			return true
+		}
+	}
+	return false
+}
+
+// rule is what a counter stood for in a generation; 0 is now, and nil is not known.
+func (b *eventBook) rule(counter uint32, generation uint64) *wire.EventRule {
+	if counter == datapath.NoRule {
+		return nil
+	}
+	b.rulesMu.RLock()
+	defer b.rulesMu.RUnlock()
+	r, ok := b.rules[counter]
+	for at := &r; ok && at != nil; at = at.last {
+		if generation == 0 || at.since <= generation {
+			return &at.EventRule
+		}
+	}
+	return nil
+}
+
+// add remembers an event and wakes who waits.
+func (b *eventBook) add(e wire.Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last++
+	e.Seq = b.last
+	if len(b.kept) < eventsKept {
+		b.kept = append(b.kept, e)
+	} else {
+		b.kept[(e.Seq-1)%eventsKept] = e
+	}
+	if b.news != nil {
+		close(b.news)
+		b.news = nil
+	}
+}
+
+// newest is the Seq of the last event.
+func (b *eventBook) newest() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last
+}
+
+// after gives what follows an event, up to eventsSent, and what is closed when there is more.
+func (b *eventBook) after(seq uint64) (out []wire.Event, news <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if seq > b.last { // of an agent before this one
+		seq = 0
+	}
+	if oldest := b.last - uint64(len(b.kept)); seq < oldest {
+		seq = oldest
+	}
+	for n := seq + 1; n <= b.last && len(out) < eventsSent; n++ {
+		out = append(out, b.kept[(n-1)%eventsKept])
+	}
+	if b.news == nil {
+		b.news = make(chan struct{})
+	}
+	return out, b.news
+}
+
+// isWatched says whether all packets are wanted.
+func (b *eventBook) isWatched() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Now().Before(b.watched)
+}
+
+// watch has all packets told of for a while.
+func (a *Agent) watch() error {
+	a.events.mu.Lock()
+	defer a.events.mu.Unlock()
+	if err := a.kernel.dp.Watch(true); err != nil {
+		return err
+	}
+	a.events.watched = time.Now().Add(watchFor)
+	return nil
+}
+
+// unwatch ends that when nobody has asked for long.
+func (a *Agent) unwatch() error {
+	a.events.mu.Lock()
+	defer a.events.mu.Unlock()
+	if a.events.watched.IsZero() || time.Now().Before(a.events.watched) {
+		return nil
+	}
+	a.events.watched = time.Time{}
+	return a.kernel.dp.Watch(false)
+}
+
+// eventList answers homeportctl observe.
+func (a *Agent) eventList(ctx context.Context, q *wire.EventQuery) (any, error) {
+	if q == nil {
+		q = &wire.EventQuery{}
+	}
+	out := wire.EventList{TypeMeta: kind("EventList"), Items: []wire.Event{}}
+	if q.Follow {
+		if err := a.watch(); err != nil {
+			return nil, err
+		}
+	}
+	var after uint64
+	switch {
+	case q.After != nil:
+		after = *q.After
+	case q.Follow:
+		after = a.events.newest()
+	}
+	items, news := a.events.after(after)
+	if len(items) == 0 && q.Follow && q.After != nil {
+		select {
+		case <-ctx.Done():
+		case <-news:
+		case <-time.After(eventsWait):
+		}
+		items, _ = a.events.after(after)
+	}
+	out.Items = append(out.Items, items...)
+	out.Next = after
+	if n := len(items); n > 0 {
+		out.Next = items[n-1].Seq
+	}
+	var err error
+	out.Lost, err = a.kernel.dp.EventsLost()
+	return out, err
+}
+
+// readEvents takes what the programs tell until ctx ends.
+func (a *Agent) readEvents(ctx context.Context) error {
+	if err := a.kernel.dp.Watch(false); err != nil { // an agent before this one may have been asked to
+		return err
+	}
+	events, err := a.kernel.dp.Events()
+	if err != nil {
+		return err
+	}
+	defer a.ruleLog.close()
+	defer context.AfterFunc(ctx, func() { events.Close() })()
+	go a.tendEvents(ctx)
+	for {
+		e, err := events.Read()
+		switch {
+		case errors.Is(err, datapath.ErrClosed):
+			return nil
+		case err != nil:
+			return err
+		}
+		a.takeEvent(e)
+	}
+}
+
+// tendEvents does what no event is the occasion for.
+func (a *Agent) tendEvents(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var told uint64
+	for first := true; ; first = false {
+		lost, err := a.kernel.dp.EventsLost()
+		if err = errors.Join(err, a.unwatch()); err != nil {
+			a.log.Warn("events of packets", "err", err)
+		}
+		if lost > told && !first {
+			a.logLost(time.Now(), lost-told)
+		}
+		told = lost
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// connectionEnded takes a connection that was silent for too long.
+func (a *Agent) connectionEnded(e datapath.Event) {
+	if e.Logged || a.events.isWatched() {
+		a.takeEvent(e)
+	}
+}
+
+// takeEvent logs and remembers an event.
+func (a *Agent) takeEvent(e datapath.Event) {
+	out := a.describeEvent(&e)
+	a.logEvent(&out, e.Logged, e.MonitoredLogged)
+	a.events.add(out)
+}
+
+// describeEvent puts an event into words.
+func (a *Agent) describeEvent(e *datapath.Event) wire.Event {
+	out := wire.Event{Time: e.At.UTC(), Verdict: wire.EventAllow, Reason: e.Reason.String(), Direction: e.Direction.String(),
+		VLAN: e.VLAN, Source: e.Source, Destination: e.Destination, SourcePort: e.SourcePort, TCPFlags: tcpFlags(e.TCPFlags), Length: e.Length,
+		Rule: a.events.rule(e.Rule, e.Generation), Monitored: a.events.rule(e.Monitored, 0)}
+	if e.EtherType != 0 {
+		out.SourceMAC, out.DestinationMAC = attach.MAC(e.SourceMAC[:]), attach.MAC(e.DestinationMAC[:])
+	}
+	if rec, ok := a.table.at(e.IfIndex); ok {
+		out.Interface, out.Pod, out.Network = rec.HostIfName, rec.Pod, rec.Network
+		if out.VLAN == 0 {
+			out.VLAN = uint16(rec.VLANs.PVID)
+		}
+	} else {
+		out.Interface = fmt.Sprintf("if%d", e.IfIndex) // its port has ended
+	}
+	switch {
+	case e.TimedOut:
+		out.Verdict, out.Reason = wire.EventEnd, endTimedOut
+	case e.Ended && e.Reason.Drops():
+		out.Verdict, out.Reason = wire.EventEnd, endPolicy
+	case e.Ended && e.TCPFlags&tcpRST != 0:
+		out.Verdict, out.Reason = wire.EventEnd, endReset
+	case e.Ended:
+		out.Verdict, out.Reason = wire.EventEnd, endFinished
+	case e.Reason.Drops():
+		out.Verdict = wire.EventDrop
+	}
+	out.Protocol, out.DestinationPort = protocolOf(e)
+	return out
+}
+
+const tcpRST = 4
+
+// Reasons of events that tell of an end.
+const (
+	endTimedOut = "TimedOut"
+	endPolicy   = "PolicyChanged"
+	endReset    = "Reset"
+	endFinished = "Finished"
+)
+
+// tcpFlags are their letters, in the order of the header's bits.
+func tcpFlags(flags uint8) string {
+	var b strings.Builder
+	for i, letter := range "FSRPAUEC" {
+		if flags>>i&1 != 0 {
+			b.WriteRune(letter)
+		}
+	}
+	return b.String()
+}
+
+// protocolOf is the protocol in a word, with the port if it has one.
+func protocolOf(e *datapath.Event) (string, uint16) {
+	switch {
+	case e.Source == netip.Addr{}:
+		switch e.EtherType {
+		case 0:
+			return "", 0
+		case 0x0806:
+			return "arp", 0
+		}
+		return fmt.Sprintf("%#04x", e.EtherType), 0
+	case policy.HasTypes(e.Protocol) && e.HasPorts:
+		return fmt.Sprintf("%s/%d/%d", strings.ToLower(policy.ProtocolName(e.Protocol)), e.DestinationPort>>8, e.DestinationPort&0xff), 0
+	}
+	return strings.ToLower(policy.ProtocolName(e.Protocol)), e.DestinationPort
+}
