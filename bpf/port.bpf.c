@@ -199,9 +199,9 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 	t.dir = dir;
 	reason = decide(skb, port, &t);
 	act = verdict(skb, port->slot, dir, reason);
-	if (t.told & TOLD_PASS || is_drop(reason))
+	if (t.told & TOLD_PASS || is_drop(reason) || dry_run)
 		tell(skb, &t, reason);
-	return t.refuse && act == TC_ACT_SHOT ? refused(skb, port, dir) : act;
+	return t.refuse && act == TC_ACT_SHOT && !dry_run ? refused(skb, port, dir) : act;
 }
 
 /* What the VM sends: ingress hook of the host end. */

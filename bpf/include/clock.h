@@ -27,6 +27,12 @@ const volatile __u32 udp_new_ticks = SECONDS(30);
 const volatile __u32 udp_open_ticks = SECONDS(180);
 const volatile __u32 icmp_ticks = SECONDS(10);
 
+/*
+ * 1: the programs change nothing but the map traced, where they leave their answer. A
+ * copy of them for people's questions, which no hook runs.
+ */
+const volatile __u32 dry_run = 0;
+
 /* How long after its VM has arrived a port takes over connections, in 2^30 ns; both ends are rounded down. */
 const volatile __u32 grace_period = (60 * 1000000000ULL >> HANDOVER_SHIFT) + 2;
 

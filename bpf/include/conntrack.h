@@ -227,6 +227,10 @@ static __always_inline void advance(struct track *t, struct hp_flow *flow, const
 {
 	__u8 state = flow->state;
 
+	if (dry_run) {
+		t->rule = flow->rule;
+		return;
+	}
 	if (p->kind == TCP)
 		state = tcp_state(flow, p->tcp_flags, t->dir);
 	else if (answers(flow, t->dir))
@@ -318,7 +322,7 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 	t->told = flow->told | ended(flow, t->dir); /* for its event, should it end here */
 	opener_query(t, &key.flow, flow->opener, &q);
 	r = judge(&q);
-	mine = flow->generation <= t->generation;
+	mine = flow->generation <= t->generation && !dry_run;
 	if (!is_drop(r) && q.stateless) {
 		/* It is none any more: its packets are judged by themselves. */
 		if (mine)
@@ -480,7 +484,7 @@ __noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 
 	struct hp_flow *flow;
 	struct track t;
 
-	if (!asked)
+	if (!asked || dry_run)
 		return 0;
 	t = *asked;
 	flow = find(&t);

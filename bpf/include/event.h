@@ -80,16 +80,54 @@ static __always_inline void describe_ip(struct __sk_buff *skb, struct hp_event *
 		describe_l4(skb, e, walk >> EXT_OFFSET_SHIFT & MAX_OFFSET);
 }
 
-/* tell makes an event of a packet as it came, if somebody asks for one. */
+/* describe makes *e the event of a packet as it came. */
+static __always_inline void describe(struct __sk_buff *skb, const struct track *t, __u32 reason, struct hp_event *e)
+{
+	__u32 at = sizeof(struct eth_header);
+	struct eth_header eth = {};
+	struct vlan_header tag;
+
+	__builtin_memset(e, 0, sizeof(*e));
+	e->at = bpf_ktime_get_coarse_ns();
+	e->ifindex = skb->ifindex;
+	e->rule = t->rule;
+	e->monitored = t->monitored;
+	e->length = skb->len;
+	e->dir = t->dir;
+	e->reason = reason;
+	e->flags = t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED | HP_EVENT_ENDED | HP_EVENT_ANSWER);
+	if (reason == HP_NO_PROGRAM) /* nobody has judged, and a flow stays */
+		e->flags = 0;
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+		return;
+	__builtin_memcpy(e->eth_src, eth.src, sizeof(e->eth_src));
+	__builtin_memcpy(e->eth_dst, eth.dst, sizeof(e->eth_dst));
+	e->ethertype = bpf_ntohs(eth.type);
+	if (skb->vlan_present) {
+		e->vlan = skb->vlan_tci & 0xfff;
+	} else if (e->ethertype == ETHERTYPE_VLAN && !bpf_skb_load_bytes(skb, at, &tag, sizeof(tag))) {
+		e->vlan = bpf_ntohs(tag.tci) & 0xfff;
+		e->ethertype = bpf_ntohs(tag.type);
+		at += sizeof(tag);
+	}
+	describe_ip(skb, e, at);
+}
+
+/* tell makes an event of a packet, if somebody asks for one. */
 __noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
 {
-	__u32 zero = 0, slot, *all, at = sizeof(struct eth_header);
-	struct eth_header eth = {};
+	__u32 zero = 0, slot, *all;
 	struct hp_quota *quota;
 	struct hp_event *e;
 
 	if (!t)
 		return 0;
+	if (dry_run) {
+		e = bpf_map_lookup_elem(&traced, &zero);
+		if (e)
+			describe(skb, t, reason, e);
+		return 0;
+	}
 	all = bpf_map_lookup_elem(&watched, &zero);
 	if (!(t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED)) && !(all && *all))
 		return 0;
@@ -102,32 +140,7 @@ __noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
 		__sync_fetch_and_add(&quota->lost, 1);
 		return 0;
 	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->at = bpf_ktime_get_coarse_ns();
-	e->ifindex = skb->ifindex;
-	e->rule = t->rule;
-	e->monitored = t->monitored;
-	e->length = skb->len;
-	e->dir = t->dir;
-	e->reason = reason;
-	e->flags = t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED | HP_EVENT_ENDED | HP_EVENT_ANSWER);
-	if (reason == HP_NO_PROGRAM) /* nobody has judged, and a flow stays */
-		e->flags = 0;
-	if (!bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth))) {
-		struct vlan_header tag;
-
-		__builtin_memcpy(e->eth_src, eth.src, sizeof(e->eth_src));
-		__builtin_memcpy(e->eth_dst, eth.dst, sizeof(e->eth_dst));
-		e->ethertype = bpf_ntohs(eth.type);
-		if (skb->vlan_present) {
-			e->vlan = skb->vlan_tci & 0xfff;
-		} else if (e->ethertype == ETHERTYPE_VLAN && !bpf_skb_load_bytes(skb, at, &tag, sizeof(tag))) {
-			e->vlan = bpf_ntohs(tag.tci) & 0xfff;
-			e->ethertype = bpf_ntohs(tag.type);
-			at += sizeof(tag);
-		}
-		describe_ip(skb, e, at);
-	}
+	describe(skb, t, reason, e);
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }

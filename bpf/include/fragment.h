@@ -32,6 +32,8 @@ __noinline int fragment_of(const struct packet *p, const struct track *t, __u32 
 	key.vlan = p->vlan;
 	key.proto = is_mapped(&p->query.ends.src) ? p->proto : 0;
 	key.dir = t->dir;
+	if (passed && dry_run)
+		return 1;
 	if (passed) {
 		bpf_map_update_elem(&fragments, &key, &first, BPF_ANY);
 		return 1;

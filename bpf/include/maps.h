@@ -363,4 +363,16 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } events SEC(".maps");
 
+/*
+ * traced: what became of the last packet of a dry run.
+ * Key: 0. Value: struct hp_event. Written by the programs of a dry run, read by the
+ * agent after each. Lives as long as the programs; not pinned. Size: 1.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hp_event);
+} traced SEC(".maps");
+
 #endif

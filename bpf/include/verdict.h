@@ -26,6 +26,8 @@ static __always_inline void count_reason(struct __sk_buff *skb, __u32 slot, __u3
 	struct hp_reason_counter *counter;
 	void *table;
 
+	if (dry_run)
+		return;
 	table = slot == NO_SLOT ? (void *)&stray_counters : bpf_map_lookup_elem(&port_counters, &slot);
 	if (!table)
 		return;
@@ -45,7 +47,7 @@ __noinline int count_rule(struct __sk_buff *skb, __u32 index)
 	struct hp_counter *counter = bpf_map_lookup_elem(&rule_counters, &index);
 	__u32 *seen = bpf_map_lookup_elem(&rule_seen, &index), now = handover_clock() + 1;
 
-	if (!counter || !seen)
+	if (!counter || !seen || dry_run)
 		return 0;
 	counter->packets += packets_of(skb);
 	counter->bytes += skb->len;

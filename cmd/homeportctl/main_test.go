@@ -159,6 +159,9 @@ func views(tb testing.TB) map[string]any {
 		wire.ViewVerdict: wire.Verdict{TypeMeta: meta("Verdict"), Key: key, Interface: "veth8f2c01", Pod: pod, State: attach.Active, Rules: "legacy-100", Network: "legacy-100",
 			Packet: "In, 10.0.0.9 -> 10.0.0.7, tcp/80", Action: "Allow", Policy: "web",
 			Rule: &wire.Rule{ID: 1001, Name: "old subnet", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24"}, Services: []string{"tcp/80"}, Packets: 3}},
+		wire.ViewTrace: wire.Trace{TypeMeta: meta("Trace"), Key: key, Interface: "veth8f2c01", Pod: pod, State: attach.Active, Rules: "legacy-100",
+			Packet: "In, 10.0.0.9 -> 10.0.0.7, tcp/80, A", Verdict: wire.EventDrop, Stage: "connections", Reason: policy.ReasonTCPNoState.String(), Text: policy.ReasonTCPNoState.Text(),
+			Rule: &wire.EventRule{Policy: "web", ID: 1001, Action: "Allow"}},
 		wire.ViewEvents: wire.EventList{TypeMeta: meta("EventList"), Next: 15, Items: events(pod)},
 		wire.ViewDrops: wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
 			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: policy.ReasonMACSpoof.String(), Text: policy.ReasonMACSpoof.Text(), Packets: 3, Bytes: 180},
@@ -201,6 +204,7 @@ func nouns() map[string][]string {
 		"PolicyList": {"policy", "list"},
 		"PortRules":  {"policy", "compile", "veth8f2c01"},
 		"Verdict":    {"policy", "simulate", "veth8f2c01", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp"},
+		"Trace":      {"trace", "veth8f2c01", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp", "--tcp-flags", "A"},
 		"DropList":   {"drops"},
 		"Versions":   {"version"},
 	}

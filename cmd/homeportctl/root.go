@@ -15,8 +15,7 @@ const helpText = `{{if .Example}}Examples:
 {{end}}{{with or .Long .Short}}{{.}}
 
 {{end}}Usage: {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND [flags]{{else}}{{.UseLine}}{{end}}
-{{if .HasAvailableSubCommands}}
-Commands:{{range .Commands}}{{if .IsAvailableCommand}}
+{{if .HasAvailableSubCommands}}Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}
 Flags:
@@ -85,7 +84,7 @@ func newRoot(s surroundings) *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("output", complete); err != nil {
 		panic(err) // as above
 	}
-	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), observeCommand(o), bundleCommand(o), versionCommand(o))
+	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), observeCommand(o), traceCommand(o), bundleCommand(o), versionCommand(o))
 	return root
 }
 

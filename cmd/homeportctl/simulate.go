@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -46,9 +47,7 @@ func compileCommand(o *options) *cobra.Command {
 
 // simulateCommand asks what a port's rules would say.
 func simulateCommand(o *options) *cobra.Command {
-	var from, to string
-	var code uint8
-	var out bool
+	var f packetFlags
 	c := &cobra.Command{
 		Use:   "simulate PORT --from ADDR[:PORT] --to ADDR:PORT/PROTOCOL",
 		Short: "What a port's rules say about a connection's first packet, and which rule",
@@ -59,30 +58,76 @@ func simulateCommand(o *options) *cobra.Command {
   %[1]s policy simulate veth8f2c01 --from fd00::9 --to [fd00::7]:53/udp`, o.name),
 		Args: onePort,
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := parsePacket(from, to, code, out)
-			if err != nil {
-				return &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
-			}
-			key, err := o.findPort(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			v, raw, err := view[wire.Verdict](c.Context(), o, wire.ViewRequest{What: wire.ViewVerdict, Port: &key, Packet: p})
-			var refused *attach.Error
-			if isRefusal(err) && errors.As(err, &refused) {
-				return &failure{exitUsage, refused}
-			}
+			v, raw, err := askOfPacket[wire.Verdict](c, o, wire.ViewVerdict, args[0], &f)
 			if err != nil {
 				return err
 			}
 			return show(o, v, raw, o.printer().Verdict)
 		},
 	}
-	c.Flags().StringVar(&from, "from", "", "`ADDR[:PORT]` that opens the connection; without a port, from one as clients take it (49152)")
-	c.Flags().StringVar(&to, "to", "", "`ADDR:PORT/PROTOCOL` that it opens: tcp, udp or sctp with a port, icmp or icmpv6 with a type; ADDR/47 for others")
-	c.Flags().Uint8Var(&code, "code", 0, "`CODE` of an icmp or icmpv6 type")
-	c.Flags().BoolVar(&out, "out", false, "the VM at the port sends it; without, it comes to the VM")
+	f.add(c)
 	return c
+}
+
+// traceCommand asks a port's own program.
+func traceCommand(o *options) *cobra.Command {
+	var f packetFlags
+	c := &cobra.Command{
+		Use:   "trace PORT --from ADDR[:PORT] --to ADDR:PORT/PROTOCOL",
+		Short: "What a port's own program would do with a packet now, where and why",
+		Long: "Has a copy of the port's own program judge a packet, by the port's state, connections and rules of now, and says which\n" +
+			"part of it decides, for what reason and by which rule. Nothing is sent, counted or remembered. PORT is its host interface,\n" +
+			"pod, namespace/pod or container ID.",
+		Example: fmt.Sprintf(`  %[1]s trace veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
+  %[1]s trace veth8f2c01 --from 10.0.0.9:49152 --to 10.0.0.7:443/tcp --tcp-flags A
+  %[1]s trace shop/db --out --vlan 200 --from 10.2.0.7 --to 10.2.0.9:8/icmp`, o.name),
+		Args: onePort,
+		RunE: func(c *cobra.Command, args []string) error {
+			v, raw, err := askOfPacket[wire.Trace](c, o, wire.ViewTrace, args[0], &f)
+			if err != nil {
+				return err
+			}
+			return show(o, v, raw, o.printer().Trace)
+		},
+	}
+	f.add(c)
+	c.Flags().Uint16Var(&f.vlan, "vlan", 0, "`ID` of the frame's 802.1Q tag, on a trunk port; without, it has no tag")
+	c.Flags().StringVar(&f.tcpFlags, "tcp-flags", "", "`LETTERS` of FSRPAUEC; without, TCP is a SYN, which opens a connection")
+	return c
+}
+
+// packetFlags are the flags that say what a port would see.
+type packetFlags struct {
+	from, to, tcpFlags string
+	code               uint8
+	vlan               uint16
+	out                bool
+}
+
+// askOfPacket has the agent say something of a packet at a port.
+func askOfPacket[T any](c *cobra.Command, o *options, what, port string, f *packetFlags) (v T, raw json.RawMessage, err error) {
+	p, err := parsePacket(f.from, f.to, f.code, f.out)
+	if err != nil {
+		return v, nil, &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
+	}
+	p.VLAN, p.TCPFlags = f.vlan, f.tcpFlags
+	key, err := o.findPort(c.Context(), port)
+	if err != nil {
+		return v, nil, err
+	}
+	v, raw, err = view[T](c.Context(), o, wire.ViewRequest{What: what, Port: &key, Packet: p})
+	var refused *attach.Error
+	if isRefusal(err) && errors.As(err, &refused) {
+		return v, nil, &failure{exitUsage, refused}
+	}
+	return v, raw, err
+}
+
+func (f *packetFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.from, "from", "", "`ADDR[:PORT]` that opens the connection; without a port, from one as clients take it (49152)")
+	c.Flags().StringVar(&f.to, "to", "", "`ADDR:PORT/PROTOCOL` that it opens: tcp, udp or sctp with a port, icmp or icmpv6 with a type; ADDR/47 for others")
+	c.Flags().Uint8Var(&f.code, "code", 0, "`CODE` of an icmp or icmpv6 type")
+	c.Flags().BoolVar(&f.out, "out", false, "the VM at the port sends it; without, it comes to the VM")
 }
 
 // parsePacket reads the flags.

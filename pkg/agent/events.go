@@ -319,7 +319,7 @@ const (
 // tcpFlags are their letters, in the order of the header's bits.
 func tcpFlags(flags uint8) string {
 	var b strings.Builder
-	for i, letter := range "FSRPAUEC" {
+	for i, letter := range flagLetters {
 		if flags>>i&1 != 0 {
 			b.WriteRune(letter)
 		}

@@ -142,8 +142,12 @@ func readPacket(in *wire.Packet) (policy.Packet, error) {
 	if err != nil {
 		return p, attach.Invalid("packet.service", err.Error(), "want one as tcp/443, udp/53, icmp/8 or ip/47")
 	}
+	p.Protocol = s.Protocol
+	if isExtension(p) {
+		return p, attach.Invalid("packet.service", fmt.Sprintf("%d is an extension header in IPv6, behind which comes what rules are asked about", s.Protocol), "want the protocol that follows")
+	}
 	ports, types := policy.HasPorts(s.Protocol), policy.HasTypes(s.Protocol)
-	switch p.Protocol = s.Protocol; {
+	switch {
 	case in.SourcePort != 0 && !ports:
 		return p, attach.Invalid("packet.sourcePort", policy.ProtocolName(s.Protocol)+" has none", "leave it out")
 	case !ports && !types:
@@ -162,6 +166,12 @@ func readPacket(in *wire.Packet) (policy.Packet, error) {
 		p.SourcePort = cmp.Or(in.SourcePort, clientPort)
 	}
 	return p, nil
+}
+
+// isExtension says whether the packet's protocol is one of the IPv6 extension headers
+// that the programs follow.
+func isExtension(p policy.Packet) bool {
+	return p.Src.Is6() && slices.Contains([]uint8{0, 43, 44, 51, 60}, p.Protocol)
 }
 
 // clientPort is a source port as clients take one: the first of RFC 6335's dynamic ports.

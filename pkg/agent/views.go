@@ -44,10 +44,12 @@ func (a *Agent) view(ctx context.Context, req *wire.ViewRequest) (any, error) {
 		return a.portRules(req)
 	case wire.ViewVerdict:
 		return a.verdict(req)
+	case wire.ViewTrace:
+		return a.trace(req)
 	case wire.ViewEvents:
 		return a.eventList(ctx, req.Events)
 	}
-	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log, metrics, rules, verdict or events")
+	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log, metrics, rules, verdict, trace or events")
 }
 
 // nodeStatus tells the truth: ready means that the active policy is the desired

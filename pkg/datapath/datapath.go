@@ -140,6 +140,8 @@ type Datapath struct {
 
 	handovers handoverTable
 
+	trace tracer
+
 	syncing sync.Mutex // held by Sync; taken before mu
 	side    [2]map[uint32]bool
 
@@ -218,6 +220,7 @@ func (d *Datapath) Close() error {
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}
+	d.trace.close()
 	for _, p := range d.progs {
 		if p != nil {
 			errs = append(errs, p.Close())

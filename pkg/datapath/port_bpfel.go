@@ -216,10 +216,12 @@ const (
 	portMapRuleCounters    = "rule_counters"
 	portMapRuleSeen        = "rule_seen"
 	portMapStrayCounters   = "stray_counters"
+	portMapTraced          = "traced"
 	portMapWatched         = "watched"
 	portProgFromVm         = "from_vm"
 	portProgToVm           = "to_vm"
 	portVarAbiTypes        = "abi_types"
+	portVarDryRun          = "dry_run"
 	portVarGracePeriod     = "grace_period"
 	portVarIcmpTicks       = "icmp_ticks"
 	portVarTcpClosingTicks = "tcp_closing_ticks"
@@ -297,6 +299,7 @@ type portMapSpecs struct {
 	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSeen      *ebpf.MapSpec `ebpf:"rule_seen"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
+	Traced        *ebpf.MapSpec `ebpf:"traced"`
 	Watched       *ebpf.MapSpec `ebpf:"watched"`
 }
 
@@ -305,6 +308,7 @@ type portMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type portVariableSpecs struct {
 	AbiTypes        *ebpf.VariableSpec `ebpf:"abi_types"`
+	DryRun          *ebpf.VariableSpec `ebpf:"dry_run"`
 	GracePeriod     *ebpf.VariableSpec `ebpf:"grace_period"`
 	IcmpTicks       *ebpf.VariableSpec `ebpf:"icmp_ticks"`
 	TcpClosingTicks *ebpf.VariableSpec `ebpf:"tcp_closing_ticks"`
@@ -352,6 +356,7 @@ type portMaps struct {
 	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
 	RuleSeen      *ebpf.Map `ebpf:"rule_seen"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
+	Traced        *ebpf.Map `ebpf:"traced"`
 	Watched       *ebpf.Map `ebpf:"watched"`
 }
 
@@ -375,6 +380,7 @@ func (m *portMaps) Close() error {
 		m.RuleCounters,
 		m.RuleSeen,
 		m.StrayCounters,
+		m.Traced,
 		m.Watched,
 	)
 }
@@ -384,6 +390,7 @@ func (m *portMaps) Close() error {
 // It can be passed to loadPortObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portVariables struct {
 	AbiTypes        *ebpf.Variable `ebpf:"abi_types"`
+	DryRun          *ebpf.Variable `ebpf:"dry_run"`
 	GracePeriod     *ebpf.Variable `ebpf:"grace_period"`
 	IcmpTicks       *ebpf.Variable `ebpf:"icmp_ticks"`
 	TcpClosingTicks *ebpf.Variable `ebpf:"tcp_closing_ticks"`

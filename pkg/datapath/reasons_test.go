@@ -62,22 +62,9 @@ func TestReasons(t *testing.T) {
 	b := newBench(t, Config{})
 	b.sync(testSets(t)...)
 	seen := map[policy.Reason]bool{}
-	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
-		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios())
-	if err := b.FillPool(len(all) + 2); err != nil {
-		t.Fatal(err)
-	}
+	all := b.scenarios()
 	for _, s := range all {
-		c := accessPort()
-		if s.port != nil {
-			s.port(&c)
-		}
-		b.port(c)
-		if s.state != attach.Dark {
-			if err := b.SetState(loopback, s.state); err != nil {
-				t.Fatal(err)
-			}
-		}
+		b.begin(s)
 		var got, want []policy.Reason
 		for _, step := range s.steps {
 			r := b.reason(step.hook, step.frame)
@@ -113,6 +100,32 @@ func TestReasons(t *testing.T) {
 	seen[policy.ReasonRefusal] = true // by TestRefusalPasses
 	if diff := cmp.Diff(policy.Reasons(), slices.Sorted(maps.Keys(seen))); diff != "" {
 		t.Errorf("reasons never seen (-want +got):\n%s", diff)
+	}
+}
+
+// scenarios are all of them, with slots for their ports.
+func (b *bench) scenarios() []scenario {
+	b.Helper()
+	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
+		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios())
+	if err := b.FillPool(len(all) + 2); err != nil {
+		b.Fatal(err)
+	}
+	return all
+}
+
+// begin makes a scenario's port.
+func (b *bench) begin(s scenario) {
+	b.Helper()
+	c := accessPort()
+	if s.port != nil {
+		s.port(&c)
+	}
+	b.port(c)
+	if s.state != attach.Dark {
+		if err := b.SetState(loopback, s.state); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

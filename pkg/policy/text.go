@@ -49,6 +49,28 @@ func (a *Action) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Stage is the part of a port's program that decides with the reason; they come in this
+// order: port, VLAN, MAC, neighbours, headers, connections, rules.
+func (r Reason) Stage() string {
+	switch r {
+	case ReasonNoPort, ReasonPortDark, ReasonPortQuarantined, ReasonPortReleased, ReasonRefusal:
+		return "port"
+	case ReasonGuestTag, ReasonVLANNotAllowed, ReasonUntagged:
+		return "VLAN"
+	case ReasonMACSpoof, ReasonLauncherNoise:
+		return "MAC"
+	case ReasonARP, ReasonRARP, ReasonND:
+		return "neighbours"
+	case ReasonMalformed, ReasonTooManyHeaders:
+		return "headers"
+	case ReasonEstablished, ReasonRelated, ReasonMigrated, ReasonTCPNoState:
+		return "connections"
+	case ReasonRuleAllow, ReasonDefaultAllow, ReasonRuleDrop, ReasonDefaultDrop, ReasonNoProgram, ReasonFragmentAllow, ReasonFragmentDrop:
+		return "rules"
+	}
+	return "unknown"
+}
+
 // String is In or Out.
 func (d Direction) String() string {
 	switch d {

@@ -28,6 +28,30 @@ func (p Printer) Verdict(v wire.Verdict) error {
 	return p.flush(pg)
 }
 
+// Trace writes what a port's own program would do with a packet.
+func (p Printer) Trace(v wire.Trace) error {
+	pg := p.text()
+	why := v.Reason + ": " + v.Text
+	if v.Ends {
+		why += "; its connection would end"
+	}
+	rows := [][2]cell{
+		{{"Port", head}, say(portOf(v.Interface, v.Pod))},
+		{{"Packet", head}, say(v.Packet)},
+		{{"Verdict", head}, action(v.Verdict)},
+		{{"Stage", head}, say(v.Stage)},
+		{{"Reason", head}, say(why)},
+	}
+	if r := v.Rule; r != nil {
+		rows = append(rows, [2]cell{{"Rule", head}, say(eventRule(r) + ", " + r.Action)})
+	}
+	if m := v.Monitored; m != nil {
+		rows = append(rows, [2]cell{{"Monitored", head}, say(eventRule(m) + " would " + m.Action)})
+	}
+	pg.pairs(append(rows, silent(v.State)...)...)
+	return p.flush(pg)
+}
+
 func ruleOf(policy string, r *wire.Rule) string {
 	text := fmt.Sprintf("policy %s, rule %d", policy, r.ID)
 	if r.Name != "" {

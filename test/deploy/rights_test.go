@@ -54,7 +54,7 @@ func TestRights(t *testing.T) {
 		"bpffs mounted: 1\n", "installed /hp/bin/homeport\n",
 		"CapEff:\t000000c000003000\n", // NET_ADMIN 12, NET_RAW 13, PERFMON 38, BPF 39 (include/uapi/linux/capability.h)
 		"nft: bypassed\n", "legacy: bypassed\n",
-		"Active  vlan100  access 100", "again: Ports   1 Active\n",
+		"Active  vlan100  access 100", "again: Ports   1 Active\n", "traced: Stage    rules\n", "observed: 0\n",
 		"bridge-agent: 1 ports live on this node: veth", "(pod vms/a, interface net1)", "deleted\n",
 		"removed bridge br-trunk0 of trunk trunk0\n", "removed chain HOMEPORT-FORWARD of iptables-nft\n",
 		"removed chain HOMEPORT-FORWARD of iptables-legacy\n", "removed programs and maps below /sys/fs/bpf/homeport\n",

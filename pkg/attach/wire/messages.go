@@ -92,8 +92,8 @@ type Collected struct {
 type ViewRequest struct {
 	What   string      `json:"what"` // one of the View constants
 	Name   string      `json:"name,omitempty"`
-	Port   *attach.Key `json:"port,omitempty"`   // of rules and verdict
-	Packet *Packet     `json:"packet,omitempty"` // of verdict
+	Port   *attach.Key `json:"port,omitempty"`   // of rules, verdict and trace
+	Packet *Packet     `json:"packet,omitempty"` // of verdict and trace
 	Events *EventQuery `json:"events,omitempty"` // of events
 }
 
@@ -115,4 +115,8 @@ type Packet struct {
 	// SourcePort of TCP, UDP and SCTP; 0 is a port as clients take one.
 	SourcePort uint16 `json:"sourcePort,omitempty"`
 	Service    string `json:"service"` // tcp/443, udp/53, sctp/2905, icmp/8, icmp/3/4, icmpv6/128; or ip/47
+	// VLAN of an 802.1Q tag, and TCPFlags by letters of FSRPAUEC: of trace. Without, there
+	// is no tag, and TCP is a SYN.
+	VLAN     uint16 `json:"vlan,omitempty"`
+	TCPFlags string `json:"tcpFlags,omitempty"`
 }

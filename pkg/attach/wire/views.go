@@ -23,6 +23,7 @@ const (
 	ViewMetrics  = "metrics"  // -> Text: what /metrics says, in Prometheus' form
 	ViewRules    = "rules"    // -> PortRules: what judges a port, in its order
 	ViewVerdict  = "verdict"  // -> Verdict: what a port's rules say about Packet
+	ViewTrace    = "trace"    // -> Trace: what a port's program would do with Packet
 	ViewEvents   = "events"   // -> EventList: what became of packets
 )
 
@@ -242,6 +243,27 @@ type Verdict struct {
 	// Monitored would have decided instead, were it not in state Monitor.
 	Monitored *PortRule `json:"monitored,omitempty"`
 	Network   string    `json:"network"` // "" is ports without a network
+}
+
+// Trace is what a port's own program would do with a packet now.
+type Trace struct {
+	TypeMeta `json:",inline"`
+	attach.Key
+	Interface string       `json:"interface"` // host end
+	Pod       attach.Pod   `json:"pod,omitzero"`
+	State     attach.State `json:"state"`
+	Rules     string       `json:"rules"` // ID of the set of rules that judges the port
+	Packet    string       `json:"packet"`
+	Verdict   string       `json:"verdict"` // EventAllow or EventDrop
+	Stage     string       `json:"stage"`   // which part of the program decided
+	Reason    string       `json:"reason"`  // as in drops
+	Text      string       `json:"text"`    // what that means
+	// Ends: the rules do not allow the packet's connection any more, which would end it.
+	Ends bool `json:"ends,omitempty"`
+	// Rule decided, or allowed the packet's connection; absent: no rule was asked.
+	Rule *EventRule `json:"rule,omitempty"`
+	// Monitored would have decided instead, were it not in state Monitor.
+	Monitored *EventRule `json:"monitored,omitempty"`
 }
 
 // EventList is what the agent remembers of what became of packets, oldest first.

@@ -63,6 +63,8 @@ as "$agent_caps" /hp/bridge-agent run --source dir:/hp/site --cni-bin /hp/bin >>
 agent=$!
 wait_for "Node is ready" /hp/homeportctl status
 echo "again: $(/hp/homeportctl status | grep '^Ports')"
+echo "traced: $(/hp/homeportctl trace a --from 10.0.0.1 --to 10.0.0.2:80/tcp | grep '^Stage')"
+echo "observed: $(/hp/homeportctl observe | wc -l)"
 kill $agent; wait $agent
 
 (as "$uninstall_caps" /hp/bridge-agent uninstall --cni-bin /hp/bin) 2>&1

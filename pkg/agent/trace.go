@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/datapath"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// trace says what a port's own program would do with a packet now, by its state,
+// connections and rules. No packet is sent, and nothing is counted.
+func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
+	if req.Packet == nil {
+		return nil, attach.Invalid("packet", "it must be there", "say what the port would see")
+	}
+	p, err := readPacket(req.Packet)
+	if err != nil {
+		return nil, err
+	}
+	flags, err := readFlags(req.Packet.TCPFlags, p.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	rec, set, _, err := a.rulesOf(req.Port)
+	if err != nil {
+		return nil, err
+	}
+	if req.Packet.VLAN > 4094 {
+		return nil, attach.Invalid("packet.vlan", fmt.Sprintf("%d is no VLAN", req.Packet.VLAN), "want 1 to 4094, or none for a frame without a tag")
+	}
+	e, err := a.kernel.dp.Trace(rec.HostIfIndex, datapath.Hook(p.Direction), frameOf(&rec, p, req.Packet.VLAN, flags))
+	if err != nil {
+		return nil, err
+	}
+	out := wire.Trace{TypeMeta: kind("Trace"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: set.ID(),
+		Packet:  fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(req.Packet)),
+		Verdict: wire.EventAllow, Stage: e.Reason.Stage(), Reason: e.Reason.String(), Text: e.Reason.Text(), Ends: e.Ended,
+		Rule: a.events.rule(e.Rule, e.Generation), Monitored: a.events.rule(e.Monitored, 0)}
+	if req.Packet.VLAN != 0 {
+		out.Packet += fmt.Sprintf(", VLAN %d", req.Packet.VLAN)
+	}
+	if p.Protocol == policy.TCP {
+		out.Packet += ", " + tcpFlags(flags)
+	}
+	if e.Reason.Drops() {
+		out.Verdict = wire.EventDrop
+	}
+	out.State, _ = a.kernel.State(rec.HostIfIndex)
+	return out, nil
+}
+
+// flagLetters are the TCP flags in the order of the header's bits.
+const flagLetters = "FSRPAUEC"
+
+// readFlags reads TCP flags; without any it is a SYN.
+func readFlags(text string, protocol uint8) (flags uint8, err error) {
+	if text != "" && protocol != policy.TCP {
+		return 0, attach.Invalid("packet.tcpFlags", policy.ProtocolName(protocol)+" has none", "leave them out")
+	}
+	if text == "" {
+		text = "S"
+	}
+	for _, letter := range strings.ToUpper(text) {
+		i := strings.IndexRune(flagLetters, letter)
+		if i < 0 {
+			return 0, attach.Invalid("packet.tcpFlags", fmt.Sprintf("%q is no TCP flag", letter), "want letters of "+flagLetters+", as S or SA")
+		}
+		flags |= 1 << i
+	}
+	return flags, nil
+}
+
+// frameOf is a frame of the packet as the port sees it. Checksums are 0, as the programs
+// do not look at them.
+func frameOf(rec *attach.Record, p policy.Packet, tag uint16, flags uint8) []byte {
+	other := []byte{0x02, 0, 0, 0, 0, 0xfe} // a neighbour that nobody is
+	to, from := other, []byte(rec.MAC)
+	if p.Direction == policy.In {
+		to, from = from, to
+	}
+	b := append(append([]byte{}, to...), from...)
+	if tag != 0 {
+		b = append(b, 0x81, 0x00)
+		b = binary.BigEndian.AppendUint16(b, tag)
+	}
+	l4 := transport(p, flags)
+	src, dst := p.Src.AsSlice(), p.Dst.AsSlice()
+	const hops = 64
+	if p.Src.Is4() {
+		b = append(b, 0x08, 0x00, 0x45, 0)
+		b = binary.BigEndian.AppendUint16(b, uint16(20+len(l4)))
+		b = append(b, 0, 0, 0x40, 0, hops, p.Protocol, 0, 0)
+	} else {
+		b = append(b, 0x86, 0xdd, 0x60, 0, 0, 0)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(l4)))
+		b = append(b, p.Protocol, hops)
+	}
+	return append(append(append(b, src...), dst...), l4...)
+}
+
+// transport is what follows the IP header.
+func transport(p policy.Packet, flags uint8) []byte {
+	b := make([]byte, 20)
+	switch {
+	case policy.HasTypes(p.Protocol):
+		binary.BigEndian.PutUint16(b, p.Service)
+		return b
+	case !policy.HasPorts(p.Protocol):
+		return b
+	}
+	binary.BigEndian.PutUint16(b, p.SourcePort)
+	binary.BigEndian.PutUint16(b[2:], p.Service)
+	switch p.Protocol {
+	case policy.TCP:
+		b[12], b[13] = 5<<4, flags
+	case policy.UDP:
+		binary.BigEndian.PutUint16(b[4:], uint16(len(b)))
+	case policy.SCTP: // an INIT, which has no verification tag
+		b[12] = 1
+	}
+	return b
+}
