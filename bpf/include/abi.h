@@ -258,10 +258,9 @@ struct hp_handover {
 /* Flags of events. */
 #define HP_EVENT_LOGGED 1           /* the rule that decided asks for logs */
 #define HP_EVENT_MONITORED_LOGGED 2 /* the monitored one does */
-#define HP_EVENT_ENDED 4            /* of a connection; it ends with this packet */
+#define HP_EVENT_ENDED 4            /* a connection ends with this packet; addresses, ports and direction are its opener's */
 #define HP_EVENT_IP 8               /* src, dst and proto mean something */
 #define HP_EVENT_PORTS 16           /* sport and dport do */
-#define HP_EVENT_ANSWER 32          /* with HP_EVENT_ENDED: it goes against the connection's opener */
 
 /*
  * What became of one packet: of each that is dropped, that rules let pass by itself, or
@@ -286,14 +285,25 @@ struct hp_event {
 	__u8 dir;         /* enum hp_dir */
 	__u8 reason;      /* enum hp_reason */
 	__u16 flags;      /* HP_EVENT_... */
-	__u16 pad;
+	__u16 size;       /* of this struct, for readers of another version */
 };
 
-/* event_quotas[slot]: a port tells of so many packets a moment, and no more. */
+/* Which events share a quota: those that rules ask for, and those that only who observes does. */
+enum hp_event_group {
+	HP_LOGGED = 0,
+	HP_OBSERVED = 1,
+	HP_EVENT_GROUPS = 2,
+};
+
+/*
+ * event_quotas[slot]: a port tells of so many packets of a group a moment, and no more;
+ * event_quotas[HP_PORTS_MAX] is all ports'.
+ */
 struct hp_quota {
 	__u32 window; /* which moment, 2^30 ns long */
-	__u32 used;
-	__u64 lost;   /* events that nobody will see, since the port has the slot */
+	__u32 used[HP_EVENT_GROUPS];
+	__u32 pad;
+	__u64 lost;   /* events that nobody will see, since the maps were made */
 };
 
 struct hp_counter {
@@ -319,6 +329,7 @@ struct hp_reason_counter {
 #define HP_FRAGMENTED 8192    /* datagrams in fragments a node */
 #define HP_EXT_HEADERS 6
 #define HP_EVENT_BYTES 4194304 /* of events that nobody has read yet */
-#define HP_EVENTS_A_WINDOW 1000 /* of a port */
+#define HP_EVENTS_A_WINDOW 1000 /* of a port and group */
+#define HP_EVENTS_OF_NODE 10000 /* of all ports and a group */
 
 #endif

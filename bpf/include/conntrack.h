@@ -14,7 +14,9 @@
 #include "maps.h"
 #include "parse.h"
 
-#define TOLD_PASS 0x10000
+/* Beside flags of events: */
+#define TOLD_PASS 0x10000   /* to be told of although it passes */
+#define TOLD_ANSWER 0x20000 /* with HP_EVENT_ENDED: the packet goes against the connection's opener */
 
 /*
  * What is asked of the tables: memory that goes to global functions, which are
@@ -34,7 +36,7 @@ struct track {
 	/* Out, for events, as in hp_event: */
 	__u32 rule;
 	__u32 monitored;
-	__u32 told; /* flags; and TOLD_PASS: to be told of although it passes */
+	__u32 told;
 };
 
 static __always_inline void set_ends(struct hp_flow_key *k, const struct ends *ends, __u32 dir)
@@ -202,7 +204,7 @@ static __always_inline int answers(const struct hp_flow *flow, __u32 dir)
 /* ended are the flags of the event that the flow ends with a packet in direction dir. */
 static __always_inline __u32 ended(const struct hp_flow *flow, __u32 dir)
 {
-	return HP_EVENT_ENDED | (flow->opener != dir ? HP_EVENT_ANSWER : 0);
+	return HP_EVENT_ENDED | (flow->opener != dir ? TOLD_ANSWER : 0);
 }
 
 /* tcp_state: what the flow is after this segment. */
@@ -322,7 +324,11 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 	t->told = flow->told | ended(flow, t->dir); /* for its event, should it end here */
 	opener_query(t, &key.flow, flow->opener, &q);
 	r = judge(&q);
-	mine = flow->generation <= t->generation && !dry_run;
+	mine = flow->generation <= t->generation;
+	if (!mine)
+		t->told = 0;
+	if (dry_run)
+		mine = 0;
 	if (!is_drop(r) && q.stateless) {
 		/* It is none any more: its packets are judged by themselves. */
 		if (mine)

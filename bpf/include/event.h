@@ -9,18 +9,23 @@
 
 #include "conntrack.h"
 
-/* may_tell: whether there is something left of the port's quota. */
-static __always_inline int may_tell(struct hp_quota *quota)
+/* may_tell: whether there is something left of a quota; what there is not is counted. */
+static __always_inline int may_tell(__u32 of, __u32 group, __u32 most)
 {
+	struct hp_quota *quota = bpf_map_lookup_elem(&event_quotas, &of);
 	__u32 window = handover_clock();
 
+	if (!quota)
+		return 0;
 	if (quota->window != window) {
 		quota->window = window;
-		quota->used = 0;
+		quota->used[HP_LOGGED] = quota->used[HP_OBSERVED] = 0;
 	}
-	if (quota->used >= HP_EVENTS_A_WINDOW)
+	if (quota->used[group] >= most) {
+		__sync_fetch_and_add(&quota->lost, 1);
 		return 0;
-	quota->used++;
+	}
+	quota->used[group]++;
 	return 1;
 }
 
@@ -80,6 +85,25 @@ static __always_inline void describe_ip(struct __sk_buff *skb, struct hp_event *
 		describe_l4(skb, e, walk >> EXT_OFFSET_SHIFT & MAX_OFFSET);
 }
 
+/* describe_end: a connection that ends is described by itself, whatever packet it ends with. */
+static __always_inline void describe_end(const struct track *t, struct hp_event *e)
+{
+	__u32 opener = t->told & TOLD_ANSWER ? !t->dir : t->dir, out = opener == HP_OUT;
+	const struct hp_flow_key *k = &t->key.flow;
+
+	__builtin_memcpy(e->src, out ? k->local : k->remote, sizeof(e->src));
+	__builtin_memcpy(e->dst, out ? k->remote : k->local, sizeof(e->dst));
+	e->sport = bpf_ntohs(out ? k->lport : k->rport);
+	e->dport = bpf_ntohs(out ? k->rport : k->lport);
+	if (k->proto == PROTO_ICMP || k->proto == PROTO_ICMPV6) {
+		e->sport = 0;
+		e->dport = k->proto == PROTO_ICMP ? 8 << 8 : 128 << 8;
+	}
+	e->proto = k->proto;
+	e->dir = opener;
+	e->flags |= HP_EVENT_IP | HP_EVENT_PORTS;
+}
+
 /* describe makes *e the event of a packet as it came. */
 static __always_inline void describe(struct __sk_buff *skb, const struct track *t, __u32 reason, struct hp_event *e)
 {
@@ -95,7 +119,8 @@ static __always_inline void describe(struct __sk_buff *skb, const struct track *
 	e->length = skb->len;
 	e->dir = t->dir;
 	e->reason = reason;
-	e->flags = t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED | HP_EVENT_ENDED | HP_EVENT_ANSWER);
+	e->size = sizeof(*e);
+	e->flags = t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED | HP_EVENT_ENDED);
 	if (reason == HP_NO_PROGRAM) /* nobody has judged, and a flow stays */
 		e->flags = 0;
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
@@ -111,13 +136,14 @@ static __always_inline void describe(struct __sk_buff *skb, const struct track *
 		at += sizeof(tag);
 	}
 	describe_ip(skb, e, at);
+	if (e->flags & HP_EVENT_ENDED)
+		describe_end(t, e);
 }
 
 /* tell makes an event of a packet, if somebody asks for one. */
 __noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
 {
-	__u32 zero = 0, slot, *all;
-	struct hp_quota *quota;
+	__u32 zero = 0, node = HP_PORTS_MAX, group = HP_LOGGED, *all;
 	struct hp_event *e;
 
 	if (!t)
@@ -128,16 +154,20 @@ __noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
 			describe(skb, t, reason, e);
 		return 0;
 	}
-	all = bpf_map_lookup_elem(&watched, &zero);
-	if (!(t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED)) && !(all && *all))
+	if (!(t->told & (HP_EVENT_LOGGED | HP_EVENT_MONITORED_LOGGED))) {
+		all = bpf_map_lookup_elem(&watched, &zero);
+		if (!all || !*all)
+			return 0;
+		group = HP_OBSERVED;
+	}
+	if (!may_tell(t->key.slot, group, HP_EVENTS_A_WINDOW) || !may_tell(node, group, HP_EVENTS_OF_NODE))
 		return 0;
-	slot = t->key.slot;
-	quota = bpf_map_lookup_elem(&event_quotas, &slot);
-	if (!quota)
-		return 0;
-	e = may_tell(quota) ? bpf_ringbuf_reserve(&events, sizeof(*e), 0) : NULL;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {
-		__sync_fetch_and_add(&quota->lost, 1);
+		struct hp_quota *quota = bpf_map_lookup_elem(&event_quotas, &node);
+
+		if (quota)
+			__sync_fetch_and_add(&quota->lost, 1);
 		return 0;
 	}
 	describe(skb, t, reason, e);

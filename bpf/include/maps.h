@@ -329,10 +329,11 @@ struct {
 /*
  * watched: whether somebody wants all events, or those alone that rules ask for.
  * Key: 0. Value: __u32, 0 or 1. Written by the agent, read by the programs. Lives for ever.
+ * At key 1 the agent keeps how many lost events it has told of.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -340,13 +341,13 @@ struct {
 
 /*
  * event_quotas: how many events a port may still tell of.
- * Key: port slot. Value: struct hp_quota. Written by the programs, and read by the agent
+ * Key: port slot, or HP_PORTS_MAX for all. Value: struct hp_quota. Written by the programs, and read by the agent
  * for what was lost; CPUs that count at once may count once. Lives for ever. Size: slots a
- * node.
+ * node, and one.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, HP_PORTS_MAX);
+	__uint(max_entries, HP_PORTS_MAX + 1);
 	__type(key, __u32);
 	__type(value, struct hp_quota);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,8 +50,7 @@ type eventFilter struct {
 	addresses, verdicts []string
 
 	prefixes []netip.Prefix
-	policy   string
-	id       uint32 // 0: all of the policy's
+	ports    []string // host interfaces that port is
 }
 
 // check reads the flags.
@@ -77,52 +76,78 @@ func (f *eventFilter) check() error {
 			return fmt.Errorf("--verdict %q: want allow, drop or end", v)
 		}
 	}
-	policy, id, some := strings.Cut(f.rule, "/")
-	f.policy = policy
-	if some {
-		n, err := strconv.ParseUint(id, 10, 32)
-		if err != nil || n == 0 || policy == "" {
-			return fmt.Errorf("--rule %q: want a policy, or one of its rules by its id, as web/1001", f.rule)
-		}
-		f.id = uint32(n)
-	}
 	return nil
 }
 
 // wants says whether an event is to be shown.
 func (f *eventFilter) wants(e *wire.Event) bool {
-	return (f.port == "" || isPort(f.port, e.Interface, "", e.Pod)) &&
+	return (f.port == "" || isPort(f.port, e.Interface, "", e.Pod) || slices.Contains(f.ports, e.Interface)) &&
 		(len(f.verdicts) == 0 || slices.Contains(f.verdicts, strings.ToLower(e.Verdict))) &&
 		(len(f.prefixes) == 0 || slices.ContainsFunc(f.prefixes, func(p netip.Prefix) bool {
 			return p.Contains(e.Source) || p.Contains(e.Destination)
 		})) &&
-		(f.policy == "" || f.is(e.Rule) || f.is(e.Monitored))
+		(f.rule == "" || f.is(e.Rule) || f.is(e.Monitored))
 }
 
 func (f *eventFilter) is(r *wire.EventRule) bool {
-	return r != nil && r.Policy == f.policy && (f.id == 0 || r.ID == f.id)
+	return r != nil && r.Policy != "" && (f.rule == r.Policy || f.rule == fmt.Sprintf("%s/%d", r.Policy, r.ID))
 }
 
-// observe asks the agent until there is no more or, to follow, until ctx ends.
-func observe(ctx context.Context, o *options, want *eventFilter, follow bool) error {
-	q := &wire.EventQuery{Follow: follow}
-	if follow && want.port != "" {
-		if err := portExists(ctx, o, want.port); err != nil {
-			return err
+// findPorts learns which host interfaces --port is now. Who follows wants one; what was
+// remembered may be of one that has ended.
+func (f *eventFilter) findPorts(ctx context.Context, o *options) error {
+	if f.port == "" {
+		return nil
+	}
+	l, _, err := view[portList](ctx, o, wire.ViewRequest{What: wire.ViewPorts})
+	for _, p := range l.Items {
+		if isPort(f.port, p.HostIfName, p.ContainerID, p.Pod) {
+			f.ports = append(f.ports, p.HostIfName)
 		}
 	}
-	var lost uint64
+	return err
+}
+
+// observe asks the agent until there is no more of what it remembered or, to follow, until
+// ctx ends. An agent that is started anew is waited for.
+func observe(ctx context.Context, o *options, want *eventFilter, follow bool) error {
+	if err := want.findPorts(ctx, o); err != nil {
+		return err
+	}
+	noPort := &failure{exitFailed, fmt.Errorf("port %q: not attached on this node; next: %s ports", want.port, o.name)}
+	if follow && want.port != "" && len(want.ports) == 0 {
+		return noPort
+	}
+	q := &wire.EventQuery{Follow: follow}
+	var lost, newest uint64
+	shown, away := 0, false
 	for first := true; ; first = false {
 		l, raw, err := view[wire.EventList](ctx, o, wire.ViewRequest{What: wire.ViewEvents, Events: q})
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
+		case err != nil && (first || !follow):
+			return err
+		case err != nil:
+			if !away {
+				fmt.Fprintf(o.stderr, "%s: %v; waiting for it\n", o.name, err)
+			}
+			away = true
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryEvery):
+			}
+			continue
 		}
+		if away {
+			fmt.Fprintf(o.stderr, "%s: observing again; what was in between is not shown\n", o.name)
+			away, lost = false, l.Lost
+		}
+		n, err := showEvents(o, want, l.Items, raw)
 		if err != nil {
 			return err
 		}
-		if err := showEvents(o, want, l.Items, raw); err != nil {
-			return err
-		}
+		shown += n
 		missed := uint64(0)
 		if !first && l.Lost > lost {
 			missed = l.Lost - lost
@@ -133,21 +158,30 @@ func observe(ctx context.Context, o *options, want *eventFilter, follow bool) er
 		if missed > 0 {
 			fmt.Fprintf(o.stderr, "%s: %d events are not shown: a port tells of 1000 a second, and the agent keeps the last ones alone\n", o.name, missed)
 		}
-		if !follow && len(l.Items) == 0 {
-			return nil
+		if first {
+			newest = l.Newest
 		}
-		if first && follow { // as tcpdump does: silence is no news then
+		switch {
+		case !follow && (len(l.Items) == 0 || l.Next >= newest):
+			if want.port != "" && len(want.ports) == 0 && shown == 0 {
+				return noPort
+			}
+			return nil
+		case first && follow: // as tcpdump does: silence is no news then
 			fmt.Fprintf(o.stderr, "%s: observing from now on\n", o.name)
 		}
 		lost, q.After = l.Lost, &l.Next
 	}
 }
 
-// showEvents writes those that are wanted.
-func showEvents(o *options, want *eventFilter, items []wire.Event, raw json.RawMessage) error {
+// retryEvery is how long to wait for an agent that does not answer.
+const retryEvery = time.Second
+
+// showEvents writes those that are wanted, and says how many these are.
+func showEvents(o *options, want *eventFilter, items []wire.Event, raw json.RawMessage) (shown int, err error) {
 	var sent struct{ Items []json.RawMessage }
 	if err := json.Unmarshal(raw, &sent); err != nil {
-		return inconclusive(err)
+		return 0, inconclusive(err)
 	}
 	var some []wire.Event
 	var texts []json.RawMessage
@@ -157,7 +191,7 @@ func showEvents(o *options, want *eventFilter, items []wire.Event, raw json.RawM
 		}
 	}
 	if err := o.printer().Events(some, texts); err != nil {
-		return &failure{exitInconclusive, err}
+		return 0, &failure{exitInconclusive, err}
 	}
-	return nil
+	return len(some), nil
 }

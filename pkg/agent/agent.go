@@ -15,8 +15,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/datapath"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/hostfw"
 	"github.com/homeport-cni/homeport/pkg/store"
@@ -72,6 +75,7 @@ type Agent struct {
 	hostfw    *hostFirewall
 	events    eventBook
 	ruleLog   *ruleLog
+	ended     chan datapath.Event    // connections that were silent for too long
 	orphans   *orphanBook            // the loop's
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
@@ -107,7 +111,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		hostfw: newHostFirewall(hostfw.NewHost()), ruleLog: newRuleLog(cfg.RuleLog),
+		hostfw: newHostFirewall(hostfw.NewHost()), ruleLog: newRuleLog(cfg.RuleLog), ended: make(chan datapath.Event, endsQueued),
 		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		watched: watchedUplinks{news: make(chan struct{}, 1)}}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
@@ -116,6 +120,8 @@ func New(cfg Config) (*Agent, error) {
 	a.node = attach.Node{Bridge: a.kernel, Datapath: a.kernel, Records: st}
 	a.table.shares = a.sharesMAC
 	a.loadState()
+	// The programs judge by what was in force, whether or not there is anything newer to read.
+	a.events.learnRules(slices.Collect(maps.Values(a.world.Sets)), a.world.Counters, a.kernel.Generation())
 	return a, nil
 }
 
@@ -146,6 +152,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer listener.Close()
 	if err := a.adoptRecords(); err != nil {
+		return err
+	}
+	// An agent before this one may have been asked to.
+	if err := a.kernel.dp.Watch(false); err != nil {
 		return err
 	}
 	a.readSource()

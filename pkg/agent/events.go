@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -24,17 +25,24 @@ const (
 	// eventsWait how long an answer waits for the first.
 	watchFor   = 10 * time.Second
 	eventsWait = time.Second
+	// endsQueued is how many ends of connections in time wait to be told.
+	endsQueued = 4096
 )
 
 // eventBook is what is remembered of what the programs told. The zero value is empty.
 type eventBook struct {
-	mu      sync.Mutex
-	kept    []wire.Event // a ring of eventsKept once it is full; that of Seq n at (n-1) % eventsKept
-	last    uint64       // Seq
-	news    chan struct{}
-	watched time.Time // until when all packets are told of
+	mu       sync.Mutex
+	kept     []wire.Event // a ring of eventsKept once it is full; that of Seq n at (n-1) % eventsKept
+	last     uint64       // Seq
+	news     chan struct{}
+	watched  time.Time // until when all packets are told of
+	ports    portCache
+	lostTold uint64 // of lost, by tellLost
+
+	lost atomic.Uint64 // events that only the agent lost, with lines of the rule log
 
 	rulesMu sync.RWMutex
+	logs    bool                   // a rule in force asks for logs
 	rules   map[uint32]countedRule // by counter; those given up stay until another has the counter
 }
 
@@ -53,9 +61,15 @@ func (b *eventBook) learnRules(sets []policy.Set, counters compile.Counters, gen
 	if b.rules == nil {
 		b.rules = map[uint32]countedRule{}
 	}
+	b.logs = false
 	learn := func(key policy.RuleKey, r wire.EventRule) {
+		b.logs = b.logs || r.Log
 		now := countedRule{EventRule: r, since: generation}
-		switch old, ok := b.rules[counters[key]]; {
+		counter, has := counters[key]
+		if !has {
+			return
+		}
+		switch old, ok := b.rules[counter]; {
 		case !ok:
 			now.since = 0 // connections of before this agent are of it
 		case old.Policy == r.Policy && old.ID == r.ID && old.Network == r.Network:
@@ -64,7 +78,7 @@ func (b *eventBook) learnRules(sets []policy.Set, counters compile.Counters, gen
 			old.last = nil
 			now.last = &old
 		}
-		b.rules[counters[key]] = now
+		b.rules[counter] = now
 	}
 	for i := range sets {
 		s := &sets[i]
@@ -81,12 +95,7 @@ func (b *eventBook) learnRules(sets []policy.Set, counters compile.Counters, gen
 func (b *eventBook) someLog() bool {
 	b.rulesMu.RLock()
 	defer b.rulesMu.RUnlock()
-	for _, r := range b.rules {
-		if r.Log {
-			return true
-		}
-	}
-	return false
+	return b.logs
 }
 
 // rule is what a counter stood for in a generation; 0 is now, and nil is not known.
@@ -173,8 +182,11 @@ func (a *Agent) unwatch() error {
 	if a.events.watched.IsZero() || time.Now().Before(a.events.watched) {
 		return nil
 	}
+	if err := a.kernel.dp.Watch(false); err != nil {
+		return err
+	}
 	a.events.watched = time.Time{}
-	return a.kernel.dp.Watch(false)
+	return nil
 }
 
 // eventList answers homeportctl observe.
@@ -195,6 +207,7 @@ func (a *Agent) eventList(ctx context.Context, q *wire.EventQuery) (any, error) 
 	case q.Follow:
 		after = a.events.newest()
 	}
+	out.Newest = a.events.newest()
 	items, news := a.events.after(after)
 	if len(items) == 0 && q.Follow && q.After != nil {
 		select {
@@ -210,27 +223,45 @@ func (a *Agent) eventList(ctx context.Context, q *wire.EventQuery) (any, error) 
 		out.Next = items[n-1].Seq
 	}
 	var err error
-	out.Lost, err = a.kernel.dp.EventsLost()
+	out.Lost, err = a.eventsLost()
 	return out, err
+}
+
+// eventsLost is how many events nobody has seen or will see.
+func (a *Agent) eventsLost() (uint64, error) {
+	n, err := a.kernel.dp.EventsLost()
+	return n + a.events.lost.Load(), err
 }
 
 // readEvents takes what the programs tell until ctx ends.
 func (a *Agent) readEvents(ctx context.Context) error {
-	if err := a.kernel.dp.Watch(false); err != nil { // an agent before this one may have been asked to
-		return err
-	}
 	events, err := a.kernel.dp.Events()
 	if err != nil {
 		return err
 	}
-	defer a.ruleLog.close()
+	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { events.Close() })()
-	go a.tendEvents(ctx)
+	var tending sync.WaitGroup
+	tending.Go(func() { a.tendEvents(ctx) })
+	defer func() {
+		cancel()
+		tending.Wait()
+		a.ruleLog.close()
+		// Nobody will read what the programs tell.
+		if err := a.kernel.dp.Watch(false); err != nil {
+			a.log.Warn("the port programs go on telling of packets", "err", err)
+		}
+	}()
 	for {
 		e, err := events.Read()
 		switch {
 		case errors.Is(err, datapath.ErrClosed):
 			return nil
+		case errors.Is(err, datapath.ErrForeignEvent):
+			if a.events.lost.Add(1) == 1 {
+				a.log.Warn("packets of before this version are not told of", "err", err)
+			}
+			continue
 		case err != nil:
 			return err
 		}
@@ -242,28 +273,49 @@ func (a *Agent) readEvents(ctx context.Context) error {
 func (a *Agent) tendEvents(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	var told uint64
-	for first := true; ; first = false {
-		lost, err := a.kernel.dp.EventsLost()
-		if err = errors.Join(err, a.unwatch()); err != nil {
-			a.log.Warn("events of packets", "err", err)
-		}
-		if lost > told && !first {
-			a.logLost(time.Now(), lost-told)
-		}
-		told = lost
+	for {
 		select {
 		case <-ctx.Done():
 			return
+		case e := <-a.ended:
+			a.takeEvent(e)
 		case <-tick.C:
+			if err := errors.Join(a.tellLost(), a.unwatch()); err != nil {
+				a.log.Warn("events of packets", "err", err)
+			}
 		}
 	}
 }
 
-// connectionEnded takes a connection that was silent for too long.
+// tellLost has the rule log say how many events were lost since it last said so, also by an
+// agent before this one.
+func (a *Agent) tellLost() error {
+	lost, err := a.kernel.dp.EventsLost()
+	if err != nil {
+		return err
+	}
+	told, err := a.kernel.dp.LostTold()
+	if err != nil {
+		return err
+	}
+	own := a.events.lost.Load()
+	if n := uint64(uint32(lost)-told) + own - a.events.lostTold; n > 0 && a.logLost(time.Now(), n) {
+		a.events.lostTold = own
+		return a.kernel.dp.SetLostTold(uint32(lost))
+	}
+	return nil
+}
+
+// connectionEnded takes a connection that was silent for too long. Its caller does not wait
+// for whoever is told.
 func (a *Agent) connectionEnded(e datapath.Event) {
-	if e.Logged || a.events.isWatched() {
-		a.takeEvent(e)
+	if !e.Logged && !a.events.isWatched() {
+		return
+	}
+	select {
+	case a.ended <- e:
+	default:
+		a.events.lost.Add(1)
 	}
 }
 
@@ -278,11 +330,11 @@ func (a *Agent) takeEvent(e datapath.Event) {
 func (a *Agent) describeEvent(e *datapath.Event) wire.Event {
 	out := wire.Event{Time: e.At.UTC(), Verdict: wire.EventAllow, Reason: e.Reason.String(), Direction: e.Direction.String(),
 		VLAN: e.VLAN, Source: e.Source, Destination: e.Destination, SourcePort: e.SourcePort, TCPFlags: tcpFlags(e.TCPFlags), Length: e.Length,
-		Rule: a.events.rule(e.Rule, e.Generation), Monitored: a.events.rule(e.Monitored, 0)}
+		Rule: a.ruleOf(e), Monitored: a.events.rule(e.Monitored, 0)}
 	if e.EtherType != 0 {
 		out.SourceMAC, out.DestinationMAC = attach.MAC(e.SourceMAC[:]), attach.MAC(e.DestinationMAC[:])
 	}
-	if rec, ok := a.table.at(e.IfIndex); ok {
+	if rec := a.events.ports.at(a.table, e.IfIndex); rec != nil {
 		out.Interface, out.Pod, out.Network = rec.HostIfName, rec.Pod, rec.Network
 		if out.VLAN == 0 {
 			out.VLAN = uint16(rec.VLANs.PVID)
@@ -315,6 +367,39 @@ const (
 	endReset    = "Reset"
 	endFinished = "Finished"
 )
+
+// ruleOf is the rule of an event; nil is not known, or none.
+func (a *Agent) ruleOf(e *datapath.Event) *wire.EventRule {
+	r := a.events.rule(e.Rule, e.Generation)
+	if e.TimedOut && r != nil && r.ID != e.RuleID {
+		return nil // its counter had another rule before this agent
+	}
+	return r
+}
+
+// portCache finds records by interface. Many events are of few ports.
+type portCache struct {
+	mu    sync.Mutex
+	until time.Time
+	ports map[int]*attach.Record // nil: there is none
+}
+
+// at is the record of the port at an interface, not older than a second; nil is none.
+func (c *portCache) at(t *table, ifindex int) *attach.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); now.After(c.until) {
+		c.ports, c.until = map[int]*attach.Record{}, now.Add(time.Second)
+	}
+	rec, ok := c.ports[ifindex]
+	if !ok {
+		if r, found := t.at(ifindex); found {
+			rec = &r
+		}
+		c.ports[ifindex] = rec
+	}
+	return rec
+}
 
 // tcpFlags are their letters, in the order of the header's bits.
 func tcpFlags(flags uint8) string {

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -70,6 +72,11 @@ func TestEventRules(t *testing.T) {
 	if !b.someLog() {
 		t.Error("a rule logs, and nobody knows")
 	}
+	defer func() {
+		if b.learnRules(set(false, 1), compile.Counters{policy.DefaultKey("lan"): 0, key(1): 1}, 99); b.someLog() {
+			t.Error("no rule logs any more, and nobody knows")
+		}
+	}()
 	b.learnRules(set(false, 1, 3), compile.Counters{policy.DefaultKey("lan"): 0, key(1): 1, key(3): 3}, 6)
 	for counter, want := range map[uint32]string{0: "{ 0 lan Drop  false}", 1: "{web 1  Allow a false}", 2: "{web 2  Allow a true}", 3: "{web 3  Allow a false}"} {
 		if got := b.rule(counter, 0); got == nil || fmt.Sprint(*got) != want {
@@ -147,7 +154,11 @@ func TestLogLines(t *testing.T) {
 	if got := logLine(&tcp, drop, true); got != head+"INET monitor DROP web/1002 IN 74 TCP 10.0.0.9/49152->10.0.0.7/443 S\n" {
 		t.Errorf("a monitored rule: %s", got)
 	}
-	if got := logLine(&tcp, nil, false); !strings.Contains(got, " match PASS unknown/0 ") {
+	late := change(func(e *wire.Event) { e.Verdict, e.Reason = wire.EventEnd, endTimedOut })
+	if got := logLine(&late, drop, false); got != head+"INET TERM PASS web/1002 IN TCP TIMEOUT 10.0.0.9/49152->10.0.0.7/443\n" {
+		t.Errorf("an end in time, of a rule that drops by now: %s", got)
+	}
+	if got := logLine(&tcp, nil, false); !strings.Contains(got, " match - unknown/0 ") {
 		t.Errorf("a rule of before: %s", got)
 	}
 }
@@ -168,8 +179,9 @@ func TestEventsOfPort(t *testing.T) {
 	l.must(err)
 	file := filepath.Join(t.TempDir(), "log", "rules.log")
 	l.ruleLog = newRuleLog(file)
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- l.readEvents(t.Context()) }()
+	go func() { done <- l.readEvents(ctx) }()
 
 	frame := append(append(append([]byte{2, 0, 0, 0, 0, 9}, rec.MAC...), 0x88, 0xb5), make([]byte, 46)...)
 	ask := func(q *wire.EventQuery) wire.EventList {
@@ -212,21 +224,85 @@ func TestEventsOfPort(t *testing.T) {
 		t.Error("watched for ever")
 	}
 
-	// A file is where the directory should be.
-	good := l.ruleLog.w
-	l.ruleLog.w = newRuleLog(filepath.Join(file, "rules.log")).w
-	l.logEvent(&e, true, false)
-	if notes := strings.Join(l.notes.texts(), "; "); !strings.Contains(notes, "the rule log cannot be written") {
-		t.Errorf("notes: %s", notes)
+	// A connection that ends in time is told of by another task, and how many were lost is.
+	l.connectionEnded(datapath.Event{IfIndex: rec.HostIfIndex, Rule: counters[policy.DefaultKey(rec.Policy)], Monitored: datapath.NoRule, Logged: true, Ended: true, TimedOut: true})
+	l.events.lost.Add(3)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		text, _ := os.ReadFile(file)
+		if strings.Contains(string(text), " - LOST 3\n") && strings.Contains(string(text), " TERM PASS -/0 ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("logged %q", text)
+		}
 	}
-	l.ruleLog.w = good
-	l.logEvent(&e, true, false)
-	if notes := l.notes.texts(); len(notes) > 0 {
-		t.Errorf("notes stay: %v", notes)
-	}
-	select {
-	case err := <-done:
+	cancel()
+	if err := <-done; err != nil {
 		t.Errorf("reading ended: %v", err)
-	default:
+	}
+	told, err := l.kernel.dp.LostTold()
+	if n, lerr := l.kernel.dp.EventsLost(); err != nil || lerr != nil || told != uint32(n) {
+		t.Errorf("%d lost events were told of, of %d: %v, %v", told, n, err, lerr)
+	}
+
+	// The next agent knows the rules that judge before it has read any.
+	l.world.policyState = policyState{Counters: counters, Sets: map[string]policy.Set{rec.Policy: sets[0]}}
+	l.save(policyFile, l.world.policyState, "the policy")
+	if got := l.restart().events.rule(counters[rules[0].Key], 0); got == nil || got.ID != 7 || got.Label != "x" {
+		t.Errorf("after a restart the rule is %+v", got)
 	}
 }
+
+// What cannot be written is told, until it can, and is counted as lost.
+func TestRuleLogFails(t *testing.T) {
+	l := newLive(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "log")
+	l.must(os.WriteFile(file, nil, 0o600))
+	e := wire.Event{Verdict: wire.EventDrop, Rule: &wire.EventRule{Policy: "web", ID: 7, Action: "Drop"}}
+	l.ruleLog = newRuleLog(filepath.Join(file, "rules.log")) // a file is where the directory should be
+	l.logEvent(&e, true, false)
+	l.logEvent(&e, false, false)
+	if notes := strings.Join(l.notes.texts(), "; "); !strings.Contains(notes, "the rule log cannot be written") || l.events.lost.Load() != 1 {
+		t.Errorf("%d lost, notes: %s", l.events.lost.Load(), notes)
+	}
+	l.must(os.Remove(file))
+	l.logEvent(&e, true, false)
+	if notes := l.notes.texts(); len(notes) > 0 || l.events.lost.Load() != 1 {
+		t.Errorf("%d lost, notes stay: %v", l.events.lost.Load(), notes)
+	}
+
+	// After half a line comes another line.
+	l.ruleLog.close()
+	var half halfWriter
+	l.ruleLog = &ruleLog{w: &half}
+	l.logEvent(&e, true, false)
+	half.whole = true
+	l.logEvent(&e, true, false)
+	if lines := strings.Split(half.text, "\n"); len(lines) != 3 || !strings.HasPrefix(lines[1], "0001-") || lines[2] != "" {
+		t.Errorf("lines %q", lines)
+	}
+	l.ruleLog.close()
+	l.ruleLog = newRuleLog("")
+	l.logEvent(&e, true, true)
+	if !l.logLost(time.Now(), 1) {
+		t.Error("without a log somebody has to be told")
+	}
+}
+
+// halfWriter writes the first half of what it gets, unless whole.
+type halfWriter struct {
+	text  string
+	whole bool
+}
+
+func (w *halfWriter) Write(p []byte) (int, error) {
+	if w.whole {
+		w.text += string(p)
+		return len(p), nil
+	}
+	w.text += string(p[:len(p)/2])
+	return len(p) / 2, errors.New("the disk is full")
+}
+
+func (w *halfWriter) Close() error { return nil }

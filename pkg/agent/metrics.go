@@ -144,7 +144,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(c.announced, n, cause)
 	}
 	c.collectPorts(count)
-	if n, err := c.agent.kernel.dp.EventsLost(); err == nil {
+	if n, err := c.agent.eventsLost(); err == nil {
 		count(c.lost, float64(n))
 	}
 	if list, err := c.agent.policyList(""); err == nil {

@@ -23,6 +23,7 @@ type ruleLog struct {
 
 	mu     sync.Mutex
 	failed bool // the last line was not written
+	torn   bool // it was written in part
 }
 
 // Bounds of the file.
@@ -61,23 +62,27 @@ func (a *Agent) logEvent(e *wire.Event, decided, monitored bool) {
 	if monitored {
 		lines += logLine(e, e.Monitored, true)
 	}
-	if lines != "" {
-		a.writeRuleLog(lines)
+	if lines != "" && !a.writeRuleLog(lines) {
+		a.events.lost.Add(1)
 	}
 }
 
-// logLost says that lines may be missing.
-func (a *Agent) logLost(now time.Time, n uint64) {
-	if a.ruleLog.w != nil && a.events.someLog() {
-		a.writeRuleLog(fmt.Sprintf("%s - LOST %d\n", logTime(now), n))
-	}
+// logLost says that lines may be missing, and whether that could be written. Where no rule asks
+// for logs there is nobody to tell.
+func (a *Agent) logLost(now time.Time, n uint64) bool {
+	return a.ruleLog.w == nil || !a.events.someLog() || a.writeRuleLog(fmt.Sprintf("%s - LOST %d\n", logTime(now), n))
 }
 
-func (a *Agent) writeRuleLog(lines string) {
+// writeRuleLog writes whole lines, or tells that it cannot.
+func (a *Agent) writeRuleLog(lines string) bool {
 	l := a.ruleLog
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, err := io.WriteString(l.w, lines)
+	if l.torn {
+		lines = "\n" + lines
+	}
+	n, err := io.WriteString(l.w, lines)
+	l.torn = l.torn && n == 0 || n > 0 && n < len(lines)
 	switch {
 	case err != nil:
 		a.notes.add(a.log, ruleLogNote, fmt.Sprintf("the rule log cannot be written, and what rules log is lost: %v; see --rule-log", err), false)
@@ -85,6 +90,7 @@ func (a *Agent) writeRuleLog(lines string) {
 		a.notes.drop(ruleLogNote)
 	}
 	l.failed = err != nil
+	return err == nil
 }
 
 func logTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
@@ -146,14 +152,17 @@ func logReason(e *wire.Event, monitored bool) string {
 }
 
 func logAction(e *wire.Event, r *wire.EventRule, monitored bool) string {
-	does := r.Action
+	does := cmp.Or(r.Action, "-")
+	if e.Verdict == wire.EventEnd && e.Reason != endPolicy && !monitored {
+		return "PASS" // it did, whatever the rule says by now
+	}
 	if !monitored && e.Verdict == wire.EventDrop && does != policy.Reject.String() {
 		does = policy.Drop.String() // of what a rule allows, and the state of connections does not
 	}
 	if does == policy.Allow.String() {
 		return "PASS"
 	}
-	return strings.ToUpper(cmp.Or(does, "PASS"))
+	return strings.ToUpper(does)
 }
 
 // logEnd is one end of a packet's way.

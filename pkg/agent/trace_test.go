@@ -122,7 +122,9 @@ func TestTraceOfPort(t *testing.T) {
 		}
 		return text
 	}
-	six := func(p *wire.Packet) { p.Source, p.Destination = netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2") }
+	six := func(p *wire.Packet) {
+		p.Source, p.Destination = netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	}
 	for _, c := range []struct {
 		change func(*wire.Packet)
 		want   string

@@ -92,7 +92,7 @@ func TestABIConstants(t *testing.T) {
 		"HP_ABI_VERSION": ABIVersion, "HP_PORTS_MAX": PortsMax, "HP_POLICIES_MAX": PoliciesMax,
 		"HP_RULE_COUNTERS": RuleCountersMax, "HP_CONNS_QUOTA": ConnsQuota, "HP_REASON_MAX": reasonsMax, "HP_NAME_MAX": nameMax,
 		"HP_EVENT_LOGGED": eventLogged, "HP_EVENT_MONITORED_LOGGED": eventMonitoredLogged, "HP_EVENT_ENDED": eventEnded, "HP_EVENT_IP": eventIP,
-		"HP_EVENT_PORTS": eventPorts, "HP_EVENT_ANSWER": eventAnswer,
+		"HP_EVENT_PORTS": eventPorts, "HP_EVENTS_A_WINDOW": EventsOfPort, "HP_EVENTS_OF_NODE": EventsOfNode,
 		"HP_PORT_CELLS": portCells, "HP_PORT_PROBES": portProbes,
 		"HP_PAGE_SIZE": compile.PageSize, "HP_WORDS_MAX": compile.WordsMax,
 		"HP_DARK": int(attach.Dark), "HP_QUARANTINED": int(attach.Quarantined), "HP_ACTIVE": int(attach.Active), "HP_RELEASED": int(attach.Released),

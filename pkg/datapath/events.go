@@ -20,7 +20,19 @@ const (
 	eventEnded           = 4
 	eventIP              = 8
 	eventPorts           = 16
-	eventAnswer          = 32
+)
+
+// The most that one port and all of a node tell of in 2^30 ns, of each group: HP_EVENTS_A_WINDOW,
+// HP_EVENTS_OF_NODE.
+const (
+	EventsOfPort = 1000
+	EventsOfNode = 10000
+)
+
+// keys of the map watched.
+const (
+	watchedAll  = uint32(0)
+	watchedLost = uint32(1)
 )
 
 // NoRule stands for the counter of a rule where there is none.
@@ -37,6 +49,8 @@ type Event struct {
 	// because the rules have turned against it, if the reason is one to drop; or by time.
 	// Ends and direction are those of the connection's opener then.
 	Ended, TimedOut bool
+	// RuleID is the id of Rule where the connection timed out, to be sure that it is it.
+	RuleID uint32
 	// Rule is the counter of the rule or default that decided, or NoRule; Monitored that
 	// of the monitored rule that would have decided.
 	Rule, Monitored uint32
@@ -81,6 +95,10 @@ func (e *Events) Close() error { return e.reader.Close() }
 // ErrClosed is what Read gives after Close.
 var ErrClosed = ringbuf.ErrClosed
 
+// ErrForeignEvent is what Read gives for an event of programs of another version, which is
+// passed over.
+var ErrForeignEvent = errors.New("event of another version")
+
 // Read waits for an event.
 func (e *Events) Read() (Event, error) {
 	if err := e.reader.ReadInto(&e.record); err != nil {
@@ -97,7 +115,10 @@ func (e *Events) Read() (Event, error) {
 func decodeEvent(raw []byte, now time.Time, clock time.Duration) (Event, error) {
 	var in portHpEvent
 	if _, err := binary.Decode(raw, binary.NativeEndian, &in); err != nil {
-		return Event{}, fmt.Errorf("event of %d bytes, want %d: %w", len(raw), binary.Size(in), err)
+		return Event{}, fmt.Errorf("%w: of %d bytes, want %d: %w", ErrForeignEvent, len(raw), binary.Size(in), err)
+	}
+	if int(in.Size) != binary.Size(in) {
+		return Event{}, fmt.Errorf("%w: it says that it has %d bytes, want %d", ErrForeignEvent, in.Size, binary.Size(in))
 	}
 	out := Event{
 		At: now.Add(time.Duration(in.At) - clock), IfIndex: int(in.Ifindex),
@@ -113,14 +134,6 @@ func decodeEvent(raw []byte, now time.Time, clock time.Duration) (Event, error) 
 	if in.Flags&eventPorts != 0 {
 		out.HasPorts, out.SourcePort, out.DestinationPort, out.TCPFlags = true, in.Sport, in.Dport, in.TcpFlags
 	}
-	if out.Ended && in.Flags&eventAnswer != 0 {
-		out.Direction = policy.In + policy.Out - out.Direction
-		out.SourceMAC, out.DestinationMAC = out.DestinationMAC, out.SourceMAC
-		out.Source, out.Destination = out.Destination, out.Source
-		if !policy.HasTypes(out.Protocol) {
-			out.SourcePort, out.DestinationPort = out.DestinationPort, out.SourcePort
-		}
-	}
 	return out, nil
 }
 
@@ -128,7 +141,7 @@ func decodeEvent(raw []byte, now time.Time, clock time.Duration) (Event, error) 
 func timedOut(ifindex int, k portHpFlowKey, f portHpFlow, now time.Time) Event {
 	c := describeFlow(k, f, 0)
 	e := Event{At: now, IfIndex: ifindex, Direction: c.Opener, Reason: policy.ReasonEstablished, Ended: true, TimedOut: true,
-		Rule: f.Rule - 1, Generation: f.Generation, Monitored: NoRule, Logged: f.Told&eventLogged != 0, VLAN: c.VLAN, Protocol: c.Protocol, HasPorts: true}
+		Rule: f.Rule - 1, RuleID: f.RuleId, Generation: f.Generation, Monitored: NoRule, Logged: f.Told&eventLogged != 0, VLAN: c.VLAN, Protocol: c.Protocol, HasPorts: true}
 	from, to := c.Local, c.Remote
 	if c.Opener == policy.In {
 		from, to = to, from
@@ -149,17 +162,17 @@ func (d *Datapath) Watch(all bool) error {
 	if all {
 		v = 1
 	}
-	if err := d.maps[portMapWatched].Put(uint32(0), v); err != nil {
+	if err := d.maps[portMapWatched].Put(watchedAll, v); err != nil {
 		return fmt.Errorf("watch packets: %w", err)
 	}
 	return nil
 }
 
 // EventsLost is how many events nobody will see, since the maps were made: a port tells
-// of so many packets a second and no more, and the buffer can be full.
+// of so many packets a second and no more, and the buffer can be full. See LostTold.
 func (d *Datapath) EventsLost() (uint64, error) {
 	var cursor ebpf.MapBatchCursor
-	keys, quotas := make([]uint32, PortsMax), make([]portHpQuota, PortsMax)
+	keys, quotas := make([]uint32, PortsMax+1), make([]portHpQuota, PortsMax+1)
 	var sum uint64
 	for {
 		n, err := d.maps[portMapEventQuotas].BatchLookup(&cursor, keys, quotas, nil)
@@ -173,4 +186,21 @@ func (d *Datapath) EventsLost() (uint64, error) {
 			return 0, fmt.Errorf("count lost events: %w", err)
 		}
 	}
+}
+
+// LostTold is how many of EventsLost people were told of, as SetLostTold said; modulo 2^32.
+func (d *Datapath) LostTold() (uint32, error) {
+	var n uint32
+	if err := d.maps[portMapWatched].Lookup(watchedLost, &n); err != nil {
+		return 0, fmt.Errorf("read how many lost events were told of: %w", err)
+	}
+	return n, nil
+}
+
+// SetLostTold keeps that over restarts of the process.
+func (d *Datapath) SetLostTold(n uint32) error {
+	if err := d.maps[portMapWatched].Put(watchedLost, n); err != nil {
+		return fmt.Errorf("keep how many lost events were told of: %w", err)
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
@@ -55,8 +56,10 @@ func (w *watcher) quota() {
 	if err != nil {
 		w.Fatal(err)
 	}
-	if err := w.maps[portMapEventQuotas].Put(rec.Slot, portHpQuota{}); err != nil {
-		w.Fatal(err)
+	for _, of := range []uint32{rec.Slot, PortsMax} {
+		if err := w.maps[portMapEventQuotas].Put(of, portHpQuota{}); err != nil {
+			w.Fatal(err)
+		}
 	}
 }
 
@@ -249,13 +252,13 @@ func TestEventsEnd(t *testing.T) {
 		t.Errorf("ended by rules, once logged: %s", got)
 	}
 	b.expect("an echo", in(echo(peer4, vm4, false, 7), policy.ReasonDefaultDrop))
-	if got := brief(w.next(), names); got != "Out DefaultDrop by 0 ended log: 10.1.0.5/0 > 192.0.2.7/0 1" {
+	if got := brief(w.next(), names); got != "Out DefaultDrop by 0 ended log: 10.1.0.5/0 > 192.0.2.7/2048 1" {
 		t.Errorf("ended by rules, once logged: %s", got)
 	}
 	if err := b.Watch(true); err != nil {
 		t.Fatal(err)
 	}
-	b.expect("over, watched", out(udp(vm4, peer4, 53, 6), policy.ReasonDefaultDrop))
+	b.expect("over, by an error about it", in(icmpError(other4, vm4, 3, udp(vm4, peer4, 53, 6), 8), policy.ReasonDefaultDrop))
 	if got := brief(w.next(), names); got != "In DefaultDrop by 0 ended log: 192.0.2.7/6 > 10.1.0.5/53 17" {
 		t.Errorf("ended by rules: %s", got)
 	}
@@ -282,7 +285,7 @@ func TestEventsQuota(t *testing.T) {
 		}
 		return n
 	}
-	const most, n = 1000, 4000
+	const most, n = EventsOfPort, 4000
 	flood(n)
 	told := 0
 	for w.next() != nil {
@@ -311,6 +314,37 @@ func TestEventsQuota(t *testing.T) {
 	flood(1)
 	if w.next() == nil {
 		t.Error("no events after a flood")
+	}
+
+	// What rules log has a quota of its own, which no one who observes uses up; and all ports
+	// have one together.
+	b.sync(policy.Set{Network: "net-a", Default: policy.Drop, Rules: []policy.Rule{
+		{Key: key(1), Action: policy.Drop, Directions: policy.InOut, Log: true, Services: service(t, "udp/9")}}})
+	logged := udp(vm4, peer4, 5, 9).bytes()
+	w.quota()
+	flood(4 * most)
+	for w.next() != nil {
+	}
+	if b.run(FromVM, logged); w.next() == nil {
+		t.Error("a flood that somebody observes took a rule's line")
+	}
+	rec, err := b.Datapath.record(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told = 0
+	before, begun := lost(), time.Now()
+	for range 30 { // as many ports
+		if err := b.maps[portMapEventQuotas].Put(rec.Slot, portHpQuota{}); err != nil {
+			t.Fatal(err)
+		}
+		flood(most)
+		for w.next() != nil {
+			told++
+		}
+	}
+	if moments := int(time.Since(begun)>>30) + 2; told > moments*EventsOfNode || told == 30*most || told < EventsOfNode-most || lost() == before {
+		t.Errorf("30 ports told of %d packets in %d moments, %d a moment at most", told, moments, EventsOfNode)
 	}
 }
 
@@ -343,7 +377,10 @@ func (w *watcher) checkEvent(set *policy.Set, counters compile.Counters, p polic
 
 // FuzzEvent: whatever bytes the buffer holds, reading them gives an event or an error.
 func FuzzEvent(f *testing.F) {
-	f.Add(make([]byte, binary.Size(portHpEvent{})))
+	right := make([]byte, binary.Size(portHpEvent{}))
+	const at = unsafe.Offsetof(portHpEvent{}.Size)
+	binary.NativeEndian.PutUint16(right[at:], uint16(len(right)))
+	f.Add(right)
 	f.Add([]byte{1})
 	ones := make([]byte, binary.Size(portHpEvent{}))
 	for i := range ones {
@@ -352,7 +389,8 @@ func FuzzEvent(f *testing.F) {
 	f.Add(ones)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		e, err := decodeEvent(raw, time.Now(), time.Hour)
-		if (err == nil) != (len(raw) >= binary.Size(portHpEvent{})) {
+		n := binary.Size(portHpEvent{})
+		if want := len(raw) >= n && int(binary.NativeEndian.Uint16(raw[at:])) == n; (err == nil) != want || err != nil && !errors.Is(err, ErrForeignEvent) {
 			t.Fatalf("%d bytes: %+v, %v", len(raw), e, err)
 		}
 	})

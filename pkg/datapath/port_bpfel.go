@@ -73,7 +73,7 @@ type portHpEvent struct {
 	Dir       uint8
 	Reason    uint8
 	Flags     uint16
-	Pad       uint16
+	Size      uint16
 	_         [4]byte
 }
 
@@ -163,7 +163,8 @@ type portHpPort struct {
 type portHpQuota struct {
 	_      structs.HostLayout
 	Window uint32
-	Used   uint32
+	Used   [2]uint32
+	Pad    uint32
 	Lost   uint64
 }
 

@@ -270,8 +270,9 @@ type Trace struct {
 type EventList struct {
 	TypeMeta `json:",inline"`
 	Items    []Event `json:"items"`
-	// Next is what to give as After for what follows.
-	Next uint64 `json:"next"`
+	// Next is what to give as After for what follows, Newest the Seq of the last event.
+	Next   uint64 `json:"next"`
+	Newest uint64 `json:"newest"`
 	// Lost counts events since the node was started that nobody will see: a port tells of
 	// a thousand a second.
 	Lost uint64 `json:"lost"`
