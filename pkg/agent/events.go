@@ -142,9 +142,6 @@ func (b *eventBook) newest() uint64 {
 func (b *eventBook) after(seq uint64) (out []wire.Event, news <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if seq > b.last { // of an agent before this one
-		seq = 0
-	}
 	if oldest := b.last - uint64(len(b.kept)); seq < oldest {
 		seq = oldest
 	}
@@ -207,7 +204,9 @@ func (a *Agent) eventList(ctx context.Context, q *wire.EventQuery) (any, error) 
 	case q.Follow:
 		after = a.events.newest()
 	}
-	out.Newest = a.events.newest()
+	if out.Newest = a.events.newest(); after > out.Newest { // of an agent before this one
+		after = 0
+	}
 	items, news := a.events.after(after)
 	if len(items) == 0 && q.Follow && q.After != nil {
 		select {
