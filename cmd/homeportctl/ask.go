@@ -11,8 +11,12 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
-// patience is how long the agent may take to answer.
-const patience = 10 * time.Second
+// patience is how long the agent may take to answer. The first trace loads programs, which
+// takes seconds on a machine that is slow or busy.
+const (
+	patience      = 10 * time.Second
+	tracePatience = time.Minute
+)
 
 // ask gets one view of the agent.
 func (o *options) ask(ctx context.Context, req wire.ViewRequest) (json.RawMessage, error) {
@@ -30,7 +34,11 @@ func (o *options) call(ctx context.Context, verb wire.Verb, req any) (json.RawMe
 		}
 		socket = paths.Socket()
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	wait := patience
+	if v, ok := req.(wire.ViewRequest); ok && v.What == wire.ViewTrace {
+		wait = tracePatience
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	client, err := wire.Dial(ctx, socket)
 	if err != nil {

@@ -137,14 +137,30 @@ func (l *Lab) settled(ctx context.Context) error {
 				return fmt.Errorf("%s: %w", s.Name, err)
 			}
 			for _, link := range links {
-				a := link.Attrs()
-				if a.MasterIndex != 0 && a.Flags&net.FlagUp != 0 && a.OperState != netlink.OperUp && a.OperState != netlink.OperUnknown {
-					return fmt.Errorf("%s: %s is up, but %s", s.Name, a.Name, a.OperState)
+				if err := s.forwarding(link.Attrs()); err != nil {
+					return err
 				}
 			}
 		}
 		return nil
 	})
+}
+
+// forwarding says what keeps a bridge port from it.
+func (s *Space) forwarding(a *netlink.LinkAttrs) error {
+	if a.MasterIndex != 0 && a.Flags&net.FlagUp != 0 && a.OperState != netlink.OperUp && a.OperState != netlink.OperUnknown {
+		return fmt.Errorf("%s: %s is up, but %s", s.Name, a.Name, a.OperState)
+	}
+	return nil
+}
+
+// forwards is forwarding of one interface.
+func (s *Space) forwards(name string) error {
+	link, err := s.Link.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.Name, err)
+	}
+	return s.forwarding(link.Attrs())
 }
 
 // Start begins to move the guest; args are those of vmrun: limit=MIB, hold.

@@ -186,7 +186,7 @@ func (p *Pod) machine(name, network string, join func(pod *Space, tap string, g 
 			return nil, err
 		}
 	}
-	return g, nil
+	return g, until(context.Background(), patience, func() error { return p.Space.forwards(w.Tap) })
 }
 
 // RealGuest is a VM with a kernel of its own beside the node's, see test/vm.
