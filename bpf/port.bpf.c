@@ -95,7 +95,7 @@ static __always_inline __u32 by_state(struct __sk_buff *skb, struct track *t, st
 			set_key(&t->key.flow, p, t->dir);
 		r = known ? established(skb, t, p) : GO_ON;
 		/* Not at its first packet in a tick: of many slow flows none comes back in time. */
-		if (t->again && (p->proto == PROTO_TCP || p->proto == PROTO_UDP))
+		if (t->again && !dry_run && (p->proto == PROTO_TCP || p->proto == PROTO_UDP))
 			note_known(t);
 		if (r != GO_ON)
 			return r;

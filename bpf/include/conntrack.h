@@ -230,7 +230,8 @@ static __always_inline void advance(struct track *t, struct hp_flow *flow, const
 	__u8 state = flow->state;
 
 	if (dry_run) {
-		t->rule = flow->rule;
+		if (!t->rule) /* else it was judged again */
+			t->rule = flow->rule;
 		return;
 	}
 	if (p->kind == TCP)
@@ -343,6 +344,8 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 			flow->policy = t->policy;
 			flow->generation = t->generation;
 		}
+		t->rule = q.counter + 1;
+		t->told = 0;
 		return GO_ON;
 	}
 	if (r == HP_NO_PROGRAM)

@@ -90,7 +90,13 @@ static __always_inline void describe_end(const struct track *t, struct hp_event 
 {
 	__u32 opener = t->told & TOLD_ANSWER ? !t->dir : t->dir, out = opener == HP_OUT;
 	const struct hp_flow_key *k = &t->key.flow;
+	__u8 mac[6];
 
+	if (t->told & TOLD_ANSWER) {
+		__builtin_memcpy(mac, e->eth_src, sizeof(mac));
+		__builtin_memcpy(e->eth_src, e->eth_dst, sizeof(mac));
+		__builtin_memcpy(e->eth_dst, mac, sizeof(mac));
+	}
 	__builtin_memcpy(e->src, out ? k->local : k->remote, sizeof(e->src));
 	__builtin_memcpy(e->dst, out ? k->remote : k->local, sizeof(e->dst));
 	e->sport = bpf_ntohs(out ? k->lport : k->rport);

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -216,8 +217,8 @@ func TestEventsEnd(t *testing.T) {
 	got := map[string]bool{}
 	ended := func(e Event) { got[brief(&e, names)] = true }
 	b.expect("one has ended before", in(tcp(peer4, vm4, 80, 1000, "R"), est))
-	if e := w.next(); brief(e, names) != "Out Established by 1 ended log: 10.1.0.5/1000 > 192.0.2.7/80 6" {
-		t.Errorf("reset: %s", brief(e, names))
+	if e := w.next(); brief(e, names) != "Out Established by 1 ended log: 10.1.0.5/1000 > 192.0.2.7/80 6" || net.HardwareAddr(e.SourceMAC[:]).String() != testMAC.String() {
+		t.Errorf("reset: %s from %x", brief(e, names), e.SourceMAC)
 	}
 	b.age(ticks(180*time.Second) + 1)
 	if n, err := b.GCConns(ended); n != 4 || err != nil {
@@ -286,13 +287,16 @@ func TestEventsQuota(t *testing.T) {
 		return n
 	}
 	const most, n = EventsOfPort, 4000
+	begun := time.Now()
 	flood(n)
+	moments := int(time.Since(begun)>>30) + 2 // begun ones
 	told := 0
 	for w.next() != nil {
 		told++
 	}
-	if told < most || told > 2*most || uint64(told)+lost() != n {
-		t.Errorf("told of %d of %d, lost %d; want %d a moment, of at most two", told, n, lost(), most)
+	// A run that a signal interrupts begins anew, so there can be more packets.
+	if told < most || told > moments*most || uint64(told)+lost() < n {
+		t.Errorf("told of %d of %d, lost %d; want %d a moment, of up to %d", told, n, lost(), most, moments)
 	}
 	flood(1) // starts a moment, or goes on with one
 	w.quota()
@@ -333,18 +337,25 @@ func TestEventsQuota(t *testing.T) {
 		t.Fatal(err)
 	}
 	told = 0
-	before, begun := lost(), time.Now()
+	before := lost()
+	begun = time.Now()
 	for range 30 { // as many ports
-		if err := b.maps[portMapEventQuotas].Put(rec.Slot, portHpQuota{}); err != nil {
+		var q portHpQuota
+		if err := b.maps[portMapEventQuotas].Lookup(rec.Slot, &q); err != nil {
+			t.Fatal(err)
+		}
+		q.Used = [2]uint32{}
+		if err := b.maps[portMapEventQuotas].Put(rec.Slot, q); err != nil {
 			t.Fatal(err)
 		}
 		flood(most)
-		for w.next() != nil {
-			told++
-		}
 	}
-	if moments := int(time.Since(begun)>>30) + 2; told > moments*EventsOfNode || told == 30*most || told < EventsOfNode-most || lost() == before {
-		t.Errorf("30 ports told of %d packets in %d moments, %d a moment at most", told, moments, EventsOfNode)
+	moments = int(time.Since(begun)>>30) + 2
+	for w.next() != nil {
+		told++
+	}
+	if told > moments*EventsOfNode || told < EventsOfNode-2*most || uint64(told)+lost()-before < 30*most {
+		t.Errorf("30 ports told of %d of %d packets in up to %d moments, %d a moment at most, and lost %d", told, 30*most, moments, EventsOfNode, lost()-before)
 	}
 }
 

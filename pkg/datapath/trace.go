@@ -81,6 +81,8 @@ func (t *tracer) load(cfg Config, maps map[string]*ebpf.Map) error {
 }
 
 func (t *tracer) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.coll != nil {
 		t.coll.Close()
 	}

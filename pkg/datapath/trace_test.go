@@ -134,6 +134,20 @@ func TestTraceRefused(t *testing.T) {
 	trace(FromVM, tcp(vm4, peer4, 1000, 81, "S"), policy.ReasonRuleDrop, counters[key(1)])
 	trace(ToVM, tcp(peer4, vm4, 80, 1000, "A"), policy.ReasonEstablished, counters[key(2)])
 	trace(ToVM, tcp(peer4, vm4, 80, 1000, "R"), policy.ReasonEstablished, counters[key(2)])
+	for range 20 { // some in one tick, in which the port's own program would know the flow by heart
+		b.expect("goes on", in(tcp(peer4, vm4, 80, 1000, "A"), policy.ReasonEstablished))
+		for range 3 {
+			if e, err := b.Trace(loopback, ToVM, tcp(peer4, vm4, 80, 1000, "A").bytes()); err != nil || e.Rule != counters[key(2)] {
+				t.Fatalf("told of %+v, %v", e, err)
+			}
+		}
+	}
+	set.Rules = append(set.Rules, policy.Rule{Key: key(3), Action: policy.Allow, Directions: policy.OnlyOut, Services: service(t, "tcp/80")})
+	set.Rules = append(set.Rules[:1:1], set.Rules[2])
+	counters = b.sync(set)
+	if e, err := b.Trace(loopback, ToVM, tcp(peer4, vm4, 80, 1000, "A").bytes()); err != nil || e.Reason != policy.ReasonEstablished || e.Ended || e.Rule != counters[key(3)] || e.Direction != policy.In {
+		t.Errorf("another rule allows it now, and the dry run says %+v, %v", e, err)
+	}
 	set.Rules = set.Rules[:1]
 	counters = b.sync(set)
 	trace(ToVM, tcp(peer4, vm4, 80, 1000, "A"), policy.ReasonDefaultDrop, counters[policy.DefaultKey("net-a")])
