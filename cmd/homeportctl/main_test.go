@@ -404,6 +404,7 @@ func TestExitCodes(t *testing.T) {
 		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7"}, 2, []string{`--to "10.0.0.7": want an address, a port and a protocol`}},
 		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7/tcp"}, 2, []string{`--to "10.0.0.7/tcp": want`}},
 		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "ten/47"}, 2, []string{`--to "ten/47": want`}},
+		{well, []string{"trace", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp", "--code", "3"}, 2, []string{"--code 3: tcp has no codes", "next: homeportctl trace --help"}},
 		{ill, []string{"policy", "simulate", "c0ffee", "--from", "fd00::9", "--to", "10.0.0.7:80/tcp"}, 2, []string{"not of one family"}},
 		{well, []string{"policy", "delete"}, 2, []string{`"delete"`}},
 		{well, []string{"policy", "show"}, 2, []string{"one NAME"}},

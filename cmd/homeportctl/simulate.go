@@ -160,6 +160,9 @@ func parsePacket(from, to string, code uint8, out bool) (*wire.Packet, error) {
 		return nil, wrong
 	}
 	p.Destination, p.Service = target.Addr(), fmt.Sprintf("%s/%d", protocol, target.Port())
+	if code != 0 && !strings.HasPrefix(protocol, "icmp") {
+		return nil, fmt.Errorf("--code %d: %s has no codes: leave it out, or ask about icmp or icmpv6", code, protocol)
+	}
 	if strings.HasPrefix(protocol, "icmp") {
 		p.Service += fmt.Sprintf("/%d", code)
 	}

@@ -275,6 +275,13 @@ func (a *Agent) tendEvents(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			// What waits is told: its connections are gone, and the next agent knows nothing of it.
+			for len(a.ended) > 0 {
+				a.takeEvent(<-a.ended)
+			}
+			if err := a.tellLost(); err != nil {
+				a.log.Warn("events of packets", "err", err)
+			}
 			return
 		case e := <-a.ended:
 			a.takeEvent(e)

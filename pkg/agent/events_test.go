@@ -257,6 +257,21 @@ func TestEventsOfPort(t *testing.T) {
 	}
 }
 
+// Ends that wait when the agent is stopped are told nevertheless.
+func TestEndsAtStop(t *testing.T) {
+	l := newLive(t)
+	const n = 50
+	for range n {
+		l.connectionEnded(datapath.Event{Rule: datapath.NoRule, Monitored: datapath.NoRule, Logged: true, Ended: true, TimedOut: true})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	l.tendEvents(ctx)
+	if got := l.events.newest(); got != n || l.events.lost.Load() > 0 {
+		t.Errorf("%d of %d ends were told, %d lost", got, n, l.events.lost.Load())
+	}
+}
+
 // What cannot be written is told, until it can, and is counted as lost.
 func TestRuleLogFails(t *testing.T) {
 	l := newLive(t)
