@@ -136,7 +136,7 @@ func (d *demo) forge() error {
 			return fmt.Errorf("%s saw a forged frame of vm1", t.m.Name)
 		}
 	}
-	return d.must(n, "homeportctl drops", `Out +MACSpoof +[3-9]`, `Out +GuestTag +[3-9]`)
+	return d.must(n, "homeportctl drops", `Out +MACSpoof +([3-9]|\d\d)`, `Out +GuestTag +([3-9]|\d\d)`)
 }
 
 func (d *demo) killAgent() error {

@@ -25,14 +25,15 @@ var (
 	keepGoing = flag.Bool("keepgoing", false, "go on in a script after a line has failed")
 )
 
-// TestMain lets more tests run side by side than there are CPUs: most of a
-// script is waiting for what must not arrive.
+// TestMain lets more tests run side by side than there are CPUs: a good part of a
+// script is waiting for what must not arrive. With more than these an emulated
+// machine takes longer for all of them, and each waits for the others.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	byHand := false
 	flag.Visit(func(f *flag.Flag) { byHand = byHand || f.Name == "test.parallel" })
 	if !byHand {
-		if err := flag.Set("test.parallel", "6"); err != nil {
+		if err := flag.Set("test.parallel", "3"); err != nil {
 			panic(err) // the testing package has this flag
 		}
 	}
