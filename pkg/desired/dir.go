@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -21,6 +22,7 @@ const maxFile = 16 << 20
 type Dir struct {
 	keeper
 	path string
+	read reading
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
@@ -35,7 +37,7 @@ func NewDir(path, cache string) *Dir {
 // Load reads the whole directory once and gives the snapshot that is in force
 // then: what is good in the directory, and the last good version of what is not
 // (see Snapshot.Problems). The snapshot's Revision rises only if trunks, networks
-// or policies changed.
+// or policies changed; where no file did, it is the same snapshot again.
 //
 // If the directory is missing, unreadable or suddenly empty, the error says so,
 // and the snapshot is the last good one with the error among its problems; it is
@@ -43,8 +45,13 @@ func NewDir(path, cache string) *Dir {
 func (d *Dir) Load() (*Snapshot, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if now, err := list(d.path); err == nil && d.read.holds(now) && d.read.notes == len(d.notes) && (d.cache == "" || !d.unsaved) {
+		return d.last, nil
+	}
 	d.prime()
-	files, err := readStable(d.path)
+	d.read = reading{}
+	begun := time.Now()
+	files, stamps, err := readStable(d.path)
 	if err == nil && len(d.objects()) > 0 && isEmpty(files) {
 		err = errEmpty
 	}
@@ -59,7 +66,39 @@ func (d *Dir) Load() (*Snapshot, error) {
 		}
 		return d.goStale(d.path, reason, err), told
 	}
-	return d.take(files, func(file string) string { return filepath.Join(d.path, file) }), nil
+	s := d.take(files, func(file string) string { return filepath.Join(d.path, file) })
+	d.read = reading{stamps, begun, len(d.notes)}
+	return s, nil
+}
+
+// reading is what the last good one of a directory found: the same files give the
+// same snapshot, and a large rule base is dear to read. The zero reading holds for none.
+type reading struct {
+	files []stamp
+	begun time.Time
+	notes int
+}
+
+// holds says whether the files are still those, for certain: none was touched so shortly
+// before the reading that the clock of the file system might not tell it from a touch
+// after it.
+func (r *reading) holds(now []stamp) bool {
+	return r.files != nil && slices.EqualFunc(r.files, now, func(a, b stamp) bool {
+		return a.same(b) && a.info != nil && changed(a.info).Before(r.begun.Add(-settled))
+	})
+}
+
+// settled is coarser than the clock of a file system.
+const settled = time.Second
+
+// changed is when the content or the rights of a file last changed: unlike the time of its
+// modification, nobody can set it back.
+func changed(info fs.FileInfo) time.Time {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return time.Now()
+	}
+	return time.Unix(st.Ctim.Unix())
 }
 
 // errEmpty is a directory that had objects and has none: a mistake sooner than a
@@ -87,17 +126,17 @@ func (a stamp) same(b stamp) bool {
 	if a.name != b.name || a.info == nil || b.info == nil {
 		return a.name == b.name && a.info == b.info
 	}
-	return os.SameFile(a.info, b.info) && a.info.Size() == b.info.Size() && a.info.ModTime().Equal(b.info.ModTime())
+	return os.SameFile(a.info, b.info) && a.info.Size() == b.info.Size() && changed(a.info).Equal(changed(b.info))
 }
 
 // readStable reads all manifests of a directory, again if it changes meanwhile:
 // half of an old and half of a new state would be a state that nobody meant. Its
 // errors leave it to the caller to name the directory.
-func readStable(dir string) ([]manifest, error) {
+func readStable(dir string) ([]manifest, []stamp, error) {
 	for range 5 {
 		before, err := list(dir)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		files := make([]manifest, 0, len(before))
 		for _, f := range before {
@@ -105,13 +144,13 @@ func readStable(dir string) ([]manifest, error) {
 		}
 		after, err := list(dir)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if slices.EqualFunc(before, after, stamp.same) {
-			return files, nil
+			return files, after, nil
 		}
 	}
-	return nil, errors.New("changes while it is being read: it is read again soon")
+	return nil, nil, errors.New("changes while it is being read: it is read again soon")
 }
 
 // list finds the manifests of a directory, sorted by name.

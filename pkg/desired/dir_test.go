@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -256,4 +258,49 @@ func TestPolicyOrder(t *testing.T) {
 	if want := []string{"a", "b", "c", "d", "e", "f"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("order %v, want %v", got, want)
 	}
+}
+
+// TestLoadUnchanged: files that nobody touched are not read again, and any touch is
+// seen, also one that leaves size and time of modification as they were.
+func TestLoadUnchanged(t *testing.T) {
+	d, dir := newDir(t, good())
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, []byte("# nothing\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(dir, "link.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if first := mustLoad(t, d); mustLoad(t, d) == first {
+		t.Error("files that were written just now are held for unchanged")
+	}
+	time.Sleep(settled + 100*time.Millisecond)
+	s := mustLoad(t, d)
+	if mustLoad(t, d) != s {
+		t.Error("files that are as they were are read again")
+	}
+	touch := func(what string, do func() error) {
+		t.Helper()
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		if mustLoad(t, d) == s {
+			t.Errorf("%s is not noticed", what)
+		}
+		time.Sleep(settled + 100*time.Millisecond)
+		s = mustLoad(t, d)
+	}
+	touch("a link's target", func() error { return os.WriteFile(outside, []byte("# NOTHING\n"), 0o600) })
+	touch("a time of modification that was set back", func() error {
+		info, err := os.Stat(outside)
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.WriteFile(outside, []byte("# nothing\n"), 0o600), os.Chtimes(outside, info.ModTime(), info.ModTime()))
+	})
+	touch("a note", func() error { d.note(Problem{Message: "said"}); return nil })
+	if len(s.Problems) != 1 {
+		t.Errorf("problems %v, want the note", s.Problems)
+	}
+	touch("a removed file", func() error { return os.Remove(filepath.Join(dir, "link.yaml")) })
 }
