@@ -163,7 +163,7 @@ func policyCommand(o *options) *cobra.Command {
 		},
 		RunE: func(c *cobra.Command, args []string) error { return showPolicy(c.Context(), o, args[0]) },
 	}
-	group.AddCommand(list, one, compileCommand(o), simulateCommand(o))
+	group.AddCommand(list, one, compileCommand(o), diffCommand(o), simulateCommand(o))
 	return group
 }
 

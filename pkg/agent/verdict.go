@@ -2,9 +2,13 @@ package agent
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -55,7 +59,20 @@ func (a *Agent) portRules(req *wire.ViewRequest) (any, error) {
 	for _, r := range set.Rules {
 		out.Items = append(out.Items, wire.PortRule{Policy: r.Key.Policy, Rule: ruleView(r, hits[r.Key])})
 	}
+	out.Sets = append(namedSets(v1alpha1.KindAddressSet, set.Lists), namedSets(v1alpha1.KindServiceSet, set.ServiceLists)...)
 	return out, nil
+}
+
+// namedSets tells of the sets that rules name, by name.
+func namedSets[T fmt.Stringer](kind string, lists map[string][]T) (out []wire.NamedSet) {
+	for _, name := range slices.Sorted(maps.Keys(lists)) {
+		sum := sha256.New()
+		for _, item := range lists[name] {
+			fmt.Fprintln(sum, item)
+		}
+		out = append(out, wire.NamedSet{Kind: kind, Name: name, Items: len(lists[name]), Hash: hex.EncodeToString(sum.Sum(nil))})
+	}
+	return out
 }
 
 func keysOf(rules []policy.Rule) []policy.RuleKey {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -218,6 +219,20 @@ func cases(t *testing.T) map[string]func(Printer) error {
 			v := portRules()
 			v.State, v.Items, v.Pod, v.Default = attach.Dark, nil, attach.Pod{}, policyList().Defaults[1]
 			return errors.Join(p.PortRules(portRules()), p.PortRules(v))
+		},
+		"diff": func(p Printer) error {
+			was, is := portRules(), portRules()
+			same := Compare("web-1", "before.json", was, is)
+			is.Items = append(slices.Clone(is.Items[2:]), is.Items[0], wire.PortRule{Policy: "db", Rule: wire.Rule{ID: 9, Action: "Reject", Direction: "Out", Destinations: []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"}}})
+			is.Items[0].Action = "Reject"
+			was.Sets = []wire.NamedSet{{Kind: "AddressSet", Name: "friends", Items: 100, Hash: "a"}, {Kind: "ServiceSet", Name: "web", Items: 2, Hash: "b"}}
+			is.Sets = []wire.NamedSet{{Kind: "AddressSet", Name: "friends", Items: 101, Hash: "c"}, {Kind: "ServiceSet", Name: "web", Items: 2, Hash: "d"}}
+			is.Default.Action = "Allow"
+			changed := Compare("before.json", "shop/db", was, is)
+			if !p.Format.IsText() {
+				return p.PolicyDiff(changed)
+			}
+			return errors.Join(p.PolicyDiff(changed), p.PolicyDiff(same))
 		},
 		"drops":      func(p Printer) error { return p.Drops(dropList()) },
 		"drops-none": func(p Printer) error { return p.Drops(wire.DropList{TypeMeta: meta("DropList")}) },

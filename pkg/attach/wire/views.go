@@ -220,6 +220,16 @@ type PortRules struct {
 	Rules     string       `json:"rules"` // ID of the set
 	Items     []PortRule   `json:"items"`
 	Default   DefaultHits  `json:"default"` // what no rule matches
+	// Sets are the AddressSets and ServiceSets that the rules name, by kind and name.
+	Sets []NamedSet `json:"sets,omitempty"`
+}
+
+// NamedSet tells one version of a set from another without its items.
+type NamedSet struct {
+	Kind  string `json:"kind"`
+	Name  string `json:"name"`
+	Items int    `json:"items"` // ranges of addresses or services, those of included sets too
+	Hash  string `json:"hash"`  // SHA-256 of the items as text, in hex
 }
 
 // PortRule is a rule with its policy.
