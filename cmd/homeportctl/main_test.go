@@ -405,6 +405,8 @@ func TestExitCodes(t *testing.T) {
 		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7/tcp"}, 2, []string{`--to "10.0.0.7/tcp": want`}},
 		{well, []string{"policy", "simulate", "c0ffee", "--from", "10.0.0.9", "--to", "ten/47"}, 2, []string{`--to "ten/47": want`}},
 		{well, []string{"trace", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp", "--code", "3"}, 2, []string{"--code 3: tcp has no codes", "next: homeportctl trace --help"}},
+		{well, []string{"trace", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp", "--vlan", "0"}, 2, []string{"--vlan 0 is no VLAN: want 1 to 4094"}},
+		{well, []string{"trace", "c0ffee", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp", "--tcp-flags", ""}, 2, []string{"--tcp-flags has none: want letters of FSRPAUEC"}},
 		{ill, []string{"policy", "simulate", "c0ffee", "--from", "fd00::9", "--to", "10.0.0.7:80/tcp"}, 2, []string{"not of one family"}},
 		{well, []string{"policy", "delete"}, 2, []string{`"delete"`}},
 		{well, []string{"policy", "show"}, 2, []string{"one NAME"}},

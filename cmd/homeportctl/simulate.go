@@ -83,6 +83,12 @@ func traceCommand(o *options) *cobra.Command {
   %[1]s trace shop/db --out --vlan 200 --from 10.2.0.7 --to 10.2.0.9:8/icmp`, o.name),
 		Args: onePort,
 		RunE: func(c *cobra.Command, args []string) error {
+			switch flags := c.Flags(); {
+			case flags.Changed("vlan") && f.vlan == 0:
+				return fmt.Errorf("--vlan 0 is no VLAN: want 1 to 4094, or leave it out for a frame without a tag")
+			case flags.Changed("tcp-flags") && f.tcpFlags == "":
+				return fmt.Errorf("--tcp-flags has none: want letters of FSRPAUEC, or leave it out for a SYN")
+			}
 			v, raw, err := askOfPacket[wire.Trace](c, o, wire.ViewTrace, args[0], &f)
 			if err != nil {
 				return err

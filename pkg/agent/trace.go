@@ -2,8 +2,11 @@ package agent
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
@@ -33,6 +36,9 @@ func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
 		return nil, attach.Invalid("packet.vlan", fmt.Sprintf("%d is no VLAN", req.Packet.VLAN), "want 1 to 4094, or none for a frame without a tag")
 	}
 	e, err := a.kernel.dp.Trace(rec.HostIfIndex, datapath.Hook(p.Direction), frameOf(&rec, p, req.Packet.VLAN, flags))
+	if errors.Is(err, datapath.ErrNoRecord) || errors.Is(err, unix.ENODEV) {
+		return nil, &attach.Error{Kind: attach.Unavailable, Field: "port", Message: fmt.Sprintf("it has no program to ask: %v", err), Remedy: "see homeportctl ports whether it has ended meanwhile"}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -74,6 +74,14 @@ func TestTraceAgreesWithSimulate(t *testing.T) {
 	if asked < 100 || ruled < 20 || monitored < 3 || dropped < 20 || dropped == asked {
 		t.Errorf("too few of a kind")
 	}
+
+	gone := *rec
+	gone.HostIfIndex = 1 << 30
+	l.table.replace(&gone)
+	_, err := l.trace(&wire.ViewRequest{Port: &rec.Key, Packet: &wire.Packet{Direction: "In", Source: netip.MustParseAddr("10.0.0.1"), Destination: netip.MustParseAddr("10.0.0.2"), Service: "tcp/1"}})
+	if err == nil || !strings.Contains(err.Error(), "it has no program to ask") || !strings.Contains(err.Error(), "homeportctl ports") {
+		t.Errorf("a port that has just ended: %v", err)
+	}
 }
 
 // wirePacket is p as somebody would ask about it, if one can.
