@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -23,7 +24,8 @@ func diffCommand(o *options) *cobra.Command {
 		Long: "Compares the rules that judge a port, as `policy compile` tells them: which were added, removed, changed or moved, whose\n" +
 			"sets have other items, and what follows them. Hits are not compared. OLD and NEW are each a port of this node (its host\n" +
 			"interface, pod, namespace/pod or container ID) or what `policy compile PORT -o json` (or yaml) wrote, also on another\n" +
-			"node: a file whose name ends in .json, .yaml or .yml, or - for standard input. Exit code 0 is no difference, 1 is some.",
+			"node: a file whose name ends in .json, .yaml or .yml or begins with / or ., or - for standard input. Exit code 0 is no\n" +
+			"difference, 1 is some, 3 is that a side cannot be had.",
 		Example: fmt.Sprintf(`  %[1]s policy compile shop/db -o json > before.json
   %[1]s policy diff before.json shop/db
   ssh node1 %[1]s policy compile shop/db -o json | %[1]s policy diff - shop/db`, o.name),
@@ -48,8 +50,11 @@ func diffCommand(o *options) *cobra.Command {
 			if err := o.printer().PolicyDiff(d); err != nil {
 				return &failure{exitInconclusive, err}
 			}
-			if !d.Same() {
+			switch {
+			case !d.Same():
 				return &failure{code: exitFailed}
+			case d.Unknown != nil:
+				return &failure{code: exitInconclusive}
 			}
 			return nil
 		},
@@ -60,7 +65,7 @@ func diffCommand(o *options) *cobra.Command {
 // difference's, so what cannot be had is inconclusive.
 func (o *options) rulesAt(ctx context.Context, name string, stdin io.Reader) (v wire.PortRules, err error) {
 	ext := filepath.Ext(name)
-	if name == "-" || ext == ".json" || ext == ".yaml" || ext == ".yml" {
+	if name == "-" || ext == ".json" || ext == ".yaml" || ext == ".yml" || strings.HasPrefix(name, "/") || strings.HasPrefix(name, ".") {
 		return readRules(name, stdin)
 	}
 	key, err := o.findPort(ctx, name)

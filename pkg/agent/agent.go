@@ -87,7 +87,6 @@ type Agent struct {
 	lastRound atomic.Int64           // when the loop last finished a round, Unix nanoseconds
 	lastAsked atomic.Int64           // when ADD or DEL last came, Unix nanoseconds
 
-	takes sync.Mutex // taken before mu, by who makes a snapshot the desired one
 	mu    sync.RWMutex
 	world world
 	notes notes

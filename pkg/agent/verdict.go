@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -57,7 +58,7 @@ func (a *Agent) portRules(req *wire.ViewRequest) (any, error) {
 		Default: wire.DefaultHits{Network: set.Network, Action: set.Default.String(), Packets: hits[last].Packets, Bytes: hits[last].Bytes, LastHit: hits[last].Last}}
 	out.State, _ = a.kernel.State(rec.HostIfIndex)
 	for _, r := range set.Rules {
-		out.Items = append(out.Items, wire.PortRule{Policy: r.Key.Policy, Rule: ruleView(r, hits[r.Key])})
+		out.Items = append(out.Items, wire.PortRule{Policy: r.Key.Policy, Tier: strconv.Itoa(int(r.Tier)), Rule: ruleView(r, hits[r.Key])})
 	}
 	out.Sets = append(namedSets(v1alpha1.KindAddressSet, set.Lists), namedSets(v1alpha1.KindServiceSet, set.ServiceLists)...)
 	return out, nil

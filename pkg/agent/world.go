@@ -28,12 +28,10 @@ func (a *Agent) take(snap *desired.Snapshot) {
 	if snap == nil {
 		return
 	}
-	a.takes.Lock()
-	defer a.takes.Unlock()
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.world.unread = nil
-	a.mu.Unlock()
-	a.takeNext(snap)
+	a.takeLocked(snap)
 }
 
 // readSource takes what the source says at the start. If that is nothing at all,
@@ -66,26 +64,20 @@ func (a *Agent) tellUnread() {
 	}
 }
 
-// takeNext is take; takes is held, so that no snapshot overtakes a newer one. Nobody who
-// asks for the world waits for what a large snapshot takes to compare and to write.
-func (a *Agent) takeNext(snap *desired.Snapshot) {
-	a.mu.RLock()
-	last := a.world
-	a.mu.RUnlock()
-	next, kept := keepUsed(snap, last.snap, a.table.list())
-	if snap == last.source && slices.Equal(kept, last.kept) {
+// takeLocked is take; mu is held, so that no snapshot overtakes a newer one.
+func (a *Agent) takeLocked(snap *desired.Snapshot) {
+	next, kept := keepUsed(snap, a.world.snap, a.table.list())
+	if snap == a.world.source && slices.Equal(kept, a.world.kept) {
 		return // as it was
 	}
-	a.tellProblems(last.snap, last.kept, next, kept)
-	a.mu.Lock()
-	if last.snap != nil {
-		a.world.gone = goneTrunks(last.snap, next, a.world.gone)
+	if a.world.snap != nil {
+		a.world.gone = goneTrunks(a.world.snap, next, a.world.gone)
 	}
+	a.tellProblems(a.world.snap, a.world.kept, next, kept)
 	if !a.world.isPending() {
 		a.world.since = time.Now()
 	}
 	a.world.source, a.world.snap, a.world.kept, a.world.stale = snap, next, kept, true
-	a.mu.Unlock()
 	if err := saveJSON(a.statePath(snapshotFile), next); err != nil {
 		a.log.Error("the desired state in force cannot be saved", "err", err)
 	}
@@ -107,13 +99,10 @@ func (a *Agent) tellProblems(last *desired.Snapshot, lastKept []desired.Problem,
 // letGo takes the source's snapshot again when ports keep removed objects in
 // force: the last of them may have ended.
 func (a *Agent) letGo() {
-	a.takes.Lock()
-	defer a.takes.Unlock()
-	a.mu.RLock()
-	source, kept := a.world.source, a.world.kept
-	a.mu.RUnlock()
-	if len(kept) > 0 {
-		a.takeNext(source)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.world.kept) > 0 {
+		a.takeLocked(a.world.source)
 	}
 }
 

@@ -220,7 +220,10 @@ func staysPut(t *testing.T, h *node, st TrunkStatus) {
 	for try := 1; ; try++ {
 		for quiet := false; !quiet; {
 			select {
-			case <-events:
+			case _, ok := <-events:
+				if !ok {
+					t.Fatal("the channel of events was closed")
+				}
 			case <-time.After(time.Second):
 				quiet = true
 			}

@@ -34,7 +34,7 @@ func NewDir(path, cache string) *Dir {
 	return &Dir{keeper: keeper{cache: cache}, path: path, debounce: 100 * time.Millisecond, poll: 10 * time.Second}
 }
 
-// Load reads the whole directory once and gives the snapshot that is in force
+// Load reads the directory, if a file was touched since it last did, and gives the snapshot that is in force
 // then: what is good in the directory, and the last good version of what is not
 // (see Snapshot.Problems). The snapshot's Revision rises only if trunks, networks
 // or policies changed; where no file did, it is the same snapshot again.
@@ -45,7 +45,7 @@ func NewDir(path, cache string) *Dir {
 func (d *Dir) Load() (*Snapshot, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if now, err := list(d.path); err == nil && d.read.holds(now) && d.read.notes == len(d.notes) && (d.cache == "" || !d.unsaved) {
+	if now, err := list(d.path); err == nil && d.read.holds(now, time.Now()) && d.read.notes == len(d.notes) && (d.cache == "" || !d.unsaved) {
 		return d.last, nil
 	}
 	d.prime()
@@ -67,7 +67,9 @@ func (d *Dir) Load() (*Snapshot, error) {
 		return d.goStale(d.path, reason, err), told
 	}
 	s := d.take(files, func(file string) string { return filepath.Join(d.path, file) })
-	d.read = reading{stamps, begun, len(d.notes)}
+	if !slices.ContainsFunc(files, func(m manifest) bool { return m.unsure == unreadable }) { // that may pass without a touch
+		d.read = reading{stamps, begun, len(d.notes)}
+	}
 	return s, nil
 }
 
@@ -79,26 +81,27 @@ type reading struct {
 	notes int
 }
 
-// holds says whether the files are still those, for certain: none was touched so shortly
-// before the reading that the clock of the file system might not tell it from a touch
-// after it.
-func (r *reading) holds(now []stamp) bool {
-	return r.files != nil && slices.EqualFunc(r.files, now, func(a, b stamp) bool {
+// holds says whether the files are still those: none was touched so shortly before the
+// reading that the clock of the file system might not tell it from a touch after it, and
+// the reading is not old.
+func (r *reading) holds(files []stamp, now time.Time) bool {
+	return r.files != nil && now.Sub(r.begun) < readAnyway && slices.EqualFunc(r.files, files, func(a, b stamp) bool {
 		return a.same(b) && a.info != nil && changed(a.info).Before(r.begun.Add(-settled))
 	})
 }
 
-// settled is coarser than the clock of a file system.
-const settled = time.Second
+const (
+	// settled is coarser than the clock of any file system (FAT's counts by two seconds).
+	settled = 3 * time.Second
+	// readAnyway is when files are read again without a sign, for writes that leave none,
+	// as through a mapping.
+	readAnyway = 5 * time.Minute
+)
 
 // changed is when the content or the rights of a file last changed: unlike the time of its
 // modification, nobody can set it back.
 func changed(info fs.FileInfo) time.Time {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return time.Now()
-	}
-	return time.Unix(st.Ctim.Unix())
+	return time.Unix(info.Sys().(*syscall.Stat_t).Ctim.Unix()) // as os gives it on Linux
 }
 
 // errEmpty is a directory that had objects and has none: a mistake sooner than a
@@ -126,7 +129,7 @@ func (a stamp) same(b stamp) bool {
 	if a.name != b.name || a.info == nil || b.info == nil {
 		return a.name == b.name && a.info == b.info
 	}
-	return os.SameFile(a.info, b.info) && a.info.Size() == b.info.Size() && changed(a.info).Equal(changed(b.info))
+	return os.SameFile(a.info, b.info) && a.info.Size() == b.info.Size() && a.info.ModTime().Equal(b.info.ModTime()) && changed(a.info).Equal(changed(b.info))
 }
 
 // readStable reads all manifests of a directory, again if it changes meanwhile:

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -271,11 +272,14 @@ func TestLoadUnchanged(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(dir, "link.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	if first := mustLoad(t, d); mustLoad(t, d) == first {
-		t.Error("files that were written just now are held for unchanged")
+	// What was read last was read long after the files were written.
+	later := func() *Snapshot {
+		t.Helper()
+		s := mustLoad(t, d)
+		d.read.begun = time.Now().Add(settled + time.Second)
+		return s
 	}
-	time.Sleep(settled + 100*time.Millisecond)
-	s := mustLoad(t, d)
+	s := later()
 	if mustLoad(t, d) != s {
 		t.Error("files that are as they were are read again")
 	}
@@ -284,11 +288,11 @@ func TestLoadUnchanged(t *testing.T) {
 		if err := do(); err != nil {
 			t.Fatal(err)
 		}
-		if mustLoad(t, d) == s {
+		now := later()
+		if now == s {
 			t.Errorf("%s is not noticed", what)
 		}
-		time.Sleep(settled + 100*time.Millisecond)
-		s = mustLoad(t, d)
+		s = now
 	}
 	touch("a link's target", func() error { return os.WriteFile(outside, []byte("# NOTHING\n"), 0o600) })
 	touch("a time of modification that was set back", func() error {
@@ -302,5 +306,14 @@ func TestLoadUnchanged(t *testing.T) {
 	if len(s.Problems) != 1 {
 		t.Errorf("problems %v, want the note", s.Problems)
 	}
+	touch("a reading shortly after the files were written", func() error { d.read.begun = time.Now(); return nil })
+	touch("an old reading", func() error { d.read.begun = time.Now().Add(-readAnyway); return nil })
 	touch("a removed file", func() error { return os.Remove(filepath.Join(dir, "link.yaml")) })
+	// What cannot be read is tried again, although its file stays as it is.
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe.yaml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := later(); mustLoad(t, d) == s || len(s.Problems) == 0 {
+		t.Errorf("a file that cannot be read is not tried again, or not told: %v", s.Problems)
+	}
 }

@@ -17,8 +17,8 @@ import (
 // reader that is slow gets the newest, not all.
 //
 // Changes are noticed by inotify, on the directory and on its parent, so that it
-// may be replaced as a whole; and every 10 seconds the directory is read anyway,
-// for what inotify cannot see, such as the target of a link. Where the kernel
+// may be replaced as a whole; and every 10 seconds the directory is looked at
+// anyway, for what inotify cannot see, such as the target of a link. Where the kernel
 // gives no more inotify instances that is all, and a problem says so.
 func (d *Dir) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 	path, err := filepath.Abs(d.path)

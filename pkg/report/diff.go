@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,10 @@ type PolicyDiff struct {
 	New           DiffSide     `json:"new"`
 	Items         []RuleChange `json:"items"` // in the new order of judgement; removed ones last
 	Sets          []SetChange  `json:"sets,omitempty"`
-	Default       *[2]string   `json:"default,omitempty"` // old and new, if they differ
+	// Unknown are sets that rules of both sides name and whose items a side does not
+	// tell, as agents of earlier releases do not.
+	Unknown []string   `json:"unknown,omitempty"`
+	Default *[2]string `json:"default,omitempty"` // old and new, if they differ
 }
 
 // DiffSide says whose rules are compared.
@@ -38,7 +42,7 @@ type RuleChange struct {
 	// Fields are what differs, in words.
 	Fields []string `json:"fields,omitempty"`
 	// Behind is the rule that it stands behind now, "" if it is the first; absent if it
-	// kept its place among the others.
+	// kept its place among the others, or is there no more.
 	Behind *string `json:"behind,omitempty"`
 }
 
@@ -49,7 +53,7 @@ type SetChange struct {
 	New wire.NamedSet `json:"new"`
 }
 
-// Same says that nothing differs.
+// Same says that nothing is known to differ.
 func (d *PolicyDiff) Same() bool {
 	return len(d.Items) == 0 && len(d.Sets) == 0 && d.Default == nil
 }
@@ -71,8 +75,11 @@ func Compare(oldName, newName string, was, is wire.PortRules) PolicyDiff {
 		if at, ok := place[key]; ok {
 			c.Old = &was.Items[at].Rule
 			c.Fields = ruleFields(c.Old, c.New)
+			if a, b := was.Items[at].Tier, now.Tier; a != b && a != "" && b != "" {
+				c.Fields = append(c.Fields, fmt.Sprintf("tier: %s -> %s", a, b))
+			}
 		}
-		if !stays[i] && c.Old != nil {
+		if !stays[i] {
 			behind := ""
 			if i > 0 {
 				behind = keyOf(&is.Items[i-1]).String()
@@ -96,10 +103,16 @@ func Compare(oldName, newName string, was, is wire.PortRules) PolicyDiff {
 			d.Items = append(d.Items, RuleChange{Change: "Removed", Policy: key.policy, ID: key.id, Old: &was.Items[i].Rule})
 		}
 	}
-	for _, s := range is.Sets {
-		i := slices.IndexFunc(was.Sets, func(o wire.NamedSet) bool { return o.Kind == s.Kind && o.Name == s.Name })
-		if i >= 0 && was.Sets[i].Hash != s.Hash {
-			d.Sets = append(d.Sets, SetChange{was.Sets[i], s})
+	before, named := setsOf(&was), setsOf(&is)
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		a, both := before[name]
+		b := named[name]
+		switch {
+		case !both:
+		case a == nil || b == nil:
+			d.Unknown = append(d.Unknown, name)
+		case a.Hash != b.Hash:
+			d.Sets = append(d.Sets, SetChange{*a, *b})
 		}
 	}
 	if was.Default.Action != is.Default.Action {
@@ -107,6 +120,29 @@ func Compare(oldName, newName string, was, is wire.PortRules) PolicyDiff {
 	}
 	return d
 }
+
+// setsOf gives the sets that rules name, as they name them; nil is one that is not told of.
+func setsOf(v *wire.PortRules) map[string]*wire.NamedSet {
+	out := map[string]*wire.NamedSet{}
+	for i := range v.Items {
+		r := &v.Items[i].Rule
+		for _, list := range [][]string{r.Sources, r.Destinations, r.Services} {
+			for _, item := range list {
+				item = strings.TrimPrefix(item, allBut)
+				if strings.HasPrefix(item, "AddressSet ") || strings.HasPrefix(item, "ServiceSet ") {
+					out[item] = nil
+				}
+			}
+		}
+	}
+	for i, s := range v.Sets {
+		out[s.Kind+" "+s.Name] = &v.Sets[i]
+	}
+	return out
+}
+
+// allBut heads a list that excludes what it names.
+const allBut = "all but "
 
 // ruleKey is what tells the rules of a port apart.
 type ruleKey struct {
@@ -161,7 +197,7 @@ func ruleFields(was, is *wire.Rule) (out []string) {
 		if slices.Equal(a, b) {
 			return
 		}
-		if a == nil || b == nil { // Any is no list
+		if len(a) == 0 || len(b) == 0 || strings.HasPrefix(a[0], allBut) || strings.HasPrefix(b[0], allBut) { // Any is no list
 			field(name, cmp.Or(strings.Join(a, ","), "Any"), cmp.Or(strings.Join(b, ","), "Any"))
 			return
 		}
@@ -202,6 +238,9 @@ func (p Printer) PolicyDiff(d PolicyDiff) error {
 	side := func(s DiffSide) cell { return say(fmt.Sprintf("%s: %s, %d rules", s.Name, s.Port, s.Rules)) }
 	pg.pairs([2]cell{{"Old", head}, side(d.Old)}, [2]cell{{"New", head}, side(d.New)})
 	pg.blank()
+	for _, name := range d.Unknown {
+		pg.line(cell{"Whether " + name + " has other items is not known: a side does not tell, as agents of earlier releases do not.", warn})
+	}
 	if d.Same() {
 		pg.line(say("The rules are the same, in the same order."))
 		return p.flush(pg)
@@ -209,18 +248,18 @@ func (p Printer) PolicyDiff(d PolicyDiff) error {
 	g := pg.grid("CHANGE", "POLICY", "ID", "WHAT")
 	for _, c := range d.Items {
 		what := slices.Clone(c.Fields)
+		switch c.Change {
+		case "Added":
+			what = []string{pg.ruleText(c.New)}
+		case "Removed":
+			what = []string{pg.ruleText(c.Old)}
+		}
 		switch {
 		case c.Behind == nil:
 		case *c.Behind == "":
 			what = append(what, "now the first")
 		default:
 			what = append(what, "now behind "+*c.Behind)
-		}
-		switch c.Change {
-		case "Added":
-			what = []string{pg.ruleText(c.New)}
-		case "Removed":
-			what = []string{pg.ruleText(c.Old)}
 		}
 		g.row(cell{c.Change, changeTone[c.Change]}, say(c.Policy), say(c.ID), say(strings.Join(what, "; ")))
 	}
@@ -243,8 +282,15 @@ var changeTone = map[string]tone{"Added": good, "Removed": bad, "Changed": warn,
 // ruleText is a rule in one phrase.
 func (p *page) ruleText(r *wire.Rule) string {
 	text := fmt.Sprintf("%s %s, %s -> %s, %s", r.Action, r.Direction, p.some(r.Sources, "Any"), p.some(r.Destinations, "Any"), p.some(r.Services, "Any"))
-	if r.State != "" {
-		text += ", " + r.State
+	add := func(is bool, what string) {
+		if is {
+			text += ", " + what
+		}
 	}
+	add(r.State != "", r.State)
+	add(r.Stateless, "stateful: false")
+	add(r.Loose, "tcpStrict: false")
+	add(r.Log, "log")
+	add(r.Name != "", "named "+r.Name)
 	return text
 }

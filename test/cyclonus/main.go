@@ -1,4 +1,4 @@
-// cyclonus prints the test cases of Cyclonus (github.com/mattfenwick/cyclonus), the
+// cyclonus prints the test cases of Cyclonus (github.com/mattfenwick/cyclonus), a
 // conformance suite for NetworkPolicy, step by step and with Cyclonus's own word on
 // every packet, as JSON lines for TestCyclonus of pkg/desired. It is a module of its
 // own so that the product does not depend on what Cyclonus depends on.

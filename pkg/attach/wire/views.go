@@ -235,7 +235,9 @@ type NamedSet struct {
 // PortRule is a rule with its policy.
 type PortRule struct {
 	Policy string `json:"policy"`
-	Rule   `json:",inline"`
+	// Tier is the part of the order that Pass ends, a number; "" is not told.
+	Tier string `json:"tier,omitempty"`
+	Rule `json:",inline"`
 }
 
 // Verdict is what the rules of a port say about the first packet of a connection.
