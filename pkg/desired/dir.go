@@ -34,9 +34,9 @@ func NewDir(path, cache string) *Dir {
 	return &Dir{keeper: keeper{cache: cache}, path: path, debounce: 100 * time.Millisecond, poll: 10 * time.Second}
 }
 
-// Load reads the directory, if a file was touched since it last did, and gives the snapshot that is in force
-// then: what is good in the directory, and the last good version of what is not
-// (see Snapshot.Problems). The snapshot's Revision rises only if trunks, networks
+// Load reads the directory, if a file was touched since it last did, and gives the
+// snapshot that is in force then: what is good in the directory, and the last good
+// version of what is not (see Snapshot.Problems). The snapshot's Revision rises only if trunks, networks
 // or policies changed; where no file did, it is the same snapshot again.
 //
 // If the directory is missing, unreadable or suddenly empty, the error says so,

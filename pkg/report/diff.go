@@ -241,6 +241,9 @@ func (p Printer) PolicyDiff(d PolicyDiff) error {
 	for _, name := range d.Unknown {
 		pg.line(cell{"Whether " + name + " has other items is not known: a side does not tell, as agents of earlier releases do not.", warn})
 	}
+	if d.Unknown != nil {
+		pg.blank()
+	}
 	if d.Same() {
 		pg.line(say("The rules are the same, in the same order."))
 		return p.flush(pg)
