@@ -84,6 +84,15 @@ func show[T any](o *options, v T, raw json.RawMessage, text func(T) error) error
 	return nil
 }
 
+// tell is show of what no agent was asked for.
+func tell[T any](o *options, v T, text func(T) error) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return inconclusive(err)
+	}
+	return show(o, v, raw, text)
+}
+
 // isRefusal says that the agent answered, and refused the request itself.
 func isRefusal(err error) bool {
 	var e *attach.Error

@@ -12,6 +12,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/explain"
 )
 
 // onePort wants one PORT.
@@ -24,14 +25,26 @@ func onePort(c *cobra.Command, args []string) error {
 
 // compileCommand lists what a port really has.
 func compileCommand(o *options) *cobra.Command {
-	return &cobra.Command{
+	var m manifestFlags
+	c := &cobra.Command{
 		Use:   "compile PORT",
 		Short: "What a port really has: the rules of all policies that judge it, in their order",
 		Long: "Lists the rules that judge a port now, those of all policies that are applied to it in the order of judgement, and\n" +
 			"what follows them. HITS are those of all ports of the node. PORT is its host interface, pod, namespace/pod or\n" +
-			"container ID.",
-		Args: onePort,
+			"container ID. With --manifests they are what a directory comes to for a port on a network, before any node has it.",
+		Example: fmt.Sprintf(`  %[1]s policy compile shop/db
+  %[1]s policy compile --manifests site/ --network vlan100
+  %[1]s policy compile --manifests site/ --network vlan100 -o json | %[1]s policy diff shop/db -`, o.name),
 		RunE: func(c *cobra.Command, args []string) error {
+			if m.dir != "" {
+				set, err := m.rules(c.ErrOrStderr())
+				if err != nil {
+					return err
+				}
+				v := explain.PortRules(&set)
+				v.State = open
+				return tell(o, v, o.printer().PortRules)
+			}
 			key, err := o.findPort(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -43,21 +56,27 @@ func compileCommand(o *options) *cobra.Command {
 			return show(o, v, raw, o.printer().PortRules)
 		},
 	}
+	m.add(c)
+	return c
 }
 
 // simulateCommand asks what a port's rules would say.
 func simulateCommand(o *options) *cobra.Command {
 	var f packetFlags
+	var m manifestFlags
 	c := &cobra.Command{
 		Use:   "simulate PORT --from ADDR[:PORT] --to ADDR:PORT/PROTOCOL",
 		Short: "What a port's rules say about a connection's first packet, and which rule",
 		Long: "Says what the rules in force of a port do with the first packet of a connection, and which rule decides. Nothing is\n" +
-			"sent or counted. PORT is its host interface, pod, namespace/pod or container ID.",
+			"sent or counted. PORT is its host interface, pod, namespace/pod or container ID. With --manifests the rules are what a\n" +
+			"directory comes to for a port on a network, before any node has it.",
 		Example: fmt.Sprintf(`  %[1]s policy simulate veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
   %[1]s policy simulate shop/virt-launcher-db-x7k2p --out --from 10.0.0.7 --to 10.0.0.9:8/icmp
-  %[1]s policy simulate veth8f2c01 --from fd00::9 --to [fd00::7]:53/udp`, o.name),
-		Args: onePort,
+  %[1]s policy simulate --manifests site/ --network vlan100 --from fd00::9 --to [fd00::7]:53/udp`, o.name),
 		RunE: func(c *cobra.Command, args []string) error {
+			if m.dir != "" {
+				return simulateManifests(c, o, &f, &m)
+			}
 			v, raw, err := askOfPacket[wire.Verdict](c, o, wire.ViewVerdict, args[0], &f)
 			if err != nil {
 				return err
@@ -66,7 +85,29 @@ func simulateCommand(o *options) *cobra.Command {
 		},
 	}
 	f.add(c)
+	m.add(c)
 	return c
+}
+
+// simulateManifests is simulate where no agent is asked.
+func simulateManifests(c *cobra.Command, o *options, f *packetFlags, m *manifestFlags) error {
+	p, err := f.packet(c)
+	if err != nil {
+		return err
+	}
+	if _, err := explain.Packet(p); err != nil {
+		return &failure{exitUsage, err}
+	}
+	set, err := m.rules(c.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	v, _, _, err := explain.Verdict(set, p)
+	if err != nil {
+		return &failure{exitUsage, err}
+	}
+	v.State = open
+	return tell(o, v, o.printer().Verdict)
 }
 
 // traceCommand asks a port's own program.
@@ -112,11 +153,10 @@ type packetFlags struct {
 
 // askOfPacket has the agent say something of a packet at a port.
 func askOfPacket[T any](c *cobra.Command, o *options, what, port string, f *packetFlags) (v T, raw json.RawMessage, err error) {
-	p, err := parsePacket(f.from, f.to, f.code, f.out)
+	p, err := f.packet(c)
 	if err != nil {
-		return v, nil, &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
+		return v, nil, err
 	}
-	p.VLAN, p.TCPFlags = f.vlan, f.tcpFlags
 	key, err := o.findPort(c.Context(), port)
 	if err != nil {
 		return v, nil, err
@@ -136,7 +176,17 @@ func (f *packetFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.out, "out", false, "the VM at the port sends it; without, it comes to the VM")
 }
 
-// parsePacket reads the flags.
+// packet is what the flags say.
+func (f *packetFlags) packet(c *cobra.Command) (*wire.Packet, error) {
+	p, err := parsePacket(f.from, f.to, f.code, f.out)
+	if err != nil {
+		return nil, &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
+	}
+	p.VLAN, p.TCPFlags = f.vlan, f.tcpFlags
+	return p, nil
+}
+
+// parsePacket reads the addresses and the service.
 func parsePacket(from, to string, code uint8, out bool) (*wire.Packet, error) {
 	p := &wire.Packet{Direction: "In"}
 	if out {

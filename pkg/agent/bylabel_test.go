@@ -242,10 +242,6 @@ func TestVerdict(t *testing.T) {
 	if text := fmt.Sprint(got); text != "[udp/7 Allow 0 udp/8 Drop 1 udp/9 Drop 0]" || rules.Default.Action != "Allow" || rules.State != attach.Active || rules.Interface != rec.HostIfName {
 		t.Errorf("rules %s of %+v", text, rules)
 	}
-	sets := namedSets("AddressSet", map[string][]policy.Service{"b": {{Protocol: policy.TCP, First: 1, Last: 2}, {Protocol: policy.TCP, First: 4, Last: 4}}, "a": nil})
-	if len(sets) != 2 || sets[0].Name != "a" || sets[0].Items != 0 || sets[1].Items != 2 || sets[1].Kind != "AddressSet" || len(sets[1].Hash) != 64 || sets[0].Hash == sets[1].Hash {
-		t.Errorf("sets that are named: %+v", sets)
-	}
 	key.ContainerID = "gone"
 	if _, err := l.view(t.Context(), &wire.ViewRequest{What: wire.ViewRules, Port: &key}); err == nil || !strings.Contains(err.Error(), "not attached on this node") {
 		t.Errorf("rules of a port that is not there: %v", err)

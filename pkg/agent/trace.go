@@ -11,16 +11,14 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/datapath"
+	"github.com/homeport-cni/homeport/pkg/explain"
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
 // trace says what a port's own program would do with a packet now, by its state,
 // connections and rules. No packet is sent, and nothing is counted.
 func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
-	if req.Packet == nil {
-		return nil, attach.Invalid("packet", "it must be there", "say what the port would see")
-	}
-	p, err := readPacket(req.Packet)
+	p, err := explain.Packet(req.Packet)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +41,7 @@ func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
 		return nil, err
 	}
 	out := wire.Trace{TypeMeta: kind("Trace"), Key: rec.Key, Interface: rec.HostIfName, Pod: rec.Pod, Rules: set.ID(),
-		Packet:  fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(req.Packet)),
+		Packet:  explain.PacketText(req.Packet, p),
 		Verdict: wire.EventAllow, Stage: e.Reason.Stage(), Reason: e.Reason.String(), Text: e.Reason.Text(), Ends: e.Ended,
 		Rule: a.events.rule(e.Rule, e.Generation), Monitored: a.events.rule(e.Monitored, 0)}
 	if req.Packet.VLAN != 0 {

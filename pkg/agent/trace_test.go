@@ -8,6 +8,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/explain"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 	"github.com/homeport-cni/homeport/pkg/policy/policytest"
@@ -86,7 +87,7 @@ func TestTraceAgreesWithSimulate(t *testing.T) {
 
 // wirePacket is p as somebody would ask about it, if one can.
 func wirePacket(p policy.Packet) (*wire.Packet, bool) {
-	if !p.IP || !p.HasService && (policy.HasPorts(p.Protocol) || policy.HasTypes(p.Protocol)) || isExtension(p) {
+	if !p.IP || !p.HasService && (policy.HasPorts(p.Protocol) || policy.HasTypes(p.Protocol)) || explain.IsExtension(p) {
 		return nil, false
 	}
 	s := policy.Service{Protocol: p.Protocol, First: p.Service, Last: p.Service}
@@ -100,7 +101,7 @@ func wirePacket(p policy.Packet) (*wire.Packet, bool) {
 	if policy.HasPorts(p.Protocol) && p.SourcePort == 0 {
 		return nil, false // that is asked about as another
 	}
-	_, err := readPacket(in)
+	_, err := explain.Packet(in)
 	return in, err == nil
 }
 

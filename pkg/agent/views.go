@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/datapath"
@@ -273,7 +272,7 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 			v.Networks = clusterNetworks(snap, p.Subject)
 		}
 		for _, r := range p.Rules {
-			v.Rules = append(v.Rules, ruleView(r, hits[r.Key]))
+			v.Rules = append(v.Rules, ruleView(&r, hits[r.Key]))
 		}
 		out.Items = append(out.Items, v)
 	}
@@ -283,7 +282,7 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		}
 		v := wire.Policy{Name: p.FullName(), Category: "MultiNetworkPolicy", Networks: p.Networks}
 		for _, r := range p.Rules {
-			v.Rules = append(v.Rules, ruleView(r, hits[r.Key]))
+			v.Rules = append(v.Rules, ruleView(&r, hits[r.Key]))
 		}
 		out.Items = append(out.Items, v)
 	}
@@ -315,42 +314,6 @@ func clusterNetworks(snap *desired.Snapshot, s *desired.Subject) (out []string) 
 	}
 	if text := s.Pods.String(); text != "" {
 		out = append(out, fmt.Sprintf("pods with %q", text))
-	}
-	return out
-}
-
-func ruleView(r policy.Rule, h Hits) wire.Rule {
-	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Packets: h.Packets, Bytes: h.Bytes, LastHit: h.Last, Stateless: r.Stateless, Loose: r.Loose, Log: r.Log, LogLabel: r.LogLabel}
-	switch {
-	case r.Disabled:
-		v.State = string(v1alpha1.RuleDisabled)
-	case r.Monitored:
-		v.State = string(v1alpha1.RuleMonitor)
-	}
-	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations)
-	for _, s := range r.ServiceSets {
-		v.Services = append(v.Services, v1alpha1.KindServiceSet+" "+s)
-	}
-	for _, s := range r.Services {
-		v.Services = append(v.Services, s.String())
-	}
-	return v
-}
-
-// peerTexts gives the peers of one side of a rule; nil is Any.
-func peerTexts(ranges []policy.AddrRange, sets []string, not bool) []string {
-	var out []string
-	for _, s := range sets {
-		out = append(out, v1alpha1.KindAddressSet+" "+s)
-	}
-	for _, r := range ranges {
-		out = append(out, r.String())
-	}
-	if ranges != nil && out == nil {
-		return []string{"nobody now"} // VMs whose address is not known
-	}
-	if not && out != nil {
-		out[0] = "all but " + out[0]
 	}
 	return out
 }

@@ -88,7 +88,10 @@ func defaultOf(network string) string {
 }
 
 func portOf(iface string, pod attach.Pod) string {
-	if pod.Name == "" {
+	switch {
+	case iface == "":
+		return "none: by manifests"
+	case pod.Name == "":
 		return iface
 	}
 	return iface + " of " + pod.Namespace + "/" + pod.Name

@@ -214,7 +214,7 @@ type Rule struct {
 type PortRules struct {
 	TypeMeta `json:",inline"`
 	attach.Key
-	Interface string       `json:"interface"` // host end
+	Interface string       `json:"interface"` // host end; "": by manifests, at no port
 	Pod       attach.Pod   `json:"pod,omitzero"`
 	State     attach.State `json:"state"` // only an Active port lets anything pass
 	Rules     string       `json:"rules"` // ID of the set
@@ -244,7 +244,7 @@ type PortRule struct {
 type Verdict struct {
 	TypeMeta `json:",inline"`
 	attach.Key
-	Interface string       `json:"interface"` // host end
+	Interface string       `json:"interface"` // host end; "": by manifests, at no port
 	Pod       attach.Pod   `json:"pod,omitzero"`
 	State     attach.State `json:"state"` // only an Active port lets anything pass
 	Rules     string       `json:"rules"` // ID of the set of rules that judges the port

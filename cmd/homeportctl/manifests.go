@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
+)
+
+// manifestFlags ask about manifests that no node needs to have, in place of a port.
+type manifestFlags struct{ dir, network string }
+
+func (f *manifestFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.dir, "manifests", "", "`DIR` of *.yaml manifests to ask, as a node reads them, in place of a PORT; no agent is needed")
+	c.Flags().StringVar(&f.network, "network", "", "`NAME` of a VLANNetwork in --manifests: a port on it is meant")
+	c.Args = func(c *cobra.Command, args []string) error {
+		switch manifests, network := c.Flags().Changed("manifests"), c.Flags().Changed("network"); {
+		case !manifests && !network:
+			return onePort(c, args)
+		case len(args) > 0:
+			return fmt.Errorf("%s: --manifests asks about no PORT: leave %s out, or the flag", c.CommandPath(), args[0])
+		case f.dir == "":
+			return fmt.Errorf("%s: --network is one in --manifests: want that, too", c.CommandPath())
+		case f.network == "":
+			return fmt.Errorf("%s: --manifests needs --network, the one of the port that is meant", c.CommandPath())
+		}
+		return nil
+	}
+}
+
+// rules are those that judge a port on the network, by the manifests. What is wrong with
+// any is told on stderr, and then there are none: a node would keep what it has.
+func (f *manifestFlags) rules(stderr io.Writer) (policy.Set, error) {
+	cannot := func(cause error) (policy.Set, error) { return policy.Set{}, &failure{exitInconclusive, cause} }
+	s, err := desired.NewDir(f.dir, "").Load()
+	if err != nil {
+		return cannot(err)
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintln(stderr, p)
+	}
+	if n := len(s.Problems); n > 0 {
+		return cannot(fmt.Errorf("%s: %d of its manifests' problems are above; next: correct them", f.dir, n))
+	}
+	if _, ok := s.Networks[f.network]; !ok {
+		want := "it has none"
+		if len(s.Networks) > 0 {
+			want = "want one of " + strings.Join(slices.Sorted(maps.Keys(s.Networks)), ", ")
+		}
+		return cannot(fmt.Errorf("--network %q: no VLANNetwork in %s: %s", f.network, f.dir, want))
+	}
+	set := s.PolicySet(f.network, desired.PodRef{})
+	counters, err := compile.Allocate(nil, []policy.Set{set})
+	if err == nil {
+		_, err = compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+	}
+	var refused *compile.RefusedError
+	if errors.As(err, &refused) {
+		return cannot(fmt.Errorf("a node would refuse these rules: %w", refused))
+	}
+	if err != nil {
+		return cannot(err)
+	}
+	return set, nil
+}
+
+// open is the state of the port that is meant.
+const open = attach.Active

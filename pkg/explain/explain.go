@@ -1,0 +1,193 @@
+// Package explain tells rules, and what they say of a packet, as the agent's API has them:
+// of those in force at a port, and of those that manifests come to. Pure.
+package explain
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+func kind(name string) wire.TypeMeta { return wire.TypeMeta{APIVersion: wire.APIVersion, Kind: name} }
+
+// PortRules lists the rules of a set in their order, without a port and hits.
+func PortRules(set *policy.Set) wire.PortRules {
+	out := wire.PortRules{TypeMeta: kind("PortRules"), Rules: set.ID(), Items: []wire.PortRule{},
+		Default: wire.DefaultHits{Network: set.Network, Action: set.Default.String()}}
+	for i := range set.Rules {
+		out.Items = append(out.Items, portRule(&set.Rules[i]))
+		out.Items[i].Tier = strconv.Itoa(int(set.Rules[i].Tier))
+	}
+	out.Sets = append(namedSets(v1alpha1.KindAddressSet, set.Lists), namedSets(v1alpha1.KindServiceSet, set.ServiceLists)...)
+	return out
+}
+
+func portRule(r *policy.Rule) wire.PortRule {
+	return wire.PortRule{Policy: r.Key.Policy, Rule: Rule(r)}
+}
+
+// Verdict says what a set does with the first packet of a connection, and which rule, without a
+// port and hits. It is the reference evaluator's word. The other results are the
+// rules that Policy and Rule, and Monitored, are of; nil where there is none. The
+// error is of the packet, as [Packet]'s.
+func Verdict(set policy.Set, in *wire.Packet) (out wire.Verdict, rule, monitored *policy.Rule, err error) {
+	p, err := Packet(in)
+	if err != nil {
+		return out, nil, nil, err
+	}
+	out = wire.Verdict{TypeMeta: kind("Verdict"), Rules: set.ID(), Network: set.Network, Packet: PacketText(in, p)}
+	set.Lists = around(set.Lists, p)
+	v := policy.Evaluate(&set, p)
+	out.Action = v.Action.String()
+	if v.Rule >= 0 {
+		rule = &set.Rules[v.Rule]
+		told := portRule(rule)
+		out.Policy, out.Rule = told.Policy, &told.Rule
+	}
+	if v.Monitored >= 0 {
+		monitored = &set.Rules[v.Monitored]
+		told := portRule(monitored)
+		out.Monitored = &told
+	}
+	return out, rule, monitored, nil
+}
+
+// PacketText says what somebody asked about.
+func PacketText(in *wire.Packet, p policy.Packet) string {
+	return fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(in))
+}
+
+// Rule tells a rule, without hits.
+func Rule(r *policy.Rule) wire.Rule {
+	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Stateless: r.Stateless, Loose: r.Loose, Log: r.Log, LogLabel: r.LogLabel}
+	switch {
+	case r.Disabled:
+		v.State = string(v1alpha1.RuleDisabled)
+	case r.Monitored:
+		v.State = string(v1alpha1.RuleMonitor)
+	}
+	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations)
+	for _, s := range r.ServiceSets {
+		v.Services = append(v.Services, v1alpha1.KindServiceSet+" "+s)
+	}
+	for _, s := range r.Services {
+		v.Services = append(v.Services, s.String())
+	}
+	return v
+}
+
+// peerTexts gives the peers of one side of a rule; nil is Any.
+func peerTexts(ranges []policy.AddrRange, sets []string, not bool) []string {
+	var out []string
+	for _, s := range sets {
+		out = append(out, v1alpha1.KindAddressSet+" "+s)
+	}
+	for _, r := range ranges {
+		out = append(out, r.String())
+	}
+	if ranges != nil && out == nil {
+		return []string{"nobody now"} // VMs whose address is not known
+	}
+	if not && out != nil {
+		out[0] = "all but " + out[0]
+	}
+	return out
+}
+
+// namedSets tells of the sets that rules name, by name.
+func namedSets[T fmt.Stringer](kind string, lists map[string][]T) (out []wire.NamedSet) {
+	for _, name := range slices.Sorted(maps.Keys(lists)) {
+		sum := sha256.New()
+		for _, item := range lists[name] {
+			fmt.Fprintln(sum, item)
+		}
+		out = append(out, wire.NamedSet{Kind: kind, Name: name, Items: len(lists[name]), Hash: hex.EncodeToString(sum.Sum(nil))})
+	}
+	return out
+}
+
+// serviceText says what somebody asked about, and the source port if it was given.
+func serviceText(in *wire.Packet) string {
+	if in.SourcePort == 0 {
+		return in.Service
+	}
+	return fmt.Sprintf("%s from %d", in.Service, in.SourcePort)
+}
+
+// around leaves of lists what holds the packet's addresses, so that those of large sets
+// are gone through once, not for each rule.
+func around(lists map[string][]policy.AddrRange, p policy.Packet) map[string][]policy.AddrRange {
+	out := make(map[string][]policy.AddrRange, len(lists))
+	for name, list := range lists {
+		out[name] = nil
+		for _, r := range list {
+			if r.Contains(p.Src) || r.Contains(p.Dst) {
+				out[name] = append(out[name], r)
+			}
+		}
+	}
+	return out
+}
+
+// Packet checks a packet that somebody wrote; nil is none. The error is an [*attach.Error].
+func Packet(in *wire.Packet) (policy.Packet, error) {
+	if in == nil {
+		return policy.Packet{}, attach.Invalid("packet", "it must be there", "say what the port would see")
+	}
+	p := policy.Packet{IP: true, Src: in.Source.Unmap(), Dst: in.Destination.Unmap()}
+	if err := p.Direction.UnmarshalText([]byte(in.Direction)); err != nil {
+		return p, attach.Invalid("packet.direction", err.Error(), "want In or Out")
+	}
+	if !p.Src.IsValid() || p.Src.BitLen() != p.Dst.BitLen() {
+		return p, attach.Invalid("packet.destination", fmt.Sprintf("%v and %v are not of one family", in.Source, in.Destination), "want both IPv4, or both IPv6")
+	}
+	if p.Src.Zone()+p.Dst.Zone() != "" {
+		return p, attach.Invalid("packet.source", "rules know no zones", "leave what follows % out")
+	}
+	s, err := policy.ParseService(in.Service)
+	if err != nil {
+		return p, attach.Invalid("packet.service", err.Error(), "want one as tcp/443, udp/53, icmp/8 or ip/47")
+	}
+	p.Protocol = s.Protocol
+	if IsExtension(p) {
+		return p, attach.Invalid("packet.service", fmt.Sprintf("%d is an extension header in IPv6, behind which comes what rules are asked about", s.Protocol), "want the protocol that follows")
+	}
+	ports, types := policy.HasPorts(s.Protocol), policy.HasTypes(s.Protocol)
+	switch {
+	case in.SourcePort != 0 && !ports:
+		return p, attach.Invalid("packet.sourcePort", policy.ProtocolName(s.Protocol)+" has none", "leave it out")
+	case !ports && !types:
+		return p, nil
+	case s.SourceLast != 0 || s.First != s.Last && !(types && s.First>>8 == s.Last>>8):
+		return p, attach.Invalid("packet.service", fmt.Sprintf("%q is more than one", in.Service), "want one as tcp/443, udp/53 or icmp/8")
+	case types && (s.Protocol == policy.ICMP) != p.Src.Is4():
+		return p, attach.Invalid("packet.service", "ICMP is of IPv4, ICMPv6 of IPv6", "want the one of the addresses")
+	}
+	const firstND, lastND = 133, 137
+	if t := s.First >> 8; s.Protocol == policy.ICMPv6 && t >= firstND && t <= lastND {
+		return p, attach.Invalid("packet.service", fmt.Sprintf("type %d is Neighbor Discovery, which no rule is asked about", t), "ask about another type")
+	}
+	p.HasService, p.Service = true, s.First // of an ICMP type without a code, code 0
+	if ports {
+		p.SourcePort = cmp.Or(in.SourcePort, clientPort)
+	}
+	return p, nil
+}
+
+// IsExtension says whether the packet's protocol is one of the IPv6 extension headers
+// that the programs follow.
+func IsExtension(p policy.Packet) bool {
+	return p.Src.Is6() && slices.Contains([]uint8{0, 43, 44, 51, 60}, p.Protocol)
+}
+
+// clientPort is a source port as clients take one: the first of RFC 6335's dynamic ports.
+const clientPort = 49152
