@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/homeport-cni/homeport/test/bench/internal/box"
@@ -49,6 +50,12 @@ func run(ctx context.Context) int {
 	report := o.measure(ctx)
 	if err := report.Write(o.json); err != nil {
 		return exit(err)
+	}
+	if len(report.Curves) > 0 {
+		file := strings.TrimSuffix(o.json, ".json") + ".svg"
+		if err := ratio.WritePlot(file, "What a packet costs, by the number of rules", report.Curves); err != nil {
+			return exit(err)
+		}
 	}
 	return report.ExitCode(o.strict)
 }

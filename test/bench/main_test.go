@@ -31,6 +31,12 @@ func TestParse(t *testing.T) {
 		{"-flows 0", "from 1 to 30000"},
 		{"-flows 1,x", "from 1 to 30000"},
 		{"-flows 30001", "from 1 to 30000"},
+		{"-rules 10,x", "from 2 to 12288"},
+		{"-rules 1", "from 2 to 12288"},
+		{"-rules 100,10", "want numbers that rise"},
+		{"-addresses 999", "from 1000 to 1000000"},
+		{"-rivals ipchains", "want iptables or nftables, or none alone"},
+		{"-rivals none,iptables", "want iptables or nftables, or none alone"},
 		{"surplus", "no arguments"},
 		{"-where native -rows packet -flows 1,30000", ""},
 		{"", ""},
@@ -60,7 +66,7 @@ func TestStrict(t *testing.T) {
 
 // TestChildArgs: what is asked of the outer process reaches the inner one.
 func TestChildArgs(t *testing.T) {
-	o, err := parse(strings.Fields("-bin b -rounds 7 -rest 3ms -flows 5,6 -packet-rounds 8 -slices 9 -per-slice 10 -cpu 1 -rows cni,packet -strict"), os.Getenv)
+	o, err := parse(strings.Fields("-bin b -rounds 7 -rest 3ms -flows 5,6 -packet-rounds 8 -slices 9 -per-slice 10 -cpu 1 -rows cni,packet -rules 7,8 -addresses 1000,2000 -rivals none -strict"), os.Getenv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +128,13 @@ func TestSmoke(t *testing.T) {
 	}
 	file := filepath.Join(bin, "out", "bench.json")
 	cmd := exec.Command(filepath.Join(bin, "bench"), "-where", "native", "-bin", bin, "-json", file,
-		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1")
+		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1", "-rules", "10,200", "-addresses", "1000,5000")
+	rivals := []string{"-vs-iptables", "-vs-nftables"}
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
+		t.Log("without br_netfilter bridged frames do not visit iptables: its rows are left out")
+		rivals = rivals[1:]
+		cmd.Args = append(cmd.Args, "-rivals", "nftables")
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -143,8 +155,38 @@ func TestSmoke(t *testing.T) {
 		"flat/cni-add-vs-macspoofchk", "flat/cni-del-vs-macspoofchk", "flat/cni-churn-vs-macspoofchk", "flat/start-of-del",
 		"flat/packet-1-flow", "flat/packet-50-flow", "flat/packet-empty-programs",
 		"flat/judge-128-rules", "flat/judge-4000-rules", "flat/judge-12288-rules"}
+	// sizes are rule bases in one grid, few rules or addresses first.
+	grid := func(label string, rivals []string, sizes ...string) {
+		for _, s := range sizes {
+			want = append(want, label+"established-"+s)
+		}
+		for _, s := range sizes {
+			want = append(want, label+"first-"+s)
+			for _, r := range rivals {
+				want = append(want, label+"first-"+s+r)
+			}
+		}
+		for _, what := range []string{"established-", "first-"} {
+			want = append(want, label+what+sizes[1]+"-vs-"+sizes[0])
+		}
+		for _, s := range sizes {
+			for _, r := range rivals {
+				want = append(want, label+"change-"+s+r)
+			}
+		}
+	}
+	grid("flat/", rivals, "10-rules-1k-addresses", "200-rules-1k-addresses")
+	grid("flat/", nil, "10-rules-5k-addresses", "200-rules-5k-addresses")
+	grid("flat/by-addresses/", rivals, "200-rules-1k-addresses", "200-rules-5k-addresses")
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d)
+	}
+	if len(r.Curves) != 3+len(rivals) || len(r.Curves[0].Points) != 2 {
+		t.Errorf("curves: %+v", r.Curves)
+	}
+	svg, err := os.ReadFile(strings.TrimSuffix(file, ".json") + ".svg")
+	if err != nil || !strings.Contains(string(svg), "Homeport, first packet") {
+		t.Errorf("the plot: %v\n%s", err, svg)
 	}
 	if len(r.Machines) != 1 || r.Machines[0].Where != "native" || r.Machines[0].CPUs < 1 {
 		t.Errorf("machines: %+v", r.Machines)

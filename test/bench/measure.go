@@ -22,6 +22,12 @@ import (
 	"github.com/homeport-cni/homeport/test/bench/internal/ratio"
 )
 
+// group is rows that are printed together.
+type group struct {
+	name string
+	rows func(context.Context) ([]ratio.Row, error)
+}
+
 // measure runs what was asked for. Rows are printed as they come; what fails is
 // told and recorded, and does not keep the rest from running.
 func (o *options) measure(ctx context.Context) *ratio.Report {
@@ -36,10 +42,8 @@ func (o *options) measure(ctx context.Context) *ratio.Report {
 		return report
 	}
 	report.Machines = []ratio.Machine{machine(o.where)}
-	for _, g := range []struct {
-		name string
-		rows func(context.Context) ([]ratio.Row, error)
-	}{{groupPlugin, o.pluginRows}, {groupCNI, o.cniRows}, {groupPacket, o.packetRows}} {
+	groups := []group{{groupPlugin, o.pluginRows}, {groupCNI, o.cniRows}, {groupPacket, o.packetRows}}
+	for _, g := range append(groups, o.grids(report)...) {
 		if !o.has(g.name) || ctx.Err() != nil {
 			continue
 		}
@@ -108,7 +112,8 @@ func (o *options) childArgs(where, dir string) ([]string, error) {
 	if where == whereNative {
 		return append([]string{self, "-where", whereNative, "-rows", strings.Join(o.rows, ","), "-bin", o.bin, "-json", filepath.Join(dir, "bench.json"),
 			"-cpu", strconv.Itoa(o.cpu), "-packet-rounds", strconv.Itoa(o.packetRounds), "-slices", strconv.Itoa(o.slices),
-			"-per-slice", strconv.FormatUint(uint64(o.perSlice), 10), "-flows", o.flowList()}, same...), nil
+			"-per-slice", strconv.FormatUint(uint64(o.perSlice), 10), "-flows", join(o.flows, func(n int32) string { return strconv.Itoa(int(n)) }),
+			"-rules", join(o.rules, strconv.Itoa), "-addresses", join(o.addresses, strconv.Itoa), "-rivals", o.rivalList()}, same...), nil
 	}
 	argv := []string{o.vmrun, "-kernel", o.kernel, "-timeout", "60m", "-out", dir, "-file", self + ":/opt/bench"}
 	for _, name := range []string{pluginBinary, referenceBinary, agentBinary} {
@@ -216,11 +221,13 @@ func (o *options) packetRows(context.Context) ([]ratio.Row, error) {
 	if err := box.Quiet(); err != nil {
 		return nil, err
 	}
-	hooks, err := port.Open("/sys/fs/bpf")
+	networks := []port.Network{{Rules: 0, Addresses: 1000}, {Rules: 128, Addresses: 1000}, {Rules: port.Rules, Addresses: 1000}, {Rules: port.Most, Addresses: 1000}}
+	firewall, err := port.Open("/sys/fs/bpf", networks...)
 	if err != nil {
 		return nil, err
 	}
-	defer hooks.Close()
+	defer firewall.Close()
+	hooks := firewall.In(networks[2])
 	empty, err := packet.NewEmpty()
 	if err != nil {
 		return nil, err
@@ -231,15 +238,93 @@ func (o *options) packetRows(context.Context) ([]ratio.Row, error) {
 		cases = append(cases, packet.Case{Name: fmt.Sprintf("flat/packet-%d-flow", n), Hooks: hooks, Flows: n, Aim: packet.Aim})
 	}
 	cases = append(cases, packet.Case{Name: "flat/packet-empty-programs", Hooks: empty, Flows: 1})
-	c := packet.Config{Rounds: o.packetRounds, Slices: o.slices, PerSlice: uint32(o.perSlice), CPU: o.cpu}
+	c := o.packetConfig()
 	rows, err := packet.Rows(c, cases...)
 	if err != nil {
 		return rows, err
 	}
 	var judged []packet.JudgeCase
-	for _, n := range port.Networks()[1:] {
-		judged = append(judged, packet.JudgeCase{Name: fmt.Sprintf("flat/judge-%d-rules", n.Rules), Network: n.Name})
+	for _, n := range networks[1:] {
+		judged = append(judged, packet.JudgeCase{Name: fmt.Sprintf("flat/judge-%d-rules", n.Rules), Network: n.Name()})
 	}
-	more, err := packet.JudgeRows(c, hooks, port.Networks()[0].Name, judged...)
+	more, err := packet.JudgeRows(c, hooks, networks[0].Name(), judged...)
 	return append(rows, more...), err
+}
+
+func (o *options) packetConfig() packet.Config {
+	return packet.Config{Rounds: o.packetRounds, Slices: o.slices, PerSlice: uint32(o.perSlice), CPU: o.cpu}
+}
+
+// grids are measured by the number of rules, once for each number of addresses, and by the
+// number of addresses. The rivals are beside the first and the last, as their rules name one
+// prefix each.
+func (o *options) grids(report *ratio.Report) (out []group) {
+	add := func(g packet.Grid) {
+		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) {
+			rows, curves, err := o.measureGrid(g)
+			if len(report.Curves) == 0 {
+				report.Curves = curves
+			}
+			return rows, err
+		}})
+	}
+	for i, a := range o.addresses {
+		g := packet.Grid{Label: "flat"}
+		for _, n := range o.rules {
+			g.Sizes = append(g.Sizes, packet.Size{Rules: n, Addresses: a})
+		}
+		if i == 0 {
+			g.Rivals = o.rivals
+		}
+		add(g)
+	}
+	wide := packet.Grid{Label: "flat/by-addresses", Rivals: o.rivals}
+	for _, a := range o.addresses {
+		wide.Sizes = append(wide.Sizes, packet.Size{Rules: o.mostAs(port.Rules), Addresses: a})
+	}
+	add(wide)
+	return out
+}
+
+// mostAs is the largest number of -rules that is not above n, or else the least.
+func (o *options) mostAs(n int) int {
+	most := o.rules[0]
+	for _, r := range o.rules {
+		if r <= n {
+			most = r
+		}
+	}
+	return most
+}
+
+// measureGrid has the rule bases of a grid loaded, all at once, while it is measured.
+func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error) {
+	if err := box.Quiet(); err != nil {
+		return nil, nil, err
+	}
+	networks := map[packet.Size]*port.Network{}
+	list := func() (out []port.Network) {
+		for _, s := range g.Sizes {
+			out = append(out, *networks[s])
+		}
+		return out
+	}
+	for _, s := range g.Sizes {
+		networks[s] = &port.Network{Rules: s.Rules, Addresses: s.Addresses}
+	}
+	firewall, err := port.Open("/sys/fs/bpf", list()...)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer firewall.Close()
+	g.Hooks = func(s packet.Size) packet.Ported { return firewall.In(*networks[s]) }
+	if len(g.Rivals) > 0 {
+		g.Change = func(s packet.Size) error {
+			networks[s].Changed = !networks[s].Changed
+			return firewall.Load(list()...)
+		}
+	}
+	c := o.packetConfig()
+	c.Slices = max(1, c.Slices/4)
+	return packet.GridRows(c, g)
 }

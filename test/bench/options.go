@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/homeport-cni/homeport/test/bench/internal/packet"
+	"github.com/homeport-cni/homeport/test/bench/internal/port"
 )
 
 // options say what is measured and how long.
@@ -28,6 +31,9 @@ type options struct {
 	packetRounds, slices int
 	perSlice             uint
 	flows                []int32
+	// rules
+	rules, addresses []int
+	rivals           []packet.Rival
 }
 
 // The groups of rows.
@@ -35,7 +41,10 @@ const (
 	groupPlugin = "plugin"
 	groupCNI    = "cni"
 	groupPacket = "packet"
+	groupRules  = "rules"
 )
+
+var groups = []string{groupPlugin, groupCNI, groupPacket, groupRules}
 
 // Where rows can be measured. all starts native and vm, one after the other.
 const (
@@ -49,6 +58,7 @@ const usage = `usage: bench [flags]
 
   bench -bin bin                               everything, to out/bench.json
   bench -bin bin -where native -rows packet    what a packet costs, here
+  bench -bin bin -where native -rows rules     what rules cost, here
   STRICT=1 bench -bin bin                      exit 1 if an aim is missed
 
 Needs root and, in -bin, the binaries bridge-reference, cni-plugin, bridge-agent
@@ -58,11 +68,11 @@ and, for -where vm, vmrun. Exit 3: something could not be measured.
 
 // parse reads the command line. STRICT=1 in the environment is -strict.
 func parse(args []string, getenv func(string) string) (*options, error) {
-	o := &options{flows: []int32{1, 10000}}
+	o := &options{flows: []int32{1, 10000}, rules: []int{10, 100, 1000, 4000, 10000}, addresses: []int{1e3, 1e5, 1e6}, rivals: packet.Rivals}
 	var rows string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.Usage = func() { fmt.Fprint(fs.Output(), usage); fs.PrintDefaults() }
-	fs.StringVar(&rows, "rows", "plugin,cni,packet", "groups of rows: `list` of plugin, cni, packet")
+	fs.StringVar(&rows, "rows", strings.Join(groups, ","), "groups of rows: `list` of plugin, cni, packet, rules")
 	fs.StringVar(&o.where, "where", whereAll, "all, native, or vm (cni in a VM, where bridges filter VLANs)")
 	fs.StringVar(&o.bin, "bin", "bin", "`folder` of the binaries")
 	fs.StringVar(&o.json, "json", "out/bench.json", "`file` for the result")
@@ -72,9 +82,18 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	fs.DurationVar(&o.rest, "rest", 40*time.Millisecond, "`time` for the kernel after each call, not counted")
 	fs.IntVar(&o.cpu, "cpu", 0, "`CPU` that sends packets; -1: any")
 	fs.StringVar(&o.kernel, "kernel", "6.12", "kernel `series` of the VM")
-	fs.IntVar(&o.packetRounds, "packet-rounds", 60, "`rounds` of packet rows")
-	fs.IntVar(&o.slices, "slices", 8, "turns of each side in a round of packets")
+	fs.IntVar(&o.packetRounds, "packet-rounds", 60, "`rounds` of packet and rules rows")
+	fs.IntVar(&o.slices, "slices", 8, "turns of each side in a round of packets; rules rows take a quarter")
 	fs.Func("flows", "packet rows: `list` of numbers of flows, at most 30000 (default 1,10000)", o.setFlows)
+	fs.Func("rules", "rules rows: rising `list` of numbers of rules (default 10,100,1000,4000,10000)", func(s string) (err error) {
+		o.rules, err = rising(s, 2, port.Most)
+		return err
+	})
+	fs.Func("addresses", "rules rows: rising `list` of numbers of addresses and prefixes (default 1000,100000,1000000)", func(s string) (err error) {
+		o.addresses, err = rising(s, 1000, 1e6)
+		return err
+	})
+	fs.Func("rivals", "rules rows: `list` of iptables, nftables, or none (default iptables,nftables)", o.setRivals)
 	fs.UintVar(&o.perSlice, "per-slice", 10000, "packets a turn")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -85,8 +104,8 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	}
 	o.rows = strings.Split(rows, ",")
 	for _, r := range o.rows {
-		if !slices.Contains([]string{groupPlugin, groupCNI, groupPacket}, r) {
-			errs = append(errs, fmt.Errorf("-rows %q: want plugin, cni or packet", r))
+		if !slices.Contains(groups, r) {
+			errs = append(errs, fmt.Errorf("-rows %q: want plugin, cni, packet or rules", r))
 		}
 	}
 	if !slices.Contains([]string{whereAll, whereNative, whereVM, whereInside}, o.where) {
@@ -112,13 +131,52 @@ func (o *options) setFlows(list string) error {
 	return nil
 }
 
-// flowList is what setFlows reads.
-func (o *options) flowList() string {
-	var list []string
-	for _, f := range o.flows {
-		list = append(list, strconv.Itoa(int(f)))
+// rising reads a list of numbers within bounds, each above the one before.
+func rising(list string, least, most int) (out []int, err error) {
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < least || n > most {
+			return nil, fmt.Errorf("%q: want a number from %d to %d", text, least, most)
+		}
+		if len(out) > 0 && n <= out[len(out)-1] {
+			return nil, fmt.Errorf("%d: want numbers that rise", n)
+		}
+		out = append(out, n)
 	}
-	return strings.Join(list, ",")
+	return out, nil
+}
+
+// setRivals reads -rivals.
+func (o *options) setRivals(list string) error {
+	o.rivals = nil
+	if list == "none" {
+		return nil
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.IndexFunc(packet.Rivals, func(r packet.Rival) bool { return r.Name == name })
+		if i < 0 {
+			return fmt.Errorf("%q: want iptables or nftables, or none alone", name)
+		}
+		o.rivals = append(o.rivals, packet.Rivals[i])
+	}
+	return nil
+}
+
+// rivalList is what setRivals reads.
+func (o *options) rivalList() string {
+	if len(o.rivals) == 0 {
+		return "none"
+	}
+	return join(o.rivals, func(r packet.Rival) string { return r.Name })
+}
+
+// join writes a list as its flag reads it.
+func join[T any](list []T, text func(T) string) string {
+	var out []string
+	for _, x := range list {
+		out = append(out, text(x))
+	}
+	return strings.Join(out, ",")
 }
 
 func (o *options) has(group string) bool { return slices.Contains(o.rows, group) }

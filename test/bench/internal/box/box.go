@@ -201,3 +201,30 @@ func Pin(cpu int) (func(), error) {
 		runtime.UnlockOSThread()
 	}, nil
 }
+
+// Enter puts the caller, which keeps its thread, into the namespace, until the function that
+// it gives back is called.
+func (n Netns) Enter() (leave func() error, err error) {
+	runtime.LockOSThread()
+	before, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	leave = func() error { // whoever cannot go back keeps the thread, which ends with it
+		if err := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("leave %s: %w", n.Path, err)
+		}
+		runtime.UnlockOSThread()
+		return before.Close()
+	}
+	f, err := os.Open(n.Path)
+	if err == nil {
+		err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+		f.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("enter %s: %w", n.Path, err), leave())
+	}
+	return leave, nil
+}

@@ -30,6 +30,8 @@ const (
 	offUDPEnd  = offSrcPort + 8
 	firstPort  = 1024 // of the side that opens the flows
 	servedPort = 4789
+	freshFlows = 60000 // ports of the opener until the served one is the next
+	freshPorts = 200   // served ones: 12 million flows before one comes again
 )
 
 // host is one VM as its frames show it.
@@ -68,8 +70,8 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// generator sends frames of one direction; every frame's varied port is the
-// next of `flows` ports, round robin.
+// generator sends frames of one direction. In turn each is of the next of so many
+// flows.
 type generator struct {
 	prog *ebpf.Program
 	sent *ebpf.Map // one u64: frames made
@@ -93,13 +95,14 @@ func count(m *ebpf.Map) (uint64, error) {
 }
 
 // newGenerator makes the program that writes the port at offset (offSrcPort or
-// offDstPort) of each frame and passes it.
-func newGenerator(data []byte, offset int16, flows int32) (*generator, error) {
+// offDstPort) of each frame, the next of `flows` ones, and passes it. Where every frame is to be
+// the first of its flow, fresh, the other port is the next of freshPorts when all have had their turn.
+func newGenerator(data []byte, offset int16, flows int32, fresh bool) (*generator, error) {
 	sent, err := newCounter("bench_sent")
 	if err != nil {
 		return nil, err
 	}
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "bench_gen", Type: ebpf.XDP, License: "Apache-2.0", Instructions: asm.Instructions{
+	code := asm.Instructions{
 		asm.LoadMem(asm.R2, asm.R1, 0, asm.Word), // data
 		asm.LoadMem(asm.R3, asm.R1, 4, asm.Word), // data_end
 		asm.Mov.Reg(asm.R4, asm.R2),
@@ -110,6 +113,17 @@ func newGenerator(data []byte, offset int16, flows int32) (*generator, error) {
 		asm.Mov.Reg(asm.R0, asm.R1),
 		asm.Add.Imm(asm.R0, 1),
 		asm.StoreMem(asm.R5, 0, asm.R0, asm.DWord),
+	}
+	if fresh {
+		code = append(code,
+			asm.Mov.Reg(asm.R4, asm.R1),
+			asm.Div.Imm(asm.R4, flows),
+			asm.Mod.Imm(asm.R4, freshPorts),
+			asm.Add.Imm(asm.R4, servedPort+1), // none of the established ones
+			asm.HostTo(asm.BE, asm.R4, asm.Half),
+			asm.StoreMem(asm.R2, offSrcPort+offDstPort-offset, asm.R4, asm.Half))
+	}
+	code = append(code,
 		asm.Mod.Imm32(asm.R1, flows),
 		asm.Add.Imm(asm.R1, firstPort),
 		asm.HostTo(asm.BE, asm.R1, asm.Half),
@@ -117,8 +131,8 @@ func newGenerator(data []byte, offset int16, flows int32) (*generator, error) {
 		asm.Mov.Imm(asm.R0, 2), // XDP_PASS
 		asm.Return(),
 		asm.Mov.Imm(asm.R0, 1).WithSymbol("drop"), // XDP_DROP
-		asm.Return(),
-	}})
+		asm.Return())
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "bench_gen", Type: ebpf.XDP, License: "Apache-2.0", Instructions: code})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("load generator: %w", err), sent.Close())
 	}

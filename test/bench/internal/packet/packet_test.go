@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -158,5 +160,109 @@ func TestFrame(t *testing.T) {
 	}
 	if got := []byte{f[26], f[29], f[30], f[33], f[34], f[35], f[36], f[37]}; string(got) != string([]byte{10, 1, 10, 2, 4, 0, 0x12, 0xb5}) {
 		t.Errorf("addresses or ports wrong: % x", f)
+	}
+}
+
+// ported are hooks that count the same for both ways.
+type ported struct{ fakeHooks }
+
+func (f *ported) Allowed(ifindex int) (uint64, error) { return f.Established(ifindex) }
+func (f *ported) Release(int) error                   { return nil }
+
+// TestGridNotices: packets that went another way than the row is about, and rules of a rival
+// that nothing went by, make no row.
+func TestGridNotices(t *testing.T) {
+	needBox(t)
+	size := Size{Rules: 5, Addresses: 1000}
+	silent := nftables
+	silent.rules = func(int) string { return "table bridge bench { chain c { ip protocol 99 counter accept; }\n }\n" }
+	for name, c := range map[string]struct {
+		hooks  *ported
+		rivals []Rival
+		want   string
+	}{
+		"nobody lies":        {&ported{fakeHooks{t: t}}, []Rival{nftables}, ""},
+		"another way":        {&ported{fakeHooks{t: t, lie: 3}}, nil, "counted"},
+		"dropped":            {&ported{fakeHooks{t: t, drop: true}}, nil, "0 packets arrived"},
+		"not in the way":     {&ported{fakeHooks{t: t}}, []Rival{silent}, "the last rule counted 0 packets"},
+		"rules not readable": {&ported{fakeHooks{t: t}}, []Rival{{Name: "nonsense", rules: func(int) string { return "moon" }, load: nftables.load}}, "nonsense: nft: exit status 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if len(c.rivals) > 0 {
+				if _, err := exec.LookPath("nft"); err != nil {
+					t.Skip("needs nft")
+				}
+			}
+			rows, _, err := GridRows(smoke, Grid{Label: "x", Sizes: []Size{size}, Hooks: func(Size) Ported { return c.hooks }, Rivals: c.rivals})
+			if c.want == "" {
+				if err != nil || len(rows) != 3 {
+					t.Errorf("rows %v, error %v, want 3 rows", rows, err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) || len(rows) != 0 {
+				t.Errorf("rows %v, error %v, want %q", rows, err, c.want)
+			}
+		})
+	}
+}
+
+// TestRivals: the rule in the middle changes, and the rest stays.
+func TestRivals(t *testing.T) {
+	needBox(t)
+	sinks, err := box.NewNetns("sinks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sinks.Delete()
+	for i, r := range Rivals {
+		t.Run(r.Name, func(t *testing.T) {
+			if _, err := exec.LookPath(r.load[0]); err != nil {
+				t.Skip("needs " + r.load[0])
+			}
+			if _, err := os.Stat("/proc/sys/net/bridge"); err != nil && r.Name == iptables.Name {
+				t.Skip("without br_netfilter bridged frames do not visit iptables")
+			}
+			p, err := newRivalPath(r, 8, byte(i), sinks)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.close()
+			show := func() (lines []string) {
+				err := p.in(func() error {
+					argv := map[string][]string{"iptables": {"iptables-legacy-save"}, "nftables": {"nft", "-nn", "list", "map", "bridge", "bench", "m"}}[r.Name]
+					out, err := p.command(argv, "")
+					for word := range strings.SplitSeq(string(out), "\n") {
+						if strings.Contains(word, "11.") || strings.Contains(word, "-A") {
+							for one := range strings.SplitSeq(word, ",") {
+								lines = append(lines, strings.Trim(one, " \t{}elmnts="))
+							}
+						}
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				slices.Sort(lines)
+				return lines
+			}
+			before := show()
+			for range 2 {
+				if err := p.changeRule(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			after := show()
+			differ := 0
+			for i := range before {
+				if before[i] != after[i] {
+					differ++
+				}
+			}
+			if len(before) != len(after) || len(before) < 7 || differ != 1 {
+				t.Errorf("%d lines differ, want 1:\n%s\n\n%s", differ, strings.Join(before, "\n"), strings.Join(after, "\n"))
+			}
+		})
 	}
 }

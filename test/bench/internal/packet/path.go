@@ -32,10 +32,11 @@ func (p *Port) MAC() net.HardwareAddr { return p.VM.mac }
 
 // Path is a bridge with two ports.
 type Path struct {
-	Name string
-	A, B *Port
-	to   *generator // from A to B
-	back *generator // from B to A
+	Name  string
+	A, B  *Port
+	to    *generator // from A to B
+	back  *generator // from B to A
+	fresh *generator // from A to B, each packet the first of its flow
 }
 
 // newPath makes a bridge and two ports, and generators for `flows` flows.
@@ -56,10 +57,13 @@ func newPath(name string, number byte, sinks box.Netns, flows int32) (p *Path, e
 	if p.B, err = newPort(br, name+"-b", sinks, number, 2); err != nil {
 		return p, err
 	}
-	if p.to, err = newGenerator(frame(p.A.VM, p.B.VM, firstPort, servedPort), offSrcPort, flows); err != nil {
+	if p.to, err = newGenerator(frame(p.A.VM, p.B.VM, firstPort, servedPort), offSrcPort, flows, false); err != nil {
 		return p, err
 	}
-	p.back, err = newGenerator(frame(p.B.VM, p.A.VM, servedPort, firstPort), offDstPort, flows)
+	if p.back, err = newGenerator(frame(p.B.VM, p.A.VM, servedPort, firstPort), offDstPort, flows, false); err != nil {
+		return p, err
+	}
+	p.fresh, err = newGenerator(frame(p.A.VM, p.B.VM, firstPort, servedPort), offSrcPort, freshFlows, true)
 	return p, err
 }
 
@@ -165,7 +169,7 @@ func (p *Path) Close() error {
 			errs = append(errs, c())
 		}
 	}
-	for _, g := range []*generator{p.to, p.back} {
+	for _, g := range []*generator{p.to, p.back, p.fresh} {
 		if g != nil {
 			errs = append(errs, g.close())
 		}
@@ -199,8 +203,13 @@ func (p *Path) Establish(flows int32) error {
 }
 
 // Measure sends at least n packets from A to B. Every one must arrive.
-func (p *Path) Measure(n uint32) (Sample, error) {
-	s, err := send(p.to, p.A, p.B, n)
+func (p *Path) Measure(n uint32) (Sample, error) { return p.measure(p.to, n) }
+
+// MeasureFirst is Measure with packets of which each is the first of its flow.
+func (p *Path) MeasureFirst(n uint32) (Sample, error) { return p.measure(p.fresh, n) }
+
+func (p *Path) measure(g *generator, n uint32) (Sample, error) {
+	s, err := send(g, p.A, p.B, n)
 	if err != nil {
 		return s, fmt.Errorf("%s: %w", p.Name, err)
 	}

@@ -3,10 +3,12 @@
 package port
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/datapath"
@@ -15,19 +17,17 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// network is the name of what the ports are in.
-const network = "bench"
-
 // VLAN of the ports.
 const VLAN vlan.ID = 100
 
 // Firewall is the port programs with a policy in force.
 type Firewall struct {
-	dp *datapath.Datapath
+	dp       *datapath.Datapath
+	counters compile.Counters
 }
 
-// Open loads programs and policy.
-func Open(bpffs string) (f *Firewall, err error) {
+// Open loads the programs, and the policies of networks.
+func Open(bpffs string, networks ...Network) (f *Firewall, err error) {
 	f = &Firewall{}
 	defer func() {
 		if err != nil {
@@ -37,62 +37,103 @@ func Open(bpffs string) (f *Firewall, err error) {
 	if f.dp, err = datapath.Open(datapath.Config{BPFFS: bpffs}); err != nil {
 		return f, err
 	}
-	p, err := program()
+	return f, f.Load(networks...)
+}
+
+// Load compiles the policies of networks and puts them in force, in place of those before.
+func (f *Firewall) Load(networks ...Network) error {
+	var sets []policy.Set
+	lists := map[int]map[string][]policy.AddrRange{}
+	for _, n := range networks {
+		if lists[n.Addresses] == nil {
+			lists[n.Addresses] = addressSets(n.Addresses)
+		}
+		sets = append(sets, n.set(lists[n.Addresses]))
+	}
+	var err error
+	if f.counters, err = compile.Allocate(f.counters, sets); err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	p, err := compile.Build(compile.Input{Sets: sets, Counters: f.counters})
 	if err != nil {
-		return f, err
+		return fmt.Errorf("policy: %w", err)
 	}
 	if _, err := f.dp.Sync(p); err != nil {
-		return f, fmt.Errorf("load policy: %w", err)
+		return fmt.Errorf("load policy: %w", err)
 	}
-	return f, f.dp.FillPool(8)
+	return nil
 }
 
-// Rules of the network that the ports are in at first: as many as NSX has for one NIC.
+// Rules that NSX has at most for one NIC.
 const Rules = 4000
 
-// Network with rules.
+// Network with so many rules, whose address sets hold so many addresses and prefixes.
 type Network struct {
-	Name  string
-	Rules int
+	Rules, Addresses int
+	// Changed, if true, is the same with another range of ports in the rule in the middle.
+	Changed bool
 }
 
-// Networks that a port can be in.
-func Networks() []Network {
-	return []Network{{"bench-0", 0}, {"bench-128", 128}, {network, Rules}, {"bench-most", compile.RulesMax}}
+// Name of the network.
+func (n Network) Name() string { return fmt.Sprintf("bench-%d-%d", n.Rules, n.Addresses) }
+
+// Most is the most rules that a network can have.
+const Most = compile.RulesMax
+
+// lan is where all ports of a measurement are.
+const lan = "lan"
+
+// addressSets are some 10 addresses and prefixes each, 500 if they are 1M, a tenth of which
+// the next set has, too.
+func addressSets(addresses int) map[string][]policy.AddrRange {
+	lists := map[string][]policy.AddrRange{lan: {policy.RangeOf(netip.MustParsePrefix("10.100.0.0/16"))}}
+	sets := min(2000, addresses/10)
+	for i := range sets {
+		var list []policy.AddrRange
+		each := addresses / sets
+		for j := range each {
+			at := i
+			if j < each/10 {
+				at = (i + 1) % sets
+			}
+			var a [4]byte
+			binary.BigEndian.PutUint32(a[:], 11<<24|uint32(at*each+j)<<3)
+			list = append(list, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4(a), 29+j%4)))
+		}
+		lists[setName(i)] = policy.MergeRanges(list)
+	}
+	return lists
 }
 
-// program is the policies of all networks.
-func program() (*compile.Program, error) {
-	var sets []policy.Set
-	for _, n := range Networks() {
-		sets = append(sets, set(n.Name, n.Rules))
-	}
-	counters, err := compile.Allocate(nil, sets)
-	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
-	}
-	p, err := compile.Build(compile.Input{Sets: sets, Counters: counters})
-	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
-	}
-	return p, nil
-}
+func setName(i int) string { return fmt.Sprintf("set%04d", i) }
 
-// set drops by default. All n rules but the last are about others, each about another
-// subnet and service; the last allows UDP within 10.100.0.0/16.
-func set(network string, n int) policy.Set {
-	set := policy.Set{Network: network, Default: policy.Drop}
-	for i := range max(0, n-1) {
+// set drops by default. All rules but the last are about others: every other one is of the
+// packets' service, and of other sources. If there are fewer rules than sets, each names several, so
+// that all sets are named. The last rule allows UDP within the LAN.
+func (n Network) set(lists map[string][]policy.AddrRange) policy.Set {
+	set := policy.Set{Network: n.Name(), Default: policy.Drop, Lists: lists}
+	sets, others := len(lists)-1, max(0, n.Rules-1)
+	for i := range others {
+		r := policy.Rule{
+			Key: policy.RuleKey{Policy: n.Name(), ID: uint32(i + 1)}, Action: policy.Drop, Directions: policy.InOut,
+			Services: []policy.Service{{Protocol: policy.UDP, First: 4000, Last: 5000 + uint16(i)}},
+		}
+		if i%2 == 1 {
+			r.Services = []policy.Service{{Protocol: policy.TCP, First: uint16(1000 + i), Last: uint16(1100 + i)}}
+		}
+		if n.Changed && i == others/2 {
+			r.Services[0].Last += 7
+		}
+		for j := i; j < max(sets, i+1); j += others {
+			r.SourceSets = append(r.SourceSets, setName(j%sets))
+		}
+		slices.Sort(r.SourceSets)
+		set.Rules = append(set.Rules, r)
+	}
+	if n.Rules > 0 {
 		set.Rules = append(set.Rules, policy.Rule{
-			Key: policy.RuleKey{Policy: network, ID: uint32(i + 1)}, Action: policy.Drop, Directions: policy.InOut,
-			Sources:  []policy.AddrRange{policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16 + byte(i>>8), byte(i), 0}), 24))},
-			Services: []policy.Service{{Protocol: policy.TCP, First: uint16(1000 + i), Last: uint16(1100 + i)}},
-		})
-	}
-	if n > 0 {
-		lan := []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix("10.100.0.0/16"))}
-		set.Rules = append(set.Rules, policy.Rule{
-			Key: policy.RuleKey{Policy: network, ID: uint32(n)}, Action: policy.Allow, Directions: policy.InOut, Sources: lan, Destinations: lan,
+			Key: policy.RuleKey{Policy: n.Name(), ID: uint32(n.Rules)}, Action: policy.Allow, Directions: policy.InOut,
+			SourceSets: []string{lan}, DestinationSets: []string{lan},
 			Services: []policy.Service{{Protocol: policy.UDP, First: 0, Last: 65535}},
 		})
 	}
@@ -108,16 +149,28 @@ func config(network string, mac net.HardwareAddr) attach.PortConfig {
 	return attach.PortConfig{Policy: network, VLANs: attach.VLANs{Mode: vlan.Access, PVID: VLAN}, MAC: mac}
 }
 
+// In protects ports that are in a network at first.
+func (f *Firewall) In(n Network) Ports { return Ports{f, n} }
+
+// Ports are the hooks of ports that are in a network at first.
+type Ports struct {
+	*Firewall
+	network Network
+}
+
 // Protect attaches both hooks, in the form that a port has once the agent has
 // settled it, and opens the port.
-func (f *Firewall) Protect(ifindex int, name string, mac net.HardwareAddr) error {
-	if err := f.dp.AttachPort(attach.Interface{Index: ifindex, Name: name}, config(network, mac)); err != nil {
+func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
+	if err := p.dp.FillPool(1); err != nil {
 		return err
 	}
-	if err := f.dp.SettlePort(ifindex); err != nil {
+	if err := p.dp.AttachPort(attach.Interface{Index: ifindex, Name: name}, config(p.network.Name(), mac)); err != nil {
 		return err
 	}
-	return f.dp.SetState(ifindex, attach.Active)
+	if err := p.dp.SettlePort(ifindex); err != nil {
+		return err
+	}
+	return p.dp.SetState(ifindex, attach.Active)
 }
 
 // Release forgets the port.
@@ -126,12 +179,20 @@ func (f *Firewall) Release(ifindex int) error { return f.dp.DetachPort(ifindex) 
 // Established counts the packets that passed the port as part of a known
 // connection, both directions.
 func (f *Firewall) Established(ifindex int) (uint64, error) {
+	return f.passed(ifindex, policy.ReasonEstablished)
+}
+
+// Allowed counts the packets that a rule allowed at the port.
+func (f *Firewall) Allowed(ifindex int) (uint64, error) {
+	return f.passed(ifindex, policy.ReasonRuleAllow)
+}
+
+func (f *Firewall) passed(ifindex int, why policy.Reason) (uint64, error) {
 	c, err := f.dp.PortCounters(ifindex)
 	if err != nil {
 		return 0, err
 	}
-	e := c[policy.ReasonEstablished]
-	return e[0].Packets + e[1].Packets, nil
+	return c[why][0].Packets + c[why][1].Packets, nil
 }
 
 // Close lets go; ports stay judged until their interfaces go.

@@ -2,9 +2,11 @@ package ratio
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,6 +93,8 @@ func TestLine(t *testing.T) {
 		{"missed", Aim{Ratio: 1}, Seconds, three, "missed ratio=1.02 [1.02,1.04] ours=5.10ms baseline=4.90ms aim<=1.00 missed"},
 		{"met", Aim{Ratio: 1.05}, Seconds, three, "met ratio=1.02 [1.02,1.04] ours=5.10ms baseline=4.90ms aim<=1.05 met"},
 		{"edge", Aim{Ratio: 1}, Seconds, []Pair{{2e-9, 2e-9}}, "edge ratio=1.00 [1.00,1.00] ours=2.00ns baseline=2.00ns aim<=1.00 met"},
+		{"high", Aim{High: 1.03}, Seconds, three, "high ratio=1.02 [1.02,1.04] ours=5.10ms baseline=4.90ms aim=high<=1.03 missed"},
+		{"small", Aim{Ratio: 1.0 / 40}, Seconds, []Pair{{1e-6, 50e-6}}, "small ratio=0.0200 [0.0200,0.0200] ours=1.00us baseline=50.0us aim<=0.0250 met"},
 		{"info", Aim{}, Seconds, []Pair{{30, 2}}, "info ratio=15.00 [15.00,15.00] ours=30s baseline=2s aim=none info"},
 		{"size", Aim{Ours: 4 << 20}, Bytes, []Pair{{3 << 20, 2 << 20}}, "size ratio=1.50 [1.50,1.50] ours=3MiB baseline=2MiB aim=ours<=4MiB met"},
 		{"big", Aim{Ours: 4 << 20}, Bytes, []Pair{{5 << 20, 2000}}, "big ratio=2621.44 [2621.44,2621.44] ours=5MiB baseline=1.95KiB aim=ours<=4MiB missed"},
@@ -168,5 +172,33 @@ func TestReportFile(t *testing.T) {
 	}
 	if _, err := Read(file); err == nil {
 		t.Error("a file of another kind was accepted")
+	}
+}
+
+// TestPlot: a plot is XML, has every point and names every curve.
+func TestPlot(t *testing.T) {
+	a, b := Curve{Name: "a & b"}, Curve{Name: "one"}
+	a.Add(1000, 5e-6)
+	a.Add(10, 1e-6)
+	b.Add(10, 5e-6)
+	svg := Plot("costs < all", []Curve{a, b, {Name: "none"}})
+	var doc struct {
+		Circles []struct {
+			X float64 `xml:"cx,attr"`
+			Y float64 `xml:"cy,attr"`
+		} `xml:"circle"`
+		Texts []string `xml:"text"`
+	}
+	if err := xml.Unmarshal([]byte(svg), &doc); err != nil {
+		t.Fatalf("%v\n%s", err, svg)
+	}
+	for _, want := range []string{"costs < all", "a & b: 5.00us", "one: 5.00us", "1us", "10us", "10", "1000"} {
+		if !slices.Contains(doc.Texts, want) {
+			t.Errorf("no text %q in %q", want, doc.Texts)
+		}
+	}
+	c := doc.Circles
+	if len(c) != 3 || c[0].X >= c[1].X || c[0].Y <= c[1].Y || c[2].X != c[0].X || c[2].Y != c[1].Y {
+		t.Errorf("points: %+v", c)
 	}
 }

@@ -13,6 +13,8 @@ type Report struct {
 	Kind       string    `json:"kind"`       // BenchReport
 	Machines   []Machine `json:"machines"`
 	Rows       []Row     `json:"rows"`
+	// Curves are costs by the number of rules, as the plot beside the report has them.
+	Curves []Curve `json:"curves,omitempty"`
 	// Failed are rows that could not be measured, with the cause.
 	Failed []Failure `json:"failed,omitempty"`
 }
@@ -43,6 +45,7 @@ func New() *Report { return &Report{APIVersion: APIVersion, Kind: Kind} }
 func (r *Report) Merge(o *Report) {
 	r.Machines = append(r.Machines, o.Machines...)
 	r.Rows = append(r.Rows, o.Rows...)
+	r.Curves = append(r.Curves, o.Curves...)
 	r.Failed = append(r.Failed, o.Failed...)
 }
 
