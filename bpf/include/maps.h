@@ -113,15 +113,15 @@ struct {
 /*
  * addrs: address -> class.
  * Key: side, generation & 1. Value: LPM trie of struct addr_key -> __u32 class,
- * filled before it is published and never changed after. Written by Sync; read
- * by judge(). A table lives until its side is written again. Size: two sides.
+ * changed only while the other side is in force and nobody reads this one.
+ * Written by Sync; read by judge(). Size: two sides.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 2);
 	__type(key, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	/* Template of the address tables; max_entries of a real one is what it holds. */
+	/* Template of the address tables; max_entries of a real one is what it can hold. */
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 		__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -182,7 +182,7 @@ func (a *Agent) compileAndSync(w world, ports []item) (policyProgress, error) {
 	for prog == nil {
 		var err error
 		if counters, err = compile.Allocate(p.Counters, sets); err == nil {
-			prog, err = compile.Build(compile.Input{Sets: sets, Counters: counters})
+			prog, err = a.compiler.Build(compile.Input{Sets: sets, Counters: counters})
 		}
 		if err == nil {
 			break

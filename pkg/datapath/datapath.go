@@ -20,8 +20,8 @@
 //
 // # One sync
 //
-// Generation g of the policy is on side g&1. [Datapath.Sync] writes the side that
-// nobody reads, stores g with one 8-byte write, and makes one more write to a map
+// Generation g of the policy is on side g&1. [Datapath.Sync] writes what differs into the
+// side that nobody reads, stores g with one 8-byte write, and makes one more write to a map
 // of maps. The kernel lets such a write return only when no program that began
 // before it still runs, so the old side has no readers when the next Sync writes
 // it. An error at any point leaves the generation that was in force.
@@ -143,7 +143,9 @@ type Datapath struct {
 	trace tracer
 
 	syncing sync.Mutex // held by Sync; taken before mu
-	side    [2]map[uint32]bool
+	sides   [2]side
+	pages   map[pagesSum]*ebpf.Map // of programs that a side has, by hash
+	synced  uint64                 // generation that this process wrote last; 0 is none
 
 	mu    sync.Mutex          // guards what follows, port_records and policy_names
 	slots [PortsMax]slotState // with their pins
@@ -154,7 +156,7 @@ type Datapath struct {
 // replaces the programs at every attached port, each by one atomic swap. It needs
 // CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root.
 func Open(cfg Config) (*Datapath, error) {
-	d := &Datapath{cfg: cfg, log: cfg.Log, pins: pins{cfg.BPFFS}}
+	d := &Datapath{cfg: cfg, log: cfg.Log, pins: pins{cfg.BPFFS}, pages: map[pagesSum]*ebpf.Map{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -218,6 +220,12 @@ func (d *Datapath) Close() error {
 	}
 	errs = append(errs, d.ports.close(), unmap(d.handovers.page))
 	for _, m := range d.maps {
+		errs = append(errs, m.Close())
+	}
+	for i := range d.sides {
+		d.forgetTable(i)
+	}
+	for _, m := range d.pages {
 		errs = append(errs, m.Close())
 	}
 	d.trace.close()

@@ -74,7 +74,9 @@ func (d *Datapath) dropNames() error {
 		used[rec.Policy] = true
 	}
 	for network, number := range d.names {
-		if used[number] || d.side[0][number*2] || d.side[1][number*2+1] {
+		_, even := d.sides[0].programs[number*2]
+		_, odd := d.sides[1].programs[number*2+1]
+		if used[number] || even || odd {
 			continue
 		}
 		if err := d.maps[portMapPolicyNames].Delete(number); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -1,26 +1,52 @@
 package datapath
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"unsafe"
+	"maps"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
-// assumeSides notes what an earlier process may have left on the sides: nothing
+// side is what this process knows of one of the two sides. While the other one is in force
+// nobody reads it, and what differs in the next generation is written into it.
+type side struct {
+	// table has addrs; nil: it is not known what is there.
+	table *ebpf.Map
+	addrs []compile.AddrClass
+	// programs has the hash of each slot's pages; unknown: some of another process.
+	programs map[uint32]pagesSum
+}
+
+type pagesSum [sha256.Size]byte
+
+var unknown pagesSum
+
+// assumeSides notes what another process may have left on the sides: nothing
 // but programs of networks that still have a number.
 func (d *Datapath) assumeSides() {
-	d.side = [2]map[uint32]bool{{}, {}}
-	for _, number := range d.names {
-		for side := range uint32(2) {
-			d.side[side][number*2+side] = true
+	for i := range d.sides {
+		d.forgetTable(i)
+		d.sides[i].programs = map[uint32]pagesSum{}
+		for _, number := range d.names {
+			d.sides[i].programs[number*2+uint32(i)] = unknown
 		}
 	}
+}
+
+// forgetTable has the side's table be made anew.
+func (d *Datapath) forgetTable(side int) {
+	s := &d.sides[side]
+	if s.table != nil {
+		_ = s.table.Close() // a descriptor; the outer map keeps the map
+	}
+	s.table, s.addrs = nil, nil
 }
 
 // Sync puts a compiled policy in force and gives its generation. When it returns
@@ -37,25 +63,27 @@ func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	if d.control.holds(hash) {
 		return d.Generation(), nil
 	}
+	if d.Generation() != d.synced {
+		d.assumeSides()
+	}
 	slots, err := d.numberPolicies(p)
 	if err != nil {
 		return d.Generation(), err
 	}
 	next := d.Generation() + 1
 	side := uint32(next & 1)
-	table, err := d.publishAddrs(p.Addrs, side)
-	if err != nil {
+	if err := d.publishAddrs(p.Addrs, side); err != nil {
 		return d.Generation(), fmt.Errorf("write addresses of generation %d: %w", next, err)
 	}
-	defer table.Close()
 	if err := d.publishPolicies(p, slots, side); err != nil {
 		return d.Generation(), fmt.Errorf("write programs of generation %d: %w", next, err)
 	}
 	d.control.setGeneration(next, hash)
 	// The write changes nothing; it returns when the other side has no readers.
-	if err := d.maps[portMapAddrs].Put(side, uint32(table.FD())); err != nil {
+	if err := d.maps[portMapAddrs].Put(side, uint32(d.sides[side].table.FD())); err != nil {
 		return next, fmt.Errorf("wait for readers of generation %d: %w", next-1, err)
 	}
+	d.synced = next
 	return next, d.dropNames()
 }
 
@@ -83,81 +111,139 @@ func (d *Datapath) numberPolicies(p *compile.Program) ([]uint32, error) {
 	return out, nil
 }
 
-// publishAddrs fills a table and puts it on the side.
-func (d *Datapath) publishAddrs(addrs []compile.AddrClass, side uint32) (*ebpf.Map, error) {
+// publishAddrs has the side's table hold addrs: by what differs, or by a new one.
+func (d *Datapath) publishAddrs(addrs []compile.AddrClass, side uint32) error {
+	s := &d.sides[side]
+	if s.table != nil {
+		gone, put := differ(s.addrs, addrs)
+		// An entry costs more in a table that there is than in a new one.
+		if len(addrs) <= int(s.table.MaxEntries()) && len(gone)+len(put) <= len(addrs)/4+16 {
+			table := s.table
+			s.table = nil // until it is whole again
+			if err := changeTable(table, gone, put); err == nil {
+				s.table, s.addrs = table, addrs
+				return nil
+			} else {
+				d.log.Warn("the table of addresses could not be changed; it is made anew", "err", err)
+				_ = table.Close()
+			}
+		}
+	}
 	spec := d.inner[portMapAddrs].Copy()
-	spec.MaxEntries = uint32(max(1, len(addrs)))
+	spec.MaxEntries = uint32(len(addrs) + len(addrs)/8 + 1024) // a bound, which takes no memory
 	table, err := ebpf.NewMap(spec)
 	if err != nil {
-		return nil, fmt.Errorf("make a table of %d prefixes: %w", len(addrs), err)
+		return fmt.Errorf("make a table of %d prefixes: %w", len(addrs), err)
 	}
-	keys := make([]portAddrKey, len(addrs))
-	classes := make([]uint32, len(addrs))
-	for i, a := range addrs {
-		keys[i].Prefixlen = uint32(a.Prefix.Bits())
-		keys[i].Addr = a.Prefix.Addr().As16()
-		classes[i] = a.Class
-	}
-	if err := putAll(table, keys, classes); err != nil {
-		return nil, errors.Join(fmt.Errorf("fill a table of %d prefixes: %w", len(addrs), err), table.Close())
+	if err := changeTable(table, nil, addrs); err != nil {
+		return errors.Join(fmt.Errorf("fill a table of %d prefixes: %w", len(addrs), err), table.Close())
 	}
 	if err := d.maps[portMapAddrs].Put(side, uint32(table.FD())); err != nil {
-		return nil, errors.Join(fmt.Errorf("publish the address table: %w", err), table.Close())
+		return errors.Join(fmt.Errorf("publish the address table: %w", err), table.Close())
 	}
-	return table, nil
+	d.forgetTable(int(side))
+	s.table, s.addrs = table, addrs
+	return nil
 }
 
-// publishPolicies puts each policy into its slot of the side and empties slots
-// of policies that are gone. Equal policies share one map.
-func (d *Datapath) publishPolicies(p *compile.Program, numbers []uint32, side uint32) error {
-	made := map[[sha256.Size]byte]*ebpf.Map{}
-	defer func() {
-		for _, m := range made {
-			_ = m.Close() // a descriptor; the outer map keeps the map
-		}
-	}()
-	slots := make([]uint32, len(numbers))
-	inner := make([]*ebpf.Map, len(numbers))
-	gone := map[uint32]bool{}
-	for slot := range d.side[side] {
-		gone[slot] = true
+// differ gives what has to go from a table that has the entries was, and what has to be
+// put into it, so that it has the entries is. Both are sorted.
+func differ(was, is []compile.AddrClass) (gone, put []compile.AddrClass) {
+	if len(was) == len(is) && (len(is) == 0 || &was[0] == &is[0]) {
+		return nil, nil
 	}
+	for len(was) > 0 && len(is) > 0 {
+		c := cmp.Or(was[0].Prefix.Addr().Compare(is[0].Prefix.Addr()), cmp.Compare(was[0].Prefix.Bits(), is[0].Prefix.Bits()))
+		if c < 0 {
+			gone, was = append(gone, was[0]), was[1:]
+			continue
+		}
+		if c > 0 || was[0].Class != is[0].Class {
+			put = append(put, is[0])
+		}
+		if c == 0 {
+			was = was[1:]
+		}
+		is = is[1:]
+	}
+	return append(gone, was...), append(put, is...)
+}
+
+func changeTable(table *ebpf.Map, gone, put []compile.AddrClass) error {
+	for _, a := range gone {
+		if err := table.Delete(addrKey(a)); err != nil {
+			return fmt.Errorf("delete %v: %w", a.Prefix, err)
+		}
+	}
+	keys := make([]portAddrKey, len(put))
+	classes := make([]uint32, len(put))
+	for i, a := range put {
+		keys[i], classes[i] = addrKey(a), a.Class
+	}
+	return putAll(table, keys, classes)
+}
+
+func addrKey(a compile.AddrClass) portAddrKey {
+	return portAddrKey{Prefixlen: uint32(a.Prefix.Bits()), Addr: a.Prefix.Addr().As16()}
+}
+
+// publishPolicies puts each policy into its slot of the side, unless it is there already,
+// and empties slots of policies that are gone. Equal policies share one map.
+func (d *Datapath) publishPolicies(p *compile.Program, numbers []uint32, side uint32) error {
+	programs := d.sides[side].programs
+	gone := maps.Clone(programs)
+	var slots []uint32
+	var inner []*ebpf.Map
+	var sums []pagesSum
 	for i, n := range p.Policies {
-		sum := pagesHash(n.Pages)
-		if made[sum] == nil {
+		slot, sum := numbers[i]*2+side, pagesSum(n.Sum)
+		delete(gone, slot)
+		if have, ok := programs[slot]; ok && have == sum {
+			continue
+		}
+		if d.pages[sum] == nil {
 			m, err := d.newPages(n.Pages)
 			if err != nil {
 				return fmt.Errorf("network %q: %w", n.Network, err)
 			}
-			made[sum] = m
+			d.pages[sum] = m
 		}
-		slots[i], inner[i] = numbers[i]*2+side, made[sum]
-		delete(gone, slots[i])
+		slots, inner, sums = append(slots, slot), append(inner, d.pages[sum]), append(sums, sum)
 	}
 	for _, slot := range slots {
-		d.side[side][slot] = true
+		programs[slot] = unknown
 	}
 	if err := publish(d.maps[portMapPrograms], slots, inner); err != nil {
 		return err
 	}
-	var empty []uint32
-	for slot := range gone {
-		empty = append(empty, slot)
+	for i, slot := range slots {
+		programs[slot] = sums[i]
 	}
+	empty := slices.Collect(maps.Keys(gone))
 	if err := deleteAll(d.maps[portMapPrograms], empty); err != nil {
 		return err
 	}
 	for _, slot := range empty {
-		delete(d.side[side], slot)
+		delete(programs, slot)
 	}
+	d.dropPages()
 	return nil
 }
 
-func pagesHash(pages []compile.Page) [sha256.Size]byte {
-	if len(pages) == 0 {
-		return sha256.Sum256(nil)
+// dropPages lets go of maps of programs that no side has. The outer map keeps the others, too.
+func (d *Datapath) dropPages() {
+	used := map[pagesSum]bool{}
+	for _, s := range d.sides {
+		for _, sum := range s.programs {
+			used[sum] = true
+		}
 	}
-	return sha256.Sum256(unsafe.Slice(&pages[0][0], len(pages)*compile.PageSize))
+	for sum, m := range d.pages {
+		if !used[sum] {
+			_ = m.Close()
+			delete(d.pages, sum)
+		}
+	}
 }
 
 func (d *Datapath) newPages(pages []compile.Page) (*ebpf.Map, error) {

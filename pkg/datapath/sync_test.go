@@ -1,8 +1,11 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +18,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
+	"github.com/homeport-cni/homeport/pkg/policy/policytest"
 )
 
 func network(name string, def policy.Action) policy.Set {
@@ -313,5 +317,122 @@ func TestRuleLastHit(t *testing.T) {
 	}
 	if at, _ := last(); !at.IsZero() {
 		t.Errorf("cleared, and hit %v", at)
+	}
+}
+
+// kernelHas says what the side in force has: the table of addresses, and each network's pages.
+func kernelHas(t *testing.T, d *Datapath) (addrs []compile.AddrClass, pages map[string][]compile.Page) {
+	t.Helper()
+	side := uint32(d.Generation() & 1)
+	var table *ebpf.Map
+	if err := d.maps[portMapAddrs].Lookup(side, &table); err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	var key portAddrKey
+	var class uint32
+	for it := table.Iterate(); it.Next(&key, &class); {
+		addrs = append(addrs, compile.AddrClass{Prefix: netip.PrefixFrom(netip.AddrFrom16(key.Addr), int(key.Prefixlen)), Class: class})
+	}
+	slices.SortFunc(addrs, func(a, b compile.AddrClass) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), a.Prefix.Bits()-b.Prefix.Bits())
+	})
+	pages = map[string][]compile.Page{}
+	for network, number := range d.names {
+		var m *ebpf.Map
+		if err := d.maps[portMapPrograms].Lookup(number*2+side, &m); errors.Is(err, ebpf.ErrKeyNotExist) {
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list := make([]compile.Page, m.MaxEntries())
+		for i := range list {
+			if err := m.Lookup(uint32(i), &list[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pages[network] = list
+		m.Close()
+	}
+	return addrs, pages
+}
+
+// TestSyncByDifference: however little is written, the side in force has what a program
+// says: after small changes and large ones, after a table could not be changed, and after a
+// restart.
+func TestSyncByDifference(t *testing.T) {
+	seed := policytest.Seed(t)
+	g, rnd := policytest.New(seed), rand.New(rand.NewPCG(seed, 2))
+	cfg := Config{BPFFS: newBPFFS(t)}
+	d := newDatapath(t, cfg)
+	many := make([]policy.AddrRange, 0, 500)
+	for i := range 500 {
+		many = append(many, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(i >> 6), byte(i << 2)}), 31)))
+	}
+	sets := []policy.Set{g.SetN("net-a", 20), g.SetN("net-b", 20)}
+	for step := range 80 {
+		i := rnd.IntN(len(sets))
+		s := &sets[i]
+		s.Rules = slices.Clone(s.Rules)
+		s.Rules[0].Sources = slices.Clone(many)
+		switch rnd.IntN(8) {
+		case 0:
+			s.Rules[0].Sources = slices.Delete(s.Rules[0].Sources, 7, 7+rnd.IntN(9))
+		case 1:
+			s.Rules[0].Sources = append(s.Rules[0].Sources, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 31, byte(step), 0}), 24+rnd.IntN(8))))
+		case 2:
+			s.Rules[0].Log = !s.Rules[0].Log
+		case 3:
+			*s = g.SetN(s.Network, 20)
+		case 4:
+			sets = append(sets[:i:i], append(sets[i+1:], g.SetN(fmt.Sprint("net-", step), 5))...)
+		case 5: // it cannot be written any more
+			if table := d.sides[(d.Generation()+1)&1].table; table != nil {
+				table.Close()
+			}
+			s.Rules[0].Sources = append(s.Rules[0].Sources, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 32, byte(step), 0}), 24)))
+		case 6:
+			d.synced = 0 // a wait failed, or another process has written
+		case 7:
+			d = newDatapath(t, cfg)
+		}
+		p, _, err := build(sets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Sync(p); err != nil {
+			t.Fatal(err)
+		}
+		addrs, pages := kernelHas(t, d)
+		if !slices.Equal(addrs, p.Addrs) {
+			t.Fatalf("step %d: the table has %d prefixes, want %d", step, len(addrs), len(p.Addrs))
+		}
+		for _, n := range p.Policies {
+			if !slices.Equal(pages[n.Network], n.Pages) {
+				t.Fatalf("step %d: network %s has other pages", step, n.Network)
+			}
+		}
+		if len(pages) != len(p.Policies) {
+			t.Fatalf("step %d: programs of %d networks, want %d", step, len(pages), len(p.Policies))
+		}
+		if known := len(d.pages); known > 2*len(p.Policies)+2*len(sets) {
+			t.Fatalf("step %d: %d maps of programs are held", step, known)
+		}
+	}
+	// A rule that changes and names nobody else has no table made anew, once both sides are known.
+	for i := range 4 {
+		tables := [2]*ebpf.Map{d.sides[0].table, d.sides[1].table}
+		sets[0].Rules = slices.Clone(sets[0].Rules)
+		sets[0].Rules[0].Log = !sets[0].Rules[0].Log
+		p, _, err := build(sets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Sync(p); err != nil {
+			t.Fatal(err)
+		}
+		if now := [2]*ebpf.Map{d.sides[0].table, d.sides[1].table}; i > 1 && now != tables {
+			t.Error("a table of addresses was made anew")
+		}
 	}
 }

@@ -61,57 +61,7 @@ func (r refusals) err() error {
 // Build compiles all that a node enforces. Equal meaning of lists gives equal
 // bytes, whatever the order of sets, of addresses in a list and of services.
 // The error is a [*RefusedError] that names each network at fault.
-func Build(in Input) (*Program, error) {
-	sets := sorted(in.Sets)
-	var bad refusals
-	checked := map[policy.ListID]error{}
-	for i := range sets {
-		if i > 0 && sets[i].ID() == sets[i-1].ID() {
-			bad.add(sets[i].ID(), errors.New("has more than one set: give each network one"))
-			continue
-		}
-		bad.add(sets[i].ID(), check(&sets[i], in.Counters, checked))
-	}
-	if err := bad.err(); err != nil {
-		return nil, err
-	}
-
-	lists := peerLists{index: map[string]int{}, known: map[policy.ListID]int{}}
-	named, rules, places := make([][]peers, len(sets)), make([][]policy.Rule, len(sets)), make([][]uint32, len(sets))
-	for i := range sets {
-		all, err := lines(&sets[i])
-		if err != nil {
-			bad.add(sets[i].ID(), err)
-			continue
-		}
-		rules[i], places[i] = monitoredLast(all)
-		for _, r := range rules[i] {
-			named[i] = append(named[i], peers{
-				src: lists.side(r.Sources, r.SourceSets, r.NotSources, sets[i].Lists),
-				dst: lists.side(r.Destinations, r.DestinationSets, r.NotDestinations, sets[i].Lists),
-			})
-		}
-	}
-	for i := range sets {
-		bad.add(sets[i].ID(), lists.tooLarge(rules[i], named[i]))
-	}
-	if err := bad.err(); err != nil {
-		return nil, err
-	}
-	c := compiler{counters: in.Counters, classes: classify(lists.spans)}
-	c.naming, c.rowOf = make([][]uint16, len(lists.spans)), make([]uint32, len(c.classes.sets))
-	p := &Program{Addrs: c.classes.addrs}
-	for i := range sets {
-		compiled, err := c.policy(&sets[i], rules[i], places[i], named[i])
-		bad.add(sets[i].ID(), err)
-		p.Policies = append(p.Policies, compiled)
-	}
-	if err := bad.err(); err != nil {
-		return nil, err
-	}
-	p.Hash = hash(p)
-	return p, nil
-}
+func Build(in Input) (*Program, error) { return new(Compiler).Build(in) }
 
 // sorted gives the sets by ID; the input stays as it is.
 func sorted(sets []policy.Set) []policy.Set {
@@ -279,29 +229,31 @@ func perPolicy(rules []policy.Rule) string {
 	return strings.Join(order, ", ")
 }
 
-// hash is the content of a program as hex SHA-256; every length is part of it.
-func hash(p *Program) string {
+// sumOf is the hash of a table of addresses; every length is part of it.
+func sumOf(addrs []AddrClass) [sha256.Size]byte {
 	h := sha256.New()
-	var b []byte
-	number := func(n int) { b = binary.LittleEndian.AppendUint64(b, uint64(n)) }
-	number(len(p.Addrs))
-	for _, a := range p.Addrs {
+	b := make([]byte, 0, 21<<10)
+	for i, a := range addrs {
 		addr := a.Prefix.Addr().As16()
 		b = append(b, addr[:]...)
 		b = append(b, byte(a.Prefix.Bits()))
 		b = binary.LittleEndian.AppendUint32(b, a.Class)
-	}
-	number(len(p.Policies))
-	for _, n := range p.Policies {
-		number(len(n.Network))
-		b = append(b, n.Network...)
-		number(len(n.Pages))
-		h.Write(b)
-		b = b[:0]
-		for i := range n.Pages {
-			h.Write(n.Pages[i][:])
+		if i%1024 == 1023 {
+			h.Write(b)
+			b = b[:0]
 		}
 	}
 	h.Write(b)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// hash is the content of a program as hex SHA-256, from the hashes of its parts.
+func hash(addrs [sha256.Size]byte, policies []Policy) string {
+	h := sha256.New()
+	h.Write(addrs[:])
+	for i := range policies {
+		fmt.Fprintf(h, "%q", policies[i].Network)
+		h.Write(policies[i].Sum[:])
+	}
 	return hex.EncodeToString(h.Sum(nil))
 }

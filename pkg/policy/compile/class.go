@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -12,13 +13,18 @@ import (
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
-// peerLists numbers the distinct lists of addresses that rules name.
+// peerLists numbers the distinct lists of addresses that rules name. A list keeps its
+// number for as long as it is named.
 type peerLists struct {
-	index map[string]int        // by content
-	known map[policy.ListID]int // by place: those of address sets, which many rules share
-	spans [][]span
-	// prefixes that each comes to.
-	prefixes []int
+	index map[[sha256.Size]byte]int // by content
+	known map[policy.ListID]int     // by place: those of address sets, which many rules share
+	lists []peerList                // by number
+}
+
+type peerList struct {
+	sum      [sha256.Size]byte
+	ranges   []policy.AddrRange // as one that names it has them; nil once nobody does
+	prefixes int                // that it comes to
 }
 
 // side gives the numbers of the lists of one side of a rule: its own one, and those
@@ -42,6 +48,9 @@ func (l *peerLists) side(list []policy.AddrRange, names []string, not bool, list
 }
 
 func (l *peerLists) number(list []policy.AddrRange) int {
+	if l.index == nil {
+		l.index, l.known = map[[sha256.Size]byte]int{}, map[policy.ListID]int{}
+	}
 	spans := normalize(list)
 	key := make([]byte, 0, 33*len(spans))
 	for _, s := range spans {
@@ -54,20 +63,38 @@ func (l *peerLists) number(list []policy.AddrRange) int {
 			key = binary.BigEndian.AppendUint64(key, v)
 		}
 	}
-	n, ok := l.index[string(key)]
+	sum := sha256.Sum256(key)
+	n, ok := l.index[sum]
 	if !ok {
-		n = len(l.spans)
-		l.index[string(key)] = n
-		l.spans = append(l.spans, spans)
+		n = len(l.lists)
+		l.index[sum] = n
 		count := 0
 		var scratch []prefix
 		for _, s := range spans {
 			scratch = s.appendPrefixes(scratch[:0])
 			count += len(scratch)
 		}
-		l.prefixes = append(l.prefixes, count)
+		if list == nil {
+			list = []policy.AddrRange{}
+		}
+		l.lists = append(l.lists, peerList{sum, list, count})
 	}
 	return n
+}
+
+// keep forgets the lists that are not among used, which is sorted.
+func (l *peerLists) keep(used []int) {
+	for n := range l.lists {
+		if _, ok := slices.BinarySearch(used, n); !ok && l.lists[n].ranges != nil {
+			delete(l.index, l.lists[n].sum)
+			l.lists[n].ranges = nil
+		}
+	}
+	for id, n := range l.known {
+		if l.lists[n].ranges == nil {
+			delete(l.known, id)
+		}
+	}
 }
 
 // memberships numbers sets of lists. Number 0 is the empty set; every other one is an
@@ -119,7 +146,7 @@ func (m *memberships) with(set, list uint32) uint32 {
 // overlapping names the lists of a set's rules that split the addresses into most
 // combinations of its lists, at most three, and says how many there are. A list that
 // is in nearly all of them splits as little as one that is in nearly none.
-func (c *compiler) overlapping(rules []policy.Rule, sides []peers) string {
+func (c *writer) overlapping(rules []policy.Rule, sides []peers) string {
 	names := listNames(rules, sides)
 	marks := map[uint32][2]uint64{}
 	for n := range names {
@@ -185,8 +212,8 @@ func (l *peerLists) tooLarge(rules []policy.Rule, sides []peers) error {
 					continue
 				}
 				used[n] = true
-				total += l.prefixes[n]
-				if largest < 0 || l.prefixes[n] > l.prefixes[largest] {
+				total += l.lists[n].prefixes
+				if largest < 0 || l.lists[n].prefixes > l.lists[largest].prefixes {
 					largest = n
 				}
 			}
@@ -196,12 +223,13 @@ func (l *peerLists) tooLarge(rules []policy.Rule, sides []peers) error {
 		return nil
 	}
 	return fmt.Errorf("its address lists come to %d prefixes, but those of a network can have %d; the most has %s, %d: "+
-		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, listNames(rules, sides)[uint32(largest)], l.prefixes[largest])
+		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, listNames(rules, sides)[uint32(largest)], l.lists[largest].prefixes)
 }
 
 // classes is the address table and what it means.
 type classes struct {
 	addrs []AddrClass
+	sum   [sha256.Size]byte // of addrs
 	sets  []membership
 	setOf []uint32 // by class
 }
@@ -221,11 +249,16 @@ const noList = ^uint32(0)
 // that name it and in those of the prefix around it, which are others, since
 // prefixes of one list do not overlap. The IPv4 block inherits
 // nothing: an IPv6 range never means IPv4.
-func classify(lists [][]span) classes {
-	items := []listed{{v4block, noList}}
+func classify(lists []peerList, used []int) *classes {
+	count := 1
+	for _, n := range used {
+		count += lists[n].prefixes
+	}
+	items := make([]listed, 0, count)
+	items = append(items, listed{v4block, noList})
 	var scratch []prefix
-	for n, spans := range lists {
-		for _, s := range spans {
+	for _, n := range used {
+		for _, s := range normalize(lists[n].ranges) {
 			scratch = s.appendPrefixes(scratch[:0])
 			for _, p := range scratch {
 				items = append(items, listed{p, uint32(n)})
@@ -271,5 +304,6 @@ func classify(lists [][]span) classes {
 		c.addrs = append(c.addrs, AddrClass{Prefix: p.netip(), Class: class})
 	}
 	c.sets, c.setOf = sets.sets, setOf
-	return c
+	c.sum = sumOf(c.addrs)
+	return &c
 }

@@ -13,6 +13,7 @@
 package compile
 
 import (
+	"crypto/sha256"
 	"net/netip"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -63,4 +64,5 @@ type AddrClass struct {
 type Policy struct {
 	Network string // the set's ID: the network's name, unless it has more than one
 	Pages   []Page
+	Sum     [sha256.Size]byte // of Pages
 }

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -104,6 +105,16 @@ func wide(p netip.Prefix) policy.AddrRange {
 	return policy.AddrRange{First: p.Addr(), Last: netip.AddrFrom16(b)}
 }
 
+// classified are the classes of lists.
+func classified(lists ...[]policy.AddrRange) *classes {
+	var l peerLists
+	used := map[int]bool{}
+	for _, list := range lists {
+		used[l.number(list)] = true
+	}
+	return classify(l.lists, slices.Sorted(maps.Keys(used)))
+}
+
 func TestClassify(t *testing.T) {
 	type entry struct {
 		Prefix string
@@ -124,12 +135,12 @@ func TestClassify(t *testing.T) {
 		"one prefix, two lists": {[][]string{{"10.0.0.0/24"}, {"10.0.0.0/24"}}, []entry{{"::ffff:10.0.0.0/120", 1}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var spans [][]span
+			var lists [][]policy.AddrRange
 			for _, l := range tc.lists {
-				spans = append(spans, normalize(rangesOf(t, l...)))
+				lists = append(lists, rangesOf(t, l...))
 			}
 			var got []entry
-			for _, a := range classify(spans).addrs {
+			for _, a := range classified(lists...).addrs {
 				got = append(got, entry{a.Prefix.String(), a.Class})
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -140,11 +151,11 @@ func TestClassify(t *testing.T) {
 }
 
 func TestClassOfEqualsLinearSearch(t *testing.T) {
-	addrs := classify([][]span{
-		normalize(rangesOf(t, "10.0.0.0/8", "fd00::/16", "::-::9")),
-		normalize(rangesOf(t, "10.1.0.3-10.1.0.77", "fd00:0:0:1::/64", "::/0")),
-		normalize(rangesOf(t, "10.1.0.64/26", "0.0.0.0/1", "::4")),
-	}).addrs
+	addrs := classified(
+		rangesOf(t, "10.0.0.0/8", "fd00::/16", "::-::9"),
+		rangesOf(t, "10.1.0.3-10.1.0.77", "fd00:0:0:1::/64", "::/0"),
+		rangesOf(t, "10.1.0.64/26", "0.0.0.0/1", "::4"),
+	).addrs
 	linear := func(a netip.Addr) (class uint32) {
 		best := -1
 		for _, e := range addrs {

@@ -2,10 +2,12 @@ package compile
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
+	"unsafe"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -73,10 +75,10 @@ type side struct {
 	lists    []int
 }
 
-// compiler holds what the policies of a node share.
-type compiler struct {
+// writer makes the pages of policies, which share classes.
+type writer struct {
 	counters Counters
-	classes  classes
+	classes  *classes
 	// Memory for one side of one policy: by list, the rules that name it (empty between
 	// uses), and by set, the number of its row + 1, where it is known.
 	naming [][]uint16
@@ -91,7 +93,7 @@ type compiler struct {
 // of addresses that no list holds, is in them: rules that are turned round match it.
 //
 // The last rules, one for each of places, are monitored.
-func (c *compiler) policy(set *policy.Set, rules []policy.Rule, places []uint32, sides []peers) (Policy, error) {
+func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, sides []peers) (Policy, error) {
 	words := wordsFor(len(rules))
 	t := newRowTable(rowsFor(words))
 	t.number(rowWhere(rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() }))
@@ -178,13 +180,13 @@ func (c *compiler) policy(set *policy.Set, rules []policy.Rule, places []uint32,
 		m.put(b)
 	})
 	w.pages[0] = h.page()
-	return Policy{Network: set.ID(), Pages: w.pages}, nil
+	return Policy{Network: set.ID(), Pages: w.pages, Sum: sha256.Sum256(unsafe.Slice(&w.pages[0][0], len(w.pages)*PageSize))}, nil
 }
 
 // classRows gives each class its row number on one side: the rules for which
 // that side is Any, and those of which a list holds the class; of those that are turned
 // round, the ones of which none does.
-func (c *compiler) classRows(t *rowTable, rules []peers, of func(*peers) *side) []uint16 {
+func (c *writer) classRows(t *rowTable, rules []peers, of func(*peers) *side) []uint16 {
 	base := make(row, wordsFor(len(rules)))
 	for i := range rules {
 		s := of(&rules[i])
@@ -372,6 +374,9 @@ func lines(set *policy.Set) ([]policy.Rule, error) {
 // monitoredLast puts the monitored rules behind those that decide, else in their order,
 // and gives the place of each: how many that decide stood before it.
 func monitoredLast(rules []policy.Rule) (out []policy.Rule, places []uint32) {
+	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Monitored }) {
+		return rules, nil
+	}
 	out = make([]policy.Rule, 0, len(rules))
 	var monitored []policy.Rule
 	for _, r := range rules {

@@ -23,12 +23,14 @@ const VLAN vlan.ID = 100
 // Firewall is the port programs with a policy in force.
 type Firewall struct {
 	dp       *datapath.Datapath
+	compiler compile.Compiler
 	counters compile.Counters
+	lists    map[int]map[string][]policy.AddrRange // by number of addresses
 }
 
 // Open loads the programs, and the policies of networks.
 func Open(bpffs string, networks ...Network) (f *Firewall, err error) {
-	f = &Firewall{}
+	f = &Firewall{lists: map[int]map[string][]policy.AddrRange{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.Close())
@@ -43,18 +45,17 @@ func Open(bpffs string, networks ...Network) (f *Firewall, err error) {
 // Load compiles the policies of networks and puts them in force, in place of those before.
 func (f *Firewall) Load(networks ...Network) error {
 	var sets []policy.Set
-	lists := map[int]map[string][]policy.AddrRange{}
 	for _, n := range networks {
-		if lists[n.Addresses] == nil {
-			lists[n.Addresses] = addressSets(n.Addresses)
+		if f.lists[n.Addresses] == nil {
+			f.lists[n.Addresses] = addressSets(n.Addresses)
 		}
-		sets = append(sets, n.set(lists[n.Addresses]))
+		sets = append(sets, n.set(f.lists[n.Addresses]))
 	}
 	var err error
 	if f.counters, err = compile.Allocate(f.counters, sets); err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
-	p, err := compile.Build(compile.Input{Sets: sets, Counters: f.counters})
+	p, err := f.compiler.Build(compile.Input{Sets: sets, Counters: f.counters})
 	if err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
