@@ -174,6 +174,9 @@ func TestSmoke(t *testing.T) {
 				want = append(want, label+"change-"+s+r)
 			}
 		}
+		if label == "flat/" {
+			want = append(want, label+"address-"+sizes[1])
+		}
 	}
 	grid("flat/", rivals, "10-rules-1k-addresses", "200-rules-1k-addresses")
 	grid("flat/", nil, "10-rules-5k-addresses", "200-rules-5k-addresses")

@@ -273,6 +273,7 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		for _, n := range o.rules {
 			g.Sizes = append(g.Sizes, packet.Size{Rules: n, Addresses: a})
 		}
+		g.Addressed = packet.Size{Rules: o.mostAs(port.Rules), Addresses: a}
 		if i == 0 {
 			g.Rivals = o.rivals
 		}
@@ -319,9 +320,22 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 	defer firewall.Close()
 	g.Hooks = func(s packet.Size) packet.Ported { return firewall.In(*networks[s]) }
 	if len(g.Rivals) > 0 {
-		g.Change = func(s packet.Size) error {
+		g.Change = func(s packet.Size) (time.Duration, error) {
 			networks[s].Changed = !networks[s].Changed
-			return firewall.Load(list()...)
+			sets := firewall.Sets(list()...)
+			start := time.Now()
+			err := firewall.Enforce(sets)
+			return time.Since(start), err
+		}
+	}
+	if g.Addressed != (packet.Size{}) {
+		g.Address = func(s packet.Size, anew bool) (time.Duration, error) {
+			firewall.AddAddress(*networks[s])
+			if anew {
+				firewall.Anew()
+			}
+			sets := firewall.Sets(list()...)
+			return firewall.Until(func() error { return firewall.Enforce(sets) })
 		}
 	}
 	c := o.packetConfig()

@@ -229,22 +229,26 @@ func perPolicy(rules []policy.Rule) string {
 	return strings.Join(order, ", ")
 }
 
-// sumOf is the hash of a table of addresses; every length is part of it.
+// sumOf is the hash of a table of addresses.
 func sumOf(addrs []AddrClass) [sha256.Size]byte {
 	h := sha256.New()
-	b := make([]byte, 0, 21<<10)
-	for i, a := range addrs {
+	var b []byte
+	for part := range slices.Chunk(addrs, 1024) {
+		b = appendAddrs(b[:0], part)
+		h.Write(b)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// appendAddrs appends entries as bytes, all of one length.
+func appendAddrs(b []byte, addrs []AddrClass) []byte {
+	for _, a := range addrs {
 		addr := a.Prefix.Addr().As16()
 		b = append(b, addr[:]...)
 		b = append(b, byte(a.Prefix.Bits()))
 		b = binary.LittleEndian.AppendUint32(b, a.Class)
-		if i%1024 == 1023 {
-			h.Write(b)
-			b = b[:0]
-		}
 	}
-	h.Write(b)
-	return [sha256.Size]byte(h.Sum(nil))
+	return b
 }
 
 // hash is the content of a program as hex SHA-256, from the hashes of its parts.

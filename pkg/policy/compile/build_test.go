@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -479,6 +480,41 @@ func BenchmarkBuildSets(b *testing.B) {
 				}
 				b.ReportMetric(float64(len(p.Addrs)), "prefixes")
 				b.ReportMetric(float64(pages*compile.PageSize)/1e6, "MB")
+			}
+		})
+	}
+}
+
+// One address comes to one of 1,000 sets of 100 that 4,000 rules name.
+func BenchmarkBuildAddress(b *testing.B) {
+	for _, of := range []int{1e5, 1e6} {
+		b.Run(fmt.Sprintf("addresses=%d", of), func(b *testing.B) {
+			lists := map[string][]policy.AddrRange{}
+			set := policy.Set{Network: "n", Rules: rules("p", 4000), Lists: lists}
+			for i := range 1000 {
+				var list []policy.AddrRange
+				for j := range of / 1000 {
+					list = append(list, policy.RangeOf(netip.PrefixFrom(v4(10<<24|uint32(i*of/1000+j)<<3), 32)))
+				}
+				lists[fmt.Sprint("set", i)] = list
+			}
+			for i := range set.Rules {
+				set.Rules[i].SourceSets = []string{fmt.Sprint("set", i%1000)}
+			}
+			counters, err := compile.Allocate(nil, []policy.Set{set})
+			if err != nil {
+				b.Fatal(err)
+			}
+			var c compile.Compiler
+			before := lists["set7"]
+			for n := 0; b.Loop(); n++ {
+				set.Lists = maps.Clone(lists)
+				if n%2 == 1 {
+					set.Lists["set7"] = policy.MergeRanges(append(slices.Clone(before), policy.RangeOf(netip.PrefixFrom(v4(10<<24|4), 32))))
+				}
+				if _, err := c.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters}); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
 	}

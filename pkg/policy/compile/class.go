@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -25,6 +26,7 @@ type peerList struct {
 	sum      [sha256.Size]byte
 	ranges   []policy.AddrRange // as one that names it has them; nil once nobody does
 	prefixes int                // that it comes to
+	own      bool               // a rule has it as its own, and not by a set's name
 }
 
 // side gives the numbers of the lists of one side of a rule: its own one, and those
@@ -33,7 +35,9 @@ func (l *peerLists) side(list []policy.AddrRange, names []string, not bool, list
 	s := side{any: list == nil && names == nil}
 	s.not = not && !s.any
 	if len(list) > 0 {
-		s.lists = append(s.lists, l.number(list))
+		n := l.number(list)
+		l.lists[n].own = true
+		s.lists = append(s.lists, n)
 	}
 	for _, name := range names {
 		id := policy.IDOf(lists[name])
@@ -77,7 +81,7 @@ func (l *peerLists) number(list []policy.AddrRange) int {
 		if list == nil {
 			list = []policy.AddrRange{}
 		}
-		l.lists = append(l.lists, peerList{sum, list, count})
+		l.lists = append(l.lists, peerList{sum: sum, ranges: list, prefixes: count})
 	}
 	return n
 }
@@ -116,12 +120,37 @@ func newMemberships(lists int) *memberships {
 		sets:  []membership{{}},
 		index: map[[2]uint64]uint32{{}: 0},
 		sums:  map[uint64]uint32{},
-		marks: make([][2]uint64, lists),
 	}
-	for i := range m.marks {
-		m.marks[i] = [2]uint64{rand.Uint64(), rand.Uint64()}
-	}
+	m.mark(lists)
 	return m
+}
+
+// mark has marks for so many lists.
+func (m *memberships) mark(lists int) {
+	for len(m.marks) < lists {
+		m.marks = append(m.marks, [2]uint64{rand.Uint64(), rand.Uint64()})
+	}
+}
+
+// without is the number of the set less the list, which the set has.
+func (m *memberships) without(set, list uint32) uint32 {
+	sum := m.sets[set].sum
+	sum[0] ^= m.marks[list][0]
+	sum[1] ^= m.marks[list][1]
+	if n, ok := m.index[sum]; ok {
+		return n
+	}
+	var lists []uint32
+	for ; set != 0; set = m.sets[set].from {
+		if m.sets[set].list != list {
+			lists = append(lists, m.sets[set].list)
+		}
+	}
+	n := uint32(0)
+	for _, l := range slices.Backward(lists) {
+		n = m.with(n, l)
+	}
+	return n
 }
 
 // with is the number of the set plus the list, which the set does not have.
@@ -202,28 +231,19 @@ func listNames(rules []policy.Rule, sides []peers) map[uint32]string {
 
 // tooLarge refuses rules whose lists come to more prefixes than they may together, and
 // names the list that has most of them.
-func (l *peerLists) tooLarge(rules []policy.Rule, sides []peers) error {
-	used := map[int]bool{}
+func (l *peerLists) tooLarge(n *compiled) error {
 	total, largest := 0, -1
-	for i := range sides {
-		for _, side := range [...]side{sides[i].src, sides[i].dst} {
-			for _, n := range side.lists {
-				if used[n] {
-					continue
-				}
-				used[n] = true
-				total += l.lists[n].prefixes
-				if largest < 0 || l.lists[n].prefixes > l.lists[largest].prefixes {
-					largest = n
-				}
-			}
+	for _, list := range n.lists {
+		total += l.lists[list].prefixes
+		if largest < 0 || l.lists[list].prefixes > l.lists[largest].prefixes {
+			largest = list
 		}
 	}
 	if total <= PrefixesMax {
 		return nil
 	}
 	return fmt.Errorf("its address lists come to %d prefixes, but those of a network can have %d; the most has %s, %d: "+
-		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, listNames(rules, sides)[uint32(largest)], l.lists[largest].prefixes)
+		"write CIDRs for ranges that have odd ends, or name fewer addresses", total, PrefixesMax, listNames(n.rules, n.sides)[uint32(largest)], l.lists[largest].prefixes)
 }
 
 // classes is the address table and what it means.
@@ -232,6 +252,9 @@ type classes struct {
 	sum   [sha256.Size]byte // of addrs
 	sets  []membership
 	setOf []uint32 // by class
+	// What [classes.change] goes on with. Only those made last may be changed.
+	members *memberships
+	classOf map[uint32]uint32 // by set
 }
 
 // listed is a prefix of a list.
@@ -272,10 +295,8 @@ func classify(lists []peerList, used []int) *classes {
 		set uint32
 	}
 	sets := newMemberships(len(lists))
-	classOf := map[uint32]uint32{0: 0} // by set
-	setOf := []uint32{0}               // by class
-	stack := []covering{{}}            // ::/0 in no list
-	var c classes
+	stack := []covering{{}} // ::/0 in no list
+	c := classes{setOf: []uint32{0}, members: sets, classOf: map[uint32]uint32{0: 0}}
 	for i := 0; i < len(items); {
 		p := items[i].prefix
 		for !stack[len(stack)-1].contains(p) {
@@ -294,16 +315,78 @@ func classify(lists []peerList, used []int) *classes {
 		if set == around {
 			continue
 		}
-		class, ok := classOf[set]
-		if !ok {
-			class = uint32(len(setOf))
-			classOf[set] = class
-			setOf = append(setOf, set)
-		}
 		stack = append(stack, covering{p, set})
-		c.addrs = append(c.addrs, AddrClass{Prefix: p.netip(), Class: class})
+		c.addrs = append(c.addrs, AddrClass{Prefix: p.netip(), Class: c.class(set)})
 	}
-	c.sets, c.setOf = sets.sets, setOf
+	c.sets = sets.sets
 	c.sum = sumOf(c.addrs)
 	return &c
+}
+
+// listChange is how a list differs from what classes were made of.
+type listChange struct {
+	list      uint32
+	gone, put []prefix
+}
+
+// change gives the classes after some lists have changed. A class keeps its number, and new
+// ones come behind; some may have no addresses any more. It goes through what lies within the
+// prefixes of the changes, and so is for few; where one has all of IPv4 in it, ok is false. After it
+// the classes that it was called of can only be read.
+func (c *classes) change(lists int, changes []listChange) (_ *classes, ok bool) {
+	next := &classes{addrs: slices.Clone(c.addrs), setOf: slices.Clone(c.setOf), members: c.members, classOf: c.classOf}
+	next.members.mark(lists)
+	var written []AddrClass
+	for _, l := range changes {
+		for _, p := range slices.Concat(l.gone, l.put) {
+			if p.contains(v4block) {
+				return nil, false
+			}
+		}
+		for _, p := range l.gone {
+			written = next.each(written, p, func(set uint32) uint32 { return next.members.without(set, l.list) })
+		}
+		for _, p := range l.put {
+			written = next.each(written, p, func(set uint32) uint32 { return next.members.with(set, l.list) })
+		}
+	}
+	next.sets = next.members.sets
+	next.sum = sha256.Sum256(appendAddrs(c.sum[:], written)) // the whole table is long to hash
+	return next, true
+}
+
+// each gives the addresses of a prefix the set that to makes of theirs. What lies within it
+// stays apart from it; itself may come or go. It appends what it has written.
+func (c *classes) each(written []AddrClass, p prefix, to func(set uint32) uint32) []AddrClass {
+	own := p.netip()
+	at, found := slices.BinarySearchFunc(c.addrs, own, func(a AddrClass, p netip.Prefix) int {
+		return cmp.Or(a.Prefix.Addr().Compare(p.Addr()), cmp.Compare(a.Prefix.Bits(), p.Bits()))
+	})
+	around := classOf(c.addrs, own.Addr(), own.Bits()-1)
+	if !found {
+		c.addrs = slices.Insert(c.addrs, at, AddrClass{own, around})
+	}
+	for i := at; i < len(c.addrs) && p.contains(fromNetip(c.addrs[i].Prefix)); i++ {
+		c.addrs[i].Class = c.class(to(c.setOf[c.addrs[i].Class]))
+		written = append(written, c.addrs[i])
+	}
+	if c.addrs[at].Class == around {
+		c.addrs = slices.Delete(c.addrs, at, at+1)
+		written = append(written, AddrClass{own, noClass})
+	}
+	return written
+}
+
+// noClass stands for a prefix that has gone.
+const noClass = ^uint32(0)
+
+// class is the number of the set's class.
+func (c *classes) class(set uint32) uint32 {
+	class, ok := c.classOf[set]
+	if !ok {
+		class = uint32(len(c.setOf))
+		c.classOf[set] = class
+		c.setOf = append(c.setOf, set)
+	}
+	return class
 }

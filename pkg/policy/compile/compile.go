@@ -50,7 +50,8 @@ type Program struct {
 	Addrs []AddrClass
 	// Policies holds one paged program a set, sorted by Network.
 	Policies []Policy
-	// Hash identifies the content: hex SHA-256 over all of the above.
+	// Hash identifies the content: hex SHA-256. Equal hashes mean equal content; what a
+	// [Compiler] came to by changes has another one than the same made anew.
 	Hash string
 }
 

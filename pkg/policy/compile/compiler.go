@@ -1,6 +1,8 @@
 package compile
 
 import (
+	"cmp"
+	crand "crypto/rand"
 	"errors"
 	"maps"
 	"slices"
@@ -10,14 +12,15 @@ import (
 
 // Compiler compiles what a node enforces again and again, and what is as it was the last time
 // costs next to nothing: a policy whose rules have not changed is not compiled again, and
-// the classes of addresses stay if no list has changed. What it gives is what
-// [Build] gives. It keeps the sets that it was given last; they must not be changed. The zero
-// Compiler is ready; it is for one caller at a time.
+// where few prefixes of lists have changed, so has little of the table of addresses. What it gives means
+// what [Build] gives, but may number classes otherwise. It keeps the sets that it was
+// given last; they must not be changed. The zero Compiler is ready; it is for one caller at a time.
 type Compiler struct {
 	lists   peerLists
 	used    []int // numbers of the lists that classes are of, sorted
 	classes *classes
 	sets    map[string]*compiled // by ID
+	patched bool                 // classes have been changed since they were made
 }
 
 // compiled is a set and what it came to.
@@ -34,18 +37,37 @@ type compiled struct {
 	classes *classes
 }
 
-// staleLists is how many numbers of lists that nobody names any more are put up with.
-const staleLists = 1024
+const (
+	// staleLists is how many numbers of lists, or of classes, that nobody has any more are put
+	// up with.
+	staleLists = 1024
+	// fewPrefixes is how many of them may change for classes to be changed, and not made anew.
+	fewPrefixes = 256
+)
 
-// Build compiles as the function Build does. After an error everything is as before.
+// Build compiles as the function Build does. After an error it is as good as before.
 func (c *Compiler) Build(in Input) (*Program, error) {
-	if len(c.lists.lists) > 2*len(c.used)+staleLists {
+	if len(c.lists.lists) > 2*len(c.used)+staleLists || c.patched && len(c.classes.setOf) > len(c.classes.addrs)+staleLists {
 		*c = Compiler{}
 	}
+	p, err := c.build(in)
+	if err != nil && c.patched { // stale classes may be what was too much, and are half changed
+		*c = Compiler{}
+		return c.build(in)
+	}
+	return p, err
+}
+
+func (c *Compiler) build(in Input) (*Program, error) {
 	sets := sorted(in.Sets)
 	next := make(map[string]*compiled, len(sets))
 	var bad refusals
 	checked := map[policy.ListID]error{}
+	changes := c.follow(sets)
+	followed := map[policy.ListID]policy.ListID{}
+	for _, l := range changes {
+		followed[l.to] = l.from
+	}
 	for i := range sets {
 		set := &sets[i]
 		id := set.ID()
@@ -53,10 +75,13 @@ func (c *Compiler) Build(in Input) (*Program, error) {
 			bad.add(id, errors.New("has more than one set: give each network one"))
 			continue
 		}
-		if last := c.sets[id]; last != nil && last.holds(set, in.Counters) {
+		if last := c.sets[id]; last != nil && last.holds(set, in.Counters, followed) {
 			again := *last
 			again.set = *set
 			next[id] = &again
+			if len(changes) > 0 {
+				bad.add(id, c.lists.tooLarge(&again))
+			}
 			continue
 		}
 		next[id] = &compiled{set: *set}
@@ -81,15 +106,18 @@ func (c *Compiler) Build(in Input) (*Program, error) {
 			seen[list] = true
 		}
 	}
-	used, classes := slices.Sorted(maps.Keys(seen)), c.classes
-	if classes == nil || !slices.Equal(used, c.used) {
-		classes = classify(c.lists.lists, used)
-	}
+	used := slices.Sorted(maps.Keys(seen))
+	before := c.classes
+	classes, patched := c.reclassify(used, changes)
 	w := writer{counters: in.Counters, classes: classes, naming: make([][]uint16, len(c.lists.lists)), rowOf: make([]uint32, len(classes.sets))}
 	p := &Program{Addrs: classes.addrs}
 	for i := range sets {
 		n := next[sets[i].ID()]
-		if n.classes != classes {
+		switch {
+		case n.classes == classes:
+		case patched && n.classes == before && len(before.setOf) == len(classes.setOf):
+			n.classes = classes // the rows of all classes are as they were
+		default:
 			var err error
 			n.policy, err = w.policy(&n.set, n.rules, n.places, n.sides)
 			n.classes = classes
@@ -102,8 +130,170 @@ func (c *Compiler) Build(in Input) (*Program, error) {
 	}
 	c.lists.keep(used)
 	c.sets, c.used, c.classes = next, used, classes
+	c.patched = patched || c.patched && classes == before
 	p.Hash = hash(classes.sum, p.Policies)
 	return p, nil
+}
+
+// followedList is an address set that holds other addresses than before.
+type followedList struct {
+	from, to policy.ListID
+	was, is  []policy.AddrRange
+	listChange
+}
+
+// follow finds the address sets that hold a few other addresses than before, in all sets of
+// rules that name them. Their lists keep their numbers, and are the new ones from here on.
+func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
+	mapped := map[int]followedList{} // by number; without to: another's list, too
+	for i := range sets {
+		last := c.sets[sets[i].ID()]
+		if last == nil {
+			continue
+		}
+		for name, list := range sets[i].Lists {
+			old, ok := last.set.Lists[name]
+			n, known := c.lists.known[policy.IDOf(old)]
+			if !ok || !known {
+				continue
+			}
+			f := followedList{from: policy.IDOf(old), to: policy.IDOf(list), was: old, is: list}
+			if has, ok := mapped[n]; ok && (has.from != f.from || has.to != f.to) {
+				f.to = policy.ListID{}
+			}
+			mapped[n] = f
+		}
+	}
+	for n, f := range mapped {
+		l := &c.lists.lists[n]
+		_, taken := c.lists.known[f.to]
+		if f.to == (policy.ListID{}) || f.to == f.from || taken || l.own || checkRanges(f.is) != nil {
+			continue
+		}
+		gone, put, ok := prefixesApart(f.was, f.is)
+		if !ok {
+			continue
+		}
+		f.listChange = listChange{uint32(n), gone, put}
+		out = append(out, f)
+		c.patched = true
+		delete(c.lists.index, l.sum)
+		_, _ = crand.Read(l.sum[:]) // to hash a large list takes longer than all else here
+		c.lists.index[l.sum] = n
+		maps.DeleteFunc(c.lists.known, func(_ policy.ListID, number int) bool { return number == n })
+		c.lists.known[f.to] = n
+		l.ranges, l.prefixes = f.is, l.prefixes+len(put)-len(gone)
+	}
+	return out
+}
+
+// reclassify gives the classes of the lists in use: those that there are, these changed, or new ones.
+func (c *Compiler) reclassify(used []int, followed []followedList) (_ *classes, patched bool) {
+	anew := func() (*classes, bool) { return classify(c.lists.lists, used), false }
+	if c.classes == nil {
+		return anew()
+	}
+	has := func(list []int, n int) bool { _, ok := slices.BinarySearch(list, n); return ok }
+	var changes []listChange
+	count := 0
+	for _, f := range followed {
+		changes = append(changes, f.listChange)
+		count += len(f.gone) + len(f.put)
+	}
+	differ := func(list, other []int, change func(l *listChange, all []prefix)) {
+		for _, n := range list {
+			if has(other, n) {
+				continue
+			}
+			if count += c.lists.lists[n].prefixes; count > fewPrefixes {
+				return
+			}
+			l := listChange{list: uint32(n)}
+			var all []prefix
+			for _, s := range normalize(c.lists.lists[n].ranges) {
+				all = s.appendPrefixes(all)
+			}
+			change(&l, all)
+			changes = append(changes, l)
+		}
+	}
+	differ(c.used, used, func(l *listChange, all []prefix) { l.gone = all })
+	differ(used, c.used, func(l *listChange, all []prefix) { l.put = all })
+	switch {
+	case count > fewPrefixes:
+		return anew()
+	case count == 0:
+		return c.classes, false
+	}
+	c.patched = true
+	if next, ok := c.classes.change(len(c.lists.lists), changes); ok {
+		return next, true
+	}
+	return anew()
+}
+
+// prefixesApart gives the prefixes that only one of two lists comes to; ok is false if they
+// are many, or a list is not as policy.MergeRanges has it.
+func prefixesApart(was, is []policy.AddrRange) (gone, put []prefix, ok bool) {
+	if !merged(was) || !merged(is) {
+		return nil, nil, false
+	}
+	apart := map[prefix]int{}
+	add := func(r policy.AddrRange, n int) {
+		s := span{r.First.Is4(), toU128(r.First), toU128(r.Last)}
+		for _, p := range s.appendPrefixes(nil) {
+			apart[p] += n
+		}
+	}
+	for (len(was) > 0 || len(is) > 0) && len(apart) <= 4*fewPrefixes {
+		c := 1 // what is only in is comes first
+		if len(is) == 0 {
+			c = -1
+		} else if len(was) > 0 {
+			c = cmp.Or(was[0].First.Compare(is[0].First), was[0].Last.Compare(is[0].Last))
+		}
+		if c < 0 {
+			add(was[0], -1)
+		}
+		if c > 0 {
+			add(is[0], 1)
+		}
+		if c <= 0 {
+			was = was[1:]
+		}
+		if c >= 0 {
+			is = is[1:]
+		}
+	}
+	for p, n := range apart {
+		switch {
+		case n < 0:
+			gone = append(gone, p)
+		case n > 0:
+			put = append(put, p)
+		}
+	}
+	slices.SortFunc(gone, prefix.compare)
+	slices.SortFunc(put, prefix.compare)
+	return gone, put, len(was)+len(is) == 0 && len(gone)+len(put) <= fewPrefixes
+}
+
+// merged says whether a list is in order, and its ranges neither overlap nor touch.
+func merged(list []policy.AddrRange) bool {
+	for i := range list {
+		if i == 0 {
+			continue
+		}
+		a, b := list[i-1], list[i]
+		if a.Last.BitLen() == b.First.BitLen() {
+			if next := a.Last.Next(); !next.IsValid() || !next.Less(b.First) {
+				return false
+			}
+		} else if !a.Last.Less(b.First) {
+			return false
+		}
+	}
+	return true
 }
 
 // read finds what the rules of a set that has passed check come to.
@@ -127,7 +317,7 @@ func (c *Compiler) read(n *compiled, counters Counters) error {
 	}
 	n.lists = slices.Sorted(maps.Keys(seen))
 	n.counters = countersOf(&n.set, counters)
-	return c.lists.tooLarge(n.rules, n.sides)
+	return c.lists.tooLarge(n)
 }
 
 // countersOf are the counters of a set's rules and of its default.
@@ -140,7 +330,8 @@ func countersOf(set *policy.Set, counters Counters) []uint32 {
 }
 
 // holds says whether a set would come to the same: it has the same rules, lists and counters.
-func (n *compiled) holds(set *policy.Set, counters Counters) bool {
+// A list that was followed is the same.
+func (n *compiled) holds(set *policy.Set, counters Counters, followed map[policy.ListID]policy.ListID) bool {
 	was := &n.set
 	if was.Network != set.Network || was.Variant != set.Variant || was.Default != set.Default || len(was.Rules) != len(set.Rules) {
 		return false
@@ -154,7 +345,11 @@ func (n *compiled) holds(set *policy.Set, counters Counters) bool {
 	if number, ok := counters[policy.DefaultKey(set.Network)]; !ok || number != n.counters[len(set.Rules)] {
 		return false
 	}
-	return maps.EqualFunc(was.Lists, set.Lists, sameSlice) && maps.EqualFunc(was.ServiceLists, set.ServiceLists, sameSlice)
+	same := func(a, b []policy.AddrRange) bool {
+		from, ok := followed[policy.IDOf(b)]
+		return ok && from == policy.IDOf(a) || sameSlice(a, b)
+	}
+	return maps.EqualFunc(was.Lists, set.Lists, same) && maps.EqualFunc(was.ServiceLists, set.ServiceLists, sameSlice)
 }
 
 // sameRule says whether two rules are the same in every field.

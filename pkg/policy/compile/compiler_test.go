@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 // TestCompilerAgain: whatever was compiled before, also what was refused, a compiler gives
 // what a new one gives.
 func TestCompilerAgain(t *testing.T) {
+	patched := 0
 	for range 12 {
 		seed := policytest.Seed(t)
 		g, rnd := policytest.New(seed), rand.New(rand.NewPCG(seed, 1))
@@ -30,7 +32,7 @@ func TestCompilerAgain(t *testing.T) {
 			s := &sets[i]
 			s.Rules, s.Lists = slices.Clone(s.Rules), maps.Clone(s.Lists)
 			refused := false
-			switch r := rnd.IntN(12); {
+			switch r := rnd.IntN(16); {
 			case r == 0:
 				s.Default = policy.Action(rnd.IntN(2))
 			case r == 1 && len(s.Rules) > 1:
@@ -44,10 +46,9 @@ func TestCompilerAgain(t *testing.T) {
 				s.Rules = slices.Delete(s.Rules, 0, 1)
 			case r == 4:
 				*s = g.SetN(s.Network, 30)
-			case r == 5 && len(s.Lists) > 0:
+			case (r == 5 || r > 11) && len(s.Lists) > 0:
 				name := slices.Sorted(maps.Keys(s.Lists))[rnd.IntN(len(s.Lists))]
-				list := slices.Clone(s.Lists[name])
-				s.Lists[name] = append(list, policy.AddrRange{First: netip.MustParseAddr("10.20.1.7"), Last: netip.AddrFrom4([4]byte{10, 20, 1, byte(7 + rnd.IntN(200))})})
+				changeList(rnd, sets, name, s.Lists[name])
 			case r == 6 && len(s.Rules) > 0: // the same, in another place
 				rule := &s.Rules[rnd.IntN(len(s.Rules))]
 				rule.Sources, rule.Services = slices.Clone(rule.Sources), slices.Clone(rule.Services)
@@ -76,15 +77,76 @@ func TestCompilerAgain(t *testing.T) {
 				s.Rules = s.Rules[1:]
 				continue
 			}
-			same := func(a, b compile.Policy) bool {
-				return a.Network == b.Network && a.Sum == b.Sum && slices.Equal(a.Pages, b.Pages)
+			if compile.Patched(&c) {
+				patched++
 			}
-			if want.Hash != got.Hash || !slices.Equal(want.Addrs, got.Addrs) || !slices.EqualFunc(want.Policies, got.Policies, same) {
-				t.Fatalf("step %d: another program than a new compiler's", step)
+			if err := alike(got, want); err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			}
+			set := sets[rnd.IntN(len(sets))]
+			for _, pkt := range g.Packets(set, 300) {
+				x, errX := compile.Lookup(got, set.ID(), pkt)
+				y, errY := compile.Lookup(want, set.ID(), pkt)
+				if errX != nil || errY != nil || !reflect.DeepEqual(x, y) {
+					t.Fatalf("step %d: %+v: %+v, %v; a new one's %+v, %v", step, pkt, x, errX, y, errY)
+				}
 			}
 			counters = next
 		}
 	}
+	if patched < 100 {
+		t.Errorf("classes were changed %d times, and not made anew: want more", patched)
+	}
+}
+
+// changeList changes an address set a little, in all sets of rules that have it.
+func changeList(rnd *rand.Rand, sets []policy.Set, name string, was []policy.AddrRange) {
+	is := slices.Clone(was)
+	for range 1 + rnd.IntN(3) {
+		switch at := rnd.IntN(len(is) + 1); {
+		case at == len(is) || rnd.IntN(2) == 0:
+			a := netip.AddrFrom4([4]byte{10, 20, byte(rnd.IntN(16)), byte(rnd.IntN(256))})
+			if rnd.IntN(3) == 0 {
+				a = netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x20, 14: byte(rnd.IntN(16)), 15: byte(rnd.IntN(256))})
+			}
+			last := a
+			for range rnd.IntN(20) {
+				last = last.Next()
+			}
+			is = append(is, policy.AddrRange{First: a, Last: last})
+		case rnd.IntN(2) == 0:
+			is = slices.Delete(is, at, at+1)
+		case is[at].First != is[at].Last:
+			is[at].Last = is[at].Last.Prev()
+		}
+	}
+	if rnd.IntN(8) != 0 { // else as nobody's sets are
+		is = policy.MergeRanges(is)
+	}
+	for i := range sets {
+		if policy.IDOf(sets[i].Lists[name]) == policy.IDOf(was) {
+			sets[i].Lists = maps.Clone(sets[i].Lists)
+			sets[i].Lists[name] = is
+		}
+	}
+}
+
+// alike says whether two programs differ in the numbers of classes at most.
+func alike(a, b *compile.Program) error {
+	if len(a.Addrs) != len(b.Addrs) || len(a.Policies) != len(b.Policies) {
+		return fmt.Errorf("%d prefixes and %d policies, want %d and %d", len(a.Addrs), len(a.Policies), len(b.Addrs), len(b.Policies))
+	}
+	there, back := map[uint32]uint32{0: 0}, map[uint32]uint32{0: 0}
+	for i := range a.Addrs {
+		x, y := a.Addrs[i], b.Addrs[i]
+		other, ok := there[x.Class]
+		again, known := back[y.Class]
+		if x.Prefix != y.Prefix || ok != known || ok && (other != y.Class || again != x.Class) {
+			return fmt.Errorf("prefix %d is %v in class %d, want %v in %d", i, x.Prefix, x.Class, y.Prefix, y.Class)
+		}
+		there[x.Class], back[y.Class] = y.Class, x.Class
+	}
+	return nil
 }
 
 // TestCompilerSpares: what has not changed is not compiled again.
@@ -113,5 +175,74 @@ func TestCompilerSpares(t *testing.T) {
 	}
 	if before.Policies[1].Sum == after.Policies[1].Sum || before.Hash == after.Hash {
 		t.Error("a policy that has changed was not")
+	}
+}
+
+// TestCompilerSharedLists: a set that changes takes nobody along who has the same addresses by
+// another way: a rule as its own, a set of another name, another network that keeps the old ones.
+func TestCompilerSharedLists(t *testing.T) {
+	list := func(last byte) []policy.AddrRange {
+		return []policy.AddrRange{{First: netip.MustParseAddr("10.0.0.1"), Last: netip.AddrFrom4([4]byte{10, 0, 0, last})}}
+	}
+	was, is := list(4), list(5)
+	rule := func(id uint32, own []policy.AddrRange, sets ...string) policy.Rule {
+		return policy.Rule{Key: policy.RuleKey{Policy: "p", ID: id}, Action: policy.Allow, Directions: policy.InOut, Sources: own, SourceSets: sets}
+	}
+	for name, c := range map[string]struct {
+		before, after []policy.Set
+	}{
+		"its own": {
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}, {Network: "b", Rules: []policy.Rule{rule(2, list(4))}}},
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, list(4))}}},
+		},
+		"another name": {
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": was, "y": list(4)}}},
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": is, "y": list(4)}}},
+		},
+		"one keeps it": {
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+		},
+		"one comes, with the old one": {
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+		},
+		"changed, and named no more": {
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, list(9))}, Lists: map[string][]policy.AddrRange{"x": is}}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var compiler compile.Compiler
+			var counters compile.Counters
+			for _, sets := range [][]policy.Set{c.before, c.after, c.before, c.after} {
+				var err error
+				if counters, err = compile.Allocate(counters, sets); err != nil {
+					t.Fatal(err)
+				}
+				in := compile.Input{Sets: sets, Counters: counters}
+				got, err := compiler.Build(in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want, err := compile.Build(in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := alike(got, want); err != nil {
+					t.Error(err)
+				}
+				for _, s := range sets {
+					for i := range 12 {
+						p := policy.Packet{IP: true, Src: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Dst: netip.MustParseAddr("10.1.1.1"), Protocol: 50}
+						x, errX := compile.Lookup(got, s.ID(), p)
+						y, errY := compile.Lookup(want, s.ID(), p)
+						if errX != nil || errY != nil || !reflect.DeepEqual(x, y) {
+							t.Errorf("network %s: %v: %+v, %v; a new one's %+v, %v", s.ID(), p.Src, x, errX, y, errY)
+						}
+					}
+				}
+			}
+		})
 	}
 }

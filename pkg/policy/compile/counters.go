@@ -18,13 +18,19 @@ import (
 // [Build]: their last good sets do fit, since prev has their keys.
 func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 	sets = sorted(sets)
-	next := Counters{}
+	next, missing := make(Counters, len(prev)), false
 	for i := range sets {
 		for _, key := range keys(&sets[i]) {
-			if n, ok := prev[key]; ok {
-				next[key] = n
+			n, ok := prev[key]
+			if !ok {
+				missing = true
+				continue
 			}
+			next[key] = n
 		}
+	}
+	if !missing {
+		return next, nil
 	}
 	free := freeNumbers(prev, next)
 	var bad refusals
@@ -55,7 +61,8 @@ func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 
 // keys are the keys of a set's rules and of its default.
 func keys(set *policy.Set) []policy.RuleKey {
-	out := []policy.RuleKey{policy.DefaultKey(set.Network)}
+	out := make([]policy.RuleKey, 0, len(set.Rules)+1)
+	out = append(out, policy.DefaultKey(set.Network))
 	for i := range set.Rules {
 		out = append(out, set.Rules[i].Key)
 	}

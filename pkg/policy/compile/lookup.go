@@ -51,8 +51,12 @@ func Lookup(p *Program, network string, pkt policy.Packet) (Match, error) {
 // ClassOf is the class of an address: that of the longest prefix around it, or
 // 0. IPv4 is looked up mapped.
 func ClassOf(addrs []AddrClass, a netip.Addr) uint32 {
-	a = netip.AddrFrom16(a.As16())
-	for limit := 128; limit >= 0; {
+	return classOf(addrs, netip.AddrFrom16(a.As16()), 128)
+}
+
+// classOf is the class of the longest prefix around an IPv6 address, of at most limit bits.
+func classOf(addrs []AddrClass, a netip.Addr, limit int) uint32 {
+	for limit >= 0 {
 		want := netip.PrefixFrom(a, limit).Masked()
 		// The last entry not after want either covers it, and then is the
 		// longest that does, or shares fewer leading bits with it.

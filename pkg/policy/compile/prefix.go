@@ -97,6 +97,8 @@ func (p prefix) netip() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), p.bits)
 }
 
+func fromNetip(p netip.Prefix) prefix { return prefix{toU128(p.Addr()), p.Bits()} }
+
 // span is an inclusive range of addresses of one family.
 type span struct {
 	v4          bool

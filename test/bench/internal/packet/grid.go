@@ -21,10 +21,15 @@ var (
 	AimFirst = ratio.Aim{Ratio: 1.0 / 40}
 	// AimChange is a changed rule among 4,000.
 	AimChange = ratio.Aim{Ours: 0.5}
+	// AimAddress is an address that comes to a set of 100,000.
+	AimAddress = ratio.Aim{Ours: 0.01}
 )
 
-// aimedRules is the number of rules that AimFirst and AimChange are about.
-const aimedRules = 4000
+// What AimFirst and AimChange, and AimAddress are about.
+const (
+	aimedRules     = 4000
+	aimedAddresses = 100000
+)
 
 // Size of a rule base.
 type Size struct{ Rules, Addresses int }
@@ -59,9 +64,13 @@ type Grid struct {
 	// Hooks gives the hooks of ports under a rule base, all of which are loaded already.
 	Hooks  func(Size) Ported
 	Rivals []Rival
-	// Change changes the rule in the middle of a rule base and returns when it is in force; nil:
-	// no rows of changes.
-	Change func(Size) error
+	// Change changes the rule in the middle of a rule base and gives the time until that is in
+	// force and nothing is judged by the old one any more; nil: no rows of changes.
+	Change func(Size) (time.Duration, error)
+	// Address has an address come or go in the sets of one of Sizes, Addressed, and gives the time
+	// until that is in force: by what has changed, or with everything compiled anew. nil: no such row.
+	Addressed Size
+	Address   func(s Size, anew bool) (time.Duration, error)
 }
 
 // ourPath is a path under our hooks.
@@ -254,7 +263,46 @@ func (m *grid) compare(c Config) error {
 			m.row(fmt.Sprintf("established-%s-vs-%s", most, fewest), m.est[last], m.est[0], "the same under "+fewest.String(), AimFlat),
 			m.row(fmt.Sprintf("first-%s-vs-%s", most, fewest), m.first[last], m.first[0], "the same under "+fewest.String(), AimFirstFlat))
 	}
-	return errors.Join(append(errs, m.changes(c))...)
+	return errors.Join(append(errs, m.changes(c), m.address(c))...)
+}
+
+// address measures how long it takes until one more address is in force, or one less.
+func (m *grid) address(c Config) error {
+	if m.Address == nil {
+		return nil
+	}
+	for range 2 { // both generations know the sets
+		if _, err := m.Address(m.Addressed, false); err != nil {
+			return err
+		}
+	}
+	var pairs []ratio.Pair
+	for range max(1, c.Rounds/4) {
+		ours, err := m.Address(m.Addressed, false)
+		if err != nil {
+			return err
+		}
+		anew, err := m.Address(m.Addressed, true)
+		if err != nil {
+			return err
+		}
+		for range 2 { // what was made anew is of both generations
+			if _, err := m.Address(m.Addressed, false); err != nil {
+				return err
+			}
+		}
+		pairs = append(pairs, ratio.Pair{Ours: ours.Seconds(), Baseline: anew.Seconds()})
+	}
+	aim := ratio.Aim{}
+	if m.Addressed.Addresses == aimedAddresses {
+		aim = AimAddress
+	}
+	row, err := ratio.Compare(fmt.Sprintf("%s/address-%s", m.Label, m.Addressed), "everything compiled anew", ratio.Seconds, aim, pairs)
+	if err != nil {
+		return err
+	}
+	m.rows = append(m.rows, row)
+	return nil
 }
 
 // changes measures how long it takes until a changed rule is in force, with all rule bases of
@@ -272,8 +320,17 @@ func (m *grid) changes(c Config) error {
 			for range max(1, c.Rounds/8) {
 				var pair ratio.Pair
 				order := []func() error{
-					func() error { return clocked(&pair.Ours, func() error { return m.Change(p.Size) }) },
-					func() error { return clocked(&pair.Baseline, r.changeRule) },
+					func() error {
+						took, err := m.Change(p.Size)
+						pair.Ours = took.Seconds()
+						return err
+					},
+					func() error {
+						start := time.Now()
+						err := r.changeRule()
+						pair.Baseline = time.Since(start).Seconds()
+						return err
+					},
 				}
 				rand.Shuffle(2, func(i, j int) { order[i], order[j] = order[j], order[i] })
 				for _, fn := range order {
@@ -296,14 +353,6 @@ func (m *grid) changes(c Config) error {
 		}
 	}
 	return nil
-}
-
-// clocked adds what fn takes, in seconds.
-func clocked(sum *float64, fn func() error) error {
-	start := time.Now()
-	err := fn()
-	*sum += time.Since(start).Seconds()
-	return err
 }
 
 // curves are for a plot over rules.

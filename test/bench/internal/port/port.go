@@ -6,9 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/datapath"
@@ -25,12 +29,14 @@ type Firewall struct {
 	dp       *datapath.Datapath
 	compiler compile.Compiler
 	counters compile.Counters
-	lists    map[int]map[string][]policy.AddrRange // by number of addresses
+	// By number of addresses: the sets, and what one was before AddAddress.
+	lists   map[int]map[string][]policy.AddrRange
+	without map[int][]policy.AddrRange
 }
 
 // Open loads the programs, and the policies of networks.
 func Open(bpffs string, networks ...Network) (f *Firewall, err error) {
-	f = &Firewall{lists: map[int]map[string][]policy.AddrRange{}}
+	f = &Firewall{lists: map[int]map[string][]policy.AddrRange{}, without: map[int][]policy.AddrRange{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.Close())
@@ -43,15 +49,21 @@ func Open(bpffs string, networks ...Network) (f *Firewall, err error) {
 }
 
 // Load compiles the policies of networks and puts them in force, in place of those before.
-func (f *Firewall) Load(networks ...Network) error {
-	var sets []policy.Set
+func (f *Firewall) Load(networks ...Network) error { return f.Enforce(f.Sets(networks...)) }
+
+// Sets are the rules of networks.
+func (f *Firewall) Sets(networks ...Network) (sets []policy.Set) {
 	for _, n := range networks {
 		if f.lists[n.Addresses] == nil {
 			f.lists[n.Addresses] = addressSets(n.Addresses)
 		}
 		sets = append(sets, n.set(f.lists[n.Addresses]))
 	}
-	var err error
+	return sets
+}
+
+// Enforce compiles rules and puts them in force.
+func (f *Firewall) Enforce(sets []policy.Set) (err error) {
 	if f.counters, err = compile.Allocate(f.counters, sets); err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
@@ -63,6 +75,44 @@ func (f *Firewall) Load(networks ...Network) error {
 		return fmt.Errorf("load policy: %w", err)
 	}
 	return nil
+}
+
+// AddAddress has one more address in a set of those that rules of n addresses name, or
+// takes it away again. Load puts it in force.
+func (f *Firewall) AddAddress(n Network) {
+	lists := maps.Clone(f.lists[n.Addresses])
+	name := setName(1)
+	if was, ok := f.without[n.Addresses]; ok {
+		lists[name] = was
+		delete(f.without, n.Addresses)
+	} else {
+		f.without[n.Addresses] = lists[name]
+		lists[name] = policy.MergeRanges(append(slices.Clone(lists[name]), policy.RangeOf(netip.MustParsePrefix("9.9.9.9/32"))))
+	}
+	f.lists[n.Addresses] = lists
+}
+
+// Anew has the next Load compile everything.
+func (f *Firewall) Anew() { f.compiler = compile.Compiler{} }
+
+// Until gives the time from now until another generation is in force, which fn brings about.
+func (f *Firewall) Until(fn func() error) (active time.Duration, err error) {
+	before, start := f.dp.Generation(), time.Now()
+	var ended atomic.Bool
+	seen := make(chan time.Duration)
+	go func() {
+		for f.dp.Generation() == before && !ended.Load() {
+			runtime.Gosched()
+		}
+		seen <- time.Since(start)
+	}()
+	err = fn()
+	ended.Store(true)
+	active = <-seen
+	if err == nil && f.dp.Generation() == before {
+		err = errors.New("nothing has changed")
+	}
+	return active, err
 }
 
 // Rules that NSX has at most for one NIC.
