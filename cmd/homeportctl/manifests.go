@@ -58,10 +58,10 @@ func (f *manifestFlags) rules(stderr io.Writer) (policy.Set, error) {
 		}
 		return cannot(fmt.Errorf("--network %q: no VLANNetwork in %s: %s", f.network, f.dir, want))
 	}
-	set := s.PolicySet(f.network, desired.PodRef{})
-	counters, err := compile.Allocate(nil, []policy.Set{set})
+	all := s.PolicySets() // of all networks, since they share a node's counters
+	counters, err := compile.Allocate(nil, all)
 	if err == nil {
-		_, err = compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+		_, err = compile.Build(compile.Input{Sets: all, Counters: counters})
 	}
 	var refused *compile.RefusedError
 	if errors.As(err, &refused) {
@@ -70,7 +70,7 @@ func (f *manifestFlags) rules(stderr io.Writer) (policy.Set, error) {
 	if err != nil {
 		return cannot(err)
 	}
-	return set, nil
+	return s.PolicySet(f.network, desired.PodRef{}), nil
 }
 
 // open is the state of the port that is meant.

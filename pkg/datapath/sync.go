@@ -31,6 +31,8 @@ var unknown pagesSum
 // assumeSides notes what another process may have left on the sides: nothing
 // but programs of networks that still have a number.
 func (d *Datapath) assumeSides() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for i := range d.sides {
 		d.forgetTable(i)
 		d.sides[i].programs = map[uint32]pagesSum{}
@@ -191,12 +193,16 @@ func addrKey(a compile.AddrClass) portAddrKey {
 // and empties slots of policies that are gone. Equal policies share one map.
 func (d *Datapath) publishPolicies(p *compile.Program, numbers []uint32, side uint32) error {
 	programs := d.sides[side].programs
+	defer d.dropPages()
 	gone := maps.Clone(programs)
 	var slots []uint32
 	var inner []*ebpf.Map
 	var sums []pagesSum
 	for i, n := range p.Policies {
 		slot, sum := numbers[i]*2+side, pagesSum(n.Sum)
+		if sum == unknown {
+			return fmt.Errorf("network %q: a compiled policy without its hash", n.Network)
+		}
 		delete(gone, slot)
 		if have, ok := programs[slot]; ok && have == sum {
 			continue
@@ -226,7 +232,6 @@ func (d *Datapath) publishPolicies(p *compile.Program, numbers []uint32, side ui
 	for _, slot := range empty {
 		delete(programs, slot)
 	}
-	d.dropPages()
 	return nil
 }
 

@@ -370,6 +370,9 @@ func TestSyncByDifference(t *testing.T) {
 		many = append(many, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(i >> 6), byte(i << 2)}), 31)))
 	}
 	sets := []policy.Set{g.SetN("net-a", 20), g.SetN("net-b", 20)}
+	var c compile.Compiler // what it gives changes in place, too
+	var counters compile.Counters
+	var err error
 	for step := range 80 {
 		i := rnd.IntN(len(sets))
 		s := &sets[i]
@@ -396,7 +399,10 @@ func TestSyncByDifference(t *testing.T) {
 		case 7:
 			d = newDatapath(t, cfg)
 		}
-		p, _, err := build(sets...)
+		if counters, err = compile.Allocate(counters, sets); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Build(compile.Input{Sets: sets, Counters: counters})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -424,7 +430,10 @@ func TestSyncByDifference(t *testing.T) {
 		tables := [2]*ebpf.Map{d.sides[0].table, d.sides[1].table}
 		sets[0].Rules = slices.Clone(sets[0].Rules)
 		sets[0].Rules[0].Log = !sets[0].Rules[0].Log
-		p, _, err := build(sets...)
+		if counters, err = compile.Allocate(counters, sets); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Build(compile.Input{Sets: sets, Counters: counters})
 		if err != nil {
 			t.Fatal(err)
 		}

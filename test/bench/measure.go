@@ -321,7 +321,7 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 	g.Hooks = func(s packet.Size) packet.Ported { return firewall.In(*networks[s]) }
 	if len(g.Rivals) > 0 {
 		g.Change = func(s packet.Size) (time.Duration, error) {
-			networks[s].Changed = !networks[s].Changed
+			networks[s].Turn++
 			sets := firewall.Sets(list()...)
 			start := time.Now()
 			err := firewall.Enforce(sets)
@@ -330,7 +330,7 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 	}
 	if g.Addressed != (packet.Size{}) {
 		g.Address = func(s packet.Size, anew bool) (time.Duration, error) {
-			firewall.AddAddress(*networks[s])
+			firewall.SwapAddress(*networks[s])
 			if anew {
 				firewall.Anew()
 			}

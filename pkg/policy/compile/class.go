@@ -255,6 +255,7 @@ type classes struct {
 	// What [classes.change] goes on with. Only those made last may be changed.
 	members *memberships
 	classOf map[uint32]uint32 // by set
+	made    int               // classes that there were when they were made
 }
 
 // listed is a prefix of a list.
@@ -318,7 +319,7 @@ func classify(lists []peerList, used []int) *classes {
 		stack = append(stack, covering{p, set})
 		c.addrs = append(c.addrs, AddrClass{Prefix: p.netip(), Class: c.class(set)})
 	}
-	c.sets = sets.sets
+	c.sets, c.made = sets.sets, len(c.setOf)
 	c.sum = sumOf(c.addrs)
 	return &c
 }
@@ -334,7 +335,7 @@ type listChange struct {
 // prefixes of the changes, and so is for few; where one has all of IPv4 in it, ok is false. After it
 // the classes that it was called of can only be read.
 func (c *classes) change(lists int, changes []listChange) (_ *classes, ok bool) {
-	next := &classes{addrs: slices.Clone(c.addrs), setOf: slices.Clone(c.setOf), members: c.members, classOf: c.classOf}
+	next := &classes{addrs: slices.Clone(c.addrs), setOf: slices.Clone(c.setOf), members: c.members, classOf: c.classOf, made: c.made}
 	next.members.mark(lists)
 	var written []AddrClass
 	for _, l := range changes {

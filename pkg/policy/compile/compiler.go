@@ -21,6 +21,8 @@ type Compiler struct {
 	classes *classes
 	sets    map[string]*compiled // by ID
 	patched bool                 // classes have been changed since they were made
+	// followed: a list that has changed kept its number, and is not known by its content any more.
+	followed bool
 }
 
 // compiled is a set and what it came to.
@@ -47,18 +49,25 @@ const (
 
 // Build compiles as the function Build does. After an error it is as good as before.
 func (c *Compiler) Build(in Input) (*Program, error) {
-	if len(c.lists.lists) > 2*len(c.used)+staleLists || c.patched && len(c.classes.setOf) > len(c.classes.addrs)+staleLists {
+	if len(c.lists.lists) > 2*len(c.used)+staleLists || c.patched && len(c.classes.setOf) > 2*c.classes.made+staleLists {
 		*c = Compiler{}
 	}
-	p, err := c.build(in)
-	if err != nil && c.patched { // stale classes may be what was too much, and are half changed
+	p, refused, err := c.build(in)
+	if err == nil {
+		return p, nil
+	}
+	if !refused && (c.patched || c.followed) { // stale numbers may be what was too much, and are half changed
 		*c = Compiler{}
-		return c.build(in)
+		p, _, err = c.build(in)
+	}
+	if err != nil {
+		c.lists.keep(c.used)
 	}
 	return p, err
 }
 
-func (c *Compiler) build(in Input) (*Program, error) {
+// build is Build; refused says that an error is of the sets alone, and nothing has changed.
+func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 	sets := sorted(in.Sets)
 	next := make(map[string]*compiled, len(sets))
 	var bad refusals
@@ -79,26 +88,25 @@ func (c *Compiler) build(in Input) (*Program, error) {
 			again := *last
 			again.set = *set
 			next[id] = &again
-			if len(changes) > 0 {
-				bad.add(id, c.lists.tooLarge(&again))
-			}
 			continue
 		}
 		next[id] = &compiled{set: *set}
 		bad.add(id, check(set, in.Counters, checked))
 	}
 	if err := bad.err(); err != nil {
-		return nil, err
+		return nil, true, err
 	}
+	c.apply(changes)
 	for i := range sets {
 		n := next[sets[i].ID()]
-		if n.counters != nil {
-			continue
+		if n.counters == nil {
+			bad.add(sets[i].ID(), c.read(n, in.Counters))
+		} else if len(changes) > 0 {
+			bad.add(sets[i].ID(), c.lists.tooLarge(n))
 		}
-		bad.add(sets[i].ID(), c.read(n, in.Counters))
 	}
 	if err := bad.err(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	seen := map[int]bool{}
 	for _, n := range next {
@@ -126,13 +134,13 @@ func (c *Compiler) build(in Input) (*Program, error) {
 		p.Policies = append(p.Policies, n.policy)
 	}
 	if err := bad.err(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	c.lists.keep(used)
 	c.sets, c.used, c.classes = next, used, classes
 	c.patched = patched || c.patched && classes == before
 	p.Hash = hash(classes.sum, p.Policies)
-	return p, nil
+	return p, false, nil
 }
 
 // followedList is an address set that holds other addresses than before.
@@ -143,7 +151,8 @@ type followedList struct {
 }
 
 // follow finds the address sets that hold a few other addresses than before, in all sets of
-// rules that name them. Their lists keep their numbers, and are the new ones from here on.
+// rules that name them: their lists can keep their numbers. It knows who names a list by the
+// place of the list, so that a set whose list is at another place is read again.
 func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
 	mapped := map[int]followedList{} // by number; without to: another's list, too
 	for i := range sets {
@@ -176,15 +185,23 @@ func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
 		}
 		f.listChange = listChange{uint32(n), gone, put}
 		out = append(out, f)
-		c.patched = true
+	}
+	return out
+}
+
+// apply has followed lists be the new ones.
+func (c *Compiler) apply(changes []followedList) {
+	for _, f := range changes {
+		n := int(f.list)
+		l := &c.lists.lists[n]
+		c.followed = true
 		delete(c.lists.index, l.sum)
 		_, _ = crand.Read(l.sum[:]) // to hash a large list takes longer than all else here
 		c.lists.index[l.sum] = n
 		maps.DeleteFunc(c.lists.known, func(_ policy.ListID, number int) bool { return number == n })
 		c.lists.known[f.to] = n
-		l.ranges, l.prefixes = f.is, l.prefixes+len(put)-len(gone)
+		l.ranges, l.prefixes = f.is, l.prefixes+len(f.put)-len(f.gone)
 	}
-	return out
 }
 
 // reclassify gives the classes of the lists in use: those that there are, these changed, or new ones.
@@ -347,7 +364,7 @@ func (n *compiled) holds(set *policy.Set, counters Counters, followed map[policy
 	}
 	same := func(a, b []policy.AddrRange) bool {
 		from, ok := followed[policy.IDOf(b)]
-		return ok && from == policy.IDOf(a) || sameSlice(a, b)
+		return ok && from == policy.IDOf(a) || policy.IDOf(a) == policy.IDOf(b)
 	}
 	return maps.EqualFunc(was.Lists, set.Lists, same) && maps.EqualFunc(was.ServiceLists, set.ServiceLists, sameSlice)
 }

@@ -52,6 +52,11 @@ func TestCompilerAgain(t *testing.T) {
 			case r == 6 && len(s.Rules) > 0: // the same, in another place
 				rule := &s.Rules[rnd.IntN(len(s.Rules))]
 				rule.Sources, rule.Services = slices.Clone(rule.Sources), slices.Clone(rule.Services)
+				for name, list := range s.Lists {
+					if rnd.IntN(3) == 0 {
+						s.Lists[name] = append([]policy.AddrRange{}, list...)
+					}
+				}
 			case r == 7 && len(sets) < 6:
 				sets = append(sets, g.SetN(fmt.Sprint("more-", step), 10))
 			case r == 8 && len(sets) > 2:
@@ -185,37 +190,47 @@ func TestCompilerSharedLists(t *testing.T) {
 		return []policy.AddrRange{{First: netip.MustParseAddr("10.0.0.1"), Last: netip.AddrFrom4([4]byte{10, 0, 0, last})}}
 	}
 	was, is := list(4), list(5)
+	elsewhere := list(4)
 	rule := func(id uint32, own []policy.AddrRange, sets ...string) policy.Rule {
 		return policy.Rule{Key: policy.RuleKey{Policy: "p", ID: id}, Action: policy.Allow, Directions: policy.InOut, Sources: own, SourceSets: sets}
 	}
 	for name, c := range map[string]struct {
 		before, after []policy.Set
+		between       []policy.Set
 	}{
+		"at another place first": {
+			before:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": was, "y": list(4)}}},
+			between: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": was, "y": elsewhere}}},
+			after:   []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": is, "y": elsewhere}}},
+		},
 		"its own": {
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}, {Network: "b", Rules: []policy.Rule{rule(2, list(4))}}},
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, list(4))}}},
+			before: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}, {Network: "b", Rules: []policy.Rule{rule(2, list(4))}}},
+			after:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, list(4))}}},
 		},
 		"another name": {
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": was, "y": list(4)}}},
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": is, "y": list(4)}}},
+			before: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": was, "y": list(4)}}},
+			after:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": is, "y": list(4)}}},
 		},
 		"one keeps it": {
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			before: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			after:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
 		},
 		"one comes, with the old one": {
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			before: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			after:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
 		},
 		"changed, and named no more": {
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
-			[]policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, list(9))}, Lists: map[string][]policy.AddrRange{"x": is}}},
+			before: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": was}}},
+			after:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, list(9))}, Lists: map[string][]policy.AddrRange{"x": is}}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var compiler compile.Compiler
 			var counters compile.Counters
-			for _, sets := range [][]policy.Set{c.before, c.after, c.before, c.after} {
+			for _, sets := range [][]policy.Set{c.before, c.between, c.after, c.before, c.between, c.after} {
+				if sets == nil {
+					continue
+				}
 				var err error
 				if counters, err = compile.Allocate(counters, sets); err != nil {
 					t.Fatal(err)

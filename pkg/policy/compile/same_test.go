@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -58,26 +59,34 @@ func TestSameRule(t *testing.T) {
 func TestCompilerForgets(t *testing.T) {
 	var c Compiler
 	freed := make(chan bool, 1)
-	most := 0
+	last := 0
+	begun := 0
 	for i := range 3 * staleLists {
-		lists := map[string][]policy.AddrRange{"set": {policy.RangeOf(netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255)))}}
+		own := []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255)))}
 		if i == 5 {
-			runtime.AddCleanup(&lists["set"][0], func(bool) { freed <- true }, true)
+			runtime.AddCleanup(&own[0], func(bool) { freed <- true }, true)
 		}
-		set := policy.Set{Network: "n", Lists: lists, Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "p", ID: 1}, Directions: policy.InOut, SourceSets: []string{"set"}}}}
+		set := policy.Set{Network: "n", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "p", ID: 1}, Directions: policy.InOut, Sources: own}}}
 		if _, err := c.Build(Input{Sets: []policy.Set{set}, Counters: Counters{set.Rules[0].Key: 0, policy.DefaultKey("n"): 1}}); err != nil {
 			t.Fatal(err)
 		}
-		most = max(most, len(c.lists.lists))
-		if len(c.lists.index) != 1 || len(c.lists.known) != 1 {
-			t.Fatalf("after %d lists it knows %d and %d", i, len(c.lists.index), len(c.lists.known))
+		if len(c.lists.lists) < last {
+			begun++
+		}
+		last = len(c.lists.lists)
+		if len(c.lists.index) != 1 || last > staleLists+4 || len(c.classes.setOf) > 2*staleLists {
+			t.Fatalf("after %d lists it knows %d, of %d numbers, and %d classes", i, len(c.lists.index), last, len(c.classes.setOf))
 		}
 		if i == 10 {
 			runtime.GC()
-			<-freed
+			select {
+			case <-freed:
+			case <-time.After(10 * time.Second):
+				t.Fatal("a list that nobody names any more is held")
+			}
 		}
 	}
-	if most > 2+staleLists+1 {
-		t.Errorf("%d numbers of lists, want a new beginning", most)
+	if begun != 2 {
+		t.Errorf("numbers began again %d times, want 2", begun)
 	}
 }

@@ -1,6 +1,7 @@
 package policytest
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -33,6 +34,13 @@ func (b Bug) Build(in compile.Input) (*compile.Program, error) {
 	p, err := compile.Build(in)
 	if err == nil && b.program != nil {
 		b.program(p)
+		for i, n := range p.Policies {
+			var text []byte
+			for _, page := range n.Pages {
+				text = append(text, page[:]...)
+			}
+			p.Policies[i].Sum = sha256.Sum256(text)
+		}
 	}
 	return p, err
 }

@@ -67,8 +67,8 @@ type Grid struct {
 	// Change changes the rule in the middle of a rule base and gives the time until that is in
 	// force and nothing is judged by the old one any more; nil: no rows of changes.
 	Change func(Size) (time.Duration, error)
-	// Address has an address come or go in the sets of one of Sizes, Addressed, and gives the time
-	// until that is in force: by what has changed, or with everything compiled anew. nil: no such row.
+	// Address has one address take another's place in a set of one of Sizes, Addressed, and gives the
+	// time until that is in force: by what has changed, or with everything compiled anew. nil: no such row.
 	Addressed Size
 	Address   func(s Size, anew bool) (time.Duration, error)
 }
@@ -266,7 +266,7 @@ func (m *grid) compare(c Config) error {
 	return errors.Join(append(errs, m.changes(c), m.address(c))...)
 }
 
-// address measures how long it takes until one more address is in force, or one less.
+// address measures how long it takes until another address of a set is in force.
 func (m *grid) address(c Config) error {
 	if m.Address == nil {
 		return nil

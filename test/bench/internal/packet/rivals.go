@@ -14,8 +14,8 @@ import (
 	"github.com/homeport-cni/homeport/test/bench/internal/box"
 )
 
-// Rival is a firewall that the kernel has already: so many rules as ours, in the form that
-// is fastest there, in force on all bridges of the namespace that it is set up in.
+// Rival is a firewall that the kernel has already: so many rules as ours, in force on all
+// bridges of the namespace that it is set up in.
 type Rival struct {
 	Name  string
 	rules func(n int) string

@@ -29,9 +29,10 @@ type Firewall struct {
 	dp       *datapath.Datapath
 	compiler compile.Compiler
 	counters compile.Counters
-	// By number of addresses: the sets, and what one was before AddAddress.
+	// By number of addresses: the sets, and what one was before SwapAddress.
 	lists   map[int]map[string][]policy.AddrRange
 	without map[int][]policy.AddrRange
+	swaps   int
 }
 
 // Open loads the programs, and the policies of networks.
@@ -77,18 +78,17 @@ func (f *Firewall) Enforce(sets []policy.Set) (err error) {
 	return nil
 }
 
-// AddAddress has one more address in a set of those that rules of n addresses name, or
-// takes it away again. Load puts it in force.
-func (f *Firewall) AddAddress(n Network) {
+// SwapAddress has another address than ever before in a set of those that rules of n's addresses
+// name, in place of the one of the last call. Load puts it in force.
+func (f *Firewall) SwapAddress(n Network) {
+	f.swaps++
 	lists := maps.Clone(f.lists[n.Addresses])
 	name := setName(1)
-	if was, ok := f.without[n.Addresses]; ok {
-		lists[name] = was
-		delete(f.without, n.Addresses)
-	} else {
+	if f.without[n.Addresses] == nil {
 		f.without[n.Addresses] = lists[name]
-		lists[name] = policy.MergeRanges(append(slices.Clone(lists[name]), policy.RangeOf(netip.MustParsePrefix("9.9.9.9/32"))))
 	}
+	another := netip.AddrFrom4([4]byte{9, 9, byte(f.swaps >> 8), byte(f.swaps)})
+	lists[name] = policy.MergeRanges(append(slices.Clone(f.without[n.Addresses]), policy.AddrRange{First: another, Last: another}))
 	f.lists[n.Addresses] = lists
 }
 
@@ -121,8 +121,8 @@ const Rules = 4000
 // Network with so many rules, whose address sets hold so many addresses and prefixes.
 type Network struct {
 	Rules, Addresses int
-	// Changed, if true, is the same with another range of ports in the rule in the middle.
-	Changed bool
+	// Turn is how often the rule in the middle has changed its range of ports.
+	Turn int
 }
 
 // Name of the network.
@@ -172,8 +172,8 @@ func (n Network) set(lists map[string][]policy.AddrRange) policy.Set {
 		if i%2 == 1 {
 			r.Services = []policy.Service{{Protocol: policy.TCP, First: uint16(1000 + i), Last: uint16(1100 + i)}}
 		}
-		if n.Changed && i == others/2 {
-			r.Services[0].Last += 7
+		if i == others/2 {
+			r.Services[0].Last += uint16(n.Turn)
 		}
 		for j := i; j < max(sets, i+1); j += others {
 			r.SourceSets = append(r.SourceSets, setName(j%sets))
