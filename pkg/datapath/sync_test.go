@@ -372,7 +372,21 @@ func TestSyncByDifference(t *testing.T) {
 	sets := []policy.Set{g.SetN("net-a", 20), g.SetN("net-b", 20)}
 	var c compile.Compiler // what it gives changes in place, too
 	var counters compile.Counters
-	var err error
+	load := func() *compile.Program {
+		t.Helper()
+		var err error
+		if counters, err = compile.Allocate(counters, sets); err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Build(compile.Input{Sets: sets, Counters: counters})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Sync(p); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
 	for step := range 80 {
 		i := rnd.IntN(len(sets))
 		s := &sets[i]
@@ -399,16 +413,7 @@ func TestSyncByDifference(t *testing.T) {
 		case 7:
 			d = newDatapath(t, cfg)
 		}
-		if counters, err = compile.Allocate(counters, sets); err != nil {
-			t.Fatal(err)
-		}
-		p, err := c.Build(compile.Input{Sets: sets, Counters: counters})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := d.Sync(p); err != nil {
-			t.Fatal(err)
-		}
+		p := load()
 		addrs, pages := kernelHas(t, d)
 		if !slices.Equal(addrs, p.Addrs) {
 			t.Fatalf("step %d: the table has %d prefixes, want %d", step, len(addrs), len(p.Addrs))
@@ -430,16 +435,7 @@ func TestSyncByDifference(t *testing.T) {
 		tables := [2]*ebpf.Map{d.sides[0].table, d.sides[1].table}
 		sets[0].Rules = slices.Clone(sets[0].Rules)
 		sets[0].Rules[0].Log = !sets[0].Rules[0].Log
-		if counters, err = compile.Allocate(counters, sets); err != nil {
-			t.Fatal(err)
-		}
-		p, err := c.Build(compile.Input{Sets: sets, Counters: counters})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := d.Sync(p); err != nil {
-			t.Fatal(err)
-		}
+		load()
 		if now := [2]*ebpf.Map{d.sides[0].table, d.sides[1].table}; i > 1 && now != tables {
 			t.Error("a table of addresses was made anew")
 		}

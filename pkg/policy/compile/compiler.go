@@ -173,16 +173,18 @@ func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
 			mapped[n] = f
 		}
 	}
+	claimed := map[policy.ListID]bool{}
 	for n, f := range mapped {
 		l := &c.lists.lists[n]
 		_, taken := c.lists.known[f.to]
-		if f.to == (policy.ListID{}) || f.to == f.from || taken || l.own || checkRanges(f.is) != nil {
+		if f.to == (policy.ListID{}) || f.to == f.from || taken || claimed[f.to] || l.own || checkRanges(f.is) != nil {
 			continue
 		}
 		gone, put, ok := prefixesApart(f.was, f.is)
 		if !ok {
 			continue
 		}
+		claimed[f.to] = true // by one number alone
 		f.listChange = listChange{uint32(n), gone, put}
 		out = append(out, f)
 	}

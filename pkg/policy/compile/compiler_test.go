@@ -198,6 +198,10 @@ func TestCompilerSharedLists(t *testing.T) {
 		before, after []policy.Set
 		between       []policy.Set
 	}{
+		"two come to one": {
+			before: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": list(2)}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"y": list(3)}}},
+			after:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x")}, Lists: map[string][]policy.AddrRange{"x": is}}, {Network: "b", Rules: []policy.Rule{rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"y": is}}},
+		},
 		"at another place first": {
 			before:  []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": was, "y": list(4)}}},
 			between: []policy.Set{{Network: "a", Rules: []policy.Rule{rule(1, nil, "x"), rule(2, nil, "y")}, Lists: map[string][]policy.AddrRange{"x": was, "y": elsewhere}}},
