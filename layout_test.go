@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
@@ -58,8 +59,8 @@ func TestImporters(t *testing.T) {
 		{"github.com/vishvananda/netlink", []string{"pkg/bridge", "pkg/datapath", "test"}},
 		{"github.com/cilium/ebpf", []string{"pkg/datapath", "test"}},
 		{"github.com/coreos/go-iptables", []string{"pkg/hostfw"}},
-		{"k8s.io/client-go", []string{"pkg/desired", "pkg/kube", "cmd/homeportctl", "test"}},
-		{"sigs.k8s.io/controller-runtime", []string{"pkg/desired", "pkg/kube", "cmd/homeportctl", "test"}},
+		{"k8s.io/client-go", []string{"pkg/kube", "test"}},
+		{"sigs.k8s.io/controller-runtime", []string{"pkg/kube", "test"}},
 		{"sigs.k8s.io/controller-runtime/pkg/manager", []string{"pkg/kube/controller"}},
 		{"sigs.k8s.io/controller-runtime/pkg/controller", []string{"pkg/kube/controller"}},
 		{module + "/pkg/kube/controller", []string{"cmd/bridge-agent"}},
@@ -100,22 +101,24 @@ func TestPure(t *testing.T) {
 	}
 }
 
-// TestPluginIsLight keeps what must not be in the CNI binary out of all that it
-// is built from.
-func TestPluginIsLight(t *testing.T) {
-	banned := []string{"github.com/cilium/ebpf", "k8s.io", "sigs.k8s.io", "net/http", "github.com/prometheus"}
+// TestLight keeps what makes a program large and slow to start out of all that those
+// are built from which run for a moment, again and again.
+func TestLight(t *testing.T) {
+	banned := map[string][]string{
+		module + "/cmd/cni-plugin":  {"github.com/cilium/ebpf", "k8s.io", "sigs.k8s.io", "net/http", "github.com/prometheus"},
+		module + "/cmd/homeportctl": {"k8s.io/client-go", "sigs.k8s.io/controller-runtime", "github.com/prometheus"},
+	}
 	for _, p := range list(t) {
-		if p.ImportPath != module+"/cmd/cni-plugin" {
-			continue
-		}
 		for _, d := range p.Deps {
-			if within(d, banned...) {
-				t.Errorf("the CNI plugin is built from %s", d)
+			if within(d, banned[p.ImportPath]...) {
+				t.Errorf("%s is built from %s", p.ImportPath, d)
 			}
 		}
-		return
+		delete(banned, p.ImportPath)
 	}
-	t.Error("there is no cmd/cni-plugin")
+	if len(banned) > 0 {
+		t.Errorf("there are no %v", slices.Sorted(maps.Keys(banned)))
+	}
 }
 
 // TestNames refuses package names that say nothing.

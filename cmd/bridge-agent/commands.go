@@ -16,6 +16,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/kube"
+	"github.com/homeport-cni/homeport/pkg/kube/live"
 )
 
 func newRun() *cobra.Command {
@@ -92,11 +93,11 @@ func (s *source) open(cfg *agent.Config) error {
 		cfg.Source = desired.NewDir(s.dir, stored)
 		return nil
 	}
-	api, err := desired.KubeConfig(s.kubeconfig)
+	api, err := live.Config(s.kubeconfig)
 	if err != nil {
 		return err
 	}
-	from, err := desired.NewKube(api, s.node, stored)
+	from, err := desired.NewKube(live.New(api), s.node, stored)
 	if err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func (s *source) open(cfg *agent.Config) error {
 	if err != nil {
 		return err
 	}
-	desired.LogKube(cfg.Log)
+	live.Log(cfg.Log)
 	from.TellOfPods(reporter.PodChanged)
 	cfg.Source, cfg.Cluster = from, true
 	cfg.Report = func(ctx context.Context, node agent.View) error { return reporter.Run(ctx, node) }

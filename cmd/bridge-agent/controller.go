@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/kube/controller"
+	"github.com/homeport-cni/homeport/pkg/kube/live"
 )
 
 func newController() *cobra.Command {
@@ -52,7 +52,7 @@ Nodes do not need it: trunks, ports and the firewall go on without.`,
 
 func control(ctx context.Context, cfg controller.Config, kubeconfig string) error {
 	var err error
-	if cfg.REST, err = desired.KubeConfig(kubeconfig); err != nil {
+	if cfg.REST, err = live.Config(kubeconfig); err != nil {
 		return err
 	}
 	controller.LogTo(cfg.Log)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,15 +20,10 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/kube/read"
 )
 
 // kubeSource is what the Kubernetes source is called in problems.
@@ -42,9 +35,9 @@ const kubeSource = "Kubernetes API"
 type Kube struct {
 	keeper
 	node      string
-	cache     cache.Cache
+	cache     read.Cache
 	health    *apiHealth
-	informers []cache.Informer
+	informers []read.Informer
 	changed   chan struct{}
 	read      map[string]decoded // what objects were last decoded to, by UID
 	problem   error              // of the last look
@@ -53,91 +46,65 @@ type Kube struct {
 	notices                                                       []Problem                    // of the last look: what is in force, but less than its author may think
 	far                                                           map[string]string            // of the last look: Snapshot.Elsewhere
 	onPod                                                         func(namespace, name string) // see TellOfPods
-	podInformer                                                   atomic.Pointer[cache.Informer]
+	podInformer                                                   atomic.Pointer[read.Informer]
 	asker                                                         *asker
 	moved                                                         chan struct{} // see Moved
 	// Waits of Watch; tests shorten them.
 	debounce, poll time.Duration
 }
 
-// NewKube makes a source of the objects that the API server of cfg has. node is
+// NewKube makes a source of the objects that the API server has. node is
 // this node's name there. The last good snapshot is kept in the file stored,
 // unless that is "", and is what a start without an API server falls back to.
 // Nothing is asked of the server before Watch.
-func NewKube(cfg *rest.Config, node, stored string) (*Kube, error) {
+func NewKube(api read.API, node, stored string) (*Kube, error) {
 	k := &Kube{keeper: keeper{cache: stored}, node: node, health: newAPIHealth(), changed: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		read: map[string]decoded{}, debounce: 100 * time.Millisecond, poll: 10 * time.Second}
 	k.health.changed = func() { signal(k.changed) }
 	k.keeper.pods = k.localPods
-	k.watchOthers(cfg)
+	k.watchOthers(api)
 	var err error
-	if k.asker, err = newAsker(cfg, func() { signal(k.moved) }); err != nil { // before health: its answers say nothing of the watches
+	if k.asker, err = newAsker(api, func() { signal(k.moved) }); err != nil { // before health: its answers say nothing of the watches
 		return nil, err
 	}
-	cfg = rest.CopyConfig(cfg)
-	cfg.Wrap(k.health.wrap)
-	shared := true // nothing here changes what it is given
-	k.cache, err = cache.New(cfg, cache.Options{
-		Mapper:                       kubeMapper(),
-		DefaultTransform:             packing(slim),
-		DefaultUnsafeDisableDeepCopy: &shared,
-		ByObject: map[client.Object]cache.ByObject{
-			identity():    {Transform: packing(slimIdentity)},
-			namedNode(""): {Field: fields.OneTermEqualSelector("metadata.name", node)},
-			podMeta():     {Field: fields.OneTermEqualSelector("spec.nodeName", node), Transform: slimPod},
+	k.cache, err = api.Cache(read.CacheOptions{
+		Kinds:     kubeMapper(),
+		Transport: k.health.wrap,
+		Transform: packing(slim),
+		Watches: []read.Watch{
+			{Of: identity(), Transform: packing(slimIdentity)},
+			{Of: namedNode(""), Fields: fields.OneTermEqualSelector("metadata.name", node)},
+			{Of: podMeta(), Fields: fields.OneTermEqualSelector("spec.nodeName", node), Transform: slimPod},
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("watch the Kubernetes API at %s: %w", cfg.Host, err)
+		return nil, err
 	}
 	return k, nil
 }
 
 // watchOthers makes the watches of kinds that others bring. They are apart from our
 // own, so that what is wrong with them keeps nothing else from being read.
-func (k *Kube) watchOthers(cfg *rest.Config) {
+func (k *Kube) watchOthers(api read.API) {
 	changed := func() { signal(k.changed) }
 	onNode := func(label string) labels.Selector { return labels.SelectorFromSet(labels.Set{label: k.node}) }
-	k.podPolicies = newOptional(cfg, multiNetworkPolicies, "multi-networkpolicies", meta.RESTScopeNamespace, nil,
+	k.podPolicies = newOptional(api, multiNetworkPolicies, "multi-networkpolicies", meta.RESTScopeNamespace, nil,
 		trimTo(multiNetworkPolicies, policyFor, []string{"spec"}), changed)
-	k.clusterPolicies = newOptional(cfg, clusterNetworkPolicies, "clusternetworkpolicies", meta.RESTScopeRoot, nil,
+	k.clusterPolicies = newOptional(api, clusterNetworkPolicies, "clusternetworkpolicies", meta.RESTScopeRoot, nil,
 		trimTo(clusterNetworkPolicies, "", []string{"spec"}), changed)
-	k.attachments = newOptional(cfg, attachmentKind, "network-attachment-definitions", meta.RESTScopeNamespace, nil,
+	k.attachments = newOptional(api, attachmentKind, "network-attachment-definitions", meta.RESTScopeNamespace, nil,
 		trimTo(attachmentKind, "", []string{"spec", "config"}), changed)
 	vmChanged := func() {
 		k.asker.again()
 		signal(k.moved)
 		changed()
 	}
-	k.vmsHere = newOptional(cfg, vmiKind, "virtualmachineinstances", meta.RESTScopeNamespace, onNode(onNodeLabel), trimVM, vmChanged)
-	k.vmsComing = newOptional(cfg, vmiKind, "virtualmachineinstances", meta.RESTScopeNamespace, onNode(toNodeLabel), trimVM, vmChanged)
+	k.vmsHere = newOptional(api, vmiKind, "virtualmachineinstances", meta.RESTScopeNamespace, onNode(onNodeLabel), trimVM, vmChanged)
+	k.vmsComing = newOptional(api, vmiKind, "virtualmachineinstances", meta.RESTScopeNamespace, onNode(toNodeLabel), trimVM, vmChanged)
 }
 
 func (k *Kube) others() []*optional {
 	return []*optional{k.podPolicies, k.clusterPolicies, k.attachments, k.vmsHere, k.vmsComing}
-}
-
-// KubeConfig reads how to reach the API server: from a kubeconfig file, or, where
-// path is "", from what Kubernetes gives each pod.
-func KubeConfig(path string) (*rest.Config, error) {
-	if path == "" {
-		cfg, err := rest.InClusterConfig()
-		if err != nil {
-			return nil, fmt.Errorf("this is no pod that may ask the Kubernetes API: %w; outside a cluster name a file with --kubeconfig", err)
-		}
-		return cfg, nil
-	}
-	cfg, err := clientcmd.BuildConfigFromFlags("", path)
-	if err != nil {
-		return nil, fmt.Errorf("--kubeconfig %s: %w", path, err)
-	}
-	return cfg, nil
-}
-
-// LogKube has what the Kubernetes libraries say logged.
-func LogKube(log *slog.Logger) {
-	klog.SetSlogLogger(log)
-	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 }
 
 // kubeMapper knows the kinds that are watched. The API server could tell, but a
@@ -227,20 +194,20 @@ func (k *Kube) Load() (*Snapshot, error) {
 // differs from the one before in content or problems, until ctx ends and the
 // channel is closed. A reader that is slow gets the newest, not all.
 func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
-	watched := []client.Object{namedNode(""), &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}}}
+	watched := []read.Object{namedNode(""), &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}}}
 	watched = append(watched, identity(), podMeta())
 	for _, kind := range v1alpha1.Kinds() {
 		watched = append(watched, unstructuredOf(v1alpha1.GroupVersion.WithKind(kind)))
 	}
 	for _, obj := range watched {
-		i, err := k.cache.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
-		var handler toolscache.ResourceEventHandler = k
+		i, err := k.cache.Informer(ctx, obj)
+		var handler read.Handler = k
 		if obj.GetObjectKind().GroupVersionKind().Kind == "Pod" {
 			handler = podHandler{k.podChanged}
 			k.podInformer.Store(&i)
 		}
 		if err == nil {
-			_, err = i.AddEventHandler(handler)
+			_, err = i.Tell(handler)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("watch %T: %w", obj, err)
@@ -256,7 +223,7 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 	}
 	go func() {
 		for _, i := range k.informers {
-			toolscache.WaitForCacheSync(ctx.Done(), i.HasSynced)
+			wait(ctx, i.HasSynced)
 		}
 		signal(k.changed)
 		signal(k.moved)
@@ -276,10 +243,21 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 	return out, nil
 }
 
-// OnAdd implements cache.ResourceEventHandler.
+// wait is for something that becomes so by itself; ctx ends it.
+func wait(ctx context.Context, so func() bool) {
+	for !so() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// OnAdd implements read.Handler.
 func (k *Kube) OnAdd(any, bool) { signal(k.changed) }
 
-// OnUpdate implements cache.ResourceEventHandler. What only changes an object's
+// OnUpdate implements read.Handler. What only changes an object's
 // status is not news.
 func (k *Kube) OnUpdate(before, after any) {
 	if b, ok := before.(*unstructured.Unstructured); ok && b.GetKind() == identity().GetKind() {
@@ -300,7 +278,7 @@ func (k *Kube) OnUpdate(before, after any) {
 	signal(k.changed)
 }
 
-// OnDelete implements cache.ResourceEventHandler.
+// OnDelete implements read.Handler.
 func (k *Kube) OnDelete(any) { signal(k.changed) }
 
 // snapshot is what is in force now; nil if nothing ever was.
@@ -341,7 +319,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	}
 	ctx := context.Background() // from memory: nothing is waited for
 	node := namedNode(k.node)
-	if err := k.cache.Get(ctx, client.ObjectKey{Name: k.node}, node); err != nil {
+	if err := k.cache.Get(ctx, types.NamespacedName{Name: k.node}, node); err != nil {
 		return m, ReasonUnreadable, fmt.Errorf("has no node %s: name this node with --node, as kubectl get nodes does", k.node)
 	}
 	namespaces, err := k.namespaces()
@@ -363,7 +341,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	for _, kind := range v1alpha1.Kinds() { // trunks, then what is on them, then what names that
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind + "List"))
-		if err := k.cache.List(ctx, list); err != nil {
+		if err := k.cache.List(ctx, list, 0); err != nil {
 			return m, ReasonUnreadable, err
 		}
 		if !slices.Contains(setKinds, kind) { // what is left when all else is lost says nothing
@@ -397,7 +375,7 @@ func (k *Kube) hadOwn() bool {
 func (k *Kube) namespaces() ([]metav1.PartialObjectMetadata, error) {
 	var list metav1.PartialObjectMetadataList
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
-	err := k.cache.List(context.Background(), &list) // from memory
+	err := k.cache.List(context.Background(), &list, 0) // from memory
 	return list.Items, err
 }
 
@@ -406,7 +384,7 @@ func (k *Kube) namespaces() ([]metav1.PartialObjectMetadata, error) {
 func (k *Kube) holders(ctx context.Context) ([]holder, error) {
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentityList"))
-	if err := k.cache.List(ctx, list); err != nil {
+	if err := k.cache.List(ctx, list, 0); err != nil {
 		return nil, err
 	}
 	var out []holder

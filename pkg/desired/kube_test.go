@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/kube/live"
 	"github.com/homeport-cni/homeport/test/apiserver"
 )
 
@@ -101,7 +102,7 @@ func (f *follower) forget() (until func(pod string)) {
 
 func follow(tb testing.TB, cfg *rest.Config, node, stored string) *follower {
 	tb.Helper()
-	k, err := NewKube(cfg, node, stored)
+	k, err := NewKube(live.New(cfg), node, stored)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -12,8 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/homeport-cni/homeport/pkg/kube/read"
 )
 
 // Moved is sent to when the Move of some pod of this node may be another.
@@ -28,7 +29,7 @@ func (k *Kube) Move(namespace, name, uid string) Move {
 	if i := k.podInformer.Load(); i == nil || !(*i).HasSynced() {
 		return Move{Why: "the pods of this node have not been read from the Kubernetes API yet"}
 	}
-	at := client.ObjectKey{Namespace: namespace, Name: name}
+	at := types.NamespacedName{Namespace: namespace, Name: name}
 	pod := podMeta()
 	if err := k.cache.Get(context.Background(), at, pod); err != nil || uid != "" && string(pod.UID) != uid { // from memory
 		a := k.asker.answer(question{corev1.SchemeGroupVersion.WithKind("Pod").Kind, at})
@@ -58,7 +59,7 @@ func (k *Kube) vmiOf(pod *metav1.PartialObjectMetadata, fresh bool) vmi {
 	if name == "" {
 		return vmi{}
 	}
-	at := client.ObjectKey{Namespace: pod.Namespace, Name: name}
+	at := types.NamespacedName{Namespace: pod.Namespace, Name: name}
 	for _, o := range []*optional{k.vmsHere, k.vmsComing} {
 		if found := o.get(at); found != nil && !fresh {
 			return vmi{object: found, asked: true}
@@ -73,7 +74,7 @@ func (k *Kube) vmiOf(pod *metav1.PartialObjectMetadata, fresh bool) vmi {
 // asker asks the API server for single objects, one after the other, again and again
 // as long as somebody wants the answer.
 type asker struct {
-	client client.Reader
+	client read.Reader
 	kick   chan struct{}
 	told   func() // an answer is another
 
@@ -83,13 +84,13 @@ type asker struct {
 
 type question struct {
 	kind string
-	at   client.ObjectKey
+	at   types.NamespacedName
 }
 
 // answer is the last one. object is nil if there is none, asked if that is the
 // server's word; err is why it could not be asked.
 type answer struct {
-	object client.Object
+	object read.Object
 	asked  bool
 	err    error
 	wanted time.Time // when it was last of use
@@ -103,14 +104,14 @@ const (
 	askNoMore = 2 * time.Minute // after nobody wanted to know
 )
 
-func newAsker(cfg *rest.Config, told func()) (*asker, error) {
+func newAsker(api read.API, told func()) (*asker, error) {
 	m := meta.NewDefaultRESTMapper(nil)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
 	m.AddSpecific(vmiKind, vmiKind.GroupVersion().WithResource("virtualmachineinstances"),
 		vmiKind.GroupVersion().WithResource("virtualmachineinstance"), meta.RESTScopeNamespace)
-	c, err := client.New(cfg, client.Options{Mapper: m})
+	c, err := api.Client(m)
 	if err != nil {
-		return nil, fmt.Errorf("make a client of %s: %w", cfg.Host, err)
+		return nil, err
 	}
 	return &asker{client: c, kick: make(chan struct{}, 1), told: told, known: map[question]*answer{}}, nil
 }
@@ -178,7 +179,7 @@ func (a *asker) run(ctx context.Context) {
 func (a *asker) ask(ctx context.Context, q question) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var o client.Object = podMeta()
+	var o read.Object = podMeta()
 	if q.kind == vmiKind.Kind {
 		o = unstructuredOf(vmiKind)
 	}
@@ -205,7 +206,7 @@ func (a *asker) ask(ctx context.Context, q question) {
 	}
 }
 
-func version(o client.Object) string {
+func version(o read.Object) string {
 	if o == nil {
 		return ""
 	}

@@ -14,10 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/homeport-cni/homeport/pkg/kube/read"
 )
 
 // optional watches a kind that others bring and a cluster may not have. While it
@@ -26,8 +25,8 @@ import (
 type optional struct {
 	kind     schema.GroupVersionKind
 	selector labels.Selector // nil is all
-	trim     toolscache.TransformFunc
-	cfg      *rest.Config
+	trim     read.Transform
+	api      read.API
 	mapper   meta.RESTMapper
 	changed  func()
 	look     time.Duration // how often to look for it while it is not there
@@ -37,15 +36,15 @@ type optional struct {
 	mu     sync.Mutex
 	asked  bool  // whether the cluster has it was found out, or why not
 	failed error // why it could not be found out
-	cache  cache.Cache
+	cache  read.Cache
 	synced func() bool
 }
 
-func newOptional(cfg *rest.Config, kind schema.GroupVersionKind, plural string, scope meta.RESTScope, selector labels.Selector, trim toolscache.TransformFunc, changed func()) *optional {
+func newOptional(api read.API, kind schema.GroupVersionKind, plural string, scope meta.RESTScope, selector labels.Selector, trim read.Transform, changed func()) *optional {
 	m := meta.NewDefaultRESTMapper(nil)
 	resource := kind.GroupVersion().WithResource(plural)
 	m.AddSpecific(kind, resource, resource, scope)
-	o := &optional{kind: kind, selector: selector, trim: trim, cfg: cfg, mapper: m, changed: changed, look: 30 * time.Second, health: newAPIHealth()}
+	o := &optional{kind: kind, selector: selector, trim: trim, api: api, mapper: m, changed: changed, look: 30 * time.Second, health: newAPIHealth()}
 	o.health.changed = changed
 	return o
 }
@@ -84,11 +83,11 @@ func (o *optional) run(ctx context.Context) {
 
 // begin watches until ctx ends, if the cluster has the kind; else it says why not.
 func (o *optional) begin(ctx context.Context) error {
-	c, err := client.New(o.cfg, client.Options{Mapper: o.mapper})
+	c, err := o.api.Client(o.mapper)
 	if err != nil {
 		return err
 	}
-	if err := c.List(ctx, o.listKind(), client.Limit(1)); err != nil {
+	if err := c.List(ctx, o.listKind(), 1); err != nil {
 		return err
 	}
 	return o.follow(ctx)
@@ -96,39 +95,39 @@ func (o *optional) begin(ctx context.Context) error {
 
 // follow watches until ctx ends; an error is that it could not begin.
 func (o *optional) follow(ctx context.Context) error {
-	cfg := rest.CopyConfig(o.cfg)
-	cfg.Wrap(o.health.wrap)
-	shared := true // nothing here changes what it is given
 	u := unstructuredOf(o.kind)
-	c, err := cache.New(cfg, cache.Options{Mapper: o.mapper, DefaultUnsafeDisableDeepCopy: &shared,
-		ByObject: map[client.Object]cache.ByObject{u: {Label: o.selector, Transform: o.trim}}})
+	c, err := o.api.Cache(read.CacheOptions{Kinds: o.mapper, Transport: o.health.wrap,
+		Watches: []read.Watch{{Of: u, Labels: o.selector, Transform: o.trim}}})
 	if err != nil {
 		return err
 	}
-	i, err := c.GetInformer(ctx, u, cache.BlockUntilSynced(false))
+	i, err := c.Informer(ctx, u)
 	if err != nil {
 		return err
 	}
-	handle, err := i.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { o.changed() },
-		UpdateFunc: func(before, after any) {
-			if !sameTrimmed(before, after) {
-				o.changed()
-			}
-		},
-		DeleteFunc: func(any) { o.changed() },
-	})
+	told, err := i.Tell(trimmedHandler{o.changed})
 	if err != nil {
 		return err
 	}
 	o.mu.Lock()
-	o.asked, o.failed, o.cache, o.synced = true, nil, c, handle.HasSynced
+	o.asked, o.failed, o.cache, o.synced = true, nil, c, told
 	o.mu.Unlock()
 	go func() {
-		toolscache.WaitForCacheSync(ctx.Done(), handle.HasSynced)
+		wait(ctx, told)
 		o.changed()
 	}()
 	return c.Start(ctx)
+}
+
+// trimmedHandler tells of objects of which what trim keeps is not as it was.
+type trimmedHandler struct{ changed func() }
+
+func (h trimmedHandler) OnAdd(any, bool) { h.changed() }
+func (h trimmedHandler) OnDelete(any)    { h.changed() }
+func (h trimmedHandler) OnUpdate(before, after any) {
+	if !sameTrimmed(before, after) {
+		h.changed()
+	}
 }
 
 // sameTrimmed says that two versions of an object differ in nothing that trim keeps
@@ -171,14 +170,14 @@ func (o *optional) list() ([]unstructured.Unstructured, error) {
 		return nil, cmp.Or(o.health.problem(), fmt.Errorf("%s %w", o.kind.Kind, errUnread))
 	}
 	list := o.listKind()
-	if err := c.List(context.Background(), list); err != nil { // from memory
+	if err := c.List(context.Background(), list, 0); err != nil { // from memory
 		return nil, err
 	}
 	return list.Items, o.health.problem()
 }
 
 // get gives one object, nil where list has none of that name.
-func (o *optional) get(at client.ObjectKey) *unstructured.Unstructured {
+func (o *optional) get(at types.NamespacedName) *unstructured.Unstructured {
 	o.mu.Lock()
 	c, synced := o.cache, o.synced
 	o.mu.Unlock()
@@ -194,7 +193,7 @@ func (o *optional) get(at client.ObjectKey) *unstructured.Unstructured {
 
 // trimTo keeps an object's names, labels and version, one annotation if that is not
 // "", and the fields whose paths are given.
-func trimTo(kind schema.GroupVersionKind, annotation string, paths ...[]string) toolscache.TransformFunc {
+func trimTo(kind schema.GroupVersionKind, annotation string, paths ...[]string) read.Transform {
 	return func(obj any) (any, error) {
 		u, ok := obj.(*unstructured.Unstructured)
 		if !ok {

@@ -5,7 +5,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
-	toolscache "k8s.io/client-go/tools/cache"
+
+	"github.com/homeport-cni/homeport/pkg/kube/read"
 )
 
 // packed is the field that stands for all of an object but its metadata while it
@@ -15,7 +16,7 @@ const packed = "packed"
 
 // packing packs what slim leaves. What is packed already is left as it is:
 // transforms may be asked twice.
-func packing(slim toolscache.TransformFunc) toolscache.TransformFunc {
+func packing(slim read.Transform) read.Transform {
 	return func(obj any) (any, error) {
 		if u, ok := obj.(*unstructured.Unstructured); ok && u.Object[packed] != nil {
 			return obj, nil

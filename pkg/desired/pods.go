@@ -153,7 +153,7 @@ func ownedPods(pods, namespaces []metav1.PartialObjectMetadata, vms map[string]m
 func (k *Kube) localPods() map[string]Pod {
 	var pods metav1.PartialObjectMetadataList
 	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
-	_ = k.cache.List(context.Background(), &pods) // from memory: cannot fail once the watches are there
+	_ = k.cache.List(context.Background(), &pods, 0) // from memory: cannot fail once the watches are there
 	namespaces, _ := k.namespaces()
 	var vmis []unstructured.Unstructured
 	for _, o := range []*optional{k.vmsHere, k.vmsComing} {

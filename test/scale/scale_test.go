@@ -22,7 +22,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
-	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/kube/live"
 	"github.com/homeport-cni/homeport/test/apiserver"
 )
 
@@ -33,7 +33,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	desired.LogKube(slog.New(slog.DiscardHandler)) // what the test's own clients say
+	live.Log(slog.New(slog.DiscardHandler)) // what the test's own clients say
 	os.Exit(m.Run())
 }
 
