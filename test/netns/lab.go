@@ -330,11 +330,14 @@ func hash11(name string) string {
 // and may share their CPUs with others.
 const patience = 150 * time.Second
 
-// until polls f until it says nil, and gives its last error when time is up.
+// until polls f until it says nil, and gives its last error when time is up. Between
+// two tries it waits at least as long as a try takes, for to ask costs what is waited
+// for its CPU.
 func until(ctx context.Context, limit time.Duration, f func() error) error {
 	deadline := time.Now().Add(limit)
 	const first, longest = 50 * time.Millisecond, 400 * time.Millisecond
-	for wait := first; ; wait = min(wait*3/2, longest) { // to ask costs what is waited for its CPU
+	for wait := first; ; wait = min(wait*3/2, longest) {
+		asked := time.Now()
 		err := f()
 		if err == nil {
 			return nil
@@ -345,7 +348,7 @@ func until(ctx context.Context, limit time.Duration, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), err)
-		case <-time.After(wait):
+		case <-time.After(max(wait, time.Since(asked))):
 		}
 	}
 }
