@@ -45,7 +45,7 @@ one() { # KERNEL NAME ARGS PACKAGE...
 		[ "$p" = test/netns ] && guests=("${labguests[@]}")
 	done
 	run=($out/bin/testsum run -test2json -noskip -name "vm-$kernel-$name" -- \
-		$out/bin/vmrun -kernel "$kernel" -mem 1536 -timeout 24m -out "$out/$kernel-$name" \
+		$out/bin/vmrun -kernel "$kernel" -one-thread -mem 1536 -timeout 24m -out "$out/$kernel-$name" \
 		"${guests[@]}" "${files[@]}" \
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \

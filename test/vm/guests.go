@@ -19,7 +19,7 @@ func guestMachine(g wire.Guest, helpers, work, out string) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newMachine(g.Name, k, initramfs, filepath.Join(out, "guest-"+g.Name+".log"), guestMem, 1), nil
+	return newMachine(g.Name, k, initramfs, filepath.Join(out, "guest-"+g.Name+".log"), guestMem, 1, false), nil
 }
 
 // guestImage builds a guest's initramfs: its /init (test/vm/guest), busybox

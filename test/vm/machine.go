@@ -15,7 +15,7 @@ type Machine struct{ m *machine }
 // NewMachine describes a machine that boots a kernel with an initramfs; its
 // console goes to a file, mem is in MiB.
 func NewMachine(name string, k Kernel, initramfs, console string, mem, smp int) *Machine {
-	return &Machine{newMachine(name, k, initramfs, console, mem, smp)}
+	return &Machine{newMachine(name, k, initramfs, console, mem, smp, false)}
 }
 
 // Args adds arguments of QEMU.

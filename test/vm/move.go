@@ -86,7 +86,7 @@ func (m *movable) start(place int, uri string) (*incarnation, error) {
 	m.born++
 	name := fmt.Sprintf("%s.%d", m.guest.Name, m.born)
 	q := &incarnation{place: place, uri: uri,
-		machine: newMachine(name, m.kernel, m.image, filepath.Join(m.out, "guest-"+name+".log"), guestMem, 1)}
+		machine: newMachine(name, m.kernel, m.image, filepath.Join(m.out, "guest-"+name+".log"), guestMem, 1, false)}
 	end, err := m.wires[place].take()
 	if err != nil {
 		return nil, err

@@ -37,9 +37,16 @@ const commandLine = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nok
 // program starts in half the time.
 const cpuModel = "max,la57=off,erms=off,fsrm=off,xsave=off,avx=off,pku=off,smap=off,smep=off,umip=off"
 
-func newMachine(name string, k Kernel, initramfs, console string, mem, smp int) *machine {
+// With oneThread the CPUs of a machine take turns in one thread of the host. Where there
+// are more CPUs than the host has, that spares them waiting for each other's locks while
+// the one that holds them does not run.
+func newMachine(name string, k Kernel, initramfs, console string, mem, smp int, oneThread bool) *machine {
+	threads := "multi"
+	if oneThread {
+		threads = "single"
+	}
 	return &machine{name: name, console: console, args: []string{
-		"-accel", "tcg,thread=multi", "-cpu", cpuModel,
+		"-accel", "tcg,thread=" + threads, "-cpu", cpuModel,
 		"-smp", strconv.Itoa(smp), "-m", strconv.Itoa(mem),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-serial", "file:" + console,

@@ -132,7 +132,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	r.say("initramfs built")
-	r.node = newMachine("node", r.kernel, initramfs, filepath.Join(r.out, "console.log"), r.spec.Mem, r.spec.SMP)
+	r.node = newMachine("node", r.kernel, initramfs, filepath.Join(r.out, "console.log"), r.spec.Mem, r.spec.SMP, r.spec.OneThread)
 	ours, theirs, err := socketPair("main port")
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func TestBootAgain(t *testing.T) {
 			if err := os.WriteFile(console, []byte(c.console), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			r := &run{started: c.started, node: newMachine("node", Kernel{}, "", console, 512, 1)}
+			r := &run{started: c.started, node: newMachine("node", Kernel{}, "", console, 512, 1, false)}
 			r.node.output = &limitedBuffer{}
 			err := r.died(io.EOF)
 			if !errors.Is(err, ErrDied) || errors.Is(err, errBooting) != c.again || errors.Is(err, errPatched) != c.patched {

@@ -18,18 +18,19 @@ import (
 
 // Spec says what one run is to be.
 type Spec struct {
-	Kernel  string        // series, as in the cache: 6.1 or 6.12
-	Mem     int           // MiB of the node VM
-	SMP     int           // CPUs of the node VM
-	Timeout time.Duration // for everything, from the start of QEMU
-	Files   []Copy        // files; programs bring their libraries
-	Dirs    []Copy        // folders
-	Env     []string      // K=V for the command
-	Modules []string      // more modules to load before the command
-	Guests  []wire.Guest  // guests beside the node VM
-	Out     string        // host folder for /out and console logs; empty: none kept
-	Argv    []string      // the command, as seen in the VM
-	Verbose bool          // tell stages and times on standard error
+	Kernel    string        // series, as in the cache: 6.1 or 6.12
+	Mem       int           // MiB of the node VM
+	SMP       int           // CPUs of the node VM
+	OneThread bool          // they take turns, see newMachine
+	Timeout   time.Duration // for everything, from the start of QEMU
+	Files     []Copy        // files; programs bring their libraries
+	Dirs      []Copy        // folders
+	Env       []string      // K=V for the command
+	Modules   []string      // more modules to load before the command
+	Guests    []wire.Guest  // guests beside the node VM
+	Out       string        // host folder for /out and console logs; empty: none kept
+	Argv      []string      // the command, as seen in the VM
+	Verbose   bool          // tell stages and times on standard error
 }
 
 // Copy is a host path and where it goes in the VM.
@@ -74,6 +75,7 @@ func ParseArgs(args []string, w io.Writer) (Spec, error) {
 	fs.StringVar(&s.Kernel, "kernel", "", "kernel `series`: 6.1 or 6.12")
 	fs.IntVar(&s.Mem, "mem", 1024, "memory of the node VM in `MiB`")
 	fs.IntVar(&s.SMP, "smp", 2, "`CPUs` of the node VM")
+	fs.BoolVar(&s.OneThread, "one-thread", false, "CPUs of the node VM take turns: more gets done in all when VMs run side by side")
 	fs.DurationVar(&s.Timeout, "timeout", 10*time.Minute, "for the whole run")
 	fs.StringVar(&s.Out, "out", "", "host `folder` for the files of /out and the console logs")
 	fs.BoolVar(&s.Verbose, "v", false, "tell stages and times on standard error")
