@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -155,14 +154,16 @@ func differ(was, is []compile.AddrClass) (gone, put []compile.AddrClass) {
 		return nil, nil
 	}
 	for len(was) > 0 && len(is) > 0 {
-		c := cmp.Or(was[0].Prefix.Addr().Compare(is[0].Prefix.Addr()), cmp.Compare(was[0].Prefix.Bits(), is[0].Prefix.Bits()))
+		if was[0] == is[0] {
+			was, is = was[1:], is[1:]
+			continue
+		}
+		c := was[0].Compare(is[0])
 		if c < 0 {
 			gone, was = append(gone, was[0]), was[1:]
 			continue
 		}
-		if c > 0 || was[0].Class != is[0].Class {
-			put = append(put, is[0])
-		}
+		put = append(put, is[0])
 		if c == 0 {
 			was = was[1:]
 		}
@@ -174,7 +175,7 @@ func differ(was, is []compile.AddrClass) (gone, put []compile.AddrClass) {
 func changeTable(table *ebpf.Map, gone, put []compile.AddrClass) error {
 	for _, a := range gone {
 		if err := table.Delete(addrKey(a)); err != nil {
-			return fmt.Errorf("delete %v: %w", a.Prefix, err)
+			return fmt.Errorf("delete %v: %w", a.Prefix(), err)
 		}
 	}
 	keys := make([]portAddrKey, len(put))
@@ -186,7 +187,7 @@ func changeTable(table *ebpf.Map, gone, put []compile.AddrClass) error {
 }
 
 func addrKey(a compile.AddrClass) portAddrKey {
-	return portAddrKey{Prefixlen: uint32(a.Prefix.Bits()), Addr: a.Prefix.Addr().As16()}
+	return portAddrKey{Prefixlen: uint32(a.Bits), Addr: a.Addr}
 }
 
 // publishPolicies puts each policy into its slot of the side, unless it is there already,

@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -60,7 +59,7 @@ func TestSyncFailure(t *testing.T) {
 		"no pages":        func(p *compile.Program) { p.Policies[0].Pages = nil },
 		"a name too long": func(p *compile.Program) { p.Policies[0].Network = strings.Repeat("n", 300) },
 		"a prefix that cannot be": func(p *compile.Program) {
-			p.Addrs = make([]compile.AddrClass, 3) // no prefix at all: the kernel refuses its length
+			p.Addrs = []compile.AddrClass{{Bits: 129}} // the kernel refuses its length
 		},
 	} {
 		p := *good
@@ -332,11 +331,9 @@ func kernelHas(t *testing.T, d *Datapath) (addrs []compile.AddrClass, pages map[
 	var key portAddrKey
 	var class uint32
 	for it := table.Iterate(); it.Next(&key, &class); {
-		addrs = append(addrs, compile.AddrClass{Prefix: netip.PrefixFrom(netip.AddrFrom16(key.Addr), int(key.Prefixlen)), Class: class})
+		addrs = append(addrs, compile.AddrClass{Addr: key.Addr, Bits: uint8(key.Prefixlen), Class: class})
 	}
-	slices.SortFunc(addrs, func(a, b compile.AddrClass) int {
-		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), a.Prefix.Bits()-b.Prefix.Bits())
-	})
+	slices.SortFunc(addrs, compile.AddrClass.Compare)
 	pages = map[string][]compile.Page{}
 	for network, number := range d.names {
 		var m *ebpf.Map

@@ -243,9 +243,8 @@ func sumOf(addrs []AddrClass) [sha256.Size]byte {
 // appendAddrs appends entries as bytes, all of one length.
 func appendAddrs(b []byte, addrs []AddrClass) []byte {
 	for _, a := range addrs {
-		addr := a.Prefix.Addr().As16()
-		b = append(b, addr[:]...)
-		b = append(b, byte(a.Prefix.Bits()))
+		b = append(b, a.Addr[:]...)
+		b = append(b, a.Bits)
 		b = binary.LittleEndian.AppendUint32(b, a.Class)
 	}
 	return b

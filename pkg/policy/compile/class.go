@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -18,8 +17,14 @@ import (
 // number for as long as it is named.
 type peerLists struct {
 	index map[[sha256.Size]byte]int // by content
-	known map[policy.ListID]int     // by place: those of address sets, which many rules share
+	known map[policy.ListID]known   // by place: those of address sets, which many rules share
 	lists []peerList                // by number
+}
+
+// known is what is known of a place.
+type known struct {
+	number int
+	merged bool // what is there is as policy.MergeRanges has it
 }
 
 type peerList struct {
@@ -41,19 +46,19 @@ func (l *peerLists) side(list []policy.AddrRange, names []string, not bool, list
 	}
 	for _, name := range names {
 		id := policy.IDOf(lists[name])
-		n, ok := l.known[id]
+		k, ok := l.known[id]
 		if !ok {
-			n = l.number(lists[name])
-			l.known[id] = n
+			k = known{l.number(lists[name]), merged(lists[name])}
+			l.known[id] = k
 		}
-		s.lists = append(s.lists, n)
+		s.lists = append(s.lists, k.number)
 	}
 	return s
 }
 
 func (l *peerLists) number(list []policy.AddrRange) int {
 	if l.index == nil {
-		l.index, l.known = map[[sha256.Size]byte]int{}, map[policy.ListID]int{}
+		l.index, l.known = map[[sha256.Size]byte]int{}, map[policy.ListID]known{}
 	}
 	spans := normalize(list)
 	key := make([]byte, 0, 33*len(spans))
@@ -94,8 +99,8 @@ func (l *peerLists) keep(used []int) {
 			l.lists[n].ranges = nil
 		}
 	}
-	for id, n := range l.known {
-		if l.lists[n].ranges == nil {
+	for id, k := range l.known {
+		if l.lists[k.number].ranges == nil {
 			delete(l.known, id)
 		}
 	}
@@ -317,7 +322,7 @@ func classify(lists []peerList, used []int) *classes {
 			continue
 		}
 		stack = append(stack, covering{p, set})
-		c.addrs = append(c.addrs, AddrClass{Prefix: p.netip(), Class: c.class(set)})
+		c.addrs = append(c.addrs, p.of(c.class(set)))
 	}
 	c.sets, c.made = sets.sets, len(c.setOf)
 	c.sum = sumOf(c.addrs)
@@ -335,7 +340,11 @@ type listChange struct {
 // prefixes of the changes, and so is for few; where one has all of IPv4 in it, ok is false. After it
 // the classes that it was called of can only be read.
 func (c *classes) change(lists int, changes []listChange) (_ *classes, ok bool) {
-	next := &classes{addrs: slices.Clone(c.addrs), setOf: slices.Clone(c.setOf), members: c.members, classOf: c.classOf, made: c.made}
+	room := len(c.addrs)
+	for _, l := range changes {
+		room += len(l.gone) + len(l.put)
+	}
+	next := &classes{addrs: append(make([]AddrClass, 0, room), c.addrs...), setOf: slices.Clone(c.setOf), members: c.members, classOf: c.classOf, made: c.made}
 	next.members.mark(lists)
 	var written []AddrClass
 	for _, l := range changes {
@@ -359,21 +368,18 @@ func (c *classes) change(lists int, changes []listChange) (_ *classes, ok bool) 
 // each gives the addresses of a prefix the set that to makes of theirs. What lies within it
 // stays apart from it; itself may come or go. It appends what it has written.
 func (c *classes) each(written []AddrClass, p prefix, to func(set uint32) uint32) []AddrClass {
-	own := p.netip()
-	at, found := slices.BinarySearchFunc(c.addrs, own, func(a AddrClass, p netip.Prefix) int {
-		return cmp.Or(a.Prefix.Addr().Compare(p.Addr()), cmp.Compare(a.Prefix.Bits(), p.Bits()))
-	})
-	around := classOf(c.addrs, own.Addr(), own.Bits()-1)
+	at, found := slices.BinarySearchFunc(c.addrs, p, func(a AddrClass, p prefix) int { return a.prefix().compare(p) })
+	around := classOf(c.addrs, p.addr, p.bits-1)
 	if !found {
-		c.addrs = slices.Insert(c.addrs, at, AddrClass{own, around})
+		c.addrs = slices.Insert(c.addrs, at, p.of(around))
 	}
-	for i := at; i < len(c.addrs) && p.contains(fromNetip(c.addrs[i].Prefix)); i++ {
+	for i := at; i < len(c.addrs) && p.contains(c.addrs[i].prefix()); i++ {
 		c.addrs[i].Class = c.class(to(c.setOf[c.addrs[i].Class]))
 		written = append(written, c.addrs[i])
 	}
 	if c.addrs[at].Class == around {
 		c.addrs = slices.Delete(c.addrs, at, at+1)
-		written = append(written, AddrClass{own, noClass})
+		written = append(written, p.of(noClass))
 	}
 	return written
 }

@@ -55,10 +55,22 @@ type Program struct {
 	Hash string
 }
 
-// AddrClass is one entry of the address table; Prefix is always IPv6.
+// AddrClass is one entry of the address table: the class of an IPv6 prefix. It has no
+// pointers, as a node may have a million of them, which are copied and compared.
 type AddrClass struct {
-	Prefix netip.Prefix
-	Class  uint32
+	Addr  [16]byte // zero beyond Bits
+	Bits  uint8
+	Class uint32
+}
+
+// Compare puts the entries in their order: by address, a covering prefix first.
+func (a AddrClass) Compare(b AddrClass) int { return a.prefix().compare(b.prefix()) }
+
+func (a AddrClass) prefix() prefix { return prefix{u128Of(a.Addr), int(a.Bits)} }
+
+// Prefix is the prefix for people.
+func (a AddrClass) Prefix() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom16(a.Addr), int(a.Bits))
 }
 
 // Policy is the paged program of one set; Pages[0] holds struct hp_header.

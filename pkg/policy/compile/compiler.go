@@ -5,6 +5,7 @@ import (
 	crand "crypto/rand"
 	"errors"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -13,8 +14,8 @@ import (
 // Compiler compiles what a node enforces again and again, and what is as it was the last time
 // costs next to nothing: a policy whose rules have not changed is not compiled again, and
 // where few prefixes of lists have changed, so has little of the table of addresses. What it gives means
-// what [Build] gives, but may number classes otherwise. It keeps the sets that it was
-// given last; they must not be changed. The zero Compiler is ready; it is for one caller at a time.
+// what [Build] gives, but may number classes otherwise. It keeps the sets and
+// counters that it was given last; they must not be changed. The zero Compiler is ready; it is for one caller at a time.
 type Compiler struct {
 	lists   peerLists
 	used    []int // numbers of the lists that classes are of, sorted
@@ -29,6 +30,7 @@ type Compiler struct {
 type compiled struct {
 	set      policy.Set
 	counters []uint32 // of the rules and of the default
+	from     Counters // the counters that have these
 	// What lines, monitoredLast and side made of the rules.
 	rules  []policy.Rule
 	places []uint32
@@ -86,7 +88,7 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 		}
 		if last := c.sets[id]; last != nil && last.holds(set, in.Counters, followed) {
 			again := *last
-			again.set = *set
+			again.set, again.from = *set, in.Counters
 			next[id] = &again
 			continue
 		}
@@ -162,12 +164,13 @@ func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
 		}
 		for name, list := range sets[i].Lists {
 			old, ok := last.set.Lists[name]
-			n, known := c.lists.known[policy.IDOf(old)]
+			k, known := c.lists.known[policy.IDOf(old)]
 			if !ok || !known {
 				continue
 			}
+			n := k.number
 			f := followedList{from: policy.IDOf(old), to: policy.IDOf(list), was: old, is: list}
-			if has, ok := mapped[n]; ok && (has.from != f.from || has.to != f.to) {
+			if has, ok := mapped[n]; !k.merged || ok && (has.from != f.from || has.to != f.to) {
 				f.to = policy.ListID{}
 			}
 			mapped[n] = f
@@ -177,7 +180,7 @@ func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
 	for n, f := range mapped {
 		l := &c.lists.lists[n]
 		_, taken := c.lists.known[f.to]
-		if f.to == (policy.ListID{}) || f.to == f.from || taken || claimed[f.to] || l.own || checkRanges(f.is) != nil {
+		if f.to == (policy.ListID{}) || f.to == f.from || taken || claimed[f.to] || l.own {
 			continue
 		}
 		gone, put, ok := prefixesApart(f.was, f.is)
@@ -200,8 +203,8 @@ func (c *Compiler) apply(changes []followedList) {
 		delete(c.lists.index, l.sum)
 		_, _ = crand.Read(l.sum[:]) // to hash a large list takes longer than all else here
 		c.lists.index[l.sum] = n
-		maps.DeleteFunc(c.lists.known, func(_ policy.ListID, number int) bool { return number == n })
-		c.lists.known[f.to] = n
+		maps.DeleteFunc(c.lists.known, func(_ policy.ListID, k known) bool { return k.number == n })
+		c.lists.known[f.to] = known{n, true}
 		l.ranges, l.prefixes = f.is, l.prefixes+len(f.put)-len(f.gone)
 	}
 }
@@ -251,12 +254,20 @@ func (c *Compiler) reclassify(used []int, followed []followedList) (_ *classes, 
 	return anew()
 }
 
-// prefixesApart gives the prefixes that only one of two lists comes to; ok is false if they
-// are many, or a list is not as policy.MergeRanges has it.
+// prefixesApart gives the prefixes that only one of two lists comes to, of which the first is
+// as policy.MergeRanges has it; ok is false if they are many, or the second is not so, too.
 func prefixesApart(was, is []policy.AddrRange) (gone, put []prefix, ok bool) {
-	if !merged(was) || !merged(is) {
+	short, head, tail := min(len(was), len(is)), 0, 0
+	for head < short && was[head] == is[head] {
+		head++
+	}
+	for tail < short-head && was[len(was)-1-tail] == is[len(is)-1-tail] {
+		tail++
+	}
+	if other := is[max(head-1, 0):min(len(is)-tail+1, len(is))]; checkRanges(other) != nil || !merged(other) {
 		return nil, nil, false
 	}
+	was, is = was[head:len(was)-tail], is[head:len(is)-tail]
 	apart := map[prefix]int{}
 	add := func(r policy.AddrRange, n int) {
 		s := span{r.First.Is4(), toU128(r.First), toU128(r.Last)}
@@ -335,7 +346,7 @@ func (c *Compiler) read(n *compiled, counters Counters) error {
 		}
 	}
 	n.lists = slices.Sorted(maps.Keys(seen))
-	n.counters = countersOf(&n.set, counters)
+	n.counters, n.from = countersOf(&n.set, counters), counters
 	return c.lists.tooLarge(n)
 }
 
@@ -356,13 +367,19 @@ func (n *compiled) holds(set *policy.Set, counters Counters, followed map[policy
 		return false
 	}
 	for i := range set.Rules {
-		key := set.Rules[i].Key
-		if number, ok := counters[key]; !ok || number != n.counters[i] || !sameRule(&was.Rules[i], &set.Rules[i]) {
+		if r := &set.Rules[i]; r != &was.Rules[i] && !sameRule(&was.Rules[i], r) {
 			return false
 		}
 	}
-	if number, ok := counters[policy.DefaultKey(set.Network)]; !ok || number != n.counters[len(set.Rules)] {
-		return false
+	if !sameMap(counters, n.from) {
+		for i := range set.Rules {
+			if number, ok := counters[set.Rules[i].Key]; !ok || number != n.counters[i] {
+				return false
+			}
+		}
+		if number, ok := counters[policy.DefaultKey(set.Network)]; !ok || number != n.counters[len(set.Rules)] {
+			return false
+		}
 	}
 	same := func(a, b []policy.AddrRange) bool {
 		from, ok := followed[policy.IDOf(b)]
@@ -373,15 +390,17 @@ func (n *compiled) holds(set *policy.Set, counters Counters, followed map[policy
 
 // sameRule says whether two rules are the same in every field.
 func sameRule(a, b *policy.Rule) bool {
-	x, y := *a, *b
-	if !sameSlice(x.Sources, y.Sources) || !sameSlice(x.Destinations, y.Destinations) || !sameSlice(x.Services, y.Services) ||
-		!sameSlice(x.SourceSets, y.SourceSets) || !sameSlice(x.DestinationSets, y.DestinationSets) || !sameSlice(x.ServiceSets, y.ServiceSets) {
-		return false
-	}
-	return x.Key == y.Key && x.Name == y.Name && x.Action == y.Action && x.Directions == y.Directions &&
-		x.NotSources == y.NotSources && x.NotDestinations == y.NotDestinations && x.Implied == y.Implied && x.Tier == y.Tier &&
-		x.Stateless == y.Stateless && x.Loose == y.Loose && x.Log == y.Log && x.LogLabel == y.LogLabel &&
-		x.Disabled == y.Disabled && x.Monitored == y.Monitored
+	return a.Key == b.Key && a.Name == b.Name && a.Action == b.Action && a.Directions == b.Directions &&
+		a.NotSources == b.NotSources && a.NotDestinations == b.NotDestinations && a.Implied == b.Implied && a.Tier == b.Tier &&
+		a.Stateless == b.Stateless && a.Loose == b.Loose && a.Log == b.Log && a.LogLabel == b.LogLabel &&
+		a.Disabled == b.Disabled && a.Monitored == b.Monitored &&
+		sameSlice(a.Sources, b.Sources) && sameSlice(a.Destinations, b.Destinations) && sameSlice(a.Services, b.Services) &&
+		sameSlice(a.SourceSets, b.SourceSets) && sameSlice(a.DestinationSets, b.DestinationSets) && sameSlice(a.ServiceSets, b.ServiceSets)
+}
+
+// sameMap says whether counters are the same map, which nobody changes.
+func sameMap(a, b Counters) bool {
+	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }
 
 // sameSlice is slices.Equal that tells nil, which is Any, from an empty list, and sees at

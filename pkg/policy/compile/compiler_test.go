@@ -146,8 +146,8 @@ func alike(a, b *compile.Program) error {
 		x, y := a.Addrs[i], b.Addrs[i]
 		other, ok := there[x.Class]
 		again, known := back[y.Class]
-		if x.Prefix != y.Prefix || ok != known || ok && (other != y.Class || again != x.Class) {
-			return fmt.Errorf("prefix %d is %v in class %d, want %v in %d", i, x.Prefix, x.Class, y.Prefix, y.Class)
+		if x.Addr != y.Addr || x.Bits != y.Bits || ok != known || ok && (other != y.Class || again != x.Class) {
+			return fmt.Errorf("prefix %d is %v in class %d, want %v in %d", i, x.Prefix(), x.Class, y.Prefix(), y.Class)
 		}
 		there[x.Class], back[y.Class] = y.Class, x.Class
 	}

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"iter"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -11,22 +12,34 @@ import (
 // packets still judged by the previous generation count there; only when none
 // is left does it get the lowest of the numbers given up now. Numbers given up
 // are free in the next step. Whoever applies the result has to clear counters
-// that changed hands.
+// that changed hands. Where nothing changes prev is what it gives.
 //
 // Sets are served in the order of their IDs. When the counters run out
 // the error is a [*RefusedError] with the networks that did not fit, as for
 // [Build]: their last good sets do fit, since prev has their keys.
 func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 	sets = sorted(sets)
-	next, missing := make(Counters, len(prev)), false
+	missing, kept := false, 0
+	var seen [CountersMax]bool
 	for i := range sets {
-		for _, key := range keys(&sets[i]) {
+		for key := range keys(&sets[i]) {
 			n, ok := prev[key]
-			if !ok {
-				missing = true
-				continue
+			missing = missing || !ok
+			if ok && n < CountersMax && !seen[n] {
+				seen[n] = true
+				kept++
 			}
-			next[key] = n
+		}
+	}
+	if !missing && len(prev) > 0 && kept == len(prev) {
+		return prev, nil
+	}
+	next := make(Counters, len(prev))
+	for i := range sets {
+		for key := range keys(&sets[i]) {
+			if n, ok := prev[key]; ok {
+				next[key] = n
+			}
 		}
 	}
 	if !missing {
@@ -37,7 +50,7 @@ func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 	for i := range sets {
 		var missing []policy.RuleKey
 		seen := map[policy.RuleKey]bool{}
-		for _, key := range keys(&sets[i]) {
+		for key := range keys(&sets[i]) {
 			if _, ok := next[key]; !ok && !seen[key] {
 				seen[key] = true
 				missing = append(missing, key)
@@ -60,13 +73,17 @@ func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 }
 
 // keys are the keys of a set's rules and of its default.
-func keys(set *policy.Set) []policy.RuleKey {
-	out := make([]policy.RuleKey, 0, len(set.Rules)+1)
-	out = append(out, policy.DefaultKey(set.Network))
-	for i := range set.Rules {
-		out = append(out, set.Rules[i].Key)
+func keys(set *policy.Set) iter.Seq[policy.RuleKey] {
+	return func(yield func(policy.RuleKey) bool) {
+		if !yield(policy.DefaultKey(set.Network)) {
+			return
+		}
+		for i := range set.Rules {
+			if !yield(set.Rules[i].Key) {
+				return
+			}
+		}
 	}
-	return out
 }
 
 // freeNumbers lists the numbers that kept does not use: first those that prev

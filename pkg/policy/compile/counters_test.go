@@ -3,6 +3,8 @@ package compile_test
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -45,6 +47,31 @@ func TestAllocate(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// What has changed nothing is the same map: a [Compiler] knows at once.
+func TestAllocateSame(t *testing.T) {
+	sets := []policy.Set{{Network: "n", Rules: rules("p", 5)}, {Network: "m", Rules: rules("p", 5)}}
+	first, err := compile.Allocate(nil, sets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := maps.Clone(first)
+	for name, tc := range map[string]struct {
+		sets []policy.Set
+		same bool
+	}{"the same": {sets, true}, "one network less": {sets[:1], false}, "a rule more": {append([]policy.Set{{Network: "o"}}, sets...), false}} {
+		got, err := compile.Allocate(first, tc.sets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same := reflect.ValueOf(got).UnsafePointer() == reflect.ValueOf(first).UnsafePointer(); same != tc.same {
+			t.Errorf("%s: the same map: %v, want %v", name, same, tc.same)
+		}
+		if !maps.Equal(first, before) {
+			t.Errorf("%s: what was given has changed", name)
+		}
 	}
 }
 

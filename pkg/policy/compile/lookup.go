@@ -51,43 +51,27 @@ func Lookup(p *Program, network string, pkt policy.Packet) (Match, error) {
 // ClassOf is the class of an address: that of the longest prefix around it, or
 // 0. IPv4 is looked up mapped.
 func ClassOf(addrs []AddrClass, a netip.Addr) uint32 {
-	return classOf(addrs, netip.AddrFrom16(a.As16()), 128)
+	return classOf(addrs, toU128(a), 128)
 }
 
 // classOf is the class of the longest prefix around an IPv6 address, of at most limit bits.
-func classOf(addrs []AddrClass, a netip.Addr, limit int) uint32 {
+func classOf(addrs []AddrClass, a u128, limit int) uint32 {
 	for limit >= 0 {
-		want := netip.PrefixFrom(a, limit).Masked()
+		want := prefix{a.masked(limit), limit}
 		// The last entry not after want either covers it, and then is the
 		// longest that does, or shares fewer leading bits with it.
-		i := sort.Search(len(addrs), func(i int) bool { return after(addrs[i].Prefix, want) }) - 1
+		i := sort.Search(len(addrs), func(i int) bool { return addrs[i].prefix().compare(want) > 0 }) - 1
 		if i < 0 {
 			return 0
 		}
-		found := addrs[i].Prefix
-		same := commonBits(found.Addr(), a)
-		if same >= found.Bits() {
+		found := addrs[i].prefix()
+		same := commonBits(found.addr, a)
+		if same >= found.bits {
 			return addrs[i].Class
 		}
 		limit = same
 	}
 	return 0
-}
-
-// after says whether p comes after q in the order of the table.
-func after(p, q netip.Prefix) bool {
-	c := p.Addr().Compare(q.Addr())
-	return c > 0 || c == 0 && p.Bits() > q.Bits()
-}
-
-func commonBits(a, b netip.Addr) int {
-	x, y := a.As16(), b.As16()
-	for i := range x {
-		if x[i] != y[i] {
-			return 8*i + bits.LeadingZeros8(x[i]^y[i])
-		}
-	}
-	return 128
 }
 
 // reader reads pages; the first place outside of them is kept as err.

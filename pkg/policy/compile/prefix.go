@@ -56,8 +56,17 @@ func pow2(n int) u128 {
 	return u128{0, 1 << n}
 }
 
-func toU128(a netip.Addr) u128 {
-	b := a.As16()
+// masked is the address with all zero behind its first bits.
+func (a u128) masked(bits int) u128 {
+	if bits <= 64 {
+		return u128{a.hi &^ (^uint64(0) >> bits), 0}
+	}
+	return u128{a.hi, a.lo &^ (^uint64(0) >> (bits - 64))}
+}
+
+func toU128(a netip.Addr) u128 { return u128Of(a.As16()) }
+
+func u128Of(b [16]byte) u128 {
 	return u128{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
 
@@ -78,9 +87,10 @@ func (p prefix) contains(q prefix) bool {
 	if p.bits == 0 {
 		return true
 	}
-	d := u128{p.addr.hi ^ q.addr.hi, p.addr.lo ^ q.addr.lo}
-	return d.len() <= 128-p.bits
+	return commonBits(p.addr, q.addr) >= p.bits
 }
+
+func commonBits(a, b u128) int { return 128 - u128{a.hi ^ b.hi, a.lo ^ b.lo}.len() }
 
 // compare puts a covering prefix right before what it covers.
 func (p prefix) compare(q prefix) int {
@@ -90,14 +100,13 @@ func (p prefix) compare(q prefix) int {
 	return cmp.Compare(p.bits, q.bits)
 }
 
-func (p prefix) netip() netip.Prefix {
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], p.addr.hi)
-	binary.BigEndian.PutUint64(b[8:], p.addr.lo)
-	return netip.PrefixFrom(netip.AddrFrom16(b), p.bits)
+// of gives the prefix a class.
+func (p prefix) of(class uint32) AddrClass {
+	a := AddrClass{Bits: uint8(p.bits), Class: class}
+	binary.BigEndian.PutUint64(a.Addr[:8], p.addr.hi)
+	binary.BigEndian.PutUint64(a.Addr[8:], p.addr.lo)
+	return a
 }
-
-func fromNetip(p netip.Prefix) prefix { return prefix{toU128(p.Addr()), p.Bits()} }
 
 // span is an inclusive range of addresses of one family.
 type span struct {

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -15,7 +16,7 @@ func prefixesOf(tb testing.TB, list ...string) (out []string) {
 	tb.Helper()
 	for _, s := range normalize(rangesOf(tb, list...)) {
 		for _, p := range s.appendPrefixes(nil) {
-			out = append(out, p.netip().String())
+			out = append(out, p.of(0).Prefix().String())
 		}
 	}
 	return out
@@ -80,13 +81,13 @@ func FuzzPrefixes(f *testing.F) {
 		}
 		next := netip.AddrFrom16(first.As16())
 		for _, p := range got {
-			r := wide(p.netip())
-			if p.netip() != p.netip().Masked() {
-				t.Fatalf("%v has host bits", p.netip())
+			r := wide(p.of(0).Prefix())
+			if p.of(0).Prefix() != p.of(0).Prefix().Masked() {
+				t.Fatalf("%v has host bits", p.of(0).Prefix())
 			}
-			skipsV4 := next == v4block.netip().Addr() && r.First == netip.MustParseAddr("::1:0:0:0")
+			skipsV4 := next == v4block.of(0).Prefix().Addr() && r.First == netip.MustParseAddr("::1:0:0:0")
 			if r.First != next && !skipsV4 {
-				t.Fatalf("%v does not follow %v", p.netip(), next)
+				t.Fatalf("%v does not follow %v", p.of(0).Prefix(), next)
 			}
 			next = r.Last.Next()
 		}
@@ -141,12 +142,82 @@ func TestClassify(t *testing.T) {
 			}
 			var got []entry
 			for _, a := range classified(lists...).addrs {
-				got = append(got, entry{a.Prefix.String(), a.Class})
+				got = append(got, entry{a.Prefix().String(), a.Class})
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestPrefixesApart holds what is found by what two lists have in common against what is
+// found without. The second list is in order, or is not to be followed.
+func TestPrefixesApart(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 11))
+	at := func(v4 bool, n byte) netip.Addr {
+		if v4 {
+			return netip.AddrFrom4([4]byte{10, 0, 0, n})
+		}
+		return netip.AddrFrom16([16]byte{0xfd, 15: n})
+	}
+	list := func(of int) (out []policy.AddrRange) {
+		for range of {
+			v4, n := rng.IntN(2) == 0, byte(rng.IntN(60))
+			out = append(out, policy.AddrRange{First: at(v4, n), Last: at(v4, n+byte(rng.IntN(3)))})
+		}
+		return out
+	}
+	all := func(l []policy.AddrRange) (out []prefix) {
+		for _, s := range normalize(l) {
+			out = s.appendPrefixes(out)
+		}
+		slices.SortFunc(out, prefix.compare)
+		return out
+	}
+	less := func(a, b []prefix) (out []prefix) {
+		for _, p := range a {
+			if !slices.Contains(b, p) {
+				out = append(out, p)
+			}
+		}
+		return out
+	}
+	followed, refused := 0, 0
+	for range 20000 {
+		was := policy.MergeRanges(list(rng.IntN(12)))
+		is := slices.Clone(was)
+		for range rng.IntN(3) { // few differ
+			if i := rng.IntN(len(is) + 1); i < len(is) && rng.IntN(2) == 0 {
+				is = slices.Delete(is, i, i+1)
+			} else {
+				is = slices.Insert(is, i, list(1)...)
+			}
+		}
+		if rng.IntN(2) == 0 {
+			is = policy.MergeRanges(is)
+		}
+		gone, put, ok := prefixesApart(was, is)
+		if want := merged(is); ok != want {
+			t.Fatalf("%v to %v: followed %v, want %v", was, is, ok, want)
+		}
+		if !ok {
+			refused++
+			continue
+		}
+		if len(gone)+len(put) > 0 {
+			followed++
+		}
+		if wantGone, wantPut := less(all(was), all(is)), less(all(is), all(was)); !slices.Equal(gone, wantGone) || !slices.Equal(put, wantPut) {
+			t.Fatalf("%v to %v: without %v, with %v, want %v, %v", was, is, gone, put, wantGone, wantPut)
+		}
+	}
+	if followed < 1000 || refused < 1000 {
+		t.Errorf("%d followed, %d refused", followed, refused)
+	}
+	bad := policy.AddrRange{First: at(true, 9), Last: at(true, 3)}
+	if _, _, ok := prefixesApart(rangesOf(t, "10.0.0.1", "10.0.0.20"), append(rangesOf(t, "10.0.0.1"), bad)); ok {
+		t.Error("a range whose end is below its start is followed")
 	}
 }
 
@@ -159,15 +230,15 @@ func TestClassOfEqualsLinearSearch(t *testing.T) {
 	linear := func(a netip.Addr) (class uint32) {
 		best := -1
 		for _, e := range addrs {
-			if e.Prefix.Contains(netip.AddrFrom16(a.As16())) && e.Prefix.Bits() > best {
-				best, class = e.Prefix.Bits(), e.Class
+			if e.Prefix().Contains(netip.AddrFrom16(a.As16())) && e.Prefix().Bits() > best {
+				best, class = e.Prefix().Bits(), e.Class
 			}
 		}
 		return class
 	}
 	tried := 0
 	for _, e := range addrs {
-		r := wide(e.Prefix)
+		r := wide(e.Prefix())
 		for _, a := range []netip.Addr{r.First.Prev(), r.First, r.First.Next(), r.Last.Prev(), r.Last, r.Last.Next()} {
 			if !a.IsValid() {
 				continue
