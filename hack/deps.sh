@@ -52,11 +52,14 @@ missing_packages() {
 
 why() { grep -m1 "^$1|" <<<"$packages" | cut -d'|' -f2; }
 
-# QEMU emulates a CPU half as fast again since version 9.
+# QEMU emulates faster since version 9. Backports that have none are asked again after a
+# day. One that was for the libraries of another Debian does not run any more.
 qemu_ready() {
-	[[ -x $cache/qemu/usr/bin/qemu-system-x86_64 ]] ||
+	qemu_runs "$cache/qemu" || [[ -n $(find "$cache/.no-qemu" -mtime -1 2>/dev/null) ]] ||
 		dpkg --compare-versions "$(dpkg-query -W -f '${Version}' qemu-system-x86 2>/dev/null || true)" ge 1:9
 }
+
+qemu_runs() { "$1/usr/bin/qemu-system-x86_64" --version >/dev/null 2>&1; }
 
 runtime_ready() { [[ -x $cache/containerd/usr/bin/containerd && -x $cache/containerd/usr/sbin/runc ]]; }
 
@@ -101,7 +104,7 @@ fetch_kernel() {
 	[[ $release == "$series".* ]] || die "kernel $series: $meta names $image, another series; Debian 12 with bookworm-security is needed"
 	mkdir -p "$cache/kernels"
 	tmp=$(mktemp -d "$cache/kernels/.$series.XXXXXX")
-	trap 'rm -rf "$tmp"' EXIT
+	trap "rm -rf '$tmp'" EXIT # locals are gone by then
 	say "kernel $series: downloading $image"
 	(cd "$tmp" && apt-get "${apt[@]}" -qq download "$image") || die "kernel $series: apt-get download $image failed"
 	dpkg -x "$tmp"/*.deb "$tmp/root"
@@ -131,7 +134,7 @@ fetch_runtime() {
 	update
 	mkdir -p "$cache"
 	tmp=$(mktemp -d "$cache/.containerd.XXXXXX")
-	trap 'rm -rf "$tmp"' EXIT
+	trap "rm -rf '$tmp'" EXIT # locals are gone by then
 	say "downloading containerd and runc"
 	(cd "$tmp" && apt-get "${apt[@]}" -qq download containerd runc) || die "apt-get download containerd runc failed"
 	for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/new"; done
@@ -147,21 +150,20 @@ fetch_qemu() {
 	local tmp deb suite
 	suite=$(. /etc/os-release; echo "${VERSION_CODENAME:-bookworm}")-backports
 	mkdir -p "$cache"
-	tmp=$(mktemp -d "$cache/.qemu.XXXXXX")
-	trap 'rm -rf "$tmp"' EXIT
+	tmp=$(realpath "$(mktemp -d "$cache/.qemu.XXXXXX")") # apt takes others from its own folders
+	trap "rm -rf '$tmp'" EXIT # locals are gone by then
 	mkdir -p "$tmp/lists/partial" "$tmp/cache/archives/partial"
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$tmp/sources.list"
 	local backports=(-o APT::Sandbox::User=root -o "Dir::State::lists=$tmp/lists" -o "Dir::Cache=$tmp/cache"
 		-o "Dir::Etc::sourcelist=$tmp/sources.list" -o Dir::Etc::sourceparts=- -t "$suite")
 	say "downloading the QEMU of $suite"
-	if apt-get "${backports[@]}" -qq update &&
-		(cd "$tmp" && apt-get "${backports[@]}" -qq download qemu-system-x86 qemu-system-common qemu-system-data seabios) &&
-		for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/new"; done &&
-		"$tmp/new/usr/bin/qemu-system-x86_64" --version >/dev/null; then
-		rm -rf "$cache/qemu"
+	apt-get "${backports[@]}" -qq update || say "apt-get update reported errors; going on with what it got"
+	if (cd "$tmp" && apt-get "${backports[@]}" -qq download qemu-system-x86 qemu-system-common qemu-system-data seabios) &&
+		(for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/new" || exit; done) && qemu_runs "$tmp/new"; then
 		mv "$tmp/new" "$cache/qemu"
 	else
-		say "$suite has no QEMU that runs here: the VMs run on the installed one, and take half as long again"
+		say "$suite has no QEMU that runs here: the VMs run on the installed one, more slowly"
+		touch "$cache/.no-qemu"
 	fi
 	rm -rf "$tmp"
 	trap - EXIT
@@ -196,9 +198,10 @@ main() {
 	while IFS='|' read -r series meta; do
 		kernel_ready "$series" || fetch_kernel "$series" "$meta"
 	done <<<"$kernels"
+	qemu_runs "$cache/qemu" || rm -rf "$cache/qemu"
 	qemu_ready || fetch_qemu
 	runtime_ready || fetch_runtime
-	[[ $wanting -eq 0 ]] || say "everything is in place"
+	[[ $wanting -eq 0 ]] || say "done"
 }
 
 main "$@"

@@ -348,7 +348,7 @@ func until(ctx context.Context, limit time.Duration, f func() error) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(context.Cause(ctx), err)
-		case <-time.After(max(wait, time.Since(asked))):
+		case <-time.After(max(wait, min(time.Since(asked), time.Until(deadline)))):
 		}
 	}
 }

@@ -47,8 +47,6 @@ func New(cfg *rest.Config) read.API { return api{cfg} }
 
 type api struct{ cfg *rest.Config }
 
-func (a api) Host() string { return a.cfg.Host }
-
 func (a api) Client(kinds meta.RESTMapper) (read.Reader, error) {
 	c, err := client.New(a.cfg, client.Options{Mapper: kinds})
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package read is what the desired state wants of the Kubernetes API, without the
-// libraries that ask it: a program that carries them takes three times as long to
+// libraries that ask it: a program that carries them takes four times as long to
 // start, whether it asks or not. Package live has them.
 package read
 
@@ -29,8 +29,6 @@ type List interface {
 
 // API is one API server.
 type API interface {
-	// Host is its address, for messages.
-	Host() string
 	// Client asks it anew each time. It knows the kinds that it is given, and asks for
 	// no others.
 	Client(kinds meta.RESTMapper) (Reader, error)

@@ -12,7 +12,8 @@ import (
 // packets still judged by the previous generation count there; only when none
 // is left does it get the lowest of the numbers given up now. Numbers given up
 // are free in the next step. Whoever applies the result has to clear counters
-// that changed hands. Where nothing changes prev is what it gives.
+// that changed hands. Where nothing changes it gives prev itself: nobody may write to
+// either.
 //
 // Sets are served in the order of their IDs. When the counters run out
 // the error is a [*RefusedError] with the networks that did not fit, as for
