@@ -1,9 +1,9 @@
 #!/bin/bash
 # deps.sh puts in place what Homeport's build and tests need and Go does not bring:
 # Debian packages (as root, by apt-get) and, as any user into a cache, Debian's 6.1
-# and 6.12 kernels for the VMs, a QEMU of Debian's backports where the packaged one is
-# slow, and containerd and runc for the nodes of the test cluster, which would begin
-# to run here if they were installed. It does nothing, quickly, when nothing is missing.
+# and 6.12 kernels for the VMs and containerd and runc for the nodes of the test
+# cluster, which would begin to run here if they were installed. It does nothing,
+# quickly, when nothing is missing.
 #
 #   hack/deps.sh          install what is missing
 #   hack/deps.sh --check  only report; exit 1 if something is missing
@@ -51,15 +51,6 @@ missing_packages() {
 }
 
 why() { grep -m1 "^$1|" <<<"$packages" | cut -d'|' -f2; }
-
-# QEMU emulates faster since version 9. Backports that have none are asked again after a
-# day. One that was for the libraries of another Debian does not run any more.
-qemu_ready() {
-	qemu_runs "$cache/qemu" || [[ -n $(find "$cache/.no-qemu" -mtime -1 2>/dev/null) ]] ||
-		dpkg --compare-versions "$(dpkg-query -W -f '${Version}' qemu-system-x86 2>/dev/null || true)" ge 1:9
-}
-
-qemu_runs() { "$1/usr/bin/qemu-system-x86_64" --version >/dev/null 2>&1; }
 
 runtime_ready() { [[ -x $cache/containerd/usr/bin/containerd && -x $cache/containerd/usr/sbin/runc ]]; }
 
@@ -144,31 +135,6 @@ fetch_runtime() {
 	trap - EXIT
 }
 
-# fetch_qemu unpacks that of backports, which is for the libraries of the one that is
-# installed. Where backports cannot be had the VMs do with that one, more slowly.
-fetch_qemu() {
-	local tmp deb suite
-	suite=$(. /etc/os-release; echo "${VERSION_CODENAME:-bookworm}")-backports
-	mkdir -p "$cache"
-	tmp=$(realpath "$(mktemp -d "$cache/.qemu.XXXXXX")") # apt takes others from its own folders
-	trap "rm -rf '$tmp'" EXIT # locals are gone by then
-	mkdir -p "$tmp/lists/partial" "$tmp/cache/archives/partial"
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$tmp/sources.list"
-	local backports=(-o APT::Sandbox::User=root -o "Dir::State::lists=$tmp/lists" -o "Dir::Cache=$tmp/cache"
-		-o "Dir::Etc::sourcelist=$tmp/sources.list" -o Dir::Etc::sourceparts=- -t "$suite")
-	say "downloading the QEMU of $suite"
-	apt-get "${backports[@]}" -qq update || say "apt-get update reported errors; going on with what it got"
-	if (cd "$tmp" && apt-get "${backports[@]}" -qq download qemu-system-x86 qemu-system-common qemu-system-data seabios) &&
-		(for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/new" || exit; done) && qemu_runs "$tmp/new"; then
-		mv "$tmp/new" "$cache/qemu"
-	else
-		say "$suite has no QEMU that runs here: the VMs run on the installed one, more slowly"
-		touch "$cache/.no-qemu"
-	fi
-	rm -rf "$tmp"
-	trap - EXIT
-}
-
 main() {
 	local pkgs=() p series meta wanting=0
 	case ${1:-} in
@@ -187,7 +153,6 @@ main() {
 	while IFS='|' read -r series meta; do
 		kernel_ready "$series" || { say "kernel $series is missing: the VM tests run on it"; wanting=1; }
 	done <<<"$kernels"
-	qemu_ready || { say "a QEMU of version 9 or later is missing: the VMs are slow without"; wanting=1; }
 	runtime_ready || { say "containerd and runc are missing: the test cluster's nodes run them"; wanting=1; }
 	if $check_only; then
 		[[ $wanting -eq 0 ]] || say "run hack/deps.sh to install it"
@@ -198,10 +163,8 @@ main() {
 	while IFS='|' read -r series meta; do
 		kernel_ready "$series" || fetch_kernel "$series" "$meta"
 	done <<<"$kernels"
-	qemu_runs "$cache/qemu" || rm -rf "$cache/qemu"
-	qemu_ready || fetch_qemu
 	runtime_ready || fetch_runtime
-	[[ $wanting -eq 0 ]] || say "done"
+	[[ $wanting -eq 0 ]] || say "everything is in place"
 }
 
 main "$@"

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -104,20 +103,9 @@ func (m *machine) tapNIC(mac string, tap *os.File) {
 		"-device", "virtio-net-pci,romfile=,netdev=t0,mac="+mac)
 }
 
-// findQEMU prefers the one that hack/deps.sh has put into the cache.
-func findQEMU() (string, error) {
-	const name = "qemu-system-x86_64"
-	if cache, err := CacheDir(); err == nil {
-		if p, err := exec.LookPath(filepath.Join(cache, "qemu/usr/bin", name)); err == nil {
-			return filepath.Abs(p)
-		}
-	}
-	return findProgram(name)
-}
-
 // start runs QEMU; the machine's descriptors are closed on our side.
 func (m *machine) start() error {
-	qemu, err := findQEMU()
+	qemu, err := findProgram("qemu-system-x86_64")
 	if err != nil {
 		return err
 	}
