@@ -95,7 +95,7 @@ fetch_kernel() {
 	[[ $release == "$series".* ]] || die "kernel $series: $meta names $image, another series; Debian 12 with bookworm-security is needed"
 	mkdir -p "$cache/kernels"
 	tmp=$(mktemp -d "$cache/kernels/.$series.XXXXXX")
-	trap "rm -rf '$tmp'" EXIT # locals are gone by then
+	trap "rm -rf ${tmp@Q}" EXIT # locals are gone by then
 	say "kernel $series: downloading $image"
 	(cd "$tmp" && apt-get "${apt[@]}" -qq download "$image") || die "kernel $series: apt-get download $image failed"
 	dpkg -x "$tmp"/*.deb "$tmp/root"
@@ -125,7 +125,7 @@ fetch_runtime() {
 	update
 	mkdir -p "$cache"
 	tmp=$(mktemp -d "$cache/.containerd.XXXXXX")
-	trap "rm -rf '$tmp'" EXIT # locals are gone by then
+	trap "rm -rf ${tmp@Q}" EXIT # locals are gone by then
 	say "downloading containerd and runc"
 	(cd "$tmp" && apt-get "${apt[@]}" -qq download containerd runc) || die "apt-get download containerd runc failed"
 	for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/new"; done

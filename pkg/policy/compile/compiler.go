@@ -254,9 +254,9 @@ func (c *Compiler) reclassify(used []int, followed []followedList) (_ *classes, 
 	return anew()
 }
 
-// prefixesApart gives the prefixes that only one of two lists comes to. Of was it is known that it is
-// as policy.MergeRanges has it and passes checkRanges, and so need not be looked at where is
-// begins and ends alike. ok is false if the prefixes are many, or is is not so, too.
+// prefixesApart gives the prefixes that only one of two lists comes to. The first is known to be
+// as policy.MergeRanges has it and to pass checkRanges, so the second is checked only where it
+// differs. ok is false if it fails, or the prefixes are many.
 func prefixesApart(was, is []policy.AddrRange) (gone, put []prefix, ok bool) {
 	short, head, tail := min(len(was), len(is)), 0, 0
 	for head < short && was[head] == is[head] {
