@@ -23,9 +23,13 @@ import (
 const (
 	// chainsEvery is how often our chains are looked at, hostEvery all else: which
 	// variants of iptables the host uses, and what of it is in the way. Both at once
-	// when desired state, ports or the switches of br_netfilter change.
+	// when desired state, ports, the switches of br_netfilter or nftables change;
+	// of changes of iptables-legacy the kernel tells nobody.
 	chainsEvery = 10 * time.Second
 	hostEvery   = time.Minute
+	// editShare is how many times as long as a look took it is until others' changes
+	// of nftables bring the next, chainsEvery at most.
+	editShare = 4
 	// hostGap keeps changes that come together from being looked at one by one.
 	hostGap = 500 * time.Millisecond
 )
@@ -41,6 +45,7 @@ const chainEdited = "HostChainEdited"
 type hostFirewall struct {
 	host  hostfw.Host
 	kick  chan struct{} // the loop has had a round
+	edits chan struct{} // somebody has changed nftables
 	drift *driftBook
 	now   func() time.Time
 
@@ -59,24 +64,41 @@ type hostFirewall struct {
 }
 
 func newHostFirewall(host hostfw.Host) *hostFirewall {
-	return &hostFirewall{host: host, kick: make(chan struct{}, 1), drift: newDriftBook(), now: time.Now, settled: map[string]string{}}
+	return &hostFirewall{host: host, kick: make(chan struct{}, 1), edits: make(chan struct{}, 1), drift: newDriftBook(), now: time.Now, settled: map[string]string{}}
 }
 
 // keepHostFirewall does for trunks what their hostFirewall says, as long as ctx
 // lasts. What goes wrong is a trunk's condition; it ends nothing.
 func (a *Agent) keepHostFirewall(ctx context.Context) error {
-	a.hostfw.load(a)
-	for {
-		a.lookAtHost()
-		wait := time.NewTimer(a.hostfw.drift.nextTry(chainsEvery))
+	h := a.hostfw
+	h.load(a)
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	listening.Go(func() {
+		if err := hostfw.Changes(ctx, func() { ask(h.edits) }); err != nil {
+			a.log.Info("changes of the host's nftables are found out by looking now and then", "why", err)
+		}
+	})
+	for edited := false; ; {
+		begun := time.Now()
+		a.lookAtHost(edited)
+		wait, rest := time.After(h.drift.nextTry(chainsEvery)), time.After(min(editShare*time.Since(begun), chainsEvery))
+		edited = false
 		select {
 		case <-ctx.Done():
-			wait.Stop()
 			return nil
-		case <-a.hostfw.kick:
-		case <-wait.C:
+		case <-h.kick:
+		case <-wait:
+		case <-h.edits:
+			edited = true
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-h.kick:
+			case <-wait:
+			case <-rest:
+			}
 		}
-		wait.Stop()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -157,15 +179,15 @@ func (v hostView) wants(f hostfw.Family) bool {
 }
 
 // lookAtHost is one round of the task. It costs the reading of some files, unless
-// something has changed or it is time to look.
-func (a *Agent) lookAtHost() {
+// something has changed or it is time to look; nftables have changed if edited.
+func (a *Agent) lookAtHost(edited bool) {
 	v, ok := a.hostView()
 	if !ok {
 		return
 	}
 	h, now := a.hostfw, a.hostfw.now()
 	key, ports := fmt.Sprint(v.trunks, v.nf, v.err), fmt.Sprint(v.bridges)
-	probe := key != h.key || now.Sub(h.probed) >= hostEvery
+	probe := edited || key != h.key || now.Sub(h.probed) >= hostEvery
 	chains := probe || ports != h.ports || now.Sub(h.looked) >= chainsEvery || h.drift.nextTry(chainsEvery) == 0
 	if chains && v.err == nil {
 		if probe {

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -70,7 +72,7 @@ func (l *hostLab) want(bypass bool) {
 // look has the task look once, d after the last time.
 func (l *hostLab) look(d time.Duration) {
 	l.clock.pass(d)
-	l.lookAtHost()
+	l.lookAtHost(false)
 }
 
 // says wants the trunk's condition.
@@ -265,6 +267,32 @@ func TestHostBypassFails(t *testing.T) {
 	l.nft = ""
 	l.look(hostEvery)
 	l.says("False", "Bypassed", "were not looked at")
+}
+
+// What others change in nftables is looked at then, and not when it is time again.
+func TestHostEdited(t *testing.T) {
+	l := newHostLab(t, false)
+	var nft atomic.Value
+	nft.Store(`{"nftables": []}`)
+	l.hostfw.host.NFT = func(...string) (string, error) { return nft.Load().(string), nil }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.keepHostFirewall(ctx) }()
+	says := func(text string) {
+		t.Helper()
+		within(t, "the trunk's condition says "+text, func() (bool, string) {
+			got := fmt.Sprint(l.hostfw.conditions("t"))
+			return strings.Contains(got, text), got
+		})
+	}
+	says("policy of FORWARD is DROP")
+	nft.Store(`{"nftables": [{"chain": {"family": "inet", "table": "x", "name": "gate", "type": "filter", "hook": "forward", "prio": 5, "policy": "drop"}}]}`)
+	ask(l.hostfw.edits) // its clock stands still: else nobody looks again
+	says("inet x gate")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 // A host that cannot be asked for a moment keeps the chains that it has.

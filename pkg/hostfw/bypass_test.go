@@ -275,10 +275,10 @@ func inNamespace(t *testing.T, f func()) {
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread goes with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNET)
+		defer func() { done <- err }() // also after a skip
 		if err == nil {
 			f()
 		}
-		done <- err
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)
