@@ -152,8 +152,8 @@ type Datapath struct {
 	names map[string]uint32   // policy numbers by network
 }
 
-// Open loads the programs, takes over what an earlier process left pinned, and
-// replaces the programs at every attached port, each by one atomic swap. It needs
+// Open takes over what an earlier process left pinned, and loads the programs unless
+// these are the same; then it replaces them at every attached port, each by one atomic swap. It needs
 // CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root.
 func Open(cfg Config) (*Datapath, error) {
 	d := &Datapath{cfg: cfg, log: cfg.Log, pins: pins{cfg.BPFFS}, pages: map[pagesSum]*ebpf.Map{}}

@@ -1,8 +1,11 @@
 package datapath
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -49,16 +52,50 @@ func portSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 	if cfg.ConnsQuota != 0 {
 		spec.Maps[portMapConns].InnerMap.MaxEntries = cfg.ConnsQuota
 	}
+	of := buildName(t, cfg.ConnsQuota)
+	for name, p := range spec.Programs {
+		p.Name = name + "_" + of
+	}
 	return spec, nil
 }
 
-// load makes or takes over the maps, loads the programs and pins them.
+// buildName names an object and its knobs, in six of the letters that the kernel takes in a
+// program's name: two have the same but once in 2^36. (With seven the name would be as long
+// as can be, and be taken for a longer one cut off.)
+func buildName(knobs ...any) string {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_."
+	sum := sha256.Sum256(fmt.Appendln(slices.Clone(_PortBytes), knobs...))
+	name := sum[:6]
+	for i, b := range name {
+		name[i] = letters[int(b)%len(letters)]
+	}
+	return string(name)
+}
+
+// load makes or takes over the maps and the programs, or loads and pins these.
 func (d *Datapath) load() error {
 	spec, err := portSpec(d.cfg)
 	if err != nil {
 		return err
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+	if err := d.loadMaps(spec); err != nil {
+		return err
+	}
+	for h := range Hook(hooks) {
+		if d.progs[h], d.progID[h], err = d.pinnedProgram(h, spec.Programs[h.String()]); err != nil {
+			return fmt.Errorf("program %s: %w", h, err)
+		}
+	}
+	if d.progs[FromVM] != nil && d.progs[ToVM] != nil {
+		return nil
+	}
+	return d.loadPrograms(spec)
+}
+
+func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
+	only := spec.Copy()
+	only.Programs = nil
+	coll, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{
 		Maps: ebpf.MapOptions{PinPath: d.pins.maps()},
 	})
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
@@ -66,7 +103,7 @@ func (d *Datapath) load() error {
 			"drain the node and remove that directory", d.pins.maps(), ABIVersion, err)
 	}
 	if err != nil {
-		return fmt.Errorf("load the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
+		return fmt.Errorf("make the maps of the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
 	}
 	defer coll.Close()
 	d.inner = map[string]*ebpf.MapSpec{}
@@ -80,16 +117,81 @@ func (d *Datapath) load() error {
 			delete(coll.Maps, name)
 		}
 	}
-	for h, name := range [hooks]string{FromVM: portProgFromVm, ToVM: portProgToVm} {
-		d.progs[h] = coll.DetachProgram(name)
+	return nil
+}
+
+// pinnedProgram gives what is pinned for a hook, if it is what would be loaded: of
+// the same object and knobs, as its name says, and on the maps that are pinned now.
+// Else it gives nil. So a restart changes no program, and is quick.
+func (d *Datapath) pinnedProgram(h Hook, spec *ebpf.ProgramSpec) (p *ebpf.Program, id ebpf.ProgramID, err error) {
+	p, err = ebpf.LoadPinnedProgram(d.pins.prog(h), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := p.Info()
+	if err != nil {
+		return nil, 0, errors.Join(err, p.Close())
+	}
+	if same, err := d.isOf(info, spec); !same || err != nil {
+		return nil, 0, errors.Join(err, p.Close())
+	}
+	id, _ = info.ID()
+	return p, id, nil
+}
+
+// isOf says whether a loaded program is spec's, on our maps.
+func (d *Datapath) isOf(info *ebpf.ProgramInfo, spec *ebpf.ProgramSpec) (bool, error) {
+	if info.Name != spec.Name {
+		return false, nil
+	}
+	uses, _ := info.MapIDs()
+	for _, ins := range spec.Instructions {
+		m := d.maps[ins.Reference()]
+		if !ins.IsLoadFromMap() || m == nil {
+			continue
+		}
+		info, err := m.Info()
+		if err != nil {
+			return false, err
+		}
+		if id, ok := info.ID(); !ok || !slices.Contains(uses, id) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// loadPrograms loads and pins both, on the maps that are there.
+func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
+	coll, err := loadOn(spec, d.maps)
+	if err != nil {
+		return fmt.Errorf("load the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
+	}
+	defer coll.Close()
+	for h := range Hook(hooks) {
+		if d.progs[h] != nil {
+			_ = d.progs[h].Close() // a new one takes its place
+		}
+		d.progs[h] = coll.DetachProgram(h.String())
 		info, err := d.progs[h].Info()
 		if err != nil {
-			return fmt.Errorf("program %s: %w", name, err)
+			return fmt.Errorf("program %s: %w", h, err)
 		}
 		d.progID[h], _ = info.ID()
-		if err := pinOver(d.progs[h], d.pins.prog(Hook(h))); err != nil {
-			return fmt.Errorf("program %s: %w", name, err)
+		if err := pinOver(d.progs[h], d.pins.prog(h)); err != nil {
+			return fmt.Errorf("program %s: %w", h, err)
 		}
 	}
 	return nil
+}
+
+// loadOn loads programs on maps that are there, and on others of their own.
+func loadOn(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	for _, m := range spec.Maps {
+		m.Pinning = ebpf.PinNone // those that are pinned are given
+	}
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
 }

@@ -67,13 +67,10 @@ func (t *tracer) load(cfg Config, maps map[string]*ebpf.Map) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range spec.Maps {
-		m.Pinning = ebpf.PinNone // those that are pinned are given
-	}
 	if err := spec.Variables[portVarDryRun].Set(uint32(1)); err != nil {
 		return fmt.Errorf("set knob %s: %w", portVarDryRun, err)
 	}
-	t.coll, err = ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	t.coll, err = loadOn(spec, maps)
 	if err != nil {
 		return fmt.Errorf("load the programs that trace: %w", err)
 	}

@@ -89,7 +89,13 @@ func (l *lan) lossless(t *testing.T, times uint64, reasons ...policy.Reason) {
 	}
 }
 
-// Programs are replaced, as by restarts, and not one packet is lost or passes
+// rebuilt is cfg for another build's programs.
+func rebuilt(cfg Config, build int) Config {
+	cfg.Timeouts.ICMP = time.Duration(build) * time.Hour
+	return cfg
+}
+
+// Programs are replaced, as by updates, and not one packet is lost or passes
 // unjudged.
 func TestReplaceUnderTraffic(t *testing.T) {
 	modes(t, func(t *testing.T, m AttachMode) {
@@ -98,7 +104,7 @@ func TestReplaceUnderTraffic(t *testing.T) {
 		loadSets(t, l.Datapath)
 		l.attach(t, attach.Active)
 		l.teach(t)
-		others := []*Datapath{newDatapath(t, cfg), newDatapath(t, cfg)}
+		others := []*Datapath{newDatapath(t, rebuilt(cfg, 1)), newDatapath(t, rebuilt(cfg, 2))}
 		n := l.during(t, udp(vm4, peer4, 5, 7).bytes(), func(round int) error {
 			for _, h := range l.host {
 				for hook := range Hook(hooks) {
@@ -123,7 +129,7 @@ func TestRepairUnderTraffic(t *testing.T) {
 		loadSets(t, l.Datapath)
 		l.attach(t, attach.Active)
 		l.teach(t)
-		other := newDatapath(t, cfg)
+		other := newDatapath(t, rebuilt(cfg, 1))
 		n := l.during(t, udp(vm4, peer4, 5, 7).bytes(), func(round int) error {
 			for _, h := range l.host {
 				for hook := range Hook(hooks) {
