@@ -27,8 +27,11 @@ type machine struct {
 // commandLine is what both kinds of kernel boot with: mitigations and address
 // randomisation buy nothing in a throw-away machine, and an oops must end the
 // run at once instead of hanging it. QEMU's CPUs share the host's clock; 6.1 does
-// not see that by itself and would ask an emulated device for every time.
-const commandLine = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr random.trust_cpu=on tsc=reliable"
+// not see that by itself and would ask an emulated device for every time. Timers are as
+// fine as the tick, 4 ms: each switch between processes costs QEMU what it has learnt of
+// where code is, and Go's runtime sleeps for 20 microseconds at a time. Programs are
+// always at the same place, where QEMU has translated them already.
+const commandLine = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr norandmaps highres=off random.trust_cpu=on tsc=reliable"
 
 // cpuModel is all that QEMU can emulate but for what makes a kernel slow there:
 // with erms and fsrm it clears and copies pages byte by byte, and with xsave and
