@@ -263,54 +263,49 @@ func TestRestart(t *testing.T) {
 // A restart takes the pinned programs over if they are what it would load, and loads
 // them else.
 func TestRestartKeepsPrograms(t *testing.T) {
-	modes(t, func(t *testing.T, m AttachMode) {
-		cfg := Config{Attach: m, BPFFS: newBPFFS(t)}
-		l := newLAN(t, cfg)
-		l.attach(t, attach.Active)
-		last := l.Datapath
-		restart := func(what string, cfg Config, same bool) {
-			t.Helper()
-			d := newDatapath(t, cfg)
-			for h := range Hook(hooks) {
-				if (d.progID[h] == last.progID[h]) != same {
-					t.Errorf("%s: program %s is %d, before %d", what, h, d.progID[h], last.progID[h])
-				}
+	cfg := Config{BPFFS: newBPFFS(t)}
+	l := newLAN(t, cfg)
+	l.attach(t, attach.Active)
+	last := l.Datapath
+	restart := func(what string, cfg Config, same bool) {
+		t.Helper()
+		d := newDatapath(t, cfg)
+		for h := range Hook(hooks) {
+			if (d.progID[h] == last.progID[h]) != same {
+				t.Errorf("%s: program %s is %d, before %d", what, h, d.progID[h], last.progID[h])
 			}
-			for _, h := range l.host {
-				if err := d.VerifyPort(h.Index); err != nil {
-					t.Errorf("%s: %v", what, err)
-				}
-				if err := last.VerifyPort(h.Index); (err == nil) != same {
-					t.Errorf("%s: to the process before, its port is as it should be: %v", what, err)
-				}
+		}
+		for _, h := range l.host {
+			if err := d.VerifyPort(h.Index); err != nil {
+				t.Errorf("%s: %v", what, err)
 			}
-			last = d
+			if err := last.VerifyPort(h.Index); (err == nil) != same {
+				t.Errorf("%s: to the process before, its port is as it should be: %v", what, err)
+			}
 		}
-		restart("nothing has changed", cfg, true)
-		cfg = rebuilt(cfg, 1)
-		restart("another knob", cfg, false)
-		restart("the same knob", cfg, true)
-		cfg.ConnsQuota = 4096
-		restart("another quota", cfg, false)
-		if err := os.Remove(l.pins.prog(ToVM)); err != nil {
-			t.Fatal(err)
-		}
-		restart("one is not pinned", cfg, false)
-		p, err := passProgram()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer p.Close()
-		if err := pinOver(p, l.pins.prog(FromVM)); err != nil {
-			t.Fatal(err)
-		}
-		restart("another is pinned", cfg, false)
-		if err := os.Remove(filepath.Join(l.pins.maps(), portMapStrayCounters)); err != nil {
-			t.Fatal(err)
-		}
-		restart("a map is another", cfg, false)
-		restart("that map", cfg, true)
-	})
+		last = d
+	}
+	restart("nothing has changed", cfg, true)
+	cfg = rebuilt(cfg, 1)
+	restart("another knob", cfg, false)
+	if err := os.Remove(l.pins.prog(ToVM)); err != nil {
+		t.Fatal(err)
+	}
+	restart("one is not pinned", cfg, false)
+	p, err := passProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := pinOver(p, l.pins.prog(FromVM)); err != nil {
+		t.Fatal(err)
+	}
+	restart("another is pinned", cfg, false)
+	if err := os.Remove(filepath.Join(l.pins.maps(), portMapStrayCounters)); err != nil {
+		t.Fatal(err)
+	}
+	restart("a map is another", cfg, false)
+	restart("that map", cfg, true)
 }
 
 // spoiled is one way in which others break a hook, and what VerifyPort says then.
