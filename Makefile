@@ -88,7 +88,7 @@ bench: deps build ## ratios against the plain bridge and the reference plugin (B
 
 .PHONY: bench-migrate
 bench-migrate: deps ## how long a VM is dark in a live migration, beside plain bridges, in one run (MOVES=8; 6.12)
-	HOMEPORT_VM_PKGS=test/netns HOMEPORT_VM_ARGS="-test.run=^TestMigrate/dark$$ -moves=$(MOVES)" hack/test-vm.sh 6.12
+	HOMEPORT_VM_TIMERS=fine HOMEPORT_VM_PKGS=test/netns HOMEPORT_VM_ARGS="-test.run=^TestMigrate/dark$$ -moves=$(MOVES)" hack/test-vm.sh 6.12
 
 .PHONY: demo
 demo: deps build ## two nodes, a trunk, a real VM with its VLAN, IP and firewall (WHERE=native|vm; BREAK=vlan|rule|mac must fail)

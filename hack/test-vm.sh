@@ -4,6 +4,7 @@
 #
 #   HOMEPORT_VM_PKGS="pkg/bridge test/netns" hack/test-vm.sh 6.12
 #   HOMEPORT_VM_ARGS="-test.run=TestScripts/attach" hack/test-vm.sh 6.12
+#   HOMEPORT_VM_TIMERS=fine hack/test-vm.sh 6.12     # for what measures times
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,10 +37,11 @@ labguests=(
 # that tests read, at the same places below /src.
 one() { # KERNEL NAME ARGS PACKAGE...
 	local kernel=$1 name=$2 args=$3; shift 3
-	local files=() guests=() run=() threads=() script='code=0;' p test code=0
+	local files=() guests=() run=() how=() script='code=0;' p test code=0
 	# Where labs have more CPUs than the host, those of each take turns, or they would wait for
 	# each other's locks. In the other VMs two run at once, for what only shows then.
-	[[ $name != lab* || $((2 * ${#kernels[@]})) -le $(nproc) ]] || threads=(-one-thread)
+	[[ $name != lab* || $((2 * ${#kernels[@]})) -le $(nproc) ]] || how=(-one-thread)
+	[ "${HOMEPORT_VM_TIMERS:-coarse}" = fine ] || how+=(-coarse-timers)
 	rm -f "$out/$kernel-$name"/figures.*
 	for p in "$@"; do
 		test=$(tr / - <<<"$p").test
@@ -48,7 +50,7 @@ one() { # KERNEL NAME ARGS PACKAGE...
 		[ "$p" = test/netns ] && guests=("${labguests[@]}")
 	done
 	run=($out/bin/testsum run -test2json -noskip -name "vm-$kernel-$name" -- \
-		$out/bin/vmrun -kernel "$kernel" "${threads[@]}" -mem 1536 -timeout 24m -out "$out/$kernel-$name" \
+		$out/bin/vmrun -kernel "$kernel" "${how[@]}" -mem 1536 -timeout 24m -out "$out/$kernel-$name" \
 		"${guests[@]}" "${files[@]}" \
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \

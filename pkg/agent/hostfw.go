@@ -48,6 +48,8 @@ type hostFirewall struct {
 	edits chan struct{} // somebody has changed nftables
 	drift *driftBook
 	now   func() time.Time
+	// changes is hostfw.Changes.
+	changes func(ctx context.Context, changed func()) error
 
 	key     string    // what the last look was about: trunks and switches
 	ports   string    // and the ports of bridges that others share
@@ -64,7 +66,8 @@ type hostFirewall struct {
 }
 
 func newHostFirewall(host hostfw.Host) *hostFirewall {
-	return &hostFirewall{host: host, kick: make(chan struct{}, 1), edits: make(chan struct{}, 1), drift: newDriftBook(), now: time.Now, settled: map[string]string{}}
+	return &hostFirewall{host: host, kick: make(chan struct{}, 1), edits: make(chan struct{}, 1), drift: newDriftBook(), now: time.Now,
+		changes: hostfw.Changes, settled: map[string]string{}}
 }
 
 // keepHostFirewall does for trunks what their hostFirewall says, as long as ctx
@@ -75,30 +78,34 @@ func (a *Agent) keepHostFirewall(ctx context.Context) error {
 	var listening sync.WaitGroup
 	defer listening.Wait()
 	listening.Go(func() {
-		if err := hostfw.Changes(ctx, func() { ask(h.edits) }); err != nil {
-			a.log.Info("changes of the host's nftables are found out by looking now and then", "why", err)
+		if err := h.changes(ctx, func() { ask(h.edits) }); err != nil {
+			a.log.Warn("the kernel does not tell of changes of nftables: the host's rules are looked at now and then", "err", err)
 		}
 	})
-	for edited := false; ; {
+	edited := false    // and not looked at yet
+	var calm time.Time // when the next look for that may be
+	for {
+		due := edited && !time.Now().Before(calm)
 		begun := time.Now()
-		a.lookAtHost(edited)
-		wait, rest := time.After(h.drift.nextTry(chainsEvery)), time.After(min(editShare*time.Since(begun), chainsEvery))
-		edited = false
+		a.lookAtHost(due)
+		if due {
+			edited, calm = false, time.Now().Add(min(editShare*time.Since(begun), chainsEvery))
+		}
+		next := h.drift.nextTry(chainsEvery)
+		if edited {
+			next = min(next, time.Until(calm))
+		}
+		wait := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
+			wait.Stop()
 			return nil
 		case <-h.kick:
-		case <-wait:
 		case <-h.edits:
 			edited = true
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-h.kick:
-			case <-wait:
-			case <-rest:
-			}
+		case <-wait.C:
 		}
+		wait.Stop()
 		select {
 		case <-ctx.Done():
 			return nil

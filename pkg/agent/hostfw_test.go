@@ -275,6 +275,17 @@ func TestHostEdited(t *testing.T) {
 	var nft atomic.Value
 	nft.Store(`{"nftables": []}`)
 	l.hostfw.host.NFT = func(...string) (string, error) { return nft.Load().(string), nil }
+	changed := make(chan struct{})
+	l.hostfw.changes = func(ctx context.Context, tell func()) error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+				tell()
+			}
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- l.keepHostFirewall(ctx) }()
@@ -287,8 +298,25 @@ func TestHostEdited(t *testing.T) {
 	}
 	says("policy of FORWARD is DROP")
 	nft.Store(`{"nftables": [{"chain": {"family": "inet", "table": "x", "name": "gate", "type": "filter", "hook": "forward", "prio": 5, "policy": "drop"}}]}`)
-	ask(l.hostfw.edits) // its clock stands still: else nobody looks again
+	changed <- struct{}{} // its clock stands still: else nobody looks again
 	says("inet x gate")
+
+	// Where something always changes, and each look takes long, it rests in between.
+	var looks atomic.Int32
+	l.hostfw.host.NFT = func(...string) (string, error) {
+		looks.Add(1)
+		time.Sleep(400 * time.Millisecond)
+		return `{"nftables": []}`, nil
+	}
+	begun := time.Now()
+	for time.Since(begun) < 5*time.Second {
+		changed <- struct{}{}
+		ask(l.hostfw.kick)
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := looks.Load(); n < 1 || n > 5 {
+		t.Errorf("%d looks of 0.4 s or more in 5 s", n)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

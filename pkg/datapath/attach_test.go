@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -219,7 +221,10 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		d := newDatapath(t, rebuilt(cfg, 1))
+		if kept := newDatapath(t, cfg); kept.progID != l.progID {
+			t.Errorf("programs %v after a restart, before %v", kept.progID, l.progID)
+		}
+		d := newDatapath(t, rebuilt(cfg, 1)) // an update
 		after, err := d.Port(l.host[0].Index)
 		if err != nil {
 			t.Fatal(err)
@@ -301,11 +306,56 @@ func TestRestartKeepsPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	restart("another is pinned", cfg, false)
+	if err := pinOver(l.maps[portMapControl], l.pins.prog(ToVM)); err != nil {
+		t.Fatal(err)
+	}
+	restart("no program is pinned", cfg, false)
 	if err := os.Remove(filepath.Join(l.pins.maps(), portMapStrayCounters)); err != nil {
 		t.Fatal(err)
 	}
 	restart("a map is another", cfg, false)
 	restart("that map", cfg, true)
+}
+
+// Whatever the programs are made of is in their names.
+func TestNameBuild(t *testing.T) {
+	names := map[string]string{}
+	add := func(what string, spec *ebpf.CollectionSpec, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := spec.Programs[portProgFromVm].Name
+		if other, ok := names[name]; ok || len(name) != len("from_vm_")+6 {
+			t.Errorf("%s: %q, as %s", what, name, other)
+		}
+		names[name] = what
+	}
+	plain, err := portSpec(Config{})
+	add("no knobs", plain, err)
+	again, err := portSpec(Config{Timeouts: DefaultTimeouts()})
+	if err != nil || again.Programs[portProgToVm].Name != plain.Programs[portProgToVm].Name {
+		t.Errorf("the same is called %q and %q: %v", again.Programs[portProgToVm].Name, plain.Programs[portProgToVm].Name, err)
+	}
+	knobs := reflect.TypeFor[Timeouts]()
+	for i := range knobs.NumField() {
+		var cfg Config
+		reflect.ValueOf(&cfg.Timeouts).Elem().Field(i).SetInt(int64(12345 * time.Second))
+		spec, err := portSpec(cfg)
+		add(knobs.Field(i).Name, spec, err)
+	}
+	spec, err := portSpec(Config{ConnsQuota: 4096})
+	add("quota", spec, err)
+	object := slices.Clone(_PortBytes)
+	object[len(object)/2] ^= 1
+	nameBuild(plain, object)
+	add("another object", plain, nil)
+	nameBuild(again, _PortBytes)
+	if err := again.Variables[portVarDryRun].Set(uint32(1)); err != nil {
+		t.Fatal(err)
+	}
+	nameBuild(again, _PortBytes)
+	add("dry run", again, nil)
 }
 
 // spoiled is one way in which others break a hook, and what VerifyPort says then.
@@ -584,6 +634,9 @@ func TestCapabilities(t *testing.T) {
 		if err := errors.Join(attached, counters, conns, aged, d.SettlePort(host.Index), d.VerifyPort(host.Index),
 			d.DetachPort(host.Index), d.Reap()); err != nil {
 			t.Error(err)
+		}
+		if again := newDatapath(t, Config{BPFFS: fs, Attach: m}); again.progID != d.progID {
+			t.Errorf("programs %v after a restart, before %v", again.progID, d.progID)
 		}
 	})
 }

@@ -152,9 +152,9 @@ type Datapath struct {
 	names map[string]uint32   // policy numbers by network
 }
 
-// Open takes over what an earlier process left pinned, and loads the programs unless
-// these are the same; then it replaces them at every attached port, each by one atomic swap. It needs
-// CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root.
+// Open takes over what an earlier process left pinned. It loads the programs if those are
+// not what it would load, and puts what it has then at each attached port that runs another,
+// by one atomic swap each. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root.
 func Open(cfg Config) (*Datapath, error) {
 	d := &Datapath{cfg: cfg, log: cfg.Log, pins: pins{cfg.BPFFS}, pages: map[pagesSum]*ebpf.Map{}}
 	if d.log == nil {

@@ -21,7 +21,7 @@ const (
 	hooks       = 2
 )
 
-// String is the program's name.
+// String is the program's name in the object, with which that of the loaded one begins.
 func (h Hook) String() string { return [hooks]string{portProgFromVm, portProgToVm}[h&1] }
 
 func (h Hook) suffix() string { return [hooks]string{"from", "to"}[h&1] }

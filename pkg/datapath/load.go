@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"time"
 
@@ -52,27 +53,36 @@ func portSpec(cfg Config) (*ebpf.CollectionSpec, error) {
 	if cfg.ConnsQuota != 0 {
 		spec.Maps[portMapConns].InnerMap.MaxEntries = cfg.ConnsQuota
 	}
-	of := buildName(t, cfg.ConnsQuota)
-	for name, p := range spec.Programs {
-		p.Name = name + "_" + of
-	}
+	nameBuild(spec, _PortBytes)
 	return spec, nil
 }
 
-// buildName names an object and its knobs, in six of the letters that the kernel takes in a
-// program's name: two have the same but once in 2^36. (With seven the name would be as long
-// as can be, and be taken for a longer one cut off.)
-func buildName(knobs ...any) string {
+// loads counts the ways in which this package has loaded an object: a new number has
+// programs loaded anew that are the same but for that.
+const loads = 1
+
+// nameBuild has the names of programs say what they are made of: the object, and the
+// knobs as they are set in it. It is six of the letters that the kernel takes in a
+// program's name: two builds have the same once in 2^36. (With seven the name would be as
+// long as can be, and be taken for a longer one cut off.)
+func nameBuild(spec *ebpf.CollectionSpec, object []byte) {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_."
-	sum := sha256.Sum256(fmt.Appendln(slices.Clone(_PortBytes), knobs...))
-	name := sum[:6]
-	for i, b := range name {
-		name[i] = letters[int(b)%len(letters)]
+	h := sha256.New()
+	fmt.Fprintln(h, loads, spec.Maps[portMapConns].InnerMap.MaxEntries)
+	for _, name := range slices.Sorted(maps.Keys(spec.Variables)) {
+		fmt.Fprintln(h, name, spec.Variables[name].Value)
 	}
-	return string(name)
+	h.Write(object) // a hash takes all it is given
+	of := h.Sum(nil)[:6]
+	for i, b := range of {
+		of[i] = letters[int(b)%len(letters)]
+	}
+	for name, p := range spec.Programs {
+		p.Name = name + "_" + string(of)
+	}
 }
 
-// load makes or takes over the maps and the programs, or loads and pins these.
+// load takes over what is pinned of maps and programs, and makes what is not.
 func (d *Datapath) load() error {
 	spec, err := portSpec(d.cfg)
 	if err != nil {
@@ -82,9 +92,7 @@ func (d *Datapath) load() error {
 		return err
 	}
 	for h := range Hook(hooks) {
-		if d.progs[h], d.progID[h], err = d.pinnedProgram(h, spec.Programs[h.String()]); err != nil {
-			return fmt.Errorf("program %s: %w", h, err)
-		}
+		d.progs[h], d.progID[h] = d.pinnedProgram(h, spec.Programs[h.String()])
 	}
 	if d.progs[FromVM] != nil && d.progs[ToVM] != nil {
 		return nil
@@ -122,24 +130,29 @@ func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
 
 // pinnedProgram gives what is pinned for a hook, if it is what would be loaded: of
 // the same object and knobs, as its name says, and on the maps that are pinned now.
-// Else it gives nil. So a restart changes no program, and is quick.
-func (d *Datapath) pinnedProgram(h Hook, spec *ebpf.ProgramSpec) (p *ebpf.Program, id ebpf.ProgramID, err error) {
-	p, err = ebpf.LoadPinnedProgram(d.pins.prog(h), nil)
+// Else it gives nil, also if nobody can tell. So a restart changes no program, and is
+// quick.
+func (d *Datapath) pinnedProgram(h Hook, spec *ebpf.ProgramSpec) (*ebpf.Program, ebpf.ProgramID) {
+	p, err := ebpf.LoadPinnedProgram(d.pins.prog(h), nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, nil
+		return nil, 0
+	}
+	same := false
+	var info *ebpf.ProgramInfo
+	if err == nil {
+		if info, err = p.Info(); err == nil {
+			same, err = d.isOf(info, spec)
+		}
 	}
 	if err != nil {
-		return nil, 0, err
+		d.log.Warn("a pinned program cannot be looked at, and another takes its place", "hook", h, "err", err)
 	}
-	info, err := p.Info()
-	if err != nil {
-		return nil, 0, errors.Join(err, p.Close())
+	if !same {
+		_ = p.Close() // also of none
+		return nil, 0
 	}
-	if same, err := d.isOf(info, spec); !same || err != nil {
-		return nil, 0, errors.Join(err, p.Close())
-	}
-	id, _ = info.ID()
-	return p, id, nil
+	id, _ := info.ID()
+	return p, id
 }
 
 // isOf says whether a loaded program is spec's, on our maps.
@@ -189,9 +202,9 @@ func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
 }
 
 // loadOn loads programs on maps that are there, and on others of their own.
-func loadOn(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+func loadOn(spec *ebpf.CollectionSpec, given map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	for _, m := range spec.Maps {
 		m.Pinning = ebpf.PinNone // those that are pinned are given
 	}
-	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: maps})
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: given})
 }

@@ -39,7 +39,7 @@ func (d *Datapath) Trace(ifindex int, h Hook, frame []byte) (Event, error) {
 	if err := m.Put(zero, portHpEvent{}); err != nil {
 		return Event{}, fmt.Errorf("trace: %w", err)
 	}
-	prog := d.trace.coll.Programs[[hooks]string{FromVM: portProgFromVm, ToVM: portProgToVm}[h]]
+	prog := d.trace.coll.Programs[h.String()]
 	_, err := prog.Run(&ebpf.RunOptions{Data: frame, Context: skbContext{Ifindex: uint32(ifindex)}})
 	if err != nil {
 		return Event{}, fmt.Errorf("trace: %w", err)
@@ -70,6 +70,7 @@ func (t *tracer) load(cfg Config, maps map[string]*ebpf.Map) error {
 	if err := spec.Variables[portVarDryRun].Set(uint32(1)); err != nil {
 		return fmt.Errorf("set knob %s: %w", portVarDryRun, err)
 	}
+	nameBuild(spec, _PortBytes) // not as those that judge
 	t.coll, err = loadOn(spec, maps)
 	if err != nil {
 		return fmt.Errorf("load the programs that trace: %w", err)

@@ -17,9 +17,9 @@ import (
 	"github.com/homeport-cni/homeport/pkg/policy/policytest"
 )
 
-// This file has FirewallPolicy's semantics a second time, as the comments of its API
-// tell them: manifests are read by nothing of ours, and every policy, rule, peer and
-// service is asked about the packet at hand.
+// This file has a second time which rule of FirewallPolicies decides, and what, as the
+// comments of the API tell it: manifests are read by nothing of ours, and every policy,
+// rule, peer and service is asked about the packet at hand.
 
 // fwWorld is what manifests say.
 type fwWorld struct {
@@ -34,7 +34,7 @@ type fwWorld struct {
 func readWorld(text string) (w fwWorld, ok bool) {
 	w = fwWorld{addresses: map[string]v1alpha1.AddressSet{}, services: map[string]v1alpha1.ServiceSet{}}
 	seen := map[string]bool{}
-	for doc := range strings.SplitSeq("\n"+text, "\n---") {
+	for doc := range strings.SplitSeq("\n"+text, "\n---\n") {
 		var o struct {
 			Kind     string
 			Metadata struct{ Name string }
@@ -64,7 +64,7 @@ func readWorld(text string) (w fwWorld, ok bool) {
 			return w, false
 		}
 	}
-	return w, !strings.Contains(text, "vm")
+	return w, !strings.Contains(text, "vm:")
 }
 
 // fwVerdict is a policy's name and a rule's ID, or the default action's, and what they say.
@@ -191,7 +191,7 @@ func (g fwGen) span() (kind, text string) {
 	}
 	n := g.IntN(7)
 	base := one(g.npGen, "10.0.0.", "fd00::")
-	return "range", fmt.Sprint(base, n, "-", base, n+g.IntN(10-n))
+	return "range", fmt.Sprint(base, n, one(g.npGen, "-", " - "), base, n+g.IntN(10-n))
 }
 
 func (g fwGen) peers() string {
@@ -243,6 +243,9 @@ func (g fwGen) service() string {
 }
 
 func (g fwGen) services(sets bool) string {
+	if sets && g.IntN(8) == 0 {
+		return "[{any: true}]"
+	}
 	var out []string
 	for range 1 + g.IntN(3) {
 		if sets && g.IntN(3) == 0 {
@@ -400,7 +403,11 @@ func TestFirewallPolicyTruth(t *testing.T) {
 // FuzzRules has what is accepted of any manifests judge as they say.
 func FuzzRules(f *testing.F) {
 	for seed := range uint64(8) {
-		f.Add([]byte(fwGen{npGen{rand.New(rand.NewPCG(seed, 7))}}.manifests()), seed)
+		text := fwGen{npGen{rand.New(rand.NewPCG(seed, 7))}}.manifests()
+		if s := replay(state{"all.yaml": text}); len(s.Problems) > 0 {
+			f.Fatalf("%v\n%s", s.Problems, text)
+		}
+		f.Add([]byte(text), seed)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64) {
 		w, ok := readWorld(string(data))

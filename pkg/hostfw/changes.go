@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,10 +16,11 @@ import (
 // writes thousands of rules makes a message of each.
 const changesGap = time.Second
 
-// Changes calls changed after the rules of nftables were changed in this network
-// namespace, by iptables-nft too, until ctx ends. The kernel tells nobody of changes
-// of iptables-legacy. The error is that of socket(2), bind(2) or read(2), among others
-// of a kernel without nftables.
+// Changes calls changed after tables, chains or rules of nftables were changed in this
+// network namespace, by iptables-nft too, until ctx ends. Elements of sets are no such
+// change: this package does not read them. The kernel tells nobody of changes of
+// iptables-legacy. The error is that of socket(2), bind(2) or read(2); a kernel without
+// nftables just has nothing to tell.
 func Changes(ctx context.Context, changed func()) error {
 	f, err := listen()
 	if err == nil {
@@ -49,14 +52,16 @@ func tell(ctx context.Context, f *os.File, changed func()) error {
 	if err != nil {
 		return err
 	}
-	buf := make([]byte, 1)
+	buf := make([]byte, 32<<10) // as much as the kernel puts into one message, and more
 	for {
-		// All that has come by now is one change; what it says does not matter.
+		// All that has come by now is one change.
 		var failed error
 		err := conn.Read(func(fd uintptr) bool {
 			for heard := false; ; {
-				switch _, err := unix.Read(int(fd), buf); err {
-				case nil, unix.ENOBUFS: // or more has come than fits
+				switch n, err := unix.Read(int(fd), buf); err {
+				case nil:
+					heard = heard || ofRules(buf[:n])
+				case unix.ENOBUFS: // more has come than fits
 					heard = true
 				case unix.EINTR:
 				case unix.EAGAIN:
@@ -80,4 +85,13 @@ func tell(ctx context.Context, f *os.File, changed func()) error {
 		case <-time.After(changesGap):
 		}
 	}
+}
+
+// ofRules says whether messages are about tables, chains or rules. What cannot be read
+// may be.
+func ofRules(b []byte) bool {
+	messages, err := syscall.ParseNetlinkMessage(b)
+	return err != nil || slices.ContainsFunc(messages, func(m syscall.NetlinkMessage) bool {
+		return m.Header.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && m.Header.Type&0xff <= unix.NFT_MSG_DELRULE
+	})
 }

@@ -40,6 +40,7 @@ func (c *Cluster) newNode(index int, series string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.Args = vm.CoarseTimers
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err

@@ -14,8 +14,8 @@ const (
 )
 
 // guestMachine describes a guest that stays where it boots.
-func guestMachine(g wire.Guest, helpers, work, out string) (*machine, error) {
-	k, initramfs, err := guestImage(g, helpers, work)
+func guestMachine(g wire.Guest, kernelArgs, helpers, work, out string) (*machine, error) {
+	k, initramfs, err := guestImage(g, kernelArgs, helpers, work)
 	if err != nil {
 		return nil, err
 	}
@@ -24,10 +24,11 @@ func guestMachine(g wire.Guest, helpers, work, out string) (*machine, error) {
 
 // guestImage builds a guest's initramfs: its /init (test/vm/guest), busybox
 // and the few modules that its NIC and control channel need.
-func guestImage(g wire.Guest, helpers, work string) (k Kernel, initramfs string, err error) {
+func guestImage(g wire.Guest, kernelArgs, helpers, work string) (k Kernel, initramfs string, err error) {
 	if k, err = FindKernel(guestKernel); err != nil {
 		return k, "", err
 	}
+	k.Args = kernelArgs
 	im := newImage()
 	if err := im.file("/init", filepath.Join(helpers, "guest")); err != nil {
 		return k, "", err

@@ -13,6 +13,7 @@ type Kernel struct {
 	Release string // as uname -r prints it
 	Image   string // host path of vmlinuz
 	Modules string // host path of lib/modules/RELEASE
+	Args    string // to boot with, besides what each machine has
 }
 
 // CacheDir gives the folder that hack/deps.sh fills: $HOMEPORT_CACHE, or

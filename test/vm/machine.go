@@ -35,7 +35,7 @@ func (m *Machine) NIC(mac string) (*os.File, error) {
 // Guest makes the machine of a guest beside this one, joined to it by g.NodeMAC's
 // NIC and the guest's control channel. Both are still to be started.
 func (m *Machine) Guest(g wire.Guest, f Folders) (*Machine, error) {
-	guest, err := guestMachine(g, f.Helpers, f.Work, f.Out)
+	guest, err := guestMachine(g, m.m.kernelArgs, f.Helpers, f.Work, f.Out)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ type incarnation struct {
 
 // newMovable builds what the guest boots from and joins its wires to the node VM.
 func newMovable(node *machine, g wire.Guest, helpers, work, out string) (*movable, error) {
-	k, image, err := guestImage(g, helpers, work)
+	k, image, err := guestImage(g, node.kernelArgs, helpers, work)
 	if err != nil {
 		return nil, err
 	}

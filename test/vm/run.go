@@ -108,6 +108,9 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if r.kernel, err = FindKernel(r.spec.Kernel); err != nil {
 		return err
 	}
+	if r.spec.Coarse {
+		r.kernel.Args = CoarseTimers
+	}
 	helpers := filepath.Join(r.work, "helpers")
 	if err := os.Mkdir(helpers, 0o755); err != nil {
 		return fmt.Errorf("helpers: %w", err)
@@ -155,7 +158,7 @@ func (r *run) addGuest(g wire.Guest, helpers string) error {
 		}
 		return r.host.add(r.node, m)
 	}
-	m, err := guestMachine(g, helpers, r.work, r.out)
+	m, err := guestMachine(g, r.kernel.Args, helpers, r.work, r.out)
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,17 @@ func TestBootAgain(t *testing.T) {
 	}
 }
 
+// TestKernelArgs: a machine boots with what its kernel has, and its guests do, too.
+func TestKernelArgs(t *testing.T) {
+	m := newMachine("node", Kernel{Args: CoarseTimers}, "", "", 512, 1, false)
+	if !slices.Contains(m.args, commandLine+" "+CoarseTimers) || m.kernelArgs != CoarseTimers {
+		t.Errorf("%q, %v", m.kernelArgs, m.args)
+	}
+	if m := newMachine("node", Kernel{}, "", "", 512, 1, false); !slices.Contains(m.args, commandLine) {
+		t.Errorf("%v", m.args)
+	}
+}
+
 // TestThreads: the CPUs of a machine take turns if asked to.
 func TestThreads(t *testing.T) {
 	for one, want := range map[bool]string{true: "tcg,thread=single", false: "tcg,thread=multi"} {

@@ -22,6 +22,7 @@ type Spec struct {
 	Mem       int           // MiB of the node VM
 	SMP       int           // CPUs of the node VM
 	OneThread bool          // they take turns, see newMachine
+	Coarse    bool          // its timers, and its guests': CoarseTimers
 	Timeout   time.Duration // for everything, from the start of QEMU
 	Files     []Copy        // files; programs bring their libraries
 	Dirs      []Copy        // folders
@@ -76,6 +77,7 @@ func ParseArgs(args []string, w io.Writer) (Spec, error) {
 	fs.IntVar(&s.Mem, "mem", 1024, "memory of the node VM in `MiB`")
 	fs.IntVar(&s.SMP, "smp", 2, "`CPUs` of the node VM")
 	fs.BoolVar(&s.OneThread, "one-thread", false, "CPUs of the node VM take turns: more gets done in all when VMs run side by side")
+	fs.BoolVar(&s.Coarse, "coarse-timers", false, "timers of all VMs are as fine as a tick, 4 ms: they compute less, and are no good for measuring")
 	fs.DurationVar(&s.Timeout, "timeout", 10*time.Minute, "for the whole run")
 	fs.StringVar(&s.Out, "out", "", "host `folder` for the files of /out and the console logs")
 	fs.BoolVar(&s.Verbose, "v", false, "tell stages and times on standard error")

@@ -49,12 +49,12 @@ func TestParseArgsRefuses(t *testing.T) {
 }
 
 func TestParseArgs(t *testing.T) {
-	s, err := ParseArgs(strings.Fields("-kernel 6.12 -mem 512 -smp 1 -one-thread -timeout 30s -out o -file a:/bin/a -file b:/b -dir d:/d "+
+	s, err := ParseArgs(strings.Fields("-kernel 6.12 -mem 512 -smp 1 -one-thread -coarse-timers -timeout 30s -out o -file a:/bin/a -file b:/b -dir d:/d "+
 		"-env A=b=c -module br_netfilter -guest name=vm1,mac=00:50:56:AA:bb:01,ip=10.100.0.10/24,ip6=fd00:100::10/64,gw=10.100.0.1,vlan=100 -- /bin/a -x -- y"), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Kernel != "6.12" || s.Mem != 512 || s.SMP != 1 || !s.OneThread || s.Timeout != 30*time.Second || s.Out != "o" {
+	if s.Kernel != "6.12" || s.Mem != 512 || s.SMP != 1 || !s.OneThread || !s.Coarse || s.Timeout != 30*time.Second || s.Out != "o" {
 		t.Errorf("plain flags: %+v", s)
 	}
 	if len(s.Files) != 2 || s.Files[1] != (Copy{"b", "/b"}) || len(s.Dirs) != 1 || s.Env[0] != "A=b=c" || s.Modules[0] != "br_netfilter" {

@@ -31,7 +31,7 @@ type Folders struct {
 // StartGuest boots a guest from the network namespace of the calling thread. It
 // makes the FIFOs of its control channel and takes the tap over.
 func StartGuest(g wire.Guest, tap *os.File, f Folders) (*TapGuest, error) {
-	m, err := guestMachine(g, f.Helpers, f.Work, f.Out)
+	m, err := guestMachine(g, "", f.Helpers, f.Work, f.Out)
 	if err != nil {
 		return nil, errors.Join(err, tap.Close())
 	}
