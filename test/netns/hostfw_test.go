@@ -33,7 +33,7 @@ func TestHostFirewall(t *testing.T) {
 		}
 		for _, f := range files {
 			t.Run(strings.TrimSuffix(filepath.Base(f), ".txtar")+"-"+variant, func(t *testing.T) {
-				t.Parallel() // they wait for the agent's looks at the host, most of the time
+				t.Parallel() // they wait for much, legacy for the agent's looks at the host above all
 				p := params(bin)
 				p.Files = []string{f}
 				lab := p.Setup
