@@ -47,11 +47,11 @@ func listen() (*os.File, error) {
 // tell is Changes for an open socket, which it closes.
 func tell(ctx context.Context, f *os.File, changed func()) error {
 	defer f.Close()
-	defer context.AfterFunc(ctx, func() { f.Close() })() // ends what waits for a message
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { f.Close() })() // ends what waits for a message
 	buf := make([]byte, 32<<10) // as much as the kernel puts into one message, and more
 	for {
 		// All that has come by now is one change.
