@@ -52,7 +52,7 @@ func tell(ctx context.Context, f *os.File, changed func()) error {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { f.Close() })() // ends what waits for a message
-	buf := make([]byte, 32<<10) // as much as the kernel puts into one message, and more
+	buf := make([]byte, 32<<10)                          // as much as the kernel puts into one message, and more
 	for {
 		// All that has come by now is one change.
 		var failed error
