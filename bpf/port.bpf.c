@@ -143,6 +143,8 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	/* Only the VM's own MAC leaves the port. */
 	if (dir == HP_OUT && !own_mac(port, f.eth))
 		return foreign_mac(skb, f.ethertype, f.at);
+	if (dir == HP_IN && for_other(port, f.eth))
+		return HP_NOT_FOR_PORT;
 	/* Only now, so that a VM which goes on sending where it left is told from noise. */
 	if (state != GO_ON)
 		return state;
@@ -199,9 +201,10 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 	t.dir = dir;
 	reason = decide(skb, port, &t);
 	act = verdict(skb, port->slot, dir, reason);
-	if (t.told & TOLD_PASS || is_drop(reason) || dry_run)
+	/* What is flooded has its events where it belongs: here it would use up those of the VM. */
+	if (t.told & TOLD_PASS || (is_drop(reason) && reason != HP_NOT_FOR_PORT) || dry_run)
 		tell(skb, &t, reason);
-	return t.refuse && act == TC_ACT_SHOT && !dry_run ? refused(skb, port, dir) : act;
+	return t.refuse && act == TC_ACT_SHOT && !dry_run ? refused(skb, port->slot, dir) : act;
 }
 
 /* What the VM sends: ingress hook of the host end. */
@@ -237,6 +240,7 @@ const union {
 	struct hp_new_key new_key;
 	struct hp_flow flow;
 	struct hp_counter counter;
+	struct hp_hits hits;
 	struct hp_reason_counter reason_counter;
 	struct hp_event event;
 	struct hp_quota quota;

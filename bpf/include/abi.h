@@ -47,6 +47,7 @@ enum hp_vlan_mode {
 	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction")            \
 	X(MIGRATED, 8, PASS, "belongs to a connection from before the VM came here; a rule allows its opener")               \
 	X(REFUSAL, 9, PASS, "TCP reset or ICMP error by which a Reject rule of this port answers")                        \
+	X(NOT_FOR_PORT, 15, DROP, "flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event")                  \
 	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
 	X(PORT_DARK, 17, DROP, "the port is not complete yet")                                                             \
 	X(PORT_QUARANTINED, 18, DROP, "the port waits for a migration's hand-over")                                        \
@@ -64,7 +65,7 @@ enum hp_vlan_mode {
 	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
 	X(FRAGMENT_DROP, 31, DROP, "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports")
 
-#define HP_REASON_FIRST_DROP 16
+#define HP_REASON_FIRST_DROP 12
 #define HP_REASON_MAX 32
 
 enum hp_reason {
@@ -121,7 +122,7 @@ struct hp_header {
 	__u32 words;        /* u64 words a row: a power of two up to 64, or a multiple of 64 up to HP_WORDS_MAX */
 	__u32 rules;        /* positions that decide; those of monitored rules are behind */
 	__u32 default_action; /* enum hp_action */
-	__u32 default_counter; /* index into rule_counters */
+	__u32 default_counter; /* index into rule_books */
 	__u32 src_classrow; /* first page */
 	__u32 dst_classrow; /* first page */
 	__u32 classes;      /* entries in each classrow table */
@@ -145,7 +146,7 @@ enum hp_action {
 };
 
 struct hp_rule {
-	__u32 counter; /* index into rule_counters */
+	__u32 counter; /* index into rule_books */
 	__u32 rule_id; /* the number that people know; unique within its policy */
 	__u32 action;  /* enum hp_action */
 	__u32 flags;   /* HP_RULE_IMPLIED to HP_RULE_LOG; above these, HP_RULE_LINK_SHIFT up, the link */
@@ -271,7 +272,7 @@ struct hp_event {
 	__u8 src[16];     /* IPv4 as ::ffff:a.b.c.d */
 	__u8 dst[16];
 	__u32 ifindex;    /* host end */
-	__u32 rule;       /* index into rule_counters + 1 of the rule or default that decided; 0: none was asked */
+	__u32 rule;       /* index into rule_books + 1 of the rule or default that decided; 0: none was asked */
 	__u32 monitored;  /* of the monitored rule that would have, or 0 */
 	__u32 length;     /* skb->len, bytes */
 	__u8 eth_src[6];
@@ -311,6 +312,13 @@ struct hp_counter {
 	__u64 bytes;
 };
 
+/* What a rule, or a network's default action, has judged. Per CPU. */
+struct hp_hits {
+	struct hp_counter all;
+	__u32 last; /* when it last did, in 2^30 ns units of CLOCK_MONOTONIC_COARSE, + 1; 0: never */
+	__u32 pad;
+};
+
 /*
  * port_counters[slot][reason] and stray_counters[reason]: per CPU. Packets are
  * those on the wire (segments of a GSO packet), bytes skb->len.
@@ -323,7 +331,8 @@ struct hp_reason_counter {
 #define HP_PORT_CELLS 65536   /* port_index: a port is at its ifindex modulo this, or a bit behind */
 #define HP_PORT_PROBES 8      /* how far behind it can be */
 #define HP_POLICIES_MAX 1024  /* policy numbers a node; twice as many outer slots */
-#define HP_RULE_COUNTERS 32768
+#define HP_BOOK_COUNTERS 8192 /* counters of rules in one inner map of rule_books */
+#define HP_BOOKS_MAX 32        /* such maps a node */
 #define HP_CONNS_QUOTA 32768  /* answered flows a port */
 #define HP_CONNS_NEW 131072   /* unconfirmed flows a node */
 #define HP_FRAGMENTED 8192    /* datagrams in fragments a node */

@@ -13,11 +13,22 @@ struct frame {
 	__u32 at;        /* offset of that */
 };
 
+static __always_inline int is_own(const struct hp_port *port, const __u16 *mac)
+{
+	const __u16 *own = (const __u16 *)port->mac;
+
+	return mac[0] == own[0] && mac[1] == own[1] && mac[2] == own[2];
+}
+
 static __always_inline int own_mac(const struct hp_port *port, const struct eth_header *eth)
 {
-	const __u16 *mac = (const __u16 *)port->mac;
+	return is_own(port, eth->src);
+}
 
-	return eth->src[0] == mac[0] && eth->src[1] == mac[1] && eth->src[2] == mac[2];
+/* for_other: the bridge did not know where the frame's one receiver is, so it went to all ports. */
+static __always_inline int for_other(const struct hp_port *port, const struct eth_header *eth)
+{
+	return !(eth->dst[0] & bpf_htons(0x0100)) && !is_own(port, eth->dst);
 }
 
 /* A struct hp_handover, as it is loaded and stored. */

@@ -301,30 +301,25 @@ struct {
 } stray_counters SEC(".maps");
 
 /*
- * rule_counters: judgements by each rule and each network's default action.
- * Key: counter index, given by the agent and kept across generations. Value:
- * struct hp_counter. Written by the programs, read by the agent. Lives for ever.
+ * rule_books: judgements by each rule and each network's default action.
+ * Key: counter index / HP_BOOK_COUNTERS; the index is given by the agent and kept across
+ * generations. Value: PERCPU_ARRAY of index % HP_BOOK_COUNTERS -> struct hp_hits, published
+ * before any program has a counter of it, for a node with few rules needs few of them.
+ * Written by the programs, read by the agent. Lives for ever.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, HP_RULE_COUNTERS);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, HP_BOOKS_MAX);
 	__type(key, __u32);
-	__type(value, struct hp_counter);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} rule_counters SEC(".maps");
-
-/*
- * rule_seen: when each of them last counted.
- * Key: as in rule_counters. Value: __u32, handover_clock() + 1, or 0 for never. Written
- * by the programs when the time has changed, read by the agent. Lives for ever.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, HP_RULE_COUNTERS);
-	__type(key, __u32);
-	__type(value, __u32);
-	__uint(pinning, LIBBPF_PIN_BY_NAME);
-} rule_seen SEC(".maps");
+	/* Template of some rules' counters. */
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+		__uint(max_entries, HP_BOOK_COUNTERS);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct hp_hits));
+	});
+} rule_books SEC(".maps");
 
 /*
  * watched: whether somebody wants all events, or those alone that rules ask for.

@@ -142,7 +142,7 @@ struct query {
 	__u16 sport;    /* source port */
 	__u16 position; /* out: of the rule, or behind all that decide */
 	__u16 tier;     /* of search(): the first tier that is asked, or HP_MONITORED */
-	__u32 counter; /* out: index into rule_counters */
+	__u32 counter; /* out: index into rule_books */
 	__u32 rule_id; /* out: 0 is the default action */
 };
 

@@ -287,17 +287,13 @@ static __always_inline int is_refusal(const struct __sk_buff *skb)
  * refused answers a frame that a Reject rule has dropped, or drops it silently. Its
  * answer leaves by the other hook of the same interface.
  */
-static __always_inline int refused(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
+static __always_inline int refused(struct __sk_buff *skb, __u32 slot, __u32 dir)
 {
 	const struct eth_header *eth = (void *)(long)skb->data;
-	const __u16 *mac = (const __u16 *)port->mac;
-	__u32 slot = port->slot, mark = mark_of();
+	__u32 mark = mark_of();
 	int done;
 
 	if (!mark || skb->gso_size || (void *)(eth + 1) > (void *)(long)skb->data_end || *(__u8 *)eth->dst & 1)
-		return TC_ACT_SHOT;
-	/* Flooded, and for somebody else: whose it is answers. */
-	if (dir == HP_IN && (eth->dst[0] != mac[0] || eth->dst[1] != mac[1] || eth->dst[2] != mac[2]))
 		return TC_ACT_SHOT;
 	if (eth->type == bpf_htons(ETHERTYPE_IPV4))
 		done = refuse4(skb, slot);

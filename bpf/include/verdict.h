@@ -44,15 +44,18 @@ static __always_inline void count_reason(struct __sk_buff *skb, __u32 slot, __u3
  */
 __noinline int count_rule(struct __sk_buff *skb, __u32 index)
 {
-	struct hp_counter *counter = bpf_map_lookup_elem(&rule_counters, &index);
-	__u32 *seen = bpf_map_lookup_elem(&rule_seen, &index), now = handover_clock() + 1;
+	__u32 number = index / HP_BOOK_COUNTERS, at = index % HP_BOOK_COUNTERS;
+	void *book = bpf_map_lookup_elem(&rule_books, &number);
+	struct hp_hits *hits;
 
-	if (!counter || !seen || dry_run)
+	if (!book || dry_run)
 		return 0;
-	counter->packets += packets_of(skb);
-	counter->bytes += skb->len;
-	if (*seen != now)
-		*seen = now;
+	hits = bpf_map_lookup_elem(book, &at);
+	if (!hits)
+		return 0;
+	hits->all.packets += packets_of(skb);
+	hits->all.bytes += skb->len;
+	hits->last = handover_clock() + 1;
 	return 0;
 }
 

@@ -90,7 +90,7 @@ func TestABIConstants(t *testing.T) {
 	}
 	for name, want := range map[string]int{
 		"HP_ABI_VERSION": ABIVersion, "HP_PORTS_MAX": PortsMax, "HP_POLICIES_MAX": PoliciesMax,
-		"HP_RULE_COUNTERS": RuleCountersMax, "HP_CONNS_QUOTA": ConnsQuota, "HP_REASON_MAX": reasonsMax, "HP_NAME_MAX": nameMax,
+		"HP_BOOK_COUNTERS": bookCounters, "HP_BOOKS_MAX": booksMax, "HP_CONNS_QUOTA": ConnsQuota, "HP_REASON_MAX": reasonsMax, "HP_NAME_MAX": nameMax,
 		"HP_EVENT_LOGGED": eventLogged, "HP_EVENT_MONITORED_LOGGED": eventMonitoredLogged, "HP_EVENT_ENDED": eventEnded, "HP_EVENT_IP": eventIP,
 		"HP_EVENT_PORTS": eventPorts, "HP_EVENTS_A_WINDOW": EventsOfPort, "HP_EVENTS_OF_NODE": EventsOfNode,
 		"HP_PORT_CELLS": portCells, "HP_PORT_PROBES": portProbes,
@@ -104,6 +104,9 @@ func TestABIConstants(t *testing.T) {
 		if got, ok := values[name]; !ok || got != want {
 			t.Errorf("%s is %d in C (found: %v), %d in Go", name, got, ok, want)
 		}
+	}
+	if RuleCountersMax != compile.CountersMax {
+		t.Errorf("a node counts %d rules, and the compiler gives out %d counters", RuleCountersMax, compile.CountersMax)
 	}
 	if int(FromVM) != int(policy.Out) || int(ToVM) != int(policy.In) {
 		t.Error("hooks are not numbered as directions")

@@ -35,7 +35,7 @@ func (b *bench) second(c attach.PortConfig) (ifindex int) {
 
 // at judges one frame at an interface, and says whether it passed.
 func (b *bench) at(ifindex int, h Hook, frame []byte) bool {
-	ret, err := b.progs[h].Run(&ebpf.RunOptions{Data: frame, Context: skbContext{Ifindex: uint32(ifindex)}})
+	ret, err := b.progs[h].Run(&ebpf.RunOptions{Data: facing(h, frame), Context: skbContext{Ifindex: uint32(ifindex)}})
 	if err != nil {
 		b.Fatal(err)
 	}

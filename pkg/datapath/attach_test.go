@@ -648,7 +648,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	fs := newBPFFS(t)
 	d := newDatapath(t, Config{BPFFS: fs})
-	path := filepath.Join(d.pins.maps(), portMapRuleCounters)
+	path := d.pins.of(portMapFragments)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}

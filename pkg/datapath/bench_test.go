@@ -20,7 +20,7 @@ func BenchmarkProgram(b *testing.B) {
 		watch bool
 	}{
 		{"established4/from", tcpScenarios()[0].steps[:3], FromVM, tcp(vm4, peer4, 1000, 80, "A").bytes(), policy.ReasonEstablished, false},
-		{"established4/to", tcpScenarios()[0].steps[:3], ToVM, tcp(peer4, vm4, 80, 1000, "A").bytes(), policy.ReasonEstablished, false},
+		{"established4/to", tcpScenarios()[0].steps[:3], ToVM, facing(ToVM, tcp(peer4, vm4, 80, 1000, "A").bytes()), policy.ReasonEstablished, false},
 		{"established6/from", tcpScenarios()[1].steps[:2], FromVM, tcp(vm6, peer6, 1000, 80, "A").bytes(), policy.ReasonEstablished, false},
 		{"udp/from", []step{out(udp(vm4, peer4, 5, 53), 0), in(udp(peer4, vm4, 53, 5), 0)}, FromVM, udp(vm4, peer4, 5, 53).bytes(), policy.ReasonEstablished, false},
 		{"unanswered/from", nil, FromVM, udp(vm4, peer4, 5, 53).bytes(), policy.ReasonEstablished, false},

@@ -1,9 +1,7 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -72,55 +70,4 @@ func (d *Datapath) innerMap(outer string, slot uint32) (*ebpf.Map, error) {
 		return nil, fmt.Errorf("%s of slot %d: %w", outer, slot, err)
 	}
 	return m, nil
-}
-
-// RuleCounter is what a rule judged.
-type RuleCounter struct {
-	Counter
-	Last time.Time `json:"last,omitzero"` // when it last did, to about a second; zero: never
-}
-
-// RuleCounters reads rule counters by index (see compile.Counters).
-func (d *Datapath) RuleCounters(indexes []uint32) (map[uint32]RuleCounter, error) {
-	clock, err := coarseTime()
-	if err != nil {
-		return nil, err
-	}
-	now := time.Now()
-	out := make(map[uint32]RuleCounter, len(indexes))
-	for _, i := range indexes {
-		var perCPU []portHpCounter
-		if err := d.maps[portMapRuleCounters].Lookup(i, &perCPU); err != nil {
-			return nil, fmt.Errorf("read rule counter %d: %w", i, err)
-		}
-		var sum RuleCounter
-		for _, c := range perCPU {
-			sum.Packets += c.Packets
-			sum.Bytes += c.Bytes
-		}
-		var seen uint32
-		if err := d.maps[portMapRuleSeen].Lookup(i, &seen); err != nil {
-			return nil, fmt.Errorf("read when rule counter %d last counted: %w", i, err)
-		}
-		if seen > 0 {
-			sum.Last = now.Add(time.Duration(seen-1)<<handoverShift - clock).Truncate(time.Second)
-		}
-		out[i] = sum
-	}
-	return out, nil
-}
-
-// ClearRuleCounters sets counters to zero that a new rule takes over.
-func (d *Datapath) ClearRuleCounters(indexes []uint32) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count CPUs: %w", err)
-	}
-	var errs []error
-	for _, i := range indexes {
-		if err := errors.Join(d.maps[portMapRuleCounters].Put(i, make([]portHpCounter, cpus)), d.maps[portMapRuleSeen].Put(i, uint32(0))); err != nil {
-			errs = append(errs, fmt.Errorf("clear rule counter %d: %w", i, err))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -5,9 +5,10 @@
 // # What lives where
 //
 // Everything that judges packets is pinned below <bpffs>/homeport/v<ABI>: maps/,
-// slots/, progs/ and links/. The process holds nothing that matters: when it dies, no
+// slots/, books/, progs/ and links/. The process holds nothing that matters: when it dies, no
 // verdict changes, and the next [Open] finds all of it again:
 //
+//   - counters of rules: inner maps of rule_books, with pins below books/;
 //   - ports, their slots and serials: the maps port_index and port_records; the inner
 //     maps of a slot: pins below slots/;
 //   - free slots: none is taken over; [Datapath.FillPool] makes fresh ones;
@@ -62,8 +63,6 @@ const (
 	PortsMax = 1024
 	// PoliciesMax is the number of policy numbers of a node.
 	PoliciesMax = 1024
-	// RuleCountersMax is the number of rule counters of a node.
-	RuleCountersMax = 32768
 	// ConnsQuota is the number of answered flows that a port can have.
 	ConnsQuota = 32768
 
@@ -150,6 +149,7 @@ type Datapath struct {
 	mu    sync.Mutex          // guards what follows, port_records and policy_names
 	slots [PortsMax]slotState // with their pins
 	names map[string]uint32   // policy numbers by network
+	books []*ebpf.Map         // published inner maps of rule_books
 }
 
 // Open takes over what an earlier process left pinned. It loads the programs if those are
@@ -228,6 +228,7 @@ func (d *Datapath) Close() error {
 	for _, m := range d.pages {
 		errs = append(errs, m.Close())
 	}
+	closeAll(d.books)
 	d.trace.close()
 	for _, p := range d.progs {
 		if p != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -74,9 +75,9 @@ func ReadPins(bpffs string) (*Pinned, error) {
 	defer func() { _ = d.Close() }() // nothing was written
 	out := &Pinned{ABI: ABIVersion}
 	names := []string{portMapControl, portMapPortIndex, portMapPortRecords, portMapPolicyNames,
-		portMapStrayCounters, portMapRuleCounters, portMapConnsNew, portMapPrograms, portMapAddrs}
+		portMapStrayCounters, portMapConnsNew, portMapPrograms, portMapAddrs}
 	for _, name := range names {
-		m, err := ebpf.LoadPinnedMap(d.pins.maps()+"/"+name, nil)
+		m, err := ebpf.LoadPinnedMap(d.pins.of(name), nil)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("nothing of ABI version %d is pinned below %s: %w", ABIVersion, bpffs, err)
 		}
@@ -153,7 +154,7 @@ func (p *Pinned) readTables(d *Datapath) {
 	stray, err := d.StrayCounters()
 	p.problem("counters of strays", err)
 	p.Stray = byReason(stray)
-	p.problem("rule counters", p.readRuleHits(d.maps[portMapRuleCounters]))
+	p.problem("rule counters", p.readRuleHits(d))
 	var cursor ebpf.MapBatchCursor
 	keys, flows := make([]portHpNewKey, flowBatch), make([]portHpFlow, flowBatch)
 	for {
@@ -168,35 +169,23 @@ func (p *Pinned) readTables(d *Datapath) {
 	}
 }
 
-// readRuleHits reads all counters in batches: one by one, 32,768 calls take seconds
-// on slow machines.
-func (p *Pinned) readRuleHits(m *ebpf.Map) error {
+// readRuleHits reads all counters of rules that are not zero.
+func (p *Pinned) readRuleHits(d *Datapath) error {
 	p.RuleHits = map[uint32]Counter{}
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count CPUs: %w", err)
+	if err := d.openBooks(); err != nil {
+		return err
 	}
-	var cursor ebpf.MapBatchCursor
-	indexes, perCPU := make([]uint32, flowBatch), make([]portHpCounter, flowBatch*cpus)
-	for {
-		n, err := m.BatchLookup(&cursor, indexes, perCPU, nil)
-		for i, index := range indexes[:n] {
-			var sum Counter
-			for _, c := range perCPU[i*cpus : (i+1)*cpus] {
-				sum.Packets += c.Packets
-				sum.Bytes += c.Bytes
+	for n, book := range d.books {
+		err := eachCounter(book, func(at uint32, perCPU []portHpHits) {
+			if sum := sumHits(perCPU, time.Time{}); sum.Counter != (Counter{}) {
+				p.RuleHits[uint32(n*bookCounters)+at] = sum.Counter
 			}
-			if sum != (Counter{}) {
-				p.RuleHits[index] = sum
-			}
-		}
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil
-		}
+		})
 		if err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // readRules reads the side in force. The one other reader of maps of maps is the

@@ -115,7 +115,7 @@ func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
 	}
 	defer coll.Close()
 	d.inner = map[string]*ebpf.MapSpec{}
-	for _, name := range []string{portMapAddrs, portMapPrograms, portMapConns, portMapPortCounters} {
+	for _, name := range []string{portMapAddrs, portMapPrograms, portMapConns, portMapPortCounters, portMapRuleBooks} {
 		d.inner[name] = spec.Maps[name].InnerMap
 	}
 	d.maps = map[string]*ebpf.Map{}
@@ -125,6 +125,10 @@ func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
 			delete(coll.Maps, name)
 		}
 	}
+	if err := d.openBooks(); err != nil {
+		return err
+	}
+	d.takeOverCounters()
 	return nil
 }
 

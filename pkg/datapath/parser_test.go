@@ -136,9 +136,7 @@ func parserBench(tb testing.TB, seed uint64) (*bench, policy.Set, [][]byte) {
 // sees. It says whether there was anything to compare.
 func (b *bench) against(set *policy.Set, h Hook, frame []byte) bool {
 	b.Helper()
-	if h == FromVM {
-		copy(frame[6:], testMAC)
-	}
+	copy(frame[map[Hook]int{FromVM: 6, ToVM: 0}[h]:], testMAC)
 	if least := map[uint16]int{0x0800: 20, 0x86dd: 40}[binary.BigEndian.Uint16(frame[12:])]; len(frame) < 14+least {
 		return false // BPF_PROG_TEST_RUN makes no packet of it
 	}

@@ -17,6 +17,13 @@ type pins struct{ bpffs string }
 
 func (p pins) root() string { return filepath.Join(p.bpffs, "homeport", "v"+strconv.Itoa(ABIVersion)) }
 func (p pins) maps() string { return filepath.Join(p.root(), "maps") }
+func (p pins) of(name string) string {
+	return filepath.Join(p.maps(), name)
+}
+func (p pins) books() string { return filepath.Join(p.root(), "books") }
+func (p pins) book(n int) string {
+	return filepath.Join(p.books(), strconv.Itoa(n))
+}
 func (p pins) prog(h Hook) string {
 	return filepath.Join(p.root(), "progs", h.String())
 }
@@ -38,7 +45,7 @@ func (p pins) prepare() error {
 	if uint32(st.Type) != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("%s is no BPF filesystem; mount one: mount -t bpf bpf %s", p.bpffs, p.bpffs)
 	}
-	for _, dir := range []string{p.maps(), filepath.Join(p.root(), "progs"), p.links(), p.slots()} {
+	for _, dir := range []string{p.maps(), filepath.Join(p.root(), "progs"), p.links(), p.slots(), p.books()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make pin directory: %w", err)
 		}

@@ -134,6 +134,13 @@ type portHpHeader struct {
 	}
 }
 
+type portHpHits struct {
+	_    structs.HostLayout
+	All  portHpCounter
+	Last uint32
+	Pad  uint32
+}
+
 type portHpNewKey struct {
 	_      structs.HostLayout
 	Flow   portHpFlowKey
@@ -214,8 +221,7 @@ const (
 	portMapPortRecords     = "port_records"
 	portMapPrograms        = "programs"
 	portMapRefusals        = "refusals"
-	portMapRuleCounters    = "rule_counters"
-	portMapRuleSeen        = "rule_seen"
+	portMapRuleBooks       = "rule_books"
 	portMapStrayCounters   = "stray_counters"
 	portMapTraced          = "traced"
 	portMapWatched         = "watched"
@@ -297,8 +303,7 @@ type portMapSpecs struct {
 	PortRecords   *ebpf.MapSpec `ebpf:"port_records"`
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
 	Refusals      *ebpf.MapSpec `ebpf:"refusals"`
-	RuleCounters  *ebpf.MapSpec `ebpf:"rule_counters"`
-	RuleSeen      *ebpf.MapSpec `ebpf:"rule_seen"`
+	RuleBooks     *ebpf.MapSpec `ebpf:"rule_books"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
 	Traced        *ebpf.MapSpec `ebpf:"traced"`
 	Watched       *ebpf.MapSpec `ebpf:"watched"`
@@ -354,8 +359,7 @@ type portMaps struct {
 	PortRecords   *ebpf.Map `ebpf:"port_records"`
 	Programs      *ebpf.Map `ebpf:"programs"`
 	Refusals      *ebpf.Map `ebpf:"refusals"`
-	RuleCounters  *ebpf.Map `ebpf:"rule_counters"`
-	RuleSeen      *ebpf.Map `ebpf:"rule_seen"`
+	RuleBooks     *ebpf.Map `ebpf:"rule_books"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
 	Traced        *ebpf.Map `ebpf:"traced"`
 	Watched       *ebpf.Map `ebpf:"watched"`
@@ -378,8 +382,7 @@ func (m *portMaps) Close() error {
 		m.PortRecords,
 		m.Programs,
 		m.Refusals,
-		m.RuleCounters,
-		m.RuleSeen,
+		m.RuleBooks,
 		m.StrayCounters,
 		m.Traced,
 		m.Watched,

@@ -209,7 +209,19 @@ func macScenarios() []scenario {
 		p.src[i] ^= 1 << i
 		near = append(near, out(p, spoof))
 	}
-	return []scenario{{name: "nearly the port's MAC", steps: near}, {name: "foreign MAC", steps: []step{
+	reply := tcp(peer4, vm4, 80, 1, "SA")
+	flooded := []step{out(tcp(vm4, peer4, 1, 80, "S"), policy.ReasonRuleAllow)}
+	for _, p := range []pkt{reply, {ether: layers.EthernetTypeARP, l4: make([]byte, 28)}, {ether: 0x1234, l4: []byte{1}}} {
+		p.src = peerMAC
+		for i := range testMAC {
+			p.dst = slices.Clone(testMAC)
+			p.dst[i] ^= 2 << i // so that it is no group's
+			flooded = append(flooded, in(p, policy.ReasonNotForPort))
+		}
+	}
+	arp := pkt{src: peerMAC, dst: net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, ether: layers.EthernetTypeARP, l4: make([]byte, 28)}
+	flooded = append(flooded, in(arp, policy.ReasonARP), in(reply, policy.ReasonEstablished))
+	return []scenario{{name: "flooded by the bridge", steps: flooded}, {name: "nearly the port's MAC", steps: near}, {name: "foreign MAC", steps: []step{
 		out(foreign(tcp(vm4, peer4, 1, 80, "S")), spoof),
 		out(foreign(pkt{ether: layers.EthernetTypeARP, l4: make([]byte, 28)}), spoof),
 		out(foreign(pkt{ether: rarp, l4: make([]byte, 28)}), spoof),
@@ -228,7 +240,7 @@ func macScenarios() []scenario {
 		out(igmp(zero4), launcher),
 		out(igmp(vm4), spoof),                                            // the VM's own reports have its address
 		out(foreign(icmp(vm6, peer6, 143, 0)), spoof),                    // too short to be anything
-		in(foreign(tcp(peer4, vm4, 1, 22, "S")), policy.ReasonRuleAllow), // who sends to the VM is not checked here
+		in(foreign(tcp(peer4, vm4, 1, 22, "S")), policy.ReasonRuleAllow), // to a group; who sends to the VM is not checked here
 	}}}
 }
 

@@ -31,7 +31,7 @@ func rejecting(tb testing.TB) policy.Set {
 func (b *bench) answer(h Hook, frame []byte) []byte {
 	b.Helper()
 	out := make([]byte, 2048)
-	opts := ebpf.RunOptions{Data: frame, DataOut: out}
+	opts := ebpf.RunOptions{Data: facing(h, frame), DataOut: out}
 	ret, err := b.progs[h].Run(&opts)
 	if err != nil {
 		b.Fatal(err)
@@ -240,7 +240,7 @@ func TestRefusalPasses(t *testing.T) {
 	run := func(h Hook, mark uint32) (uint32, policy.Reason) {
 		before := b.all()
 		out := skb{}
-		ret, err := b.progs[h].Run(&ebpf.RunOptions{Data: frame, Context: skb{Mark: mark}, ContextOut: &out})
+		ret, err := b.progs[h].Run(&ebpf.RunOptions{Data: facing(h, frame), Context: skb{Mark: mark}, ContextOut: &out})
 		if err != nil {
 			t.Fatal(err)
 		}

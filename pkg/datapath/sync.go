@@ -61,6 +61,9 @@ func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	if err != nil {
 		return d.Generation(), err
 	}
+	if err := d.addBooks(p.Counters); err != nil {
+		return d.Generation(), err
+	}
 	if d.control.holds(hash) {
 		return d.Generation(), nil
 	}

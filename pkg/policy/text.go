@@ -57,7 +57,7 @@ func (r Reason) Stage() string {
 		return "port"
 	case ReasonGuestTag, ReasonVLANNotAllowed, ReasonUntagged:
 		return "VLAN"
-	case ReasonMACSpoof, ReasonLauncherNoise:
+	case ReasonMACSpoof, ReasonLauncherNoise, ReasonNotForPort:
 		return "MAC"
 	case ReasonARP, ReasonRARP, ReasonND:
 		return "neighbours"

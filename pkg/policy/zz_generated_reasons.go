@@ -23,6 +23,7 @@ const (
 	ReasonFragmentAllow   Reason = 7  // non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction
 	ReasonMigrated        Reason = 8  // belongs to a connection from before the VM came here; a rule allows its opener
 	ReasonRefusal         Reason = 9  // TCP reset or ICMP error by which a Reject rule of this port answers
+	ReasonNotForPort      Reason = 15 // flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event
 	ReasonNoPort          Reason = 16 // the interface has no port record; nothing passes until the agent repairs it
 	ReasonPortDark        Reason = 17 // the port is not complete yet
 	ReasonPortQuarantined Reason = 18 // the port waits for a migration's hand-over
@@ -41,7 +42,7 @@ const (
 	ReasonFragmentDrop    Reason = 31 // non-first fragment whose first one was not seen to pass, not allowed by a rule without ports
 )
 
-const firstDrop Reason = 16
+const firstDrop Reason = 15
 
 // Reasons lists all reasons by value.
 func Reasons() []Reason {
@@ -56,6 +57,7 @@ func Reasons() []Reason {
 		ReasonFragmentAllow,
 		ReasonMigrated,
 		ReasonRefusal,
+		ReasonNotForPort,
 		ReasonNoPort,
 		ReasonPortDark,
 		ReasonPortQuarantined,
@@ -138,6 +140,8 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"Migrated", "migrated", "belongs to a connection from before the VM came here; a rule allows its opener"}, true
 	case ReasonRefusal:
 		return reasonWords{"Refusal", "refusal", "TCP reset or ICMP error by which a Reject rule of this port answers"}, true
+	case ReasonNotForPort:
+		return reasonWords{"NotForPort", "not_for_port", "flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event"}, true
 	case ReasonNoPort:
 		return reasonWords{"NoPort", "no_port", "the interface has no port record; nothing passes until the agent repairs it"}, true
 	case ReasonPortDark:

@@ -142,7 +142,7 @@ func TestBuildRefusesCounters(t *testing.T) {
 	for want, counters := range map[string]compile.Counters{
 		"@n has no counter":     {{Policy: "web"}: 1},
 		"web/0 has no counter":  {policy.DefaultKey("n"): 1},
-		"the last one is 32767": {{Policy: "web"}: compile.CountersMax, policy.DefaultKey("n"): 1},
+		"the last one is 262143": {{Policy: "web"}: compile.CountersMax, policy.DefaultKey("n"): 1},
 	} {
 		if _, err := compile.Build(compile.Input{Sets: sets, Counters: counters}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error with %q", err, want)

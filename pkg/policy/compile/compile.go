@@ -50,6 +50,8 @@ type Program struct {
 	Addrs []AddrClass
 	// Policies holds one paged program a set, sorted by Network.
 	Policies []Policy
+	// Counters is one more than the highest counter that the policies have.
+	Counters int
 	// Hash identifies the content: hex SHA-256. Equal hashes mean equal content; what a
 	// [Compiler] came to by changes has another one than the same made anew.
 	Hash string

@@ -111,16 +111,18 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 		return nil, false, err
 	}
 	seen := map[int]bool{}
+	highest := uint32(0)
 	for _, n := range next {
 		for _, list := range n.lists {
 			seen[list] = true
 		}
+		highest = max(highest, slices.Max(n.counters))
 	}
 	used := slices.Sorted(maps.Keys(seen))
 	before := c.classes
 	classes, patched := c.reclassify(used, changes)
 	w := writer{counters: in.Counters, classes: classes, naming: make([][]uint16, len(c.lists.lists)), rowOf: make([]uint32, len(classes.sets))}
-	p := &Program{Addrs: classes.addrs}
+	p := &Program{Addrs: classes.addrs, Counters: int(highest) + 1}
 	for i := range sets {
 		n := next[sets[i].ID()]
 		switch {

@@ -21,7 +21,7 @@ import (
 func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 	sets = sorted(sets)
 	missing, kept := false, 0
-	var seen [CountersMax]bool
+	seen := make([]bool, CountersMax)
 	for i := range sets {
 		for key := range keys(&sets[i]) {
 			n, ok := prev[key]
@@ -90,7 +90,7 @@ func keys(set *policy.Set) iter.Seq[policy.RuleKey] {
 // freeNumbers lists the numbers that kept does not use: first those that prev
 // did not use either.
 func freeNumbers(prev, kept Counters) []uint32 {
-	var inPrev, inKept [CountersMax]bool
+	inPrev, inKept := make([]bool, CountersMax), make([]bool, CountersMax)
 	for _, n := range prev {
 		if n < CountersMax {
 			inPrev[n] = true

@@ -97,7 +97,7 @@ func TestAllocateFull(t *testing.T) {
 	_, err = compile.Allocate(full, more)
 	var refused *compile.RefusedError
 	if !errors.As(err, &refused) || len(refused.Networks) != 1 || refused.Networks[0].Network != "zz" ||
-		!strings.Contains(err.Error(), "only 0 of the node's 32768 are left") {
+		!strings.Contains(err.Error(), "only 0 of the node's 262144 are left") {
 		t.Errorf("got %v", err)
 	}
 	// What is given up in this step is the last resort.

@@ -14,8 +14,8 @@ const (
 	WordsMax = 192
 	// RulesMax is the number of rules that one network's set can have; see [lines].
 	RulesMax = 64 * WordsMax
-	// CountersMax is HP_RULE_COUNTERS: rules and defaults that a node can count.
-	CountersMax = 32768
+	// CountersMax is HP_BOOKS_MAX * HP_BOOK_COUNTERS: rules and defaults that a node can count.
+	CountersMax = 32 * 8192
 	// ServicesMax is the number of services that a set of them can have, with those of
 	// the sets that it includes, and a rule of its own: v1alpha1.MaxCombinations.
 	ServicesMax = 1024

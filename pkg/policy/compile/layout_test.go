@@ -91,7 +91,7 @@ func TestHeaderIsThatOfTheABI(t *testing.T) {
 func TestConstantsAreThoseOfTheABI(t *testing.T) {
 	abi := readABI(t)
 	for name, want := range map[string]int{
-		"HP_PAGE_SIZE": PageSize, "HP_WORDS_MAX": WordsMax, "HP_RULE_COUNTERS": CountersMax,
+		"HP_PAGE_SIZE": PageSize, "HP_WORDS_MAX": WordsMax,
 		"HP_SVC_TCP": svcTCP, "HP_SVC_UDP": svcUDP, "HP_SVC_ICMP": svcICMP, "HP_SVC_ICMPV6": svcICMPv6,
 		"HP_SVC_SCTP": svcSCTP, "HP_SPORT_GROUPS": len(portGroups), "HP_SVC_IP": svcIP, "HP_SVC_GROUPS": svcGroups,
 		"HP_OUT": int(policy.Out), "HP_IN": int(policy.In), "HP_DIRS": len(Header{}.DirRow),
