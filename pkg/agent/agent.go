@@ -80,6 +80,7 @@ type Agent struct {
 	orphans   *orphanBook            // the loop's
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
+	sets      desired.SetBuilder     // the loop's
 	compiler  compile.Compiler       // the loop's
 	kick      chan struct{}          // asks the loop for another round
 	fresh     chan struct{}          // asks for one without an idle gap: there is a new snapshot

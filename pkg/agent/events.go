@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
@@ -42,7 +45,8 @@ type eventBook struct {
 	lost atomic.Uint64 // events that only the agent lost, with lines of the rule log
 
 	rulesMu sync.RWMutex
-	logs    bool                   // a rule in force asks for logs
+	logs    bool // a rule in force asks for logs
+	learned learned
 	rules   map[uint32]countedRule // by counter; those given up stay until another has the counter
 }
 
@@ -61,6 +65,10 @@ func (b *eventBook) learnRules(sets []policy.Set, counters compile.Counters, gen
 	if b.rules == nil {
 		b.rules = map[uint32]countedRule{}
 	}
+	if b.learned.same(sets, counters) {
+		return
+	}
+	b.learned = learned{slices.Clone(sets), counters}
 	b.logs = false
 	learn := func(key policy.RuleKey, r wire.EventRule) {
 		b.logs = b.logs || r.Log
@@ -89,6 +97,20 @@ func (b *eventBook) learnRules(sets []policy.Set, counters compile.Counters, gen
 				Action: r.Action.String(), Label: r.LogLabel, Log: r.Log})
 		}
 	}
+}
+
+// learned is what learnRules was told last. Rules and counters are never changed, so the same
+// ones say the same.
+type learned struct {
+	sets     []policy.Set
+	counters compile.Counters
+}
+
+func (l *learned) same(sets []policy.Set, counters compile.Counters) bool {
+	return reflect.ValueOf(l.counters).UnsafePointer() == reflect.ValueOf(counters).UnsafePointer() &&
+		slices.EqualFunc(l.sets, sets, func(a, b policy.Set) bool {
+			return a.Network == b.Network && a.Default == b.Default && len(a.Rules) == len(b.Rules) && unsafe.SliceData(a.Rules) == unsafe.SliceData(b.Rules)
+		})
 }
 
 // someLog says whether a rule asks for logs.

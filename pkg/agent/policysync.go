@@ -140,7 +140,8 @@ func (w *world) lacksSet(ports []item) bool {
 // wantedSets are the sets of rules that there should be: those that a new port may
 // need at once, each port's own, and those that ports have until they are given
 // their own. A kept network keeps its rules, although their policies may be gone.
-func (w *world) wantedSets(ports []item) []policy.Set {
+func (w *world) wantedSets(b *desired.SetBuilder, ports []item) []policy.Set {
+	b.Use(w.snap)
 	var out []policy.Set
 	have := map[string]bool{}
 	add := func(s policy.Set) {
@@ -152,11 +153,11 @@ func (w *world) wantedSets(ports []item) []policy.Set {
 			out = append(out, s)
 		}
 	}
-	for _, s := range w.snap.PolicySets() {
+	for _, s := range b.PolicySets() {
 		add(s)
 	}
 	for _, p := range ports {
-		add(w.snap.PolicySet(p.rec.Policy, desired.PodRef(p.rec.Pod)))
+		add(b.PolicySet(p.rec.Policy, desired.PodRef(p.rec.Pod)))
 	}
 	for _, p := range ports {
 		if last, ok := w.Sets[p.rec.Config().Policy]; ok {
@@ -172,7 +173,7 @@ func (w *world) wantedSets(ports []item) []policy.Set {
 func (a *Agent) compileAndSync(w world, ports []item) (policyProgress, error) {
 	p := w.policyProgress
 	p.refused = nil
-	sets := w.wantedSets(ports)
+	sets := w.wantedSets(&a.sets, ports)
 	used := map[string]bool{}
 	for _, it := range ports {
 		used[it.rec.Config().Policy] = true
@@ -181,7 +182,7 @@ func (a *Agent) compileAndSync(w world, ports []item) (policyProgress, error) {
 	var prog *compile.Program
 	for prog == nil {
 		var err error
-		if counters, err = compile.Allocate(p.Counters, sets); err == nil {
+		if counters, err = a.compiler.Allocate(p.Counters, sets); err == nil {
 			prog, err = a.compiler.Build(compile.Input{Sets: sets, Counters: counters})
 		}
 		if err == nil {

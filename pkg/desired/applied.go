@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"unsafe"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -201,18 +202,114 @@ func tierOf(rank int) uint8 {
 }
 
 func (s *Snapshot) policySet(at port) policy.Set {
+	set := s.emptySet(at)
+	set.Rules = rulesOf(s.chunks(at))
+	s.useLists(&set)
+	return set
+}
+
+func (s *Snapshot) emptySet(at port) policy.Set {
 	set := policy.Set{Network: at.network, Variant: s.variant(at), Default: policy.Drop}
 	if n, ok := s.Networks[at.network]; ok {
 		set.Default = n.Default
 	}
-	// A list that is not there the compiler refuses, and the last good rules stay.
-	name := func(r *policy.Rule) {
-		for _, n := range slices.Concat(r.SourceSets, r.DestinationSets) {
-			if set.Lists == nil {
-				set.Lists = map[string][]policy.AddrRange{}
+	return set
+}
+
+// chunk is the rules of one policy as far as they are applied to a port.
+type chunk struct {
+	rules []policy.Rule
+	tier  uint8
+	// all says that they are applied as they are, and not just those that maybe are.
+	all bool
+	// isolated are the directions of a rule that drops what is left, in place of rules.
+	isolated policy.Directions
+}
+
+// same says whether two chunks have the same rules at the same place, which nobody changes.
+func (c *chunk) same(o *chunk) bool {
+	return len(c.rules) == len(o.rules) && unsafe.SliceData(c.rules) == unsafe.SliceData(o.rules) &&
+		c.tier == o.tier && c.all == o.all && c.isolated == o.isolated
+}
+
+// chunks gives what is applied to a port, in the order of judgement.
+func (s *Snapshot) chunks(at port) (out []chunk) {
+	pods := s.podChunks(at)
+	for i := range s.Policies {
+		p := &s.Policies[i]
+		if p.Rank > rankPods {
+			out, pods = append(out, pods...), nil
+		}
+		if c := at.byPolicy(p); c != no && len(p.Rules) > 0 {
+			out = append(out, chunk{rules: p.Rules, tier: tierOf(p.Rank), all: c == yes})
+		}
+	}
+	return append(out, pods...)
+}
+
+// podChunks are the rules of the MultiNetworkPolicies that are applied to a port,
+// and behind them the one that makes their isolation final. What is not IP is none
+// of their business.
+func (s *Snapshot) podChunks(at port) (out []chunk) {
+	var isolated policy.Directions
+	for i := range s.PodPolicies {
+		p := &s.PodPolicies[i]
+		c := at.byPodPolicy(p)
+		if c != no {
+			isolated |= p.Isolates
+		}
+		if c == yes && len(p.Rules) > 0 {
+			out = append(out, chunk{rules: p.Rules, tier: tierOf(rankPods), all: true})
+		}
+	}
+	if isolated != 0 {
+		out = append(out, chunk{tier: tierOf(rankPods), isolated: isolated})
+	}
+	return out
+}
+
+func rulesOf(chunks []chunk) []policy.Rule {
+	most := 0
+	for _, c := range chunks {
+		most += len(c.rules) + 1
+	}
+	out := make([]policy.Rule, 0, most)
+	for _, c := range chunks {
+		if c.isolated != 0 {
+			out = append(out, policy.Rule{Key: isolation, Name: "isolated, and no MultiNetworkPolicy allows it",
+				Action: policy.Drop, Directions: c.isolated, Sources: anyIP(), Implied: true, Tier: c.tier})
+		}
+		for i := range c.rules {
+			r := c.rules[i]
+			r.Tier = c.tier
+			if !c.all && r.Action == policy.Pass {
+				// What it spares a packet that another rule drops, or allows, is not known.
+				r.Action = policy.Drop
 			}
-			if e, ok := s.lists[n]; ok {
-				set.Lists[n] = e.ranges
+			if c.all || r.Action != policy.Allow && !r.Monitored {
+				out = append(out, r)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	return slices.Clip(out)
+}
+
+// useLists gives a set the lists that its rules name. One that is not there the compiler
+// refuses, and the last good rules stay.
+func (s *Snapshot) useLists(set *policy.Set) {
+	for i := range set.Rules {
+		r := &set.Rules[i]
+		for _, names := range [][]string{r.SourceSets, r.DestinationSets} {
+			for _, n := range names {
+				if set.Lists == nil {
+					set.Lists = map[string][]policy.AddrRange{}
+				}
+				if e, ok := s.lists[n]; ok {
+					set.Lists[n] = e.ranges
+				}
 			}
 		}
 		for _, n := range r.ServiceSets {
@@ -224,54 +321,6 @@ func (s *Snapshot) policySet(at port) policy.Set {
 			}
 		}
 	}
-	pods := s.podRules(at)
-	for i := range s.Policies {
-		p := &s.Policies[i]
-		if p.Rank > rankPods {
-			set.Rules = append(set.Rules, pods...)
-			pods = nil
-		}
-		c := at.byPolicy(p)
-		for i := range p.Rules {
-			r := p.Rules[i]
-			r.Tier = tierOf(p.Rank)
-			if c == maybe && r.Action == policy.Pass {
-				// What it spares a packet that another rule drops, or allows, is not known.
-				r.Action = policy.Drop
-			}
-			if c == yes || c == maybe && r.Action != policy.Allow && !r.Monitored {
-				set.Rules = append(set.Rules, r)
-				name(&r)
-			}
-		}
-	}
-	set.Rules = append(set.Rules, pods...)
-	return set
-}
-
-// podRules gives the rules of the MultiNetworkPolicies that are applied to a port,
-// and behind them the one that makes their isolation final. What is not IP is none
-// of their business.
-func (s *Snapshot) podRules(at port) (rules []policy.Rule) {
-	var isolated policy.Directions
-	for i := range s.PodPolicies {
-		p := &s.PodPolicies[i]
-		c := at.byPodPolicy(p)
-		if c != no {
-			isolated |= p.Isolates
-		}
-		if c == yes {
-			rules = append(rules, p.Rules...)
-		}
-	}
-	if isolated != 0 {
-		rules = append(rules, policy.Rule{Key: isolation, Name: "isolated, and no MultiNetworkPolicy allows it",
-			Action: policy.Drop, Directions: isolated, Sources: anyIP(), Implied: true})
-	}
-	for i := range rules {
-		rules[i].Tier = tierOf(rankPods)
-	}
-	return rules
 }
 
 // variant names what is applied by label, the same on every node and at any time.

@@ -14,12 +14,13 @@ import (
 // which nobody knows whose they are, if that is another. The first one, of Network
 // "", is for ports without a VLANNetwork: they get what is applied to Any, and
 // Drop for the rest.
-func (s *Snapshot) PolicySets() []policy.Set {
-	out := make([]policy.Set, 0, len(s.Networks)+1)
+func (s *Snapshot) PolicySets() []policy.Set { return s.policySets(s.policySet) }
+
+func (s *Snapshot) policySets(make func(port) policy.Set) (out []policy.Set) {
 	for _, name := range append([]string{""}, slices.Sorted(maps.Keys(s.Networks))...) {
-		out = append(out, s.policySet(port{network: name, nobody: true}))
-		if unknown := s.UnknownSet(name); unknown.Variant != "" {
-			out = append(out, unknown)
+		out = append(out, make(port{network: name, nobody: true}))
+		if s.variant(s.unknown(name)) != "" {
+			out = append(out, make(s.unknown(name)))
 		}
 	}
 	return out

@@ -113,7 +113,7 @@ func (o *options) childArgs(where, dir string) ([]string, error) {
 		return append([]string{self, "-where", whereNative, "-rows", strings.Join(o.rows, ","), "-bin", o.bin, "-json", filepath.Join(dir, "bench.json"),
 			"-cpu", strconv.Itoa(o.cpu), "-packet-rounds", strconv.Itoa(o.packetRounds), "-slices", strconv.Itoa(o.slices),
 			"-per-slice", strconv.FormatUint(uint64(o.perSlice), 10), "-flows", join(o.flows, func(n int32) string { return strconv.Itoa(int(n)) }),
-			"-rules", join(o.rules, strconv.Itoa), "-addresses", join(o.addresses, strconv.Itoa), "-rivals", o.rivalList()}, same...), nil
+			"-rules", join(o.rules, strconv.Itoa), "-addresses", join(o.addresses, strconv.Itoa), "-rivals", o.rivalList(), "-ports", strconv.Itoa(o.ports)}, same...), nil
 	}
 	argv := []string{o.vmrun, "-kernel", o.kernel, "-timeout", "60m", "-out", dir, "-file", self + ":/opt/bench"}
 	for _, name := range []string{pluginBinary, referenceBinary, agentBinary} {
@@ -273,24 +273,75 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		for _, n := range o.rules {
 			g.Sizes = append(g.Sizes, packet.Size{Rules: n, Addresses: a})
 		}
-		g.Addressed = packet.Size{Rules: o.mostAs(port.Rules), Addresses: a}
+		g.Addressed = packet.Size{Rules: mostAs(o.rules, port.Rules), Addresses: a}
 		if i == 0 {
 			g.Rivals = o.rivals
 		}
 		add(g)
 	}
+	if o.ports > 0 {
+		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureNode() }})
+	}
 	wide := packet.Grid{Label: "flat/by-addresses", Rivals: o.rivals}
 	for _, a := range o.addresses {
-		wide.Sizes = append(wide.Sizes, packet.Size{Rules: o.mostAs(port.Rules), Addresses: a})
+		wide.Sizes = append(wide.Sizes, packet.Size{Rules: mostAs(o.rules, port.Rules), Addresses: a})
 	}
 	add(wide)
 	return out
 }
 
-// mostAs is the largest number of -rules that is not above n, or else the least.
-func (o *options) mostAs(n int) int {
-	most := o.rules[0]
-	for _, r := range o.rules {
+// measureNode has -ports ports with as many rules each as a port has at most in NSX, and
+// 100,000 addresses in the sets that they name, as far as -rules and -addresses allow.
+func (o *options) measureNode() ([]ratio.Row, error) {
+	if err := box.Quiet(); err != nil {
+		return nil, err
+	}
+	n := packet.Node{Label: "node", Ports: o.ports,
+		Size: packet.Size{Rules: mostAs(o.rules, port.Rules), Addresses: mostAs(o.addresses, 1e5)},
+		Few:  packet.Size{Rules: o.rules[0], Addresses: mostAs(o.addresses, 1e5)}}
+	var networks []port.Network
+	at := func(s packet.Size, number int) int {
+		if s == n.Size {
+			number += o.ports
+		}
+		return number
+	}
+	for i := range 2 * o.ports {
+		s := []packet.Size{n.Few, n.Size}[i/o.ports]
+		networks = append(networks, port.Network{Rules: s.Rules, Addresses: s.Addresses, Number: i})
+	}
+	firewall, err := port.Open("/sys/fs/bpf", networks...)
+	if err != nil {
+		return nil, err
+	}
+	defer firewall.Close()
+	n.Hooks = func(s packet.Size, number int) packet.Ported { return firewall.In(networks[at(s, number)]) }
+	enforce := func(anew bool) (time.Duration, error) {
+		if anew {
+			firewall.Anew()
+		}
+		sets := firewall.Sets(networks...)
+		return firewall.Until(func() error { return firewall.Enforce(sets) })
+	}
+	changed := 0
+	n.Change = func(anew bool) (time.Duration, error) {
+		networks[at(n.Size, changed%o.ports)].Turn++
+		changed++
+		return enforce(anew)
+	}
+	n.Address = func(anew bool) (time.Duration, error) {
+		firewall.SwapAddress(networks[0])
+		return enforce(anew)
+	}
+	c := o.packetConfig()
+	c.Slices = max(1, c.Slices/4)
+	return packet.NodeRows(c, n)
+}
+
+// mostAs is the largest of rising numbers that is not above n, or else the least.
+func mostAs(list []int, n int) int {
+	most := list[0]
+	for _, r := range list {
 		if r <= n {
 			most = r
 		}

@@ -34,6 +34,7 @@ type options struct {
 	// rules
 	rules, addresses []int
 	rivals           []packet.Rival
+	ports            int
 }
 
 // The groups of rows.
@@ -93,6 +94,7 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 		o.addresses, err = rising(s, 1000, 1e6)
 		return err
 	})
+	fs.IntVar(&o.ports, "ports", 30, "rules rows: even number of `ports` of a node that each have rules of their own; 0: no such rows")
 	fs.Func("rivals", "rules rows: `list` of iptables, nftables, or none (default iptables,nftables)", o.setRivals)
 	fs.UintVar(&o.perSlice, "per-slice", 10000, "packets a turn")
 	if err := fs.Parse(args); err != nil {
@@ -113,6 +115,9 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	}
 	if o.rounds < 1 || o.packetRounds < 1 || o.slices < 1 || o.perSlice < 1 {
 		errs = append(errs, errors.New("-rounds, -packet-rounds, -slices and -per-slice: want at least 1"))
+	}
+	if o.ports < 0 || o.ports > 160 || o.ports%2 > 0 {
+		errs = append(errs, fmt.Errorf("-ports %d: want an even number up to 160, or 0", o.ports))
 	}
 	o.vmrun = filepath.Join(o.bin, "vmrun")
 	return o, errors.Join(errs...)

@@ -140,8 +140,8 @@ func tiers(of ...uint8) []policy.Set {
 func TestBuildRefusesCounters(t *testing.T) {
 	sets := []policy.Set{{Network: "n", Rules: rules("web", 1)}}
 	for want, counters := range map[string]compile.Counters{
-		"@n has no counter":     {{Policy: "web"}: 1},
-		"web/0 has no counter":  {policy.DefaultKey("n"): 1},
+		"@n has no counter":      {{Policy: "web"}: 1},
+		"web/0 has no counter":   {policy.DefaultKey("n"): 1},
 		"the last one is 262143": {{Policy: "web"}: compile.CountersMax, policy.DefaultKey("n"): 1},
 	} {
 		if _, err := compile.Build(compile.Input{Sets: sets, Counters: counters}); err == nil || !strings.Contains(err.Error(), want) {

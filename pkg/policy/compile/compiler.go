@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"unsafe"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
@@ -18,7 +19,8 @@ import (
 // counters that it was given last; they must not be changed. The zero Compiler is ready; it is for one caller at a time.
 type Compiler struct {
 	lists   peerLists
-	used    []int // numbers of the lists that classes are of, sorted
+	used    []int  // numbers of the lists that classes are of, sorted
+	highest uint32 // counter
 	classes *classes
 	sets    map[string]*compiled // by ID
 	patched bool                 // classes have been changed since they were made
@@ -79,6 +81,8 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 	for _, l := range changes {
 		followed[l.to] = l.from
 	}
+	alike := alikeLists(followed)
+	news := len(sets) != len(c.sets)
 	for i := range sets {
 		set := &sets[i]
 		id := set.ID()
@@ -86,12 +90,13 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 			bad.add(id, errors.New("has more than one set: give each network one"))
 			continue
 		}
-		if last := c.sets[id]; last != nil && last.holds(set, in.Counters, followed) {
+		if last := c.sets[id]; last != nil && last.holds(set, in.Counters, alike) {
 			again := *last
 			again.set, again.from = *set, in.Counters
 			next[id] = &again
 			continue
 		}
+		news = true
 		next[id] = &compiled{set: *set}
 		bad.add(id, check(set, in.Counters, checked))
 	}
@@ -110,15 +115,10 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 	if err := bad.err(); err != nil {
 		return nil, false, err
 	}
-	seen := map[int]bool{}
-	highest := uint32(0)
-	for _, n := range next {
-		for _, list := range n.lists {
-			seen[list] = true
-		}
-		highest = max(highest, slices.Max(n.counters))
+	used, highest := c.used, c.highest
+	if news {
+		used, highest = listsOf(next)
 	}
-	used := slices.Sorted(maps.Keys(seen))
 	before := c.classes
 	classes, patched := c.reclassify(used, changes)
 	w := writer{counters: in.Counters, classes: classes, naming: make([][]uint16, len(c.lists.lists)), rowOf: make([]uint32, len(classes.sets))}
@@ -141,7 +141,7 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 		return nil, false, err
 	}
 	c.lists.keep(used)
-	c.sets, c.used, c.classes = next, used, classes
+	c.sets, c.used, c.highest, c.classes = next, used, highest, classes
 	c.patched = patched || c.patched && classes == before
 	p.Hash = hash(classes.sum, p.Policies)
 	return p, false, nil
@@ -154,35 +154,75 @@ type followedList struct {
 	listChange
 }
 
+// listMaps are the lists of a set as they were, and as they are. Sets share maps, and what is
+// found of a pair is found once.
+type listMaps struct{ was, is unsafe.Pointer }
+
+func mapsOf(last *compiled, set *policy.Set) listMaps {
+	return listMaps{mapAt(last.set.Lists), mapAt(set.Lists)}
+}
+
+// sameLists says whether a set has the very lists that it had.
+func sameLists(last *compiled, set *policy.Set) bool {
+	return mapAt(last.set.Lists) == mapAt(set.Lists)
+}
+
 // follow finds the address sets that hold a few other addresses than before, in all sets of
 // rules that name them: their lists can keep their numbers. It knows who names a list by the
 // place of the list, so that a set whose list is at another place is read again.
 func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
 	mapped := map[int]followedList{} // by number; without to: another's list, too
+	pairs := map[listMaps]*compiled{}
+	for i := range sets {
+		if last := c.sets[sets[i].ID()]; last != nil {
+			pairs[mapsOf(last, &sets[i])] = last
+		}
+	}
 	for i := range sets {
 		last := c.sets[sets[i].ID()]
-		if last == nil {
+		if last == nil || pairs[mapsOf(last, &sets[i])] != last || sameLists(last, &sets[i]) {
 			continue
 		}
-		for name, list := range sets[i].Lists {
-			old, ok := last.set.Lists[name]
-			k, known := c.lists.known[policy.IDOf(old)]
-			if !ok || !known {
-				continue
+		c.eachList(last, &sets[i], func(n int, f followedList) {
+			if f.from == f.to {
+				return
 			}
-			n := k.number
-			f := followedList{from: policy.IDOf(old), to: policy.IDOf(list), was: old, is: list}
-			if has, ok := mapped[n]; !k.merged || ok && (has.from != f.from || has.to != f.to) {
+			if has, ok := mapped[n]; ok && (has.from != f.from || has.to != f.to) {
 				f.to = policy.ListID{}
 			}
 			mapped[n] = f
+		})
+	}
+	if len(mapped) == 0 {
+		return nil
+	}
+	keeps := func(n int) {
+		if f, ok := mapped[n]; ok {
+			f.to = policy.ListID{}
+			mapped[n] = f
+		}
+	}
+	for i := range sets {
+		last := c.sets[sets[i].ID()]
+		switch {
+		case last == nil:
+		case sameLists(last, &sets[i]):
+			for _, n := range last.lists {
+				keeps(n)
+			}
+		case pairs[mapsOf(last, &sets[i])] == last:
+			c.eachList(last, &sets[i], func(n int, f followedList) {
+				if f.from == f.to {
+					keeps(n)
+				}
+			})
 		}
 	}
 	claimed := map[policy.ListID]bool{}
 	for n, f := range mapped {
 		l := &c.lists.lists[n]
 		_, taken := c.lists.known[f.to]
-		if f.to == (policy.ListID{}) || f.to == f.from || taken || claimed[f.to] || l.own {
+		if f.to == (policy.ListID{}) || taken || claimed[f.to] || l.own {
 			continue
 		}
 		gone, put, ok := prefixesApart(f.was, f.is)
@@ -194,6 +234,22 @@ func (c *Compiler) follow(sets []policy.Set) (out []followedList) {
 		out = append(out, f)
 	}
 	return out
+}
+
+// eachList goes over the lists that a set has by the same names as before.
+func (c *Compiler) eachList(last *compiled, set *policy.Set, do func(n int, f followedList)) {
+	for name, list := range set.Lists {
+		old, ok := last.set.Lists[name]
+		from, to := policy.IDOf(old), policy.IDOf(list)
+		k, known := c.lists.known[from]
+		if !ok || !known {
+			continue
+		}
+		if !k.merged && from != to {
+			to = policy.ListID{}
+		}
+		do(k.number, followedList{from: from, to: to, was: old, is: list})
+	}
 }
 
 // apply has followed lists be the new ones.
@@ -353,6 +409,46 @@ func (c *Compiler) read(n *compiled, counters Counters) error {
 	return c.lists.tooLarge(n)
 }
 
+// listsOf gives the numbers of the lists that sets name, sorted, and their highest counter.
+func listsOf(sets map[string]*compiled) (used []int, highest uint32) {
+	seen := map[int]bool{}
+	for _, n := range sets {
+		for _, list := range n.lists {
+			seen[list] = true
+		}
+		highest = max(highest, slices.Max(n.counters))
+	}
+	return slices.Sorted(maps.Keys(seen)), highest
+}
+
+// Allocate is the function Allocate, for the sets that Build is given next: where they have the
+// rules of the last ones, and prev is what these had, it asks for no rule's number.
+func (c *Compiler) Allocate(prev Counters, sets []policy.Set) (Counters, error) {
+	if len(sets) == 0 || len(sets) != len(c.sets) {
+		return Allocate(prev, sets)
+	}
+	for i := range sets {
+		last := c.sets[sets[i].ID()]
+		if last == nil || mapAt(last.from) != mapAt(prev) || !sameKeys(last.set.Rules, sets[i].Rules) {
+			return Allocate(prev, sets)
+		}
+	}
+	return prev, nil
+}
+
+// sameKeys says whether rules have the same numbers.
+func sameKeys(a, b []policy.Rule) bool {
+	if len(a) != len(b) || len(a) == 0 || &a[0] == &b[0] {
+		return len(a) == len(b)
+	}
+	for i := range a {
+		if a[i].Key != b[i].Key {
+			return false
+		}
+	}
+	return true
+}
+
 // countersOf are the counters of a set's rules and of its default.
 func countersOf(set *policy.Set, counters Counters) []uint32 {
 	out := make([]uint32, 0, len(set.Rules)+1)
@@ -363,18 +459,20 @@ func countersOf(set *policy.Set, counters Counters) []uint32 {
 }
 
 // holds says whether a set would come to the same: it has the same rules, lists and counters.
-// A list that was followed is the same.
-func (n *compiled) holds(set *policy.Set, counters Counters, followed map[policy.ListID]policy.ListID) bool {
+// lists says whether two maps of lists are the same.
+func (n *compiled) holds(set *policy.Set, counters Counters, lists func(last *compiled, set *policy.Set) bool) bool {
 	was := &n.set
 	if was.Network != set.Network || was.Variant != set.Variant || was.Default != set.Default || len(was.Rules) != len(set.Rules) {
 		return false
 	}
-	for i := range set.Rules {
-		if r := &set.Rules[i]; r != &was.Rules[i] && !sameRule(&was.Rules[i], r) {
-			return false
+	if len(set.Rules) > 0 && &set.Rules[0] != &was.Rules[0] {
+		for i := range set.Rules {
+			if !sameRule(&was.Rules[i], &set.Rules[i]) {
+				return false
+			}
 		}
 	}
-	if !sameMap(counters, n.from) {
+	if mapAt(counters) != mapAt(n.from) {
 		for i := range set.Rules {
 			if number, ok := counters[set.Rules[i].Key]; !ok || number != n.counters[i] {
 				return false
@@ -384,11 +482,29 @@ func (n *compiled) holds(set *policy.Set, counters Counters, followed map[policy
 			return false
 		}
 	}
+	return lists(n, set) && maps.EqualFunc(was.ServiceLists, set.ServiceLists, sameSlice)
+}
+
+// alikeLists compares maps of lists, those that sets share once. A list that was followed is the
+// same.
+func alikeLists(followed map[policy.ListID]policy.ListID) func(last *compiled, set *policy.Set) bool {
+	found := map[listMaps]bool{}
 	same := func(a, b []policy.AddrRange) bool {
 		from, ok := followed[policy.IDOf(b)]
 		return ok && from == policy.IDOf(a) || policy.IDOf(a) == policy.IDOf(b)
 	}
-	return maps.EqualFunc(was.Lists, set.Lists, same) && maps.EqualFunc(was.ServiceLists, set.ServiceLists, sameSlice)
+	return func(last *compiled, set *policy.Set) bool {
+		if sameLists(last, set) {
+			return true
+		}
+		pair := mapsOf(last, set)
+		alike, ok := found[pair]
+		if !ok {
+			alike = maps.EqualFunc(last.set.Lists, set.Lists, same)
+			found[pair] = alike
+		}
+		return alike
+	}
 }
 
 // sameRule says whether two rules are the same in every field.
@@ -401,10 +517,8 @@ func sameRule(a, b *policy.Rule) bool {
 		sameSlice(a.SourceSets, b.SourceSets) && sameSlice(a.DestinationSets, b.DestinationSets) && sameSlice(a.ServiceSets, b.ServiceSets)
 }
 
-// sameMap says whether counters are the same map, which nobody changes.
-func sameMap(a, b Counters) bool {
-	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
-}
+// mapAt tells one map, which nobody changes, from another.
+func mapAt[K comparable, V any](m map[K]V) unsafe.Pointer { return reflect.ValueOf(m).UnsafePointer() }
 
 // sameSlice is slices.Equal that tells nil, which is Any, from an empty list, and sees at
 // once that a slice is the same one.

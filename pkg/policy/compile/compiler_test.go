@@ -68,9 +68,10 @@ func TestCompilerAgain(t *testing.T) {
 				s.Rules[0].Key = policy.RuleKey{Policy: "x", ID: 1}
 				s.Rules[0].SourceSets = []string{"nobody-has-it"}
 			}
-			next, err := compile.Allocate(counters, sets)
-			if err != nil {
-				t.Fatal(err)
+			next, err := c.Allocate(counters, sets)
+			plain, plainErr := compile.Allocate(counters, sets)
+			if err != nil || plainErr != nil || !maps.Equal(next, plain) {
+				t.Fatalf("step %d: %v, %v, or other counters than for anybody", step, err, plainErr)
 			}
 			in := compile.Input{Sets: sets, Counters: next}
 			want, wantErr := compile.Build(in)
@@ -236,7 +237,7 @@ func TestCompilerSharedLists(t *testing.T) {
 					continue
 				}
 				var err error
-				if counters, err = compile.Allocate(counters, sets); err != nil {
+				if counters, err = compiler.Allocate(counters, sets); err != nil {
 					t.Fatal(err)
 				}
 				in := compile.Input{Sets: sets, Counters: counters}

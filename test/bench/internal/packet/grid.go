@@ -271,33 +271,11 @@ func (m *grid) address(c Config) error {
 	if m.Address == nil {
 		return nil
 	}
-	for range 2 { // both generations know the sets
-		if _, err := m.Address(m.Addressed, false); err != nil {
-			return err
-		}
-	}
-	var pairs []ratio.Pair
-	for range max(1, c.Rounds/4) {
-		ours, err := m.Address(m.Addressed, false)
-		if err != nil {
-			return err
-		}
-		anew, err := m.Address(m.Addressed, true)
-		if err != nil {
-			return err
-		}
-		for range 2 { // what was made anew is of both generations
-			if _, err := m.Address(m.Addressed, false); err != nil {
-				return err
-			}
-		}
-		pairs = append(pairs, ratio.Pair{Ours: ours.Seconds(), Baseline: anew.Seconds()})
-	}
 	aim := ratio.Aim{}
 	if m.Addressed.Addresses == aimedAddresses {
 		aim = AimAddress
 	}
-	row, err := ratio.Compare(fmt.Sprintf("%s/address-%s", m.Label, m.Addressed), "everything compiled anew", ratio.Seconds, aim, pairs)
+	row, err := againstAnew(c, fmt.Sprintf("%s/address-%s", m.Label, m.Addressed), func(anew bool) (time.Duration, error) { return m.Address(m.Addressed, anew) }, aim)
 	if err != nil {
 		return err
 	}

@@ -33,11 +33,18 @@ type Firewall struct {
 	lists   map[int]map[string][]policy.AddrRange
 	without map[int][]policy.AddrRange
 	swaps   int
+	// made are the rules of networks by name, as long as these are the same, as the agent has them.
+	made map[string]made
+}
+
+type made struct {
+	of    Network
+	rules []policy.Rule
 }
 
 // Open loads the programs, and the policies of networks.
 func Open(bpffs string, networks ...Network) (f *Firewall, err error) {
-	f = &Firewall{lists: map[int]map[string][]policy.AddrRange{}, without: map[int][]policy.AddrRange{}}
+	f = &Firewall{lists: map[int]map[string][]policy.AddrRange{}, without: map[int][]policy.AddrRange{}, made: map[string]made{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.Close())
@@ -58,14 +65,19 @@ func (f *Firewall) Sets(networks ...Network) (sets []policy.Set) {
 		if f.lists[n.Addresses] == nil {
 			f.lists[n.Addresses] = addressSets(n.Addresses)
 		}
-		sets = append(sets, n.set(f.lists[n.Addresses]))
+		set := policy.Set{Network: n.Name(), Default: policy.Drop, Lists: f.lists[n.Addresses]}
+		if f.made[n.Name()].of != n {
+			f.made[n.Name()] = made{n, n.rules(len(set.Lists) - 1)}
+		}
+		set.Rules = f.made[n.Name()].rules
+		sets = append(sets, set)
 	}
 	return sets
 }
 
 // Enforce compiles rules and puts them in force.
 func (f *Firewall) Enforce(sets []policy.Set) (err error) {
-	if f.counters, err = compile.Allocate(f.counters, sets); err != nil {
+	if f.counters, err = f.compiler.Allocate(f.counters, sets); err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
 	p, err := f.compiler.Build(compile.Input{Sets: sets, Counters: f.counters})
@@ -123,10 +135,12 @@ type Network struct {
 	Rules, Addresses int
 	// Turn is how often the rule in the middle has changed its range of ports.
 	Turn int
+	// Number tells networks of the same size apart: their rules are about other services.
+	Number int
 }
 
 // Name of the network.
-func (n Network) Name() string { return fmt.Sprintf("bench-%d-%d", n.Rules, n.Addresses) }
+func (n Network) Name() string { return fmt.Sprintf("bench-%d-%d-%d", n.Rules, n.Addresses, n.Number) }
 
 // Most is the most rules that a network can have.
 const Most = compile.RulesMax
@@ -158,19 +172,18 @@ func addressSets(addresses int) map[string][]policy.AddrRange {
 
 func setName(i int) string { return fmt.Sprintf("set%04d", i) }
 
-// set drops by default. All rules but the last are about others: every other one is of the
+// rules name so many sets. All but the last are about others: every other one is of the
 // packets' service, and of other sources. If there are fewer rules than sets, each names several, so
 // that all sets are named. The last rule allows UDP within the LAN.
-func (n Network) set(lists map[string][]policy.AddrRange) policy.Set {
-	set := policy.Set{Network: n.Name(), Default: policy.Drop, Lists: lists}
-	sets, others := len(lists)-1, max(0, n.Rules-1)
+func (n Network) rules(sets int) (rules []policy.Rule) {
+	others := max(0, n.Rules-1)
 	for i := range others {
 		r := policy.Rule{
 			Key: policy.RuleKey{Policy: n.Name(), ID: uint32(i + 1)}, Action: policy.Drop, Directions: policy.InOut,
-			Services: []policy.Service{{Protocol: policy.UDP, First: 4000, Last: 5000 + uint16(i)}},
+			Services: []policy.Service{{Protocol: policy.UDP, First: 4000 - uint16(n.Number), Last: 5000 + uint16(i)}},
 		}
 		if i%2 == 1 {
-			r.Services = []policy.Service{{Protocol: policy.TCP, First: uint16(1000 + i), Last: uint16(1100 + i)}}
+			r.Services = []policy.Service{{Protocol: policy.TCP, First: uint16(1000 + n.Number + i), Last: uint16(1100 + n.Number + i)}}
 		}
 		if i == others/2 {
 			r.Services[0].Last += uint16(n.Turn)
@@ -179,16 +192,16 @@ func (n Network) set(lists map[string][]policy.AddrRange) policy.Set {
 			r.SourceSets = append(r.SourceSets, setName(j%sets))
 		}
 		slices.Sort(r.SourceSets)
-		set.Rules = append(set.Rules, r)
+		rules = append(rules, r)
 	}
 	if n.Rules > 0 {
-		set.Rules = append(set.Rules, policy.Rule{
+		rules = append(rules, policy.Rule{
 			Key: policy.RuleKey{Policy: n.Name(), ID: uint32(n.Rules)}, Action: policy.Allow, Directions: policy.InOut,
 			SourceSets: []string{lan}, DestinationSets: []string{lan},
 			Services: []policy.Service{{Protocol: policy.UDP, First: 0, Last: 65535}},
 		})
 	}
-	return set
+	return rules
 }
 
 // Use gives an open port the rules of a network.
