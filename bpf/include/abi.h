@@ -79,7 +79,8 @@ enum hp_reason {
  * once and published by one write of an outer slot. Page 0 is hp_header.
  * Tables start at the page numbers that the header names:
  *   classrow  u16[256] a page: address class -> row number; one table each for
- *             sources and destinations. A class past the table reads row 0.
+ *             sources and destinations, and of those of the VM's side, where rules ask which of
+ *             its addresses it is. A class past the table reads row 0.
  *   rows      u64[64] a page, one row behind the other (row 0: rules with Any only);
  *             a row lies within a page, or begins one and fills pages. Bit i (word
  *             i/64, bit i%64) stands for the rule at position i.
@@ -135,6 +136,7 @@ struct hp_header {
 	__u32 svc_groups;   /* svcindex groups; 0: HP_SVC_GROUPS_FIRST. Packets of others have no service */
 	__u32 sportindex;   /* first page; 0: no rule asks for source ports */
 	__u32 monitored;    /* positions behind those: rules that decide nothing and are counted */
+	__u32 local_classrow[HP_DIRS]; /* first page; in place of src_classrow for what goes out, and of dst_classrow for what comes in; 0: that is the same */
 	struct hp_part parts[HP_TIERS_MAX]; /* that of tier n at n - 1, where a rule leads there */
 };
 

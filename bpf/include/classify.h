@@ -101,15 +101,17 @@ struct rows {
 static __always_inline int find_rows(void *program, const struct hp_header *h, const struct query *q, struct rows *r)
 {
 	int src = 0, dst = 0, service, applying;
-	__u32 side = q->generation & 1;
+	__u32 side = q->generation & 1, local = h->local_classrow[q->dir & 1];
+	__u32 src_rows = local && q->dir == HP_OUT ? local : h->src_classrow;
+	__u32 dst_rows = local && q->dir == HP_IN ? local : h->dst_classrow;
 	void *table;
 
 	if (q->ip) {
 		table = bpf_map_lookup_elem(&addrs, &side);
 		if (!table)
 			return 0;
-		src = class_row(program, h, h->src_classrow, class_of(table, &q->ends.src));
-		dst = class_row(program, h, h->dst_classrow, class_of(table, &q->ends.dst));
+		src = class_row(program, h, src_rows, class_of(table, &q->ends.src));
+		dst = class_row(program, h, dst_rows, class_of(table, &q->ends.dst));
 	}
 	service = service_row(program, h, q);
 	applying = applying_row(program, h, q);

@@ -268,6 +268,12 @@ func (a *Agent) policyList(name string) (wire.PolicyList, error) {
 		for _, s := range p.VMs {
 			v.Networks = append(v.Networks, fmt.Sprintf("VMs with %q", s))
 		}
+		for _, n := range p.NICs {
+			v.Networks = append(v.Networks, fmt.Sprintf("VMs with %q on %s", n.VMs, n.Network))
+		}
+		for _, s := range p.AddressSets {
+			v.Networks = append(v.Networks, "AddressSet "+s)
+		}
 		if p.Subject != nil {
 			v.Networks = clusterNetworks(snap, p.Subject)
 		}

@@ -103,11 +103,19 @@ func (p port) byPolicy(f *Policy) certainty {
 		return p.bySubject(f.Subject)
 	case f.Any() || slices.Contains(f.Networks, p.network):
 		return yes
-	case len(f.VMs) == 0 || p.nobody || p.pod != nil && p.pod.Owner == OwnerNone:
+	}
+	selectors := slices.Clone(f.VMs)
+	for _, n := range f.NICs {
+		if n.Network == p.network {
+			selectors = append(selectors, n.VMs)
+		}
+	}
+	switch {
+	case len(selectors) == 0 || p.nobody || p.pod != nil && p.pod.Owner == OwnerNone:
 		return no
 	case p.pod == nil || p.pod.Owner != OwnerVM:
 		return maybe
-	case slices.ContainsFunc(f.VMs, func(s Selector) bool { return s.Matches(p.pod.VM) }):
+	case slices.ContainsFunc(selectors, func(s Selector) bool { return s.Matches(p.pod.VM) }):
 		return yes
 	}
 	return no
@@ -141,10 +149,10 @@ func (p port) byPodPolicy(f *PodPolicy) certainty {
 }
 
 // Any says that the policy is applied to every port.
-func (p *Policy) Any() bool { return len(p.Networks) == 0 && !p.ByLabel() }
+func (p *Policy) Any() bool { return len(p.Networks) == 0 && !p.ByLabel() && len(p.AddressSets) == 0 }
 
 // ByLabel says whether the policy selects ports by label, alone or beside networks.
-func (p *Policy) ByLabel() bool { return len(p.VMs) > 0 || p.Subject != nil }
+func (p *Policy) ByLabel() bool { return len(p.VMs) > 0 || len(p.NICs) > 0 || p.Subject != nil }
 
 // ByLabel says whether any policy selects ports by label.
 func (s *Snapshot) ByLabel() bool {
@@ -220,8 +228,10 @@ func (s *Snapshot) emptySet(at port) policy.Set {
 type chunk struct {
 	rules []policy.Rule
 	tier  uint8
-	// all says that they are applied as they are, and not just those that maybe are.
-	all bool
+	// is says whether they are applied to the port. To what has one of local's addresses at
+	// the VM's side they are in any case.
+	is    certainty
+	local []string
 	// isolated are the directions of a rule that drops what is left, in place of rules.
 	isolated policy.Directions
 }
@@ -229,7 +239,7 @@ type chunk struct {
 // same says whether two chunks have the same rules at the same place, which nobody changes.
 func (c *chunk) same(o *chunk) bool {
 	return len(c.rules) == len(o.rules) && unsafe.SliceData(c.rules) == unsafe.SliceData(o.rules) &&
-		c.tier == o.tier && c.all == o.all && c.isolated == o.isolated
+		c.tier == o.tier && c.is == o.is && c.isolated == o.isolated && slices.Equal(c.local, o.local)
 }
 
 // chunks gives what is applied to a port, in the order of judgement.
@@ -240,8 +250,12 @@ func (s *Snapshot) chunks(at port) (out []chunk) {
 		if p.Rank > rankPods {
 			out, pods = append(out, pods...), nil
 		}
-		if c := at.byPolicy(p); c != no && len(p.Rules) > 0 {
-			out = append(out, chunk{rules: p.Rules, tier: tierOf(p.Rank), all: c == yes})
+		c := chunk{rules: p.Rules, tier: tierOf(p.Rank), is: at.byPolicy(p)}
+		if c.is != yes {
+			c.local = p.AddressSets
+		}
+		if len(p.Rules) > 0 && (c.is != no || len(c.local) > 0) {
+			out = append(out, c)
 		}
 	}
 	return append(out, pods...)
@@ -259,7 +273,7 @@ func (s *Snapshot) podChunks(at port) (out []chunk) {
 			isolated |= p.Isolates
 		}
 		if c == yes && len(p.Rules) > 0 {
-			out = append(out, chunk{rules: p.Rules, tier: tierOf(rankPods), all: true})
+			out = append(out, chunk{rules: p.Rules, tier: tierOf(rankPods), is: yes})
 		}
 	}
 	if isolated != 0 {
@@ -282,13 +296,17 @@ func rulesOf(chunks []chunk) []policy.Rule {
 		for i := range c.rules {
 			r := c.rules[i]
 			r.Tier = c.tier
-			if !c.all && r.Action == policy.Pass {
+			if c.is == maybe && r.Action == policy.Pass {
 				// What it spares a packet that another rule drops, or allows, is not known.
 				r.Action = policy.Drop
 			}
-			if c.all || r.Action != policy.Allow && !r.Monitored {
-				out = append(out, r)
+			if c.is == no || c.is == maybe && (r.Action == policy.Allow || r.Monitored) {
+				if len(c.local) == 0 {
+					continue
+				}
+				r.LocalSets = c.local
 			}
+			out = append(out, r)
 		}
 	}
 	if len(out) == 0 {
@@ -302,7 +320,7 @@ func rulesOf(chunks []chunk) []policy.Rule {
 func (s *Snapshot) useLists(set *policy.Set) {
 	for i := range set.Rules {
 		r := &set.Rules[i]
-		for _, names := range [][]string{r.SourceSets, r.DestinationSets} {
+		for _, names := range [][]string{r.SourceSets, r.DestinationSets, r.LocalSets} {
 			for _, n := range names {
 				if set.Lists == nil {
 					set.Lists = map[string][]policy.AddrRange{}

@@ -113,6 +113,67 @@ func TestAppliedTo(t *testing.T) {
 	}
 }
 
+// TestAppliedToNICs: a policy for VMs on a network is at their ports there alone, and one for
+// addresses is at every port, for what is of these.
+func TestAppliedToNICs(t *testing.T) {
+	nics := func(name, network, selector string, rules ...policy.Rule) Policy {
+		p := byLabel(t, name, 1, selector, rules...)
+		p.VMs, p.NICs = nil, []NICs{{network, selectorOf(t, selector)}}
+		return p
+	}
+	moved := nics("moved", "lan", "vm.kubevirt.io/name=db", fwRule(policy.Allow), fwRule(policy.Drop))
+	moved.Rank, moved.AddressSets = 6, []string{"old"}
+	s := &Snapshot{
+		Networks: map[string]Network{"lan": {Name: "lan", Default: policy.Allow}, "far": {Name: "far"}},
+		Policies: []Policy{nics("db", "lan", "vm.kubevirt.io/name=db", fwRule(policy.Allow)), moved},
+		Pods: map[string]Pod{
+			"x/db":    {UID: "1", Owner: OwnerVM, VM: map[string]string{"vm.kubevirt.io/name": "db"}},
+			"x/other": {UID: "2", Owner: OwnerVM, VM: map[string]string{"vm.kubevirt.io/name": "web"}},
+		},
+		lists: map[string]expanded{"old": {ranges: []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix("10.9.0.0/24"))}}},
+	}
+	if s.Policies[0].Any() || s.Policies[1].Any() || !s.ByLabel() {
+		t.Error("a policy for NICs is for any, or for none by label")
+	}
+	texts := func(set policy.Set) string {
+		var out []string
+		for _, r := range set.Rules {
+			text := r.Key.String()
+			if r.LocalSets != nil {
+				text += " at " + strings.Join(r.LocalSets, ",")
+			}
+			out = append(out, text)
+		}
+		return strings.Join(out, " ")
+	}
+	for _, tt := range []struct {
+		network string
+		pod     PodRef
+		want    string
+	}{
+		{"lan", PodRef{"x", "db", "1"}, "db/1 moved/1 moved/2"},
+		{"far", PodRef{"x", "db", "1"}, "moved/1 at old moved/2 at old"},
+		{"", PodRef{"x", "db", "1"}, "moved/1 at old moved/2 at old"},
+		{"lan", PodRef{"x", "other", "2"}, "moved/1 at old moved/2 at old"},
+		{"lan", PodRef{}, "moved/1 at old moved/2 at old"},
+		{"lan", PodRef{"x", "new", "9"}, "moved/1 at old moved/2"}, // the drop for all, the allow for what is sure
+		{"far", PodRef{"x", "new", "9"}, "moved/1 at old moved/2 at old"},
+	} {
+		set := s.PolicySet(tt.network, tt.pod)
+		if got := texts(set); got != tt.want {
+			t.Errorf("%v on %q: rules %q, want %q", tt.pod, tt.network, got, tt.want)
+		}
+		if len(set.Lists["old"]) != 1 && strings.Contains(tt.want, "at old") {
+			t.Errorf("%v on %q: lists %v", tt.pod, tt.network, set.Lists)
+		}
+	}
+	for _, p := range []Policy{{NICs: s.Policies[0].NICs}, {AddressSets: []string{"old"}}} {
+		if v := (&Snapshot{Policies: []Policy{p}}).cacheVersion(); v != cacheVersionPorts {
+			t.Errorf("%+v is stored as version %d, which older agents would take for a policy for any", p, v)
+		}
+	}
+}
+
 // TestOrderOfPodPolicies: MultiNetworkPolicies stand between Environment and
 // Application. What they allow, Application does not drop any more; what they do not
 // allow, it does not allow; of the other direction they say nothing.
@@ -173,7 +234,14 @@ func TestUnknownIsNeverMoreOpen(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				p.VMs = []Selector{selector}
+				if g.IntN(3) > 0 {
+					p.VMs = []Selector{selector}
+				} else {
+					p.NICs = []NICs{{one(g, "lan", "wan"), selector}}
+				}
+				if g.IntN(2) == 0 {
+					p.AddressSets = []string{"some"}
+				}
 			}
 			other = append(other, p)
 		}
@@ -181,6 +249,10 @@ func TestUnknownIsNeverMoreOpen(t *testing.T) {
 			w.cluster = append(w.cluster, g.clusterPolicy(i))
 		}
 		s := w.read(t, other...)
+		s.lists = map[string]expanded{"some": {ranges: []policy.AddrRange{}}}
+		if some := g.packet(w); some.IP {
+			s.lists["some"] = expanded{ranges: []policy.AddrRange{{First: some.Src, Last: some.Src}}}
+		}
 		before := []policy.Set{s.UnknownSet("lan")}
 		for _, pod := range w.pods[:3] { // known to be a VM's, but not of which
 			s.Pods[PodKey(pod.namespace, pod.name)] = Pod{UID: pod.name, Labels: pod.labels, Owner: OwnerUnknown}
@@ -225,11 +297,12 @@ func TestOwnedPods(t *testing.T) {
 		u := *unstructuredOf(vmiKind)
 		u.SetLabels(labels)
 		u.SetNamespace("x")
+		u.SetName("ledger-1")
 		_ = unstructured.SetNestedMap(u.Object, active, "status", "activePods")
 		return u
 	}
 	mine := vmi(map[string]string{"app": "ledger", "kubevirt.io/nodeName": "n1", "vm.kubevirt.io/template": "t", "team.example/x": "y", "kubernetes.io/metadata.name": "forged"}, map[string]any{"uid-1": "n1", "uid-0": "n0"})
-	known := map[string]string{"app": "ledger", "team.example/x": "y", "kubernetes.io/metadata.name": "x"}
+	known := map[string]string{"app": "ledger", "team.example/x": "y", "kubernetes.io/metadata.name": "x", "vm.kubevirt.io/name": "ledger-1"}
 	before := map[string]Pod{"x/p": {UID: "uid-1", Owner: OwnerVM, VM: known}}
 	for what, tt := range map[string]struct {
 		pod  metav1.PartialObjectMetadata

@@ -308,7 +308,7 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].range: rule 7: Inva
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].range: rule 7: Invalid value: "10.0.0.1": want two addresses as 10.0.0.5-10.0.0.9; one address goes under ip
 `},
 		{name: "two fields of a peer", content: badRule(`id: 7, action: Drop, sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet and any: true
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network and any: true
 `},
 		{name: "empty lists", content: badRule(`id: 7, action: Drop, sources: [], services: []`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services: rule 7: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
@@ -343,9 +343,9 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].logLabel: rule 7: Forbidden: t
 policy.yaml:17: FirewallPolicy web: spec.rules[2].logLabel: rule 8: Invalid value: "two words": want at most 63 letters, digits and ._:/@+=- without blanks, as it is one word of a line
 policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported value: "Off": supported values: "Enabled", "Monitor", "Disabled"
 `},
-		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}]`), want: `
+		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}, {network: vlan100, addressSet: a}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: rule 7: Forbidden: is enforced with --source kube alone: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].network: rule 7: Forbidden: this version does not enforce this field: leave it out
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[3]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network and any: true
 `},
 		{name: "excluded without peers", content: badRule(`id: 7, action: Drop, sourcesExcluded: true, destinations: [{any: true}], destinationsExcluded: true`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].destinationsExcluded: rule 7: Invalid value: true: the rule would match nothing: want destinations other than any, or leave it out
@@ -364,11 +364,13 @@ policy.yaml:6: FirewallPolicy web: spec.order: Invalid value: -1: want 0 to 9999
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].network: VLANNetwork "vlan300" does not exist: want one of vlan100, vlan200, or make it
 `},
 		{name: "applied to nothing", content: edit(web, "[{network: vlan100}]", "[]"), want: `
-policy.yaml:7: FirewallPolicy web: spec.appliedTo: Required value: want networks, as [{network: vlan100}], VMs by label, or [{any: true}] for every port
+policy.yaml:7: FirewallPolicy web: spec.appliedTo: Required value: want networks, as [{network: vlan100}], VMs by label, an addressSet, or [{any: true}] for every port
 `},
-		{name: "applied to not enforced", content: edit(web, "[{network: vlan100}]", "[{vm: {}}, {addressSet: a}]"), want: `
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].vm: Forbidden: labels of VMs are known to Kubernetes alone: in a directory of manifests want network or any: true
-policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: this version does not enforce this field: leave it out
+		{name: "applied to not enforced", content: edit(web, "[{network: vlan100}]", "[{vm: {}}, {addressSet: a}, {addressSet: a}, {addressSet: a, network: vlan100}]"), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[0].vm: Forbidden: labels of VMs are known to Kubernetes alone: in a directory of manifests want network, addressSet or any: true
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[2].addressSet: Duplicate value: "a": name each set once
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[3]: Forbidden: has 2 fields: want exactly one of network, vm, addressSet and any: true, or network and vm
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[3].addressSet: Duplicate value: "a": name each set once
 `},
 		{name: "applied to any and more", content: edit(web, "[{network: vlan100}]", "[{network: vlan100}, {any: true}]"), want: `
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out

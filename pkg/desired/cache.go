@@ -20,9 +20,13 @@ import (
 const (
 	cacheVersion      = 1
 	cacheVersionTiers = 2 // with ClusterNetworkPolicies, or rules that do not just decide
+	cacheVersionPorts = 3 // with policies that are applied to NICs of VMs, or by addresses
 )
 
 func (s *Snapshot) cacheVersion() int {
+	if slices.ContainsFunc(s.Policies, func(p Policy) bool { return len(p.NICs)+len(p.AddressSets) > 0 }) {
+		return cacheVersionPorts
+	}
 	for _, n := range s.Networks {
 		if n.Cluster {
 			return cacheVersionTiers
@@ -93,8 +97,8 @@ func load(path string) (*Snapshot, map[key]string, error) {
 	var body cacheBody
 	if err = json.Unmarshal(data, &file); err == nil {
 		switch {
-		case file.Version < cacheVersion || file.Version > cacheVersionTiers:
-			err = fmt.Errorf("has format %d, want %d to %d", file.Version, cacheVersion, cacheVersionTiers)
+		case file.Version < cacheVersion || file.Version > cacheVersionPorts:
+			err = fmt.Errorf("has format %d, want %d to %d", file.Version, cacheVersion, cacheVersionPorts)
 		case sum(file.Body) != file.SHA256:
 			err = errors.New("content does not match its checksum")
 		default:

@@ -93,12 +93,17 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 	var errs field.ErrorList
 	for _, a := range o.Spec.AppliedTo {
 		switch {
+		case a.AddressSet != "":
+			p.AddressSets = append(p.AddressSets, a.AddressSet)
+		case a.Network != "" && a.VM != nil:
+			p.NICs = append(p.NICs, NICs{a.Network, must(&errs, "spec.appliedTo", NewSelector, a.VM)})
 		case a.Network != "":
 			p.Networks = append(p.Networks, a.Network)
 		case a.VM != nil:
 			p.VMs = append(p.VMs, must(&errs, "spec.appliedTo", NewSelector, a.VM))
 		}
 	}
+	slices.Sort(p.AddressSets)
 	for i := range o.Spec.Rules {
 		r := &o.Spec.Rules[i]
 		p.Rules = append(p.Rules, policy.Rule{
@@ -193,9 +198,14 @@ func directions(d v1alpha1.Direction) policy.Directions {
 	}
 }
 
-// setsOf gives the address sets among peers, sorted; nil if there are none.
+// setsOf gives the address sets among peers, those of networks' subnets too, sorted; nil if there are none.
 func setsOf(list []v1alpha1.Peer) []string {
-	return names(list, func(p *v1alpha1.Peer) string { return p.AddressSet })
+	return names(list, func(p *v1alpha1.Peer) string {
+		if p.Network != "" {
+			return SubnetsOf(p.Network)
+		}
+		return p.AddressSet
+	})
 }
 
 // serviceSets is setsOf for services.
@@ -220,7 +230,7 @@ func peers(errs *field.ErrorList, list []v1alpha1.Peer) []policy.AddrRange {
 		switch {
 		case p.Any:
 			return nil
-		case p.AddressSet != "":
+		case p.AddressSet != "" || p.Network != "":
 		case p.IP != "":
 			a := must(errs, "spec.rules", v1alpha1.ParseIP, p.IP)
 			out = append(out, policy.AddrRange{First: a, Last: a})

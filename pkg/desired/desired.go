@@ -57,17 +57,27 @@ type Subnet struct {
 
 // Policy is a FirewallPolicy whose rules are ready to be judged.
 type Policy struct {
-	Name     string        `json:"name"`
-	Category string        `json:"category"`
-	Rank     int           `json:"rank"` // category's place in the order, 0 first
-	Order    int64         `json:"order"`
-	Networks []string      `json:"networks,omitempty"` // appliedTo
-	VMs      []Selector    `json:"vms,omitempty"`      // appliedTo by label; without either it is Any
-	Subject  *Subject      `json:"subject,omitempty"`  // of a ClusterNetworkPolicy, which has neither
-	Rules    []policy.Rule `json:"rules"`
+	Name     string     `json:"name"`
+	Category string     `json:"category"`
+	Rank     int        `json:"rank"` // category's place in the order, 0 first
+	Order    int64      `json:"order"`
+	Networks []string   `json:"networks,omitempty"` // appliedTo
+	VMs      []Selector `json:"vms,omitempty"`      // appliedTo by label
+	NICs     []NICs     `json:"nics,omitempty"`     // the same, on one network alone
+	// AddressSets are appliedTo for what is of their addresses. Without any of these it is Any.
+	AddressSets []string      `json:"addressSets,omitempty"`
+	Subject     *Subject      `json:"subject,omitempty"` // of a ClusterNetworkPolicy, which has neither
+	Rules       []policy.Rule `json:"rules"`
 }
 
-// AddressSet is a named list of addresses that rules name.
+// NICs are those of VMs on a network.
+type NICs struct {
+	Network string   `json:"network"`
+	VMs     Selector `json:"vms"`
+}
+
+// AddressSet is a named list of addresses that rules name. That of a VLANNetwork's
+// subnets is one, too, by [SubnetsOf] its name.
 type AddressSet struct {
 	Name     string             `json:"name"`
 	Ranges   []policy.AddrRange `json:"ranges,omitempty"`   // its own, as policy.MergeRanges has them

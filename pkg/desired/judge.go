@@ -32,18 +32,32 @@ func Judge(objects []unstructured.Unstructured) []Problem {
 	return append(s.Problems, s.overfull()...)
 }
 
-// UnknownPeers says which peers by label of a FirewallPolicy match less than its author
-// may think: VMs whose address nobody knows, or nobody at all. has is whether it has
-// such peers; only then all VMIdentities of the cluster are asked for.
-func UnknownPeers(policy *unstructured.Unstructured, all func() ([]v1alpha1.VMIdentity, error)) (problems []Problem, has bool, err error) {
+// Selected is what a FirewallPolicy selects by label, as far as it is not as its author may
+// think.
+type Selected struct {
+	// HasPeers and HasApplied say whether there are such peers, and such items of appliedTo.
+	HasPeers, HasApplied bool
+	// Peers match less: VMs whose address nobody knows, or nobody at all.
+	Peers []Problem
+	// Applied are items of appliedTo that select nobody.
+	Applied []Problem
+}
+
+// Selects looks at what a FirewallPolicy selects by label. Only if it does are all VMIdentities of
+// the cluster asked for.
+func Selects(policy *unstructured.Unstructured, all func() ([]v1alpha1.VMIdentity, error)) (out Selected, _ error) {
 	d := decodeObject(policy)
 	p, ok := d.value.(Policy)
-	if !ok || len(d.vms) == 0 {
-		return nil, false, nil
+	if !ok {
+		return out, nil
+	}
+	out.HasPeers, out.HasApplied = len(d.vms) > 0, len(p.VMs)+len(p.NICs) > 0
+	if !out.HasPeers && !out.HasApplied {
+		return out, nil
 	}
 	identities, err := all()
 	if err != nil {
-		return nil, true, err
+		return out, err
 	}
 	var holders []holder
 	for i := range identities {
@@ -60,8 +74,23 @@ func UnknownPeers(policy *unstructured.Unstructured, all func() ([]v1alpha1.VMId
 		holders = append(holders, h)
 	}
 	slices.SortFunc(holders, func(a, b holder) int { return strings.Compare(a.name, b.name) })
-	_, problems = putVMPeers(p, d.vms, holders)
-	return problems, true, nil
+	_, out.Peers = putVMPeers(p, d.vms, holders)
+	nobody := func(s Selector, network, where string) {
+		if slices.ContainsFunc(holders, func(h holder) bool {
+			return h.vm != "" && (network == "" || h.network == network) && s.Matches(h.vmLabels())
+		}) {
+			return
+		}
+		out.Applied = append(out.Applied, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: "spec.appliedTo",
+			Message: fmt.Sprintf("vm %q selects no VM%s now: correct the labels, or start the VM", s, where)})
+	}
+	for _, s := range p.VMs {
+		nobody(s, "", "")
+	}
+	for _, n := range p.NICs {
+		nobody(n.VMs, n.Network, " on VLANNetwork "+n.Network)
+	}
+	return out, nil
 }
 
 // overfull tells of the policies that bring a network over the rules that it can
@@ -76,7 +105,7 @@ func (s *Snapshot) overfull() []Problem {
 	for i := range s.Policies {
 		p := &s.Policies[i]
 		on := p.Networks
-		if p.Any() {
+		if p.Any() || len(p.AddressSets) > 0 {
 			on = names
 		}
 		var over []string

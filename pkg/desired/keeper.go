@@ -161,7 +161,15 @@ func build(objects map[key]held, problems []Problem, last *Snapshot) (*Snapshot,
 		}
 	}
 	slices.SortFunc(s.Policies, judgedBefore)
-	s.useSets(func(k key) any { return objects[k].value }, last)
+	s.useSets(func(k key) any {
+		if name, ok := strings.CutPrefix(k.Name, subnetsOf); ok {
+			network := object{key: key{v1alpha1.KindVLANNetwork, name}, value: objects[key{v1alpha1.KindVLANNetwork, name}].value}
+			if set, ok := network.subnets(); ok && set.value != nil { // else it is on other nodes
+				return set.value
+			}
+		}
+		return objects[k].value
+	}, last)
 	slices.SortFunc(s.PodPolicies, func(a, b PodPolicy) int { return a.compare(&b) })
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line),

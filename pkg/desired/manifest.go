@@ -246,7 +246,7 @@ func noVMs(p *v1alpha1.FirewallPolicy) (errs field.ErrorList) {
 	for i, a := range p.Spec.AppliedTo {
 		if a.VM != nil {
 			errs = append(errs, field.Forbidden(field.NewPath("spec", "appliedTo").Index(i).Child("vm"),
-				"labels of VMs are known to Kubernetes alone: in a directory of manifests want network or any: true"))
+				"labels of VMs are known to Kubernetes alone: in a directory of manifests want network, addressSet or any: true"))
 		}
 	}
 	return errs

@@ -25,6 +25,30 @@ func (s AddressSet) equal(o AddressSet) bool {
 		(policy.IDOf(s.Ranges) == policy.IDOf(o.Ranges) || slices.Equal(s.Ranges, o.Ranges))
 }
 
+const subnetsOf = v1alpha1.KindVLANNetwork + " "
+
+// SubnetsOf names the AddressSet of a VLANNetwork's subnets. No AddressSet that somebody
+// made has such a name.
+func SubnetsOf(network string) string { return subnetsOf + network }
+
+// subnets is the AddressSet of a network, if it has subnets or nobody knows.
+func (o *object) subnets() (object, bool) {
+	out := object{key: key{v1alpha1.KindAddressSet, SubnetsOf(o.Name)}, file: o.file, lines: o.lines}
+	switch v := o.value.(type) {
+	case nil:
+		return out, true
+	case Network:
+		set := AddressSet{Name: out.Name}
+		for _, s := range v.Subnets {
+			set.Ranges = append(set.Ranges, policy.RangeOf(s.CIDR))
+		}
+		set.Ranges = policy.MergeRanges(set.Ranges)
+		out.value = set
+		return out, len(v.Subnets) > 0
+	}
+	return out, false
+}
+
 // naming is a place where a policy names a set.
 type naming struct {
 	key          // the set
@@ -35,6 +59,11 @@ type naming struct {
 // namings lists where a policy names sets, each set once.
 func (p *Policy) namings() (out []naming) {
 	seen := map[key]bool{}
+	for _, name := range p.AddressSets {
+		k := key{v1alpha1.KindAddressSet, name}
+		seen[k] = true
+		out = append(out, naming{k, "spec.appliedTo", 0})
+	}
 	for i := range p.Rules {
 		r := &p.Rules[i]
 		add := func(kind string, names []string, list string) {
@@ -191,7 +220,11 @@ func (r *resolver) passSets() (refused bool) {
 	for _, s := range r.of(v1alpha1.KindFirewallPolicy) {
 		v, _ := s.current().(Policy)
 		for _, n := range v.namings() {
-			r.wantSet(s, n.key, fmt.Sprintf("rule %d: ", n.rule), fmt.Sprintf("rule %d of FirewallPolicy %s names it", n.rule, s.Name), func(x any) string {
+			where, who := fmt.Sprintf("rule %d: ", n.rule), fmt.Sprintf("rule %d of FirewallPolicy %s names it", n.rule, s.Name)
+			if n.rule == 0 {
+				where, who = "", fmt.Sprintf("FirewallPolicy %s is applied to it", s.Name)
+			}
+			r.wantSet(s, n.key, where, who, func(x any) string {
 				p, _ := x.(Policy)
 				for _, n2 := range p.namings() {
 					if n2.key == n.key {
@@ -220,7 +253,11 @@ func (r *resolver) wantSet(s *slot, k key, where, who string, field func(any) st
 		if b != nil || at == "" {
 			return nil
 		}
-		return &clash{at, where + r.absent(k.Kind, k.Name), "", "is gone, but " + who + ": take it out there first, or put the set back"}
+		gone := "is gone, but " + who + ": take it out there first, or put the set back"
+		if strings.HasPrefix(k.Name, subnetsOf) {
+			gone = "its subnets are gone, but " + who + ": take it out there first, or put them back"
+		}
+		return &clash{at, where + r.absent(k.Kind, k.Name), "", gone}
 	})
 }
 

@@ -61,6 +61,9 @@ func (p *placement) place(m *manifest, d decoded) {
 		if p.elsewhere[key{v1alpha1.KindVLANTrunk, v.Trunk}] {
 			p.elsewhere[d.key] = true
 			p.far[v.Name] = v.Trunk
+			if o, ok := d.subnets(); ok {
+				m.objects = append(m.objects, o)
+			}
 			return
 		}
 		names, err := p.selectNamespaces(d.namespaces)
@@ -77,12 +80,15 @@ func (p *placement) place(m *manifest, d decoded) {
 			return p.elsewhere[key{v1alpha1.KindVLANNetwork, n}]
 		})
 		if len(here) == 0 {
-			if len(v.Networks) > 0 && len(v.VMs) == 0 {
-				return
-			}
 			here = nil
 		}
-		v.Networks = here // without VMs, nil is every port
+		all := v.Any()
+		v.NICs = slices.DeleteFunc(slices.Clone(v.NICs), func(n NICs) bool {
+			return p.elsewhere[key{v1alpha1.KindVLANNetwork, n.Network}]
+		})
+		if v.Networks = here; v.Any() && !all {
+			return
+		}
 		var notices []Problem
 		d.value, notices = putVMPeers(v, d.vms, p.holders)
 		p.notices = append(p.notices, notices...)

@@ -61,11 +61,15 @@ func TestPlacement(t *testing.T) {
 		fromYAML(t, "VLANNetwork", "a", `{trunk: here, vlan: {id: 1}, defaultAction: Drop, namespaces: {matchLabels: {team: x}}}`),
 		fromYAML(t, "VLANNetwork", "all", `{trunk: here, vlan: {id: 2}, defaultAction: Drop, namespaces: {}}`),
 		fromYAML(t, "VLANNetwork", "bad", `{trunk: here, vlan: {id: 3}, defaultAction: Drop, namespaces: {matchExpressions: [{key: k, operator: Nor}]}}`),
-		fromYAML(t, "VLANNetwork", "far", `{trunk: there, vlan: {id: 1}, defaultAction: Drop}`),
+		fromYAML(t, "VLANNetwork", "far", `{trunk: there, vlan: {id: 1}, defaultAction: Drop, subnets: [{cidr: 10.7.0.0/24}]}`),
+		fromYAML(t, "VLANNetwork", "far-bare", `{trunk: there, vlan: {id: 2}, defaultAction: Drop}`),
 		fromYAML(t, "VLANNetwork", "none", `{trunk: here, vlan: {id: 4}, defaultAction: Drop}`),
 		fromYAML(t, "FirewallPolicy", "any", fmt.Sprintf(policy, `[{any: true}]`)),
 		fromYAML(t, "FirewallPolicy", "both", fmt.Sprintf(policy, `[{network: a}, {network: far}]`)),
 		fromYAML(t, "FirewallPolicy", "far-only", fmt.Sprintf(policy, `[{network: far}]`)),
+		fromYAML(t, "FirewallPolicy", "far-nic", fmt.Sprintf(policy, `[{network: far, vm: {}}]`)),
+		fromYAML(t, "FirewallPolicy", "far-and-set", fmt.Sprintf(policy, `[{network: far}, {network: far, vm: {}}, {addressSet: s}]`)),
+		fromYAML(t, "FirewallPolicy", "nics", fmt.Sprintf(policy, `[{network: far, vm: {}}, {network: a, vm: {}}]`)),
 	}
 	p := placement{node: map[string]string{"rack": "r1"}, elsewhere: map[key]bool{}, far: map[string]string{}, namespaces: []metav1.PartialObjectMetadata{
 		{ObjectMeta: metav1.ObjectMeta{Name: "y", Labels: map[string]string{"team": "y"}}},
@@ -83,16 +87,22 @@ func TestPlacement(t *testing.T) {
 			got[o.Name] = v.Namespaces
 		case Policy:
 			got[o.Name] = v.Networks
+			if len(v.NICs)+len(v.AddressSets) > 0 {
+				got[o.Name] = fmt.Sprint(v.Networks, v.NICs, v.AddressSets)
+			}
+		case AddressSet:
+			got[o.Name] = fmt.Sprint(v.Ranges)
 		default:
 			got[o.Name] = v != nil
 		}
 	}
 	want := map[string]any{"here": true, "a": []string{"x1", "x2"}, "all": []string(nil), "bad": false, "none": []string{},
-		"any": []string(nil), "both": []string{"a"}}
+		"any": []string(nil), "both": []string{"a"},
+		"far-and-set": "[] [] [s]", "nics": "[] [{a }] []", "VLANNetwork far": "[10.7.0.0/24]"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("for this node (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff(map[string]string{"far": "there"}, p.far); d != "" {
+	if d := cmp.Diff(map[string]string{"far": "there", "far-bare": "there"}, p.far); d != "" {
 		t.Errorf("for others (-want +got):\n%s", d)
 	}
 	if len(m.problems) != 1 || m.problems[0].Field != "spec.namespaces" || m.problems[0].Name != "bad" {

@@ -18,6 +18,7 @@ import (
 const (
 	launcherLabel = "kubevirt.io"
 	launcherValue = "virt-launcher"
+	vmNameLabel   = "vm.kubevirt.io/name"
 	onNodeLabel   = "kubevirt.io/nodeName"
 	toNodeLabel   = "kubevirt.io/migrationTargetNodeName"
 )
@@ -101,7 +102,8 @@ func (h podHandler) OnUpdate(before, after any) {
 
 // vmLabels gives, by the UIDs of the pods of this node that VirtualMachineInstances
 // name as theirs, the labels of those that people and policies know them by. Whoever
-// makes VMs writes these, but not the namespace, which is added as namespaces have it.
+// makes VMs writes these, but not the namespace and the name, which are added as namespaces and
+// launcher pods have them.
 func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[string]string {
 	out := map[string]map[string]string{}
 	for i := range vmis {
@@ -111,7 +113,7 @@ func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[stri
 				own[k] = v
 			}
 		}
-		own[corev1.LabelMetadataName] = vmis[i].GetNamespace()
+		own[corev1.LabelMetadataName], own[vmNameLabel] = vmis[i].GetNamespace(), vmis[i].GetName()
 		active, _, _ := unstructured.NestedStringMap(vmis[i].Object, "status", "activePods")
 		for uid, on := range active {
 			if on == node {

@@ -135,6 +135,16 @@ func newResolver(old map[key]held, files []manifest) *resolver {
 			unsure[m.file] = 0
 		}
 	}
+	for _, m := range files {
+		for _, o := range m.objects {
+			if o.Kind != v1alpha1.KindVLANNetwork {
+				continue
+			}
+			if set, ok := o.subnets(); ok { // of two networks of a name neither is taken
+				seen[set.key] = []object{set}
+			}
+		}
+	}
 	for k, objects := range seen {
 		s := r.slots[k]
 		if s == nil {
@@ -180,6 +190,9 @@ func (r *resolver) reportTwins(objects []object) {
 
 func (r *resolver) report(f refusal) {
 	p := Problem{Kind: f.Kind, Name: f.Name, Field: f.field, Message: f.message}
+	if network, ok := strings.CutPrefix(f.Name, subnetsOf); ok {
+		p.Kind, p.Name, p.Field = v1alpha1.KindVLANNetwork, network, "spec.subnets"
+	}
 	switch {
 	case f.next != nil:
 		p.File, p.Line = f.next.file, lineOf(f.next.lines, f.field)
@@ -313,14 +326,18 @@ func (r *resolver) reportAbsent(s *slot) (found bool) {
 	if !ok || s.next == nil {
 		return false
 	}
-	for i, name := range v.Networks {
+	networks := slices.Clone(v.Networks)
+	for _, n := range v.NICs {
+		networks = append(networks, n.Network)
+	}
+	for i, name := range networks {
 		if n := r.slots[key{v1alpha1.KindVLANNetwork, name}]; n != nil && n.current() != nil {
 			continue
 		}
 		// Any was taken apart from networks by validation: indexes agree, unless
-		// VMs stand between them.
+		// others stand between them.
 		at := fmt.Sprintf("spec.appliedTo[%d].network", i)
-		if len(v.VMs) > 0 {
+		if len(v.VMs)+len(v.NICs)+len(v.AddressSets) > 0 {
 			at = "spec.appliedTo"
 		}
 		r.report(refusal{s, at, r.absent(v1alpha1.KindVLANNetwork, name)})
@@ -331,12 +348,18 @@ func (r *resolver) reportAbsent(s *slot) (found bool) {
 
 // absent says of an object that it is not there, and what would be right.
 func (r *resolver) absent(kind, name string) string {
+	if network, ok := strings.CutPrefix(name, subnetsOf); ok {
+		if s := r.slots[key{v1alpha1.KindVLANNetwork, network}]; s == nil || s.current() == nil {
+			return r.absent(v1alpha1.KindVLANNetwork, network)
+		}
+		return name + " has no subnets: give it some, or name the peers by cidr"
+	}
 	if s := r.slots[key{kind, name}]; s != nil && !s.gone {
 		return fmt.Sprintf("%s %s is not in force: correct it", kind, name)
 	}
 	var names []string
 	for _, s := range r.of(kind) {
-		if s.current() != nil && len(names) < 8 {
+		if s.current() != nil && len(names) < 8 && !strings.HasPrefix(s.Name, subnetsOf) {
 			names = append(names, s.Name)
 		}
 	}

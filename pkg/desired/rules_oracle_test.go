@@ -89,7 +89,10 @@ func (w *fwWorld) judge(network string, p policy.Packet) fwVerdict {
 			cmp.Compare(a.Spec.Order, b.Spec.Order), cmp.Compare(a.Name, b.Name))
 	})
 	for _, pol := range all {
-		if !slices.ContainsFunc(pol.Spec.AppliedTo, func(a v1alpha1.AppliedTo) bool { return a.Any || network != "" && a.Network == network }) {
+		own := map[policy.Direction]netip.Addr{policy.In: p.Dst, policy.Out: p.Src}[p.Direction]
+		if !slices.ContainsFunc(pol.Spec.AppliedTo, func(a v1alpha1.AppliedTo) bool {
+			return a.Any || network != "" && a.Network == network || p.IP && a.AddressSet != "" && w.inSet(a.AddressSet, own)
+		}) {
 			continue
 		}
 		for _, r := range pol.Spec.Rules {
@@ -119,7 +122,15 @@ func (w *fwWorld) isPeer(peers []v1alpha1.Peer, excluded, ip bool, a netip.Addr)
 		return true
 	}
 	return ip && excluded != slices.ContainsFunc(peers, func(p v1alpha1.Peer) bool {
-		return p.AddressSet != "" && w.inSet(p.AddressSet, a) || p.AddressSet == "" && inSpan(p.IP+p.CIDR+p.Range, a)
+		switch {
+		case p.AddressSet != "":
+			return w.inSet(p.AddressSet, a)
+		case p.Network != "":
+			return slices.ContainsFunc(w.networks, func(n v1alpha1.VLANNetwork) bool {
+				return n.Name == p.Network && slices.ContainsFunc(n.Spec.Subnets, func(s v1alpha1.Subnet) bool { return inSpan(s.CIDR, a) })
+			})
+		}
+		return inSpan(p.IP+p.CIDR+p.Range, a)
 	})
 }
 
@@ -203,6 +214,8 @@ func (g fwGen) peers() string {
 		kind, text := g.span()
 		if g.IntN(3) == 0 {
 			kind, text = "addressSet", fmt.Sprint("a", g.IntN(4))
+		} else if g.IntN(5) == 0 {
+			kind, text = "network", one(g.npGen, "vlan100", "vlan300")
 		}
 		out = append(out, fmt.Sprintf("{%s: %q}", kind, text))
 	}
@@ -283,7 +296,8 @@ func (g fwGen) rule(id int) string {
 
 func (g fwGen) manifests() string {
 	var s strings.Builder
-	s.WriteString(trunk0 + "---\n" + vlan100 + "---\n" + vlan200)
+	s.WriteString(edit(trunk0, "100-110,200", "100-110,200,300") + "---\n" + edit(vlan100, "10.100.0.0/24, gateway: 10.100.0.1", "10.0.0.0/30") + "---\n" + vlan200 + "---\n" +
+		edit(edit(vlan200, "vlan200", "vlan300"), "id: 200", "id: 300") + "  subnets: [{cidr: fd00::8/125}, {cidr: 10.0.0.4/31}]\n")
 	object := func(kind, name, spec string) {
 		fmt.Fprintf(&s, "---\napiVersion: homeport.dev/v1alpha1\nkind: %s\nmetadata: {name: %s}\nspec:\n%s", kind, name, spec)
 	}
@@ -309,7 +323,8 @@ func (g fwGen) manifests() string {
 	}
 	for i := range 1 + g.IntN(4) {
 		spec := fmt.Sprintf("  category: %s\n  order: %d\n  appliedTo: %s\n  rules:\n", one(g.npGen, "Emergency", "Infrastructure", "Environment", "Application"),
-			g.IntN(3), one(g.npGen, "[{any: true}]", "[{network: vlan100}]", "[{network: vlan200}, {network: vlan100}]"))
+			g.IntN(3), one(g.npGen, "[{any: true}]", "[{network: vlan100}]", "[{network: vlan200}, {network: vlan100}]",
+				"[{addressSet: a1}]", "[{addressSet: a2}, {network: vlan100}, {addressSet: a0}]"))
 		for id := range 1 + g.IntN(5) {
 			spec += g.rule(10 - id)
 		}

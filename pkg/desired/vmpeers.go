@@ -43,7 +43,7 @@ func takeVMPeers(spec *v1alpha1.FirewallPolicySpec) ([]vmPeer, field.ErrorList) 
 	take := func(rule int, source bool, list []v1alpha1.Peer) {
 		sets := 0
 		for i, p := range list {
-			if p.AddressSet != "" {
+			if p.AddressSet != "" || p.Network != "" {
 				sets++
 			}
 			if p.VM == nil {
@@ -83,7 +83,12 @@ func (v *holder) podLabels() labels.Set {
 	if v.vm == "" {
 		return v.labels
 	}
-	return labels.Merge(v.labels, labels.Set{"kubevirt.io": "virt-launcher", "vm.kubevirt.io/name": v.vm})
+	return labels.Merge(v.labels, labels.Set{launcherLabel: launcherValue, vmNameLabel: v.vm})
+}
+
+// vmLabels are the labels by which a FirewallPolicy selects a VM.
+func (v *holder) vmLabels() labels.Set {
+	return labels.Merge(v.labels, labels.Set{corev1.LabelMetadataName: v.namespace, vmNameLabel: v.vm})
 }
 
 // readIdentity takes what rules need from a VMIdentity.
@@ -154,7 +159,7 @@ func (v *vmPeer) list(r *policy.Rule) []policy.AddrRange {
 func (v *vmPeer) find(holders []holder) (out []policy.AddrRange, why string) {
 	var chosen []holder
 	for _, h := range holders {
-		if h.vm != "" && v.selector.Matches(labels.Merge(h.labels, labels.Set{corev1.LabelMetadataName: h.namespace})) {
+		if h.vm != "" && v.selector.Matches(h.vmLabels()) {
 			chosen = append(chosen, h)
 		}
 	}

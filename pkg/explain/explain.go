@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -76,6 +77,9 @@ func Rule(r *policy.Rule) wire.Rule {
 		v.State = string(v1alpha1.RuleMonitor)
 	}
 	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations)
+	if r.LocalSets != nil {
+		v.Local = peerTexts(nil, r.LocalSets, false)
+	}
 	for _, s := range r.ServiceSets {
 		v.Services = append(v.Services, v1alpha1.KindServiceSet+" "+s)
 	}
@@ -89,7 +93,8 @@ func Rule(r *policy.Rule) wire.Rule {
 func peerTexts(ranges []policy.AddrRange, sets []string, not bool) []string {
 	var out []string
 	for _, s := range sets {
-		out = append(out, v1alpha1.KindAddressSet+" "+s)
+		kind, name := kindOf(v1alpha1.KindAddressSet, s)
+		out = append(out, kind+" "+name)
 	}
 	for _, r := range ranges {
 		out = append(out, r.String())
@@ -103,6 +108,14 @@ func peerTexts(ranges []policy.AddrRange, sets []string, not bool) []string {
 	return out
 }
 
+// kindOf says what a set is called: those of networks' subnets have the network's name.
+func kindOf(kind, set string) (string, string) {
+	if network, ok := strings.CutPrefix(set, v1alpha1.KindVLANNetwork+" "); ok {
+		return v1alpha1.KindVLANNetwork, network
+	}
+	return kind, set
+}
+
 // namedSets tells of the sets that rules name, by name.
 func namedSets[T fmt.Stringer](kind string, lists map[string][]T) (out []wire.NamedSet) {
 	for _, name := range slices.Sorted(maps.Keys(lists)) {
@@ -110,7 +123,8 @@ func namedSets[T fmt.Stringer](kind string, lists map[string][]T) (out []wire.Na
 		for _, item := range lists[name] {
 			fmt.Fprintln(sum, item)
 		}
-		out = append(out, wire.NamedSet{Kind: kind, Name: name, Items: len(lists[name]), Hash: hex.EncodeToString(sum.Sum(nil))})
+		kind, text := kindOf(kind, name)
+		out = append(out, wire.NamedSet{Kind: kind, Name: text, Items: len(lists[name]), Hash: hex.EncodeToString(sum.Sum(nil))})
 	}
 	return out
 }

@@ -25,6 +25,13 @@ func ranges(t *testing.T, texts ...string) (out []policy.AddrRange) {
 
 func TestNamedSets(t *testing.T) {
 	sets := namedSets("AddressSet", map[string][]policy.Service{"b": {{Protocol: policy.TCP, First: 1, Last: 2}, {Protocol: policy.TCP, First: 4, Last: 4}}, "a": nil})
+	if s := namedSets("AddressSet", map[string][]policy.Service{"VLANNetwork lan": nil}); s[0].Kind != "VLANNetwork" || s[0].Name != "lan" {
+		t.Errorf("the subnets of a network: %+v", s)
+	}
+	r := Rule(&policy.Rule{Directions: policy.OnlyIn, SourceSets: []string{"VLANNetwork lan", "web"}, LocalSets: []string{"db"}})
+	if len(r.Sources) != 2 || r.Sources[0] != "VLANNetwork lan" || r.Sources[1] != "AddressSet web" || len(r.Local) != 1 || r.Local[0] != "AddressSet db" || r.Destinations != nil {
+		t.Errorf("a rule by sets: %+v", r)
+	}
 	if len(sets) != 2 || sets[0].Name != "a" || sets[0].Items != 0 || sets[1].Items != 2 || sets[1].Kind != "AddressSet" || len(sets[1].Hash) != 64 || sets[0].Hash == sets[1].Hash {
 		t.Errorf("sets that are named: %+v", sets)
 	}

@@ -32,9 +32,18 @@ func Evaluate(set *Set, p Packet) Verdict {
 // Matches says whether one of the set's rules alone would decide about p, were it not monitored.
 func (s *Set) Matches(r *Rule, p Packet) bool {
 	return !r.Disabled && r.Directions.Has(p.Direction) &&
+		(r.LocalSets == nil || p.IP && s.holds(nil, r.LocalSets, p.Local())) &&
 		(r.AnySource() || p.IP && s.holds(r.Sources, r.SourceSets, p.Src) != r.NotSources) &&
 		(r.AnyDestination() || p.IP && s.holds(r.Destinations, r.DestinationSets, p.Dst) != r.NotDestinations) &&
 		(r.AnyService() || p.IP && s.serves(r, p))
+}
+
+// Local is the packet's address at the VM's side.
+func (p *Packet) Local() netip.Addr {
+	if p.Direction == Out {
+		return p.Src
+	}
+	return p.Dst
 }
 
 // AnySource says that every source matches, and frames without one.

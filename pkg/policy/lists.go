@@ -68,14 +68,22 @@ type storedRule struct {
 	Directions string
 }
 
-// withPeers stands before the directions of a rule that names sets or is turned round.
-// Versions that do not know these cannot read such a rule, and so never take it for one
-// whose peers or services are Any, or for its opposite.
-const withPeers = "peers:"
+// What stands before the directions of a rule that earlier versions would take for one that
+// matches more, or for its opposite: they cannot read it then.
+const (
+	withPeers = "peers:" // it names sets or is turned round
+	withLocal = "local:" // it is for some addresses of VMs alone
+)
 
 // MarshalJSON writes the rule as its fields say, but see [withPeers].
 func (r Rule) MarshalJSON() ([]byte, error) {
-	if r.SourceSets == nil && r.DestinationSets == nil && r.ServiceSets == nil && !r.NotSources && !r.NotDestinations {
+	mark := ""
+	switch {
+	case r.LocalSets != nil:
+		mark = withLocal
+	case r.SourceSets != nil || r.DestinationSets != nil || r.ServiceSets != nil || r.NotSources || r.NotDestinations:
+		mark = withPeers
+	default:
 		return json.Marshal(plainRule(r))
 	}
 	text, err := r.Directions.MarshalText()
@@ -83,7 +91,7 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 		return nil, err
 	}
 	plain := plainRule(r)
-	return json.Marshal(storedRule{&plain, withPeers + string(text)})
+	return json.Marshal(storedRule{&plain, mark + string(text)})
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
@@ -92,7 +100,7 @@ func (r *Rule) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &s); err != nil || s.Directions == "" {
 		return err
 	}
-	return r.Directions.UnmarshalText([]byte(strings.TrimPrefix(s.Directions, withPeers)))
+	return r.Directions.UnmarshalText([]byte(strings.TrimPrefix(strings.TrimPrefix(s.Directions, withPeers), withLocal)))
 }
 
 // ListID tells lists of addresses apart by where they are: equal IDs are equal lists.

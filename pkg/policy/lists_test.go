@@ -82,6 +82,12 @@ func TestMatchesSets(t *testing.T) {
 		"all but, no IP":      {Rule{SourceSets: []string{"a"}, NotSources: true}, Packet{Direction: In}, false},
 		"no IP":               {Rule{SourceSets: []string{"a"}}, Packet{Direction: In}, false},
 		"destinations":        {Rule{DestinationSets: []string{"a"}}, Packet{Direction: In, IP: true, Dst: netip.MustParseAddr("::ffff:10.0.0.1")}, true},
+		"at the VM, in":       {Rule{LocalSets: []string{"a", "b"}}, Packet{Direction: In, IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}, true},
+		"at a peer, in":       {Rule{LocalSets: []string{"a"}}, Packet{Direction: In, IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}, false},
+		"at the VM, out":      {Rule{LocalSets: []string{"a"}, DestinationSets: []string{"b"}}, Packet{Direction: Out, IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}, true},
+		"at a peer, out":      {Rule{LocalSets: []string{"b"}}, Packet{Direction: Out, IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2")}, false},
+		"at a VM of nobody":   {Rule{LocalSets: []string{"none"}}, in("10.0.0.1"), false},
+		"at a VM, no IP":      {Rule{LocalSets: []string{"a"}}, Packet{Direction: Out}, false},
 	} {
 		c.rule.Directions = InOut
 		flat := s.Flat(c.rule)
@@ -128,6 +134,8 @@ func TestRuleJSON(t *testing.T) {
 		"destinations": {Rule{Directions: InOut, DestinationSets: []string{"site"}, Services: []Service{{Protocol: TCP, First: 80, Last: 80}}}, false},
 		"services":     {Rule{Directions: InOut, ServiceSets: []string{"web"}}, false},
 		"turned round": {Rule{Directions: InOut, Sources: rangesOf("10.0.0.1"), NotSources: true}, false},
+		"at some VMs":  {Rule{Directions: InOut, LocalSets: []string{"site"}}, false},
+		"and sources":  {Rule{Directions: OnlyIn, LocalSets: []string{"site"}, Sources: rangesOf("10.0.0.1"), NotSources: true}, false},
 		"the other":    {Rule{Directions: InOut, Destinations: rangesOf("10.0.0.1"), NotDestinations: true}, false},
 	} {
 		text, err := json.Marshal(c.rule)

@@ -112,6 +112,9 @@ type Rule struct {
 	SourceSets      []string `json:",omitempty"`
 	DestinationSets []string `json:",omitempty"`
 	ServiceSets     []string `json:",omitempty"`
+	// LocalSets are keys of Lists, too. If there are any, the packet's address at the VM's side, which is
+	// the source of what goes Out and the destination of what comes In, must be in one of them.
+	LocalSets []string `json:",omitempty"`
 	// NotSources and NotDestinations turn a side round: every address matches that is
 	// not among its peers, of either family. What is not IP has none, and matches not.
 	// It means nothing where the peers are Any.
@@ -148,7 +151,7 @@ type Set struct {
 	Variant string `json:",omitempty"`
 	Rules   []Rule
 	Default Action
-	// Lists are the addresses of what rules name by SourceSets and DestinationSets.
+	// Lists are the addresses of what rules name by SourceSets, DestinationSets and LocalSets.
 	// Equal lists of different sets are best one slice: then they are read once.
 	Lists map[string][]AddrRange `json:"-"` // [StoredSets] keeps them
 	// ServiceLists are the services of what rules name by ServiceSets.

@@ -126,10 +126,10 @@ func setsOf(v *wire.PortRules) map[string]*wire.NamedSet {
 	out := map[string]*wire.NamedSet{}
 	for i := range v.Items {
 		r := &v.Items[i].Rule
-		for _, list := range [][]string{r.Sources, r.Destinations, r.Services} {
+		for _, list := range [][]string{r.Sources, r.Destinations, r.Services, r.Local} {
 			for _, item := range list {
 				item = strings.TrimPrefix(item, allBut)
-				if strings.HasPrefix(item, "AddressSet ") || strings.HasPrefix(item, "ServiceSet ") {
+				if slices.ContainsFunc([]string{"AddressSet ", "ServiceSet ", "VLANNetwork "}, func(kind string) bool { return strings.HasPrefix(item, kind) }) {
 					out[item] = nil
 				}
 			}
@@ -222,6 +222,7 @@ func ruleFields(was, is *wire.Rule) (out []string) {
 	list("sources", was.Sources, is.Sources)
 	list("destinations", was.Destinations, is.Destinations)
 	list("services", was.Services, is.Services)
+	list("VM's addresses", was.Local, is.Local)
 	field("stateful", flag(!was.Stateless), flag(!is.Stateless))
 	field("tcpStrict", flag(!was.Loose), flag(!is.Loose))
 	field("log", flag(was.Log), flag(is.Log))
@@ -284,7 +285,7 @@ var changeTone = map[string]tone{"Added": good, "Removed": bad, "Changed": warn,
 
 // ruleText is a rule in one phrase.
 func (p *page) ruleText(r *wire.Rule) string {
-	text := fmt.Sprintf("%s %s, %s -> %s, %s", r.Action, r.Direction, p.some(r.Sources, "Any"), p.some(r.Destinations, "Any"), p.some(r.Services, "Any"))
+	text := fmt.Sprintf("%s %s, %s -> %s, %s", r.Action, p.where(r), p.some(r.Sources, "Any"), p.some(r.Destinations, "Any"), p.some(r.Services, "Any"))
 	add := func(is bool, what string) {
 		if is {
 			text += ", " + what

@@ -39,7 +39,8 @@ func TestCompare(t *testing.T) {
 			was.Items[0].Sources, is.Items[0].Sources = []string{"10.0.0.1", "10.0.0.2"}, []string{"10.0.0.2", "10.0.0.3"}
 			was.Items[0].Destinations, is.Items[0].Destinations = nil, []string{"10.0.0.9"}
 			was.Items[0].Services, is.Items[0].Services = []string{"tcp/80", "tcp/81"}, []string{"tcp/81", "tcp/80"}
-		}, "Changed 1 [sources: +10.0.0.3 -10.0.0.1; destinations: Any -> 10.0.0.9; services: the same in another order]"},
+			was.Items[0].Local = []string{"AddressSet a"}
+		}, "Changed 1 [sources: +10.0.0.3 -10.0.0.1; destinations: Any -> 10.0.0.9; services: the same in another order; VM's addresses: AddressSet a -> Any]"},
 		{"flags", ruleList(1), ruleList(1), func(was, is *wire.PortRules) {
 			was.Items[0].Name, is.Items[0].State, is.Items[0].Direction = "old", "Monitor", "Out"
 			is.Items[0].Stateless, was.Items[0].Loose, is.Items[0].Log, is.Items[0].LogLabel = true, true, true, "x"

@@ -96,9 +96,17 @@ func does(r *wire.Rule) cell {
 	return c
 }
 
+// where is a rule's direction, and at which addresses of VMs it is there.
+func (p *page) where(r *wire.Rule) string {
+	if r.Local == nil {
+		return r.Direction
+	}
+	return r.Direction + " at " + p.some(r.Local, "")
+}
+
 // rule is a rule's row, from its ID on.
 func (p *page) rule(r *wire.Rule) []cell {
-	return []cell{say(r.ID), say(r.Name), does(r), say(r.Direction), say(p.some(r.Sources, "Any")),
+	return []cell{say(r.ID), say(r.Name), does(r), say(p.where(r)), say(p.some(r.Sources, "Any")),
 		say(p.some(r.Destinations, "Any")), say(p.some(r.Services, "Any")), count(r.Packets), count(r.Bytes), say(stamp(r.LastHit))}
 }
 

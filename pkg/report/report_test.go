@@ -131,7 +131,7 @@ func policyList() wire.PolicyList {
 				{ID: 1001, Name: "web", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24", "10.0.1.0/24", "10.0.2.7"},
 					Destinations: []string{"10.0.100.5"}, Services: []string{"tcp/80"}, Packets: 3, Bytes: 222, LastHit: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)},
 				{ID: 1002, Action: "Drop", Stateless: true, Log: true, Direction: "InOut", Services: []string{"tcp/22"}, Packets: 9, Bytes: 666},
-				{ID: 1003, Action: "Drop", State: "Disabled", Direction: "InOut"},
+				{ID: 1003, Action: "Drop", State: "Disabled", Direction: "InOut", Local: []string{"AddressSet payment-vms"}},
 				{ID: 1004, Name: "lock", Action: "Reject", Loose: true, State: "Monitor", Direction: "In", Packets: 41, Bytes: 2460},
 			}},
 		},
@@ -225,8 +225,10 @@ func cases(t *testing.T) map[string]func(Printer) error {
 			same := Compare("web-1", "before.json", was, is)
 			is.Items = append(slices.Clone(is.Items[2:]), is.Items[0], wire.PortRule{Policy: "db", Rule: wire.Rule{ID: 9, Action: "Reject", Direction: "Out", Destinations: []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"}}})
 			is.Items[0].Action = "Reject"
-			was.Sets = []wire.NamedSet{{Kind: "AddressSet", Name: "friends", Items: 100, Hash: "a"}, {Kind: "ServiceSet", Name: "web", Items: 2, Hash: "b"}}
-			is.Sets = []wire.NamedSet{{Kind: "AddressSet", Name: "friends", Items: 101, Hash: "c"}, {Kind: "ServiceSet", Name: "web", Items: 2, Hash: "d"}}
+			was.Sets = []wire.NamedSet{{Kind: "AddressSet", Name: "friends", Items: 100, Hash: "a"}, {Kind: "ServiceSet", Name: "web", Items: 2, Hash: "b"},
+				{Kind: "AddressSet", Name: "payment-vms", Items: 3, Hash: "x"}}
+			is.Sets = []wire.NamedSet{{Kind: "AddressSet", Name: "friends", Items: 101, Hash: "c"}, {Kind: "ServiceSet", Name: "web", Items: 2, Hash: "d"},
+				{Kind: "AddressSet", Name: "payment-vms", Items: 3, Hash: "x"}}
 			is.Default.Action = "Allow"
 			changed := Compare("before.json", "shop/db", was, is)
 			if !p.Format.IsText() {

@@ -47,6 +47,9 @@ const (
 	// ConditionPeersUnknown says whether peers by label of a FirewallPolicy match
 	// less than its author may think. A policy without such peers has none.
 	ConditionPeersUnknown = "PeersUnknown"
+	// ConditionAppliedToNobody says whether what a FirewallPolicy is applied to by label is
+	// nobody. A policy that is applied to nothing by label has none.
+	ConditionAppliedToNobody = "AppliedToNobody"
 	// ConditionMACPinned says whether a VM names the MAC of a VMPort's interface, and
 	// so keeps it at its next start. A port of no known VM has none.
 	ConditionMACPinned = "MACPinned"
@@ -98,6 +101,11 @@ const (
 	ReasonPeersUnknown = "PeersUnknown"
 	// ReasonPeersKnown: the addresses of all VMs that peers select are known.
 	ReasonPeersKnown = "PeersKnown"
+
+	// ReasonNoVMSelected: a vm of appliedTo selects nobody.
+	ReasonNoVMSelected = "NoVMSelected"
+	// ReasonVMsSelected: each selects a VM.
+	ReasonVMsSelected = "VMsSelected"
 
 	// ReasonNodeDown: the port's node is down, so nothing is known of the port.
 	ReasonNodeDown = "NodeDown"

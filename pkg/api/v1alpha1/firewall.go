@@ -34,7 +34,8 @@ type FirewallPolicyStatus struct {
 	// +optional
 	Rules int32 `json:"rules"`
 
-	// Conditions of the policy: Ready, and PeersUnknown where it has peers by label.
+	// Conditions of the policy: Ready, PeersUnknown where it has peers by label, and
+	// AppliedToNobody where it is applied by label.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -101,12 +102,14 @@ const (
 	CategoryApplication    Category = "Application"
 )
 
-// AppliedTo selects ports. Exactly one field is set.
+// AppliedTo selects ports. Exactly one field is set, or both network and vm: the ports of
+// these VMs on that network alone.
 //
 // +kubebuilder:validation:MinProperties=1
-// +kubebuilder:validation:MaxProperties=1
+// +kubebuilder:validation:MaxProperties=2
+// +kubebuilder:validation:XValidation:rule="has(self.network) && has(self.vm) || [has(self.network), has(self.vm), has(self.any), has(self.addressSet)].filter(x, x).size() == 1",message="want exactly one of network, vm, addressSet and any, or network and vm: the VMs' ports on that network"
 type AppliedTo struct {
-	// Network is the name of a VLANNetwork: all its ports.
+	// Network is the name of a VLANNetwork: all its ports, or with vm those of the VMs.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -118,15 +121,18 @@ type AppliedTo struct {
 	Any bool `json:"any,omitempty"`
 
 	// VM selects VMs of all namespaces by their labels, which whoever makes VMs
-	// writes, and by kubernetes.io/metadata.name, the VM's namespace. It is all their
-	// ports, on every network, once KubeVirt confirms whose they are. Until then such a port has
+	// writes, and by kubernetes.io/metadata.name, the VM's namespace, and
+	// vm.kubevirt.io/name, its name. It is all their ports, on every network or on
+	// that of network, once KubeVirt confirms whose they are. Until then such a port has
 	// the policy's rules that drop, and not those that allow. Pods without a VM
 	// are not selected. Read from Kubernetes alone.
 	// +optional
 	VM *metav1.LabelSelector `json:"vm,omitempty"`
 
-	// AddressSet selects ports by the addresses that they hold. Not enforced
-	// by this version.
+	// AddressSet is the name of an AddressSet: every port, for packets whose address at
+	// the VM's side (the source of what it sends, the destination of what it gets) is in
+	// the set. So the policy is where the address is, whoever knows of it. What a VM gets
+	// by broadcast or multicast has no address of its.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	AddressSet string `json:"addressSet,omitempty"`
@@ -273,13 +279,14 @@ type Peer struct {
 	AddressSet string `json:"addressSet,omitempty"`
 
 	// VM selects VMs of all namespaces by their labels, which whoever makes VMs
-	// writes, and by kubernetes.io/metadata.name, the VM's namespace. It is the
-	// addresses that they are known to hold. A VM whose address is unknown does not
+	// writes, and by kubernetes.io/metadata.name, the VM's namespace, and
+	// vm.kubevirt.io/name, its name. It is the addresses that they are known to hold. A VM whose address is unknown does not
 	// match, and is named in condition PeersUnknown. Read from Kubernetes alone.
 	// +optional
 	VM *metav1.LabelSelector `json:"vm,omitempty"`
 
-	// Network is every address of a VLANNetwork. Not enforced by this version.
+	// Network is the name of a VLANNetwork: the addresses of its subnets, which it must
+	// have. It may be on other nodes.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Network string `json:"network,omitempty"`

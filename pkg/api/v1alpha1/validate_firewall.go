@@ -60,15 +60,18 @@ func ValidateFirewallPolicy(f *FirewallPolicy) field.ErrorList {
 
 func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
 	if len(list) == 0 {
-		return field.ErrorList{field.Required(path, "want networks, as [{network: vlan100}], VMs by label, or [{any: true}] for every port")}
+		return field.ErrorList{field.Required(path, "want networks, as [{network: vlan100}], VMs by label, an addressSet, or [{any: true}] for every port")}
 	}
 	var errs field.ErrorList
 	seen := map[string]bool{}
+	sets := map[string]bool{}
 	for i, a := range list {
 		at := path.Index(i)
 		set := 0
 		if a.Network != "" {
 			set++
+		}
+		if a.Network != "" && a.VM == nil {
 			if seen[a.Network] {
 				errs = append(errs, duplicate(at.Child("network"), a.Network, "name each network once"))
 			}
@@ -79,16 +82,21 @@ func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
 			errs = append(errs, alone(at, len(list))...)
 		}
 		if a.VM != nil {
-			set++
+			if a.Network == "" {
+				set++
+			}
 			if _, err := metav1.LabelSelectorAsSelector(a.VM); err != nil {
 				errs = append(errs, field.Invalid(at.Child("vm"), "", err.Error()))
 			}
 		}
 		if a.AddressSet != "" {
 			set++
-			errs = append(errs, notEnforced(at.Child("addressSet")))
+			if sets[a.AddressSet] {
+				errs = append(errs, duplicate(at.Child("addressSet"), a.AddressSet, "name each set once"))
+			}
+			sets[a.AddressSet] = true // the resolver looks for it
 		}
-		errs = append(errs, exactlyOne(at, set, "network, vm and any: true")...)
+		errs = append(errs, exactlyOne(at, set, "network, vm, addressSet and any: true, or network and vm")...)
 	}
 	return errs
 }
@@ -153,9 +161,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 				return
 			}
 			set++
-			if parse == nil {
-				errs = append(errs, notEnforced(at.Child(name)))
-			} else if err := parse(value); err != nil {
+			if err := parse(value); err != nil {
 				errs = append(errs, field.Invalid(at.Child(name), value, err.Error()))
 			}
 		}
@@ -163,7 +169,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 		check("cidr", p.CIDR, func(s string) error { _, err := ParseCIDR(s); return err })
 		check("range", p.Range, func(s string) error { _, _, err := ParseRange(s); return err })
 		check("addressSet", p.AddressSet, func(string) error { return nil }) // the resolver looks for it
-		check("network", p.Network, nil)
+		check("network", p.Network, func(string) error { return nil })
 		if p.VM != nil {
 			set++
 			errs = append(errs, clusterOnly(at.Child("vm")))
@@ -172,7 +178,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 			set++
 			errs = append(errs, alone(at, len(peers))...)
 		}
-		errs = append(errs, exactlyOne(at, set, "ip, cidr, range, addressSet and any: true")...)
+		errs = append(errs, exactlyOne(at, set, "ip, cidr, range, addressSet, network and any: true")...)
 	}
 	return errs
 }

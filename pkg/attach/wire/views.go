@@ -202,8 +202,10 @@ type Rule struct {
 	Sources      []string `json:"sources,omitempty"`
 	Destinations []string `json:"destinations,omitempty"`
 	Services     []string `json:"services,omitempty"`
-	Packets      uint64   `json:"packets"`
-	Bytes        uint64   `json:"bytes"`
+	// Local are AddressSets, one of which must have the address at the VM's side; absent is Any.
+	Local   []string `json:"local,omitempty"`
+	Packets uint64   `json:"packets"`
+	Bytes   uint64   `json:"bytes"`
 	// LastHit is when packets last counted here, to about a second; absent: never.
 	LastHit time.Time `json:"lastHit,omitzero"`
 }

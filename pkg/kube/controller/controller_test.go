@@ -112,6 +112,23 @@ func testPeers(l *lab) {
 	l.says("FirewallPolicy", "by-label", "PeersUnknown", "False", v1alpha1.ReasonPeersKnown)
 	l.patch("VMIdentity", "default/web", `metadata: {labels: {role: other}}`)
 	l.says("FirewallPolicy", "by-label", "PeersUnknown", "True", v1alpha1.ReasonPeersUnknown, "selects no VM now")
+	// The same of whom it is applied to.
+	l.create("FirewallPolicy", "for-vms", `spec: {category: Application, appliedTo: [{network: peers, vm: {matchLabels: {vm.kubevirt.io/name: web}}},
+  {vm: {matchLabels: {role: db}}}], rules: [{id: 1, action: Drop}]}`)
+	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "True", v1alpha1.ReasonNoVMSelected, `vm "role=db" selects no VM now`)
+	l.says("FirewallPolicy", "for-vms", "Ready", "True", v1alpha1.ReasonReady)
+	l.patch("VMIdentity", "default/web", `metadata: {labels: {role: db}}`)
+	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "False", v1alpha1.ReasonVMsSelected)
+	l.patch("FirewallPolicy", "for-vms", `spec: {appliedTo: [{network: other, vm: {matchLabels: {role: db}}}]}`)
+	l.says("FirewallPolicy", "for-vms", "Ready", "False", v1alpha1.ReasonRefused, `VLANNetwork "other" does not exist`)
+	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "True", v1alpha1.ReasonNoVMSelected, `selects no VM on VLANNetwork other now`)
+	l.patch("FirewallPolicy", "for-vms", `spec: {appliedTo: [{network: peers}]}`)
+	l.until("a policy without VMs has no such condition", func() string {
+		if text := fmt.Sprint(l.get("FirewallPolicy", "for-vms").Object["status"]); strings.Contains(text, "AppliedToNobody") {
+			return text
+		}
+		return ""
+	})
 	l.patch("FirewallPolicy", "by-label", `spec: {rules: [{id: 1, action: Allow}]}`)
 	l.until("a policy without peers by label has no such condition", func() string {
 		for _, name := range []string{"by-label", "by-ip"} {

@@ -91,24 +91,30 @@ func (p *policies) reconcile(ctx context.Context, name string) error {
 
 // peers notes whom peers by label do not match.
 func (p *policies) peers(ctx context.Context, u *unstructured.Unstructured, policy *v1alpha1.FirewallPolicy) error {
-	unknown, has, err := desired.UnknownPeers(u, func() ([]v1alpha1.VMIdentity, error) {
+	found, err := desired.Selects(u, func() ([]v1alpha1.VMIdentity, error) {
 		var list v1alpha1.VMIdentityList
 		err := p.List(ctx, &list, client.UnsafeDisableDeepCopy)
 		return list.Items, err
 	})
-	p.note(policy.Name, has)
-	if err != nil || !has {
-		meta.RemoveStatusCondition(&policy.Status.Conditions, v1alpha1.ConditionPeersUnknown)
-		return err
-	}
-	c := condition(policy, v1alpha1.ConditionPeersUnknown, metav1.ConditionFalse, v1alpha1.ReasonPeersKnown, "the addresses of all VMs that peers select are known")
-	if len(unknown) > 0 {
-		var texts []string
-		for _, n := range unknown {
-			texts = append(texts, n.Field+" "+n.Message)
+	p.note(policy.Name, found.HasPeers || found.HasApplied)
+	tell := func(has bool, problems []desired.Problem, typ, bad, good, fine string) {
+		if err != nil || !has {
+			meta.RemoveStatusCondition(&policy.Status.Conditions, typ)
+			return
 		}
-		c = condition(policy, v1alpha1.ConditionPeersUnknown, metav1.ConditionTrue, v1alpha1.ReasonPeersUnknown, some(texts, "; "))
+		c := condition(policy, typ, metav1.ConditionFalse, good, fine)
+		if len(problems) > 0 {
+			var texts []string
+			for _, n := range problems {
+				texts = append(texts, n.Field+" "+n.Message)
+			}
+			c = condition(policy, typ, metav1.ConditionTrue, bad, some(texts, "; "))
+		}
+		meta.SetStatusCondition(&policy.Status.Conditions, c)
 	}
-	meta.SetStatusCondition(&policy.Status.Conditions, c)
-	return nil
+	tell(found.HasPeers, found.Peers, v1alpha1.ConditionPeersUnknown, v1alpha1.ReasonPeersUnknown, v1alpha1.ReasonPeersKnown,
+		"the addresses of all VMs that peers select are known")
+	tell(found.HasApplied, found.Applied, v1alpha1.ConditionAppliedToNobody, v1alpha1.ReasonNoVMSelected, v1alpha1.ReasonVMsSelected,
+		"each vm of appliedTo selects a VM")
+	return err
 }

@@ -169,7 +169,7 @@ func checkSets(set *policy.Set, r *policy.Rule, checked map[policy.ListID]error)
 			return fmt.Errorf("rule %v: ServiceSet %s: %w", r.Key, name, err)
 		}
 	}
-	for _, name := range slices.Concat(r.SourceSets, r.DestinationSets) {
+	for _, name := range slices.Concat(r.SourceSets, r.DestinationSets, r.LocalSets) {
 		list, ok := set.Lists[name]
 		if !ok {
 			return fmt.Errorf("rule %v: address set %q is not known", r.Key, name)

@@ -396,11 +396,12 @@ func (c *Compiler) read(n *compiled, counters Counters) error {
 	for i := range n.rules {
 		r := &n.rules[i]
 		p := peers{
-			src: c.lists.side(r.Sources, r.SourceSets, r.NotSources, n.set.Lists),
-			dst: c.lists.side(r.Destinations, r.DestinationSets, r.NotDestinations, n.set.Lists),
+			src:   c.lists.side(r.Sources, r.SourceSets, r.NotSources, n.set.Lists),
+			dst:   c.lists.side(r.Destinations, r.DestinationSets, r.NotDestinations, n.set.Lists),
+			local: c.lists.side(nil, r.LocalSets, false, n.set.Lists),
 		}
 		n.sides = append(n.sides, p)
-		for _, list := range slices.Concat(p.src.lists, p.dst.lists) {
+		for _, list := range slices.Concat(p.src.lists, p.dst.lists, p.local.lists) {
 			seen[list] = true
 		}
 	}
@@ -514,7 +515,8 @@ func sameRule(a, b *policy.Rule) bool {
 		a.Stateless == b.Stateless && a.Loose == b.Loose && a.Log == b.Log && a.LogLabel == b.LogLabel &&
 		a.Disabled == b.Disabled && a.Monitored == b.Monitored &&
 		sameSlice(a.Sources, b.Sources) && sameSlice(a.Destinations, b.Destinations) && sameSlice(a.Services, b.Services) &&
-		sameSlice(a.SourceSets, b.SourceSets) && sameSlice(a.DestinationSets, b.DestinationSets) && sameSlice(a.ServiceSets, b.ServiceSets)
+		sameSlice(a.SourceSets, b.SourceSets) && sameSlice(a.DestinationSets, b.DestinationSets) &&
+		sameSlice(a.LocalSets, b.LocalSets) && sameSlice(a.ServiceSets, b.ServiceSets)
 }
 
 // mapAt tells one map, which nobody changes, from another.

@@ -86,6 +86,7 @@ type Header struct {
 	SvcGroups      uint32
 	Sportindex     uint32
 	Monitored      uint32
+	LocalClassrow  [2]uint32
 	Parts          [TiersMax]Part
 }
 
@@ -106,6 +107,7 @@ func (h *Header) fields() []*uint32 {
 		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
 		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
 		&h.DirRow[0], &h.DirRow[1], &h.SvcGroups, &h.Sportindex, &h.Monitored,
+		&h.LocalClassrow[0], &h.LocalClassrow[1],
 	}
 	for i := range h.Parts {
 		p := &h.Parts[i]

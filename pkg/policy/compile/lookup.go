@@ -85,8 +85,15 @@ func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 	var src, dst uint32
 	svc := r.SvcNoneRow
 	if pkt.IP {
-		src = r.classRow(r.SrcClassrow, ClassOf(addrs, pkt.Src))
-		dst = r.classRow(r.DstClassrow, ClassOf(addrs, pkt.Dst))
+		srcTable, dstTable := r.SrcClassrow, r.DstClassrow
+		if out := r.LocalClassrow[policy.Out]; out != 0 && pkt.Direction == policy.Out {
+			srcTable = out
+		}
+		if in := r.LocalClassrow[policy.In]; in != 0 && pkt.Direction == policy.In {
+			dstTable = in
+		}
+		src = r.classRow(srcTable, ClassOf(addrs, pkt.Src))
+		dst = r.classRow(dstTable, ClassOf(addrs, pkt.Dst))
 		group, service := uint32(svcIP), uint16(pkt.Protocol)
 		if i := slices.Index(groups[:], pkt.Protocol); i >= 0 && pkt.HasService {
 			group, service = uint32(i), pkt.Service

@@ -65,8 +65,8 @@ func (t *rowTable) number(r row) uint32 {
 	return n
 }
 
-// peers are the two sides of a rule.
-type peers struct{ src, dst side }
+// peers are the two sides of a rule, and what the VM's must be besides.
+type peers struct{ src, dst, local side }
 
 // side has the numbers of one side's lists in [peerLists]: an address that any of them
 // holds matches, or, if not is set, does not.
@@ -87,7 +87,7 @@ type writer struct {
 
 // policy compiles one network. The tables follow the order of hp_header.
 //
-// Row 0 has the rules whose sources and destinations are both Any: the only
+// Row 0 has the rules whose sources and destinations are both Any, at any VM's address: the only
 // ones for frames without addresses, and what both sides of a class past the
 // class tables read. The tables end where all further classes read row 0. Class 0,
 // of addresses that no list holds, is in them: rules that are turned round match it.
@@ -96,7 +96,7 @@ type writer struct {
 func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, sides []peers) (Policy, error) {
 	words := wordsFor(len(rules))
 	t := newRowTable(rowsFor(words))
-	t.number(rowWhere(rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() }))
+	t.number(rowWhere(rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() && r.LocalSets == nil }))
 	noService := rowWhere(rules, func(r *policy.Rule) bool { return r.Services == nil })
 	h := Header{
 		Words:          uint32(words),
@@ -116,8 +116,9 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	}
 	src := c.classRows(t, sides, func(p *peers) *side { return &p.src })
 	dst := c.classRows(t, sides, func(p *peers) *side { return &p.dst })
+	local := c.localRows(t, rules, sides)
 	n := len(src)
-	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 {
+	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 && (local[0] == nil || local[0][n-1] == 0 && local[1][n-1] == 0) {
 		n--
 	}
 	h.Classes = uint32(n)
@@ -140,6 +141,11 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	w := pageWriter{pages: make([]Page, 1)}
 	h.SrcClassrow = w.u16s(src[:n])
 	h.DstClassrow = w.u16s(dst[:n])
+	for d, rows := range local {
+		if rows != nil {
+			h.LocalClassrow[d] = w.u16s(rows[:n])
+		}
+	}
 	h.Rows = w.table(len(t.rows)*words, wordsPerPage, func(b []byte, i int) {
 		binary.NativeEndian.PutUint64(b, t.rows[i/words][i%words])
 	})
@@ -222,6 +228,39 @@ func (c *writer) classRows(t *rowTable, rules []peers, of func(*peers) *side) []
 	for i := range rules {
 		for _, n := range of(&rules[i]).lists {
 			c.naming[n] = c.naming[n][:0]
+		}
+	}
+	return out
+}
+
+// localRows gives, for each direction, each class its row number on the VM's side: the rules
+// that its peers are right for, and its address. Nil: no rule asks for the VM's address.
+func (c *writer) localRows(t *rowTable, rules []policy.Rule, sides []peers) (out [2][]uint16) {
+	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.LocalSets != nil }) {
+		return out
+	}
+	parts := newRowTable(t.most)
+	local := c.classRows(parts, sides, func(p *peers) *side { return &p.local })
+	for d, of := range [2]func(*peers) *side{
+		policy.Out: func(p *peers) *side { return &p.src }, policy.In: func(p *peers) *side { return &p.dst },
+	} {
+		peer := c.classRows(parts, sides, of)
+		if t.full = t.full || parts.full; t.full {
+			return out
+		}
+		known := map[[2]uint16]uint16{}
+		both := make(row, wordsFor(len(rules)))
+		for class := range local {
+			pair := [2]uint16{local[class], peer[class]}
+			n, ok := known[pair]
+			if !ok {
+				for i := range both {
+					both[i] = parts.rows[pair[0]][i] & parts.rows[pair[1]][i]
+				}
+				n = uint16(t.number(both))
+				known[pair] = n
+			}
+			out[d] = append(out[d], n)
 		}
 	}
 	return out

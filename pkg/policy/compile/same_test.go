@@ -15,7 +15,7 @@ import (
 func TestSameRule(t *testing.T) {
 	ranges := []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix("10.0.0.0/8"))}
 	full := policy.Rule{Key: policy.RuleKey{Policy: "p", ID: 1}, Sources: ranges, Destinations: ranges, Services: []policy.Service{{Protocol: 6, Last: 9}},
-		SourceSets: []string{"a"}, DestinationSets: []string{"b"}, ServiceSets: []string{"c"}}
+		SourceSets: []string{"a"}, DestinationSets: []string{"b"}, ServiceSets: []string{"c"}, LocalSets: []string{"d"}}
 	again := full
 	again.Sources = append([]policy.AddrRange{}, ranges...)
 	if !sameRule(&full, &again) || !sameRule(&policy.Rule{}, &policy.Rule{}) {

@@ -98,6 +98,7 @@ func setBugs() []Bug {
 		})},
 		{Name: "sources are not turned round", set: eachRule(func(r *policy.Rule) { r.NotSources = false })},
 		{Name: "destinations are not turned round", set: eachRule(func(r *policy.Rule) { r.NotDestinations = false })},
+		{Name: "the VM's address does not matter", set: eachRule(func(r *policy.Rule) { r.LocalSets = nil })},
 		{Name: "Pass drops", set: eachRule(func(r *policy.Rule) {
 			if r.Action == policy.Pass {
 				r.Action = policy.Drop

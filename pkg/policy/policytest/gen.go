@@ -98,7 +98,7 @@ func (g *Gen) SetN(network string, n int) policy.Set {
 			r.Sources = g.ranges(0)
 		}
 		if i == n-1 && g.rnd.IntN(4) == 0 {
-			r.Sources, r.Destinations, r.Services, r.SourceSets, r.DestinationSets, r.ServiceSets = nil, nil, nil, nil, nil, nil
+			r.Sources, r.Destinations, r.Services, r.SourceSets, r.DestinationSets, r.ServiceSets, r.LocalSets = nil, nil, nil, nil, nil, nil, nil
 		}
 		set.Rules = append(set.Rules, r)
 	}
@@ -126,7 +126,7 @@ func (g *Gen) Wide(network string, n, monitored int) policy.Set {
 }
 
 func isAny(r *policy.Rule) bool {
-	return r.AnySource() && r.AnyDestination() && r.AnyService()
+	return r.AnySource() && r.AnyDestination() && r.AnyService() && r.LocalSets == nil
 }
 
 // lists makes the address sets of a set: the same ones under the same names as sets
@@ -178,6 +178,9 @@ func (g *Gen) nameSets(r *policy.Rule, lists map[string][]policy.AddrRange) {
 	}
 	name(&r.Sources, &r.SourceSets)
 	name(&r.Destinations, &r.DestinationSets)
+	if g.rnd.IntN(6) == 0 {
+		r.LocalSets = some()
+	}
 	r.NotSources, r.NotDestinations = g.rnd.IntN(8) == 0, g.rnd.IntN(8) == 0
 }
 

@@ -53,7 +53,7 @@ func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
 	}
 	for len(out) < n {
 		if len(set.Rules) > 0 && g.rnd.IntN(2) == 0 {
-			if p, ok := g.aim(&set.Rules[g.rnd.IntN(len(set.Rules))]); ok {
+			if p, ok := g.aim(&set.Rules[g.rnd.IntN(len(set.Rules))], set.Lists); ok {
 				out = append(out, p)
 				continue
 			}
@@ -79,10 +79,10 @@ func (g *Gen) PacketFor(set policy.Set, i int) (policy.Packet, bool) {
 // Aim makes a packet that rule i matches if it can.
 func (g *Gen) Aim(set policy.Set, i int) (policy.Packet, bool) {
 	r := set.Flat(set.Rules[i])
-	return g.aim(&r)
+	return g.aim(&r, set.Lists)
 }
 
-// flat is the set without address sets.
+// flat is the set without address sets, but for those of the VM's side.
 func flat(set policy.Set) policy.Set {
 	set.Rules = slices.Clone(set.Rules)
 	for i := range set.Rules {
@@ -91,8 +91,15 @@ func flat(set policy.Set) policy.Set {
 	return set
 }
 
-// aim is Aim for a rule that names no address sets.
-func (g *Gen) aim(r *policy.Rule) (policy.Packet, bool) {
+// aim is Aim for a rule that names no address sets but for the VM's side.
+func (g *Gen) aim(r *policy.Rule, lists map[string][]policy.AddrRange) (policy.Packet, bool) {
+	var local []policy.AddrRange
+	if r.LocalSets != nil {
+		local = []policy.AddrRange{}
+		for _, name := range r.LocalSets {
+			local = append(local, lists[name]...)
+		}
+	}
 	if isAny(r) && g.rnd.IntN(3) == 0 {
 		return policy.Packet{Direction: g.direction(r.Directions)}, true
 	}
@@ -100,6 +107,9 @@ func (g *Gen) aim(r *policy.Rule) (policy.Packet, bool) {
 		p := g.ipPacket(v4)
 		p.Direction = g.direction(r.Directions)
 		ok := g.aimAddr(r.Sources, r.NotSources, v4, &p.Src) && g.aimAddr(r.Destinations, r.NotDestinations, v4, &p.Dst)
+		if own := map[policy.Direction]*netip.Addr{policy.Out: &p.Src, policy.In: &p.Dst}[p.Direction]; ok && g.rnd.IntN(2) == 0 {
+			ok = g.aimAddr(local, false, v4, own) // else those of the peers may do
+		}
 		if ok && r.Services != nil {
 			ok = len(r.Services) > 0
 			if ok {
@@ -242,14 +252,25 @@ func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
 	}
 	for i := range set.Rules {
 		r := &set.Rules[i]
-		g.aroundAddrs(r, r.Sources, func(p policy.Packet, a netip.Addr) { p.Src = a; keep(p) })
-		g.aroundAddrs(r, r.Destinations, func(p policy.Packet, a netip.Addr) { p.Dst = a; keep(p) })
+		one := func() (policy.Packet, bool) { return g.aim(r, set.Lists) }
+		for _, name := range r.LocalSets {
+			g.aroundAddrs(one, set.Lists[name], func(p policy.Packet, a netip.Addr) {
+				if p.Direction == policy.Out {
+					p.Src = a
+				} else {
+					p.Dst = a
+				}
+				keep(p)
+			})
+		}
+		g.aroundAddrs(one, r.Sources, func(p policy.Packet, a netip.Addr) { p.Src = a; keep(p) })
+		g.aroundAddrs(one, r.Destinations, func(p policy.Packet, a netip.Addr) { p.Dst = a; keep(p) })
 		for _, s := range r.Services {
 			one := *r
 			one.Services = []policy.Service{s}
 			around := func(first, last uint16, put func(*policy.Packet, uint16)) {
 				for _, at := range []int{int(first) - 1, int(first), int(last), int(last) + 1} {
-					if p, ok := g.aim(&one); ok && p.HasService && at >= 0 && at <= 0xffff {
+					if p, ok := g.aim(&one, set.Lists); ok && p.HasService && at >= 0 && at <= 0xffff {
 						put(&p, uint16(at))
 						keep(p)
 					}
@@ -260,7 +281,7 @@ func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
 				around(s.SourceFirst, s.SourceLast, func(p *policy.Packet, at uint16) { p.SourcePort = at })
 			}
 		}
-		if p, ok := g.aim(r); ok {
+		if p, ok := one(); ok {
 			p.Direction ^= 1
 			keep(p)
 			p.Direction ^= 1
@@ -272,15 +293,15 @@ func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
 }
 
 // aroundAddrs gives each address on and beside the ends of list, with a packet
-// of its family that r matches otherwise.
-func (g *Gen) aroundAddrs(r *policy.Rule, list []policy.AddrRange, use func(policy.Packet, netip.Addr)) {
+// of its family from aim, which a rule matches otherwise.
+func (g *Gen) aroundAddrs(aim func() (policy.Packet, bool), list []policy.AddrRange, use func(policy.Packet, netip.Addr)) {
 	for _, one := range list {
 		for _, a := range []netip.Addr{one.First.Prev(), one.First, one.Last, one.Last.Next()} {
 			if !a.IsValid() {
 				continue
 			}
 			for range 4 {
-				if p, ok := g.aim(r); ok && p.IP && p.Src.Is4() == a.Is4() {
+				if p, ok := aim(); ok && p.IP && p.Src.Is4() == a.Is4() {
 					use(p, a)
 					break
 				}
