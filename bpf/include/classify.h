@@ -14,6 +14,7 @@
 #define PAGE_WORDS (HP_PAGE_SIZE / 8)
 #define PAGE_ROWS (HP_PAGE_SIZE / 2)
 #define PAGE_RULES (HP_PAGE_SIZE / sizeof(struct hp_rule))
+#define PAGE_PARTS (HP_PAGE_SIZE / 16)
 
 static __always_inline struct page *page_at(void *program, __u32 number)
 {
@@ -74,18 +75,30 @@ static __always_inline int service_row(void *program, const struct hp_header *h,
 
 /*
  * applying_row: the rules of the direction, and of the tiers that are asked, but those
- * that want other source ports.
+ * that want other source ports or TCP flags.
  */
 static __always_inline int applying_row(void *program, const struct hp_header *h, const struct query *q)
 {
 	__u32 dir = q->dir & 1, group = q->group == HP_SVC_SCTP ? 2 : q->group;
-	__u32 row = h->dir_row[dir], index = h->sportindex;
+	__u32 row = h->dir_row[dir], index = h->sportindex, tier = (q->tier - 1U) % HP_TIERS_MAX, flags = 0;
+	struct page *p;
 
-	if (q->tier) {
-		const struct hp_part *part = &h->parts[(q->tier - 1U) % HP_TIERS_MAX];
-
-		row = part->dir_row[dir];
-		index = part->sportindex;
+	if (q->group == HP_SVC_TCP && h->flagindex) {
+		p = page_at(program, h->flagindex);
+		if (!p)
+			return -1;
+		flags = p->rows[q->tcp_flags];
+	}
+	if (flags) {
+		flags = (flags - 1) * (HP_TIERS_MAX + 1) + (q->tier ? tier + 1 : 0);
+		p = page_at(program, h->flagparts + flags / PAGE_PARTS);
+		if (!p)
+			return -1;
+		row = p->parts[flags % PAGE_PARTS].of.dir_row[dir];
+		index = p->parts[flags % PAGE_PARTS].of.sportindex;
+	} else if (q->tier) {
+		row = h->parts[tier].dir_row[dir];
+		index = h->parts[tier].sportindex;
 	}
 	if (!index || (group > HP_SVC_UDP && q->group != HP_SVC_SCTP))
 		return row;

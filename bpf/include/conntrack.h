@@ -266,6 +266,7 @@ static __always_inline void opener_query(const struct track *t, const struct hp_
 	q->service = bpf_ntohs(out ? k->rport : k->lport);
 	q->sport = bpf_ntohs(out ? k->lport : k->rport);
 	q->group = HP_SVC_TCP;
+	q->tcp_flags = TCP_SYN;
 	if (k->proto == PROTO_UDP)
 		q->group = HP_SVC_UDP;
 	if (k->proto == PROTO_SCTP)
@@ -324,6 +325,8 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 		return FORGOTTEN;
 	t->told = flow->told | ended(flow, t->dir); /* for its event, should it end here */
 	opener_query(t, &key.flow, flow->opener, &q);
+	if (flow->migrated > HP_DIRS) /* a rule took a segment like any for its opener */
+		q.tcp_flags = TCP_ACK;
 	r = judge(&q);
 	mine = flow->generation <= t->generation;
 	if (!mine)

@@ -24,6 +24,10 @@ struct page {
 		__u16 rows[HP_PAGE_SIZE / 2];
 		struct hp_rule rules[HP_PAGE_SIZE / sizeof(struct hp_rule)];
 		struct hp_header header;
+		struct {
+			struct hp_part of;
+			__u32 pad;
+		} parts[HP_PAGE_SIZE / 16];
 	};
 };
 

@@ -138,7 +138,7 @@ struct query {
 	__u8 loose : 1;     /* by a rule that picks up TCP in its middle */
 	__u8 more : 1;      /* Pass rules or monitored ones may have a say, too */
 	__u8 log : 1;       /* the rule asks for logs */
-	__u8 pad;
+	__u8 tcp_flags; /* with HP_SVC_TCP */
 	__u16 sport;    /* source port */
 	__u16 position; /* out: of the rule, or behind all that decide */
 	__u16 tier;     /* of search(): the first tier that is asked, or HP_MONITORED */
@@ -399,6 +399,7 @@ static __always_inline __u32 parse_tcp(struct __sk_buff *skb, struct span *s, st
 	if (size < TCP_MIN || (!p->first && s->at + size > s->end))
 		return HP_MALFORMED;
 	p->tcp_flags = tcp->flags;
+	p->query.tcp_flags = tcp->flags;
 	return GO_ON;
 }
 

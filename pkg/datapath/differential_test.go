@@ -224,9 +224,8 @@ type outcome struct {
 	also    []uint32 // counters of Pass rules and of monitored ones, if counts is set
 }
 
-// reference is the verdict of a packet that belongs to no connection. syn is
-// whether a TCP segment opens one.
-func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn bool) (outcome, policy.Verdict) {
+// reference is the verdict of a packet that belongs to no connection.
+func reference(set *policy.Set, counters compile.Counters, p policy.Packet) (outcome, policy.Verdict) {
 	v := policy.Evaluate(set, p)
 	key := policy.DefaultKey(set.Network)
 	allow, drop := policy.ReasonDefaultAllow, policy.ReasonDefaultDrop
@@ -245,7 +244,7 @@ func reference(set *policy.Set, counters compile.Counters, p policy.Packet, syn 
 	}
 	if v.Action == policy.Allow {
 		o.reason = allow
-		if p.IP && p.Protocol == policy.TCP && p.HasService && !syn && (v.Rule < 0 || !set.Rules[v.Rule].Stateless && !set.Rules[v.Rule].Loose) {
+		if p.IP && p.Protocol == policy.TCP && p.HasService && p.Flags&(1|2|4|16) != policy.SYN && (v.Rule < 0 || !set.Rules[v.Rule].Stateless && !set.Rules[v.Rule].Loose) {
 			o.reason, o.counts = policy.ReasonTCPNoState, false
 		}
 	}
@@ -279,7 +278,6 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 	flows := map[portHpFlowKey]bool{}
 	free := uint16(0)
 	for n, p := range packets {
-		syn := n%8 != 0
 		var fresh bool
 		if free, fresh = distinct(flows, p, free); !fresh {
 			b.network(set.Network)
@@ -289,9 +287,9 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 		if n%900 == 0 {
 			b.told.quota()
 		}
-		want, v := reference(set, counters, p, syn)
+		want, v := reference(set, counters, p)
 		rule := v.Rule
-		ret, err := b.progs[p.Direction].Run(&ebpf.RunOptions{Data: frameOf(p, free, syn)})
+		ret, err := b.progs[p.Direction].Run(&ebpf.RunOptions{Data: frameOf(p, free)})
 		if err != nil {
 			return fmt.Errorf("run: %w", err)
 		}
@@ -405,7 +403,7 @@ func as16(a netip.Addr) [16]byte {
 }
 
 // frameOf makes a frame of p by hand: millions are needed.
-func frameOf(p policy.Packet, free uint16, syn bool) []byte {
+func frameOf(p policy.Packet, free uint16) []byte {
 	f := make([]byte, 0, 128)
 	src, dst := testMAC, peerMAC
 	if p.Direction == policy.In {
@@ -415,7 +413,7 @@ func frameOf(p policy.Packet, free uint16, syn bool) []byte {
 	if !p.IP {
 		return append(f, 0x88, 0xcc, 0, 0, 0, 0)
 	}
-	l4 := l4Of(p, free, syn)
+	l4 := l4Of(p, free)
 	part := fragmented(p)
 	if p.Src.Is4() {
 		f = append(f, 0x08, 0x00, 0x45, 0)
@@ -439,17 +437,14 @@ func frameOf(p policy.Packet, free uint16, syn bool) []byte {
 	return append(f, l4...)
 }
 
-func l4Of(p policy.Packet, free uint16, syn bool) []byte {
+func l4Of(p policy.Packet, free uint16) []byte {
 	l4 := make([]byte, 20)
 	switch {
 	case !p.HasService:
 	case policy.HasPorts(p.Protocol):
 		binary.BigEndian.PutUint16(l4, p.SourcePort)
 		binary.BigEndian.PutUint16(l4[2:], p.Service)
-		l4[12], l4[13] = 0x50, 0x10
-		if syn {
-			l4[13] = 0x02
-		}
+		l4[12], l4[13] = 0x50, p.Flags
 	default:
 		binary.BigEndian.PutUint16(l4, p.Service)
 		binary.BigEndian.PutUint16(l4[4:], free)

@@ -144,6 +144,12 @@ func tcp(from, to netip.Addr, sport, dport uint16, flags string) pkt {
 			t.FIN = true
 		case 'R':
 			t.RST = true
+		case 'P':
+			t.PSH = true
+		case 'U':
+			t.URG = true
+		case 'E':
+			t.ECE = true
 		}
 	}
 	return sided(pkt{from: from, to: to, proto: layers.IPProtocolTCP, l4: serialize(&t)})

@@ -128,6 +128,8 @@ type portHpHeader struct {
 	Sportindex     uint32
 	Monitored      uint32
 	LocalClassrow  [2]uint32
+	Flagindex      uint32
+	Flagparts      uint32
 	Parts          [8]struct {
 		_          structs.HostLayout
 		DirRow     [2]uint32

@@ -148,6 +148,33 @@ func (b *bench) waitTicks(n uint32) {
 	}
 }
 
+// TestTCPFlags: rules ask for flags of what belongs to no connection, and a connection is
+// judged again by those of its opener.
+func TestTCPFlags(t *testing.T) {
+	b := newBench(t, Config{})
+	rule := func(id uint32, text string, loose bool) policy.Rule {
+		return policy.Rule{Key: key(id), Action: policy.Allow, Directions: policy.OnlyOut, Services: service(t, text), Loose: loose}
+	}
+	set := policy.Set{Network: "net-a", Default: policy.Drop, Rules: []policy.Rule{
+		{Key: key(1), Action: policy.Drop, Directions: policy.InOut, Services: service(t, "tcp with FIN,PSH,URG")},
+		rule(2, "tcp/80 with SYN,!ECE", false), rule(3, "tcp/81 with ACK,!SYN", true), rule(4, "tcp/82 from 7 with SYN", false),
+	}}
+	b.sync(set)
+	b.port(accessPort())
+	allow, drop, def, est := policy.ReasonRuleAllow, policy.ReasonRuleDrop, policy.ReasonDefaultDrop, policy.ReasonEstablished
+	b.expect("flags", out(tcp(vm4, peer4, 1, 80, "S"), allow), out(tcp(vm4, peer4, 2, 80, "SE"), def), out(tcp(vm4, peer4, 3, 80, "A"), def),
+		out(tcp(vm4, peer4, 4, 80, "FPU"), drop), in(tcp(peer4, vm4, 80, 5, "FPUA"), drop), out(tcp(vm4, peer4, 6, 81, "S"), def), out(tcp(vm4, peer4, 1, 81, "A"), allow),
+		out(tcp(vm4, peer4, 7, 82, "S"), allow), out(tcp(vm4, peer4, 8, 82, "S"), def), out(tcp(vm6, peer6, 9, 80, "S"), allow), out(tcp(vm6, peer6, 9, 82, "S"), def))
+	b.expect("answers", in(tcp(peer4, vm4, 80, 1, "SA"), est), in(tcp(peer4, vm4, 81, 1, "A"), est))
+	// Another rule base, the same rules: both connections stay, each by its opener's flags.
+	set.Rules = append([]policy.Rule{rule(9, "udp/9", false)}, set.Rules...)
+	b.sync(set)
+	b.expect("again", out(tcp(vm4, peer4, 1, 80, "A"), est), in(tcp(peer4, vm4, 81, 1, "A"), est), out(tcp(vm4, peer4, 1, 81, "A"), est))
+	set.Rules[2].Services, set.Rules[3].Services = service(t, "tcp/80 with SYN,ECE"), service(t, "tcp/81 with SYN")
+	b.sync(set)
+	b.expect("by others", out(tcp(vm4, peer4, 1, 80, "A"), def), out(tcp(vm4, peer4, 1, 81, "A"), def))
+}
+
 func TestRevalidation(t *testing.T) {
 	b := newBench(t, Config{})
 	est, allow, drop, def := policy.ReasonEstablished, policy.ReasonRuleAllow, policy.ReasonRuleDrop, policy.ReasonDefaultDrop

@@ -280,6 +280,13 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].any: rule 7: Inval
 		{name: "combinations", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, ports: "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33", sourcePorts: "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services: rule 7: Invalid value: "1 items": come to 1089 services, each port range counted for each of its source port ranges: want at most 1024: name ranges, or split them
 `},
+		{name: "TCP flags", content: badRule(`id: 7, action: Drop, services: [{protocol: TCP, tcpFlags: "SYN,SIN"}, {protocol: TCP, tcpFlags: "ACK,!ack"}, {protocol: UDP, tcpFlags: SYN}, {protocol: ICMP, tcpFlags: SYN}, {protocolNumber: 6, tcpFlags: SYN}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].tcpFlags: rule 7: Invalid value: "SYN,SIN": "SIN" is no TCP flag: want some of FIN, SYN, RST, PSH, ACK, URG, ECE, CWR, as SYN,!ACK
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].tcpFlags: rule 7: Invalid value: "ACK,!ack": ACK is there twice: want each flag once, as ACK or !ACK
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[2].tcpFlags: rule 7: Forbidden: UDP has none: leave it out, or want protocol TCP
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[3].tcpFlags: rule 7: Forbidden: ICMP has none: leave it out, or want protocol TCP
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[4].protocolNumber: rule 7: Forbidden: is all of a protocol: leave the other fields out, or want protocol with its ports or types
+`},
 		{name: "source ports", content: badRule(`id: 7, action: Drop, services: [{protocol: UDP, sourcePorts: "0"}, {protocol: SCTP, sourcePorts: "9-8"}, {protocol: ICMP, sourcePorts: "1"}, {protocol: TCP, ports: "80,0"}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].sourcePorts: rule 7: Invalid value: "0": want ports from 1 to 65535, as "80,443,8000-8010"
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services[1].sourcePorts: rule 7: Invalid value: "9-8": is reversed: want 8-9
@@ -376,7 +383,7 @@ policy.yaml:7: FirewallPolicy web: spec.appliedTo[3].addressSet: Duplicate value
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
 		{name: "unknown keys", content: badRule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, protocolNumber, ports, types, codes, any, sourcePorts, serviceSet
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, protocolNumber, ports, types, codes, any, sourcePorts, tcpFlags, serviceSet
 policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, sourcesExcluded, destinationsExcluded, services, log, logLabel, state
 `},
 	} {

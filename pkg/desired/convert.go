@@ -257,8 +257,11 @@ func services(errs *field.ErrorList, list []v1alpha1.Service) []policy.Service {
 			continue
 		}
 		all := policy.Service{Protocol: protocol(&s), Last: 0xffff}
+		if s.TCPFlags != "" {
+			all.Flags = must(errs, "spec.rules", policy.ParseTCPFlags, s.TCPFlags)
+		}
 		of := func(first, last uint16) policy.Service {
-			return policy.Service{Protocol: all.Protocol, First: first, Last: last}
+			return policy.Service{Protocol: all.Protocol, First: first, Last: last, Flags: all.Flags}
 		}
 		parts := []policy.Service{all}
 		switch {

@@ -165,8 +165,15 @@ func (w *fwWorld) isService(s v1alpha1.Service, p policy.Packet) bool {
 	if p.Protocol != number[s.Protocol] {
 		return false
 	}
-	if s.Ports == "" && s.SourcePorts == "" && len(s.Types) == 0 {
+	if s.Ports == "" && s.SourcePorts == "" && s.TCPFlags == "" && len(s.Types) == 0 {
 		return true
+	}
+	for part := range strings.SplitSeq(s.TCPFlags, ",") {
+		bits := map[string]uint8{"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ECE": 64, "CWR": 128}
+		name, not := strings.CutPrefix(strings.TrimSpace(part), "!")
+		if s.TCPFlags != "" && (p.Flags&bits[strings.ToUpper(name)] != 0) == not {
+			return false
+		}
 	}
 	has := func(list []int32, n uint16) bool { return len(list) == 0 || slices.Contains(list, int32(n)) }
 	return p.HasService && inPorts(s.Ports, p.Service) && inPorts(s.SourcePorts, p.SourcePort) && has(s.Types, p.Service>>8) && has(s.Codes, p.Service&0xff)
@@ -246,6 +253,9 @@ func (g fwGen) service() string {
 		return s + "}"
 	}
 	s := "{protocol: " + one(g.npGen, "TCP", "TCP", "UDP", "SCTP")
+	if strings.HasSuffix(s, "TCP") && g.IntN(4) == 0 {
+		s += fmt.Sprintf(", tcpFlags: %q", one(g.npGen, "SYN", "SYN,!ACK", "!syn, fin", "RST", "!ACK"))
+	}
 	if g.IntN(4) > 0 {
 		s += fmt.Sprintf(", ports: %q", g.ports())
 	}
@@ -352,6 +362,9 @@ func (g fwGen) packet() (p policy.Packet) {
 		p.HasService, p.Service = true, one[uint16](g.npGen, 3, 4, 8)<<8|uint16(g.IntN(3))
 	case first && policy.HasPorts(p.Protocol):
 		p.HasService, p.Service, p.SourcePort = true, uint16(78+g.IntN(10)), uint16(78+g.IntN(10))
+		if p.Protocol == policy.TCP {
+			p.Flags = one[uint8](g.npGen, 2, 2, 2|64, 16, 1|16, 4)
+		}
 	}
 	return p
 }

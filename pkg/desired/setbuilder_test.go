@@ -104,3 +104,58 @@ func TestSetBuilder(t *testing.T) {
 	}
 	t.Logf("of %d sets %d have the rules of before, and %d their lists", all, same, sameLists)
 }
+
+// TestSetBuilderChunks is the same for snapshots whose policies keep their rules, and are
+// applied elsewhere, or whose lists come and go.
+func TestSetBuilderChunks(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	var pool [][]policy.Rule
+	for i := range 4 {
+		var rules []policy.Rule
+		for j := range 1 + r.IntN(3) {
+			rules = append(rules, policy.Rule{Key: policy.RuleKey{Policy: fmt.Sprint("p", i), ID: uint32(j)}, Action: policy.Action(r.IntN(2)), Directions: policy.InOut,
+				SourceSets: []string{string(rune('a' + r.IntN(2)))}, ServiceSets: []string{string(rune('a' + r.IntN(2)))}})
+		}
+		pool = append(pool, rules)
+	}
+	some := func(n int) bool { return r.IntN(n) == 0 }
+	var b SetBuilder
+	for range 2000 {
+		s := &Snapshot{Networks: map[string]Network{"lan": {Default: policy.Action(r.IntN(2))}, "far": {}}, Pods: map[string]Pod{},
+			lists: map[string]expanded{}, serviceLists: map[string][]policy.Service{}}
+		for i, rules := range pool {
+			p := Policy{Name: fmt.Sprint("p", i), Rank: 1 + i%2*5, Rules: rules}
+			if some(2) {
+				p.Networks = []string{"lan"}
+			}
+			if some(3) {
+				p.AddressSets = []string{string(rune('a' + r.IntN(2)))}
+			}
+			if some(3) {
+				p.NICs = []NICs{{"far", selectorOf(t, "app=x")}}
+			}
+			s.Policies = append(s.Policies, p)
+		}
+		if some(2) {
+			s.Pods["x/v"] = Pod{UID: "1", Owner: OwnerVM, VM: map[string]string{"app": []string{"x", "y"}[r.IntN(2)]}}
+		}
+		for _, name := range []string{"a", "b"} {
+			if !some(6) {
+				s.lists[name] = expanded{ranges: []policy.AddrRange{{}}[:r.IntN(2)]}
+			}
+			if !some(6) {
+				s.serviceLists[name] = []policy.Service{{Protocol: uint8(r.IntN(2))}}
+			}
+		}
+		b.Use(s)
+		if got, want := b.PolicySets(), s.PolicySets(); !reflect.DeepEqual(got, want) {
+			t.Fatalf("seed %d: the builder gives\n%+v\nwant\n%+v", seed, got, want)
+		}
+		for _, network := range []string{"lan", "far"} {
+			if got, want := b.PolicySet(network, PodRef{"x", "v", "1"}), s.PolicySet(network, PodRef{"x", "v", "1"}); !reflect.DeepEqual(got, want) {
+				t.Fatalf("seed %d: at a VM's port the builder gives\n%+v\nwant\n%+v", seed, got, want)
+			}
+		}
+	}
+}

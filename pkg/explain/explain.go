@@ -172,6 +172,12 @@ func Packet(in *wire.Packet) (policy.Packet, error) {
 		return p, attach.Invalid("packet.service", err.Error(), "want one as tcp/443, udp/53, icmp/8 or ip/47")
 	}
 	p.Protocol = s.Protocol
+	if p.Protocol == policy.TCP {
+		p.Flags = policy.SYN
+	}
+	if s.Flags != (policy.TCPFlags{}) {
+		return p, attach.Invalid("packet.service", fmt.Sprintf("%q asks for flags", in.Service), "leave them out: it is a SYN")
+	}
 	if IsExtension(p) {
 		return p, attach.Invalid("packet.service", fmt.Sprintf("%d is an extension header in IPv6, behind which comes what rules are asked about", s.Protocol), "want the protocol that follows")
 	}

@@ -75,6 +75,6 @@ func (s *Set) serves(r *Rule, p Packet) bool {
 // Matches says whether an IP packet is one of the service's.
 func (s Service) Matches(p Packet) bool {
 	return s.Protocol == p.Protocol && (s.Whole() ||
-		p.HasService && s.First <= p.Service && p.Service <= s.Last &&
+		p.HasService && s.First <= p.Service && p.Service <= s.Last && s.Flags.Match(p.Flags) &&
 			(s.SourceLast == 0 || s.SourceFirst <= p.SourcePort && p.SourcePort <= s.SourceLast))
 }

@@ -81,10 +81,25 @@ type Service struct {
 	// SourceFirst and SourceLast are source ports of TCP, UDP and SCTP, from 1 on.
 	// Both 0 is any.
 	SourceFirst, SourceLast uint16
+	// Flags are those of TCP.
+	Flags TCPFlags
 }
 
+// TCPFlags says which flags of a TCP header must be how: those of Mask as in Set, which
+// has no others. Bits are those of the header: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE
+// 64, CWR 128. The zero TCPFlags is any.
+type TCPFlags struct{ Mask, Set uint8 }
+
+// Match says whether a header's flags are right.
+func (f TCPFlags) Match(flags uint8) bool { return flags&f.Mask == f.Set }
+
+// SYN are the flags of the packet that opens a TCP connection.
+const SYN uint8 = 2
+
 // Whole says whether the service is all of its protocol.
-func (s Service) Whole() bool { return s.First == 0 && s.Last == 0xffff && s.SourceLast == 0 }
+func (s Service) Whole() bool {
+	return s.First == 0 && s.Last == 0xffff && s.SourceLast == 0 && s.Flags == TCPFlags{}
+}
 
 // RuleKey names a rule for people and for counters: ids are unique and stable
 // within their FirewallPolicy.
@@ -184,6 +199,8 @@ type Packet struct {
 	HasService bool
 	Service    uint16
 	SourcePort uint16
+	// Flags of TCP, where HasService is; see [TCPFlags].
+	Flags uint8
 }
 
 // Verdict is what Evaluate decided and which rule decided it.

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -24,9 +25,48 @@ func ProtocolName(protocol uint8) string {
 	return ip + "/" + strconv.Itoa(int(protocol))
 }
 
+// flagNames are the TCP flags in the order of the header's bits.
+var flagNames = [8]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"}
+
+// String is as "SYN,!ACK": what must be set, and with ! what must not be; "" is any.
+func (f TCPFlags) String() string {
+	var out []string
+	for i, name := range flagNames {
+		switch bit := uint8(1) << i; {
+		case f.Set&bit != 0:
+			out = append(out, name)
+		case f.Mask&bit != 0:
+			out = append(out, "!"+name)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// ParseTCPFlags reads what [TCPFlags.String] gives, in any order and case, with blanks around
+// names. Nothing at all is an error.
+func ParseTCPFlags(text string) (f TCPFlags, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		part = strings.TrimSpace(part)
+		name, not := strings.CutPrefix(part, "!")
+		i := slices.Index(flagNames[:], strings.ToUpper(name))
+		if i < 0 {
+			return TCPFlags{}, fmt.Errorf("%q is no TCP flag: want some of %s, as SYN,!ACK", part, strings.Join(flagNames[:], ", "))
+		}
+		bit := uint8(1) << i
+		if f.Mask&bit != 0 {
+			return TCPFlags{}, fmt.Errorf("%s is there twice: want each flag once, as %s or !%s", flagNames[i], flagNames[i], flagNames[i])
+		}
+		if f.Mask |= bit; !not {
+			f.Set |= bit
+		}
+	}
+	return f, nil
+}
+
 // String is the protocol alone for all of it, as "tcp" or "ip/47", else "tcp/80",
 // "tcp/80-90", "icmp/8" (a type), "icmp/8-10" (types), "icmp/3/4" (type and code) or
-// "icmp/3/4-5/6". Where source ports matter they stand behind it: "udp/53 from 1024-65535".
+// "icmp/3/4-5/6". Where source ports matter they stand behind it: "udp/53 from 1024-65535"; and
+// behind all that TCP flags: "tcp/80 with SYN,!ACK".
 func (s Service) String() string {
 	text := ProtocolName(s.Protocol)
 	if s.First != 0 || s.Last != 0xffff {
@@ -34,6 +74,9 @@ func (s Service) String() string {
 	}
 	if s.SourceLast != 0 {
 		text += " from " + span(s.SourceFirst, s.SourceLast)
+	}
+	if s.Flags != (TCPFlags{}) {
+		text += " with " + s.Flags.String()
 	}
 	return text
 }
@@ -67,6 +110,8 @@ func (s Service) Check() error {
 		return fmt.Errorf("service %v: the end is below the start", s)
 	case s.SourceLast != 0 && (s.SourceFirst == 0 || !HasPorts(s.Protocol)):
 		return fmt.Errorf("service %v: source ports are of tcp, udp and sctp, and from 1 on", s)
+	case s.Flags != TCPFlags{} && (s.Protocol != TCP || s.Flags.Mask == 0 || s.Flags.Set&^s.Flags.Mask != 0):
+		return fmt.Errorf("service %v: flags are of tcp, and those that are set among those that matter", s)
 	case !HasPorts(s.Protocol) && !HasTypes(s.Protocol) && !s.Whole():
 		return fmt.Errorf("service %v: protocol %d has neither ports nor types", s, s.Protocol)
 	}
@@ -98,6 +143,7 @@ func ParseService(text string) (Service, error) {
 }
 
 func parseService(text string) (s Service, err error) {
+	text, flags, hasFlags := strings.Cut(text, " with ")
 	text, from, hasFrom := strings.Cut(text, " from ")
 	name, part, hasPart := strings.Cut(text, "/")
 	s.Last = 0xffff
@@ -111,7 +157,7 @@ func parseService(text string) (s Service, err error) {
 		if s.First, s.Last, err = parseSpan(name+"/", part, one); err != nil {
 			return s, err
 		}
-	case name == ip && hasPart && !hasFrom:
+	case name == ip && hasPart && !hasFrom && !hasFlags:
 		n, err := strconv.ParseUint(part, 10, 8)
 		if err != nil {
 			return s, errors.New("an IP protocol is a number from 0 to 255, as ip/47")
@@ -120,6 +166,11 @@ func parseService(text string) (s Service, err error) {
 	case !known:
 		return s, errors.New("the protocol must be tcp, udp, sctp, icmp, icmpv6, or a number as ip/47")
 	}
+	if hasFlags {
+		if s.Flags, err = ParseTCPFlags(flags); err != nil {
+			return s, err
+		}
+	}
 	if hasFrom {
 		if s.SourceFirst, s.SourceLast, err = parseSpan("from ", from, parsePort); err != nil {
 			return s, err
@@ -127,9 +178,8 @@ func parseService(text string) (s Service, err error) {
 		if s.SourceFirst == 0 {
 			return s, errors.New("source ports are from 1 on")
 		}
-		return s, s.Check()
 	}
-	return s, nil
+	return s, s.Check()
 }
 
 // parseSpan reads one item or two with a dash between; before stands before them in

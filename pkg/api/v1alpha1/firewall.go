@@ -308,7 +308,7 @@ type Service struct {
 	ProtocolNumber *int32 `json:"protocolNumber,omitempty"`
 
 	// Ports are destination ports of TCP, UDP or SCTP, as "80,443,8000-8010".
-	// Absent is every port and, without sourcePorts, every packet of the protocol, also
+	// Absent is every port and, without sourcePorts and tcpFlags, every packet of the protocol, also
 	// non-first fragments, which carry no ports.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
@@ -340,6 +340,13 @@ type Service struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	SourcePorts string `json:"sourcePorts,omitempty"`
+
+	// TCPFlags of TCP, as "SYN,!ACK": flags that must be set, and with ! those that must
+	// not be, of FIN, SYN, RST, PSH, ACK, URG, ECE and CWR. Rules see the SYN of a connection and
+	// what belongs to none, and with stateful: false every packet. Absent is any.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	TCPFlags string `json:"tcpFlags,omitempty"`
 
 	// ServiceSet is the name of a ServiceSet: the services that it has, with those of the
 	// sets that it includes. It is alone in its item.

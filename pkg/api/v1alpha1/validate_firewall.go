@@ -10,6 +10,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
 // Largest values of a policy's order and of the length of a rule's name.
@@ -256,6 +258,14 @@ func validateService(path *field.Path, s *Service) field.ErrorList {
 				errs = append(errs, field.Invalid(path.Child(name), text, err.Error()))
 			}
 		}
+		if s.TCPFlags != "" {
+			at := path.Child("tcpFlags")
+			if _, err := policy.ParseTCPFlags(s.TCPFlags); err != nil {
+				errs = append(errs, field.Invalid(at, s.TCPFlags, err.Error()))
+			} else if s.Protocol != ProtocolTCP {
+				errs = append(errs, field.Forbidden(at, fmt.Sprintf("%s has none: leave it out, or want protocol TCP", s.Protocol)))
+			}
+		}
 		ports("ports", s.Ports)
 		ports("sourcePorts", s.SourcePorts)
 		return errs
@@ -269,6 +279,9 @@ func validateService(path *field.Path, s *Service) field.ErrorList {
 	}
 	none("ports", s.Ports)
 	none("sourcePorts", s.SourcePorts)
+	if s.TCPFlags != "" {
+		errs = append(errs, field.Forbidden(path.Child("tcpFlags"), fmt.Sprintf("%s has none: leave it out, or want protocol TCP", s.Protocol)))
+	}
 	errs = append(errs, notEmpty(path.Child("types"), s.Types)...)
 	errs = append(errs, notEmpty(path.Child("codes"), s.Codes)...)
 	if s.Codes != nil && len(s.Types) != 1 {

@@ -411,6 +411,44 @@ func bigInput(tb testing.TB, networks, prefixes int) compile.Input {
 	return compile.Input{Sets: sets, Counters: counters}
 }
 
+// Rules can tell some combinations of TCP flags apart, and not any number of them.
+func TestTooManyFlags(t *testing.T) {
+	set := func(demands int) policy.Set {
+		s := policy.Set{Network: "n"}
+		for i := range demands {
+			s.Rules = append(s.Rules, policy.Rule{Key: policy.RuleKey{Policy: "p", ID: uint32(i)}, Directions: policy.InOut,
+				Services: []policy.Service{{Protocol: policy.TCP, Last: 0xffff, Flags: policy.TCPFlags{Mask: 0xff, Set: uint8(i)}}}})
+		}
+		return s
+	}
+	for demands, fits := range map[int]bool{1: true, 63: true, 64: false, 65: false, 256: false} {
+		counters, err := compile.Allocate(nil, []policy.Set{set(demands)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := compile.Build(compile.Input{Sets: []policy.Set{set(demands)}, Counters: counters})
+		if !fits {
+			if err == nil || !strings.Contains(err.Error(), "more than 64 combinations of TCP flags apart") {
+				t.Errorf("%d demands: %v", demands, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for flags := range 256 {
+			m, err := compile.Lookup(p, "n", policy.Packet{IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Protocol: policy.TCP, HasService: true, Flags: uint8(flags)})
+			want := counters[policy.DefaultKey("n")]
+			if flags < demands {
+				want = counters[policy.RuleKey{Policy: "p", ID: uint32(flags)}]
+			}
+			if err != nil || m.Counter != want {
+				t.Errorf("of %d demands flags %#x meet counter %d, %v; want %d", demands, flags, m.Counter, err, want)
+			}
+		}
+	}
+}
+
 func BenchmarkBuild(b *testing.B) {
 	for _, size := range []struct{ networks, prefixes int }{
 		{1, 256}, {100, 25600}, {1, 100_000}, {10, 100_000}, {20, 1_000_000},

@@ -266,3 +266,81 @@ func TestCompilerSharedLists(t *testing.T) {
 		})
 	}
 }
+
+// TestCompilerSharedMaps: sets that share a map of lists, of which they name some, and get
+// another one, all of them or some, come to what they come to for a new compiler.
+func TestCompilerSharedMaps(t *testing.T) {
+	patched := 0
+	for range 20 {
+		seed := policytest.Seed(t)
+		g, rnd := policytest.New(seed), rand.New(rand.NewPCG(seed, 5))
+		var c compile.Compiler
+		var counters compile.Counters
+		lists := map[string][]policy.AddrRange{}
+		for i := range 8 {
+			base := netip.AddrFrom4([4]byte{10, 20, byte(i), 0})
+			lists[fmt.Sprint("l", i)] = []policy.AddrRange{policy.RangeOf(netip.PrefixFrom(base, 26)), policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 21, 0, byte(i % 3)}), 32))}
+		}
+		name := func() []string { return []string{fmt.Sprint("l", rnd.IntN(8))} }
+		var sets []policy.Set
+		for i := range 3 {
+			s := policy.Set{Network: fmt.Sprint("net-", i), Lists: lists}
+			for j := range 4 {
+				s.Rules = append(s.Rules, policy.Rule{Key: policy.RuleKey{Policy: s.Network, ID: uint32(j)}, Directions: policy.InOut, Action: policy.Allow, SourceSets: name()})
+			}
+			sets = append(sets, s)
+		}
+		for step := range 30 {
+			next := maps.Clone(lists)
+			for range rnd.IntN(3) {
+				n := name()[0]
+				next[n] = policy.MergeRanges(append(slices.Clone(next[n]), policy.AddrRange{First: netip.AddrFrom4([4]byte{10, 22, byte(step), 1}), Last: netip.AddrFrom4([4]byte{10, 22, byte(step), byte(1 + rnd.IntN(3))})}))
+			}
+			for i := range sets {
+				switch rnd.IntN(8) {
+				case 0: // keeps the old ones
+				case 1:
+					sets[i].Rules = slices.Clone(sets[i].Rules)
+					sets[i].Rules[rnd.IntN(4)].SourceSets = name()
+					fallthrough
+				default:
+					sets[i].Lists = next
+				}
+			}
+			if rnd.IntN(2) == 0 {
+				lists = next
+			}
+			var err error
+			if counters, err = c.Allocate(counters, sets); err != nil {
+				t.Fatal(err)
+			}
+			in := compile.Input{Sets: sets, Counters: counters}
+			got, err := c.Build(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := compile.Build(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if compile.Patched(&c) {
+				patched++
+			}
+			if err := alike(got, want); err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			}
+			for _, set := range sets {
+				for _, pkt := range g.Packets(set, 60) {
+					x, errX := compile.Lookup(got, set.ID(), pkt)
+					y, errY := compile.Lookup(want, set.ID(), pkt)
+					if errX != nil || errY != nil || !reflect.DeepEqual(x, y) {
+						t.Fatalf("step %d: %+v: %+v, %v; a new one's %+v, %v", step, pkt, x, errX, y, errY)
+					}
+				}
+			}
+		}
+	}
+	if patched < 50 {
+		t.Errorf("classes were changed %d times, and not made anew: want more", patched)
+	}
+}

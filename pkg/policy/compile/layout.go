@@ -23,6 +23,9 @@ const (
 	ServicesTotal = 1 << 20
 	// TiersMax is HP_TIERS_MAX: tiers that rules can be of, from 0 on.
 	TiersMax = 8
+	// FlagsMax is how many different demands on TCP flags one network's rules can make, and how
+	// many groups of flags these can tell apart.
+	FlagsMax = 64
 	// RowsMax is what a 16-bit row number can tell apart in one network.
 	RowsMax = 1 << 16
 	// RowBytesMax bounds what all rows of one network take.
@@ -46,7 +49,11 @@ const (
 	u16sPerPage  = PageSize / 2
 	rulesPerPage = PageSize / 16
 	wordsPerPage = PageSize / 8
+	partsPerPage = PageSize / 16
 )
+
+// partsBehind is how many parts a group of TCP flags has in the table behind Flagparts.
+const partsBehind = 1 + TiersMax
 
 // The groups of the service index: enum hp_svc_group.
 const (
@@ -87,10 +94,12 @@ type Header struct {
 	Sportindex     uint32
 	Monitored      uint32
 	LocalClassrow  [2]uint32
+	Flagindex      uint32
+	Flagparts      uint32
 	Parts          [TiersMax]Part
 }
 
-// Part is struct hp_part: rows of some rules alone.
+// Part is struct hp_part but for its padding: rows of some rules alone.
 type Part struct {
 	DirRow     [2]uint32
 	Sportindex uint32
@@ -107,7 +116,7 @@ func (h *Header) fields() []*uint32 {
 		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
 		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
 		&h.DirRow[0], &h.DirRow[1], &h.SvcGroups, &h.Sportindex, &h.Monitored,
-		&h.LocalClassrow[0], &h.LocalClassrow[1],
+		&h.LocalClassrow[0], &h.LocalClassrow[1], &h.Flagindex, &h.Flagparts,
 	}
 	for i := range h.Parts {
 		p := &h.Parts[i]

@@ -101,7 +101,7 @@ func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 		svc = r.indexed(r.Svcindex+group, service)
 	}
 	var m Match
-	part := Part{r.DirRow, r.Sportindex}
+	part := -1
 	for range TiersMax {
 		at, found := r.winner(src, dst, svc, r.applying(part, pkt))
 		if found && at >= r.Rules+r.Monitored {
@@ -114,13 +114,13 @@ func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 			rule := r.rule(at)
 			if link := rule.flags >> ruleLinkShift; policy.Action(rule.action) == policy.Pass && link > 0 && link < TiersMax {
 				m.Also = append(m.Also, rule.counter)
-				part = r.Parts[link-1]
+				part = int(link) - 1
 				continue
 			}
 			m.Action, m.Counter, m.RuleID = policy.Action(rule.action), rule.counter, rule.ruleID
 		}
 		if r.Monitored > 0 {
-			if monitored, found := r.winner(src, dst, svc, r.applying(r.Parts[partMonitored], pkt)); found {
+			if monitored, found := r.winner(src, dst, svc, r.applying(partMonitored, pkt)); found {
 				if rule := r.rule(monitored); rule.flags>>ruleLinkShift <= at {
 					m.Also = append(m.Also, rule.counter)
 				}
@@ -134,7 +134,18 @@ func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
 
 // applying is the row of a part's rules that apply in the packet's direction, but those
 // that want other source ports.
-func (r *reader) applying(p Part, pkt policy.Packet) uint32 {
+func (r *reader) applying(part int, pkt policy.Packet) uint32 {
+	p := Part{r.DirRow, r.Sportindex}
+	if part >= 0 {
+		p = r.Parts[part]
+	}
+	if r.Flagindex != 0 && pkt.IP && pkt.Protocol == policy.TCP && pkt.HasService {
+		if group := r.u16(r.Flagindex, uint32(pkt.Flags)); group > 0 {
+			at := (group-1)*partsBehind + uint32(part+1)
+			b := r.bytes(r.Flagparts+at/partsPerPage, at%partsPerPage*16, 12)
+			p = Part{[2]uint32{binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])}, binary.NativeEndian.Uint32(b[8:])}
+		}
+	}
 	if i := slices.Index(portGroups[:], pkt.Protocol); i >= 0 && pkt.IP && pkt.HasService && p.Sportindex != 0 {
 		return r.indexed(p.Sportindex+uint32(pkt.Direction)*uint32(len(portGroups))+uint32(i), pkt.SourcePort)
 	}

@@ -107,7 +107,11 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 		SvcGroups:      svcGroups,
 		Monitored:      uint32(len(places)),
 	}
-	parts := partsOf(rules)
+	flags, err := flagGroups(rules)
+	if err != nil {
+		return Policy{}, err
+	}
+	parts := partsOf(rules, flags)
 	applying := make([][2]uint32, len(parts))
 	for i, p := range parts {
 		for _, d := range []policy.Direction{policy.Out, policy.In} {
@@ -152,16 +156,28 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	h.Svcindex = w.u16s(index)
 	h.Svcchunk = uint32(len(w.pages))
 	w.pages = append(w.pages, chunks.pages...)
+	behind := make([]Part, partsBehind*max(0, len(flags.like)-1))
 	for i, p := range parts {
 		out := Part{DirRow: applying[i]}
 		if sports[i] != nil {
 			out.Sportindex = w.u16s(sports[i])
 		}
-		if p.at < 0 {
+		switch {
+		case p.flags > 0:
+			behind[(p.flags-1)*partsBehind+p.at+1] = out
+		case p.at < 0:
 			h.DirRow, h.Sportindex = out.DirRow, out.Sportindex
-		} else {
+		default:
 			h.Parts[p.at] = out
 		}
+	}
+	if flags.of != nil {
+		h.Flagindex = w.u16s(flags.of)
+		h.Flagparts = w.table(len(behind), partsPerPage, func(b []byte, i int) {
+			for n, v := range [...]uint32{behind[i].DirRow[0], behind[i].DirRow[1], behind[i].Sportindex} {
+				binary.NativeEndian.PutUint32(b[4*n:], v)
+			}
+		})
 	}
 	h.Meta = w.table(len(rules), rulesPerPage, func(b []byte, i int) {
 		r := &rules[i]
@@ -279,7 +295,7 @@ func (c *chunkTable) number(chunk *Page) uint16 {
 		if c.numbers == nil {
 			c.numbers = map[Page]uint16{}
 		}
-		n = uint16(len(c.pages)) // there are at most (svcGroups + (1+TiersMax)*2*len(portGroups)) * 256
+		n = uint16(len(c.pages)) // there are at most (svcGroups + FlagsMax*(1+TiersMax)*2*len(portGroups)) * 256, and the pages of a program are fewer
 		c.numbers[*chunk] = n
 		c.pages = append(c.pages, *chunk)
 	}
@@ -316,16 +332,54 @@ func serviceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, noServic
 	}))...)
 }
 
+// groupsOfFlags are the TCP flags that rules do not tell apart.
+type groupsOfFlags struct {
+	of   []uint16 // by flags, the number of their group; that of none is 0. Nil: no rule asks for flags
+	like []uint8  // by number, some flags of the group
+}
+
+func flagGroups(rules []policy.Rule) (g groupsOfFlags, _ error) {
+	var demands []policy.TCPFlags
+	for i := range rules {
+		for _, s := range rules[i].Services {
+			if s.Flags.Mask != 0 && !slices.Contains(demands, s.Flags) {
+				demands = append(demands, s.Flags)
+			}
+		}
+	}
+	if demands == nil {
+		return g, nil
+	}
+	numbers := map[uint64]uint16{} // by which demands are met
+	for flags := range 256 {
+		met := uint64(0)
+		for i, d := range demands[:min(len(demands), FlagsMax)] {
+			if d.Match(uint8(flags)) {
+				met |= 1 << i
+			}
+		}
+		if _, known := numbers[met]; !known {
+			numbers[met] = uint16(len(g.like))
+			g.like = append(g.like, uint8(flags))
+		}
+		g.of = append(g.of, numbers[met])
+	}
+	if len(demands) > FlagsMax || len(g.like) > FlagsMax {
+		return g, fmt.Errorf("its rules tell more than %d combinations of TCP flags apart: ask for fewer", FlagsMax)
+	}
+	return g, nil
+}
+
 // sourceIndex gives the index of source ports for each direction and group with ports:
 // the rules of that direction, and of those that has names, which do not ask for other
 // ones. Nil: none asks.
 func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, has func(*policy.Rule) bool) (out []uint16) {
-	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return has(&r) && slices.ContainsFunc(r.Services, asks) }) {
+	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return has(&r) && slices.ContainsFunc(r.Services, asksSource) }) {
 		return nil
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
 		for _, protocol := range portGroups {
-			asking := func(s policy.Service) bool { return s.Protocol == protocol && asks(s) }
+			asking := func(s policy.Service) bool { return s.Protocol == protocol && asksSource(s) }
 			judged := rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && has(r) && !slices.ContainsFunc(r.Services, asking) })
 			cuts := cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) { return s.SourceFirst, s.SourceLast, asking(s) })
 			cuts = slices.DeleteFunc(cuts, func(c cut) bool { return !applies(&rules[c.rule], d) || !has(&rules[c.rule]) })
@@ -335,19 +389,21 @@ func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, has func(
 	return out
 }
 
-// asks says whether a service wants source ports.
-func asks(s policy.Service) bool { return s.SourceLast != 0 }
+// asksSource says whether a service wants source ports, and asks whether it wants these or flags.
+func asksSource(s policy.Service) bool { return s.SourceLast != 0 }
+func asks(s policy.Service) bool       { return asksSource(s) || s.Flags.Mask != 0 }
 
 // part is a choice of rules for which the header has rows: all (at is -1), or those of
-// its Parts[at].
+// its Parts[at]; and of these all but what wants other TCP flags than those of a group.
 type part struct {
-	at  int
-	has func(*policy.Rule) bool
+	at    int
+	flags int
+	has   func(*policy.Rule) bool
 }
 
 // partsOf gives the parts that judging needs.
-func partsOf(rules []policy.Rule) []part {
-	parts := []part{{-1, func(*policy.Rule) bool { return true }}}
+func partsOf(rules []policy.Rule, flags groupsOfFlags) []part {
+	parts := []part{{-1, 0, func(*policy.Rule) bool { return true }}}
 	var leads [TiersMax]bool // that a Pass rule leads to a tier
 	monitored := false
 	for i := range rules {
@@ -359,13 +415,26 @@ func partsOf(rules []policy.Rule) []part {
 	}
 	for tier, is := range leads {
 		if is {
-			parts = append(parts, part{tier - 1, func(r *policy.Rule) bool { return !r.Monitored && int(r.Tier) >= tier }})
+			parts = append(parts, part{tier - 1, 0, func(r *policy.Rule) bool { return !r.Monitored && int(r.Tier) >= tier }})
 		}
 	}
 	if monitored {
-		parts = append(parts, part{partMonitored, func(r *policy.Rule) bool { return r.Monitored }})
+		parts = append(parts, part{partMonitored, 0, func(r *policy.Rule) bool { return r.Monitored }})
 	}
-	return parts
+	// Those without flags are group 0, and so are packets that are not TCP: what wants flags has
+	// no other services.
+	var grouped []part
+	for group, like := range flags.like {
+		for _, p := range parts {
+			grouped = append(grouped, part{p.at, group, func(r *policy.Rule) bool {
+				return p.has(r) && (len(r.Services) == 0 || r.Services[0].Flags.Match(like))
+			}})
+		}
+	}
+	if grouped == nil {
+		return parts
+	}
+	return grouped
 }
 
 // applies says whether a rule is judged in a direction.
@@ -373,7 +442,8 @@ func applies(r *policy.Rule, d policy.Direction) bool { return r.Directions.Has(
 
 // lines are a set's rules in a form that rows can say, with the services of the sets that
 // they name: source and destination ports have
-// a row each, so of one protocol all services of a line ask for the same source ports.
+// a row each, so of one protocol all services of a line ask for the same source ports; and TCP flags
+// have one with direction, so all services of a line are TCP with the same, or none asks for any.
 // A rule that has others stands there once for each. The set has passed check.
 func lines(set *policy.Set) ([]policy.Rule, error) {
 	total := 0
@@ -397,10 +467,12 @@ func lines(set *policy.Set) ([]policy.Rule, error) {
 			out = append(out, r)
 			continue
 		}
-		for _, services := range sameSources(r.Services) {
-			line := r
-			line.Services = services
-			out = append(out, line)
+		for _, same := range sameFlags(r.Services) {
+			for _, services := range sameSources(same) {
+				line := r
+				line.Services = services
+				out = append(out, line)
+			}
 		}
 		if len(out) > RulesMax {
 			return nil, fmt.Errorf("its %d rules (%s) ask for so many combinations of source and destination ports that they count as more than the %d that a network can have, by rule %v: "+
@@ -439,7 +511,21 @@ func Lines(set *policy.Set) int {
 	return len(rules)
 }
 
-// sameSources parts services, so that those of one protocol in a part ask for the same
+// sameFlags parts services by the TCP flags that they ask for, those that ask for none first.
+func sameFlags(list []policy.Service) (parts [][]policy.Service) {
+	by := map[policy.TCPFlags][]policy.Service{}
+	for _, s := range list {
+		by[s.Flags] = append(by[s.Flags], s)
+	}
+	for _, flags := range slices.SortedFunc(maps.Keys(by), func(a, b policy.TCPFlags) int {
+		return cmp.Or(cmp.Compare(a.Mask, b.Mask), cmp.Compare(a.Set, b.Set))
+	}) {
+		parts = append(parts, by[flags])
+	}
+	return parts
+}
+
+// sameSources parts services, which ask for the same flags, so that those of one protocol in a part ask for the same
 // source ports. The order of services has no part in it.
 func sameSources(list []policy.Service) (parts [][]policy.Service) {
 	type ports struct{ first, last uint16 }
@@ -465,7 +551,7 @@ func sameSources(list []policy.Service) (parts [][]policy.Service) {
 		}
 		for _, p := range sources {
 			byFrom[d.protocol][name] = append(byFrom[d.protocol][name],
-				policy.Service{Protocol: d.protocol, First: d.first, Last: d.last, SourceFirst: p.first, SourceLast: p.last})
+				policy.Service{Protocol: d.protocol, First: d.first, Last: d.last, SourceFirst: p.first, SourceLast: p.last, Flags: list[0].Flags})
 		}
 	}
 	for _, protocol := range slices.Sorted(maps.Keys(byFrom)) {

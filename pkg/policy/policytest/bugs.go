@@ -128,6 +128,8 @@ func serviceBugs() []Bug {
 		})
 	}
 	return []Bug{
+		{Name: "TCP flags do not matter", set: eachService(func(s *policy.Service) { s.Flags = policy.TCPFlags{} })},
+		{Name: "TCP flags that must not be set may be", set: eachService(func(s *policy.Service) { s.Flags.Mask = s.Flags.Set })},
 		{Name: "service ranges end one early", set: eachService(func(s *policy.Service) {
 			if s.First < s.Last && (policy.HasPorts(s.Protocol) || policy.HasTypes(s.Protocol)) {
 				s.Last--

@@ -48,6 +48,8 @@ type Gen struct {
 	// shared are the address sets made last, by name, and services the service sets.
 	shared   map[string][]policy.AddrRange
 	services map[string][]policy.Service
+	// demands are the TCP flags that services ask for.
+	demands []policy.TCPFlags
 }
 
 // New makes a generator; equal seeds give equal sequences.
@@ -117,6 +119,9 @@ func (g *Gen) Wide(network string, n, monitored int) policy.Set {
 		r.Sources = []policy.AddrRange{{First: a, Last: a}}
 		for j := range r.Services { // with source ports it could count more than once
 			r.Services[j].SourceFirst, r.Services[j].SourceLast = 0, 0
+			if len(r.Services) > 1 { // and with flags
+				r.Services[j].Flags = policy.TCPFlags{}
+			}
 		}
 		r.Monitored = i < monitored
 		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/n, network), ID: uint32(1000 + place)}
@@ -305,10 +310,38 @@ func (g *Gen) servicesOf(family int) []policy.Service {
 				first, last := g.ports()
 				s.SourceFirst, s.SourceLast = max(1, first), max(1, last)
 			}
+			if s.Protocol == policy.TCP && g.rnd.IntN(6) == 0 {
+				s.Flags = g.flags()
+			}
 		}
 		out = append(out, s)
 	}
 	return out
+}
+
+// flags are those that rules ask for, which are few.
+func (g *Gen) flags() (f policy.TCPFlags) {
+	const demands = 6 // so that they are met in compile.FlagsMax ways
+	if len(g.demands) == demands {
+		return pick(g, g.demands)
+	}
+	f.Mask = pick(g, []uint8{2, 2 | 16, 16, 1 | 2 | 4 | 16, 64, 255, 1 << g.rnd.IntN(8)})
+	f.Set = f.Mask & pick(g, []uint8{2, 2, 0, 16, 2 | 64, uint8(g.rnd.IntN(256))})
+	g.demands = append(g.demands, f)
+	return f
+}
+
+// tcpFlags are those of a packet: mostly of one that opens a connection.
+func (g *Gen) tcpFlags() uint8 {
+	switch g.rnd.IntN(8) {
+	case 0:
+		return uint8(g.rnd.IntN(256))
+	case 1:
+		return pick(g, []uint8{0, 16, 16 | 8, 1 | 16, 4, 2 | 16})
+	case 2:
+		return policy.SYN | pick(g, []uint8{8, 32, 64, 64 | 128})
+	}
+	return policy.SYN
 }
 
 func (g *Gen) ports() (first, last uint16) {

@@ -21,6 +21,9 @@ func Realisable(p policy.Packet) bool {
 	if !p.IP {
 		return !p.HasService && !p.Src.IsValid() && !p.Dst.IsValid() && p.Protocol == 0
 	}
+	if p.Flags != 0 && !(p.HasService && p.Protocol == policy.TCP) {
+		return false
+	}
 	if p.SourcePort != 0 && !(p.HasService && policy.HasPorts(p.Protocol)) {
 		return false
 	}
@@ -173,13 +176,16 @@ func (g *Gen) aimAddr(list []policy.AddrRange, not, v4 bool, a *netip.Addr) bool
 
 // aimService makes p one of a service's, now and then a fragment, if those are.
 func (g *Gen) aimService(s policy.Service, p *policy.Packet) {
-	p.Protocol, p.HasService, p.Service, p.SourcePort = s.Protocol, false, 0, 0
+	p.Protocol, p.HasService, p.Service, p.SourcePort, p.Flags = s.Protocol, false, 0, 0, 0
 	ports, types := policy.HasPorts(s.Protocol), policy.HasTypes(s.Protocol)
 	if !ports && !types || s.Whole() && g.rnd.IntN(4) == 0 {
 		return
 	}
 	p.HasService = true
 	p.Service = s.First + uint16(g.within(uint64(s.Last-s.First)))
+	if p.Protocol == policy.TCP {
+		p.Flags = g.tcpFlags()&^s.Flags.Mask | s.Flags.Set
+	}
 	switch {
 	case s.SourceLast != 0:
 		p.SourcePort = s.SourceFirst + uint16(g.within(uint64(s.SourceLast-s.SourceFirst)))
@@ -223,6 +229,9 @@ func (g *Gen) ipPacket(v4 bool) policy.Packet {
 			case policy.HasPorts(p.Protocol):
 				p.Service, _ = g.ports()
 				p.SourcePort = g.sourcePort()
+				if p.Protocol == policy.TCP {
+					p.Flags = g.tcpFlags()
+				}
 			case policy.HasTypes(p.Protocol):
 				p.Service, _ = g.icmpTypes(p.Protocol)
 			default:
@@ -280,12 +289,18 @@ func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
 			if s.SourceLast != 0 {
 				around(s.SourceFirst, s.SourceLast, func(p *policy.Packet, at uint16) { p.SourcePort = at })
 			}
+			for bit := uint8(1); bit != 0 && s.Flags.Mask != 0; bit <<= 1 {
+				if p, ok := g.aim(&one, set.Lists); ok && p.HasService {
+					p.Flags ^= bit
+					keep(p)
+				}
+			}
 		}
 		if p, ok := one(); ok {
 			p.Direction ^= 1
 			keep(p)
 			p.Direction ^= 1
-			p.HasService, p.Service, p.SourcePort = false, 0, 0 // a fragment
+			p.HasService, p.Service, p.SourcePort, p.Flags = false, 0, 0, 0 // a fragment
 			keep(p)
 		}
 	}
