@@ -65,7 +65,7 @@ enum hp_vlan_mode {
 	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
 	X(FRAGMENT_DROP, 31, DROP, "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports")
 
-#define HP_REASON_FIRST_DROP 12
+#define HP_REASON_FIRST_DROP 15 /* lower it for more of them: 10 to 14 were never given out */
 #define HP_REASON_MAX 32
 
 enum hp_reason {
@@ -89,10 +89,11 @@ enum hp_reason {
  *   sportindex u16[256] a page: for each direction HP_SPORT_GROUPS groups, by the high
  *             byte of the source port: in place of dir_row, the rules that apply in
  *             this direction and do not ask for other source ports.
- *   flagindex u16[256], one page: by the flags of a TCP header, the number of their group. Those
- *             of group 0 are judged as all else.
- *   flagparts struct hp_part in 16 bytes, 32 a page: for each further group HP_TIERS_MAX + 1, in
- *             place of dir_row and sportindex, and of each of parts.
+ *   flagindex u16[256], one page: by the flags of a TCP header, the number of their group; what is
+ *             not TCP is of that of no flags, 0.
+ *   flagparts struct hp_part in 16 bytes, 32 a page: for each group HP_TIERS_MAX + 1, in
+ *             place of dir_row and sportindex, and of each of parts. These are for programs that
+ *             know neither then, and name none of the rules that would let more pass so.
  *   svcchunk  u16[256] a page: row number by the low byte, for both indexes.
  *   meta      hp_rule[32] a page, by position.
  * All row numbers point into the same rows table.
@@ -140,10 +141,10 @@ struct hp_header {
 	__u32 svc_groups;   /* svcindex groups; 0: HP_SVC_GROUPS_FIRST. Packets of others have no service */
 	__u32 sportindex;   /* first page; 0: no rule asks for source ports */
 	__u32 monitored;    /* positions behind those: rules that decide nothing and are counted */
-	__u32 local_classrow[HP_DIRS]; /* first page; in place of src_classrow for what goes out, and of dst_classrow for what comes in; 0: that is the same */
-	__u32 flagindex;    /* page; 0: no rule asks for TCP flags */
-	__u32 flagparts;    /* first page */
 	struct hp_part parts[HP_TIERS_MAX]; /* that of tier n at n - 1, where a rule leads there */
+	__u32 local_classrow[HP_DIRS]; /* from here on pages of earlier versions have 0. First page; in place of src_classrow for what goes out, and of dst_classrow for what comes in; 0: that is the same */
+	__u32 flagindex;    /* page; 0: no rule asks for TCP flags or the VM's address */
+	__u32 flagparts;    /* first page */
 };
 
 enum hp_action {

@@ -83,14 +83,14 @@ static __always_inline int applying_row(void *program, const struct hp_header *h
 	__u32 row = h->dir_row[dir], index = h->sportindex, tier = (q->tier - 1U) % HP_TIERS_MAX, flags = 0;
 	struct page *p;
 
-	if (q->group == HP_SVC_TCP && h->flagindex) {
-		p = page_at(program, h->flagindex);
-		if (!p)
-			return -1;
-		flags = p->rows[q->tcp_flags];
-	}
-	if (flags) {
-		flags = (flags - 1) * (HP_TIERS_MAX + 1) + (q->tier ? tier + 1 : 0);
+	if (h->flagindex) {
+		if (q->group == HP_SVC_TCP) {
+			p = page_at(program, h->flagindex);
+			if (!p)
+				return -1;
+			flags = p->rows[q->tcp_flags];
+		}
+		flags = flags * (HP_TIERS_MAX + 1) + (q->tier ? tier + 1 : 0);
 		p = page_at(program, h->flagparts + flags / PAGE_PARTS);
 		if (!p)
 			return -1;

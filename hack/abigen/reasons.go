@@ -39,7 +39,7 @@ func (r reason) label() string { return strings.ToLower(r.name) }
 
 var (
 	line     = regexp.MustCompile(`(?m)^\s*X\(([A-Z0-9_]+), (\d+), (PASS|DROP), "([^"]*)"\)`)
-	constant = regexp.MustCompile(`(?m)^#define HP_REASON_(FIRST_DROP|MAX) (\d+)$`)
+	constant = regexp.MustCompile(`(?m)^#define HP_REASON_(FIRST_DROP|MAX) (\d+)\b`)
 )
 
 // parse reads the table and checks it against the header's own constants.

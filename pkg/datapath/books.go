@@ -49,7 +49,6 @@ func (d *Datapath) addBooks(counters int) error {
 		return fmt.Errorf("%d counters of rules, and a node has %d", counters, RuleCountersMax)
 	}
 	first := len(d.allBooks())
-	var numbers []uint32
 	var made []*ebpf.Map
 	for n := first; n*bookCounters < counters; n++ {
 		m, err := ebpf.NewMap(d.inner[portMapRuleBooks])
@@ -57,24 +56,36 @@ func (d *Datapath) addBooks(counters int) error {
 			closeAll(made)
 			return fmt.Errorf("make counters of rules: %w", err)
 		}
-		numbers, made = append(numbers, uint32(n)), append(made, m)
+		made = append(made, m)
 	}
-	if len(made) == 0 {
+	if err := d.publishBooks(first, made); err != nil {
+		closeAll(made)
+		return err
+	}
+	for i, m := range made {
+		if err := pinOver(m, d.pins.book(first+i)); err != nil {
+			closeAll(made[i:])
+			return fmt.Errorf("counters of rules: %w", err)
+		}
+		d.mu.Lock()
+		d.books = append(d.books, m)
+		d.mu.Unlock()
+	}
+	return nil
+}
+
+// publishBooks has programs find books, of which the first has the number first.
+func (d *Datapath) publishBooks(first int, books []*ebpf.Map) error {
+	numbers := make([]uint32, len(books))
+	for i := range numbers {
+		numbers[i] = uint32(first + i)
+	}
+	if len(books) == 0 {
 		return nil
 	}
-	err := publish(d.maps[portMapRuleBooks], numbers, made)
-	for i, m := range made {
-		if err == nil {
-			err = pinOver(m, d.pins.book(first+i))
-		}
-	}
-	if err != nil {
-		closeAll(made)
+	if err := publish(d.maps[portMapRuleBooks], numbers, books); err != nil {
 		return fmt.Errorf("publish counters of rules: %w", err)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.books = append(d.books, made...)
 	return nil
 }
 
@@ -240,7 +251,15 @@ func (d *Datapath) moveCounters() error {
 			all[at] = hits
 		}
 	})
-	if err != nil || len(all) == 0 {
+	if err != nil {
+		return err
+	}
+	// An older version that ran again meanwhile may have given them to other rules.
+	every := make([]uint32, bookCounters*len(d.allBooks()))
+	for i := range every {
+		every[i] = uint32(i)
+	}
+	if err := d.ClearRuleCounters(every); err != nil || len(all) == 0 {
 		return err
 	}
 	places := slices.Sorted(maps.Keys(all))

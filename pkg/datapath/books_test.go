@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -84,6 +85,16 @@ func TestManyRules(t *testing.T) {
 	}
 	expect("cleared", []uint64{0, 0, 2, 1}, 0, 1, next, last)
 
+	// The maps are removed, as one is told to where they are of another build, and the books stay.
+	if err := os.RemoveAll(b.pins.maps()); err != nil {
+		t.Fatal(err)
+	}
+	b.Datapath = newDatapath(t, Config{BPFFS: fs})
+	b.port(accessPort())
+	write(0, last, next)
+	b.expect("anew", out(udp(vm4, peer4, 12, 2), policy.ReasonRuleAllow))
+	expect("anew", []uint64{0, 0, 2, 2}, 0, 1, next, last)
+
 	p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: compile.Counters{key(1): 0, key(2): 1, policy.DefaultKey("net-a"): 2}})
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +110,7 @@ func TestManyRules(t *testing.T) {
 func TestCountersOfOlderVersion(t *testing.T) {
 	fs := newBPFFS(t)
 	old := newDatapath(t, Config{BPFFS: fs})
-	make := func(name string, spec ebpf.MapSpec) *ebpf.Map {
+	pin := func(name string, spec ebpf.MapSpec) *ebpf.Map {
 		m, err := ebpf.NewMap(&spec)
 		if err != nil {
 			t.Fatal(err)
@@ -110,8 +121,8 @@ func TestCountersOfOlderVersion(t *testing.T) {
 		}
 		return m
 	}
-	counters := make(oldCounters, ebpf.MapSpec{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: 32768})
-	seen := make(oldSeen, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 32768})
+	counters := pin(oldCounters, ebpf.MapSpec{Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 16, MaxEntries: 32768})
+	seen := pin(oldSeen, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 32768})
 	perCPU := []portHpCounter{}
 	for range ebpf.MustPossibleCPU() {
 		perCPU = append(perCPU, portHpCounter{Packets: 2, Bytes: 100})
@@ -146,11 +157,28 @@ func TestCountersOfOlderVersion(t *testing.T) {
 			}
 		}
 	}
+	// The older version ran again, and gave counters to other rules.
+	for name, m := range map[string]*ebpf.Map{oldCounters: counters, oldSeen: seen} {
+		again, err := m.Clone() // one that knows of no pin
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if err := again.Pin(old.pins.of(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := counters.Put(uint32(0), slices.Repeat([]portHpCounter{{}}, len(perCPU))); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := newDatapath(t, Config{BPFFS: fs}).RuleCounters([]uint32{0, 20_000}); err != nil || got[0].Packets != 0 || got[20_000].Packets == 0 {
+		t.Errorf("after a step back and forth: %+v, %v", got, err)
+	}
 	// Of maps that nobody can read nothing is left, and all goes on.
-	make(oldCounters, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
-	make(oldSeen, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
+	pin(oldCounters, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
+	pin(oldSeen, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1})
 	d := newDatapath(t, Config{BPFFS: fs})
-	if got, err := d.RuleCounters([]uint32{0}); err != nil || got[0].Packets == 0 {
+	if got, err := d.RuleCounters([]uint32{20_000}); err != nil || got[20_000].Packets == 0 {
 		t.Errorf("after maps that cannot be read: %v, %v", got, err)
 	}
 }

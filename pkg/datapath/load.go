@@ -103,12 +103,13 @@ func (d *Datapath) load() error {
 func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
 	only := spec.Copy()
 	only.Programs = nil
+	published := exists(d.pins.of(portMapRuleBooks))
 	coll, err := ebpf.NewCollectionWithOptions(only, ebpf.CollectionOptions{
 		Maps: ebpf.MapOptions{PinPath: d.pins.maps()},
 	})
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
 		return fmt.Errorf("maps pinned below %s are of another build with the same ABI version %d: %w; "+
-			"drain the node and remove that directory", d.pins.maps(), ABIVersion, err)
+			"drain the node and remove %s", d.pins.maps(), ABIVersion, err, d.pins.root())
 	}
 	if err != nil {
 		return fmt.Errorf("make the maps of the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
@@ -127,6 +128,11 @@ func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
 	}
 	if err := d.openBooks(); err != nil {
 		return err
+	}
+	if !published {
+		if err := d.publishBooks(0, d.books); err != nil {
+			return err
+		}
 	}
 	d.takeOverCounters()
 	return nil

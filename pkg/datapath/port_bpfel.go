@@ -127,14 +127,14 @@ type portHpHeader struct {
 	SvcGroups      uint32
 	Sportindex     uint32
 	Monitored      uint32
-	LocalClassrow  [2]uint32
-	Flagindex      uint32
-	Flagparts      uint32
 	Parts          [8]struct {
 		_          structs.HostLayout
 		DirRow     [2]uint32
 		Sportindex uint32
 	}
+	LocalClassrow [2]uint32
+	Flagindex     uint32
+	Flagparts     uint32
 }
 
 type portHpHits struct {

@@ -167,7 +167,22 @@ func TestAppliedToNICs(t *testing.T) {
 			t.Errorf("%v on %q: lists %v", tt.pod, tt.network, set.Lists)
 		}
 	}
-	for _, p := range []Policy{{NICs: s.Policies[0].NICs}, {AddressSets: []string{"old"}}} {
+	for _, p := range []Policy{{Rank: 3, NICs: s.Policies[0].NICs}, {Rank: 6, AddressSets: []string{"old"}}, {Rank: 6, Networks: []string{"lan"}}} {
+		text, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Policy
+		var older struct{ Rank int } // as versions before had it
+		if err := json.Unmarshal(text, &again); err != nil || !reflect.DeepEqual(again, p) {
+			t.Errorf("%s became %+v, %v", text, again, err)
+		}
+		if err := json.Unmarshal(text, &older); (err == nil) != (len(p.NICs)+len(p.AddressSets) == 0) {
+			t.Errorf("an older version reads %s: %v", text, err)
+		}
+		if len(p.Networks) > 0 {
+			continue
+		}
 		if v := (&Snapshot{Policies: []Policy{p}}).cacheVersion(); v != cacheVersionPorts {
 			t.Errorf("%+v is stored as version %d, which older agents would take for a policy for any", p, v)
 		}

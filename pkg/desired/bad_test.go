@@ -195,12 +195,12 @@ networks.yml:15: VLANNetwork vlan100: spec.mtu: has no value: give it one or lea
 networks.yml:15: VLANNetwork vlan100: spec.mtu: aliases are not followed: write the value out
 `},
 		{name: "not enforced", content: vlan100 + "  addressing: {mode: Declared}\n" +
-			"  portSecurity: {macChanges: Accept, forgedTransmits: Reject, promiscuous: Reject, ipGuard: Enabled, raGuard: Disabled}\n" +
+			"  portSecurity: {macChanges: Accept, forgedTransmits: Reject, promiscuous: Accept, ipGuard: Enabled, raGuard: Disabled}\n" +
 			"  reachability: {targets: [10.100.0.1]}\n  namespaces: {matchLabels: {team: a}}\n  clusterNetworkPolicies: Enabled\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.addressing: Forbidden: this version does not enforce this field: leave it out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.ipGuard: Forbidden: this version does not enforce Enabled: want Disabled, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.macChanges: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
-networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce this field: leave it out
+networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
 networks.yml:20: VLANNetwork vlan100: spec.reachability: Forbidden: this version does not enforce this field: leave it out
 networks.yml:21: VLANNetwork vlan100: spec.namespaces: Forbidden: is enforced with --source kube alone: leave it out
 networks.yml:22: VLANNetwork vlan100: spec.clusterNetworkPolicies: Forbidden: is enforced with --source kube alone: leave it out

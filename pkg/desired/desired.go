@@ -5,6 +5,8 @@
 package desired
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -68,6 +70,37 @@ type Policy struct {
 	AddressSets []string      `json:"addressSets,omitempty"`
 	Subject     *Subject      `json:"subject,omitempty"` // of a ClusterNetworkPolicy, which has neither
 	Rules       []policy.Rule `json:"rules"`
+}
+
+// plainPolicy is Policy without its methods.
+type plainPolicy Policy
+
+// storedPolicy has the rank as text, which versions cannot read that do not know what such a
+// policy is applied to: they would take it for one for any port.
+type storedPolicy struct {
+	*plainPolicy
+	Rank json.RawMessage `json:"rank"`
+}
+
+// MarshalJSON writes the policy as its fields say, but see storedPolicy.
+func (p Policy) MarshalJSON() ([]byte, error) {
+	if len(p.NICs)+len(p.AddressSets) == 0 {
+		return json.Marshal(plainPolicy(p))
+	}
+	plain := plainPolicy(p)
+	return json.Marshal(storedPolicy{&plain, fmt.Appendf(nil, `"%d"`, p.Rank)})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (p *Policy) UnmarshalJSON(text []byte) error {
+	s := storedPolicy{plainPolicy: (*plainPolicy)(p)}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	if s.Rank == nil {
+		return nil
+	}
+	return json.Unmarshal(bytes.Trim(s.Rank, `"`), &p.Rank)
 }
 
 // NICs are those of VMs on a network.

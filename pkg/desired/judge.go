@@ -123,7 +123,7 @@ func (s *Snapshot) overfull() []Problem {
 		}
 		out = append(out, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: "spec.rules",
 			Message: fmt.Sprintf("with the policies before it in the order of judgement it brings %s, but a network can have %d: "+
-				"join rules that differ only in addresses or services, ask for the same source ports in all services of a rule, or apply policies to fewer networks; until then nodes keep the last good rules of all policies there",
+				"join rules that differ only in addresses or services, ask for the same source ports and TCP flags in all services of a rule, or apply policies to fewer networks; until then nodes keep the last good rules of all policies there",
 				strings.Join(over, ", "), compile.RulesMax)})
 	}
 	return out

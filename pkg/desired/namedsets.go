@@ -162,7 +162,8 @@ func (s *Snapshot) useServices(k key, get func(key) any) {
 	if whole {
 		slices.SortFunc(list, func(a, b policy.Service) int {
 			return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last),
-				cmp.Compare(a.SourceFirst, b.SourceFirst), cmp.Compare(a.SourceLast, b.SourceLast))
+				cmp.Compare(a.SourceFirst, b.SourceFirst), cmp.Compare(a.SourceLast, b.SourceLast),
+				cmp.Compare(a.Flags.Mask, b.Flags.Mask), cmp.Compare(a.Flags.Set, b.Flags.Set))
 		})
 		s.serviceLists[k.Name] = slices.Compact(list)
 	}

@@ -140,7 +140,10 @@ func newResolver(old map[key]held, files []manifest) *resolver {
 			if o.Kind != v1alpha1.KindVLANNetwork {
 				continue
 			}
-			if set, ok := o.subnets(); ok { // of two networks of a name neither is taken
+			if len(seen[o.key]) > 1 {
+				o.value = nil // neither is taken
+			}
+			if set, ok := o.subnets(); ok {
 				seen[set.key] = []object{set}
 			}
 		}

@@ -42,6 +42,7 @@ func TestNetworkPeers(t *testing.T) {
 		"it is refused":        {[]state{st(vlan100, named), st(edit(with("subnets: [{cidr: 10.7.0.0/24}]"), "id: 100", "id: 99"), named)}, "[10.100.0.0/24]", "VLANNetwork vlan100 spec.vlan.id: VLAN 99 is not"},
 		"it cannot be read":    {[]state{st(vlan100, named), st(with("subnets: [{cidr: 10.7.0.1/24}]"), named)}, "[10.100.0.0/24]", "VLANNetwork vlan100 spec.subnets[0].cidr:"},
 		"it is there twice":    {[]state{st(vlan100, named), st(vlan100, with("subnets: [{cidr: 10.7.0.0/24}]"), named)}, "[10.100.0.0/24]", "VLANNetwork vlan100 metadata.name:"},
+		"twice from the start": {[]state{st(vlan100, with("subnets: [{cidr: 10.7.0.0/24}]"), named)}, "[]", "FirewallPolicy other spec.rules[0].sources: rule 1001: VLANNetwork vlan100 is not in force: correct it"},
 		"a set of such a name": {[]state{st(vlan100, "apiVersion: homeport.dev/v1alpha1\nkind: AddressSet\nmetadata: {name: VLANNetwork vlan100}\nspec: {addresses: [10.66.0.0/16]}\n", named)}, "[10.100.0.0/24]", "AddressSet VLANNetwork vlan100"},
 	} {
 		s := replay(c.states...)

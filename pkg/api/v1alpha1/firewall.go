@@ -134,7 +134,9 @@ type AppliedTo struct {
 	// the set. So the policy is where the address is, whoever knows of it. What a VM gets
 	// by broadcast or multicast has no address of its.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	AddressSet string `json:"addressSet,omitempty"`
 }
 
@@ -276,6 +278,7 @@ type Peer struct {
 	// the sets that it includes.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 	AddressSet string `json:"addressSet,omitempty"`
 
 	// VM selects VMs of all namespaces by their labels, which whoever makes VMs
@@ -288,6 +291,7 @@ type Peer struct {
 	// Network is the name of a VLANNetwork: the addresses of its subnets, which it must
 	// have. It may be on other nodes.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Network string `json:"network,omitempty"`
 }
@@ -346,6 +350,7 @@ type Service struct {
 	// what belongs to none, and with stateful: false every packet. Absent is any.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^ *!?[A-Za-z]{3} *(, *!?[A-Za-z]{3} *)*$`
 	TCPFlags string `json:"tcpFlags,omitempty"`
 
 	// ServiceSet is the name of a ServiceSet: the services that it has, with those of the

@@ -177,8 +177,8 @@ type PortSecurity struct {
 	// +optional
 	ForgedTransmits SecurityAction `json:"forgedTransmits,omitempty"`
 
-	// Promiscuous: whether the VM sees unicast of others. Not enforced by this
-	// version, either way: what the bridge floods reaches the port.
+	// Promiscuous: whether the VM sees unicast of others, as bridges flood it where
+	// they do not know its receiver's port. This version: Reject.
 	// +optional
 	Promiscuous SecurityAction `json:"promiscuous,omitempty"`
 

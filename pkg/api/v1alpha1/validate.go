@@ -188,7 +188,7 @@ func validatePortSecurity(path *field.Path, p *PortSecurity) field.ErrorList {
 	for _, f := range []struct {
 		name  string
 		value SecurityAction
-	}{{"macChanges", p.MACChanges}, {"forgedTransmits", p.ForgedTransmits}} {
+	}{{"macChanges", p.MACChanges}, {"forgedTransmits", p.ForgedTransmits}, {"promiscuous", p.Promiscuous}} {
 		if f.value == "" || f.value == SecurityReject {
 			continue
 		}
@@ -198,9 +198,6 @@ func validatePortSecurity(path *field.Path, p *PortSecurity) field.ErrorList {
 			continue
 		}
 		errs = append(errs, field.NotSupported(path.Child(f.name), f.value, []SecurityAction{SecurityReject}))
-	}
-	if p.Promiscuous != "" {
-		errs = append(errs, notEnforced(path.Child("promiscuous")))
 	}
 	for _, f := range []struct {
 		name  string

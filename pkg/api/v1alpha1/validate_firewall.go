@@ -1,6 +1,7 @@
 package v1alpha1
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -97,6 +98,9 @@ func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
 				errs = append(errs, duplicate(at.Child("addressSet"), a.AddressSet, "name each set once"))
 			}
 			sets[a.AddressSet] = true // the resolver looks for it
+			if err := setName(a.AddressSet); err != nil {
+				errs = append(errs, field.Invalid(at.Child("addressSet"), a.AddressSet, err.Error()))
+			}
 		}
 		errs = append(errs, exactlyOne(at, set, "network, vm, addressSet and any: true, or network and vm")...)
 	}
@@ -170,7 +174,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 		check("ip", p.IP, func(s string) error { _, err := ParseIP(s); return err })
 		check("cidr", p.CIDR, func(s string) error { _, err := ParseCIDR(s); return err })
 		check("range", p.Range, func(s string) error { _, _, err := ParseRange(s); return err })
-		check("addressSet", p.AddressSet, func(string) error { return nil }) // the resolver looks for it
+		check("addressSet", p.AddressSet, setName) // the resolver looks for it
 		check("network", p.Network, func(string) error { return nil })
 		if p.VM != nil {
 			set++
@@ -183,6 +187,14 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 		errs = append(errs, exactlyOne(at, set, "ip, cidr, range, addressSet, network and any: true")...)
 	}
 	return errs
+}
+
+// setName refuses what no AddressSet can be called.
+func setName(name string) error {
+	if strings.Contains(name, " ") {
+		return errors.New("is the name of no AddressSet: a VLANNetwork's subnets go under network")
+	}
+	return nil
 }
 
 // validateExcluded checks peers that are turned round.

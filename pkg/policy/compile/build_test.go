@@ -77,7 +77,7 @@ func TestBuildRefuses(t *testing.T) {
 				}
 			}
 			return all
-		}()}}, `its 7000 rules (policy "a" 7000) ask for so many combinations of source and destination ports that they count as more than the 12288 that a network can have, by rule a/6144`},
+		}()}}, `its 7000 rules (policy "a" 7000) ask for so many combinations of source ports, destination ports and TCP flags that they count as more than the 12288 that a network can have, by rule a/6144`},
 		"services of a rule": {change(func(r *policy.Rule) { r.Services = make([]policy.Service, 1025) }), "rule web/0: has 1025 services, each port range counted for each of its source port ranges, but can have 1024"},
 		"services of a set": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, ServiceSets: []string{"web"}}},
 			ServiceLists: map[string][]policy.Service{"web": make([]policy.Service, 1025)}}}, "rule web/0: ServiceSet web: has 1025 services"},
@@ -411,41 +411,115 @@ func bigInput(tb testing.TB, networks, prefixes int) compile.Input {
 	return compile.Input{Sets: sets, Counters: counters}
 }
 
-// Rules can tell some combinations of TCP flags apart, and not any number of them.
-func TestTooManyFlags(t *testing.T) {
-	set := func(demands int) policy.Set {
-		s := policy.Set{Network: "n"}
+// Rules can tell all combinations of TCP flags apart.
+func TestManyFlags(t *testing.T) {
+	for _, demands := range []int{1, 64, 256} {
+		set := policy.Set{Network: "n", Default: policy.Drop}
 		for i := range demands {
-			s.Rules = append(s.Rules, policy.Rule{Key: policy.RuleKey{Policy: "p", ID: uint32(i)}, Directions: policy.InOut,
-				Services: []policy.Service{{Protocol: policy.TCP, Last: 0xffff, Flags: policy.TCPFlags{Mask: 0xff, Set: uint8(i)}}}})
+			set.Rules = append(set.Rules, policy.Rule{Key: policy.RuleKey{Policy: "p", ID: uint32(i)}, Directions: policy.InOut,
+				Services: []policy.Service{{Protocol: policy.TCP, Last: 0xffff, SourceFirst: uint16(1 + i), SourceLast: uint16(2 + i), Flags: policy.TCPFlags{Mask: 0xff, Set: uint8(i)}},
+					{Protocol: policy.UDP, Last: 0xffff, SourceFirst: uint16(1 + i), SourceLast: uint16(1 + i)}}})
 		}
-		return s
-	}
-	for demands, fits := range map[int]bool{1: true, 63: true, 64: false, 65: false, 256: false} {
-		counters, err := compile.Allocate(nil, []policy.Set{set(demands)})
+		counters, err := compile.Allocate(nil, []policy.Set{set})
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := compile.Build(compile.Input{Sets: []policy.Set{set(demands)}, Counters: counters})
-		if !fits {
-			if err == nil || !strings.Contains(err.Error(), "more than 64 combinations of TCP flags apart") {
-				t.Errorf("%d demands: %v", demands, err)
-			}
-			continue
-		}
+		p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for flags := range 256 {
-			m, err := compile.Lookup(p, "n", policy.Packet{IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Protocol: policy.TCP, HasService: true, Flags: uint8(flags)})
-			want := counters[policy.DefaultKey("n")]
-			if flags < demands {
-				want = counters[policy.RuleKey{Policy: "p", ID: uint32(flags)}]
-			}
-			if err != nil || m.Counter != want {
-				t.Errorf("of %d demands flags %#x meet counter %d, %v; want %d", demands, flags, m.Counter, err, want)
+			for _, protocol := range []uint8{policy.TCP, policy.UDP} {
+				pkt := policy.Packet{IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Protocol: protocol, HasService: true, SourcePort: uint16(1 + flags)}
+				if protocol == policy.TCP {
+					pkt.Flags = uint8(flags)
+				}
+				m, err := compile.Lookup(p, "n", pkt)
+				want := counters[policy.DefaultKey("n")]
+				if flags < demands {
+					want = counters[policy.RuleKey{Policy: "p", ID: uint32(flags)}]
+				}
+				if err != nil || m.Counter != want {
+					t.Errorf("of %d demands %+v meets counter %d, %v; want %d", demands, pkt, m.Counter, err, want)
+				}
 			}
 		}
+	}
+}
+
+// What numbers of chunks cannot tell is refused, and not mixed up.
+func TestTooManyChunks(t *testing.T) {
+	set := policy.Set{Network: "n", Default: policy.Drop}
+	for i := range 256 {
+		set.Rules = append(set.Rules, policy.Rule{Key: policy.RuleKey{Policy: "q", ID: uint32(i)}, Directions: policy.InOut,
+			Services: []policy.Service{{Protocol: policy.TCP, Last: 0xffff, SourceFirst: uint16(max(1, i<<8)), SourceLast: uint16(i<<8 | 0x7f)}}})
+	}
+	for i := range 2 * 140 { // each group of flags has another rule in each direction, at each 256th source port
+		r := policy.Rule{Key: policy.RuleKey{Policy: "p", ID: uint32(i)}, Directions: policy.OnlyOut << (i % 2)}
+		for port := range 256 {
+			r.Services = append(r.Services, policy.Service{Protocol: policy.TCP, Last: 0xffff, SourceFirst: uint16(port<<8 | 1), SourceLast: uint16(port<<8 | 1), Flags: policy.TCPFlags{Mask: 0xff, Set: uint8(i / 2)}})
+		}
+		set.Rules = append(set.Rules, r)
+	}
+	counters, err := compile.Allocate(nil, []policy.Set{set})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+	if err == nil || !strings.Contains(err.Error(), "fewer combinations of source ports and TCP flags") {
+		t.Errorf("more chunks than there are numbers: %v", err)
+	}
+}
+
+// A node's programs of an earlier version read pages of this one until they are replaced, after a
+// step back: they know neither TCP flags nor the VM's address, and let nothing pass by that.
+func TestEarlierProgramsLetNoMorePass(t *testing.T) {
+	more, same := 0, 0
+	for range 60 {
+		g := policytest.New(policytest.Seed(t))
+		set := g.SetN("n", 40)
+		for i := range set.Rules {
+			r := &set.Rules[i]
+			if r.Monitored = false; r.Action == policy.Pass {
+				r.Action = policy.Drop // of Kubernetes' policies alone, which have neither
+			}
+		}
+		counters, err := compile.Allocate(nil, []policy.Set{set})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := p.Policies[0].Header()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.LocalClassrow, h.Flagindex, h.Flagparts = [2]uint32{}, 0, 0
+		old := compile.Program{Addrs: p.Addrs, Policies: []compile.Policy{{Network: "n", Pages: slices.Clone(p.Policies[0].Pages)}}}
+		old.Policies[0].SetHeader(h)
+		for _, pkt := range g.Packets(set, 400) {
+			now, err := compile.Lookup(p, "n", pkt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			then, err := compile.Lookup(&old, "n", pkt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case then.Action == policy.Allow && now.Action != policy.Allow:
+				t.Fatalf("%+v is %+v, and for earlier programs %+v", pkt, now, then)
+			case then.Action != now.Action:
+				more++
+			default:
+				same++
+			}
+		}
+	}
+	if more < 100 || same < 5000 {
+		t.Errorf("of packets earlier programs drop %d more, and agree on %d: too few to tell anything", more, same)
 	}
 }
 

@@ -230,6 +230,7 @@ func listNames(rules []policy.Rule, sides []peers) map[uint32]string {
 		}
 		note(sides[i].src, rules[i].SourceSets)
 		note(sides[i].dst, rules[i].DestinationSets)
+		note(sides[i].local, rules[i].LocalSets)
 	}
 	return names
 }

@@ -25,7 +25,7 @@ func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 	for i := range sets {
 		for key := range keys(&sets[i]) {
 			n, ok := prev[key]
-			missing = missing || !ok
+			missing = missing || !ok || n >= CountersMax
 			if ok && n < CountersMax && !seen[n] {
 				seen[n] = true
 				kept++
@@ -38,7 +38,7 @@ func Allocate(prev Counters, sets []policy.Set) (Counters, error) {
 	next := make(Counters, len(prev))
 	for i := range sets {
 		for key := range keys(&sets[i]) {
-			if n, ok := prev[key]; ok {
+			if n, ok := prev[key]; ok && n < CountersMax {
 				next[key] = n
 			}
 		}

@@ -23,9 +23,8 @@ const (
 	ServicesTotal = 1 << 20
 	// TiersMax is HP_TIERS_MAX: tiers that rules can be of, from 0 on.
 	TiersMax = 8
-	// FlagsMax is how many different demands on TCP flags one network's rules can make, and how
-	// many groups of flags these can tell apart.
-	FlagsMax = 64
+	// ChunksMax is what a 16-bit chunk number can tell apart in one network.
+	ChunksMax = 1 << 16
 	// RowsMax is what a 16-bit row number can tell apart in one network.
 	RowsMax = 1 << 16
 	// RowBytesMax bounds what all rows of one network take.
@@ -93,10 +92,10 @@ type Header struct {
 	SvcGroups      uint32
 	Sportindex     uint32
 	Monitored      uint32
+	Parts          [TiersMax]Part
 	LocalClassrow  [2]uint32
 	Flagindex      uint32
 	Flagparts      uint32
-	Parts          [TiersMax]Part
 }
 
 // Part is struct hp_part but for its padding: rows of some rules alone.
@@ -116,13 +115,12 @@ func (h *Header) fields() []*uint32 {
 		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
 		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
 		&h.DirRow[0], &h.DirRow[1], &h.SvcGroups, &h.Sportindex, &h.Monitored,
-		&h.LocalClassrow[0], &h.LocalClassrow[1], &h.Flagindex, &h.Flagparts,
 	}
 	for i := range h.Parts {
 		p := &h.Parts[i]
 		list = append(list, &p.DirRow[0], &p.DirRow[1], &p.Sportindex)
 	}
-	return list
+	return append(list, &h.LocalClassrow[0], &h.LocalClassrow[1], &h.Flagindex, &h.Flagparts)
 }
 
 func (h *Header) page() (p Page) {

@@ -139,12 +139,14 @@ func (r *reader) applying(part int, pkt policy.Packet) uint32 {
 	if part >= 0 {
 		p = r.Parts[part]
 	}
-	if r.Flagindex != 0 && pkt.IP && pkt.Protocol == policy.TCP && pkt.HasService {
-		if group := r.u16(r.Flagindex, uint32(pkt.Flags)); group > 0 {
-			at := (group-1)*partsBehind + uint32(part+1)
-			b := r.bytes(r.Flagparts+at/partsPerPage, at%partsPerPage*16, 12)
-			p = Part{[2]uint32{binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])}, binary.NativeEndian.Uint32(b[8:])}
+	if r.Flagindex != 0 {
+		group := uint32(0)
+		if pkt.IP && pkt.Protocol == policy.TCP && pkt.HasService {
+			group = r.u16(r.Flagindex, uint32(pkt.Flags))
 		}
+		at := group*partsBehind + uint32(part+1)
+		b := r.bytes(r.Flagparts+at/partsPerPage, at%partsPerPage*16, 12)
+		p = Part{[2]uint32{binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:])}, binary.NativeEndian.Uint32(b[8:])}
 	}
 	if i := slices.Index(portGroups[:], pkt.Protocol); i >= 0 && pkt.IP && pkt.HasService && p.Sportindex != 0 {
 		return r.indexed(p.Sportindex+uint32(pkt.Direction)*uint32(len(portGroups))+uint32(i), pkt.SourcePort)

@@ -107,10 +107,7 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 		SvcGroups:      svcGroups,
 		Monitored:      uint32(len(places)),
 	}
-	flags, err := flagGroups(rules)
-	if err != nil {
-		return Policy{}, err
-	}
+	flags := flagGroups(rules)
 	parts := partsOf(rules, flags)
 	applying := make([][2]uint32, len(parts))
 	for i, p := range parts {
@@ -121,25 +118,25 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	src := c.classRows(t, sides, func(p *peers) *side { return &p.src })
 	dst := c.classRows(t, sides, func(p *peers) *side { return &p.dst })
 	local := c.localRows(t, rules, sides)
-	n := len(src)
-	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 && (local[0] == nil || local[0][n-1] == 0 && local[1][n-1] == 0) {
-		n--
-	}
-	h.Classes = uint32(n)
 	if t.full {
 		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
 			"name fewer overlapping address lists, or split the rules among networks with appliedTo; %s",
 			len(set.Rules), t.most, c.overlapping(rules, sides))
 	}
+	n := len(src)
+	for n > 1 && src[n-1] == 0 && dst[n-1] == 0 && (local[0] == nil || local[0][n-1] == 0 && local[1][n-1] == 0) {
+		n--
+	}
+	h.Classes = uint32(n)
 	var chunks chunkTable
 	index := serviceIndex(&chunks, t, rules, noService)
 	sports := make([][]uint16, len(parts))
 	for i, p := range parts {
-		sports[i] = sourceIndex(&chunks, t, rules, p.has)
+		sports[i] = sourceIndex(&chunks, t, rules, p.has, p.flags > 0)
 	}
-	if t.full {
-		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have: "+
-			"name fewer overlapping services, or split the rules among networks with appliedTo", len(set.Rules), t.most)
+	if t.full || len(chunks.pages) > ChunksMax {
+		return Policy{}, fmt.Errorf("its %d rules need more than the %d different rows that a network with so many can have, or %d different runs of ports: "+
+			"name fewer overlapping services, fewer combinations of source ports and TCP flags, or split the rules among networks with appliedTo", len(set.Rules), t.most, ChunksMax)
 	}
 
 	w := pageWriter{pages: make([]Page, 1)}
@@ -156,15 +153,15 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	h.Svcindex = w.u16s(index)
 	h.Svcchunk = uint32(len(w.pages))
 	w.pages = append(w.pages, chunks.pages...)
-	behind := make([]Part, partsBehind*max(0, len(flags.like)-1))
+	behind := make([]Part, partsBehind*len(flags.like))
 	for i, p := range parts {
 		out := Part{DirRow: applying[i]}
 		if sports[i] != nil {
 			out.Sportindex = w.u16s(sports[i])
 		}
 		switch {
-		case p.flags > 0:
-			behind[(p.flags-1)*partsBehind+p.at+1] = out
+		case p.flags >= 0:
+			behind[p.flags*partsBehind+p.at+1] = out
 		case p.at < 0:
 			h.DirRow, h.Sportindex = out.DirRow, out.Sportindex
 		default:
@@ -262,7 +259,7 @@ func (c *writer) localRows(t *rowTable, rules []policy.Rule, sides []peers) (out
 	} {
 		peer := c.classRows(parts, sides, of)
 		if t.full = t.full || parts.full; t.full {
-			return out
+			return [2][]uint16{}
 		}
 		known := map[[2]uint16]uint16{}
 		both := make(row, wordsFor(len(rules)))
@@ -295,7 +292,7 @@ func (c *chunkTable) number(chunk *Page) uint16 {
 		if c.numbers == nil {
 			c.numbers = map[Page]uint16{}
 		}
-		n = uint16(len(c.pages)) // there are at most (svcGroups + FlagsMax*(1+TiersMax)*2*len(portGroups)) * 256, and the pages of a program are fewer
+		n = uint16(len(c.pages)) // means nothing beyond ChunksMax
 		c.numbers[*chunk] = n
 		c.pages = append(c.pages, *chunk)
 	}
@@ -334,51 +331,57 @@ func serviceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, noServic
 
 // groupsOfFlags are the TCP flags that rules do not tell apart.
 type groupsOfFlags struct {
-	of   []uint16 // by flags, the number of their group; that of none is 0. Nil: no rule asks for flags
+	of   []uint16 // by flags, the number of their group; that of none is 0. Nil: no rule asks for flags or the VM's address
 	like []uint8  // by number, some flags of the group
 }
 
-func flagGroups(rules []policy.Rule) (g groupsOfFlags, _ error) {
+func flagGroups(rules []policy.Rule) (g groupsOfFlags) {
 	var demands []policy.TCPFlags
+	local := false
 	for i := range rules {
+		local = local || rules[i].LocalSets != nil
 		for _, s := range rules[i].Services {
 			if s.Flags.Mask != 0 && !slices.Contains(demands, s.Flags) {
 				demands = append(demands, s.Flags)
 			}
 		}
 	}
-	if demands == nil {
-		return g, nil
+	if demands == nil && !local {
+		return g
 	}
-	numbers := map[uint64]uint16{} // by which demands are met
+	numbers := map[string]uint16{} // by which demands are met
+	met := make([]byte, len(demands))
 	for flags := range 256 {
-		met := uint64(0)
-		for i, d := range demands[:min(len(demands), FlagsMax)] {
+		for i, d := range demands {
+			met[i] = 0
 			if d.Match(uint8(flags)) {
-				met |= 1 << i
+				met[i] = 1
 			}
 		}
-		if _, known := numbers[met]; !known {
-			numbers[met] = uint16(len(g.like))
+		number, known := numbers[string(met)]
+		if !known {
+			number = uint16(len(g.like))
+			numbers[string(met)] = number
 			g.like = append(g.like, uint8(flags))
 		}
-		g.of = append(g.of, numbers[met])
+		g.of = append(g.of, number)
 	}
-	if len(demands) > FlagsMax || len(g.like) > FlagsMax {
-		return g, fmt.Errorf("its rules tell more than %d combinations of TCP flags apart: ask for fewer", FlagsMax)
-	}
-	return g, nil
+	return g
 }
 
 // sourceIndex gives the index of source ports for each direction and group with ports:
 // the rules of that direction, and of those that has names, which do not ask for other
-// ones. Nil: none asks.
-func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, has func(*policy.Rule) bool) (out []uint16) {
+// ones. Nil: none asks. Of onlyTCP nobody asks for the other groups.
+func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, has func(*policy.Rule) bool, onlyTCP bool) (out []uint16) {
 	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return has(&r) && slices.ContainsFunc(r.Services, asksSource) }) {
 		return nil
 	}
 	for _, d := range []policy.Direction{policy.Out, policy.In} {
 		for _, protocol := range portGroups {
+			if onlyTCP && protocol != policy.TCP {
+				out = append(out, make([]uint16, 256)...)
+				continue
+			}
 			asking := func(s policy.Service) bool { return s.Protocol == protocol && asksSource(s) }
 			judged := rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && has(r) && !slices.ContainsFunc(r.Services, asking) })
 			cuts := cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) { return s.SourceFirst, s.SourceLast, asking(s) })
@@ -393,17 +396,17 @@ func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, has func(
 func asksSource(s policy.Service) bool { return s.SourceLast != 0 }
 func asks(s policy.Service) bool       { return asksSource(s) || s.Flags.Mask != 0 }
 
-// part is a choice of rules for which the header has rows: all (at is -1), or those of
-// its Parts[at]; and of these all but what wants other TCP flags than those of a group.
+// part is a choice of rules for which there are rows: all (at is -1), or those of the header's
+// Parts[at]; and of these, where flags is a group of TCP flags, all but what wants others.
 type part struct {
 	at    int
-	flags int
+	flags int // -1: any
 	has   func(*policy.Rule) bool
 }
 
 // partsOf gives the parts that judging needs.
 func partsOf(rules []policy.Rule, flags groupsOfFlags) []part {
-	parts := []part{{-1, 0, func(*policy.Rule) bool { return true }}}
+	parts := []part{{-1, -1, func(*policy.Rule) bool { return true }}}
 	var leads [TiersMax]bool // that a Pass rule leads to a tier
 	monitored := false
 	for i := range rules {
@@ -415,26 +418,37 @@ func partsOf(rules []policy.Rule, flags groupsOfFlags) []part {
 	}
 	for tier, is := range leads {
 		if is {
-			parts = append(parts, part{tier - 1, 0, func(r *policy.Rule) bool { return !r.Monitored && int(r.Tier) >= tier }})
+			parts = append(parts, part{tier - 1, -1, func(r *policy.Rule) bool { return !r.Monitored && int(r.Tier) >= tier }})
 		}
 	}
 	if monitored {
-		parts = append(parts, part{partMonitored, 0, func(r *policy.Rule) bool { return r.Monitored }})
+		parts = append(parts, part{partMonitored, -1, func(r *policy.Rule) bool { return r.Monitored }})
+	}
+	if flags.of == nil {
+		return parts
+	}
+	// Programs that know neither flags nor the VM's address read the parts without a group.
+	var all []part
+	for _, p := range parts {
+		all = append(all, part{p.at, -1, func(r *policy.Rule) bool { return p.has(r) && safeWithout(r) }})
 	}
 	// Those without flags are group 0, and so are packets that are not TCP: what wants flags has
 	// no other services.
-	var grouped []part
 	for group, like := range flags.like {
 		for _, p := range parts {
-			grouped = append(grouped, part{p.at, group, func(r *policy.Rule) bool {
+			all = append(all, part{p.at, group, func(r *policy.Rule) bool {
 				return p.has(r) && (len(r.Services) == 0 || r.Services[0].Flags.Match(like))
 			}})
 		}
 	}
-	if grouped == nil {
-		return parts
-	}
-	return grouped
+	return all
+}
+
+// safeWithout says that a rule lets nothing more pass where its TCP flags and the VM's address are
+// not looked at.
+func safeWithout(r *policy.Rule) bool {
+	drops := (r.Action == policy.Drop || r.Action == policy.Reject) && !r.Monitored
+	return drops || r.LocalSets == nil && (len(r.Services) == 0 || r.Services[0].Flags.Mask == 0)
 }
 
 // applies says whether a rule is judged in a direction.
@@ -475,8 +489,8 @@ func lines(set *policy.Set) ([]policy.Rule, error) {
 			}
 		}
 		if len(out) > RulesMax {
-			return nil, fmt.Errorf("its %d rules (%s) ask for so many combinations of source and destination ports that they count as more than the %d that a network can have, by rule %v: "+
-				"ask for the same source ports in each service of a rule", len(set.Rules), perPolicy(set.Rules), RulesMax, r.Key)
+			return nil, fmt.Errorf("its %d rules (%s) ask for so many combinations of source ports, destination ports and TCP flags that they count as more than the %d that a network can have, by rule %v: "+
+				"ask for the same source ports and flags in each service of a rule", len(set.Rules), perPolicy(set.Rules), RulesMax, r.Key)
 		}
 	}
 	return out, nil
