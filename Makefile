@@ -8,6 +8,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TESTSUM := go run ./hack/testsum
 MOVES ?= 8
+FUZZTIME ?= 30s
 
 .PHONY: help
 help: ## list the targets
@@ -85,6 +86,11 @@ test-demo: deps build ## the demo, its three deliberate faults, and the demo on 
 .PHONY: bench
 bench: deps build ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)
 	hack/bench.sh $(BENCH)
+
+.PHONY: fuzz
+fuzz: ## each fuzz test for FUZZTIME=30s: parsers, manifests against an oracle, frames against gopacket (root)
+	@grep -rHo --include=*_test.go 'func Fuzz[A-Za-z0-9]*' pkg | sed 's|^\(.*\)/[^/]*:func \(.*\)|\1 \2|' | while read -r dir name; do \
+		echo "$$name in ./$$dir"; go test "./$$dir" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME); done
 
 .PHONY: bench-migrate
 bench-migrate: deps ## how long a VM is dark in a live migration, beside plain bridges, in one run (MOVES=8; 6.12)

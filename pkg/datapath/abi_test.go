@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf/btf"
 
@@ -76,6 +77,14 @@ func camel(s string) string {
 }
 
 // Every number that Go repeats is the header's.
+// A connection takes 144 bytes at most, and so a million of them 144 MB. The kernel puts 48
+// before what a hash has of it, struct htab_elem of kernel/bpf/hashtab.c.
+func TestFlowMemory(t *testing.T) {
+	if n := 48 + unsafe.Sizeof(portHpFlowKey{}) + unsafe.Sizeof(portHpFlow{}); n > 144 {
+		t.Errorf("a connection takes %d bytes", n)
+	}
+}
+
 func TestABIConstants(t *testing.T) {
 	header, err := os.ReadFile("../../bpf/include/abi.h")
 	if errors.Is(err, os.ErrNotExist) {

@@ -39,6 +39,7 @@ func TestParse(t *testing.T) {
 		{"-rivals none,iptables", "want iptables or nftables, or none alone"},
 		{"-ports 3", "want an even number up to 160, or 0"},
 		{"-ports 162", "want an even number up to 160, or 0"},
+		{"-live -1", "want 0 to 4000000"},
 		{"-ports -2", "want an even number up to 160, or 0"},
 		{"surplus", "no arguments"},
 		{"-where native -rows packet -flows 1,30000", ""},
@@ -69,7 +70,7 @@ func TestStrict(t *testing.T) {
 
 // TestChildArgs: what is asked of the outer process reaches the inner one.
 func TestChildArgs(t *testing.T) {
-	o, err := parse(strings.Fields("-bin b -rounds 7 -rest 3ms -flows 5,6 -packet-rounds 8 -slices 9 -per-slice 10 -cpu 1 -rows cni,packet -rules 7,8 -addresses 1000,2000 -rivals none -ports 6 -strict"), os.Getenv)
+	o, err := parse(strings.Fields("-bin b -rounds 7 -rest 3ms -flows 5,6 -packet-rounds 8 -slices 9 -per-slice 10 -cpu 1 -rows cni,packet -rules 7,8 -addresses 1000,2000 -rivals none -ports 6 -live 7 -strict"), os.Getenv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func TestSmoke(t *testing.T) {
 	}
 	file := filepath.Join(bin, "out", "bench.json")
 	cmd := exec.Command(filepath.Join(bin, "bench"), "-where", "native", "-bin", bin, "-json", file,
-		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1", "-rules", "10,200", "-addresses", "1000,5000", "-ports", "4")
+		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1", "-rules", "10,200", "-addresses", "1000,5000", "-ports", "4", "-live", "5000")
 	rivals := []string{"-vs-iptables", "-vs-nftables"}
 	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
 		t.Log("without br_netfilter bridged frames do not visit iptables: its rows are left out")
@@ -184,7 +185,8 @@ func TestSmoke(t *testing.T) {
 	grid("flat/", rivals, "10-rules-1k-addresses", "200-rules-1k-addresses")
 	grid("flat/", nil, "10-rules-5k-addresses", "200-rules-5k-addresses")
 	want = append(want, "node/established-4-ports-800-rules", "node/established-4-ports-800-rules-vs-40",
-		"node/first-4-ports-800-rules", "node/first-4-ports-800-rules-vs-40", "node/change-4-ports-800-rules", "node/address-4-ports-800-rules")
+		"node/first-4-ports-800-rules", "node/first-4-ports-800-rules-vs-40", "node/change-4-ports-800-rules", "node/address-4-ports-800-rules",
+		"node/established-5k-flows-while-scanning")
 	grid("flat/by-addresses/", rivals, "200-rules-1k-addresses", "200-rules-5k-addresses")
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d)

@@ -113,7 +113,7 @@ func (o *options) childArgs(where, dir string) ([]string, error) {
 		return append([]string{self, "-where", whereNative, "-rows", strings.Join(o.rows, ","), "-bin", o.bin, "-json", filepath.Join(dir, "bench.json"),
 			"-cpu", strconv.Itoa(o.cpu), "-packet-rounds", strconv.Itoa(o.packetRounds), "-slices", strconv.Itoa(o.slices),
 			"-per-slice", strconv.FormatUint(uint64(o.perSlice), 10), "-flows", join(o.flows, func(n int32) string { return strconv.Itoa(int(n)) }),
-			"-rules", join(o.rules, strconv.Itoa), "-addresses", join(o.addresses, strconv.Itoa), "-rivals", o.rivalList(), "-ports", strconv.Itoa(o.ports)}, same...), nil
+			"-rules", join(o.rules, strconv.Itoa), "-addresses", join(o.addresses, strconv.Itoa), "-rivals", o.rivalList(), "-ports", strconv.Itoa(o.ports), "-live", strconv.Itoa(o.live)}, same...), nil
 	}
 	argv := []string{o.vmrun, "-kernel", o.kernel, "-timeout", "60m", "-out", dir, "-file", self + ":/opt/bench"}
 	for _, name := range []string{pluginBinary, referenceBinary, agentBinary} {
@@ -282,6 +282,9 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 	if o.ports > 0 {
 		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureNode() }})
 	}
+	if o.live > 0 {
+		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureLive() }})
+	}
 	wide := packet.Grid{Label: "flat/by-addresses", Rivals: o.rivals}
 	for _, a := range o.addresses {
 		wide.Sizes = append(wide.Sizes, packet.Size{Rules: mostAs(o.rules, port.Rules), Addresses: a})
@@ -336,6 +339,26 @@ func (o *options) measureNode() ([]ratio.Row, error) {
 	c := o.packetConfig()
 	c.Slices = max(1, c.Slices/4)
 	return packet.NodeRows(c, n)
+}
+
+// measureLive has -live connections at ports under as many rules as a port has at most in NSX.
+func (o *options) measureLive() ([]ratio.Row, error) {
+	if err := box.Quiet(); err != nil {
+		return nil, err
+	}
+	network := port.Network{Rules: mostAs(o.rules, port.Rules), Addresses: o.addresses[0]}
+	firewall, err := port.Open("/sys/fs/bpf", network)
+	if err != nil {
+		return nil, err
+	}
+	defer firewall.Close()
+	c := o.packetConfig()
+	c.Slices = max(1, c.Slices/4)
+	row, err := packet.LiveRow(c, packet.Live{Label: "node", Flows: o.live, Hooks: firewall.In(network), Count: firewall.Live, Scan: firewall.Scan})
+	if err != nil {
+		return nil, err
+	}
+	return []ratio.Row{row}, nil
 }
 
 // mostAs is the largest of rising numbers that is not above n, or else the least.

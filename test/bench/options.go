@@ -34,7 +34,7 @@ type options struct {
 	// rules
 	rules, addresses []int
 	rivals           []packet.Rival
-	ports            int
+	ports, live      int
 }
 
 // The groups of rows.
@@ -95,6 +95,7 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 		return err
 	})
 	fs.IntVar(&o.ports, "ports", 30, "rules rows: even number of `ports` of a node that each have rules of their own; 0: no such rows")
+	fs.IntVar(&o.live, "live", 1e6, "rules rows: live `connections` of a node while it looks through them; 0: no such row")
 	fs.Func("rivals", "rules rows: `list` of iptables, nftables, or none (default iptables,nftables)", o.setRivals)
 	fs.UintVar(&o.perSlice, "per-slice", 10000, "packets a turn")
 	if err := fs.Parse(args); err != nil {
@@ -118,6 +119,9 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	}
 	if o.ports < 0 || o.ports > 160 || o.ports%2 > 0 {
 		errs = append(errs, fmt.Errorf("-ports %d: want an even number up to 160, or 0", o.ports))
+	}
+	if o.live < 0 || o.live > 4e6 {
+		errs = append(errs, fmt.Errorf("-live %d: want 0 to 4000000", o.live))
 	}
 	o.vmrun = filepath.Join(o.bin, "vmrun")
 	return o, errors.Join(errs...)

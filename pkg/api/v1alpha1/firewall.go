@@ -136,7 +136,7 @@ type AppliedTo struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	// +kubebuilder:validation:Pattern=`^[-a-z0-9.]+$`
 	AddressSet string `json:"addressSet,omitempty"`
 }
 
@@ -278,7 +278,7 @@ type Peer struct {
 	// the sets that it includes.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	// +kubebuilder:validation:Pattern=`^[-a-z0-9.]+$`
 	AddressSet string `json:"addressSet,omitempty"`
 
 	// VM selects VMs of all namespaces by their labels, which whoever makes VMs

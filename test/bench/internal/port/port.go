@@ -237,6 +237,18 @@ func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
 	return p.dp.SetState(ifindex, attach.Active)
 }
 
+// Live counts the connections that a port knows.
+func (f *Firewall) Live(ifindex int) (int, error) {
+	conns, err := f.dp.Conns(ifindex)
+	return len(conns), err
+}
+
+// Scan looks through the connections of all ports, as the agent does to free those that are over.
+func (f *Firewall) Scan() error {
+	_, err := f.dp.GCConns(nil)
+	return err
+}
+
 // Release forgets the port.
 func (f *Firewall) Release(ifindex int) error { return f.dp.DetachPort(ifindex) }
 
