@@ -140,17 +140,21 @@ type trace struct {
 	d   *demo
 	m   *netns.Space
 	cmd *exec.Cmd
-	out bytes.Buffer
+	out *listening // for the frame behind all others
 	err *listening
 }
 
+// behindAll is the EtherType of a frame that a machine with a trace sends itself before the
+// trace ends: what came before it has been shown when it is.
+const behindAll = "0x88b6"
+
 // startTrace starts tcpdump and waits until it listens.
 func (d *demo) startTrace(m *netns.Space, filter string) (*trace, error) {
-	args := append([]string{"-Z", "root", "-enli", "eth0"}, strings.Fields(filter)...)
-	t := &trace{d: d, m: m}
+	args := append([]string{"-Z", "root", "--immediate-mode", "-enli", "eth0"}, strings.Fields(filter+" or ether proto "+behindAll)...)
+	t := &trace{d: d, m: m, out: &listening{word: []byte(behindAll), at: make(chan struct{})}}
 	ready := &listening{word: []byte("listening on"), at: make(chan struct{})}
 	t.cmd = m.Command(d.ctx, "tcpdump", args...)
-	t.cmd.Stdout, t.cmd.Stderr, t.err = &t.out, ready, ready
+	t.cmd.Stdout, t.cmd.Stderr, t.err = t.out, ready, ready
 	fmt.Fprintf(d.out, "  %s$ tcpdump %s &\n", m.Name, strings.Join(args, " "))
 	if err := m.Start(t.cmd); err != nil {
 		return nil, err
@@ -165,12 +169,24 @@ func (d *demo) startTrace(m *netns.Space, filter string) (*trace, error) {
 
 // stop ends tcpdump, prints what it saw and gives it.
 func (t *trace) stop() (string, error) {
+	last, err := netns.ParseFrame(strings.Fields("src=02:00:00:00:fe:01 dst=02:00:00:00:fe:02 data=last type=" + behindAll))
+	if err != nil {
+		return "", err
+	}
+	if err := t.m.Send("eth0", last, 1); err != nil {
+		return "", err
+	}
+	select {
+	case <-t.out.at:
+	case <-time.After(20 * time.Second):
+		return "", errors.Join(fmt.Errorf("tcpdump on %s does not see the machine's own frame", t.m.Name), t.cmd.Process.Kill())
+	}
 	if err := t.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		return "", err
 	}
 	_ = t.cmd.Wait() // an interrupted tcpdump may say so
 	fmt.Fprintf(t.d.out, "  %s$ fg      # and ^C\n", t.m.Name)
-	seen := strings.TrimSpace(t.out.String())
+	seen := strings.TrimSpace(t.out.before())
 	t.d.print(strings.TrimSpace(seen + "\n" + t.err.after()))
 	return seen, nil
 }
@@ -190,6 +206,12 @@ func (l *listening) Write(p []byte) (int, error) {
 		close(l.at)
 	}
 	return len(p), nil
+}
+
+// before is what came before the line with the word.
+func (l *listening) before() string {
+	before, _, _ := bytes.Cut(l.seen, l.word)
+	return string(before[:bytes.LastIndexByte(before, '\n')+1])
 }
 
 // after is what came after the line with the word.
