@@ -116,6 +116,7 @@ func policy(s size, i int) *v1alpha1.FirewallPolicy {
 		{ID: 5, Name: "guests", Action: v1alpha1.ActionDrop, Direction: v1alpha1.DirectionIn, Sources: []v1alpha1.Peer{{CIDR: "172.16.0.0/12"}}},
 	}
 	p.Default()
+	p.Spec.Stateful, p.Spec.TCPStrict = new(true), new(true) // defaults of the CRD
 	return p
 }
 
