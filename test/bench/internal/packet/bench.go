@@ -57,22 +57,31 @@ type pair struct {
 	plain, hooked *Path
 }
 
-// Rows measures a row for each case. It needs a box whose network namespace was
-// made quiet.
-func Rows(c Config, cases ...Case) ([]ratio.Row, error) {
-	sinks, err := box.NewNetns("sinks")
-	if err != nil {
-		return nil, err
+// prepare makes a place for the far ends of ports, and keeps the thread to the CPU that sends.
+func prepare(c Config) (sinks box.Netns, leave func(), err error) {
+	if sinks, err = box.NewNetns("sinks"); err != nil {
+		return sinks, nil, err
 	}
-	defer sinks.Delete()
 	if err := sinks.Do(box.Quiet); err != nil {
-		return nil, err
+		sinks.Delete()
+		return sinks, nil, err
 	}
 	unpin, err := box.Pin(c.CPU)
 	if err != nil {
+		sinks.Delete()
+		return sinks, nil, err
+	}
+	return sinks, func() { unpin(); sinks.Delete() }, nil
+}
+
+// Rows measures a row for each case. It needs a box whose network namespace was
+// made quiet.
+func Rows(c Config, cases ...Case) ([]ratio.Row, error) {
+	sinks, leave, err := prepare(c)
+	if err != nil {
 		return nil, err
 	}
-	defer unpin()
+	defer leave()
 	var rows []ratio.Row
 	for i, one := range cases {
 		row, err := measureCase(c, one, sinks, byte(2*i))

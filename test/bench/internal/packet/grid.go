@@ -139,19 +139,11 @@ type grid struct {
 // GridRows measures a grid: rows, and a curve for each side of what the first packet of a flow
 // costs by the number of rules, where that varies.
 func GridRows(c Config, g Grid) (rows []ratio.Row, curves []ratio.Curve, err error) {
-	sinks, err := box.NewNetns("sinks")
+	sinks, leave, err := prepare(c)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer sinks.Delete()
-	if err := sinks.Do(box.Quiet); err != nil {
-		return nil, nil, err
-	}
-	unpin, err := box.Pin(c.CPU)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer unpin()
+	defer leave()
 	m := &grid{Grid: g}
 	defer func() { err = errors.Join(err, m.close()) }()
 	if err := m.build(sinks); err != nil {

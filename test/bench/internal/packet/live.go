@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/homeport-cni/homeport/test/bench/internal/box"
 	"github.com/homeport-cni/homeport/test/bench/internal/ratio"
 )
 
@@ -28,19 +27,11 @@ const PortFlows = 30000
 // LiveRow compares packets of live connections while they are looked through, all the time, with
 // packets in between.
 func LiveRow(c Config, l Live) (row ratio.Row, err error) {
-	sinks, err := box.NewNetns("sinks")
+	sinks, leave, err := prepare(c)
 	if err != nil {
 		return row, err
 	}
-	defer sinks.Delete()
-	if err := sinks.Do(box.Quiet); err != nil {
-		return row, err
-	}
-	unpin, err := box.Pin(c.CPU)
-	if err != nil {
-		return row, err
-	}
-	defer unpin()
+	defer leave()
 	pairs := (l.Flows + 2*PortFlows - 1) / (2 * PortFlows)
 	each := (l.Flows + 2*pairs - 1) / (2 * pairs)
 	var paths []*ourPath

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/homeport-cni/homeport/test/bench/internal/box"
 	"github.com/homeport-cni/homeport/test/bench/internal/ratio"
 )
 
@@ -47,19 +46,11 @@ func turn[P any](paths []P, send func(P, uint32) (Sample, error)) func(uint32) (
 
 // NodeRows measures packets between all ports of a node, two and two, and changes of its rules.
 func NodeRows(c Config, n Node) (rows []ratio.Row, err error) {
-	sinks, err := box.NewNetns("sinks")
+	sinks, leave, err := prepare(c)
 	if err != nil {
 		return nil, err
 	}
-	defer sinks.Delete()
-	if err := sinks.Do(box.Quiet); err != nil {
-		return nil, err
-	}
-	unpin, err := box.Pin(c.CPU)
-	if err != nil {
-		return nil, err
-	}
-	defer unpin()
+	defer leave()
 	var all [3]fleet // plain, few rules, many
 	defer func() {
 		for i := range all {
