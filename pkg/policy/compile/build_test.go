@@ -411,6 +411,20 @@ func bigInput(tb testing.TB, networks, prefixes int) compile.Input {
 	return compile.Input{Sets: sets, Counters: counters}
 }
 
+// built compiles one set.
+func built(t *testing.T, set policy.Set) (*compile.Program, compile.Counters) {
+	t.Helper()
+	counters, err := compile.Allocate(nil, []policy.Set{set})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, counters
+}
+
 // Rules can tell all combinations of TCP flags apart.
 func TestManyFlags(t *testing.T) {
 	for _, demands := range []int{1, 64, 256} {
@@ -420,14 +434,7 @@ func TestManyFlags(t *testing.T) {
 				Services: []policy.Service{{Protocol: policy.TCP, Last: 0xffff, SourceFirst: uint16(1 + i), SourceLast: uint16(2 + i), Flags: policy.TCPFlags{Mask: 0xff, Set: uint8(i)}},
 					{Protocol: policy.UDP, Last: 0xffff, SourceFirst: uint16(1 + i), SourceLast: uint16(1 + i)}}})
 		}
-		counters, err := compile.Allocate(nil, []policy.Set{set})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p, counters := built(t, set)
 		for flags := range 256 {
 			for _, protocol := range []uint8{policy.TCP, policy.UDP} {
 				pkt := policy.Packet{IP: true, Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), Protocol: protocol, HasService: true, SourcePort: uint16(1 + flags)}
@@ -484,14 +491,7 @@ func TestEarlierProgramsLetNoMorePass(t *testing.T) {
 				r.Action = policy.Drop // of Kubernetes' policies alone, which have neither
 			}
 		}
-		counters, err := compile.Allocate(nil, []policy.Set{set})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p, _ := built(t, set)
 		h, err := p.Policies[0].Header()
 		if err != nil {
 			t.Fatal(err)

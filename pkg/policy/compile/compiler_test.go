@@ -184,6 +184,23 @@ func TestCompilerSpares(t *testing.T) {
 	}
 }
 
+// bothWays compiles sets by a compiler that knows others from before, and by a new one.
+func bothWays(t *testing.T, c *compile.Compiler, counters compile.Counters, sets []policy.Set) (got, want *compile.Program, next compile.Counters) {
+	t.Helper()
+	next, err := c.Allocate(counters, sets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := compile.Input{Sets: sets, Counters: next}
+	if got, err = c.Build(in); err != nil {
+		t.Fatal(err)
+	}
+	if want, err = compile.Build(in); err != nil {
+		t.Fatal(err)
+	}
+	return got, want, next
+}
+
 // TestCompilerSharedLists: a set that changes takes nobody along who has the same addresses by
 // another way: a rule as its own, a set of another name, another network that keeps the old ones.
 func TestCompilerSharedLists(t *testing.T) {
@@ -236,19 +253,8 @@ func TestCompilerSharedLists(t *testing.T) {
 				if sets == nil {
 					continue
 				}
-				var err error
-				if counters, err = compiler.Allocate(counters, sets); err != nil {
-					t.Fatal(err)
-				}
-				in := compile.Input{Sets: sets, Counters: counters}
-				got, err := compiler.Build(in)
-				if err != nil {
-					t.Fatal(err)
-				}
-				want, err := compile.Build(in)
-				if err != nil {
-					t.Fatal(err)
-				}
+				var got, want *compile.Program
+				got, want, counters = bothWays(t, &compiler, counters, sets)
 				if err := alike(got, want); err != nil {
 					t.Error(err)
 				}
@@ -310,19 +316,8 @@ func TestCompilerSharedMaps(t *testing.T) {
 			if rnd.IntN(2) == 0 {
 				lists = next
 			}
-			var err error
-			if counters, err = c.Allocate(counters, sets); err != nil {
-				t.Fatal(err)
-			}
-			in := compile.Input{Sets: sets, Counters: counters}
-			got, err := c.Build(in)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, err := compile.Build(in)
-			if err != nil {
-				t.Fatal(err)
-			}
+			var got, want *compile.Program
+			got, want, counters = bothWays(t, &c, counters, sets)
 			if compile.Patched(&c) {
 				patched++
 			}

@@ -1,11 +1,9 @@
 package compile
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"maps"
 	"slices"
 	"unsafe"
 
@@ -153,6 +151,15 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	h.Svcindex = w.u16s(index)
 	h.Svcchunk = uint32(len(w.pages))
 	w.pages = append(w.pages, chunks.pages...)
+	w.parts(&h, flags, parts, applying, sports)
+	h.Meta = w.meta(c.counters, rules, places)
+	w.pages[0] = h.page()
+	return Policy{Network: set.ID(), Pages: w.pages, Sum: sha256.Sum256(unsafe.Slice(&w.pages[0][0], len(w.pages)*PageSize))}, nil
+}
+
+// parts writes where the rows of each part are: into the header, and for groups of TCP flags
+// behind it.
+func (w *pageWriter) parts(h *Header, flags groupsOfFlags, parts []part, applying [][2]uint32, sports [][]uint16) {
 	behind := make([]Part, partsBehind*len(flags.like))
 	for i, p := range parts {
 		out := Part{DirRow: applying[i]}
@@ -176,9 +183,14 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 			}
 		})
 	}
-	h.Meta = w.table(len(rules), rulesPerPage, func(b []byte, i int) {
+}
+
+// meta writes what decides, and the monitored rules behind it, one for each of places.
+func (w *pageWriter) meta(counters Counters, rules []policy.Rule, places []uint32) uint32 {
+	decide := len(rules) - len(places)
+	return w.table(len(rules), rulesPerPage, func(b []byte, i int) {
 		r := &rules[i]
-		m := ruleMeta{counter: c.counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}
+		m := ruleMeta{counter: counters[r.Key], ruleID: r.Key.ID, action: uint32(r.Action)}
 		if r.Implied {
 			m.flags |= ruleImplied
 		}
@@ -191,15 +203,13 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 		if r.Log {
 			m.flags |= ruleLog
 		}
-		if n := int(h.Rules); i >= n {
-			m.flags |= places[i-n] << ruleLinkShift
+		if i >= decide {
+			m.flags |= places[i-decide] << ruleLinkShift
 		} else if r.Action == policy.Pass {
 			m.flags |= uint32(r.Tier+1) << ruleLinkShift
 		}
 		m.put(b)
 	})
-	w.pages[0] = h.page()
-	return Policy{Network: set.ID(), Pages: w.pages, Sum: sha256.Sum256(unsafe.Slice(&w.pages[0][0], len(w.pages)*PageSize))}, nil
 }
 
 // classRows gives each class its row number on one side: the rules for which
@@ -279,223 +289,6 @@ func (c *writer) localRows(t *rowTable, rules []policy.Rule, sides []peers) (out
 	return out
 }
 
-// chunkTable numbers the distinct chunks of one policy.
-type chunkTable struct {
-	pages   []Page
-	numbers map[Page]uint16
-}
-
-// number gives a chunk's number.
-func (c *chunkTable) number(chunk *Page) uint16 {
-	n, ok := c.numbers[*chunk]
-	if !ok {
-		if c.numbers == nil {
-			c.numbers = map[Page]uint16{}
-		}
-		n = uint16(len(c.pages)) // means nothing beyond ChunksMax
-		c.numbers[*chunk] = n
-		c.pages = append(c.pages, *chunk)
-	}
-	return n
-}
-
-// index gives the chunks of one group: by high byte, the row numbers of 256 values,
-// which begin at base and change at the cuts.
-func (c *chunkTable) index(t *rowTable, base row, cuts []cut) (out []uint16) {
-	now, plain := slices.Clone(base), false // plain: the last chunk had no cut
-	for high := range 256 {
-		whole := len(cuts) == 0 || cuts[0].at > high<<8|0xff
-		if whole && plain {
-			out = append(out, out[len(out)-1])
-			continue
-		}
-		var chunk Page
-		cuts = fillChunk(&chunk, t, now, cuts, high<<8)
-		out = append(out, c.number(&chunk))
-		plain = whole
-	}
-	return out
-}
-
-// serviceIndex gives the index of each group, one behind the other.
-func serviceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, noService row) (out []uint16) {
-	for _, protocol := range groups {
-		out = append(out, chunks.index(t, noService, cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) {
-			return s.First, s.Last, s.Protocol == protocol
-		}))...)
-	}
-	return append(out, chunks.index(t, noService, cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) {
-		return uint16(s.Protocol), uint16(s.Protocol), s.Whole()
-	}))...)
-}
-
-// groupsOfFlags are the TCP flags that rules do not tell apart.
-type groupsOfFlags struct {
-	of   []uint16 // by flags, the number of their group; that of none is 0. Nil: no rule asks for flags or the VM's address
-	like []uint8  // by number, some flags of the group
-}
-
-func flagGroups(rules []policy.Rule) (g groupsOfFlags) {
-	var demands []policy.TCPFlags
-	local := false
-	for i := range rules {
-		local = local || rules[i].LocalSets != nil
-		for _, s := range rules[i].Services {
-			if s.Flags.Mask != 0 && !slices.Contains(demands, s.Flags) {
-				demands = append(demands, s.Flags)
-			}
-		}
-	}
-	if demands == nil && !local {
-		return g
-	}
-	numbers := map[string]uint16{} // by which demands are met
-	met := make([]byte, len(demands))
-	for flags := range 256 {
-		for i, d := range demands {
-			met[i] = 0
-			if d.Match(uint8(flags)) {
-				met[i] = 1
-			}
-		}
-		number, known := numbers[string(met)]
-		if !known {
-			number = uint16(len(g.like))
-			numbers[string(met)] = number
-			g.like = append(g.like, uint8(flags))
-		}
-		g.of = append(g.of, number)
-	}
-	return g
-}
-
-// sourceIndex gives the index of source ports for each direction and group with ports:
-// the rules of that direction, and of those that has names, which do not ask for other
-// ones. Nil: none asks. Of onlyTCP nobody asks for the other groups.
-func sourceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, has func(*policy.Rule) bool, onlyTCP bool) (out []uint16) {
-	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return has(&r) && slices.ContainsFunc(r.Services, asksSource) }) {
-		return nil
-	}
-	for _, d := range []policy.Direction{policy.Out, policy.In} {
-		for _, protocol := range portGroups {
-			if onlyTCP && protocol != policy.TCP {
-				out = append(out, make([]uint16, 256)...)
-				continue
-			}
-			asking := func(s policy.Service) bool { return s.Protocol == protocol && asksSource(s) }
-			judged := rowWhere(rules, func(r *policy.Rule) bool { return applies(r, d) && has(r) && !slices.ContainsFunc(r.Services, asking) })
-			cuts := cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) { return s.SourceFirst, s.SourceLast, asking(s) })
-			cuts = slices.DeleteFunc(cuts, func(c cut) bool { return !applies(&rules[c.rule], d) || !has(&rules[c.rule]) })
-			out = append(out, chunks.index(t, judged, cuts)...)
-		}
-	}
-	return out
-}
-
-// asksSource says whether a service wants source ports, and asks whether it wants these or flags.
-func asksSource(s policy.Service) bool { return s.SourceLast != 0 }
-func asks(s policy.Service) bool       { return asksSource(s) || s.Flags.Mask != 0 }
-
-// part is a choice of rules for which there are rows: all (at is -1), or those of the header's
-// Parts[at]; and of these, where flags is a group of TCP flags, all but what wants others.
-type part struct {
-	at    int
-	flags int // -1: any
-	has   func(*policy.Rule) bool
-}
-
-// partsOf gives the parts that judging needs.
-func partsOf(rules []policy.Rule, flags groupsOfFlags) []part {
-	parts := []part{{-1, -1, func(*policy.Rule) bool { return true }}}
-	var leads [TiersMax]bool // that a Pass rule leads to a tier
-	monitored := false
-	for i := range rules {
-		if r := &rules[i]; r.Monitored {
-			monitored = true
-		} else if r.Action == policy.Pass {
-			leads[r.Tier+1] = true
-		}
-	}
-	for tier, is := range leads {
-		if is {
-			parts = append(parts, part{tier - 1, -1, func(r *policy.Rule) bool { return !r.Monitored && int(r.Tier) >= tier }})
-		}
-	}
-	if monitored {
-		parts = append(parts, part{partMonitored, -1, func(r *policy.Rule) bool { return r.Monitored }})
-	}
-	if flags.of == nil {
-		return parts
-	}
-	// Programs that know neither flags nor the VM's address read the parts without a group.
-	var all []part
-	for _, p := range parts {
-		all = append(all, part{p.at, -1, func(r *policy.Rule) bool { return p.has(r) && safeWithout(r) }})
-	}
-	// Those without flags are group 0, and so are packets that are not TCP: what wants flags has
-	// no other services.
-	for group, like := range flags.like {
-		for _, p := range parts {
-			all = append(all, part{p.at, group, func(r *policy.Rule) bool {
-				return p.has(r) && (len(r.Services) == 0 || r.Services[0].Flags.Match(like))
-			}})
-		}
-	}
-	return all
-}
-
-// safeWithout says that a rule lets nothing more pass where its TCP flags and the VM's address are
-// not looked at.
-func safeWithout(r *policy.Rule) bool {
-	drops := (r.Action == policy.Drop || r.Action == policy.Reject) && !r.Monitored
-	return drops || r.LocalSets == nil && (len(r.Services) == 0 || r.Services[0].Flags.Mask == 0)
-}
-
-// applies says whether a rule is judged in a direction.
-func applies(r *policy.Rule, d policy.Direction) bool { return r.Directions.Has(d) && !r.Disabled }
-
-// lines are a set's rules in a form that rows can say, with the services of the sets that
-// they name: source and destination ports have
-// a row each, so of one protocol all services of a line ask for the same source ports; and TCP flags
-// have one with direction, so all services of a line are TCP with the same, or none asks for any.
-// A rule that has others stands there once for each. The set has passed check.
-func lines(set *policy.Set) ([]policy.Rule, error) {
-	total := 0
-	for i := range set.Rules {
-		r := &set.Rules[i]
-		total += len(r.Services)
-		for _, name := range r.ServiceSets {
-			total += len(set.ServiceLists[name])
-		}
-		if total > ServicesTotal {
-			return nil, fmt.Errorf("its rules (%s) come to more than %d services, by rule %v: name fewer services, or smaller sets of them", perPolicy(set.Rules), ServicesTotal, r.Key)
-		}
-	}
-	if !slices.ContainsFunc(set.Rules, func(r policy.Rule) bool { return r.ServiceSets != nil || slices.ContainsFunc(r.Services, asks) }) {
-		return set.Rules, nil
-	}
-	out := make([]policy.Rule, 0, len(set.Rules))
-	for _, r := range set.Rules {
-		r = set.FlatServices(r)
-		if !slices.ContainsFunc(r.Services, asks) {
-			out = append(out, r)
-			continue
-		}
-		for _, same := range sameFlags(r.Services) {
-			for _, services := range sameSources(same) {
-				line := r
-				line.Services = services
-				out = append(out, line)
-			}
-		}
-		if len(out) > RulesMax {
-			return nil, fmt.Errorf("its %d rules (%s) ask for so many combinations of source ports, destination ports and TCP flags that they count as more than the %d that a network can have, by rule %v: "+
-				"ask for the same source ports and flags in each service of a rule", len(set.Rules), perPolicy(set.Rules), RulesMax, r.Key)
-		}
-	}
-	return out, nil
-}
-
 // monitoredLast puts the monitored rules behind those that decide, else in their order,
 // and gives the place of each: how many that decide stood before it.
 func monitoredLast(rules []policy.Rule) (out []policy.Rule, places []uint32) {
@@ -513,114 +306,4 @@ func monitoredLast(rules []policy.Rule) (out []policy.Rule, places []uint32) {
 		places = append(places, uint32(len(out)))
 	}
 	return append(out, monitored...), places
-}
-
-// Lines is how many rules the set's count as towards [RulesMax], and at least one more
-// than that if they are too many.
-func Lines(set *policy.Set) int {
-	rules, err := lines(set)
-	if err != nil {
-		return max(RulesMax+1, len(set.Rules))
-	}
-	return len(rules)
-}
-
-// sameFlags parts services by the TCP flags that they ask for, those that ask for none first.
-func sameFlags(list []policy.Service) (parts [][]policy.Service) {
-	by := map[policy.TCPFlags][]policy.Service{}
-	for _, s := range list {
-		by[s.Flags] = append(by[s.Flags], s)
-	}
-	for _, flags := range slices.SortedFunc(maps.Keys(by), func(a, b policy.TCPFlags) int {
-		return cmp.Or(cmp.Compare(a.Mask, b.Mask), cmp.Compare(a.Set, b.Set))
-	}) {
-		parts = append(parts, by[flags])
-	}
-	return parts
-}
-
-// sameSources parts services, which ask for the same flags, so that those of one protocol in a part ask for the same
-// source ports. The order of services has no part in it.
-func sameSources(list []policy.Service) (parts [][]policy.Service) {
-	type ports struct{ first, last uint16 }
-	type dest struct {
-		protocol uint8
-		ports
-	}
-	from := map[dest][]ports{} // the source ports of each
-	for _, s := range list {
-		d := dest{s.Protocol, ports{s.First, s.Last}}
-		from[d] = append(from[d], ports{s.SourceFirst, s.SourceLast})
-	}
-	byFrom := map[uint8]map[string][]policy.Service{}
-	for d, sources := range from {
-		slices.SortFunc(sources, func(a, b ports) int { return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last)) })
-		sources = slices.Compact(sources)
-		if sources[0] == (ports{}) {
-			sources = sources[:1] // any is among them
-		}
-		name := fmt.Sprint(sources)
-		if byFrom[d.protocol] == nil {
-			byFrom[d.protocol] = map[string][]policy.Service{}
-		}
-		for _, p := range sources {
-			byFrom[d.protocol][name] = append(byFrom[d.protocol][name],
-				policy.Service{Protocol: d.protocol, First: d.first, Last: d.last, SourceFirst: p.first, SourceLast: p.last, Flags: list[0].Flags})
-		}
-	}
-	for _, protocol := range slices.Sorted(maps.Keys(byFrom)) {
-		for i, name := range slices.Sorted(maps.Keys(byFrom[protocol])) {
-			if i == len(parts) {
-				parts = append(parts, nil)
-			}
-			parts[i] = append(parts[i], byFrom[protocol][name]...)
-		}
-	}
-	return parts
-}
-
-// fillChunk writes the row numbers of 256 services from base on. It takes the
-// cuts on its way from the front and keeps now, the row at hand, up to date.
-func fillChunk(chunk *Page, t *rowTable, now row, cuts []cut, base int) []cut {
-	number := t.number(now)
-	for low := range 256 {
-		if len(cuts) > 0 && cuts[0].at == base+low {
-			for ; len(cuts) > 0 && cuts[0].at == base+low; cuts = cuts[1:] {
-				now.flip(cuts[0].rule)
-			}
-			number = t.number(now)
-		}
-		binary.NativeEndian.PutUint16(chunk[2*low:], uint16(number))
-	}
-	return cuts
-}
-
-// cut is a place where a rule begins or ceases to match.
-type cut struct{ at, rule int }
-
-// cutsOf gives the cuts of all rules, in order, where of says what each service covers.
-// Ranges of one rule are joined first, so that its cuts alternate.
-func cutsOf(rules []policy.Rule, of func(policy.Service) (first, last uint16, ok bool)) []cut {
-	type span struct{ first, end int }
-	var cuts []cut
-	for i := range rules {
-		var own []span
-		for _, s := range rules[i].Services {
-			if first, last, ok := of(s); ok {
-				own = append(own, span{int(first), int(last) + 1})
-			}
-		}
-		slices.SortFunc(own, func(a, b span) int { return cmp.Compare(a.first, b.first) })
-		for len(own) > 0 {
-			first, end := own[0].first, own[0].end
-			for own = own[1:]; len(own) > 0 && own[0].first <= end; own = own[1:] {
-				end = max(end, own[0].end)
-			}
-			cuts = append(cuts, cut{first, i}, cut{end, i})
-		}
-	}
-	slices.SortFunc(cuts, func(a, b cut) int {
-		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.rule, b.rule))
-	})
-	return cuts
 }
