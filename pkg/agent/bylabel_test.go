@@ -273,9 +273,7 @@ func TestOneRefusedPolicy(t *testing.T) {
 		return s
 	}
 	l.follow(snap(2, 1))
-	for name := range l.world.health {
-		l.world.health[name] = trunkHealth{mtu: 1500}
-	}
+	l.trunksAreUp()
 	if s := l.nodeStatus(); !s.Ready {
 		t.Fatalf("at first: %q", s.Reasons)
 	}

@@ -32,9 +32,7 @@ func (l live) get(path string) (int, string) {
 func TestSilentLoop(t *testing.T) {
 	l := newLive(t)
 	l.world.active = l.world.snap.Revision
-	for name := range l.world.health {
-		l.world.health[name] = trunkHealth{mtu: 1500}
-	}
+	l.trunksAreUp()
 	if code, body := l.get("/readyz"); code != http.StatusOK {
 		t.Fatalf("at first: %d %s", code, body)
 	}
@@ -85,7 +83,9 @@ func TestReadyz(t *testing.T) {
 		code   int
 		says   string // in status, and with the code in /readyz
 	}{
-		"a trunk's NIC is missing": {func(l live) { l.world.health["open"] = trunkHealth{problem: "eth9 does not exist"} }, 200, "trunk open: eth9"},
+		"a trunk's NIC is missing": {func(l live) {
+			l.world.health["open"] = trunkHealth{spec: trunkSpec(l.world.snap.Trunks["open"]), problem: "eth9 does not exist"}
+		}, 200, "trunk open: eth9"},
 		"an uplink was taken away": {drifts("eth1"), 200, "eth1: Unslaved"},
 		"a port without a record":  {func(l live) { l.world.strays = []string{"veth9"} }, 200, "veth9 is an open port"},
 		"a policy is refused": {func(l live) {
@@ -103,9 +103,7 @@ func TestReadyz(t *testing.T) {
 			l := newLive(t)
 			l.open("veth1", 1)
 			l.world.active = l.world.snap.Revision
-			for name := range l.world.health {
-				l.world.health[name] = trunkHealth{mtu: 1500}
-			}
+			l.trunksAreUp()
 			if code, body := l.get("/readyz"); code != http.StatusOK || !l.nodeStatus().Ready {
 				t.Fatalf("at first: %d %s, status %q", code, body, l.nodeStatus().Reasons)
 			}

@@ -33,6 +33,19 @@ type trunkHealth struct {
 	tried   time.Time // when it was last set up
 }
 
+// healthAt is what the kernel made of a trunk where it is desired now. What is known of it
+// on another bridge or uplink says nothing of this one, which has yet to be set up.
+func healthAt(t desired.Trunk, known map[string]trunkHealth) (h trunkHealth, ok bool) {
+	h, ok = known[t.Name]
+	if !ok || h.spec.Bridge != t.Bridge || h.spec.Uplink != t.Uplink || h.spec.Managed != t.Managed {
+		return trunkHealth{}, false
+	}
+	return h, true
+}
+
+// notSetUp is why a trunk is not ready of which nothing is known yet.
+const notSetUp = "not set up yet"
+
 // resolve finds out what a request means, or which field is wrong and why. It
 // depends on nothing but its arguments.
 func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trunkHealth) (resolved, error) {
@@ -59,10 +72,10 @@ func resolve(req *attach.Request, snap *desired.Snapshot, health map[string]trun
 			return r, err
 		}
 	}
-	h, ok := health[r.trunk.Name]
+	h, ok := healthAt(r.trunk, health)
 	if !ok || h.problem != "" {
 		return r, &attach.Error{Kind: attach.TryAgain, Field: "trunk",
-			Message: fmt.Sprintf("trunk %s is not ready on this node: %s", r.trunk.Name, orElse(h.problem, "not set up yet")),
+			Message: fmt.Sprintf("trunk %s is not ready on this node: %s", r.trunk.Name, orElse(h.problem, notSetUp)),
 			Remedy:  "see homeportctl status"}
 	}
 	r.mtu, err = resolveMTU(req.MTU, r.mtu, h.mtu, r.trunk.Name)

@@ -44,7 +44,18 @@ func snapshot(tb testing.TB) (*desired.Snapshot, map[string]trunkHealth) {
 			"sick":   {Name: "sick", Trunk: "broken", Mode: vlan.Access, PVID: 100},
 		},
 	}
-	return s, map[string]trunkHealth{"open": {mtu: 1500}, "closed": {mtu: 1500}, "going": {mtu: 1500}, "broken": {problem: "the uplink eth9 does not exist"}}
+	health := healthy(s)
+	health["broken"] = trunkHealth{spec: health["broken"].spec, problem: "the uplink eth9 does not exist"}
+	return s, health
+}
+
+// healthy says that every trunk is set up.
+func healthy(s *desired.Snapshot) map[string]trunkHealth {
+	health := map[string]trunkHealth{}
+	for name, t := range s.Trunks {
+		health[name] = trunkHealth{spec: trunkSpec(t), mtu: 1500}
+	}
+	return health
 }
 
 func network(name string) *attach.Request {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -113,9 +114,7 @@ func TestStale(t *testing.T) {
 	fine := *l.world.snap
 	l.world.active = fine.Revision
 	broken := l.world.health["broken"]
-	for name := range l.world.health {
-		l.world.health[name] = trunkHealth{mtu: 1500}
-	}
+	l.trunksAreUp()
 	if s := l.nodeStatus(); !s.Ready || len(s.Conditions) != 0 {
 		t.Fatalf("at first: ready %v, %q, %+v", s.Ready, s.Reasons, s.Conditions)
 	}
@@ -135,6 +134,39 @@ func TestStale(t *testing.T) {
 	l.take(&fine)
 	if s := l.nodeStatus(); len(s.Conditions) != 0 {
 		t.Errorf("after its return: %+v", s.Conditions)
+	}
+}
+
+// TestMovedTrunk: a trunk that is desired elsewhere is not ready until it is set up there,
+// whatever it was where it stood.
+func TestMovedTrunk(t *testing.T) {
+	l := newLive(t)
+	l.world.active = l.world.snap.Revision
+	l.trunksAreUp()
+	before := l.world.snap
+	for what, move := range map[string]func(*desired.Trunk){
+		"another bridge":    func(t *desired.Trunk) { t.Bridge = "br9" },
+		"another uplink":    func(t *desired.Trunk) { t.Uplink = "eth9" },
+		"managed, not ours": func(t *desired.Trunk) { t.Managed = !t.Managed },
+	} {
+		next := *before
+		next.Trunks = maps.Clone(next.Trunks)
+		trunk := next.Trunks["open"]
+		move(&trunk)
+		next.Trunks["open"] = trunk
+		l.take(&next)
+		s := l.nodeStatus()
+		i := slices.IndexFunc(s.Trunks, func(t wire.TrunkStatus) bool { return t.Name == "open" })
+		if got := s.Trunks[i]; s.Ready || got.Ready || got.MTU != 0 || got.Message != notSetUp {
+			t.Errorf("%s: ready %v, trunk %+v", what, s.Ready, got)
+		}
+		if _, err := l.resolve(network("web")); err == nil || !strings.Contains(err.Error(), notSetUp) {
+			t.Errorf("%s: an ADD is answered %v", what, err)
+		}
+		l.take(before)
+		if s := l.nodeStatus(); !s.Ready {
+			t.Errorf("%s, and back: %q", what, s.Reasons)
+		}
 	}
 }
 

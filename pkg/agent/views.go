@@ -174,14 +174,18 @@ func (w *world) leftover() (out []desired.Problem) {
 // trunkStatuses are the trunks in force, by name.
 func (w *world) trunkStatuses(links map[string]string) (out []wire.TrunkStatus) {
 	for _, name := range slices.Sorted(maps.Keys(w.snap.Trunks)) {
-		t := trunkStatus(w.snap.Trunks[name], w.health[name])
+		t := w.trunkStatus(w.snap.Trunks[name])
 		t.Link = links[t.Uplink]
 		out = append(out, t)
 	}
 	return out
 }
 
-func trunkStatus(t desired.Trunk, h trunkHealth) wire.TrunkStatus {
+func (w *world) trunkStatus(t desired.Trunk) wire.TrunkStatus {
+	h, ok := healthAt(t, w.health)
+	if !ok {
+		h.problem = notSetUp
+	}
 	return wire.TrunkStatus{Name: t.Name, Bridge: t.Bridge, Uplink: t.Uplink, VLANs: h.vlans, MTU: h.mtu, Ready: h.problem == "" && h.mtu != 0,
 		Message: h.problem, Resource: t.Resource}
 }

@@ -3,6 +3,7 @@ package desired
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -241,8 +242,16 @@ func TestUnknownIsNeverMoreOpen(t *testing.T) {
 	for range 400 {
 		w := g.world()
 		var other []Policy
+		lists, services := map[string]expanded{}, map[string][]policy.Service{}
 		for i := range 1 + g.IntN(4) {
 			set := rules.SetN(fmt.Sprint("f", i), 1+g.IntN(4))
+			for name, ranges := range set.Lists {
+				lists[name] = expanded{ranges: ranges}
+			}
+			maps.Copy(services, set.ServiceLists)
+			for i := range set.Rules {
+				set.Rules[i].LocalSets = nil // a policy's appliedTo says that, not its rules
+			}
 			p := Policy{Name: fmt.Sprint("f", i), Rank: one(g, 1, 3, 6), Rules: set.Rules}
 			if g.IntN(3) > 0 {
 				selector, err := NewSelector(g.selector())
@@ -264,7 +273,8 @@ func TestUnknownIsNeverMoreOpen(t *testing.T) {
 			w.cluster = append(w.cluster, g.clusterPolicy(i))
 		}
 		s := w.read(t, other...)
-		s.lists = map[string]expanded{"some": {ranges: []policy.AddrRange{}}}
+		s.lists, s.serviceLists = lists, services
+		s.lists["some"] = expanded{ranges: []policy.AddrRange{}}
 		if some := g.packet(w); some.IP {
 			s.lists["some"] = expanded{ranges: []policy.AddrRange{{First: some.Src, Last: some.Src}}}
 		}
