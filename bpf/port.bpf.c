@@ -16,6 +16,7 @@
 #include "guard.h"
 #include "classify.h"
 #include "conntrack.h"
+#include "ether.h"
 #include "fragment.h"
 #include "known.h"
 #include "refuse.h"
@@ -112,6 +113,11 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame 
 	r = parse_ip(skb, &p, f->ethertype, f->at);
 	if (r != GO_ON)
 		return r;
+	/* By an Ethernet rule that allows it, which is left of what is not IP alone. */
+	if (t->rule) {
+		t->told |= TOLD_PASS;
+		return HP_RULE_ALLOW;
+	}
 	if (p.kind == NEIGHBOUR)
 		return HP_ND;
 	if (p.fragment && fragment_of(&p, t, 0))
@@ -148,13 +154,19 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	/* Only now, so that a VM which goes on sending where it left is told from noise. */
 	if (state != GO_ON)
 		return state;
-	/* Without these no address would ever be found; they carry no data. */
-	if (f.ethertype == ETHERTYPE_ARP)
-		return HP_ARP;
+	/* It announces where a VM is now. */
 	if (f.ethertype == ETHERTYPE_RARP)
 		return HP_RARP;
-	t->now = ticks_now();
 	t->generation = generation_now();
+	if (t->generation & HP_GENERATION_ETHER) {
+		r = by_frame(skb, t, f.ethertype);
+		if (r != GO_ON)
+			return r;
+	}
+	/* Without it no address would ever be found; it carries no data. */
+	if (f.ethertype == ETHERTYPE_ARP)
+		return HP_ARP;
+	t->now = ticks_now();
 	r = known_flow(skb, &f, t);
 	if (r != GO_ON)
 		return r;
@@ -201,6 +213,7 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 	t.dir = dir;
 	reason = decide(skb, port, &t);
 	act = verdict(skb, port->slot, dir, reason);
+	tell_frame(&t);
 	/* What is flooded has its events where it belongs: here it would use up those of the VM. */
 	if (t.told & TOLD_PASS || (is_drop(reason) && reason != HP_NOT_FOR_PORT) || dry_run)
 		tell(skb, &t, reason);

@@ -94,7 +94,9 @@ enum hp_reason {
  *   flagparts struct hp_part in 16 bytes, 32 a page: for each group HP_TIERS_MAX + 1, in
  *             place of dir_row and sportindex, and of each of parts. These are for programs that
  *             know neither then, and name none of the rules that would let more pass so.
- *   svcchunk  u16[256] a page: row number by the low byte, for both indexes.
+ *   etherindex u16[256], one page: as a group of svcindex by the EtherType. Its rows have Ethernet
+ *             rules alone, and those of svcindex and svc_none_row have none.
+ *   svcchunk  u16[256] a page: row number by the low byte, for all indexes.
  *   meta      hp_rule[32] a page, by position.
  * All row numbers point into the same rows table.
  */
@@ -110,6 +112,7 @@ enum hp_svc_group {
 	HP_SVC_SCTP = 4,   /* destination port */
 	HP_SVC_IP = 5,     /* 0, IP protocol, where no more is known: other protocols, non-first fragments */
 	HP_SVC_GROUPS = 6,
+	HP_SVC_ETHER = 7,  /* of a query: a frame by its EtherType; in etherindex, not in svcindex */
 };
 
 #define HP_SVC_GROUPS_FIRST 4 /* groups of programs that do not say how many they have */
@@ -145,6 +148,7 @@ struct hp_header {
 	__u32 local_classrow[HP_DIRS]; /* from here on pages of earlier versions have 0. First page; in place of src_classrow for what goes out, and of dst_classrow for what comes in; 0: that is the same */
 	__u32 flagindex;    /* page; 0: no rule asks for TCP flags or the VM's address */
 	__u32 flagparts;    /* first page */
+	__u32 etherindex;   /* page; 0: no Ethernet rules */
 };
 
 enum hp_action {
@@ -203,12 +207,26 @@ struct hp_port {
  * generation. The rest is user space's memory across its restarts.
  */
 struct hp_control {
-	__u64 generation; /* 0: nothing compiled yet, every policy lookup drops */
+	__u64 generation; /* 0: nothing compiled yet, every policy lookup drops. With HP_GENERATION_ETHER */
 	__u64 hashed;     /* the generation whose content hash says */
 	__u8 hash[32];    /* SHA-256 of what was compiled, for a Sync that changes nothing */
 	__u32 serial;     /* the last hp_port.serial given out */
 	__u32 mark;       /* of the programs' own answers, by lot; programs read it, too */
 };
+
+/*
+ * With this bit in it, generation has a policy with Ethernet rules. It is not of the number, by
+ * which generations follow each other.
+ */
+#define HP_GENERATION_ETHER_BIT 63
+#define HP_GENERATION_ETHER (1ULL << HP_GENERATION_ETHER_BIT)
+
+/*
+ * The address that stands for a MAC: this, and behind it the MAC. It is of the block that is
+ * discarded wherever it is met (RFC 6666); rules about packets never name a MAC's.
+ */
+#define HP_MAC_BLOCK { 0x01, 0x00 }
+#define HP_MAC_AT 10
 
 /* policy_names: key __u32 policy number. Read by user space only. */
 #define HP_NAME_MAX 256

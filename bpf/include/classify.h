@@ -68,6 +68,8 @@ static __always_inline int service_row(void *program, const struct hp_header *h,
 {
 	__u32 groups = h->svc_groups;
 
+	if (q->group == HP_SVC_ETHER)
+		return indexed_row(program, h, h->etherindex, q->service);
 	if (q->group >= (groups ? groups : HP_SVC_GROUPS_FIRST))
 		return h->svc_none_row;
 	return indexed_row(program, h, h->svcindex + q->group, q->service);

@@ -16,6 +16,7 @@
 
 /* Beside flags of events: */
 #define TOLD_PASS 0x10000   /* to be told of although it passes */
+#define FRAME_LOGGED 0x80000000U /* beside a rule's counter, of track.frame */
 #define TOLD_ANSWER 0x20000 /* with HP_EVENT_ENDED: the packet goes against the connection's opener */
 
 /*
@@ -37,6 +38,8 @@ struct track {
 	__u32 rule;
 	__u32 monitored;
 	__u32 told;
+	/* Out, of by_frame(): the monitored Ethernet rule, as monitored, with FRAME_LOGGED if it asks for logs. */
+	__u32 frame;
 };
 
 static __always_inline void set_ends(struct hp_flow_key *k, const struct ends *ends, __u32 dir)
@@ -88,6 +91,12 @@ static __always_inline __u64 generation_now(void)
 	struct hp_control *c = bpf_map_lookup_elem(&control, &zero);
 
 	return c ? *(volatile __u64 *)&c->generation : 0;
+}
+
+/* number_of: generations are in the order of these. */
+static __always_inline __u64 number_of(__u64 generation)
+{
+	return generation & ~HP_GENERATION_ETHER;
 }
 
 static __always_inline __u32 lifetime(const struct hp_flow *flow, __u32 proto)
@@ -328,7 +337,7 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 	if (flow->migrated > HP_DIRS) /* a rule took a segment like any for its opener */
 		q.tcp_flags = TCP_ACK;
 	r = judge(&q);
-	mine = flow->generation <= t->generation;
+	mine = number_of(flow->generation) <= number_of(t->generation);
 	if (!mine)
 		t->told = 0;
 	if (dry_run)

@@ -73,7 +73,7 @@ func describeFlow(k portHpFlowKey, f portHpFlow, now uint32) Conn {
 		Protocol: k.Proto, VLAN: k.Vlan,
 		Local:  netip.AddrPortFrom(netip.AddrFrom16(k.Local).Unmap(), lport),
 		Remote: netip.AddrPortFrom(netip.AddrFrom16(k.Remote).Unmap(), rport),
-		Opener: policy.Direction(f.Opener), State: FlowState(f.State), RuleID: f.RuleId, Generation: f.Generation, Migrated: f.Migrated == 1 || f.Migrated == 2,
+		Opener: policy.Direction(f.Opener), State: FlowState(f.State), RuleID: f.RuleId, Generation: numberOf(f.Generation), Migrated: f.Migrated == 1 || f.Migrated == 2,
 		Idle: time.Duration(age(f, now)) << tickShift,
 	}
 }

@@ -60,11 +60,25 @@ func unmap(page []byte) error {
 	return nil
 }
 
-func (c *control) generation() uint64 { return atomic.LoadUint64(&c.Generation) }
+// generationEther is HP_GENERATION_ETHER, beside the number of a generation.
+const (
+	generationEtherBit = 63
+	generationEther    = 1 << generationEtherBit
+)
 
-// setGeneration puts g in force. The hash belongs to a generation only while
+// generation is the number of the one in force.
+func (c *control) generation() uint64 { return numberOf(atomic.LoadUint64(&c.Generation)) }
+
+// numberOf is a generation's number.
+func numberOf(generation uint64) uint64 { return generation &^ generationEther }
+
+// setGeneration puts number in force; ethernet says that it has Ethernet rules. The hash belongs to a generation only while
 // hashed says so, wherever the process dies in between.
-func (c *control) setGeneration(g uint64, hash [32]byte) {
+func (c *control) setGeneration(number uint64, ethernet bool, hash [32]byte) {
+	g := number
+	if ethernet {
+		g |= generationEther
+	}
 	atomic.StoreUint64(&c.Hashed, 0)
 	c.Hash = hash
 	atomic.StoreUint64(&c.Generation, g)
@@ -73,7 +87,7 @@ func (c *control) setGeneration(g uint64, hash [32]byte) {
 
 // holds says whether the generation in force has this content.
 func (c *control) holds(hash [32]byte) bool {
-	g := c.generation()
+	g := atomic.LoadUint64(&c.Generation)
 	return g != 0 && atomic.LoadUint64(&c.Hashed) == g && c.Hash == hash
 }
 

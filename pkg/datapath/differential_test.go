@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -222,6 +223,15 @@ type outcome struct {
 	counter uint32
 	counts  bool
 	also    []uint32 // counters of Pass rules and of monitored ones, if counts is set
+	frame   []uint32 // counters of Ethernet rules that did not drop it
+}
+
+// counted are the counters that count it.
+func (o *outcome) counted() []uint32 {
+	if !o.counts {
+		return o.frame
+	}
+	return slices.Concat(o.frame, o.also, []uint32{o.counter})
 }
 
 // reference is the verdict of a packet that belongs to no connection.
@@ -233,13 +243,15 @@ func reference(set *policy.Set, counters compile.Counters, p policy.Packet) (out
 		key = set.Rules[v.Rule].Key
 		allow, drop = policy.ReasonRuleAllow, policy.ReasonRuleDrop
 	}
-	if fragmented(p) {
+	if fragmented(p) && (v.Rule < 0 || !set.Rules[v.Rule].Ethernet) {
 		allow, drop = policy.ReasonFragmentAllow, policy.ReasonFragmentDrop
 	}
 	o := outcome{reason: drop, counter: counters[key], counts: true}
-	for _, i := range append(v.Passed, v.Monitored) {
-		if i >= 0 {
-			o.also = append(o.also, counters[set.Rules[i].Key])
+	for _, i := range slices.Concat(v.Passed, v.Monitored) {
+		if c := counters[set.Rules[i].Key]; set.Rules[i].Ethernet {
+			o.frame = append(o.frame, c)
+		} else {
+			o.also = append(o.also, c)
 		}
 	}
 	if v.Action == policy.Allow {
@@ -305,15 +317,11 @@ func (b *bench) compare(set *policy.Set, counters compile.Counters, packets []po
 		r := reasons[want.reason]
 		r[p.Direction]++
 		reasons[want.reason] = r
-		if want.counts {
-			for _, c := range append(want.also, want.counter) {
-				rules[c]++
-			}
+		for _, c := range want.counted() {
+			rules[c]++
 		}
-		for _, rule := range append(v.Passed, v.Rule, v.Monitored) {
-			if rule >= 0 {
-				won[rule]++
-			}
+		for _, rule := range v.Matched() {
+			won[rule]++
 		}
 	}
 	return errors.Join(b.compareReasons(before, reasons), b.compareRules(indexes, rules))
@@ -405,13 +413,9 @@ func as16(a netip.Addr) [16]byte {
 // frameOf makes a frame of p by hand: millions are needed.
 func frameOf(p policy.Packet, free uint16) []byte {
 	f := make([]byte, 0, 128)
-	src, dst := testMAC, peerMAC
-	if p.Direction == policy.In {
-		src, dst = dst, src
-	}
-	f = append(append(f, dst...), src...)
+	f = append(append(f, p.DstMAC[:]...), p.SrcMAC[:]...)
 	if !p.IP {
-		return append(f, 0x88, 0xcc, 0, 0, 0, 0)
+		return append(binary.BigEndian.AppendUint16(f, p.EtherType), 0, 0, 0, 0)
 	}
 	l4 := l4Of(p, free)
 	part := fragmented(p)

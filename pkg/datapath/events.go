@@ -141,7 +141,7 @@ func decodeEvent(raw []byte, now time.Time, clock time.Duration) (Event, error) 
 func timedOut(ifindex int, k portHpFlowKey, f portHpFlow, now time.Time) Event {
 	c := describeFlow(k, f, 0)
 	e := Event{At: now, IfIndex: ifindex, Direction: c.Opener, Reason: policy.ReasonEstablished, Ended: true, TimedOut: true,
-		Rule: f.Rule - 1, RuleID: f.RuleId, Generation: f.Generation, Monitored: NoRule, Logged: f.Told&eventLogged != 0, VLAN: c.VLAN, Protocol: c.Protocol, HasPorts: true}
+		Rule: f.Rule - 1, RuleID: f.RuleId, Generation: numberOf(f.Generation), Monitored: NoRule, Logged: f.Told&eventLogged != 0, VLAN: c.VLAN, Protocol: c.Protocol, HasPorts: true}
 	from, to := c.Local, c.Remote
 	if c.Opener == policy.In {
 		from, to = to, from

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"testing"
 	"time"
 	"unsafe"
@@ -370,8 +371,11 @@ func (w *watcher) checkEvent(set *policy.Set, counters compile.Counters, p polic
 	if v.Rule >= 0 {
 		rule, log = counters[set.Rules[v.Rule].Key], set.Rules[v.Rule].Log
 	}
-	if v.Monitored >= 0 && want.counts {
-		monitored, logNot = counters[set.Rules[v.Monitored].Key], set.Rules[v.Monitored].Log
+	if !want.counts { // then those of the packet do not
+		v.Monitored = slices.DeleteFunc(slices.Clone(v.Monitored), func(i int) bool { return !set.Rules[i].Ethernet })
+	}
+	if i := v.MonitoredOne(set); i >= 0 {
+		monitored, logNot = counters[set.Rules[i].Key], set.Rules[i].Log
 	}
 	expected := Event{IfIndex: loopback, Direction: p.Direction, Reason: want.reason, Rule: rule, Monitored: monitored, Logged: log, MonitoredLogged: logNot}
 	if p.IP {

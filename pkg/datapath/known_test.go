@@ -83,7 +83,7 @@ func TestShortWayIsOfOnePolicy(t *testing.T) {
 	other := accessPort()
 	other.Policy = "net-b"
 	for name, change := range map[string]func(){
-		"another generation": func() { b.control.setGeneration(allows-1, [32]byte{}) }, // whose side still has its Drop
+		"another generation": func() { b.control.setGeneration(allows-1, false, [32]byte{}) }, // whose side still has its Drop
 		"another network": func() {
 			if err := b.UpdatePort(loopback, other); err != nil {
 				t.Fatal(err)
@@ -91,7 +91,7 @@ func TestShortWayIsOfOnePolicy(t *testing.T) {
 		},
 	} {
 		for range 20 { // nearly all of them are within a tick
-			b.control.setGeneration(allows, [32]byte{})
+			b.control.setGeneration(allows, false, [32]byte{})
 			b.port(accessPort())
 			b.run(FromVM, tcp(vm4, peer4, 1000, 80, "S").bytes())
 			b.run(ToVM, tcp(peer4, vm4, 80, 1000, "SA").bytes())

@@ -135,6 +135,7 @@ type portHpHeader struct {
 	LocalClassrow [2]uint32
 	Flagindex     uint32
 	Flagparts     uint32
+	Etherindex    uint32
 }
 
 type portHpHits struct {

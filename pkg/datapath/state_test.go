@@ -267,15 +267,15 @@ func TestOlderGenerationLeavesFlows(t *testing.T) {
 	o, i := tcp(vm4, peer4, 1000, 80, "S"), tcp(peer4, vm4, 80, 1000, "SA")
 	b.expect("open", out(o, policy.ReasonDefaultAllow), in(i, policy.ReasonEstablished))
 	newer := b.Generation()
-	b.control.setGeneration(newer-1, [32]byte{}) // whose side still has its Drop
+	b.control.setGeneration(newer-1, false, [32]byte{}) // whose side still has its Drop
 	b.expect("judged by the older", in(i, policy.ReasonDefaultDrop))
-	b.control.setGeneration(newer, [32]byte{})
+	b.control.setGeneration(newer, false, [32]byte{})
 	b.expect("still there", in(i, policy.ReasonEstablished))
 
 	// Nor is it taken for the older one's where both allow it.
 	b.sync(policy.Set{Network: "net-a", Rules: testSets(t)[0].Rules, Default: policy.Allow})
 	b.expect("judged by the newest", in(i, policy.ReasonEstablished))
-	b.control.setGeneration(newer, [32]byte{})
+	b.control.setGeneration(newer, false, [32]byte{})
 	b.expect("by the one before", in(i, policy.ReasonEstablished))
 	if c, err := b.Conns(loopback); err != nil || len(c) != 1 || c[0].Generation != newer+1 {
 		t.Errorf("flow %+v, want generation %d: %v", c, newer+1, err)

@@ -82,7 +82,7 @@ func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	if err := d.publishPolicies(p, slots, side); err != nil {
 		return d.Generation(), fmt.Errorf("write programs of generation %d: %w", next, err)
 	}
-	d.control.setGeneration(next, hash)
+	d.control.setGeneration(next, p.Ethernet, hash)
 	// The write changes nothing; it returns when the other side has no readers.
 	if err := d.maps[portMapAddrs].Put(side, uint32(d.sides[side].table.FD())); err != nil {
 		return next, fmt.Errorf("wait for readers of generation %d: %w", next-1, err)

@@ -381,8 +381,8 @@ func (w *fwWorld) obeys(tb testing.TB, text string, s *Snapshot, packets func(po
 			if got.Rule >= 0 {
 				is.key = set.Rules[got.Rule].Key
 			}
-			if got.Monitored >= 0 {
-				is.monitor = set.Rules[got.Monitored].Key
+			if len(got.Monitored) > 0 {
+				is.monitor = set.Rules[got.Monitored[0]].Key
 			}
 			if is != want {
 				tb.Fatalf("at ports of %q, %+v: got %+v, want %+v\n%s", set.Network, p, is, want, text)
@@ -392,7 +392,7 @@ func (w *fwWorld) obeys(tb testing.TB, text string, s *Snapshot, packets func(po
 				by = "rule "
 			}
 			count[by+string(want.action)]++
-			if got.Monitored >= 0 {
+			if len(got.Monitored) > 0 {
 				count["monitored"]++
 			}
 			sameCompiled(tb, &set, prog, counters, p, got)

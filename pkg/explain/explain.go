@@ -54,8 +54,8 @@ func Verdict(set policy.Set, in *wire.Packet) (out wire.Verdict, rule, monitored
 		told := portRule(rule)
 		out.Policy, out.Rule = told.Policy, &told.Rule
 	}
-	if v.Monitored >= 0 {
-		monitored = &set.Rules[v.Monitored]
+	if i := v.MonitoredOne(&set); i >= 0 {
+		monitored = &set.Rules[i]
 		told := portRule(monitored)
 		out.Monitored = &told
 	}

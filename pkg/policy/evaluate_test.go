@@ -100,9 +100,9 @@ func TestMatches(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tc.rule.Action = Allow
 			set := Set{Rules: []Rule{tc.rule}, Default: Drop}
-			want := Verdict{Action: Drop, Rule: -1, Monitored: -1}
+			want := Verdict{Action: Drop, Rule: -1}
 			if tc.want {
-				want = Verdict{Action: Allow, Rule: 0, Monitored: -1}
+				want = Verdict{Action: Allow, Rule: 0}
 			}
 			if got := Evaluate(&set, tc.p); !reflect.DeepEqual(got, want) {
 				t.Errorf("got %v by rule %d, want %v by rule %d", got.Action, got.Rule, want.Action, want.Rule)
@@ -124,16 +124,16 @@ func TestFirstMatchWins(t *testing.T) {
 		p    Packet
 		want Verdict
 	}{
-		"outwards": {out, Verdict{Allow, 0, nil, -1}},
-		"ssh":      {tcp("10.0.0.1", "10.0.0.2", 22), Verdict{Drop, 1, nil, -1}},
-		"web":      {tcp("10.0.0.1", "10.0.0.2", 80), Verdict{Allow, 2, nil, -1}},
-		"not IP":   {Packet{Direction: In}, Verdict{Drop, 3, nil, -1}},
+		"outwards": {out, Verdict{Action: Allow, Rule: 0}},
+		"ssh":      {tcp("10.0.0.1", "10.0.0.2", 22), Verdict{Action: Drop, Rule: 1}},
+		"web":      {tcp("10.0.0.1", "10.0.0.2", 80), Verdict{Action: Allow, Rule: 2}},
+		"not IP":   {Packet{Direction: In}, Verdict{Action: Drop, Rule: 3}},
 	} {
 		if got := Evaluate(&set, tc.p); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
 		}
 	}
-	if got, want := Evaluate(&Set{Default: Allow}, Packet{}), (Verdict{Allow, -1, nil, -1}); !reflect.DeepEqual(got, want) {
+	if got, want := Evaluate(&Set{Default: Allow}, Packet{}), (Verdict{Action: Allow, Rule: -1}); !reflect.DeepEqual(got, want) {
 		t.Errorf("no rules: got %+v, want %+v", got, want)
 	}
 }
@@ -152,11 +152,11 @@ func TestMonitored(t *testing.T) {
 		rules []Rule
 		want  Verdict
 	}{
-		"before the default":    {[]Rule{web(true, Drop)}, Verdict{Allow, -1, nil, 0}},
-		"before a rule":         {[]Rule{web(true, Drop), web(false, Allow)}, Verdict{Allow, 1, nil, 0}},
-		"behind a rule":         {[]Rule{all(false, Allow), web(true, Drop)}, Verdict{Allow, 0, nil, -1}},
-		"the first of two":      {[]Rule{{Directions: OnlyOut, Monitored: true}, web(true, Drop), web(true, Reject), all(false, Drop)}, Verdict{Drop, 3, nil, 1}},
-		"disabled nevertheless": {[]Rule{{Directions: InOut, Monitored: true, Disabled: true}}, Verdict{Allow, -1, nil, -1}},
+		"before the default":    {[]Rule{web(true, Drop)}, Verdict{Action: Allow, Rule: -1, Monitored: []int{0}}},
+		"before a rule":         {[]Rule{web(true, Drop), web(false, Allow)}, Verdict{Action: Allow, Rule: 1, Monitored: []int{0}}},
+		"behind a rule":         {[]Rule{all(false, Allow), web(true, Drop)}, Verdict{Action: Allow, Rule: 0}},
+		"the first of two":      {[]Rule{{Directions: OnlyOut, Monitored: true}, web(true, Drop), web(true, Reject), all(false, Drop)}, Verdict{Action: Drop, Rule: 3, Monitored: []int{1}}},
+		"disabled nevertheless": {[]Rule{{Directions: InOut, Monitored: true, Disabled: true}}, Verdict{Action: Allow, Rule: -1}},
 	} {
 		if got := Evaluate(&Set{Default: Allow, Rules: tc.rules}, p); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
@@ -175,12 +175,72 @@ func TestPass(t *testing.T) {
 		rule(3, Allow, 82), rule(3, Pass, 80), rule(3, Allow, 80),
 	}}
 	for port, want := range map[uint16]Verdict{
-		80: {Drop, -1, []int{0, 4, 7}, -1},
-		81: {Drop, 2, nil, -1},
-		82: {Allow, 6, nil, -1},
+		80: {Action: Drop, Rule: -1, Passed: []int{0, 4, 7}},
+		81: {Action: Drop, Rule: 2},
+		82: {Action: Allow, Rule: 6},
 	} {
 		if got := Evaluate(&set, tcp("10.0.0.1", "10.0.0.2", port)); !reflect.DeepEqual(got, want) {
 			t.Errorf("port %d: got %+v, want %+v", port, got, want)
+		}
+	}
+}
+
+// Ethernet rules judge the frame before the others judge the packet: what they drop is dropped,
+// what they allow goes on if it is IP, and passes if it is not.
+func TestEthernet(t *testing.T) {
+	printer, vm := MAC{0, 1, 2, 3, 4, 5}, MAC{0, 0x50, 0x56, 1, 2, 3}
+	macs := func(text string) []AddrRange {
+		r, err := ParseMACs(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []AddrRange{r}
+	}
+	frame := func(a Action, r Rule) Rule {
+		r.Ethernet, r.Action = true, a
+		if r.Directions == 0 {
+			r.Directions = InOut
+		}
+		return r
+	}
+	types := func(n ...uint16) (out []Service) {
+		for _, n := range n {
+			out = append(out, Service{EtherType: n})
+		}
+		return out
+	}
+	ip := Rule{Directions: InOut, Action: Drop, Services: []Service{{Protocol: TCP, First: 80, Last: 80}, {EtherType: 0x8892}}}
+	web, ssh := tcp("10.0.0.1", "10.0.0.2", 80), tcp("10.0.0.1", "10.0.0.2", 22)
+	profinet := Packet{EtherType: 0x8892}
+	for _, p := range []*Packet{&web, &ssh, &profinet} {
+		p.Direction, p.SrcMAC, p.DstMAC = In, printer, vm
+	}
+	web.EtherType, ssh.EtherType = EtherIPv4, EtherIPv4
+	rarp := Packet{EtherType: EtherRARP, SrcMAC: printer, DstMAC: vm}
+	from, notFrom := Rule{Sources: macs("00:01:02:03:04:05")}, Rule{Sources: macs("00:01:02:00:00:00/24"), NotSources: true}
+	for name, tc := range map[string]struct {
+		rules []Rule
+		p     Packet
+		want  Verdict
+	}{
+		"none matches, rules go on":     {[]Rule{frame(Drop, Rule{Services: types(EtherARP)}), ip}, web, Verdict{Action: Drop, Rule: 1}},
+		"one drops":                     {[]Rule{frame(Drop, from), ip}, ssh, Verdict{Action: Drop, Rule: 0}},
+		"one allows, rules go on":       {[]Rule{frame(Allow, from), frame(Drop, Rule{}), ip}, web, Verdict{Action: Drop, Rule: 2, Passed: []int{0}}},
+		"one allows, and then no rule":  {[]Rule{frame(Allow, from), frame(Drop, Rule{}), ip}, ssh, Verdict{Action: Allow, Rule: -1, Passed: []int{0}}},
+		"whatever their place":          {[]Rule{ip, frame(Drop, from)}, web, Verdict{Action: Drop, Rule: 1}},
+		"not IP: one allows":            {[]Rule{frame(Allow, Rule{Services: types(0x88cc, 0x8892)}), {Directions: InOut, Action: Drop}}, profinet, Verdict{Action: Allow, Rule: 0}},
+		"not IP: rules go on":           {[]Rule{frame(Allow, notFrom), {Directions: InOut, Action: Drop}}, profinet, Verdict{Action: Drop, Rule: 1}},
+		"an EtherType is no service":    {[]Rule{ip}, profinet, Verdict{Action: Allow, Rule: -1}},
+		"a service is no EtherType":     {[]Rule{frame(Drop, Rule{Services: []Service{{Protocol: TCP, Last: 0xffff}, {Protocol: 0, Last: 0xffff}}})}, web, Verdict{Action: Allow, Rule: -1}},
+		"by the destination":            {[]Rule{frame(Drop, Rule{Destinations: macs("00:50:56:00:00:00/24")})}, ssh, Verdict{Action: Drop, Rule: 0}},
+		"the other direction":           {[]Rule{frame(Drop, Rule{Directions: OnlyOut})}, ssh, Verdict{Action: Allow, Rule: -1}},
+		"all but it":                    {[]Rule{frame(Drop, notFrom)}, ssh, Verdict{Action: Allow, Rule: -1}},
+		"monitored, one of each":        {[]Rule{func() Rule { r := frame(Drop, Rule{}); r.Monitored = true; return r }(), {Directions: InOut, Monitored: true}, ip}, web, Verdict{Action: Drop, Rule: 2, Monitored: []int{0, 1}}},
+		"RARP is not asked about":       {[]Rule{frame(Drop, Rule{})}, rarp, Verdict{Action: Allow, Rule: -1}},
+		"an address that stands for it": {[]Rule{frame(Drop, from)}, Packet{IP: true, Src: MACAddr(printer), Dst: MACAddr(vm), EtherType: EtherIPv6}, Verdict{Action: Allow, Rule: -1}},
+	} {
+		if got := Evaluate(&Set{Default: Allow, Rules: tc.rules}, tc.p); !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: got %+v, want %+v", name, got, tc.want)
 		}
 	}
 }

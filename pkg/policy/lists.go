@@ -42,9 +42,12 @@ func (s *Set) Flat(r Rule) Rule {
 	return s.FlatServices(r)
 }
 
-// FlatServices is Flat for services alone.
+// FlatServices is Flat for services alone, and leaves out what the rule's kind has no use for.
 func (s *Set) FlatServices(r Rule) Rule {
 	r.Services, r.ServiceSets = flat(r.Services, r.ServiceSets, s.ServiceLists), nil
+	if other := func(s Service) bool { return s.ofEthernet() != r.Ethernet }; slices.ContainsFunc(r.Services, other) {
+		r.Services = slices.DeleteFunc(slices.Clone(r.Services), other)
+	}
 	return r
 }
 
@@ -71,14 +74,17 @@ type storedRule struct {
 // What stands before the directions of a rule that earlier versions would take for one that
 // matches more, or for its opposite: they cannot read it then.
 const (
-	withPeers = "peers:" // it names sets or is turned round
-	withLocal = "local:" // it is for some addresses of VMs alone
+	withPeers = "peers:"  // it names sets or is turned round
+	withLocal = "local:"  // it is for some addresses of VMs alone
+	ofFrames  = "frames:" // it is about frames
 )
 
 // MarshalJSON writes the rule as its fields say, but see [withPeers].
 func (r Rule) MarshalJSON() ([]byte, error) {
 	mark := ""
 	switch {
+	case r.Ethernet:
+		mark = ofFrames
 	case r.LocalSets != nil:
 		mark = withLocal
 	case r.SourceSets != nil || r.DestinationSets != nil || r.ServiceSets != nil || r.NotSources || r.NotDestinations:
@@ -100,7 +106,8 @@ func (r *Rule) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &s); err != nil || s.Directions == "" {
 		return err
 	}
-	return r.Directions.UnmarshalText([]byte(strings.TrimPrefix(strings.TrimPrefix(s.Directions, withPeers), withLocal)))
+	text = []byte(s.Directions[strings.LastIndexByte(s.Directions, ':')+1:])
+	return r.Directions.UnmarshalText(text)
 }
 
 // ListID tells lists of addresses apart by where they are: equal IDs are equal lists.

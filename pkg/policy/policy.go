@@ -6,6 +6,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // Action is what a rule, or a network's default, does with a packet.
@@ -83,6 +84,9 @@ type Service struct {
 	SourceFirst, SourceLast uint16
 	// Flags are those of TCP.
 	Flags TCPFlags
+	// EtherType is what a frame carries, behind its 802.1Q tag: a service of Ethernet rules, and
+	// all else is 0 then. 0 is a service of the others.
+	EtherType uint16
 }
 
 // TCPFlags says which flags of a TCP header must be how: those of Mask as in Set, which
@@ -110,10 +114,24 @@ type RuleKey struct {
 	Network string
 }
 
+// EtherTypes (IANA) that are more than a number here.
+const (
+	EtherIPv4 uint16 = 0x0800
+	EtherARP  uint16 = 0x0806
+	EtherRARP uint16 = 0x8035
+	EtherIPv6 uint16 = 0x86dd
+	// EtherMin is the lowest; what is below in a frame is a length (IEEE 802.3).
+	EtherMin uint16 = 0x0600
+)
+
 // Rule matches a packet when its direction, sources, destinations and services
 // all do. Peers are addresses, and those of the address sets that are named with
 // them; services likewise. Without either (both nil) they are Any, and match
 // everything, also what is not IP; an empty, non-nil list matches nothing.
+//
+// An Ethernet rule is about frames: its addresses are MACs as [MACAddr] has them, and its
+// services EtherTypes. Ethernet rules are judged before the others, frame by frame, and know no
+// connections.
 type Rule struct {
 	Key          RuleKey
 	Name         string
@@ -151,6 +169,8 @@ type Rule struct {
 	LogLabel string `json:",omitempty"`
 	// Disabled: it matches nothing.
 	Disabled bool `json:",omitempty"`
+	// Ethernet: it is about frames.
+	Ethernet bool `json:",omitempty"`
 	// Monitored: it decides nothing. What it would have decided is counted. There
 	// is none behind a Pass rule of its tier.
 	Monitored bool `json:",omitempty"`
@@ -187,6 +207,9 @@ func (s *Set) ID() string {
 // Packet is what rules see of a packet.
 type Packet struct {
 	Direction Direction
+	// SrcMAC, DstMAC and EtherType are of its frame, and what Ethernet rules see.
+	SrcMAC, DstMAC MAC
+	EtherType      uint16
 	// IP says whether Src, Dst and Protocol hold anything; a rule can match
 	// other frames only with Any in every list.
 	IP       bool
@@ -209,9 +232,33 @@ type Verdict struct {
 	// Rule is the index in Set.Rules of the rule that matched, or -1 when the
 	// default action decided.
 	Rule int
-	// Passed are the indexes of the Pass rules on the way.
+	// Passed are the indexes of the rules on the way that had the next ones decide: Pass
+	// rules, and the Ethernet rule that allowed the frame of an IP packet.
 	Passed []int
-	// Monitored is the index of the monitored rule that would have decided instead, or
-	// -1: the first that matches, if it stands before the rule that did.
-	Monitored int
+	// Monitored are the indexes of the monitored rules that would have decided instead: of the
+	// Ethernet rules and of the others the first that matches, if it stands before the one
+	// that did.
+	Monitored []int
+}
+
+// MonitoredOne is the one of Monitored that is told of, or -1: that of the frame, if it asks for
+// logs or is alone.
+func (v *Verdict) MonitoredOne(set *Set) int {
+	switch n := len(v.Monitored); {
+	case n == 0:
+		return -1
+	case set.Rules[v.Monitored[0]].Log:
+		return v.Monitored[0]
+	default:
+		return v.Monitored[n-1]
+	}
+}
+
+// Matched are the indexes of all rules that the verdict names.
+func (v *Verdict) Matched() []int {
+	out := slices.Concat(v.Passed, v.Monitored)
+	if v.Rule >= 0 {
+		out = append(out, v.Rule)
+	}
+	return out
 }

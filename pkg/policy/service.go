@@ -11,8 +11,11 @@ import (
 // names are the protocols of which services can name a part.
 var names = map[string]uint8{"icmp": ICMP, "icmpv6": ICMPv6, "sctp": SCTP, "tcp": TCP, "udp": UDP}
 
-// ip begins the text of other protocols, which have numbers.
-const ip = "ip"
+// ip begins the text of other protocols, which have numbers, and ether that of EtherTypes.
+const (
+	ip    = "ip"
+	ether = "ether"
+)
 
 // ProtocolName is the word for an IP protocol: "tcp", "udp", "sctp", "icmp", "icmpv6",
 // or "ip/47" for another.
@@ -66,8 +69,12 @@ func ParseTCPFlags(text string) (f TCPFlags, err error) {
 // String is the protocol alone for all of it, as "tcp" or "ip/47", else "tcp/80",
 // "tcp/80-90", "icmp/8" (a type), "icmp/8-10" (types), "icmp/3/4" (type and code) or
 // "icmp/3/4-5/6". Where source ports matter they stand behind it: "udp/53 from 1024-65535"; and
-// behind all that TCP flags: "tcp/80 with SYN,!ACK".
+// behind all that TCP flags: "tcp/80 with SYN,!ACK". An EtherType is "ether/ARP" or
+// "ether/0x8892".
 func (s Service) String() string {
+	if s.ofEthernet() {
+		return ether + "/" + EtherTypeName(s.EtherType)
+	}
 	text := ProtocolName(s.Protocol)
 	if s.First != 0 || s.Last != 0xffff {
 		text += "/" + s.part()
@@ -106,6 +113,11 @@ func span(first, last uint16) string {
 // Check says what is wrong with a service that was not parsed.
 func (s Service) Check() error {
 	switch {
+	case s.ofEthernet() && (s != Service{EtherType: s.EtherType}):
+		return fmt.Errorf("service %v: an EtherType stands alone", s)
+	case s.ofEthernet():
+		_, err := ParseEtherType(EtherTypeName(s.EtherType))
+		return err
 	case s.First > s.Last || s.SourceFirst > s.SourceLast:
 		return fmt.Errorf("service %v: the end is below the start", s)
 	case s.SourceLast != 0 && (s.SourceFirst == 0 || !HasPorts(s.Protocol)):
@@ -146,6 +158,10 @@ func parseService(text string) (s Service, err error) {
 	text, flags, hasFlags := strings.Cut(text, " with ")
 	text, from, hasFrom := strings.Cut(text, " from ")
 	name, part, hasPart := strings.Cut(text, "/")
+	if name == ether && !hasFrom && !hasFlags {
+		s.EtherType, err = ParseEtherType(part)
+		return s, err
+	}
 	s.Last = 0xffff
 	number, known := names[name]
 	switch s.Protocol = number; {

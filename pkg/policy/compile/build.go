@@ -135,6 +135,9 @@ func checkRule(r *policy.Rule) error {
 	if r.Directions == 0 || r.Directions > policy.InOut {
 		return fmt.Errorf("rule %v: directions %v: must be In, Out or InOut", r.Key, r.Directions)
 	}
+	if r.Ethernet && (r.Action > policy.Allow || r.LocalSets != nil) {
+		return fmt.Errorf("rule %v is about frames, which it can allow or drop, whatever their addresses", r.Key)
+	}
 	for _, list := range [][]policy.AddrRange{r.Sources, r.Destinations} {
 		if err := checkRanges(list); err != nil {
 			return fmt.Errorf("rule %v: %w", r.Key, err)
@@ -142,6 +145,9 @@ func checkRule(r *policy.Rule) error {
 	}
 	if err := checkServices(r.Services); err != nil {
 		return fmt.Errorf("rule %v: %w", r.Key, err)
+	}
+	if slices.ContainsFunc(r.Services, func(s policy.Service) bool { return (s.EtherType != 0) != r.Ethernet }) {
+		return fmt.Errorf("rule %v: EtherTypes are of category Ethernet, which has nothing else", r.Key)
 	}
 	return nil
 }
@@ -167,6 +173,12 @@ func checkSets(set *policy.Set, r *policy.Rule, checked map[policy.ListID]error)
 		}
 		if err := checkServices(list); err != nil {
 			return fmt.Errorf("rule %v: ServiceSet %s: %w", r.Key, name, err)
+		}
+		switch ofEthernet := func(s policy.Service) bool { return s.EtherType != 0 }; {
+		case r.Ethernet && !slices.ContainsFunc(list, ofEthernet):
+			return fmt.Errorf("rule %v is about frames, but ServiceSet %s has no etherType: it would match nothing", r.Key, name)
+		case !r.Ethernet && len(list) > 0 && !slices.ContainsFunc(list, func(s policy.Service) bool { return !ofEthernet(s) }):
+			return fmt.Errorf("rule %v: ServiceSet %s has EtherTypes alone, which are of category Ethernet: the rule would match nothing", r.Key, name)
 		}
 	}
 	for _, name := range slices.Concat(r.SourceSets, r.DestinationSets, r.LocalSets) {

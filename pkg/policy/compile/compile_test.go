@@ -2,6 +2,7 @@ package compile_test
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -31,11 +32,8 @@ func want(set *policy.Set, counters compile.Counters, pkt policy.Packet) (compil
 		key = set.Rules[v.Rule].Key
 	}
 	m := compile.Match{Action: v.Action, Counter: counters[key], RuleID: key.ID}
-	for _, i := range v.Passed {
+	for _, i := range slices.Concat(v.Passed, v.Monitored) {
 		m.Also = append(m.Also, counters[set.Rules[i].Key])
-	}
-	if v.Monitored >= 0 {
-		m.Also = append(m.Also, counters[set.Rules[v.Monitored].Key])
 	}
 	return m, v
 }
@@ -69,10 +67,8 @@ func TestLookupEqualsEvaluate(t *testing.T) {
 				if err != nil || !reflect.DeepEqual(got, w) {
 					t.Fatalf("network %q, packet %+v: got %+v, %v, want %+v", sets[i].Network, pkt, got, err, w)
 				}
-				for _, rule := range append(v.Passed, v.Rule, v.Monitored) {
-					if rule >= 0 {
-						won[rule]++
-					}
+				for _, rule := range v.Matched() {
+					won[rule]++
 				}
 				judged++
 			}
@@ -115,10 +111,10 @@ func wide(t *testing.T, g *policytest.Gen, n, monitored int) {
 			continue
 		}
 		if pkt, ok := g.Aim(sets[0], pos); ok {
-			switch v := look(pkt); pos {
-			case v.Rule:
+			switch v := look(pkt); {
+			case pos == v.Rule:
 				decided++
-			case v.Monitored:
+			case slices.Contains(v.Monitored, pos):
 				counted++
 			}
 		}

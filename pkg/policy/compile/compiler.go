@@ -38,6 +38,8 @@ type compiled struct {
 	places []uint32
 	sides  []peers
 	lists  []int // that sides name, sorted
+	// ethernet: there are Ethernet rules.
+	ethernet bool
 	// The policy, and the classes that it is for; nil if there is none yet.
 	policy  Policy
 	classes *classes
@@ -136,6 +138,7 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 			bad.add(sets[i].ID(), err)
 		}
 		p.Policies = append(p.Policies, n.policy)
+		p.Ethernet = p.Ethernet || n.ethernet
 	}
 	if err := bad.err(); err != nil {
 		return nil, false, err
@@ -392,6 +395,7 @@ func (c *Compiler) read(n *compiled, counters Counters) error {
 		return err
 	}
 	n.rules, n.places = monitoredLast(all)
+	n.ethernet = slices.ContainsFunc(all, func(r policy.Rule) bool { return r.Ethernet })
 	seen := map[int]bool{}
 	for i := range n.rules {
 		r := &n.rules[i]
@@ -511,7 +515,7 @@ func alikeLists(followed map[policy.ListID]policy.ListID) func(last *compiled, s
 // sameRule says whether two rules are the same in every field.
 func sameRule(a, b *policy.Rule) bool {
 	return a.Key == b.Key && a.Name == b.Name && a.Action == b.Action && a.Directions == b.Directions &&
-		a.NotSources == b.NotSources && a.NotDestinations == b.NotDestinations && a.Implied == b.Implied && a.Tier == b.Tier &&
+		a.NotSources == b.NotSources && a.NotDestinations == b.NotDestinations && a.Implied == b.Implied && a.Ethernet == b.Ethernet && a.Tier == b.Tier &&
 		a.Stateless == b.Stateless && a.Loose == b.Loose && a.Log == b.Log && a.LogLabel == b.LogLabel &&
 		a.Disabled == b.Disabled && a.Monitored == b.Monitored &&
 		sameSlice(a.Sources, b.Sources) && sameSlice(a.Destinations, b.Destinations) && sameSlice(a.Services, b.Services) &&

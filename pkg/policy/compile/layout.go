@@ -96,6 +96,7 @@ type Header struct {
 	LocalClassrow  [2]uint32
 	Flagindex      uint32
 	Flagparts      uint32
+	Etherindex     uint32
 }
 
 // Part is struct hp_part but for its padding: rows of some rules alone.
@@ -120,7 +121,7 @@ func (h *Header) fields() []*uint32 {
 		p := &h.Parts[i]
 		list = append(list, &p.DirRow[0], &p.DirRow[1], &p.Sportindex)
 	}
-	return append(list, &h.LocalClassrow[0], &h.LocalClassrow[1], &h.Flagindex, &h.Flagparts)
+	return append(list, &h.LocalClassrow[0], &h.LocalClassrow[1], &h.Flagindex, &h.Flagparts, &h.Etherindex)
 }
 
 func (h *Header) page() (p Page) {

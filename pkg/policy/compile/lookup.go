@@ -79,57 +79,86 @@ type reader struct {
 	Header
 	pages []Page
 	err   error
+	// Counters of rules on the way, and of those that would have decided.
+	passed, monitored []uint32
 }
 
+// judge asks about the frame, and then about the packet.
 func (r *reader) judge(addrs []AddrClass, pkt policy.Packet) Match {
-	var src, dst uint32
+	m := r.both(addrs, pkt)
+	m.Also = slices.Concat(r.passed, r.monitored)
+	return m
+}
+
+func (r *reader) both(addrs []AddrClass, pkt policy.Packet) Match {
+	if r.Etherindex != 0 && pkt.EtherType != policy.EtherRARP {
+		sides := r.sides(pkt.Direction, ClassOf(addrs, policy.MACAddr(pkt.SrcMAC)), ClassOf(addrs, policy.MACAddr(pkt.DstMAC)))
+		frame := policy.Packet{Direction: pkt.Direction} // without source ports and flags
+		switch m, ruled := r.first(sides, r.indexed(r.Etherindex, pkt.EtherType), frame); {
+		case ruled && (m.Action != policy.Allow || !pkt.IP):
+			return m
+		case ruled:
+			r.passed = append(r.passed, m.Counter)
+		}
+	}
+	var sides [2]uint32
 	svc := r.SvcNoneRow
 	if pkt.IP {
-		srcTable, dstTable := r.SrcClassrow, r.DstClassrow
-		if out := r.LocalClassrow[policy.Out]; out != 0 && pkt.Direction == policy.Out {
-			srcTable = out
-		}
-		if in := r.LocalClassrow[policy.In]; in != 0 && pkt.Direction == policy.In {
-			dstTable = in
-		}
-		src = r.classRow(srcTable, ClassOf(addrs, pkt.Src))
-		dst = r.classRow(dstTable, ClassOf(addrs, pkt.Dst))
+		sides = r.sides(pkt.Direction, ClassOf(addrs, pkt.Src), ClassOf(addrs, pkt.Dst))
 		group, service := uint32(svcIP), uint16(pkt.Protocol)
 		if i := slices.Index(groups[:], pkt.Protocol); i >= 0 && pkt.HasService {
 			group, service = uint32(i), pkt.Service
 		}
 		svc = r.indexed(r.Svcindex+group, service)
 	}
-	var m Match
+	m, _ := r.first(sides, svc, pkt)
+	return m
+}
+
+// sides are the rows of source and destination.
+func (r *reader) sides(d policy.Direction, src, dst uint32) [2]uint32 {
+	srcTable, dstTable := r.SrcClassrow, r.DstClassrow
+	if out := r.LocalClassrow[policy.Out]; out != 0 && d == policy.Out {
+		srcTable = out
+	}
+	if in := r.LocalClassrow[policy.In]; in != 0 && d == policy.In {
+		dstTable = in
+	}
+	return [2]uint32{r.classRow(srcTable, src), r.classRow(dstTable, dst)}
+}
+
+// first is what the first rule says that matches, or, if none is found, the default.
+func (r *reader) first(sides [2]uint32, svc uint32, pkt policy.Packet) (m Match, ruled bool) {
 	part := -1
 	for range TiersMax {
-		at, found := r.winner(src, dst, svc, r.applying(part, pkt))
+		at, found := r.winner(sides[0], sides[1], svc, r.applying(part, pkt))
 		if found && at >= r.Rules+r.Monitored {
 			r.err = errors.Join(r.err, fmt.Errorf("rule position %d of %d", at, r.Rules+r.Monitored))
-			return m
+			return m, false
 		}
 		at = min(at, r.Rules)
 		m.Action, m.Counter, m.RuleID = policy.Action(r.DefaultAction), r.DefaultCounter, 0
 		if at < r.Rules {
 			rule := r.rule(at)
 			if link := rule.flags >> ruleLinkShift; policy.Action(rule.action) == policy.Pass && link > 0 && link < TiersMax {
-				m.Also = append(m.Also, rule.counter)
+				r.passed = append(r.passed, rule.counter)
 				part = int(link) - 1
 				continue
 			}
 			m.Action, m.Counter, m.RuleID = policy.Action(rule.action), rule.counter, rule.ruleID
+			ruled = true
 		}
 		if r.Monitored > 0 {
-			if monitored, found := r.winner(src, dst, svc, r.applying(partMonitored, pkt)); found {
+			if monitored, found := r.winner(sides[0], sides[1], svc, r.applying(partMonitored, pkt)); found {
 				if rule := r.rule(monitored); rule.flags>>ruleLinkShift <= at {
-					m.Also = append(m.Also, rule.counter)
+					r.monitored = append(r.monitored, rule.counter)
 				}
 			}
 		}
-		return m
+		return m, ruled
 	}
 	r.err = errors.Join(r.err, errors.New("pass rules lead in a circle"))
-	return m
+	return m, false
 }
 
 // applying is the row of a part's rules that apply in the packet's direction, but those

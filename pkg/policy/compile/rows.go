@@ -95,7 +95,7 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	words := wordsFor(len(rules))
 	t := newRowTable(rowsFor(words))
 	t.number(rowWhere(rules, func(r *policy.Rule) bool { return r.AnySource() && r.AnyDestination() && r.LocalSets == nil }))
-	noService := rowWhere(rules, func(r *policy.Rule) bool { return r.Services == nil })
+	noService := rowWhere(rules, func(r *policy.Rule) bool { return r.Services == nil && !r.Ethernet })
 	h := Header{
 		Words:          uint32(words),
 		Rules:          uint32(len(rules) - len(places)),
@@ -127,7 +127,7 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 	}
 	h.Classes = uint32(n)
 	var chunks chunkTable
-	index := serviceIndex(&chunks, t, rules, noService)
+	index, ethers := serviceIndex(&chunks, t, rules, noService), etherIndex(&chunks, t, rules)
 	sports := make([][]uint16, len(parts))
 	for i, p := range parts {
 		sports[i] = sourceIndex(&chunks, t, rules, p.has, p.flags > 0)
@@ -149,6 +149,9 @@ func (c *writer) policy(set *policy.Set, rules []policy.Rule, places []uint32, s
 		binary.NativeEndian.PutUint64(b, t.rows[i/words][i%words])
 	})
 	h.Svcindex = w.u16s(index)
+	if ethers != nil {
+		h.Etherindex = w.u16s(ethers)
+	}
 	h.Svcchunk = uint32(len(w.pages))
 	w.pages = append(w.pages, chunks.pages...)
 	w.parts(&h, flags, parts, applying, sports)

@@ -48,7 +48,7 @@ func (c *chunkTable) index(t *rowTable, base row, cuts []cut) (out []uint16) {
 	return out
 }
 
-// serviceIndex gives the index of each group, one behind the other.
+// serviceIndex gives the index of each group, one behind the other. EtherTypes are of none.
 func serviceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, noService row) (out []uint16) {
 	for _, protocol := range groups {
 		out = append(out, chunks.index(t, noService, cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) {
@@ -58,6 +58,18 @@ func serviceIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule, noServic
 	return append(out, chunks.index(t, noService, cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) {
 		return uint16(s.Protocol), uint16(s.Protocol), s.Whole()
 	}))...)
+}
+
+// etherIndex gives the index of EtherTypes: Ethernet rules alone are in its rows, as they are in
+// no others. Nil: there are none.
+func etherIndex(chunks *chunkTable, t *rowTable, rules []policy.Rule) []uint16 {
+	if !slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Ethernet }) {
+		return nil
+	}
+	anyType := rowWhere(rules, func(r *policy.Rule) bool { return r.Ethernet && r.Services == nil })
+	return chunks.index(t, anyType, cutsOf(rules, func(s policy.Service) (first, last uint16, ok bool) {
+		return s.EtherType, s.EtherType, s.EtherType != 0
+	}))
 }
 
 // sourceIndex gives the index of source ports for each direction and group with ports:

@@ -114,6 +114,19 @@ func setBugs() []Bug {
 		{Name: "nobody asks for logs", set: eachRule(func(r *policy.Rule) { r.Log = false }), Live: true},
 		{Name: "monitored rules decide", set: eachRule(func(r *policy.Rule) { r.Monitored = false })},
 		{Name: "monitored rules are as disabled", set: eachRule(func(r *policy.Rule) { r.Disabled = r.Disabled || r.Monitored })},
+		{Name: "Ethernet rules are about packets", set: func(s *policy.Set) {
+			for i := range s.Rules {
+				if r := &s.Rules[i]; r.Ethernet {
+					r.Ethernet, r.Services = false, nil
+				}
+			}
+		}},
+		{Name: "Ethernet rules are not judged", set: eachRule(func(r *policy.Rule) { r.Disabled = r.Disabled || r.Ethernet })},
+		{Name: "EtherTypes do not matter", set: eachRule(func(r *policy.Rule) {
+			if r.Ethernet {
+				r.Services = nil
+			}
+		})},
 		{Name: "disabled rules decide", set: eachRule(func(r *policy.Rule) { r.Disabled = false })},
 	}
 }
@@ -192,11 +205,23 @@ func headerBugs() []Bug {
 		}),
 		bug("the last rule is monitored", func(h *compile.Header) { h.Rules = max(1, h.Rules) - 1 }),
 		bug("Pass leads two tiers on", func(h *compile.Header) { copy(h.Parts[:compile.TiersMax-2], h.Parts[1:]) }),
-		bug("Pass forgets source ports", func(h *compile.Header) {
-			for i := range h.Parts {
-				h.Parts[i].Sportindex = 0
+		{Name: "Pass forgets source ports", program: func(p *compile.Program) {
+			for i := range p.Policies {
+				h, err := p.Policies[i].Header()
+				if err != nil {
+					continue
+				}
+				for i := range h.Parts {
+					h.Parts[i].Sportindex = 0
+				}
+				p.Policies[i].SetHeader(h)
+				for n := 0; h.Flagindex != 0 && n < 32*int(h.Meta-h.Flagparts); n++ {
+					if n%(compile.TiersMax+1) > 0 { // not of all tiers
+						clear(p.Policies[i].Pages[int(h.Flagparts)+n/32][n%32*16+8:][:4])
+					}
+				}
 			}
-		}),
+		}},
 		bug("wrong default", func(h *compile.Header) { h.DefaultAction ^= 1 }),
 		bug("wrong counter of the default", func(h *compile.Header) { h.DefaultCounter++ }),
 		bug("without a service like with any", func(h *compile.Header) { h.SvcNoneRow = h.DirRow[0] }),

@@ -73,19 +73,28 @@ func (g *Gen) Set(network string) policy.Set {
 // their ids are not in order.
 func (g *Gen) SetN(network string, n int) policy.Set {
 	set := policy.Set{Network: network, Default: policy.Action(g.rnd.IntN(2)), Lists: g.lists(), ServiceLists: g.serviceLists()}
-	tier, passing := uint8(0), g.rnd.IntN(3) == 0
+	tier, passing, frames := uint8(0), g.rnd.IntN(3) == 0, g.rnd.IntN(3) == 0
 	for i, id := range g.rnd.Perm(n) {
 		r := g.rule()
+		ethernet := frames && g.rnd.IntN(6) == 0
+		if ethernet {
+			r = g.frameRule()
+		}
 		if g.rnd.IntN(n) < 4 && tier < compile.TiersMax-2 {
 			tier = min(tier+1+uint8(g.rnd.IntN(2)), compile.TiersMax-2)
 			passing = g.rnd.IntN(2) == 0
 		}
 		r.Tier = tier
 		switch {
-		case passing && g.rnd.IntN(3) == 0:
+		case passing && !ethernet && g.rnd.IntN(3) == 0:
 			r.Action = policy.Pass
 		case !passing:
 			r.Monitored = g.rnd.IntN(6) == 0
+		}
+		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/max(n, 1), network), ID: uint32(1000 + id)}
+		if ethernet {
+			set.Rules = append(set.Rules, r)
+			continue
 		}
 		g.nameSets(&r, set.Lists)
 		if g.rnd.IntN(4) == 0 {
@@ -93,7 +102,6 @@ func (g *Gen) SetN(network string, n int) policy.Set {
 				r.Services = nil
 			}
 		}
-		r.Key = policy.RuleKey{Policy: fmt.Sprintf("p%d-%s", i*2/max(n, 1), network), ID: uint32(1000 + id)}
 		// A rule for everything hides those behind it: mostly the last, as
 		// people have it.
 		if isAny(&r) && g.rnd.IntN(2*n) != 0 {

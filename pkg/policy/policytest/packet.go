@@ -19,7 +19,7 @@ const (
 // notation, no Neighbor Discovery. All packets of this package are.
 func Realisable(p policy.Packet) bool {
 	if !p.IP {
-		return !p.HasService && !p.Src.IsValid() && !p.Dst.IsValid() && p.Protocol == 0
+		return p.EtherType != policy.EtherIPv4 && p.EtherType != policy.EtherIPv6 && !p.HasService && !p.Src.IsValid() && !p.Dst.IsValid() && p.Protocol == 0
 	}
 	if p.Flags != 0 && !(p.HasService && p.Protocol == policy.TCP) {
 		return false
@@ -63,6 +63,9 @@ func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
 		}
 		out = append(out, g.anyPacket())
 	}
+	for i := range out {
+		out[i] = g.framed(out[i])
+	}
 	return out
 }
 
@@ -71,7 +74,7 @@ func (g *Gen) Packets(set policy.Set, n int) []policy.Packet {
 func (g *Gen) PacketFor(set policy.Set, i int) (policy.Packet, bool) {
 	for range 200 {
 		if p, ok := g.Aim(set, i); ok {
-			if v := policy.Evaluate(&set, p); slices.Contains(append(v.Passed, v.Rule, v.Monitored), i) {
+			if v := policy.Evaluate(&set, p); slices.Contains(v.Matched(), i) {
 				return p, true
 			}
 		}
@@ -82,7 +85,8 @@ func (g *Gen) PacketFor(set policy.Set, i int) (policy.Packet, bool) {
 // Aim makes a packet that rule i matches if it can.
 func (g *Gen) Aim(set policy.Set, i int) (policy.Packet, bool) {
 	r := set.Flat(set.Rules[i])
-	return g.aim(&r, set.Lists)
+	p, ok := g.aim(&r, set.Lists)
+	return g.framed(p), ok
 }
 
 // flat is the set without address sets, but for those of the VM's side.
@@ -96,6 +100,9 @@ func flat(set policy.Set) policy.Set {
 
 // aim is Aim for a rule that names no address sets but for the VM's side.
 func (g *Gen) aim(r *policy.Rule, lists map[string][]policy.AddrRange) (policy.Packet, bool) {
+	if r.Ethernet {
+		return g.aimFrame(r)
+	}
 	var local []policy.AddrRange
 	if r.LocalSets != nil {
 		local = []policy.AddrRange{}
@@ -261,6 +268,10 @@ func (g *Gen) boundaries(set policy.Set) (out []policy.Packet) {
 	}
 	for i := range set.Rules {
 		r := &set.Rules[i]
+		if r.Ethernet {
+			g.aroundFrames(r, keep)
+			continue
+		}
 		one := func() (policy.Packet, bool) { return g.aim(r, set.Lists) }
 		for _, name := range r.LocalSets {
 			g.aroundAddrs(one, set.Lists[name], func(p policy.Packet, a netip.Addr) {
