@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/explain"
+	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
 // onePort wants one PORT.
@@ -64,6 +66,7 @@ func compileCommand(o *options) *cobra.Command {
 func simulateCommand(o *options) *cobra.Command {
 	var f packetFlags
 	var m manifestFlags
+	var mac string
 	c := &cobra.Command{
 		Use:   "simulate PORT --from ADDR[:PORT] --to ADDR:PORT/PROTOCOL",
 		Short: "What a port's rules say about a connection's first packet, and which rule",
@@ -72,10 +75,22 @@ func simulateCommand(o *options) *cobra.Command {
 			"directory comes to for a port on a network, before any node has it.",
 		Example: fmt.Sprintf(`  %[1]s policy simulate veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
   %[1]s policy simulate shop/virt-launcher-db-x7k2p --out --from 10.0.0.7 --to 10.0.0.9:8/icmp
+  %[1]s policy simulate veth8f2c01 --ether-type 0x8892 --peer-mac 00:1b:1b:0a:0b:0c
   %[1]s policy simulate --manifests site/ --network vlan100 --from fd00::9 --to [fd00::7]:53/udp`, o.name),
 		RunE: func(c *cobra.Command, args []string) error {
+			vm := policy.MAC{0x02, 0, 0, 0, 0, 0xff} // of nobody
+			if mac != "" {
+				m, err := net.ParseMAC(mac)
+				if err != nil || len(m) != len(vm) {
+					return &failure{exitUsage, fmt.Errorf("--vm-mac %q: want a MAC, as 00:50:56:0a:0b:0c", mac)}
+				}
+				vm = policy.MAC(m)
+			}
 			if m.dir != "" {
-				return simulateManifests(c, o, &f, &m)
+				return simulateManifests(c, o, &f, &m, vm)
+			}
+			if mac != "" {
+				return &failure{exitUsage, fmt.Errorf("--vm-mac is for --manifests: the MAC of port %s is known", args[0])}
 			}
 			v, raw, err := askOfPacket[wire.Verdict](c, o, wire.ViewVerdict, args[0], &f)
 			if err != nil {
@@ -86,23 +101,24 @@ func simulateCommand(o *options) *cobra.Command {
 	}
 	f.add(c)
 	m.add(c)
+	c.Flags().StringVar(&mac, "vm-mac", "", "`MAC` of the VM, with --manifests, if Ethernet rules name it")
 	return c
 }
 
 // simulateManifests is simulate where no agent is asked.
-func simulateManifests(c *cobra.Command, o *options, f *packetFlags, m *manifestFlags) error {
+func simulateManifests(c *cobra.Command, o *options, f *packetFlags, m *manifestFlags, vm policy.MAC) error {
 	p, err := f.packet(c)
 	if err != nil {
 		return err
 	}
-	if _, err := explain.Packet(p); err != nil {
+	if _, err := explain.Packet(p, vm); err != nil {
 		return &failure{exitUsage, err}
 	}
 	set, err := m.rules(c.ErrOrStderr())
 	if err != nil {
 		return err
 	}
-	v, _, _, err := explain.Verdict(set, p)
+	v, _, _, err := explain.Verdict(set, p, vm)
 	if err != nil {
 		return &failure{exitUsage, err}
 	}
@@ -121,6 +137,7 @@ func traceCommand(o *options) *cobra.Command {
 			"pod, namespace/pod or container ID.",
 		Example: fmt.Sprintf(`  %[1]s trace veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
   %[1]s trace veth8f2c01 --from 10.0.0.9:49152 --to 10.0.0.7:443/tcp --tcp-flags A
+  %[1]s trace veth8f2c01 --ether-type ARP --peer-mac 00:1b:1b:0a:0b:0c
   %[1]s trace shop/db --out --vlan 200 --from 10.2.0.7 --to 10.2.0.9:8/icmp`, o.name),
 		Args: onePort,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -146,6 +163,7 @@ func traceCommand(o *options) *cobra.Command {
 // packetFlags are the flags that say what a port would see.
 type packetFlags struct {
 	from, to, tcpFlags string
+	peer, etherType    string
 	code               uint8
 	vlan               uint16
 	out                bool
@@ -173,54 +191,60 @@ func (f *packetFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.from, "from", "", "`ADDR[:PORT]` that opens the connection; without a port, from one as clients take it (49152)")
 	c.Flags().StringVar(&f.to, "to", "", "`ADDR:PORT/PROTOCOL` that it opens: tcp, udp or sctp with a port, icmp or icmpv6 with a type; ADDR/47 for others")
 	c.Flags().Uint8Var(&f.code, "code", 0, "`CODE` of an icmp or icmpv6 type")
+	c.Flags().StringVar(&f.peer, "peer-mac", "", "`MAC` of the other side, if Ethernet rules name it; without, one that nobody has")
+	c.Flags().StringVar(&f.etherType, "ether-type", "", "`TYPE` of a frame that is not IP, as LLDP or 0x8892, in place of --from and --to")
 	c.Flags().BoolVar(&f.out, "out", false, "the VM at the port sends it; without, it comes to the VM")
 }
 
 // packet is what the flags say.
 func (f *packetFlags) packet(c *cobra.Command) (*wire.Packet, error) {
-	p, err := parsePacket(f.from, f.to, f.code, f.out)
-	if err != nil {
-		return nil, &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
-	}
-	p.VLAN, p.TCPFlags = f.vlan, f.tcpFlags
-	return p, nil
-}
-
-// parsePacket reads the addresses and the service.
-func parsePacket(from, to string, code uint8, out bool) (*wire.Packet, error) {
-	p := &wire.Packet{Direction: "In"}
-	if out {
+	p := &wire.Packet{Direction: "In", VLAN: f.vlan, TCPFlags: f.tcpFlags, PeerMAC: f.peer, EtherType: f.etherType}
+	if f.out {
 		p.Direction = "Out"
 	}
 	var err error
+	switch {
+	case f.etherType == "":
+		err = readPacket(p, f.from, f.to, f.code)
+	case f.from != "" || f.to != "" || f.code != 0:
+		err = fmt.Errorf("--ether-type %s: such a frame has no IP addresses: leave --from, --to and --code out, or the EtherType", f.etherType)
+	}
+	if err != nil {
+		return nil, &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
+	}
+	return p, nil
+}
+
+// readPacket reads the addresses and the service.
+func readPacket(p *wire.Packet, from, to string, code uint8) (err error) {
 	if source, err := netip.ParseAddrPort(from); err == nil {
 		p.Source, p.SourcePort = source.Addr(), source.Port()
 	} else if p.Source, err = netip.ParseAddr(from); err != nil {
-		return nil, fmt.Errorf("--from %q: want an address, as 10.0.0.9, or one with its port, as 10.0.0.9:53 or [fd00::9]:53", from)
+		return fmt.Errorf("--from %q: want an address, as 10.0.0.9, or one with its port, as 10.0.0.9:53 or [fd00::9]:53", from)
 	}
 	wrong := fmt.Errorf("--to %q: want an address, a port and a protocol, as 10.0.0.7:443/tcp, [fd00::7]:53/udp or 10.0.0.7:8/icmp; or a protocol's number, as 10.0.0.7/47", to)
 	i := strings.LastIndexByte(to, '/')
 	if i < 0 {
-		return nil, wrong
+		return wrong
 	}
 	where, protocol := to[:i], to[i+1:]
 	if _, err := strconv.ParseUint(protocol, 10, 8); err == nil {
 		p.Service = "ip/" + protocol
 		if p.Destination, err = netip.ParseAddr(strings.Trim(where, "[]")); err != nil {
-			return nil, wrong
+			return wrong
 		}
-		return p, nil
+		return nil
 	}
 	target, err := netip.ParseAddrPort(where)
 	if err != nil {
-		return nil, wrong
+		return wrong
 	}
 	p.Destination, p.Service = target.Addr(), fmt.Sprintf("%s/%d", protocol, target.Port())
 	if code != 0 && !strings.HasPrefix(protocol, "icmp") {
-		return nil, fmt.Errorf("--code %d: %s has no codes: leave it out, or ask about icmp or icmpv6", code, protocol)
+		return fmt.Errorf("--code %d: %s has no codes: leave it out, or ask about icmp or icmpv6", code, protocol)
 	}
 	if strings.HasPrefix(protocol, "icmp") {
 		p.Service += fmt.Sprintf("/%d", code)
 	}
-	return p, nil
+	return nil
 }

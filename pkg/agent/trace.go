@@ -18,7 +18,14 @@ import (
 // trace says what a port's own program would do with a packet now, by its state,
 // connections and rules. No packet is sent, and nothing is counted.
 func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
-	p, err := explain.Packet(req.Packet)
+	if _, err := explain.Packet(req.Packet, policy.MAC{}); err != nil {
+		return nil, err
+	}
+	rec, set, _, err := a.rulesOf(req.Port)
+	if err != nil {
+		return nil, err
+	}
+	p, err := explain.Packet(req.Packet, policy.MAC(rec.MAC))
 	if err != nil {
 		return nil, err
 	}
@@ -26,14 +33,10 @@ func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rec, set, _, err := a.rulesOf(req.Port)
-	if err != nil {
-		return nil, err
-	}
 	if req.Packet.VLAN > 4094 {
 		return nil, attach.Invalid("packet.vlan", fmt.Sprintf("%d is no VLAN", req.Packet.VLAN), "want 1 to 4094, or none for a frame without a tag")
 	}
-	e, err := a.kernel.dp.Trace(rec.HostIfIndex, datapath.Hook(p.Direction), frameOf(&rec, p, req.Packet.VLAN, flags))
+	e, err := a.kernel.dp.Trace(rec.HostIfIndex, datapath.Hook(p.Direction), frameOf(p, req.Packet.VLAN, flags))
 	if errors.Is(err, datapath.ErrNoRecord) || errors.Is(err, unix.ENODEV) {
 		return nil, &attach.Error{Kind: attach.Unavailable, Field: "port", Message: fmt.Sprintf("it has no program to ask: %v", err), Remedy: "see homeportctl ports whether it has ended meanwhile"}
 	}
@@ -80,26 +83,26 @@ func readFlags(text string, protocol uint8) (flags uint8, err error) {
 
 // frameOf is a frame of the packet as the port sees it. Checksums are 0, as the programs
 // do not look at them.
-func frameOf(rec *attach.Record, p policy.Packet, tag uint16, flags uint8) []byte {
-	other := []byte{0x02, 0, 0, 0, 0, 0xfe} // a neighbour that nobody is
-	to, from := other, []byte(rec.MAC)
-	if p.Direction == policy.In {
-		to, from = from, to
-	}
-	b := append(append([]byte{}, to...), from...)
+func frameOf(p policy.Packet, tag uint16, flags uint8) []byte {
+	b := append(append([]byte{}, p.DstMAC[:]...), p.SrcMAC[:]...)
 	if tag != 0 {
 		b = append(b, 0x81, 0x00)
 		b = binary.BigEndian.AppendUint16(b, tag)
+	}
+	b = binary.BigEndian.AppendUint16(b, p.EtherType)
+	if !p.IP {
+		const least = 46 // of what a frame carries
+		return append(b, make([]byte, least)...)
 	}
 	l4 := transport(p, flags)
 	src, dst := p.Src.AsSlice(), p.Dst.AsSlice()
 	const hops = 64
 	if p.Src.Is4() {
-		b = append(b, 0x08, 0x00, 0x45, 0)
+		b = append(b, 0x45, 0)
 		b = binary.BigEndian.AppendUint16(b, uint16(20+len(l4)))
 		b = append(b, 0, 0, 0x40, 0, hops, p.Protocol, 0, 0)
 	} else {
-		b = append(b, 0x86, 0xdd, 0x60, 0, 0, 0)
+		b = append(b, 0x60, 0, 0, 0)
 		b = binary.BigEndian.AppendUint16(b, uint16(len(l4)))
 		b = append(b, p.Protocol, hops)
 	}

@@ -37,11 +37,15 @@ func TestTraceAgreesWithSimulate(t *testing.T) {
 	rec := l.open("vm1", 1)
 	seed := policytest.Seed(t)
 	g := policytest.New(seed)
-	asked, ruled, monitored, dropped := 0, 0, 0, 0
+	asked, ruled, monitored, dropped, frames := 0, 0, 0, 0, 0
 	for range 12 {
 		set := g.Set(rec.Policy)
 		l.enforce(set)
-		for _, p := range g.Packets(set, 60) {
+		packets := g.Packets(set, 60)
+		for _, t := range []uint16{0x88cc, 0x8892} {
+			packets = append(packets, policy.Packet{Direction: policy.Out, SrcMAC: policytest.VM, EtherType: t}, policy.Packet{Direction: policy.In, DstMAC: policytest.VM, EtherType: t})
+		}
+		for _, p := range packets {
 			in, ok := wirePacket(p)
 			if !ok {
 				continue
@@ -64,15 +68,15 @@ func TestTraceAgreesWithSimulate(t *testing.T) {
 				t.Fatalf("seed %d, %+v: simulate says %+v, trace %+v by %+v", seed, in, s, tr, tr.Rule)
 			}
 			asked++
-			for n, is := range map[*int]bool{&ruled: s.Rule != nil, &monitored: s.Monitored != nil, &dropped: want == wire.EventDrop} {
+			for n, is := range map[*int]bool{&ruled: s.Rule != nil, &monitored: s.Monitored != nil, &dropped: want == wire.EventDrop, &frames: !p.IP} {
 				if is {
 					*n++
 				}
 			}
 		}
 	}
-	t.Logf("seed %d: %d packets, %d by rules, %d monitored, %d dropped", seed, asked, ruled, monitored, dropped)
-	if asked < 100 || ruled < 20 || monitored < 3 || dropped < 20 || dropped == asked {
+	t.Logf("seed %d: %d packets, %d by rules, %d monitored, %d dropped, %d not IP", seed, asked, ruled, monitored, dropped, frames)
+	if frames < 40 || asked < 100 || ruled < 20 || monitored < 3 || dropped < 20 || dropped == asked {
 		t.Errorf("too few of a kind")
 	}
 
@@ -87,21 +91,28 @@ func TestTraceAgreesWithSimulate(t *testing.T) {
 
 // wirePacket is p as somebody would ask about it, if one can.
 func wirePacket(p policy.Packet) (*wire.Packet, bool) {
-	if !p.IP || !p.HasService && (policy.HasPorts(p.Protocol) || policy.HasTypes(p.Protocol)) || explain.IsExtension(p) {
+	peer := p.DstMAC
+	if p.Direction == policy.In {
+		peer = p.SrcMAC
+	}
+	if !p.IP {
+		return &wire.Packet{Direction: p.Direction.String(), EtherType: policy.EtherTypeName(p.EtherType), PeerMAC: peer.String()}, true
+	}
+	if !p.HasService && (policy.HasPorts(p.Protocol) || policy.HasTypes(p.Protocol)) || explain.IsExtension(p) {
 		return nil, false
 	}
 	s := policy.Service{Protocol: p.Protocol, First: p.Service, Last: p.Service}
 	if !p.HasService {
 		s.First, s.Last = 0, 0xffff
 	}
-	in := &wire.Packet{Direction: p.Direction.String(), Source: p.Src, Destination: p.Dst, SourcePort: p.SourcePort, Service: s.String()}
+	in := &wire.Packet{Direction: p.Direction.String(), Source: p.Src, Destination: p.Dst, SourcePort: p.SourcePort, Service: s.String(), PeerMAC: peer.String()}
 	if s.Whole() && !strings.HasPrefix(in.Service, "ip/") {
 		return nil, false
 	}
 	if policy.HasPorts(p.Protocol) && p.SourcePort == 0 {
 		return nil, false // that is asked about as another
 	}
-	_, err := explain.Packet(in)
+	_, err := explain.Packet(in, policy.MAC{})
 	return in, err == nil
 }
 

@@ -81,14 +81,14 @@ func keysOf(rules []policy.Rule) []policy.RuleKey {
 // verdict says what the rules in force of a port do with the first packet of a
 // connection, and which of them: no packet is sent, and nothing is counted.
 func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
-	if _, err := explain.Packet(req.Packet); err != nil {
+	if _, err := explain.Packet(req.Packet, policy.MAC{}); err != nil {
 		return nil, err
 	}
 	rec, set, counters, err := a.rulesOf(req.Port)
 	if err != nil {
 		return nil, err
 	}
-	out, rule, monitored, err := explain.Verdict(set, req.Packet)
+	out, rule, monitored, err := explain.Verdict(set, req.Packet, policy.MAC(rec.MAC))
 	if err != nil {
 		return nil, err
 	}

@@ -315,7 +315,7 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].range: rule 7: Inva
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[2].range: rule 7: Invalid value: "10.0.0.1": want two addresses as 10.0.0.5-10.0.0.9; one address goes under ip
 `},
 		{name: "two fields of a peer", content: badRule(`id: 7, action: Drop, sources: [{ip: 10.0.0.1, cidr: 10.0.0.0/8}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network and any: true
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network, mac and any: true
 `},
 		{name: "empty lists", content: badRule(`id: 7, action: Drop, sources: [], services: []`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].services: rule 7: Invalid value: "[]": would match nothing: leave it out for Any, or name at least one
@@ -339,6 +339,21 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": w
 	}
 }
 
+// badFrames is a policy of category Ethernet with one rule, and some that it cannot be.
+func badFrames(rule string) string {
+	return `apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: web}
+spec:
+  category: Ethernet
+  order: 10
+  appliedTo: [{network: vlan100}, {addressSet: a}]
+  stateful: false
+  tcpStrict: false
+  rules:
+  - {` + rule + "}\n"
+}
+
 func TestBadPolicy(t *testing.T) {
 	for _, c := range []badCase{
 		{name: "actions not enforced", content: badRule("id: 7, action: Reject}\n  - {id: 8, action: Pass}\n  - {id: 9, action: Deny"), want: `
@@ -352,17 +367,41 @@ policy.yaml:17: FirewallPolicy web: spec.rules[2].state: rule 8: Unsupported val
 `},
 		{name: "peers not enforced", content: badRule(`id: 7, action: Drop, sources: [{addressSet: a}, {vm: {matchLabels: {app: web}}}, {network: vlan200}, {network: vlan100, addressSet: a}]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[1].vm: rule 7: Forbidden: is enforced with --source kube alone: leave it out
-policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[3]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network and any: true
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[3]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network, mac and any: true
 `},
 		{name: "excluded without peers", content: badRule(`id: 7, action: Drop, sourcesExcluded: true, destinations: [{any: true}], destinationsExcluded: true`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].destinationsExcluded: rule 7: Invalid value: true: the rule would match nothing: want destinations other than any, or leave it out
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sourcesExcluded: rule 7: Invalid value: true: the rule would match nothing: want sources other than any, or leave it out
 `},
-		{name: "category Ethernet", content: edit(web, "Application", "Ethernet"), want: `
-policy.yaml:5: FirewallPolicy web: spec.category: Forbidden: this version does not enforce Ethernet: want Emergency, Infrastructure, Environment or Application
+		{name: "MACs and EtherTypes of another category", content: badRule(`id: 7, action: Drop, sources: [{mac: "00:50:56:01:02:03"}], services: [{etherType: ARP}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].etherType: rule 7: Forbidden: rules about EtherTypes are of category Ethernet: want protocol, or a policy of that category
+policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].mac: rule 7: Forbidden: rules about MACs are of category Ethernet: want ip, cidr or the like, or a policy of that category
+`},
+		{name: "Ethernet: what frames do not have", content: badFrames(`id: 7, action: Reject, sources: [{ip: 10.0.0.1}, {addressSet: a}], destinations: [{network: vlan100}], services: [{protocol: TCP}, {protocolNumber: 47}]`), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: frames are told apart by MAC, not by IP address: want networks, VMs, or any: true
+policy.yaml:8: FirewallPolicy web: spec.stateful: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:9: FirewallPolicy web: spec.tcpStrict: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:11: FirewallPolicy web: spec.rules[0].action: rule 7: Forbidden: frames have no answer by which a sender could be told: want Drop
+policy.yaml:11: FirewallPolicy web: spec.rules[0].destinations[0].network: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
+policy.yaml:11: FirewallPolicy web: spec.rules[0].services[0]: rule 7: Forbidden: category Ethernet knows EtherTypes alone: want etherType, or a policy of another category
+policy.yaml:11: FirewallPolicy web: spec.rules[0].services[1]: rule 7: Forbidden: category Ethernet knows EtherTypes alone: want etherType, or a policy of another category
+policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[0].ip: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
+policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[1].addressSet: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
+`},
+		{name: "Ethernet: what is none", content: badFrames(`id: 7, action: Drop, sources: [{mac: "00:50:56"}, {mac: "00:50:56:01:00:00/24"}, {mac: "00:50:56:01:00:00", ip: 10.0.0.1}], services: [{etherType: RARP}, {etherType: "0x8100"}, {etherType: IPX}, {etherType: ARP, ports: "1"}]`), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: frames are told apart by MAC, not by IP address: want networks, VMs, or any: true
+policy.yaml:8: FirewallPolicy web: spec.stateful: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:9: FirewallPolicy web: spec.tcpStrict: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:11: FirewallPolicy web: spec.rules[0].services[0].etherType: rule 7: Invalid value: "RARP": "RARP" is RARP, which passes before any rule: a live migration is announced by it
+policy.yaml:11: FirewallPolicy web: spec.rules[0].services[1].etherType: rule 7: Invalid value: "0x8100": "0x8100" is a VLAN tag: want the EtherType of what is behind it; VLANs are told apart by appliedTo
+policy.yaml:11: FirewallPolicy web: spec.rules[0].services[2].etherType: rule 7: Invalid value: "IPX": "IPX" is no EtherType: want IPv4, IPv6, ARP, LLDP, or a number from 0x0600 to 0xffff, as 0x8892
+policy.yaml:11: FirewallPolicy web: spec.rules[0].services[3].etherType: rule 7: Forbidden: is alone in its item: leave the other fields out, or write them in a policy of another category
+policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[0].mac: rule 7: Invalid value: "00:50:56": "00:50:56": no MAC: want six bytes in hex, as 00:50:56:0a:0b:0c
+policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[1].mac: rule 7: Invalid value: "00:50:56:01:00:00/24": "00:50:56:01:00:00/24" has bits set behind the first 24: write 00:50:56:00:00:00/24, or 00:50:56:01:00:00 for the one MAC
+policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[2]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network, mac and any: true
 `},
 		{name: "category unknown", content: edit(web, "Application", "application"), want: `
-policy.yaml:5: FirewallPolicy web: spec.category: Unsupported value: "application": supported values: "Emergency", "Infrastructure", "Environment", "Application"
+policy.yaml:5: FirewallPolicy web: spec.category: Unsupported value: "application": supported values: "Ethernet", "Emergency", "Infrastructure", "Environment", "Application"
 `},
 		{name: "order", content: edit(web, "order: 10", "order: -1"), want: `
 policy.yaml:6: FirewallPolicy web: spec.order: Invalid value: -1: want 0 to 999999
@@ -383,7 +422,7 @@ policy.yaml:7: FirewallPolicy web: spec.appliedTo[3].addressSet: Duplicate value
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].any: Invalid value: true: already covers the other items: want it alone in the list, or take it out
 `},
 		{name: "unknown keys", content: badRule(`id: 7, action: Drop, source: [], services: [{protocol: TCP, port: 80}]`), want: `
-policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, protocolNumber, ports, types, codes, any, sourcePorts, tcpFlags, serviceSet
+policy.yaml:16: FirewallPolicy web: spec.rules[1].services[0].port: unknown field: want one of protocol, protocolNumber, ports, types, codes, any, sourcePorts, tcpFlags, serviceSet, etherType
 policy.yaml:16: FirewallPolicy web: spec.rules[1].source: unknown field: want one of id, name, action, direction, sources, destinations, sourcesExcluded, destinationsExcluded, services, log, logLabel, state
 `},
 	} {

@@ -108,6 +108,7 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 		r := &o.Spec.Rules[i]
 		p.Rules = append(p.Rules, policy.Rule{
 			Key:             policy.RuleKey{Policy: o.Name, ID: uint32(r.ID)},
+			Ethernet:        o.Spec.Category == v1alpha1.CategoryEthernet,
 			Name:            r.Name,
 			Action:          action(r.Action),
 			Directions:      directions(r.Direction),
@@ -237,6 +238,8 @@ func peers(errs *field.ErrorList, list []v1alpha1.Peer) []policy.AddrRange {
 		case p.CIDR != "":
 			c := must(errs, "spec.rules", v1alpha1.ParseCIDR, p.CIDR)
 			out = append(out, policy.AddrRange{First: c.Addr(), Last: v1alpha1.LastOf(c)})
+		case p.MAC != "":
+			out = append(out, must(errs, "spec.rules", policy.ParseMACs, p.MAC))
 		default:
 			first, last, err := v1alpha1.ParseRange(p.Range)
 			collect(errs, "spec.rules", err)
@@ -254,6 +257,10 @@ func services(errs *field.ErrorList, list []v1alpha1.Service) []policy.Service {
 			return nil
 		}
 		if s.ServiceSet != "" {
+			continue
+		}
+		if s.EtherType != "" {
+			out = append(out, policy.Service{EtherType: must(errs, "spec.rules", policy.ParseEtherType, s.EtherType)})
 			continue
 		}
 		all := policy.Service{Protocol: protocol(&s), Last: 0xffff}

@@ -25,7 +25,7 @@ func TestReferenceExamples(t *testing.T) {
 		all = append(all, m[1])
 	}
 	s := replay(state{"manifests.md": docs(all...)})
-	if len(s.Problems) > 0 || len(s.Trunks) != 1 || len(s.Networks) != 2 || len(s.Policies) != 4 || len(s.Sets) != 2 || len(s.ServiceSets) != 2 {
+	if len(s.Problems) > 0 || len(s.Trunks) != 1 || len(s.Networks) != 2 || len(s.Policies) != 5 || len(s.Sets) != 2 || len(s.ServiceSets) != 2 {
 		t.Errorf("in force %s\nproblems %v", inForce(s), s.Problems)
 	}
 }

@@ -462,11 +462,11 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		if !fill(&o) {
 			return d
 		}
-		excluded := v1alpha1.ExcludedVMs(&o.Spec)
+		misplaced := v1alpha1.MisplacedVMs(&o.Spec)
 		peers, wrong := takeVMPeers(&o.Spec)
 		p, errs := FromPolicy(&o)
 		d.vms, d.value = peers, p
-		d.failAll(slices.Concat(excluded, wrong, errs), o.Spec.Rules...)
+		d.failAll(slices.Concat(misplaced, wrong, errs), o.Spec.Rules...)
 	case v1alpha1.KindAddressSet:
 		var o v1alpha1.AddressSet
 		if !fill(&o) {

@@ -269,7 +269,7 @@ more.yaml:8: FirewallPolicy byname: spec.rules[0].sources: rule 7: AddressSet ba
 more.yaml:13: AddressSet back: spec.addresses[0]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1
 `},
 		{name: "a set and an address in one item", content: docs(edit(byNames, "{addressSet: front}", "{addressSet: back, ip: 10.0.0.1}"), set("back", "")), want: `
-more.yaml:8: FirewallPolicy byname: spec.rules[0].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network and any: true
+more.yaml:8: FirewallPolicy byname: spec.rules[0].sources[0]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network, mac and any: true
 `},
 	} {
 		c.file = "more.yaml"

@@ -202,12 +202,17 @@ func TestJudgeCountsRules(t *testing.T) {
 	}
 }
 
-// A VM whose address may be unknown is not excluded by label.
-func TestExcludedVMs(t *testing.T) {
-	d := decodeObject(fromYAML(t, "FirewallPolicy", "p", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Allow,
-		sources: [{ip: 1.1.1.1}, {vm: {}}], sourcesExcluded: true, destinations: [{vm: {}}]}]}`))
-	if got := fmt.Sprint(d.problems); d.value != nil || got != "[: FirewallPolicy p: spec.rules[0].sources[1].vm: rule 1: Forbidden: a VM whose address is not known would not be excluded: name it by ip, or take it out]" {
-		t.Errorf("%v, %s", d.value, got)
+// A VM whose address may be unknown is not excluded by label, and frames know no VM's address.
+func TestMisplacedVMs(t *testing.T) {
+	for spec, want := range map[string]string{
+		`{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Allow,
+		sources: [{ip: 1.1.1.1}, {vm: {}}], sourcesExcluded: true, destinations: [{vm: {}}]}]}`: "[: FirewallPolicy p: spec.rules[0].sources[1].vm: rule 1: Forbidden: a VM whose address is not known would not be excluded: name it by ip, or take it out]",
+		`{category: Ethernet, appliedTo: [{any: true}], rules: [{id: 1, action: Allow, sources: [{vm: {}}]}]}`: "[: FirewallPolicy p: spec.rules[0].sources[0].vm: rule 1: Forbidden: is addresses, and frames have MACs: name it by mac]",
+	} {
+		d := decodeObject(fromYAML(t, "FirewallPolicy", "p", spec))
+		if got := fmt.Sprint(d.problems); d.value != nil || got != want {
+			t.Errorf("%v, %s; want %s", d.value, got, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
 	"github.com/homeport-cni/homeport/pkg/policy/policytest"
 )
 
@@ -83,12 +85,17 @@ func (w *fwWorld) judge(network string, p policy.Packet) fwVerdict {
 		}
 	}
 	all := slices.Clone(w.policies)
-	order := []v1alpha1.Category{v1alpha1.CategoryEmergency, v1alpha1.CategoryInfrastructure, v1alpha1.CategoryEnvironment, v1alpha1.CategoryApplication}
+	order := []v1alpha1.Category{v1alpha1.CategoryEthernet, v1alpha1.CategoryEmergency, v1alpha1.CategoryInfrastructure, v1alpha1.CategoryEnvironment, v1alpha1.CategoryApplication}
 	slices.SortFunc(all, func(a, b v1alpha1.FirewallPolicy) int {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.Spec.Category), slices.Index(order, b.Spec.Category)),
 			cmp.Compare(a.Spec.Order, b.Spec.Order), cmp.Compare(a.Name, b.Name))
 	})
+	allowed := p.EtherType == 0x8035 // the frame, so that the next category decides
 	for _, pol := range all {
+		ethernet := pol.Spec.Category == v1alpha1.CategoryEthernet
+		if ethernet && allowed {
+			continue
+		}
 		own := map[policy.Direction]netip.Addr{policy.In: p.Dst, policy.Out: p.Src}[p.Direction]
 		if !slices.ContainsFunc(pol.Spec.AppliedTo, func(a v1alpha1.AppliedTo) bool {
 			return a.Any || network != "" && a.Network == network || p.IP && a.AddressSet != "" && w.inSet(a.AddressSet, own)
@@ -97,8 +104,15 @@ func (w *fwWorld) judge(network string, p policy.Packet) fwVerdict {
 		}
 		for _, r := range pol.Spec.Rules {
 			key := policy.RuleKey{Policy: pol.Name, ID: uint32(r.ID)}
+			matches := w.matches
+			if ethernet {
+				matches = w.matchesFrame
+			}
 			switch {
-			case r.State == v1alpha1.RuleDisabled || !w.matches(r, p):
+			case ethernet && allowed:
+			case r.State == v1alpha1.RuleDisabled || !matches(r, p):
+			case r.State != v1alpha1.RuleMonitor && ethernet && r.Action == v1alpha1.ActionAllow && p.IP:
+				allowed = true
 			case r.State != v1alpha1.RuleMonitor:
 				return fwVerdict{r.Action, key, v.monitor}
 			case v.monitor == policy.RuleKey{}:
@@ -115,6 +129,49 @@ func (w *fwWorld) matches(r v1alpha1.FirewallRule, p policy.Packet) bool {
 	}
 	return w.isPeer(r.Sources, r.SourcesExcluded, p.IP, p.Src) && w.isPeer(r.Destinations, r.DestinationsExcluded, p.IP, p.Dst) &&
 		(len(r.Services) == 0 || r.Services[0].Any || p.IP && slices.ContainsFunc(r.Services, func(s v1alpha1.Service) bool { return w.isService(s, p) }))
+}
+
+func (w *fwWorld) matchesFrame(r v1alpha1.FirewallRule, p policy.Packet) bool {
+	if r.Direction == v1alpha1.DirectionIn && p.Direction != policy.In || r.Direction == v1alpha1.DirectionOut && p.Direction != policy.Out {
+		return false
+	}
+	return isMAC(r.Sources, r.SourcesExcluded, p.SrcMAC) && isMAC(r.Destinations, r.DestinationsExcluded, p.DstMAC) &&
+		(len(r.Services) == 0 || r.Services[0].Any || slices.ContainsFunc(r.Services, func(s v1alpha1.Service) bool { return w.isEtherType(s, p.EtherType) }))
+}
+
+func isMAC(peers []v1alpha1.Peer, excluded bool, m policy.MAC) bool {
+	if len(peers) == 0 || peers[0].Any {
+		return true
+	}
+	bits := func(m []byte) (out string) {
+		for _, b := range m {
+			out += fmt.Sprintf("%08b", b)
+		}
+		return out
+	}
+	return excluded != slices.ContainsFunc(peers, func(p v1alpha1.Peer) bool {
+		text, length, ok := strings.Cut(p.MAC, "/")
+		n, err := strconv.Atoi(length)
+		if !ok {
+			n, err = 48, nil
+		}
+		want, wrong := net.ParseMAC(text)
+		return err == nil && wrong == nil && strings.HasPrefix(bits(m[:]), bits(want)[:n])
+	})
+}
+
+func (w *fwWorld) isEtherType(s v1alpha1.Service, n uint16) bool {
+	if s.ServiceSet != "" {
+		set := w.services[s.ServiceSet].Spec
+		return slices.ContainsFunc(set.Services, func(s v1alpha1.Service) bool { return w.isEtherType(s, n) }) ||
+			slices.ContainsFunc(set.Includes, func(name string) bool { return w.isEtherType(v1alpha1.Service{ServiceSet: name}, n) })
+	}
+	number, ok := map[string]uint16{"ipv4": 0x800, "ipv6": 0x86dd, "arp": 0x806, "lldp": 0x88cc}[strings.ToLower(s.EtherType)]
+	if !ok && s.EtherType != "" {
+		wide, err := strconv.ParseUint(s.EtherType, 0, 16)
+		number, ok = uint16(wide), err == nil
+	}
+	return ok && number == n
 }
 
 func (w *fwWorld) isPeer(peers []v1alpha1.Peer, excluded, ip bool, a netip.Addr) bool {
@@ -157,6 +214,9 @@ func (w *fwWorld) isService(s v1alpha1.Service, p policy.Packet) bool {
 		set := w.services[s.ServiceSet].Spec
 		return slices.ContainsFunc(set.Services, func(s v1alpha1.Service) bool { return w.isService(s, p) }) ||
 			slices.ContainsFunc(set.Includes, func(name string) bool { return w.isService(v1alpha1.Service{ServiceSet: name}, p) })
+	}
+	if s.EtherType != "" {
+		return false
 	}
 	if s.ProtocolNumber != nil {
 		return p.Protocol == uint8(*s.ProtocolNumber)
@@ -304,6 +364,33 @@ func (g fwGen) rule(id int) string {
 	return s + "}\n"
 }
 
+func (g fwGen) frameRule(id int) string {
+	s := fmt.Sprintf("  - {id: %d, action: %s", id, one(g.npGen, "Allow", "Drop"))
+	for _, field := range []string{"sources", "destinations"} {
+		if g.IntN(2) == 0 {
+			continue
+		}
+		var peers []string
+		for range 1 + g.IntN(2) {
+			peers = append(peers, fmt.Sprintf("{mac: %q}", one(g.npGen, "02:00:00:00:00:01", "02-00-00-00-00-02", "00:50:56:00:01:02", "00:50:56:00:00:00/24", "00:50:56:00:00:00/23", "FF:FF:FF:FF:FF:FF", "02:00:00:00:00:00/46")))
+		}
+		s += fmt.Sprintf(", %s: [%s]", field, strings.Join(peers, ", "))
+		if g.IntN(4) == 0 {
+			s += fmt.Sprintf(", %sExcluded: true", field)
+		}
+	}
+	if g.IntN(3) > 0 {
+		s += ", services: [" + one(g.npGen, "{serviceSet: ether}", "{etherType: ipv4}", "{etherType: IPv6}, {etherType: \"0x8892\"}", "{etherType: LLDP}", "{any: true}") + "]"
+	}
+	if g.IntN(2) == 0 {
+		s += ", direction: " + one(g.npGen, "In", "Out", "InOut")
+	}
+	if g.IntN(3) == 0 {
+		s += ", state: " + one(g.npGen, "Enabled", "Monitor", "Disabled")
+	}
+	return s + "}\n"
+}
+
 func (g fwGen) manifests() string {
 	var s strings.Builder
 	s.WriteString(edit(trunk0, "100-110,200", "100-110,200,300") + "---\n" + edit(vlan100, "10.100.0.0/24, gateway: 10.100.0.1", "10.0.0.0/30") + "---\n" + vlan200 + "---\n" +
@@ -330,6 +417,14 @@ func (g fwGen) manifests() string {
 			spec += fmt.Sprintf("  includes: [s%d]\n", i+1)
 		}
 		object("ServiceSet", fmt.Sprint("s", i), spec)
+	}
+	object("ServiceSet", "ether", "  services: [{etherType: IPv4}, {etherType: \"0x0842\"}]\n  includes: [s0]\n") // of both kinds
+	for i := range g.IntN(3) {
+		spec := fmt.Sprintf("  category: Ethernet\n  order: %d\n  appliedTo: %s\n  rules:\n", g.IntN(3), one(g.npGen, "[{any: true}]", "[{network: vlan100}]"))
+		for id := range 1 + g.IntN(3) {
+			spec += g.frameRule(10 - id)
+		}
+		object("FirewallPolicy", fmt.Sprint("e", i), spec)
 	}
 	for i := range 1 + g.IntN(4) {
 		spec := fmt.Sprintf("  category: %s\n  order: %d\n  appliedTo: %s\n  rules:\n", one(g.npGen, "Emergency", "Infrastructure", "Environment", "Application"),
@@ -373,7 +468,15 @@ func (g fwGen) packet() (p policy.Packet) {
 func (w *fwWorld) obeys(tb testing.TB, text string, s *Snapshot, packets func(policy.Set) []policy.Packet, count map[string]int) {
 	tb.Helper()
 	for _, set := range s.PolicySets() {
-		prog, counters := compiled(tb, set)
+		counters, err := compile.Allocate(nil, []policy.Set{set})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		prog, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+		if err != nil {
+			count["refused"]++ // by what only the compiler knows
+			continue
+		}
 		for _, p := range packets(set) {
 			want := w.judge(set.Network, p)
 			got := policy.Evaluate(&set, p)
@@ -388,7 +491,10 @@ func (w *fwWorld) obeys(tb testing.TB, text string, s *Snapshot, packets func(po
 				tb.Fatalf("at ports of %q, %+v: got %+v, want %+v\n%s", set.Network, p, is, want, text)
 			}
 			by := "default "
-			if got.Rule >= 0 {
+			switch {
+			case got.Rule >= 0 && set.Rules[got.Rule].Ethernet:
+				by = "frame "
+			case got.Rule >= 0:
 				by = "rule "
 			}
 			count[by+string(want.action)]++
@@ -421,8 +527,11 @@ func TestFirewallPolicyTruth(t *testing.T) {
 		}, count)
 	}
 	t.Log(count)
-	for _, what := range []string{"rule Allow", "rule Drop", "rule Reject", "default Allow", "default Drop", "monitored"} {
-		if count[what] < 500 {
+	if count["refused"] > 0 {
+		t.Errorf("%d sets were refused", count["refused"])
+	}
+	for _, what := range []string{"frame Allow", "frame Drop", "rule Allow", "rule Drop", "rule Reject", "default Allow", "default Drop", "monitored"} {
+		if count[what] < map[bool]int{true: 100, false: 500}[strings.HasPrefix(what, "frame")] {
 			t.Errorf("verdicts %v: too few of %q to tell anything", count, what)
 		}
 	}

@@ -54,7 +54,11 @@ func takeVMPeers(spec *v1alpha1.FirewallPolicySpec) ([]vmPeer, field.ErrorList) 
 			if v.selector, err = metav1.LabelSelectorAsSelector(p.VM); err != nil {
 				errs = append(errs, field.Invalid(field.NewPath(v.field()), "", err.Error()))
 			}
-			list[i].VM, list[i].IP = nil, netip.IPv4Unspecified().String()
+			if list[i].VM = nil; spec.Category == v1alpha1.CategoryEthernet {
+				list[i].MAC = policy.MAC{}.String() // MisplacedVMs has refused it
+			} else {
+				list[i].IP = netip.IPv4Unspecified().String()
+			}
 			out = append(out, v)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,12 +39,15 @@ func portRule(r *policy.Rule) wire.PortRule {
 
 // Verdict says what a set does with the first packet of a connection, and which rule, without a
 // port and hits. It is the reference evaluator's word. The other results are the
-// rules that Policy and Rule, and Monitored, are of; nil where there is none. The
-// error is of the packet, as [Packet]'s.
-func Verdict(set policy.Set, in *wire.Packet) (out wire.Verdict, rule, monitored *policy.Rule, err error) {
-	p, err := Packet(in)
+// rules that Policy and Rule, and Monitored, are of; nil where there is none. vm is the port's
+// MAC. The error is of the packet, as [Packet]'s.
+func Verdict(set policy.Set, in *wire.Packet, vm policy.MAC) (out wire.Verdict, rule, monitored *policy.Rule, err error) {
+	p, err := Packet(in, vm)
 	if err != nil {
 		return out, nil, nil, err
+	}
+	if p.EtherType == policy.EtherARP {
+		return out, nil, nil, attach.Invalid("packet.etherType", "ARP passes unless an Ethernet rule drops it, whatever the other rules are", "ask homeportctl trace about it")
 	}
 	out = wire.Verdict{TypeMeta: kind("Verdict"), Rules: set.ID(), Network: set.Network, Packet: PacketText(in, p)}
 	set.Lists = around(set.Lists, p)
@@ -64,7 +68,14 @@ func Verdict(set policy.Set, in *wire.Packet) (out wire.Verdict, rule, monitored
 
 // PacketText says what somebody asked about.
 func PacketText(in *wire.Packet, p policy.Packet) string {
-	return fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(in))
+	if !p.IP {
+		return fmt.Sprintf("%s, %v -> %v, EtherType %s", p.Direction, p.SrcMAC, p.DstMAC, policy.EtherTypeName(p.EtherType))
+	}
+	text := fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(in))
+	if in.PeerMAC != "" {
+		text += fmt.Sprintf(", MAC %v -> %v", p.SrcMAC, p.DstMAC)
+	}
+	return text
 }
 
 // Rule tells a rule, without hits.
@@ -76,9 +87,13 @@ func Rule(r *policy.Rule) wire.Rule {
 	case r.Monitored:
 		v.State = string(v1alpha1.RuleMonitor)
 	}
-	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations)
+	text := policy.AddrRange.String
+	if r.Ethernet {
+		text = policy.AddrRange.MACText
+	}
+	v.Sources, v.Destinations = peerTexts(r.Sources, r.SourceSets, r.NotSources, text), peerTexts(r.Destinations, r.DestinationSets, r.NotDestinations, text)
 	if r.LocalSets != nil {
-		v.Local = peerTexts(nil, r.LocalSets, false)
+		v.Local = peerTexts(nil, r.LocalSets, false, text)
 	}
 	for _, s := range r.ServiceSets {
 		v.Services = append(v.Services, v1alpha1.KindServiceSet+" "+s)
@@ -90,14 +105,14 @@ func Rule(r *policy.Rule) wire.Rule {
 }
 
 // peerTexts gives the peers of one side of a rule; nil is Any.
-func peerTexts(ranges []policy.AddrRange, sets []string, not bool) []string {
+func peerTexts(ranges []policy.AddrRange, sets []string, not bool, text func(policy.AddrRange) string) []string {
 	var out []string
 	for _, s := range sets {
 		kind, name := kindOf(v1alpha1.KindAddressSet, s)
 		out = append(out, kind+" "+name)
 	}
 	for _, r := range ranges {
-		out = append(out, r.String())
+		out = append(out, text(r))
 	}
 	if ranges != nil && out == nil {
 		return []string{"nobody now"} // VMs whose address is not known
@@ -152,24 +167,67 @@ func around(lists map[string][]policy.AddrRange, p policy.Packet) map[string][]p
 	return out
 }
 
-// Packet checks a packet that somebody wrote; nil is none. The error is an [*attach.Error].
-func Packet(in *wire.Packet) (policy.Packet, error) {
-	if in == nil {
-		return policy.Packet{}, attach.Invalid("packet", "it must be there", "say what the port would see")
-	}
-	p := policy.Packet{IP: true, Src: in.Source.Unmap(), Dst: in.Destination.Unmap()}
+// nobody is the MAC of a neighbour of which no more is said.
+var nobody = policy.MAC{0x02, 0, 0, 0, 0, 0xfe}
+
+// frameOf is what frames of a packet have in common, whatever they carry.
+func frameOf(in *wire.Packet, vm policy.MAC) (p policy.Packet, err error) {
 	if err := p.Direction.UnmarshalText([]byte(in.Direction)); err != nil {
 		return p, attach.Invalid("packet.direction", err.Error(), "want In or Out")
 	}
+	peer := nobody
+	if in.PeerMAC != "" {
+		m, err := net.ParseMAC(in.PeerMAC)
+		if err != nil || len(m) != len(peer) {
+			return p, attach.Invalid("packet.peerMAC", fmt.Sprintf("%q is no MAC", in.PeerMAC), "want one as 00:50:56:0a:0b:0c")
+		}
+		peer = policy.MAC(m)
+	}
+	p.SrcMAC, p.DstMAC = peer, vm
+	if p.Direction == policy.Out {
+		p.SrcMAC, p.DstMAC = vm, peer
+	}
+	if in.EtherType == "" {
+		return p, nil
+	}
+	p.EtherType, err = policy.ParseEtherType(in.EtherType)
+	switch {
+	case err != nil:
+		return p, attach.Invalid("packet.etherType", err.Error(), "want ARP, LLDP, or a number, as 0x8892")
+	case p.EtherType == policy.EtherIPv4 || p.EtherType == policy.EtherIPv6:
+		return p, attach.Invalid("packet.etherType", in.EtherType+" is what a packet with addresses has", "say source, destination and service in its place")
+	case in.Source.IsValid() || in.Destination.IsValid() || in.Service != "" || in.SourcePort != 0:
+		return p, attach.Invalid("packet.etherType", "a frame of it has no IP addresses and no service", "leave these out, or the EtherType")
+	}
+	return p, nil
+}
+
+// Packet checks a packet that somebody wrote; nil is none. vm is the port's MAC. The error is an [*attach.Error].
+func Packet(in *wire.Packet, vm policy.MAC) (policy.Packet, error) {
+	if in == nil {
+		return policy.Packet{}, attach.Invalid("packet", "it must be there", "say what the port would see")
+	}
+	p, err := frameOf(in, vm)
+	if err != nil || p.EtherType != 0 {
+		return p, err
+	}
+	p.IP, p.Src, p.Dst = true, in.Source.Unmap(), in.Destination.Unmap()
 	if !p.Src.IsValid() || p.Src.BitLen() != p.Dst.BitLen() {
 		return p, attach.Invalid("packet.destination", fmt.Sprintf("%v and %v are not of one family", in.Source, in.Destination), "want both IPv4, or both IPv6")
 	}
 	if p.Src.Zone()+p.Dst.Zone() != "" {
 		return p, attach.Invalid("packet.source", "rules know no zones", "leave what follows % out")
 	}
+	p.EtherType = policy.EtherIPv6
+	if p.Src.Is4() {
+		p.EtherType = policy.EtherIPv4
+	}
 	s, err := policy.ParseService(in.Service)
 	if err != nil {
 		return p, attach.Invalid("packet.service", err.Error(), "want one as tcp/443, udp/53, icmp/8 or ip/47")
+	}
+	if s.EtherType != 0 {
+		return p, attach.Invalid("packet.service", in.Service+" is no service of IP", "want one as tcp/443, or ask by etherType, without addresses")
 	}
 	p.Protocol = s.Protocol
 	if p.Protocol == policy.TCP {

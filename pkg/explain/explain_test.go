@@ -49,7 +49,7 @@ func TestVerdict(t *testing.T) {
 		if strings.Contains(from, ":") {
 			to = "fd00::1"
 		}
-		v, rule, monitored, err := Verdict(set, &wire.Packet{Direction: "In", Source: netip.MustParseAddr(from), Destination: netip.MustParseAddr(to), Service: service})
+		v, rule, monitored, err := Verdict(set, &wire.Packet{Direction: "In", Source: netip.MustParseAddr(from), Destination: netip.MustParseAddr(to), Service: service}, policy.MAC{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestVerdict(t *testing.T) {
 		t.Error("the caller's lists have changed")
 	}
 	for _, in := range []*wire.Packet{nil, {Direction: "In", Source: netip.MustParseAddr("::1"), Destination: netip.MustParseAddr("10.0.0.1"), Service: "tcp/80"}} {
-		if _, _, _, err := Verdict(set, in); err == nil {
+		if _, _, _, err := Verdict(set, in, policy.MAC{}); err == nil {
 			t.Errorf("%+v is taken for a packet", in)
 		}
 	}
@@ -89,15 +89,65 @@ func TestVerdict(t *testing.T) {
 func TestPeerTexts(t *testing.T) {
 	list := []policy.AddrRange{policy.RangeOf(netip.MustParsePrefix("10.0.0.0/8"))}
 	for want, got := range map[string][]string{
-		"[]":                           peerTexts(nil, nil, false),
-		"[nobody now]":                 peerTexts([]policy.AddrRange{}, nil, false),
-		"[10.0.0.0/8]":                 peerTexts(list, nil, false),
-		"[AddressSet site 10.0.0.0/8]": peerTexts(list, []string{"site"}, false),
-		"[all but AddressSet site]":    peerTexts(nil, []string{"site"}, true),
-		"[AddressSet site]":            peerTexts([]policy.AddrRange{}, []string{"site"}, false),
+		"[]":                           peerTexts(nil, nil, false, policy.AddrRange.String),
+		"[nobody now]":                 peerTexts([]policy.AddrRange{}, nil, false, policy.AddrRange.String),
+		"[10.0.0.0/8]":                 peerTexts(list, nil, false, policy.AddrRange.String),
+		"[AddressSet site 10.0.0.0/8]": peerTexts(list, []string{"site"}, false, policy.AddrRange.String),
+		"[all but AddressSet site]":    peerTexts(nil, []string{"site"}, true, policy.AddrRange.String),
+		"[AddressSet site]":            peerTexts([]policy.AddrRange{}, []string{"site"}, false, policy.AddrRange.String),
 	} {
 		if fmt.Sprint(got) != want {
 			t.Errorf("got %v, want %s", got, want)
+		}
+	}
+}
+
+// TestFrames: what is asked of frames, by MAC and EtherType, and how rules about them are told.
+func TestFrames(t *testing.T) {
+	macs := func(text string) []policy.AddrRange {
+		r, err := policy.ParseMACs(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []policy.AddrRange{r}
+	}
+	vm := policy.MAC{0, 0x50, 0x56, 1, 2, 3}
+	set := policy.Set{Network: "vlan100", Default: policy.Drop, Rules: []policy.Rule{
+		{Key: policy.RuleKey{Policy: "l2", ID: 1}, Ethernet: true, Directions: policy.InOut, Action: policy.Allow, Sources: macs("00:1b:1b:00:00:00/24"), NotDestinations: true, Destinations: macs("ff:ff:ff:ff:ff:ff"),
+			Services: []policy.Service{{EtherType: 0x8892}, {EtherType: policy.EtherIPv4}}},
+		{Key: policy.RuleKey{Policy: "l2", ID: 2}, Ethernet: true, Directions: policy.InOut, Action: policy.Drop, Sources: macs("00:50:56:01:02:03")},
+		{Key: policy.RuleKey{Policy: "web", ID: 1}, Directions: policy.InOut, Action: policy.Allow, Services: []policy.Service{{Protocol: policy.TCP, First: 80, Last: 80}}},
+	}}
+	told := PortRules(&set).Items[0].Rule
+	if got := fmt.Sprint(told.Sources, told.Destinations, told.Services); got != "[00:1b:1b:00:00:00/24] [all but ff:ff:ff:ff:ff:ff] [ether/0x8892 ether/IPv4]" {
+		t.Errorf("a rule about frames is told as %s", got)
+	}
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	for want, in := range map[string]wire.Packet{
+		"Allow l2 1: In, 00:1b:1b:01:02:03 -> 00:50:56:01:02:03, EtherType 0x8892":                  {Direction: "In", EtherType: "0x8892", PeerMAC: "00:1b:1b:01:02:03"},
+		"Drop: In, 02:00:00:00:00:fe -> 00:50:56:01:02:03, EtherType LLDP":                          {Direction: "In", EtherType: "lldp"},
+		"Drop l2 2: Out, 00:50:56:01:02:03 -> 02:00:00:00:00:fe, EtherType LLDP":                    {Direction: "Out", EtherType: "0x88cc"},
+		"Allow web 1: In, 10.0.0.1 -> 10.0.0.2, tcp/80, MAC 00:1b:1b:01:02:03 -> 00:50:56:01:02:03": {Direction: "In", Source: a, Destination: b, Service: "tcp/80", PeerMAC: "00-1B-1B-01-02-03"},
+		"Drop l2 2: Out, 10.0.0.1 -> 10.0.0.2, tcp/80":                                              {Direction: "Out", Source: a, Destination: b, Service: "tcp/80"},
+		"error packet.peerMAC: \"00:1b\" is no MAC; want one as 00:50:56:0a:0b:0c":                  {Direction: "In", EtherType: "LLDP", PeerMAC: "00:1b"},
+		"error packet.etherType: \"IPX\" is no EtherType":                                           {Direction: "In", EtherType: "IPX"},
+		"error packet.etherType: IPv6 is what a packet with addresses has":                          {Direction: "In", EtherType: "IPv6"},
+		"error packet.etherType: a frame of it has no IP addresses":                                 {Direction: "In", EtherType: "LLDP", Source: a},
+		"error packet.etherType: ARP passes unless an Ethernet rule drops it":                       {Direction: "In", EtherType: "ARP"},
+		"error packet.service: ether/LLDP is no service of IP":                                      {Direction: "In", Source: a, Destination: b, Service: "ether/LLDP"},
+		"error packet.direction": {EtherType: "LLDP"},
+	} {
+		v, _, _, err := Verdict(set, &in, vm)
+		got := v.Action
+		if v.Rule != nil {
+			got += fmt.Sprint(" ", v.Policy, " ", v.Rule.ID)
+		}
+		got += ": " + v.Packet
+		if err != nil {
+			got = "error " + err.Error()
+		}
+		if err == nil && got != want || err != nil && !strings.HasPrefix(got, want) {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -279,6 +280,13 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		}
 		add(g)
 	}
+	frames := packet.Grid{Label: "flat/ethernet"}
+	for _, n := range []int{o.rules[0], mostAs(o.rules, port.Rules)} {
+		if s := (packet.Size{Rules: n}); !slices.Contains(frames.Sizes, s) {
+			frames.Sizes = append(frames.Sizes, s)
+		}
+	}
+	add(frames)
 	if o.ports > 0 {
 		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureNode() }})
 	}
@@ -385,7 +393,7 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 		return out
 	}
 	for _, s := range g.Sizes {
-		networks[s] = &port.Network{Rules: s.Rules, Addresses: s.Addresses}
+		networks[s] = &port.Network{Rules: s.Rules, Addresses: s.Addresses, Ethernet: s.Addresses == 0}
 	}
 	firewall, err := port.Open("/sys/fs/bpf", list()...)
 	if err != nil {

@@ -45,7 +45,9 @@ type FirewallPolicyStatus struct {
 // FirewallPolicySpec is what a policy says.
 type FirewallPolicySpec struct {
 	// Category of the policy: Emergency is judged before Infrastructure, then
-	// Environment, then Application. Ethernet is not enforced by this version.
+	// Environment, then Application. Ethernet comes before all: its rules are about frames, by
+	// MAC and EtherType. What they drop is dropped, established connections too; of what they
+	// allow, or none matches, the others decide, but an allowed frame that is not IP passes.
 	Category Category `json:"category"`
 
 	// Order among the policies of a category, the lowest first. Policies with
@@ -67,7 +69,7 @@ type FirewallPolicySpec struct {
 
 	// Stateful, if false, has what the policy's rules allow make no connections: each
 	// packet is judged by itself, so that both directions need a rule, and TCP passes
-	// in its middle, too.
+	// in its middle, too. Ethernet rules have no connections anyway.
 	// +optional
 	// +kubebuilder:default=true
 	Stateful *bool `json:"stateful,omitempty"`
@@ -155,7 +157,7 @@ type FirewallRule struct {
 	Name string `json:"name,omitempty"`
 
 	// Action is Allow, Drop, or Reject, which drops and tells the sender: TCP by a reset,
-	// other protocols by an ICMP error. Pass is not enforced by this version.
+	// other protocols by an ICMP error; not of Ethernet. Pass is not enforced by this version.
 	Action Action `json:"action"`
 
 	// Direction as the VM sees it: In comes to it, Out leaves it.
@@ -193,7 +195,8 @@ type FirewallRule struct {
 
 	// Log, if true, writes a line to the node's rule log for each connection that the rule
 	// allows, its end, and each packet that it drops, up to 1000 a second and port. Of a rule in
-	// Monitor the line says what it would have done.
+	// Monitor the line says what it would have done. An Ethernet rule writes one for each frame that
+	// it has the last word on, so not for IP that it allows.
 	// +optional
 	Log bool `json:"log,omitempty"`
 
@@ -294,6 +297,12 @@ type Peer struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Network string `json:"network,omitempty"`
+
+	// MAC is a MAC address, as 00:50:56:0a:0b:0c, or those that begin alike, as
+	// 00:50:56:00:00:00/24. Of category Ethernet, which has no other peers.
+	// +optional
+	// +kubebuilder:validation:MaxLength=20
+	MAC string `json:"mac,omitempty"`
 }
 
 // Service is a protocol with its ports or types.
@@ -354,10 +363,18 @@ type Service struct {
 	TCPFlags string `json:"tcpFlags,omitempty"`
 
 	// ServiceSet is the name of a ServiceSet: the services that it has, with those of the
-	// sets that it includes. It is alone in its item.
+	// sets that it includes. It is alone in its item. Ethernet rules take its EtherTypes, and the
+	// others the rest.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	ServiceSet string `json:"serviceSet,omitempty"`
+
+	// EtherType is what a frame carries, behind its 802.1Q tag: IPv4, IPv6, ARP, LLDP, or a
+	// number, as 0x8892. It is alone in its item, and of category Ethernet, which has no other
+	// services. RARP (0x8035), by which a live migration is announced, passes before any rule.
+	// +optional
+	// +kubebuilder:validation:MaxLength=6
+	EtherType string `json:"etherType,omitempty"`
 }
 
 // Protocol above IP.

@@ -32,25 +32,27 @@ func ValidateFirewallPolicy(f *FirewallPolicy) field.ErrorList {
 	switch f.Spec.Category {
 	case "":
 		errs = append(errs, field.Required(spec.Child("category"),
-			"want Emergency, Infrastructure, Environment or Application"))
-	case CategoryEthernet:
-		errs = append(errs, field.Forbidden(spec.Child("category"),
-			"this version does not enforce Ethernet: want Emergency, Infrastructure, Environment or Application"))
+			"want Ethernet, Emergency, Infrastructure, Environment or Application"))
 	default:
 		errs = append(errs, validateEnum(spec.Child("category"), f.Spec.Category,
-			CategoryEmergency, CategoryInfrastructure, CategoryEnvironment, CategoryApplication)...)
+			CategoryEthernet, CategoryEmergency, CategoryInfrastructure, CategoryEnvironment, CategoryApplication)...)
 	}
 	if f.Spec.Order < 0 || f.Spec.Order > MaxOrder {
 		errs = append(errs, field.Invalid(spec.Child("order"), f.Spec.Order, fmt.Sprintf("want 0 to %d", MaxOrder)))
 	}
 	errs = append(errs, validateAppliedTo(spec.Child("appliedTo"), f.Spec.AppliedTo)...)
-	if s, strict := f.Spec.Stateful, f.Spec.TCPStrict; s != nil && !*s && strict != nil && !*strict {
+	kind := validateIP
+	if s, strict := f.Spec.Stateful, f.Spec.TCPStrict; f.Spec.Category == CategoryEthernet {
+		errs = append(errs, validateEthernet(spec, &f.Spec)...)
+		kind = validateFrames
+	} else if s != nil && !*s && strict != nil && !*strict {
 		errs = append(errs, field.Forbidden(spec.Child("tcpStrict"), "without state no connection is picked up: leave it out, or stateful"))
 	}
 	seen := map[int64]int{}
 	for i := range f.Spec.Rules {
 		r, at := &f.Spec.Rules[i], spec.Child("rules").Index(i)
 		errs = append(errs, validateRule(at, r)...)
+		errs = append(errs, kind(at, r)...)
 		if first, ok := seen[r.ID]; ok && r.ID != 0 {
 			errs = append(errs, duplicate(at.Child("id"), r.ID,
 				fmt.Sprintf("rules[%d] has this id: want another, unique in the policy", first)))
@@ -176,6 +178,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 		check("range", p.Range, func(s string) error { _, _, err := ParseRange(s); return err })
 		check("addressSet", p.AddressSet, setName) // the resolver looks for it
 		check("network", p.Network, func(string) error { return nil })
+		check("mac", p.MAC, func(s string) error { _, err := policy.ParseMACs(s); return err })
 		if p.VM != nil {
 			set++
 			errs = append(errs, clusterOnly(at.Child("vm")))
@@ -184,7 +187,7 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 			set++
 			errs = append(errs, alone(at, len(peers))...)
 		}
-		errs = append(errs, exactlyOne(at, set, "ip, cidr, range, addressSet, network and any: true")...)
+		errs = append(errs, exactlyOne(at, set, "ip, cidr, range, addressSet, network, mac and any: true")...)
 	}
 	return errs
 }
@@ -209,13 +212,17 @@ func validateExcluded(path *field.Path, side string, excluded bool, peers []Peer
 	return nil
 }
 
-// ExcludedVMs refuses peers by label that are turned round: a VM whose address nobody
-// knows would match then.
-func ExcludedVMs(spec *FirewallPolicySpec) field.ErrorList {
+// MisplacedVMs refuses peers by label that are turned round, as a VM whose address nobody
+// knows would match then, and those of Ethernet rules.
+func MisplacedVMs(spec *FirewallPolicySpec) field.ErrorList {
 	var errs field.ErrorList
 	check := func(at *field.Path, excluded bool, peers []Peer) {
 		for i, p := range peers {
-			if excluded && p.VM != nil {
+			switch {
+			case p.VM == nil:
+			case spec.Category == CategoryEthernet:
+				errs = append(errs, field.Forbidden(at.Index(i).Child("vm"), "is addresses, and frames have MACs: name it by mac"))
+			case excluded:
 				errs = append(errs, field.Forbidden(at.Index(i).Child("vm"),
 					"a VM whose address is not known would not be excluded: name it by ip, or take it out"))
 			}
@@ -254,6 +261,15 @@ func validateServices(path *field.Path, services []Service) field.ErrorList {
 func validateService(path *field.Path, s *Service) field.ErrorList {
 	var errs field.ErrorList
 	switch {
+	case s.EtherType != "":
+		at := path.Child("etherType")
+		if _, err := policy.ParseEtherType(s.EtherType); err != nil {
+			errs = append(errs, field.Invalid(at, s.EtherType, err.Error()))
+		}
+		if !reflect.DeepEqual(*s, Service{EtherType: s.EtherType}) {
+			errs = append(errs, field.Forbidden(at, "is alone in its item: leave the other fields out, or write them in a policy of another category"))
+		}
+		return errs
 	case s.ProtocolNumber != nil:
 		return validateNumber(path, s)
 	case s.Protocol == "":

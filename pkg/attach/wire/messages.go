@@ -110,13 +110,17 @@ type EventQuery struct {
 // Packet is the first packet of a connection, as a port sees it.
 type Packet struct {
 	Direction   string     `json:"direction"` // In (to the VM) or Out
-	Source      netip.Addr `json:"source"`
-	Destination netip.Addr `json:"destination"`
+	Source      netip.Addr `json:"source,omitzero"`
+	Destination netip.Addr `json:"destination,omitzero"`
 	// SourcePort of TCP, UDP and SCTP; 0 is a port as clients take one.
 	SourcePort uint16 `json:"sourcePort,omitempty"`
-	Service    string `json:"service"` // tcp/443, udp/53, sctp/2905, icmp/8, icmp/3/4, icmpv6/128; or ip/47
+	Service    string `json:"service,omitempty"` // tcp/443, udp/53, sctp/2905, icmp/8, icmp/3/4, icmpv6/128; or ip/47
 	// VLAN of an 802.1Q tag, and TCPFlags by letters of FSRPAUEC: of trace. Without, there
 	// is no tag, and TCP is a SYN.
 	VLAN     uint16 `json:"vlan,omitempty"`
 	TCPFlags string `json:"tcpFlags,omitempty"`
+	// PeerMAC is the MAC of the other side; "" is one that nobody has.
+	PeerMAC string `json:"peerMAC,omitempty"`
+	// EtherType has a frame that is not IP, as ARP or 0x8892, in place of addresses and service.
+	EtherType string `json:"etherType,omitempty"`
 }

@@ -91,6 +91,15 @@ func TestBuildRefuses(t *testing.T) {
 		"no service set": {change(func(r *policy.Rule) { r.ServiceSets = []string{"web"} }), `rule web/0: ServiceSet web is not known`},
 		"bad service set": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, ServiceSets: []string{"web"}}},
 			ServiceLists: map[string][]policy.Service{"web": {{Protocol: 6, First: 9, Last: 8}}}}}, `rule web/0: ServiceSet web: service tcp/9-8: the end is below`},
+		"frames are not rejected":   {change(func(r *policy.Rule) { r.Ethernet, r.Action = true, policy.Reject }), "rule web/0 is about frames, which it can allow or drop"},
+		"frames do not pass on":     {change(func(r *policy.Rule) { r.Ethernet, r.Action = true, policy.Pass }), "rule web/0 is about frames"},
+		"frames have no VM's side":  {change(func(r *policy.Rule) { r.Ethernet, r.LocalSets = true, []string{"x"} }), "rule web/0 is about frames"},
+		"frames have no ports":      {change(func(r *policy.Rule) { r.Ethernet, r.Services = true, []policy.Service{{Protocol: 6, Last: 9}} }), "EtherTypes are of category Ethernet"},
+		"packets have no EtherType": {change(func(r *policy.Rule) { r.Services = []policy.Service{{EtherType: 0x88cc}} }), "EtherTypes are of category Ethernet"},
+		"a set without EtherTypes": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Ethernet: true, Directions: policy.InOut, ServiceSets: []string{"s"}}},
+			ServiceLists: map[string][]policy.Service{"s": {{Protocol: 6, Last: 9}}}}}, "rule web/0 is about frames, but ServiceSet s has no etherType"},
+		"a set of EtherTypes": {[]policy.Set{{Network: "bad", Rules: []policy.Rule{{Key: policy.RuleKey{Policy: "web"}, Directions: policy.InOut, ServiceSets: []string{"s"}}},
+			ServiceLists: map[string][]policy.Service{"s": {{EtherType: 0x88cc}}}}}, "rule web/0: ServiceSet s has EtherTypes alone"},
 		"no address":      {ranged(netip.Addr{}, addr("10.0.0.1")), "without an end"},
 		"two families":    {ranged(addr("10.0.0.1"), addr("fd00::1")), "both ends"},
 		"range backwards": {ranged(addr("10.0.0.2"), addr("10.0.0.1")), "the end is below the start"},
@@ -496,11 +505,14 @@ func TestEarlierProgramsLetNoMorePass(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.LocalClassrow, h.Flagindex, h.Flagparts = [2]uint32{}, 0, 0
+		h.LocalClassrow, h.Flagindex, h.Flagparts, h.Etherindex = [2]uint32{}, 0, 0, 0
 		old := compile.Program{Addrs: p.Addrs, Policies: []compile.Policy{{Network: "n", Pages: slices.Clone(p.Policies[0].Pages)}}}
 		old.Policies[0].SetHeader(h)
+		// Ethernet rules are none to them.
+		set.Rules = slices.DeleteFunc(set.Rules, func(r policy.Rule) bool { return r.Ethernet })
+		known, _ := built(t, set)
 		for _, pkt := range g.Packets(set, 400) {
-			now, err := compile.Lookup(p, "n", pkt)
+			now, err := compile.Lookup(known, "n", pkt)
 			if err != nil {
 				t.Fatal(err)
 			}

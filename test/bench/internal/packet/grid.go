@@ -35,6 +35,9 @@ const (
 type Size struct{ Rules, Addresses int }
 
 func (s Size) String() string {
+	if s.Addresses == 0 {
+		return fmt.Sprintf("%d-rules", s.Rules)
+	}
 	return fmt.Sprintf("%d-rules-%s-addresses", s.Rules, short(s.Addresses))
 }
 

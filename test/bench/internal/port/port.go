@@ -137,10 +137,18 @@ type Network struct {
 	Turn int
 	// Number tells networks of the same size apart: their rules are about other services.
 	Number int
+	// Ethernet: all its rules but one are about frames, and no addresses.
+	Ethernet bool
 }
 
 // Name of the network.
-func (n Network) Name() string { return fmt.Sprintf("bench-%d-%d-%d", n.Rules, n.Addresses, n.Number) }
+func (n Network) Name() string {
+	name := fmt.Sprintf("bench-%d-%d-%d", n.Rules, n.Addresses, n.Number)
+	if n.Ethernet {
+		name += "-ethernet"
+	}
+	return name
+}
 
 // Most is the most rules that a network can have.
 const Most = compile.RulesMax
@@ -177,6 +185,9 @@ func setName(i int) string { return fmt.Sprintf("set%04d", i) }
 // that all sets are named. The last rule allows UDP within the LAN.
 func (n Network) rules(sets int) (rules []policy.Rule) {
 	others := max(0, n.Rules-1)
+	if n.Ethernet {
+		rules, others = n.frameRules(others), 0
+	}
 	for i := range others {
 		r := policy.Rule{
 			Key: policy.RuleKey{Policy: n.Name(), ID: uint32(i + 1)}, Action: policy.Drop, Directions: policy.InOut,
@@ -200,6 +211,24 @@ func (n Network) rules(sets int) (rules []policy.Rule) {
 			SourceSets: []string{lan}, DestinationSets: []string{lan},
 			Services: []policy.Service{{Protocol: policy.UDP, First: 0, Last: 65535}},
 		})
+	}
+	return rules
+}
+
+// frameRules are so many Ethernet rules: all but the last are about other MACs and EtherTypes, and
+// that one allows IPv4.
+func (n Network) frameRules(count int) (rules []policy.Rule) {
+	for i := range count {
+		mac := policy.MACAddr(policy.MAC{0x00, 0x50, 0x56, 0, byte(i >> 8), byte(i)})
+		r := policy.Rule{Key: policy.RuleKey{Policy: n.Name() + "-frames", ID: uint32(i + 1)}, Ethernet: true, Action: policy.Drop, Directions: policy.InOut,
+			Sources: []policy.AddrRange{{First: mac, Last: mac}}, Services: []policy.Service{{EtherType: 0x8892 + uint16(i%64)}}}
+		if i%2 == 1 {
+			r.Services = []policy.Service{{EtherType: policy.EtherIPv4}}
+		}
+		if i == count-1 {
+			r.Action, r.Sources, r.Services = policy.Allow, nil, []policy.Service{{EtherType: policy.EtherIPv4}}
+		}
+		rules = append(rules, r)
 	}
 	return rules
 }
