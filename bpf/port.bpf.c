@@ -213,9 +213,8 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 	t.dir = dir;
 	reason = decide(skb, port, &t);
 	act = verdict(skb, port->slot, dir, reason);
-	tell_frame(&t);
 	/* What is flooded has its events where it belongs: here it would use up those of the VM. */
-	if (t.told & TOLD_PASS || (is_drop(reason) && reason != HP_NOT_FOR_PORT) || dry_run)
+	if (t.told & TOLD_PASS || t.frame & FRAME_LOGGED || (is_drop(reason) && reason != HP_NOT_FOR_PORT) || dry_run)
 		tell(skb, &t, reason);
 	return t.refuse && act == TC_ACT_SHOT && !dry_run ? refused(skb, port->slot, dir) : act;
 }

@@ -64,16 +64,4 @@ __noinline int by_frame(struct __sk_buff *skb, struct track *t, __u32 ethertype)
 	return r == HP_RULE_DROP ? HP_RULE_DROP : GO_ON;
 }
 
-/* tell_frame has the event of the packet name a monitored Ethernet rule. */
-static __always_inline void tell_frame(struct track *t)
-{
-	if (!t->frame)
-		return;
-	if (t->frame & FRAME_LOGGED)
-		t->told |= HP_EVENT_MONITORED_LOGGED | TOLD_PASS;
-	else if (t->monitored)
-		return;
-	t->monitored = t->frame & ~FRAME_LOGGED;
-}
-
 #endif

@@ -146,6 +146,18 @@ static __always_inline void describe(struct __sk_buff *skb, const struct track *
 		describe_end(t, e);
 }
 
+/* with_frame has the event of a packet name the monitored Ethernet rule, if there is one. */
+static __always_inline void with_frame(struct track *t)
+{
+	if (!t->frame)
+		return;
+	if (t->frame & FRAME_LOGGED)
+		t->told |= HP_EVENT_MONITORED_LOGGED;
+	else if (t->monitored)
+		return;
+	t->monitored = t->frame & ~FRAME_LOGGED;
+}
+
 /* tell makes an event of a packet, if somebody asks for one. */
 __noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
 {
@@ -154,6 +166,7 @@ __noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
 
 	if (!t)
 		return 0;
+	with_frame(t);
 	if (dry_run) {
 		e = bpf_map_lookup_elem(&traced, &zero);
 		if (e)
