@@ -217,6 +217,35 @@ struct {
 	__type(value, struct known);
 } known_flows SEC(".maps");
 
+/* The MACs, EtherType and direction of frames. */
+struct frame_kind {
+	__u64 words[2];
+};
+
+/* What Ethernet rules said of frames of a kind, which went on and are IP. */
+struct judged_frame {
+	struct frame_kind kind;
+	__u64 generation; /* that judged it; 0: none */
+	__u32 policy;
+	__u32 counter; /* index into rule_books + 1 of the rule that allowed it; 0: no rule matched */
+};
+
+#define JUDGED_FRAMES 256 /* a power of two; 8 KiB a CPU */
+
+/*
+ * judged_frames: what the policy's Ethernet rules would say again. Nothing depends on it:
+ * another generation is a miss.
+ * Key: hash of kind and policy. Value: struct judged_frame, of the last frame that had the
+ * hash. Written and read by the programs, each CPU its own. Lives as long as the
+ * programs; not pinned. Size: as of known_flows.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, JUDGED_FRAMES);
+	__type(key, __u32);
+	__type(value, struct judged_frame);
+} judged_frames SEC(".maps");
+
 /* A datagram in fragments, as its port sees it. */
 struct fragment_key {
 	__u8 src[16];

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -193,6 +194,67 @@ func TestEthernetEvents(t *testing.T) {
 		got[names[c]] = h.Packets
 	}
 	want := map[string]uint64{"1": 4, "2": 2, "3": 2, "4": 4, "5": 2, "9": 3, "10": 3}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("hits (-want +got):\n%s", diff)
+	}
+}
+
+// What was said of a frame is not said of another: of many MACs, of both families, under many policies
+// of one generation, each is judged for itself, again and again, and counted.
+func TestEthernetManyFrames(t *testing.T) {
+	b := newBench(t, Config{})
+	const count, policies = 600, 64
+	mac := func(n int) policy.MAC { return policy.MAC{byte(n) << 2, 0x50, 0x56, 0, 0, byte(n >> 6)} }
+	var odd []policy.AddrRange
+	for n := 1; n < count; n += 2 {
+		odd = append(odd, policy.AddrRange{First: policy.MACAddr(mac(n)), Last: policy.MACAddr(mac(n))})
+	}
+	var sets []policy.Set
+	for i := range policies { // every other one is the opposite
+		four, six := frame(t, 1, policy.Drop, "ether/IPv4"), frame(t, 2, policy.Drop, "ether/IPv6")
+		four.Sources, six.Sources, four.NotSources, six.NotSources = odd, odd, i%2 == 1, i%2 == 0
+		sets = append(sets, policy.Set{Network: fmt.Sprint("net", i), Rules: []policy.Rule{four, six, frame(t, 3, policy.Allow)}, Default: policy.Allow})
+	}
+	counters := b.sync(sets...)
+	b.port(accessPort())
+	f4, f6 := tcp(peer4, vm4, 80, 1000, "S"), tcp(peer6, vm6, 80, 1000, "S")
+	want := map[uint32]uint64{}
+	for i := range policies {
+		c := accessPort()
+		c.Policy = sets[i].Network
+		if err := b.UpdatePort(loopback, c); err != nil {
+			t.Fatal(err)
+		}
+		for n := range count / 4 {
+			n = (n + i*37) % count
+			for _, p := range []pkt{f4, f6} {
+				m := mac(n)
+				p.src, p.dst = m[:], testMAC
+				drops := (n%2 == 1) != (i%2 == 1) == p.from.Is4()
+				for range 2 {
+					if passed := b.run(ToVM, p.bytes()); passed == drops {
+						t.Fatalf("policy %d, %v, %v: passed %v", i, m, p.from, passed)
+					}
+					switch {
+					case !drops:
+						want[counters[key(3)]]++
+					case p.from.Is4():
+						want[counters[key(1)]]++
+					default:
+						want[counters[key(2)]]++
+					}
+				}
+			}
+		}
+	}
+	got := map[uint32]uint64{}
+	hits, err := b.RuleCounters([]uint32{counters[key(1)], counters[key(2)], counters[key(3)]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for c, h := range hits {
+		got[c] = h.Packets
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("hits (-want +got):\n%s", diff)
 	}

@@ -98,10 +98,13 @@ func dissect(frame []byte) (d dissected, ok bool) {
 
 // expected is the reason that a port without flows has for a packet.
 func (d *dissected) expected(set *policy.Set) policy.Reason {
+	v := policy.Evaluate(set, d.Packet)
+	if v.Rule >= 0 && set.Rules[v.Rule].Ethernet {
+		return policy.ReasonRuleDrop // all these are IP
+	}
 	if d.nd {
 		return policy.ReasonND
 	}
-	v := policy.Evaluate(set, d.Packet)
 	allow, drop := policy.ReasonDefaultAllow, policy.ReasonDefaultDrop
 	if v.Rule >= 0 {
 		allow, drop = policy.ReasonRuleAllow, policy.ReasonRuleDrop
@@ -151,6 +154,7 @@ func (b *bench) against(set *policy.Set, h Hook, frame []byte) bool {
 	if !ok {
 		return false
 	}
+	d.DstMAC, d.SrcMAC, d.EtherType = policy.MAC(frame), policy.MAC(frame[6:]), binary.BigEndian.Uint16(frame[12:])
 	d.Direction = map[Hook]policy.Direction{FromVM: policy.Out, ToVM: policy.In}[h]
 	if want := d.expected(set); got != want {
 		b.Fatalf("%x: %v, but gopacket sees %+v, and so it is %v", frame, got, d, want)

@@ -192,6 +192,17 @@ type portHpRule struct {
 	Flags   uint32
 }
 
+type portJudgedFrame struct {
+	_    structs.HostLayout
+	Kind struct {
+		_     structs.HostLayout
+		Words [2]uint64
+	}
+	Generation uint64
+	Policy     uint32
+	Counter    uint32
+}
+
 type portKnown struct {
 	_          structs.HostLayout
 	Key        portHpNewKey
@@ -218,6 +229,7 @@ const (
 	portMapEvents          = "events"
 	portMapFragments       = "fragments"
 	portMapHandovers       = "handovers"
+	portMapJudgedFrames    = "judged_frames"
 	portMapKnownFlows      = "known_flows"
 	portMapPolicyNames     = "policy_names"
 	portMapPortCounters    = "port_counters"
@@ -300,6 +312,7 @@ type portMapSpecs struct {
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
+	JudgedFrames  *ebpf.MapSpec `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
 	PolicyNames   *ebpf.MapSpec `ebpf:"policy_names"`
 	PortCounters  *ebpf.MapSpec `ebpf:"port_counters"`
@@ -356,6 +369,7 @@ type portMaps struct {
 	Events        *ebpf.Map `ebpf:"events"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Handovers     *ebpf.Map `ebpf:"handovers"`
+	JudgedFrames  *ebpf.Map `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
 	PolicyNames   *ebpf.Map `ebpf:"policy_names"`
 	PortCounters  *ebpf.Map `ebpf:"port_counters"`
@@ -379,6 +393,7 @@ func (m *portMaps) Close() error {
 		m.Events,
 		m.Fragments,
 		m.Handovers,
+		m.JudgedFrames,
 		m.KnownFlows,
 		m.PolicyNames,
 		m.PortCounters,

@@ -270,7 +270,7 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		}})
 	}
 	for i, a := range o.addresses {
-		g := packet.Grid{Label: "flat"}
+		g := packet.Grid{Label: "flat", Aim: packet.Aim}
 		for _, n := range o.rules {
 			g.Sizes = append(g.Sizes, packet.Size{Rules: n, Addresses: a})
 		}
@@ -280,7 +280,7 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		}
 		add(g)
 	}
-	frames := packet.Grid{Label: "flat/ethernet"}
+	frames := packet.Grid{Label: "flat/ethernet"} // of a cost that is asked for, so without an aim
 	for _, n := range []int{o.rules[0], mostAs(o.rules, port.Rules)} {
 		if s := (packet.Size{Rules: n}); !slices.Contains(frames.Sizes, s) {
 			frames.Sizes = append(frames.Sizes, s)
@@ -293,7 +293,7 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 	if o.live > 0 {
 		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureLive() }})
 	}
-	wide := packet.Grid{Label: "flat/by-addresses", Rivals: o.rivals}
+	wide := packet.Grid{Label: "flat/by-addresses", Aim: packet.Aim, Rivals: o.rivals}
 	for _, a := range o.addresses {
 		wide.Sizes = append(wide.Sizes, packet.Size{Rules: mostAs(o.rules, port.Rules), Addresses: a})
 	}

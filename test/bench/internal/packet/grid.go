@@ -64,6 +64,8 @@ type Ported interface {
 type Grid struct {
 	Label string
 	Sizes []Size
+	// Aim of an established flow against the plain bridge.
+	Aim ratio.Aim
 	// Hooks gives the hooks of ports under a rule base, all of which are loaded already.
 	Hooks  func(Size) Ported
 	Rivals []Rival
@@ -236,7 +238,7 @@ func (m *grid) compare(c Config) error {
 	var errs []error
 	last := len(m.ours) - 1
 	for i, p := range m.ours {
-		errs = append(errs, m.row(fmt.Sprintf("established-%s", p.Size), m.est[i], m.plainEst, "plain kernel bridge", Aim))
+		errs = append(errs, m.row(fmt.Sprintf("established-%s", p.Size), m.est[i], m.plainEst, "plain kernel bridge", m.Aim))
 	}
 	for i, p := range m.ours {
 		errs = append(errs, m.row(fmt.Sprintf("first-%s", p.Size), m.first[i], m.plainFirst, "plain kernel bridge", ratio.Aim{}))

@@ -221,7 +221,7 @@ func (n Network) frameRules(count int) (rules []policy.Rule) {
 	for i := range count {
 		mac := policy.MACAddr(policy.MAC{0x00, 0x50, 0x56, 0, byte(i >> 8), byte(i)})
 		r := policy.Rule{Key: policy.RuleKey{Policy: n.Name() + "-frames", ID: uint32(i + 1)}, Ethernet: true, Action: policy.Drop, Directions: policy.InOut,
-			Sources: []policy.AddrRange{{First: mac, Last: mac}}, Services: []policy.Service{{EtherType: 0x8892 + uint16(i%64)}}}
+			Sources: []policy.AddrRange{{First: mac, Last: mac}}, Services: []policy.Service{{EtherType: 0x9300 + uint16(i%64)}}}
 		if i%2 == 1 {
 			r.Services = []policy.Service{{EtherType: policy.EtherIPv4}}
 		}
