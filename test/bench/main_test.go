@@ -131,7 +131,7 @@ func TestSmoke(t *testing.T) {
 		t.Skip("needs nft, for the reference plugin's macspoofchk")
 	}
 	file := filepath.Join(bin, "out", "bench.json")
-	cmd := exec.Command(filepath.Join(bin, "bench"), "-where", "native", "-bin", bin, "-json", file,
+	cmd := exec.Command(filepath.Join(bin, "bench"), "-where", "native", "-bin", bin, "-json", file, "-rows", "plugin,cni,packet,rules",
 		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1", "-rules", "10,200", "-addresses", "1000,5000", "-ports", "4", "-live", "5000")
 	rivals := []string{"-vs-iptables", "-vs-nftables"}
 	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
@@ -201,6 +201,45 @@ func TestSmoke(t *testing.T) {
 	}
 	if len(r.Machines) != 1 || r.Machines[0].Where != "native" || r.Machines[0].CPUs < 1 {
 		t.Errorf("machines: %+v", r.Machines)
+	}
+}
+
+// TestMemory measures memory, of which the kernel tells for all that it does. Other tests make
+// and free some at the same time: what they hide is measured again.
+func TestMemory(t *testing.T) {
+	bin := newBin(t)
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft, for what it is compared with")
+	}
+	file := filepath.Join(bin, "bench.json")
+	args := []string{"-where", "native", "-bin", bin, "-json", file, "-rows", "memory", "-rules", "10,2000", "-addresses", "1000,50000", "-ports", "4"}
+	want := []string{"node/memory-per-rule-4-ports-8000-rules", "node/memory-per-connection", "node/memory-per-address-50k-addresses"}
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
+		args, want = append(args, "-rivals", "nftables"), want[2:]
+	}
+	var out []byte
+	var err error
+	for range 5 {
+		if out, err = exec.Command(filepath.Join(bin, "bench"), args...).CombinedOutput(); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r, err := ratio.Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, row := range r.Rows {
+		names = append(names, row.Name)
+		if row.Unit != ratio.Bytes || row.Ours <= 0 || row.Baseline <= 0 {
+			t.Errorf("%+v", row)
+		}
+	}
+	if d := cmp.Diff(want, names); d != "" {
+		t.Error(d)
 	}
 }
 

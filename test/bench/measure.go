@@ -298,6 +298,9 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		wide.Sizes = append(wide.Sizes, packet.Size{Rules: mostAs(o.rules, port.Rules), Addresses: a})
 	}
 	add(wide)
+	if o.ports > 0 {
+		out = append(out, group{groupMemory, func(context.Context) ([]ratio.Row, error) { return o.measureMemory() }})
+	}
 	return out
 }
 
@@ -347,6 +350,34 @@ func (o *options) measureNode() ([]ratio.Row, error) {
 	c := o.packetConfig()
 	c.Slices = max(1, c.Slices/4)
 	return packet.NodeRows(c, n)
+}
+
+// measureMemory has what measureNode has, and connections.
+func (o *options) measureMemory() ([]ratio.Row, error) {
+	if err := box.Quiet(); err != nil {
+		return nil, err
+	}
+	m := packet.Memory{Label: "node", Ports: o.ports, Rules: mostAs(o.rules, port.Rules), Few: o.rules[0], Addresses: mostAs(o.addresses, 1e5), Rivals: o.rivals}
+	flows := port.Network{Rules: 1, Number: o.ports}
+	firewall, err := port.Open("/sys/fs/bpf", flows)
+	if err != nil {
+		return nil, err
+	}
+	defer firewall.Close()
+	m.Hooks = firewall.In(flows)
+	m.Load = func(rules, turn int) error {
+		networks := []port.Network{flows}
+		for i := range o.ports {
+			if rules > 0 {
+				networks = append(networks, port.Network{Rules: rules, Addresses: m.Addresses, Number: i, Turn: turn})
+			}
+		}
+		if rules == 0 {
+			networks = append(networks, port.Network{Rules: 1, Number: o.ports + 1 + turn})
+		}
+		return firewall.Load(networks...)
+	}
+	return packet.MemoryRows(o.packetConfig(), m)
 }
 
 // measureLive has -live connections at ports under as many rules as a port has at most in NSX.

@@ -43,9 +43,10 @@ const (
 	groupCNI    = "cni"
 	groupPacket = "packet"
 	groupRules  = "rules"
+	groupMemory = "memory"
 )
 
-var groups = []string{groupPlugin, groupCNI, groupPacket, groupRules}
+var groups = []string{groupPlugin, groupCNI, groupPacket, groupRules, groupMemory}
 
 // Where rows can be measured. all starts native and vm, one after the other.
 const (
@@ -73,7 +74,7 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	var rows string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.Usage = func() { fmt.Fprint(fs.Output(), usage); fs.PrintDefaults() }
-	fs.StringVar(&rows, "rows", strings.Join(groups, ","), "groups of rows: `list` of plugin, cni, packet, rules")
+	fs.StringVar(&rows, "rows", strings.Join(groups, ","), "groups of rows: `list` of plugin, cni, packet, rules, memory")
 	fs.StringVar(&o.where, "where", whereAll, "all, native, or vm (cni in a VM, where bridges filter VLANs)")
 	fs.StringVar(&o.bin, "bin", "bin", "`folder` of the binaries")
 	fs.StringVar(&o.json, "json", "out/bench.json", "`file` for the result")

@@ -187,7 +187,7 @@ func (m *grid) build(sinks box.Netns) (err error) {
 	for _, n := range m.ruleCounts() {
 		for _, r := range m.Rivals {
 			number++
-			p, err := newRivalPath(r, n, number, sinks)
+			p, err := newRivalPath(r, n, 1, number, sinks)
 			if err != nil {
 				return err
 			}

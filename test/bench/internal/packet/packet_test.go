@@ -223,7 +223,7 @@ func TestRivals(t *testing.T) {
 			if _, err := os.Stat("/proc/sys/net/bridge"); err != nil && r.Name == iptables.Name {
 				t.Skip("without br_netfilter bridged frames do not visit iptables")
 			}
-			p, err := newRivalPath(r, 8, byte(i), sinks)
+			p, err := newRivalPath(r, 8, 1, byte(i), sinks)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -132,7 +132,7 @@ type rivalPath struct {
 	turn int
 }
 
-func newRivalPath(r Rival, size int, number byte, sinks box.Netns) (p *rivalPath, err error) {
+func newRivalPath(r Rival, size int, flows int32, number byte, sinks box.Netns) (p *rivalPath, err error) {
 	name := fmt.Sprintf("%.3s%d", r.Name, number)
 	p = &rivalPath{Rival: r, size: size}
 	if p.ns, err = box.NewNetns(name); err != nil {
@@ -152,7 +152,7 @@ func newRivalPath(r Rival, size int, number byte, sinks box.Netns) (p *rivalPath
 				return err
 			}
 		}
-		if p.Path, err = newPath(name, number, sinks, 1); err != nil {
+		if p.Path, err = newPath(name, number, sinks, flows); err != nil {
 			return err
 		}
 		if _, err := p.command(r.load, r.rules(size)); err != nil {
