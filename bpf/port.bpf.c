@@ -111,8 +111,10 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame 
 	__u32 r;
 
 	r = parse_ip(skb, &p, f->ethertype, f->at);
-	if (r != GO_ON)
+	if (r != GO_ON) {
+		t->rule = t->told = 0; /* no rule's doing, whatever one said of the frame */
 		return r;
+	}
 	/* By an Ethernet rule that allows it, which is left of what is not IP alone. */
 	if (t->rule) {
 		t->told |= TOLD_PASS;
@@ -164,8 +166,10 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 			return r;
 	}
 	/* Without it no address would ever be found; it carries no data. */
-	if (f.ethertype == ETHERTYPE_ARP)
+	if (f.ethertype == ETHERTYPE_ARP) {
+		t->told |= t->told & HP_EVENT_LOGGED ? TOLD_PASS : 0;
 		return HP_ARP;
+	}
 	t->now = ticks_now();
 	r = known_flow(skb, &f, t);
 	if (r != GO_ON)

@@ -209,8 +209,8 @@ static __always_inline const struct hp_rule *rule_at(void *program, const struct
 
 /*
  * search is judge() from q's tier on; it may also say PASSES. Of monitored rules it
- * leaves only the counter, the wish for logs and, as position, the place. A global function: verified once,
- * by itself.
+ * leaves only the counter, the wish for logs, as position the place, and as refuse that it does not
+ * allow. A global function: verified once, by itself.
  */
 __noinline int search(struct query *q)
 {
@@ -249,6 +249,7 @@ __noinline int search(struct query *q)
 	q->log = !!(rule->flags & HP_RULE_LOG);
 	if (q->tier == HP_MONITORED) {
 		q->position = rule->flags >> HP_RULE_LINK_SHIFT;
+		q->refuse = rule->action != HP_ALLOW;
 		return HP_RULE_ALLOW;
 	}
 	q->position = position;
@@ -290,7 +291,8 @@ __noinline int judge(struct query *q)
 /*
  * count_more counts, of what judge() has judged, the Pass rules on the way, and the
  * monitored rule that would have decided, if there is one: the first that stands before
- * the rule that did. Of that the counter + 1 is given back, else 0; and q.log is its wish.
+ * the rule that did. Of that the counter + 1 is given back, else 0; and q.log is its wish, q.refuse that it
+ * does not allow.
  */
 __noinline int count_more(struct __sk_buff *skb, struct query *q)
 {

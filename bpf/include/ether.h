@@ -47,6 +47,7 @@ static __always_inline void note_judged(struct judged_frame *j, const struct fra
 	j->kind = *k;
 	j->policy = t->policy;
 	j->counter = counter;
+	j->monitored = t->frame;
 	barrier();
 	*(volatile __u64 *)&j->generation = t->generation;
 }
@@ -74,8 +75,11 @@ __noinline int by_frame(struct __sk_buff *skb, struct track *t, __u32 ethertype)
 		return HP_NO_PROGRAM;
 	if (j->generation == t->generation && j->policy == t->policy && j->kind.words[0] == kind.words[0] &&
 	    j->kind.words[1] == kind.words[1]) {
+		t->frame = j->monitored;
 		if (j->counter)
 			count_rule(skb, j->counter - 1);
+		if (t->frame)
+			count_rule(skb, t->frame - 1);
 		return GO_ON;
 	}
 	q.generation = t->generation;
@@ -105,10 +109,11 @@ __noinline int by_frame(struct __sk_buff *skb, struct track *t, __u32 ethertype)
 		decided_by(t, &q);
 	if (q.more) {
 		t->frame = count_more(skb, &q);
-		if (t->frame && q.log)
+		/* It would have had the last word. */
+		if (t->frame && q.log && (q.refuse || !ip))
 			t->frame |= FRAME_LOGGED;
 	}
-	if (ip && r != HP_RULE_DROP && !t->frame)
+	if (ip && r != HP_RULE_DROP && !(t->frame & FRAME_LOGGED))
 		note_judged(j, &kind, t, counter);
 	return r == HP_RULE_DROP ? HP_RULE_DROP : GO_ON;
 }

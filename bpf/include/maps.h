@@ -228,9 +228,11 @@ struct judged_frame {
 	__u64 generation; /* that judged it; 0: none */
 	__u32 policy;
 	__u32 counter; /* index into rule_books + 1 of the rule that allowed it; 0: no rule matched */
+	__u32 monitored; /* the same of the one that would have decided instead */
+	__u32 reserved;
 };
 
-#define JUDGED_FRAMES 256 /* a power of two; 8 KiB a CPU */
+#define JUDGED_FRAMES 256 /* a power of two; 10 KiB a CPU */
 
 /*
  * judged_frames: what the policy's Ethernet rules would say again. Nothing depends on it:

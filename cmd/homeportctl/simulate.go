@@ -70,9 +70,9 @@ func simulateCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "simulate PORT --from ADDR[:PORT] --to ADDR:PORT/PROTOCOL",
 		Short: "What a port's rules say about a connection's first packet, and which rule",
-		Long: "Says what the rules in force of a port do with the first packet of a connection, and which rule decides. Nothing is\n" +
-			"sent or counted. PORT is its host interface, pod, namespace/pod or container ID. With --manifests the rules are what a\n" +
-			"directory comes to for a port on a network, before any node has it.",
+		Long: "Says what the rules in force of a port do with the first packet of a connection, or with a frame of --ether-type, and\n" +
+			"which rule decides. Nothing is sent or counted. PORT is its host interface, pod, namespace/pod or container ID. With\n" +
+			"--manifests the rules are what a directory comes to for a port on a network, before any node has it.",
 		Example: fmt.Sprintf(`  %[1]s policy simulate veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
   %[1]s policy simulate shop/virt-launcher-db-x7k2p --out --from 10.0.0.7 --to 10.0.0.9:8/icmp
   %[1]s policy simulate veth8f2c01 --ether-type 0x8892 --peer-mac 00:1b:1b:0a:0b:0c

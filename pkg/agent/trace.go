@@ -25,7 +25,7 @@ func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := explain.Packet(req.Packet, policy.MAC(rec.MAC))
+	p, err := explain.Packet(req.Packet, macOfPort(&rec))
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,10 @@ func frameOf(p policy.Packet, tag uint16, flags uint8) []byte {
 	}
 	l4 := transport(p, flags)
 	src, dst := p.Src.AsSlice(), p.Dst.AsSlice()
-	const hops = 64
+	hops := byte(64)
+	if explain.IsDiscovery(p) {
+		hops = 255 // as it has on its own link
+	}
 	if p.Src.Is4() {
 		b = append(b, 0x45, 0)
 		b = binary.BigEndian.AppendUint16(b, uint16(20+len(l4)))

@@ -116,6 +116,40 @@ func wirePacket(p policy.Packet) (*wire.Packet, bool) {
 	return in, err == nil
 }
 
+// ARP and Neighbor Discovery pass whatever the rules are, but for Ethernet rules; simulate and trace
+// say so.
+func TestTraceOfNeighbours(t *testing.T) {
+	l := newLive(t)
+	rec := l.open("vm1", 1)
+	a, b := netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")
+	for what, in := range map[string]*wire.Packet{
+		"ARP": {Direction: "In", EtherType: "ARP"},
+		"ND":  {Direction: "Out", Source: a, Destination: b, Service: "icmpv6/135"},
+	} {
+		for _, drops := range []bool{false, true} {
+			all := policy.Rule{Key: policy.RuleKey{Policy: "all", ID: 1}, Action: policy.Drop, Directions: policy.InOut}
+			frames := all
+			frames.Key.Policy, frames.Ethernet, frames.Disabled = "l2", true, !drops
+			l.enforce(policy.Set{Network: rec.Policy, Rules: []policy.Rule{frames, all}})
+			req := &wire.ViewRequest{Port: &rec.Key, Packet: in}
+			v, err := l.verdict(req)
+			tr, terr := l.trace(req)
+			if err != nil || terr != nil {
+				t.Fatal(err, terr)
+			}
+			s, of := v.(wire.Verdict), tr.(wire.Trace)
+			got := fmt.Sprint(s.Action, s.Neighbours, s.Policy, " ", of.Verdict, of.Stage, of.Reason)
+			want := fmt.Sprint("Allow", true, "", " ", "Allow", "neighbours", what)
+			if drops {
+				want = fmt.Sprint("Drop", false, "l2", " ", "Drop", "rules", "RuleDrop")
+			}
+			if got != want {
+				t.Errorf("%s, dropped %v: %s, want %s", what, drops, got, want)
+			}
+		}
+	}
+}
+
 // What only the port knows: its state, VLAN, connections.
 func TestTraceOfPort(t *testing.T) {
 	l := newLive(t)

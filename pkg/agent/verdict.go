@@ -78,6 +78,14 @@ func keysOf(rules []policy.Rule) []policy.RuleKey {
 	return keys
 }
 
+func keyOf(r *wire.PortRule) policy.RuleKey { return policy.RuleKey{Policy: r.Policy, ID: r.ID} }
+
+// macOfPort is a port's MAC.
+func macOfPort(rec *attach.Record) (m policy.MAC) {
+	copy(m[:], rec.MAC)
+	return m
+}
+
 // verdict says what the rules in force of a port do with the first packet of a
 // connection, and which of them: no packet is sent, and nothing is counted.
 func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
@@ -88,7 +96,7 @@ func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, rule, monitored, err := explain.Verdict(set, req.Packet, policy.MAC(rec.MAC))
+	out, rule, monitored, err := explain.Verdict(set, req.Packet, macOfPort(&rec))
 	if err != nil {
 		return nil, err
 	}
@@ -100,12 +108,19 @@ func (a *Agent) verdict(req *wire.ViewRequest) (any, error) {
 			ours[r.Key] = counters[r.Key]
 		}
 	}
+	for i := range out.Passed {
+		key := keyOf(&out.Passed[i])
+		ours[key] = counters[key]
+	}
 	hits, err := a.kernel.RuleHits(ours)
 	if err != nil {
 		return nil, err
 	}
 	if rule != nil {
 		hits[rule.Key].tell(out.Rule)
+	}
+	for i := range out.Passed {
+		hits[keyOf(&out.Passed[i])].tell(&out.Passed[i].Rule)
 	}
 	if monitored != nil {
 		hits[monitored.Key].tell(&out.Monitored.Rule)

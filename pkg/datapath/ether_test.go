@@ -259,3 +259,48 @@ func TestEthernetManyFrames(t *testing.T) {
 		t.Errorf("hits (-want +got):\n%s", diff)
 	}
 }
+
+// Who has the last word on a frame is told of: the check of headers, not the rule that allowed it; a
+// rule, of ARP that it allows; and of a monitored one no more than it would have done.
+func TestEthernetLastWord(t *testing.T) {
+	b := newBench(t, Config{})
+	logged := func(r policy.Rule) policy.Rule { r.Log = true; return r }
+	watched := logged(frame(t, 1, policy.Allow))
+	watched.Monitored = true
+	set := policy.Set{Network: "net-a", Default: policy.Allow, Rules: []policy.Rule{watched, logged(frame(t, 2, policy.Allow))}}
+	counters := b.sync(set)
+	names := map[uint32]string{counters[policy.DefaultKey("net-a")]: "default", counters[key(1)]: "1", counters[key(2)]: "2"}
+	b.port(accessPort())
+	w := b.watch(false)
+	const macs = "020000000001 > 020000000002"
+	snap := raw(60).with(func(p *pkt) { p.l4 = append([]byte{0xaa, 0xaa, 3, 0, 0, 0, 8, 0}, make([]byte, 52)...) })
+	for n, tt := range []struct {
+		p    pkt
+		want string
+	}{
+		{raw(profinet), "Out RuleAllow by 2 not 1 log log-not: " + macs + " 8892"},
+		{raw(arp), "Out ARP by 2 not 1 log log-not: " + macs + " 0806"},
+		{raw(rarp), ""},
+		{udp(vm4, peer4, 5, 53), ""}, // its rules have it, and write nothing
+		{udp(vm4, peer4, 5, 53), ""},
+	} {
+		b.run(FromVM, tt.p.bytes())
+		if got := brief(w.next(), names); got != tt.want {
+			t.Errorf("frame %d: %q, want %q", n, got, tt.want)
+		}
+	}
+	if err := b.Watch(true); err != nil {
+		t.Fatal(err)
+	}
+	b.run(FromVM, snap.bytes())
+	if got, want := brief(w.next(), names), "Out Malformed by nobody not 1 log-not: "+macs+" 003c"; got != want {
+		t.Errorf("behind LLC/SNAP: %q, want %q", got, want)
+	}
+	if e, err := b.traced(FromVM, snap.bytes()); err != nil || e.Reason != policy.ReasonMalformed || e.Rule != NoRule {
+		t.Errorf("behind LLC/SNAP, a dry run: %+v, %v", e, err)
+	}
+	hits, err := b.RuleCounters([]uint32{counters[key(1)], counters[key(2)]})
+	if err != nil || hits[counters[key(1)]].Packets != 5 || hits[counters[key(2)]].Packets != 5 {
+		t.Errorf("hits %+v, %v; want 5 of each", hits, err)
+	}
+}

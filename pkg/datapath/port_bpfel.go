@@ -201,6 +201,8 @@ type portJudgedFrame struct {
 	Generation uint64
 	Policy     uint32
 	Counter    uint32
+	Monitored  uint32
+	Reserved   uint32
 }
 
 type portKnown struct {

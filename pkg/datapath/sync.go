@@ -82,13 +82,21 @@ func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	if err := d.publishPolicies(p, slots, side); err != nil {
 		return d.Generation(), fmt.Errorf("write programs of generation %d: %w", next, err)
 	}
-	d.control.setGeneration(next, p.Ethernet, hash)
+	d.control.setGeneration(next, hasEthernet(p), hash)
 	// The write changes nothing; it returns when the other side has no readers.
 	if err := d.maps[portMapAddrs].Put(side, uint32(d.sides[side].table.FD())); err != nil {
 		return next, fmt.Errorf("wait for readers of generation %d: %w", next-1, err)
 	}
 	d.synced = next
 	return next, d.dropNames()
+}
+
+// hasEthernet says whether some policy has Ethernet rules, by what the programs read.
+func hasEthernet(p *compile.Program) bool {
+	return slices.ContainsFunc(p.Policies, func(p compile.Policy) bool {
+		h, err := p.Header()
+		return err != nil || h.Etherindex != 0
+	})
 }
 
 func contentHash(p *compile.Program) (hash [sha256.Size]byte, err error) {

@@ -388,6 +388,17 @@ policy.yaml:11: FirewallPolicy web: spec.rules[0].services[1]: rule 7: Forbidden
 policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[0].ip: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
 policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[1].addressSet: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
 `},
+		{name: "Ethernet: what nobody has", content: badFrames("id: 7, action: Pass, sources: [{vm: {}}], services: [{}]}\n  - {id: 8, services: [{etherType: 0x8892}]"), want: `
+policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: frames are told apart by MAC, not by IP address: want networks, VMs, or any: true
+policy.yaml:8: FirewallPolicy web: spec.stateful: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:9: FirewallPolicy web: spec.tcpStrict: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:11: FirewallPolicy web: spec.rules[0].action: rule 7: Forbidden: this version does not enforce Pass: want Allow or Drop
+policy.yaml:11: FirewallPolicy web: spec.rules[0].services[0]: rule 7: Required value: want etherType, as ARP or "0x8892"
+policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[0].vm: rule 7: Forbidden: is addresses, and frames have MACs: name it by mac
+policy.yaml:12: FirewallPolicy web: spec.rules[1].action: rule 8: Required value: want Allow or Drop
+policy.yaml:12: FirewallPolicy web: spec.rules[1].services[0]: rule 8: Required value: want etherType, as ARP or "0x8892"
+policy.yaml:12: FirewallPolicy web: spec.rules[1].services[0].etherType: 0x8892 is not a text in YAML: want quotes, as "0x8892"
+`},
 		{name: "Ethernet: what is none", content: badFrames(`id: 7, action: Drop, sources: [{mac: "00:50:56"}, {mac: "00:50:56:01:00:00/24"}, {mac: "00:50:56:01:00:00", ip: 10.0.0.1}], services: [{etherType: RARP}, {etherType: "0x8100"}, {etherType: IPX}, {etherType: ARP, ports: "1"}]`), want: `
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: frames are told apart by MAC, not by IP address: want networks, VMs, or any: true
 policy.yaml:8: FirewallPolicy web: spec.stateful: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out

@@ -81,6 +81,41 @@ func (p *Policy) namings() (out []naming) {
 	return out
 }
 
+// reportFutile reports the ServiceSets that a policy names and that have services, but none for its
+// rules: one that comes to that later is as an empty one to them.
+func (r *resolver) reportFutile(s *slot) (found bool) {
+	v, ok := s.current().(Policy)
+	if !ok || s.next == nil || len(v.Rules) == 0 {
+		return false
+	}
+	ethernet := v.Rules[0].Ethernet
+	for _, n := range v.namings() {
+		if n.Kind != v1alpha1.KindServiceSet {
+			continue
+		}
+		sets, whole := withIncluded[ServiceSet](n.key, func(k key) any {
+			if s := r.slots[k]; s != nil {
+				return s.current()
+			}
+			return nil
+		})
+		var all []policy.Service
+		for _, set := range sets {
+			all = append(all, set.Services...)
+		}
+		if !whole || len(all) == 0 || slices.ContainsFunc(all, func(s policy.Service) bool { return (s.EtherType != 0) == ethernet }) {
+			continue
+		}
+		message := "has EtherTypes alone, which are of category Ethernet: add what the rule is about to the set, or name another"
+		if ethernet {
+			message = "has no etherType, which is all that Ethernet rules look at: add one to the set, or name another"
+		}
+		r.report(refusal{s, n.field, fmt.Sprintf("rule %d: ServiceSet %s %s", n.rule, n.Name, message)})
+		found = true
+	}
+	return found
+}
+
 // expanded are the addresses of a set with those of all that it includes.
 type expanded struct {
 	parts  [][]policy.AddrRange // of each set
@@ -163,7 +198,7 @@ func (s *Snapshot) useServices(k key, get func(key) any) {
 		slices.SortFunc(list, func(a, b policy.Service) int {
 			return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last),
 				cmp.Compare(a.SourceFirst, b.SourceFirst), cmp.Compare(a.SourceLast, b.SourceLast),
-				cmp.Compare(a.Flags.Mask, b.Flags.Mask), cmp.Compare(a.Flags.Set, b.Flags.Set))
+				cmp.Compare(a.EtherType, b.EtherType), cmp.Compare(a.EtherType, b.EtherType), cmp.Compare(a.Flags.Mask, b.Flags.Mask), cmp.Compare(a.Flags.Set, b.Flags.Set))
 		})
 		s.serviceLists[k.Name] = slices.Compact(list)
 	}

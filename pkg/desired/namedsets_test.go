@@ -402,3 +402,48 @@ func TestTooManyLines(t *testing.T) {
 		t.Errorf("16,000: %v", p)
 	}
 }
+
+// TestFutileServiceSets: a policy whose rules would match nothing by a ServiceSet, for it has what
+// the other kind of rules is about, is refused; if the set comes to that later, it is told.
+func TestFutileServiceSets(t *testing.T) {
+	frames := func(name string) string {
+		return strings.Replace(`apiVersion: homeport.dev/v1alpha1
+kind: FirewallPolicy
+metadata: {name: frames}
+spec:
+  category: Ethernet
+  appliedTo: [{network: vlan100}]
+  rules:
+  - {id: 3, action: Drop, services: [{serviceSet: NAME}]}
+`, "NAME", name, 1)
+	}
+	ether, mixed, empty := serviceSet("ether", `services: [{etherType: LLDP}]`), serviceSet("mixed", `services: [{protocol: TCP}], includes: [ether]`), serviceSet("empty", "")
+	d, dir := newDir(t, withServiceSets("ether.yaml", docs(ether, mixed, empty)))
+	load := func(want string, frames int, files ...string) {
+		t.Helper()
+		withServiceSets("ether.yaml", docs(ether, mixed, empty)).with(files...).put(t, dir)
+		snap := mustLoad(t, d)
+		if got := strings.TrimSpace(problems(snap, dir)); got != want {
+			t.Errorf("problems\n%s\nwant\n%s", got, want)
+		}
+		set := snap.PolicySet("vlan100", PodRef{})
+		n := 0
+		for _, r := range set.Rules {
+			if r.Ethernet {
+				n++
+			}
+		}
+		if n != frames {
+			t.Errorf("%d Ethernet rules are in force, want %d", n, frames)
+		}
+	}
+	load("", 0)
+	load(`frames.yaml:8: FirewallPolicy frames: spec.rules[0].services: rule 3: ServiceSet web has no etherType, which is all that Ethernet rules look at: add one to the set, or name another`, 0,
+		"frames.yaml", frames("web"))
+	load("", 1, "frames.yaml", frames("mixed"))
+	load("", 1, "frames.yaml", frames("empty"))
+	load(`byservice.yaml:8: FirewallPolicy byservice: spec.rules[0].services: rule 8: ServiceSet ether has EtherTypes alone, which are of category Ethernet: add what the rule is about to the set, or name another (the last good version stays in force)`, 1,
+		"frames.yaml", frames("ether"), "byservice.yaml", edit(serving, "[{serviceSet: web}, {protocol", "[{serviceSet: ether}, {protocol"))
+	load(`frames.yaml:8: FirewallPolicy frames: spec.rules[0].services: rule 3: ServiceSet ether has no etherType, which is all that Ethernet rules look at: add one to the set, or name another (the last good version stays in force)`, 1,
+		"frames.yaml", frames("ether"), "ether.yaml", docs(serviceSet("ether", `services: [{protocol: UDP}]`), mixed, empty))
+}

@@ -98,6 +98,7 @@ func (r *resolver) resolve() (map[key]held, []Problem) {
 	for _, s := range r.of(v1alpha1.KindFirewallPolicy) {
 		if !s.refused {
 			r.reportAbsent(s)
+			r.reportFutile(s)
 		}
 	}
 	for i, p := range r.problems {
@@ -313,7 +314,7 @@ func (r *resolver) settle(a, b *slot, equals bool, test func(a, b any) *clash) {
 func (r *resolver) passPolicies() bool {
 	var wrong []*slot
 	for _, s := range r.of(v1alpha1.KindFirewallPolicy) {
-		if s.changing() && r.reportAbsent(s) {
+		if s.changing() && (r.reportAbsent(s) || r.reportFutile(s)) {
 			wrong = append(wrong, s)
 		}
 	}

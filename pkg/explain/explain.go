@@ -46,12 +46,18 @@ func Verdict(set policy.Set, in *wire.Packet, vm policy.MAC) (out wire.Verdict, 
 	if err != nil {
 		return out, nil, nil, err
 	}
-	if p.EtherType == policy.EtherARP {
-		return out, nil, nil, attach.Invalid("packet.etherType", "ARP passes unless an Ethernet rule drops it, whatever the other rules are", "ask homeportctl trace about it")
-	}
 	out = wire.Verdict{TypeMeta: kind("Verdict"), Rules: set.ID(), Network: set.Network, Packet: PacketText(in, p)}
 	set.Lists = around(set.Lists, p)
-	v := policy.Evaluate(&set, p)
+	v, decided := policy.EvaluateFrame(&set, p)
+	switch {
+	case !decided && (p.EtherType == policy.EtherARP || IsDiscovery(p)):
+		v.Action, out.Neighbours = policy.Allow, true
+	case !decided:
+		v = policy.Evaluate(&set, p)
+	}
+	for _, i := range v.Passed {
+		out.Passed = append(out.Passed, portRule(&set.Rules[i]))
+	}
 	out.Action = v.Action.String()
 	if v.Rule >= 0 {
 		rule = &set.Rules[v.Rule]
@@ -80,7 +86,7 @@ func PacketText(in *wire.Packet, p policy.Packet) string {
 
 // Rule tells a rule, without hits.
 func Rule(r *policy.Rule) wire.Rule {
-	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Stateless: r.Stateless, Loose: r.Loose, Log: r.Log, LogLabel: r.LogLabel}
+	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Stateless: r.Stateless, Loose: r.Loose, Log: r.Log, LogLabel: r.LogLabel, Ethernet: r.Ethernet}
 	switch {
 	case r.Disabled:
 		v.State = string(v1alpha1.RuleDisabled)
@@ -193,7 +199,7 @@ func frameOf(in *wire.Packet, vm policy.MAC) (p policy.Packet, err error) {
 	p.EtherType, err = policy.ParseEtherType(in.EtherType)
 	switch {
 	case err != nil:
-		return p, attach.Invalid("packet.etherType", err.Error(), "want ARP, LLDP, or a number, as 0x8892")
+		return p, attach.Invalid("packet.etherType", err.Error(), "give one of these")
 	case p.EtherType == policy.EtherIPv4 || p.EtherType == policy.EtherIPv6:
 		return p, attach.Invalid("packet.etherType", in.EtherType+" is what a packet with addresses has", "say source, destination and service in its place")
 	case in.Source.IsValid() || in.Destination.IsValid() || in.Service != "" || in.SourcePort != 0:
@@ -250,15 +256,18 @@ func Packet(in *wire.Packet, vm policy.MAC) (policy.Packet, error) {
 	case types && (s.Protocol == policy.ICMP) != p.Src.Is4():
 		return p, attach.Invalid("packet.service", "ICMP is of IPv4, ICMPv6 of IPv6", "want the one of the addresses")
 	}
-	const firstND, lastND = 133, 137
-	if t := s.First >> 8; s.Protocol == policy.ICMPv6 && t >= firstND && t <= lastND {
-		return p, attach.Invalid("packet.service", fmt.Sprintf("type %d is Neighbor Discovery, which no rule is asked about", t), "ask about another type")
-	}
 	p.HasService, p.Service = true, s.First // of an ICMP type without a code, code 0
 	if ports {
 		p.SourcePort = cmp.Or(in.SourcePort, clientPort)
 	}
 	return p, nil
+}
+
+// IsDiscovery says whether the packet is Neighbor Discovery (RFC 4861), which passes but for
+// Ethernet rules.
+func IsDiscovery(p policy.Packet) bool {
+	const first, last = 133, 137
+	return p.Protocol == policy.ICMPv6 && p.HasService && p.Service>>8 >= first && p.Service>>8 <= last
 }
 
 // IsExtension says whether the packet's protocol is one of the IPv6 extension headers

@@ -124,23 +124,32 @@ func TestFrames(t *testing.T) {
 	}
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	for want, in := range map[string]wire.Packet{
-		"Allow l2 1: In, 00:1b:1b:01:02:03 -> 00:50:56:01:02:03, EtherType 0x8892":                  {Direction: "In", EtherType: "0x8892", PeerMAC: "00:1b:1b:01:02:03"},
-		"Drop: In, 02:00:00:00:00:fe -> 00:50:56:01:02:03, EtherType LLDP":                          {Direction: "In", EtherType: "lldp"},
-		"Drop l2 2: Out, 00:50:56:01:02:03 -> 02:00:00:00:00:fe, EtherType LLDP":                    {Direction: "Out", EtherType: "0x88cc"},
-		"Allow web 1: In, 10.0.0.1 -> 10.0.0.2, tcp/80, MAC 00:1b:1b:01:02:03 -> 00:50:56:01:02:03": {Direction: "In", Source: a, Destination: b, Service: "tcp/80", PeerMAC: "00-1B-1B-01-02-03"},
-		"Drop l2 2: Out, 10.0.0.1 -> 10.0.0.2, tcp/80":                                              {Direction: "Out", Source: a, Destination: b, Service: "tcp/80"},
-		"error packet.peerMAC: \"00:1b\" is no MAC; want one as 00:50:56:0a:0b:0c":                  {Direction: "In", EtherType: "LLDP", PeerMAC: "00:1b"},
-		"error packet.etherType: \"IPX\" is no EtherType":                                           {Direction: "In", EtherType: "IPX"},
-		"error packet.etherType: IPv6 is what a packet with addresses has":                          {Direction: "In", EtherType: "IPv6"},
-		"error packet.etherType: a frame of it has no IP addresses":                                 {Direction: "In", EtherType: "LLDP", Source: a},
-		"error packet.etherType: ARP passes unless an Ethernet rule drops it":                       {Direction: "In", EtherType: "ARP"},
-		"error packet.service: ether/LLDP is no service of IP":                                      {Direction: "In", Source: a, Destination: b, Service: "ether/LLDP"},
+		"Allow l2 1: In, 00:1b:1b:01:02:03 -> 00:50:56:01:02:03, EtherType 0x8892":                                 {Direction: "In", EtherType: "0x8892", PeerMAC: "00:1b:1b:01:02:03"},
+		"Drop: In, 02:00:00:00:00:fe -> 00:50:56:01:02:03, EtherType LLDP":                                         {Direction: "In", EtherType: "lldp"},
+		"Drop l2 2: Out, 00:50:56:01:02:03 -> 02:00:00:00:00:fe, EtherType LLDP":                                   {Direction: "Out", EtherType: "0x88cc"},
+		"Allow web 1 passed on by 1: In, 10.0.0.1 -> 10.0.0.2, tcp/80, MAC 00:1b:1b:01:02:03 -> 00:50:56:01:02:03": {Direction: "In", Source: a, Destination: b, Service: "tcp/80", PeerMAC: "00-1B-1B-01-02-03"},
+		"Drop l2 2: Out, 10.0.0.1 -> 10.0.0.2, tcp/80":                                                             {Direction: "Out", Source: a, Destination: b, Service: "tcp/80"},
+		"error packet.peerMAC: \"00:1b\" is no MAC; want one as 00:50:56:0a:0b:0c":                                 {Direction: "In", EtherType: "LLDP", PeerMAC: "00:1b"},
+		"error packet.etherType: \"IPX\" is no EtherType":                                                          {Direction: "In", EtherType: "IPX"},
+		"error packet.etherType: IPv6 is what a packet with addresses has":                                         {Direction: "In", EtherType: "IPv6"},
+		"error packet.etherType: a frame of it has no IP addresses":                                                {Direction: "In", EtherType: "LLDP", Source: a},
+		"Allow free: In, 02:00:00:00:00:fe -> 00:50:56:01:02:03, EtherType ARP":                                    {Direction: "In", EtherType: "ARP"},
+		"Drop l2 2: Out, 00:50:56:01:02:03 -> 02:00:00:00:00:fe, EtherType ARP":                                    {Direction: "Out", EtherType: "ARP"},
+		"Allow free: In, fd00::1 -> fd00::2, icmpv6/135":                                                           {Direction: "In", Source: netip.MustParseAddr("fd00::1"), Destination: netip.MustParseAddr("fd00::2"), Service: "icmpv6/135"},
+		"Drop l2 2: Out, fd00::1 -> fd00::2, icmpv6/135":                                                           {Direction: "Out", Source: netip.MustParseAddr("fd00::1"), Destination: netip.MustParseAddr("fd00::2"), Service: "icmpv6/135"},
+		"error packet.service: ether/LLDP is no service of IP":                                                     {Direction: "In", Source: a, Destination: b, Service: "ether/LLDP"},
 		"error packet.direction": {EtherType: "LLDP"},
 	} {
 		v, _, _, err := Verdict(set, &in, vm)
 		got := v.Action
+		if v.Neighbours {
+			got += " free"
+		}
 		if v.Rule != nil {
 			got += fmt.Sprint(" ", v.Policy, " ", v.Rule.ID)
+		}
+		for _, r := range v.Passed {
+			got += fmt.Sprint(" passed on by ", r.ID)
 		}
 		got += ": " + v.Packet
 		if err != nil {

@@ -12,21 +12,32 @@ import (
 // they are not asked about. It is a transcription of the words of [Rule] and [Packet],
 // linear and without any preparation, and so the measure of every faster form.
 func Evaluate(set *Set, p Packet) Verdict {
-	v := Verdict{Action: set.Default, Rule: -1}
-	if frame := p.frame(); p.EtherType != EtherRARP {
-		i, done := set.first(frame, true, &v)
-		if done && (set.Rules[i].Action != Allow || !p.IP) {
-			v.Action, v.Rule = set.Rules[i].Action, i
-			return v
-		}
-		if done {
-			v.Passed = append(v.Passed, i)
-		}
+	v, decided := EvaluateFrame(set, p)
+	if decided {
+		return v
 	}
 	if i, done := set.first(p, false, &v); done {
 		v.Action, v.Rule = set.Rules[i].Action, i
 	}
 	return v
+}
+
+// EvaluateFrame is Evaluate for Ethernet rules alone; decided says that one of them has the last
+// word.
+func EvaluateFrame(set *Set, p Packet) (v Verdict, decided bool) {
+	v = Verdict{Action: set.Default, Rule: -1}
+	if p.EtherType == EtherRARP {
+		return v, false
+	}
+	i, found := set.first(p.frame(), true, &v)
+	switch {
+	case found && (set.Rules[i].Action != Allow || !p.IP):
+		v.Action, v.Rule = set.Rules[i].Action, i
+		return v, true
+	case found:
+		v.Passed = append(v.Passed, i)
+	}
+	return v, false
 }
 
 // first finds the rule that decides about p, among Ethernet rules or the others, and notes those

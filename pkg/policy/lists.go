@@ -106,8 +106,14 @@ func (r *Rule) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &s); err != nil || s.Directions == "" {
 		return err
 	}
-	text = []byte(s.Directions[strings.LastIndexByte(s.Directions, ':')+1:])
-	return r.Directions.UnmarshalText(text)
+	bare := s.Directions
+	for _, mark := range []string{withPeers, withLocal, ofFrames} { // no other is known, and what it means
+		if after, ok := strings.CutPrefix(bare, mark); ok {
+			bare = after
+			break
+		}
+	}
+	return r.Directions.UnmarshalText([]byte(bare))
 }
 
 // ListID tells lists of addresses apart by where they are: equal IDs are equal lists.

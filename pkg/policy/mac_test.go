@@ -82,6 +82,9 @@ func TestStoredEthernet(t *testing.T) {
 	if err := json.Unmarshal(text, &before); err == nil {
 		t.Errorf("an older version reads %s", text)
 	}
+	if err := json.Unmarshal([]byte(`{"Key":"p/1","Action":"Allow","Directions":"later:InOut"}`), &again); err == nil {
+		t.Error("this version reads what a later one has marked")
+	}
 	for _, mark := range []string{"peers:", "local:"} { // that versions before take off
 		if strings.Contains(string(text), mark) {
 			t.Errorf("an older version reads %s", text)

@@ -186,6 +186,14 @@ func inOrder(old map[ruleKey]int, rules []wire.PortRule) []bool {
 	return stays
 }
 
+// about is what a rule is about.
+func about(r *wire.Rule) string {
+	if r.Ethernet {
+		return "frames"
+	}
+	return "packets"
+}
+
 // ruleFields says what two versions of a rule have otherwise; nil is nothing.
 func ruleFields(was, is *wire.Rule) (out []string) {
 	field := func(name, a, b string) {
@@ -217,6 +225,7 @@ func ruleFields(was, is *wire.Rule) (out []string) {
 	flag := func(on bool) string { return strconv.FormatBool(on) }
 	field("name", was.Name, is.Name)
 	field("action", was.Action, is.Action)
+	field("about", about(was), about(is))
 	field("state", cmp.Or(was.State, "Enabled"), cmp.Or(is.State, "Enabled"))
 	field("direction", was.Direction, is.Direction)
 	list("sources", was.Sources, is.Sources)
@@ -291,6 +300,7 @@ func (p *page) ruleText(r *wire.Rule) string {
 			text += ", " + what
 		}
 	}
+	add(r.Ethernet, "Ethernet")
 	add(r.State != "", r.State)
 	add(r.Stateless, "stateful: false")
 	add(r.Loose, "tcpStrict: false")

@@ -42,9 +42,10 @@ func TestCompare(t *testing.T) {
 			was.Items[0].Local = []string{"AddressSet a"}
 		}, "Changed 1 [sources: +10.0.0.3 -10.0.0.1; destinations: Any -> 10.0.0.9; services: the same in another order; VM's addresses: AddressSet a -> Any]"},
 		{"flags", ruleList(1), ruleList(1), func(was, is *wire.PortRules) {
+			was.Items[0].Ethernet = true
 			was.Items[0].Name, is.Items[0].State, is.Items[0].Direction = "old", "Monitor", "Out"
 			is.Items[0].Stateless, was.Items[0].Loose, is.Items[0].Log, is.Items[0].LogLabel = true, true, true, "x"
-		}, "Changed 1 [name: old -> none; state: Enabled -> Monitor; direction: In -> Out; stateful: true -> false; tcpStrict: false -> true; log: false -> true; logLabel: none -> x]"},
+		}, "Changed 1 [name: old -> none; about: frames -> packets; state: Enabled -> Monitor; direction: In -> Out; stateful: true -> false; tcpStrict: false -> true; log: false -> true; logLabel: none -> x]"},
 		{"tier", ruleList(1, 2), ruleList(1, 2), func(was, is *wire.PortRules) {
 			was.Items[0].Tier, is.Items[0].Tier, is.Items[1].Tier = "1", "3", "1" // the second's was not told
 		}, "Changed 1 [tier: 1 -> 3]"},

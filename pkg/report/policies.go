@@ -81,6 +81,9 @@ func (p Printer) Policy(it wire.Policy) error {
 // does is a rule's action, and what is special about it.
 func does(r *wire.Rule) cell {
 	c := action(r.Action)
+	if r.Ethernet {
+		c.text += ", Ethernet"
+	}
 	if r.Stateless {
 		c.text += ", stateless"
 	}

@@ -14,12 +14,17 @@ func (p Printer) Verdict(v wire.Verdict) error {
 	by := defaultOf(v.Network)
 	if v.Rule != nil {
 		by = ruleOf(v.Policy, v.Rule)
+	} else if v.Neighbours {
+		by = "no rule: ARP and Neighbor Discovery pass"
 	}
 	rows := [][2]cell{
 		{{"Port", head}, say(portOf(v.Interface, v.Pod))},
 		{{"Packet", head}, say(v.Packet)},
 		{{"Verdict", head}, action(v.Action)},
 		{{"By", head}, say(by)},
+	}
+	for i := range v.Passed {
+		rows = append(rows, [2]cell{{"Passed on", head}, say(ruleOf(v.Passed[i].Policy, &v.Passed[i].Rule))})
 	}
 	if m := v.Monitored; m != nil {
 		rows = append(rows, [2]cell{{"Monitored", head}, say(ruleOf(m.Policy, &m.Rule) + " would " + m.Action)})

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"reflect"
+
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -21,6 +23,9 @@ func validateEthernet(spec *field.Path, s *FirewallPolicySpec) field.ErrorList {
 	return errs
 }
 
+// vmInFrame says why Ethernet rules have no peers by label.
+const vmInFrame = "is addresses, and frames have MACs: name it by mac"
+
 // validateFrames refuses what a rule about frames cannot say.
 func validateFrames(path *field.Path, r *FirewallRule) field.ErrorList {
 	var errs field.ErrorList
@@ -35,8 +40,10 @@ func validateFrames(path *field.Path, r *FirewallRule) field.ErrorList {
 		}
 	})
 	for i, s := range r.Services {
-		if s.EtherType == "" && s.ServiceSet == "" && !s.Any {
-			errs = append(errs, field.Forbidden(path.Child("services").Index(i), "category Ethernet knows EtherTypes alone: want etherType, or a policy of another category"))
+		if at := path.Child("services").Index(i); reflect.DeepEqual(s, Service{}) {
+			errs = append(errs, field.Required(at, "want etherType, as ARP or \"0x8892\""))
+		} else if s.EtherType == "" && s.ServiceSet == "" && !s.Any {
+			errs = append(errs, field.Forbidden(at, "category Ethernet knows EtherTypes alone: want etherType, or a policy of another category"))
 		}
 	}
 	return errs

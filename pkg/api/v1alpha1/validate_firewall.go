@@ -41,18 +41,15 @@ func ValidateFirewallPolicy(f *FirewallPolicy) field.ErrorList {
 		errs = append(errs, field.Invalid(spec.Child("order"), f.Spec.Order, fmt.Sprintf("want 0 to %d", MaxOrder)))
 	}
 	errs = append(errs, validateAppliedTo(spec.Child("appliedTo"), f.Spec.AppliedTo)...)
-	kind := validateIP
 	if s, strict := f.Spec.Stateful, f.Spec.TCPStrict; f.Spec.Category == CategoryEthernet {
 		errs = append(errs, validateEthernet(spec, &f.Spec)...)
-		kind = validateFrames
 	} else if s != nil && !*s && strict != nil && !*strict {
 		errs = append(errs, field.Forbidden(spec.Child("tcpStrict"), "without state no connection is picked up: leave it out, or stateful"))
 	}
 	seen := map[int64]int{}
 	for i := range f.Spec.Rules {
 		r, at := &f.Spec.Rules[i], spec.Child("rules").Index(i)
-		errs = append(errs, validateRule(at, r)...)
-		errs = append(errs, kind(at, r)...)
+		errs = append(errs, validateRule(at, r, f.Spec.Category == CategoryEthernet)...)
 		if first, ok := seen[r.ID]; ok && r.ID != 0 {
 			errs = append(errs, duplicate(at.Child("id"), r.ID,
 				fmt.Sprintf("rules[%d] has this id: want another, unique in the policy", first)))
@@ -109,7 +106,7 @@ func validateAppliedTo(path *field.Path, list []AppliedTo) field.ErrorList {
 	return errs
 }
 
-func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
+func validateRule(path *field.Path, r *FirewallRule, ethernet bool) field.ErrorList {
 	var errs field.ErrorList
 	if r.ID < 1 || r.ID > math.MaxUint32 {
 		errs = append(errs, field.Invalid(path.Child("id"), r.ID,
@@ -118,18 +115,23 @@ func validateRule(path *field.Path, r *FirewallRule) field.ErrorList {
 	if len(r.Name) > MaxRuleName {
 		errs = append(errs, field.Invalid(path.Child("name"), r.Name, fmt.Sprintf("want at most %d bytes", MaxRuleName)))
 	}
+	actions, kind := []Action{ActionAllow, ActionDrop, ActionReject}, validateIP
+	if ethernet {
+		actions, kind = actions[:2], validateFrames
+	}
+	errs = append(errs, kind(path, r)...)
 	if r.Action == "" {
-		errs = append(errs, field.Required(path.Child("action"), "want Allow, Drop or Reject"))
-	} else {
-		errs = append(errs, validateAction(path.Child("action"), r.Action, ActionAllow, ActionDrop, ActionReject)...)
+		errs = append(errs, field.Required(path.Child("action"), "want "+orList(actions)))
+	} else if !ethernet || r.Action != ActionReject {
+		errs = append(errs, validateAction(path.Child("action"), r.Action, actions...)...)
 	}
 	errs = append(errs, validateEnum(path.Child("direction"), r.Direction,
 		DirectionIn, DirectionOut, DirectionInOut)...)
-	errs = append(errs, validatePeers(path.Child("sources"), r.Sources)...)
-	errs = append(errs, validatePeers(path.Child("destinations"), r.Destinations)...)
+	errs = append(errs, validatePeers(path.Child("sources"), r.Sources, ethernet)...)
+	errs = append(errs, validatePeers(path.Child("destinations"), r.Destinations, ethernet)...)
 	errs = append(errs, validateExcluded(path, "sources", r.SourcesExcluded, r.Sources)...)
 	errs = append(errs, validateExcluded(path, "destinations", r.DestinationsExcluded, r.Destinations)...)
-	errs = append(errs, validateServices(path.Child("services"), r.Services)...)
+	errs = append(errs, validateServices(path.Child("services"), r.Services, ethernet)...)
 	switch {
 	case r.LogLabel == "":
 	case !logLabel.MatchString(r.LogLabel):
@@ -159,7 +161,7 @@ func orList[T ~string](items []T) string {
 	return strings.Join(texts, ", ") + " or " + string(items[last])
 }
 
-func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
+func validatePeers(path *field.Path, peers []Peer, ethernet bool) field.ErrorList {
 	errs := notEmpty(path, peers)
 	for i, p := range peers {
 		at := path.Index(i)
@@ -181,7 +183,11 @@ func validatePeers(path *field.Path, peers []Peer) field.ErrorList {
 		check("mac", p.MAC, func(s string) error { _, err := policy.ParseMACs(s); return err })
 		if p.VM != nil {
 			set++
-			errs = append(errs, clusterOnly(at.Child("vm")))
+			if ethernet {
+				errs = append(errs, field.Forbidden(at.Child("vm"), vmInFrame))
+			} else {
+				errs = append(errs, clusterOnly(at.Child("vm")))
+			}
 		}
 		if p.Any {
 			set++
@@ -221,7 +227,7 @@ func MisplacedVMs(spec *FirewallPolicySpec) field.ErrorList {
 			switch {
 			case p.VM == nil:
 			case spec.Category == CategoryEthernet:
-				errs = append(errs, field.Forbidden(at.Index(i).Child("vm"), "is addresses, and frames have MACs: name it by mac"))
+				errs = append(errs, field.Forbidden(at.Index(i).Child("vm"), vmInFrame))
 			case excluded:
 				errs = append(errs, field.Forbidden(at.Index(i).Child("vm"),
 					"a VM whose address is not known would not be excluded: name it by ip, or take it out"))
@@ -236,7 +242,7 @@ func MisplacedVMs(spec *FirewallPolicySpec) field.ErrorList {
 	return errs
 }
 
-func validateServices(path *field.Path, services []Service) field.ErrorList {
+func validateServices(path *field.Path, services []Service, ethernet bool) field.ErrorList {
 	errs := append(notEmpty(path, services), validateCombinations(path, services)...)
 	for i := range services {
 		s, at := &services[i], path.Index(i)
@@ -247,7 +253,9 @@ func validateServices(path *field.Path, services []Service) field.ErrorList {
 			continue
 		}
 		if !s.Any {
-			errs = append(errs, validateService(at, s)...)
+			if !ethernet || s.EtherType != "" { // else validateFrames has said it
+				errs = append(errs, validateService(at, s)...)
+			}
 			continue
 		}
 		errs = append(errs, alone(at, len(services))...)

@@ -198,6 +198,7 @@ type Rule struct {
 	Loose        bool     `json:"loose,omitempty"` // tcpStrict is false
 	Log          bool     `json:"log,omitempty"`
 	LogLabel     string   `json:"logLabel,omitempty"`
+	Ethernet     bool     `json:"ethernet,omitempty"` // it is about frames: by MAC and EtherType
 	Direction    string   `json:"direction"`
 	Sources      []string `json:"sources,omitempty"`
 	Destinations []string `json:"destinations,omitempty"`
@@ -254,6 +255,11 @@ type Verdict struct {
 	Action    string       `json:"action"`
 	Policy    string       `json:"policy,omitempty"` // of the rule that decided
 	Rule      *Rule        `json:"rule,omitempty"`   // absent: the network's defaultAction did
+	// Passed are the rules on the way that had others decide: Ethernet rules that allowed the frame, and
+	// Pass rules.
+	Passed []PortRule `json:"passed,omitempty"`
+	// Neighbours: ARP or Neighbor Discovery, which passes, and no rule drops its frame.
+	Neighbours bool `json:"neighbours,omitempty"`
 	// Monitored would have decided instead, were it not in state Monitor.
 	Monitored *PortRule `json:"monitored,omitempty"`
 	Network   string    `json:"network"` // "" is ports without a network

@@ -174,12 +174,6 @@ func checkSets(set *policy.Set, r *policy.Rule, checked map[policy.ListID]error)
 		if err := checkServices(list); err != nil {
 			return fmt.Errorf("rule %v: ServiceSet %s: %w", r.Key, name, err)
 		}
-		switch ofEthernet := func(s policy.Service) bool { return s.EtherType != 0 }; {
-		case r.Ethernet && !slices.ContainsFunc(list, ofEthernet):
-			return fmt.Errorf("rule %v is about frames, but ServiceSet %s has no etherType: it would match nothing", r.Key, name)
-		case !r.Ethernet && len(list) > 0 && !slices.ContainsFunc(list, func(s policy.Service) bool { return !ofEthernet(s) }):
-			return fmt.Errorf("rule %v: ServiceSet %s has EtherTypes alone, which are of category Ethernet: the rule would match nothing", r.Key, name)
-		}
 	}
 	for _, name := range slices.Concat(r.SourceSets, r.DestinationSets, r.LocalSets) {
 		list, ok := set.Lists[name]

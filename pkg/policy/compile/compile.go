@@ -52,8 +52,6 @@ type Program struct {
 	Policies []Policy
 	// Counters is one more than the highest counter that the policies have.
 	Counters int
-	// Ethernet: some policy has Ethernet rules.
-	Ethernet bool
 	// Hash identifies the content: hex SHA-256. Equal hashes mean equal content; what a
 	// [Compiler] came to by changes has another one than the same made anew.
 	Hash string

@@ -38,8 +38,6 @@ type compiled struct {
 	places []uint32
 	sides  []peers
 	lists  []int // that sides name, sorted
-	// ethernet: there are Ethernet rules.
-	ethernet bool
 	// The policy, and the classes that it is for; nil if there is none yet.
 	policy  Policy
 	classes *classes
@@ -138,7 +136,6 @@ func (c *Compiler) build(in Input) (_ *Program, refused bool, _ error) {
 			bad.add(sets[i].ID(), err)
 		}
 		p.Policies = append(p.Policies, n.policy)
-		p.Ethernet = p.Ethernet || n.ethernet
 	}
 	if err := bad.err(); err != nil {
 		return nil, false, err
@@ -395,7 +392,6 @@ func (c *Compiler) read(n *compiled, counters Counters) error {
 		return err
 	}
 	n.rules, n.places = monitoredLast(all)
-	n.ethernet = slices.ContainsFunc(all, func(r policy.Rule) bool { return r.Ethernet })
 	seen := map[int]bool{}
 	for i := range n.rules {
 		r := &n.rules[i]
