@@ -374,8 +374,8 @@ func (w *watcher) checkEvent(set *policy.Set, counters compile.Counters, p polic
 	if !want.counts { // then those of the packet do not
 		v.Monitored = slices.DeleteFunc(slices.Clone(v.Monitored), func(i int) bool { return !set.Rules[i].Ethernet })
 	}
-	if i := v.MonitoredOne(set); i >= 0 {
-		monitored, logNot = counters[set.Rules[i].Key], set.Rules[i].Log
+	if i, logs := v.MonitoredOne(set, p); i >= 0 {
+		monitored, logNot = counters[set.Rules[i].Key], logs
 	}
 	expected := Event{IfIndex: loopback, Direction: p.Direction, Reason: want.reason, Rule: rule, Monitored: monitored, Logged: log, MonitoredLogged: logNot}
 	if p.IP {

@@ -64,7 +64,7 @@ func Verdict(set policy.Set, in *wire.Packet, vm policy.MAC) (out wire.Verdict, 
 		told := portRule(rule)
 		out.Policy, out.Rule = told.Policy, &told.Rule
 	}
-	if i := v.MonitoredOne(&set); i >= 0 {
+	if i, _ := v.MonitoredOne(&set, p); i >= 0 {
 		monitored = &set.Rules[i]
 		told := portRule(monitored)
 		out.Monitored = &told

@@ -241,17 +241,20 @@ type Verdict struct {
 	Monitored []int
 }
 
-// MonitoredOne is the one of Monitored that is told of, or -1: that of the frame, if it asks for
-// logs or is alone.
-func (v *Verdict) MonitoredOne(set *Set) int {
-	switch n := len(v.Monitored); {
-	case n == 0:
-		return -1
-	case set.Rules[v.Monitored[0]].Log:
-		return v.Monitored[0]
-	default:
-		return v.Monitored[n-1]
+// MonitoredOne is the one of Monitored that is told of p, or -1: that of the frame, if it writes a
+// line or is alone. logs says that it writes one: of a frame that is IP only the rule that would drop
+// it does.
+func (v *Verdict) MonitoredOne(set *Set, p Packet) (rule int, logs bool) {
+	for _, rule = range v.Monitored {
+		r := &set.Rules[rule]
+		if logs = r.Log && !(r.Ethernet && r.Action == Allow && p.IP); logs {
+			return rule, true
+		}
 	}
+	if len(v.Monitored) == 0 {
+		return -1, false
+	}
+	return rule, false
 }
 
 // Matched are the indexes of all rules that the verdict names.
