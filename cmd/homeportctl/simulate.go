@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -80,11 +79,10 @@ func simulateCommand(o *options) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			vm := policy.MAC{0x02, 0, 0, 0, 0, 0xff} // of nobody
 			if mac != "" {
-				m, err := net.ParseMAC(mac)
-				if err != nil || len(m) != len(vm) {
-					return &failure{exitUsage, fmt.Errorf("--vm-mac %q: want a MAC, as 00:50:56:0a:0b:0c", mac)}
+				var err error
+				if vm, err = policy.ParseMAC(mac); err != nil {
+					return &failure{exitUsage, fmt.Errorf("--vm-mac %q: %w", mac, err)}
 				}
-				vm = policy.MAC(m)
 			}
 			if m.dir != "" {
 				return simulateManifests(c, o, &f, &m, vm)

@@ -254,11 +254,27 @@ func reference(set *policy.Set, counters compile.Counters, p policy.Packet) (out
 			o.also = append(o.also, c)
 		}
 	}
+	if p.EtherType == policy.EtherARP {
+		return arpOutcome(set, counters, p, o)
+	}
 	if v.Action == policy.Allow {
 		o.reason = allow
 		if p.IP && p.Protocol == policy.TCP && p.HasService && p.Flags&(1|2|4|16) != policy.SYN && (v.Rule < 0 || !set.Rules[v.Rule].Stateless && !set.Rules[v.Rule].Loose) {
 			o.reason, o.counts = policy.ReasonTCPNoState, false
 		}
+	}
+	return o, v
+}
+
+// arpOutcome is that of ARP, which passes unless an Ethernet rule drops it; o has what is known already.
+func arpOutcome(set *policy.Set, counters compile.Counters, p policy.Packet, o outcome) (outcome, policy.Verdict) {
+	v, decided := policy.EvaluateFrame(set, p)
+	if decided && v.Action == policy.Drop {
+		return o, v
+	}
+	o = outcome{reason: policy.ReasonARP}
+	for _, i := range v.Matched() {
+		o.frame = append(o.frame, counters[set.Rules[i].Key])
 	}
 	return o, v
 }

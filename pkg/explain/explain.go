@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -183,11 +182,9 @@ func frameOf(in *wire.Packet, vm policy.MAC) (p policy.Packet, err error) {
 	}
 	peer := nobody
 	if in.PeerMAC != "" {
-		m, err := net.ParseMAC(in.PeerMAC)
-		if err != nil || len(m) != len(peer) {
+		if peer, err = policy.ParseMAC(in.PeerMAC); err != nil {
 			return p, attach.Invalid("packet.peerMAC", fmt.Sprintf("%q is no MAC", in.PeerMAC), "want one as 00:50:56:0a:0b:0c")
 		}
-		peer = policy.MAC(m)
 	}
 	p.SrcMAC, p.DstMAC = peer, vm
 	if p.Direction == policy.Out {

@@ -33,7 +33,7 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 // what [MACAddr] gives. Errors name what was written and what would be right.
 func ParseMACs(text string) (AddrRange, error) {
 	bare, length, hasLength := strings.Cut(text, "/")
-	m, err := parseMAC(bare)
+	m, err := ParseMAC(bare)
 	if err != nil {
 		return AddrRange{}, fmt.Errorf("%q: %w", text, err)
 	}
@@ -50,7 +50,8 @@ func ParseMACs(text string) (AddrRange, error) {
 	return RangeOf(p), nil
 }
 
-func parseMAC(text string) (MAC, error) {
+// ParseMAC reads a MAC, as net.ParseMAC does.
+func ParseMAC(text string) (MAC, error) {
 	m, err := net.ParseMAC(text)
 	if err != nil || len(m) != len(MAC{}) {
 		return MAC{}, errors.New("no MAC: want six bytes in hex, as 00:50:56:0a:0b:0c")

@@ -15,8 +15,9 @@ var VM = policy.MAC{0x02, 0, 0, 0, 0, 1}
 var (
 	others = []policy.MAC{{0x02, 0, 0, 0, 0, 2}, {0x02, 0, 0, 0, 0, 3}, {0x00, 0x50, 0x56, 0, 1, 2}, {0x00, 0x50, 0x56, 0xff, 0xff, 0xff}, {0x00, 0x50, 0x57}}
 	group  = policy.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	// types are EtherTypes of frames that are not IP, and whose verdict is up to the rules.
-	types = []uint16{0x88cc, 0x8892, 0x0842, policy.EtherMin, 0xffff, 0x0801}
+	// types are EtherTypes of frames that are not IP, and that rules are asked about: of ARP Ethernet
+	// rules alone.
+	types = []uint16{0x88cc, 0x8892, 0x0842, policy.EtherMin, 0xffff, 0x0801, policy.EtherARP}
 )
 
 // frameRule makes an Ethernet rule.
@@ -118,7 +119,7 @@ func (g *Gen) aimFrame(r *policy.Rule) (policy.Packet, bool) {
 				*other = edge(pick(g, list), g.rnd.IntN(2) == 0)
 			}
 		}
-		if other := slices.Contains([]uint16{policy.EtherARP, policy.EtherRARP}, p.EtherType); !other && set.MatchesFrame(r, p) {
+		if p.EtherType != policy.EtherRARP && set.MatchesFrame(r, p) {
 			return p, true
 		}
 	}
