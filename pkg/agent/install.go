@@ -53,7 +53,7 @@ func install(from, dir string) (changed bool, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, fmt.Errorf("make the directory for plugins: %w; name another with --to", err)
 	}
-	if err := store.WriteFileAtomic(to, want, 0o755); err != nil {
+	if err := store.WriteFileAtomic(to, 0o755, want); err != nil {
 		return false, err
 	}
 	return true, nil

@@ -37,11 +37,8 @@ func saveJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(stateFile{checksum(body), body})
-	if err != nil {
-		return err
-	}
-	return store.WriteFileAtomic(path, b, 0o600)
+	// A stateFile, without one more copy of a body of megabytes.
+	return store.WriteFileAtomic(path, 0o600, fmt.Appendf(nil, `{"sha256":%q,"body":`, checksum(body)), body, []byte("}"))
 }
 
 func readJSON(path string, v any) error {

@@ -81,11 +81,8 @@ func save(path string, s *Snapshot, files map[key]string) error {
 	if err != nil {
 		return fmt.Errorf("encode snapshot: %w", err)
 	}
-	data, err := json.Marshal(cacheFile{Version: s.cacheVersion(), SHA256: sum(raw), Body: raw})
-	if err != nil {
-		return fmt.Errorf("encode snapshot: %w", err)
-	}
-	return writeFile(path, data)
+	// A cacheFile, without one more copy of a body of megabytes.
+	return writeFile(path, fmt.Appendf(nil, `{"version":%d,"sha256":%q,"body":`, s.cacheVersion(), sum(raw)), raw, []byte("}"))
 }
 
 func load(path string) (*Snapshot, map[key]string, error) {
@@ -125,7 +122,7 @@ func sum(b []byte) string {
 }
 
 // writeFile replaces a file by one that is on the disk before it has the name.
-func writeFile(path string, data []byte) (err error) {
+func writeFile(path string, parts ...[]byte) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -140,8 +137,10 @@ func writeFile(path string, data []byte) (err error) {
 			os.Remove(tmp.Name())
 		}
 	}()
-	if _, err = tmp.Write(data); err != nil {
-		return err
+	for _, part := range parts {
+		if _, err = tmp.Write(part); err != nil {
+			return err
+		}
 	}
 	if err = tmp.Sync(); err != nil {
 		return err

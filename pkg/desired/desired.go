@@ -97,6 +97,9 @@ func (p *Policy) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return err
 	}
+	if len(p.Rules) < cap(p.Rules) { // by half, as decoding made room: what is kept is kept for long
+		p.Rules = append(make([]policy.Rule, 0, len(p.Rules)), p.Rules...)
+	}
 	if s.Rank == nil {
 		return nil
 	}

@@ -65,11 +65,11 @@ func (e *DirError) AttachError() *attach.Error {
 	}
 }
 
-// WriteFileAtomic puts data in path by way of a temporary file in the same
+// WriteFileAtomic puts parts, one behind the other, in path by way of a temporary file in the same
 // directory: written, synced, renamed, and the directory synced. Readers see
 // the old content or the new one. The directory is made (mode 0700) if it is
 // missing. Errors are *DirError.
-func WriteFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
+func WriteFileAtomic(path string, perm fs.FileMode, parts ...[]byte) (err error) {
 	dir, base := filepath.Split(path)
 	dir = filepath.Clean(dir)
 	op := "write " + base
@@ -90,8 +90,10 @@ func WriteFileAtomic(path string, data []byte, perm fs.FileMode) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if _, err := f.Write(data); err != nil {
-		return dirError(dir, op, err)
+	for _, part := range parts {
+		if _, err := f.Write(part); err != nil {
+			return dirError(dir, op, err)
+		}
 	}
 	if err := f.Chmod(perm); err != nil {
 		return dirError(dir, op, err)

@@ -115,7 +115,7 @@ func (s *Store) Put(r *attach.Record) error {
 	if err != nil {
 		return fmt.Errorf("attachment record of %s %s: %w", r.ContainerID, r.IfName, err)
 	}
-	return WriteFileAtomic(s.Path(r.Key), append(b, '\n'), 0o600)
+	return WriteFileAtomic(s.Path(r.Key), 0o600, b, []byte{'\n'})
 }
 
 // Get reads the record of k. There being none is fs.ErrNotExist; a file that
