@@ -139,11 +139,8 @@ func traceCommand(o *options) *cobra.Command {
   %[1]s trace shop/db --out --vlan 200 --from 10.2.0.7 --to 10.2.0.9:8/icmp`, o.name),
 		Args: onePort,
 		RunE: func(c *cobra.Command, args []string) error {
-			switch flags := c.Flags(); {
-			case flags.Changed("vlan") && f.vlan == 0:
+			if c.Flags().Changed("vlan") && f.vlan == 0 {
 				return fmt.Errorf("--vlan 0 is no VLAN: want 1 to 4094, or leave it out for a frame without a tag")
-			case flags.Changed("tcp-flags") && f.tcpFlags == "":
-				return fmt.Errorf("--tcp-flags has none: want letters of FSRPAUEC, or leave it out for a SYN")
 			}
 			v, raw, err := askOfPacket[wire.Trace](c, o, wire.ViewTrace, args[0], &f)
 			if err != nil {
@@ -154,7 +151,6 @@ func traceCommand(o *options) *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().Uint16Var(&f.vlan, "vlan", 0, "`ID` of the frame's 802.1Q tag, on a trunk port; without, it has no tag")
-	c.Flags().StringVar(&f.tcpFlags, "tcp-flags", "", "`LETTERS` of FSRPAUEC; without, TCP is a SYN, which opens a connection")
 	return c
 }
 
@@ -191,6 +187,7 @@ func (f *packetFlags) add(c *cobra.Command) {
 	c.Flags().Uint8Var(&f.code, "code", 0, "`CODE` of an icmp or icmpv6 type")
 	c.Flags().StringVar(&f.peer, "peer-mac", "", "`MAC` of the other side, if Ethernet rules name it; without, one that nobody has")
 	c.Flags().StringVar(&f.etherType, "ether-type", "", "`TYPE` of a frame that is not IP, as LLDP or 0x8892, in place of --from and --to")
+	c.Flags().StringVar(&f.tcpFlags, "tcp-flags", "", "`LETTERS` of FSRPAUEC; without, TCP is a SYN, which opens a connection")
 	c.Flags().BoolVar(&f.out, "out", false, "the VM at the port sends it; without, it comes to the VM")
 }
 
@@ -202,6 +199,8 @@ func (f *packetFlags) packet(c *cobra.Command) (*wire.Packet, error) {
 	}
 	var err error
 	switch {
+	case c.Flags().Changed("tcp-flags") && f.tcpFlags == "":
+		err = errors.New("--tcp-flags has none: want letters of FSRPAUEC, or leave it out for a SYN")
 	case f.etherType == "":
 		err = readPacket(p, f.from, f.to, f.code)
 	case f.from != "" || f.to != "" || f.code != 0:

@@ -16,6 +16,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/datapath"
+	"github.com/homeport-cni/homeport/pkg/explain"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
@@ -357,7 +358,7 @@ func (a *Agent) takeEvent(e datapath.Event) {
 // describeEvent puts an event into words.
 func (a *Agent) describeEvent(e *datapath.Event) wire.Event {
 	out := wire.Event{Time: e.At.UTC(), Verdict: wire.EventAllow, Reason: e.Reason.String(), Direction: e.Direction.String(),
-		VLAN: e.VLAN, Source: e.Source, Destination: e.Destination, SourcePort: e.SourcePort, TCPFlags: tcpFlags(e.TCPFlags), Length: e.Length,
+		VLAN: e.VLAN, Source: e.Source, Destination: e.Destination, SourcePort: e.SourcePort, TCPFlags: explain.TCPFlags(e.TCPFlags), Length: e.Length,
 		Rule: a.ruleOf(e), Monitored: a.events.rule(e.Monitored, 0)}
 	if e.EtherType != 0 {
 		out.SourceMAC, out.DestinationMAC = attach.MAC(e.SourceMAC[:]), attach.MAC(e.DestinationMAC[:])
@@ -427,17 +428,6 @@ func (c *portCache) at(t *table, ifindex int) *attach.Record {
 		c.ports[ifindex] = rec
 	}
 	return rec
-}
-
-// tcpFlags are their letters, in the order of the header's bits.
-func tcpFlags(flags uint8) string {
-	var b strings.Builder
-	for i, letter := range flagLetters {
-		if flags>>i&1 != 0 {
-			b.WriteRune(letter)
-		}
-	}
-	return b.String()
 }
 
 // protocolOf is the protocol in a word, with the port if it has one.

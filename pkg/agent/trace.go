@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,14 +28,10 @@ func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	flags, err := readFlags(req.Packet.TCPFlags, p.Protocol)
-	if err != nil {
-		return nil, err
-	}
 	if req.Packet.VLAN > 4094 {
 		return nil, attach.Invalid("packet.vlan", fmt.Sprintf("%d is no VLAN", req.Packet.VLAN), "want 1 to 4094, or none for a frame without a tag")
 	}
-	e, err := a.kernel.dp.Trace(rec.HostIfIndex, datapath.Hook(p.Direction), frameOf(p, req.Packet.VLAN, flags))
+	e, err := a.kernel.dp.Trace(rec.HostIfIndex, datapath.Hook(p.Direction), frameOf(p, req.Packet.VLAN))
 	if errors.Is(err, datapath.ErrNoRecord) || errors.Is(err, unix.ENODEV) {
 		return nil, &attach.Error{Kind: attach.Unavailable, Field: "port", Message: fmt.Sprintf("it has no program to ask: %v", err), Remedy: "see homeportctl ports whether it has ended meanwhile"}
 	}
@@ -47,11 +42,11 @@ func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
 		Packet:  explain.PacketText(req.Packet, p),
 		Verdict: wire.EventAllow, Stage: e.Reason.Stage(), Reason: e.Reason.String(), Text: e.Reason.Text(), Ends: e.Ended,
 		Rule: a.events.rule(e.Rule, e.Generation), Monitored: a.events.rule(e.Monitored, 0)}
+	if p.Protocol == policy.TCP && req.Packet.TCPFlags == "" {
+		out.Packet += ", " + explain.TCPFlags(p.Flags)
+	}
 	if req.Packet.VLAN != 0 {
 		out.Packet += fmt.Sprintf(", VLAN %d", req.Packet.VLAN)
-	}
-	if p.Protocol == policy.TCP {
-		out.Packet += ", " + tcpFlags(flags)
 	}
 	if e.Reason.Drops() {
 		out.Verdict = wire.EventDrop
@@ -60,30 +55,9 @@ func (a *Agent) trace(req *wire.ViewRequest) (any, error) {
 	return out, nil
 }
 
-// flagLetters are the TCP flags in the order of the header's bits.
-const flagLetters = "FSRPAUEC"
-
-// readFlags reads TCP flags; without any it is a SYN.
-func readFlags(text string, protocol uint8) (flags uint8, err error) {
-	if text != "" && protocol != policy.TCP {
-		return 0, attach.Invalid("packet.tcpFlags", policy.ProtocolName(protocol)+" has none", "leave them out")
-	}
-	if text == "" {
-		text = "S"
-	}
-	for _, letter := range strings.ToUpper(text) {
-		i := strings.IndexRune(flagLetters, letter)
-		if i < 0 {
-			return 0, attach.Invalid("packet.tcpFlags", fmt.Sprintf("%q is no TCP flag", letter), "want letters of "+flagLetters+", as S or SA")
-		}
-		flags |= 1 << i
-	}
-	return flags, nil
-}
-
 // frameOf is a frame of the packet as the port sees it. Checksums are 0, as the programs
 // do not look at them.
-func frameOf(p policy.Packet, tag uint16, flags uint8) []byte {
+func frameOf(p policy.Packet, tag uint16) []byte {
 	b := append(append([]byte{}, p.DstMAC[:]...), p.SrcMAC[:]...)
 	if tag != 0 {
 		b = append(b, 0x81, 0x00)
@@ -94,7 +68,7 @@ func frameOf(p policy.Packet, tag uint16, flags uint8) []byte {
 		const least = 46 // of what a frame carries
 		return append(b, make([]byte, least)...)
 	}
-	l4 := transport(p, flags)
+	l4 := transport(p)
 	src, dst := p.Src.AsSlice(), p.Dst.AsSlice()
 	hops := byte(64)
 	if explain.IsDiscovery(p) {
@@ -113,7 +87,7 @@ func frameOf(p policy.Packet, tag uint16, flags uint8) []byte {
 }
 
 // transport is what follows the IP header.
-func transport(p policy.Packet, flags uint8) []byte {
+func transport(p policy.Packet) []byte {
 	b := make([]byte, 20)
 	switch {
 	case policy.HasTypes(p.Protocol):
@@ -126,7 +100,7 @@ func transport(p policy.Packet, flags uint8) []byte {
 	binary.BigEndian.PutUint16(b[2:], p.Service)
 	switch p.Protocol {
 	case policy.TCP:
-		b[12], b[13] = 5<<4, flags
+		b[12], b[13] = 5<<4, p.Flags
 	case policy.UDP:
 		binary.BigEndian.PutUint16(b[4:], uint16(len(b)))
 	case policy.SCTP: // an INIT, which has no verification tag

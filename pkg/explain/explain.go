@@ -77,6 +77,9 @@ func PacketText(in *wire.Packet, p policy.Packet) string {
 		return fmt.Sprintf("%s, %v -> %v, EtherType %s", p.Direction, p.SrcMAC, p.DstMAC, policy.EtherTypeName(p.EtherType))
 	}
 	text := fmt.Sprintf("%s, %v -> %v, %s", p.Direction, p.Src, p.Dst, serviceText(in))
+	if in.TCPFlags != "" {
+		text += ", " + TCPFlags(p.Flags)
+	}
 	if in.PeerMAC != "" {
 		text += fmt.Sprintf(", MAC %v -> %v", p.SrcMAC, p.DstMAC)
 	}
@@ -199,7 +202,7 @@ func frameOf(in *wire.Packet, vm policy.MAC) (p policy.Packet, err error) {
 		return p, attach.Invalid("packet.etherType", err.Error(), "give one of these")
 	case p.EtherType == policy.EtherIPv4 || p.EtherType == policy.EtherIPv6:
 		return p, attach.Invalid("packet.etherType", in.EtherType+" is what a packet with addresses has", "say source, destination and service in its place")
-	case in.Source.IsValid() || in.Destination.IsValid() || in.Service != "" || in.SourcePort != 0:
+	case in.Source.IsValid() || in.Destination.IsValid() || in.Service != "" || in.SourcePort != 0 || in.TCPFlags != "":
 		return p, attach.Invalid("packet.etherType", "a frame of it has no IP addresses and no service", "leave these out, or the EtherType")
 	}
 	return p, nil
@@ -233,11 +236,11 @@ func Packet(in *wire.Packet, vm policy.MAC) (policy.Packet, error) {
 		return p, attach.Invalid("packet.service", in.Service+" is no service of IP", "want one as tcp/443, or ask by etherType, without addresses")
 	}
 	p.Protocol = s.Protocol
-	if p.Protocol == policy.TCP {
-		p.Flags = policy.SYN
+	if p.Flags, err = readFlags(in.TCPFlags, p.Protocol); err != nil {
+		return p, err
 	}
 	if s.Flags != (policy.TCPFlags{}) {
-		return p, attach.Invalid("packet.service", fmt.Sprintf("%q asks for flags", in.Service), "leave them out: it is a SYN")
+		return p, attach.Invalid("packet.service", fmt.Sprintf("%q asks for flags", in.Service), "leave them out, and give them as the packet's flags")
 	}
 	if IsExtension(p) {
 		return p, attach.Invalid("packet.service", fmt.Sprintf("%d is an extension header in IPv6, behind which comes what rules are asked about", s.Protocol), "want the protocol that follows")
@@ -258,6 +261,38 @@ func Packet(in *wire.Packet, vm policy.MAC) (policy.Packet, error) {
 		p.SourcePort = cmp.Or(in.SourcePort, clientPort)
 	}
 	return p, nil
+}
+
+// flagLetters are the TCP flags in the order of the header's bits.
+const flagLetters = "FSRPAUEC"
+
+// TCPFlags are flags of a TCP header as letters of FSRPAUEC.
+func TCPFlags(flags uint8) string {
+	var out strings.Builder
+	for i, letter := range flagLetters {
+		if flags&(1<<i) != 0 {
+			out.WriteRune(letter)
+		}
+	}
+	return out.String()
+}
+
+// readFlags reads what TCPFlags gives; without any TCP is a SYN.
+func readFlags(text string, protocol uint8) (flags uint8, err error) {
+	switch {
+	case text == "" && protocol == policy.TCP:
+		return policy.SYN, nil
+	case text != "" && protocol != policy.TCP:
+		return 0, attach.Invalid("packet.tcpFlags", policy.ProtocolName(protocol)+" has none", "leave them out")
+	}
+	for _, letter := range strings.ToUpper(text) {
+		i := strings.IndexRune(flagLetters, letter)
+		if i < 0 {
+			return 0, attach.Invalid("packet.tcpFlags", fmt.Sprintf("%q is no TCP flag", letter), "want letters of "+flagLetters+", as S or SA")
+		}
+		flags |= 1 << i
+	}
+	return flags, nil
 }
 
 // IsDiscovery says whether the packet is Neighbor Discovery (RFC 4861), which passes but for

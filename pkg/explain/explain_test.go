@@ -116,6 +116,7 @@ func TestFrames(t *testing.T) {
 		{Key: policy.RuleKey{Policy: "l2", ID: 1}, Ethernet: true, Directions: policy.InOut, Action: policy.Allow, Sources: macs("00:1b:1b:00:00:00/24"), NotDestinations: true, Destinations: macs("ff:ff:ff:ff:ff:ff"),
 			Services: []policy.Service{{EtherType: 0x8892}, {EtherType: policy.EtherIPv4}}},
 		{Key: policy.RuleKey{Policy: "l2", ID: 2}, Ethernet: true, Directions: policy.InOut, Action: policy.Drop, Sources: macs("00:50:56:01:02:03")},
+		{Key: policy.RuleKey{Policy: "web", ID: 2}, Directions: policy.InOut, Action: policy.Allow, Services: []policy.Service{{Protocol: policy.TCP, First: 81, Last: 81, Flags: policy.TCPFlags{Mask: 2 | 16, Set: 16}}}},
 		{Key: policy.RuleKey{Policy: "web", ID: 1}, Directions: policy.InOut, Action: policy.Allow, Services: []policy.Service{{Protocol: policy.TCP, First: 80, Last: 80}}},
 	}}
 	told := PortRules(&set).Items[0].Rule
@@ -138,7 +139,11 @@ func TestFrames(t *testing.T) {
 		"Allow free: In, fd00::1 -> fd00::2, icmpv6/135":                                                           {Direction: "In", Source: netip.MustParseAddr("fd00::1"), Destination: netip.MustParseAddr("fd00::2"), Service: "icmpv6/135"},
 		"Drop l2 2: Out, fd00::1 -> fd00::2, icmpv6/135":                                                           {Direction: "Out", Source: netip.MustParseAddr("fd00::1"), Destination: netip.MustParseAddr("fd00::2"), Service: "icmpv6/135"},
 		"error packet.service: ether/LLDP is no service of IP":                                                     {Direction: "In", Source: a, Destination: b, Service: "ether/LLDP"},
-		"error packet.direction": {EtherType: "LLDP"},
+		"Drop: In, 10.0.0.1 -> 10.0.0.2, tcp/81, SA":                                                               {Direction: "In", Source: a, Destination: b, Service: "tcp/81", TCPFlags: "as"},
+		"Allow web 2: In, 10.0.0.1 -> 10.0.0.2, tcp/81, A":                                                         {Direction: "In", Source: a, Destination: b, Service: "tcp/81", TCPFlags: "A"},
+		"error packet.tcpFlags: 'X' is no TCP flag":                                                                {Direction: "In", Source: a, Destination: b, Service: "tcp/81", TCPFlags: "X"},
+		"error packet.tcpFlags: udp has none":                                                                      {Direction: "In", Source: a, Destination: b, Service: "udp/81", TCPFlags: "A"},
+		"error packet.direction":                                                                                   {EtherType: "LLDP"},
 	} {
 		v, _, _, err := Verdict(set, &in, vm)
 		got := v.Action

@@ -115,8 +115,8 @@ type Packet struct {
 	// SourcePort of TCP, UDP and SCTP; 0 is a port as clients take one.
 	SourcePort uint16 `json:"sourcePort,omitempty"`
 	Service    string `json:"service,omitempty"` // tcp/443, udp/53, sctp/2905, icmp/8, icmp/3/4, icmpv6/128; or ip/47
-	// VLAN of an 802.1Q tag, and TCPFlags by letters of FSRPAUEC: of trace. Without, there
-	// is no tag, and TCP is a SYN.
+	// VLAN of an 802.1Q tag, of trace; 0 is none. TCPFlags by letters of FSRPAUEC; without, TCP is
+	// a SYN.
 	VLAN     uint16 `json:"vlan,omitempty"`
 	TCPFlags string `json:"tcpFlags,omitempty"`
 	// PeerMAC is the MAC of the other side; "" is one that nobody has.
