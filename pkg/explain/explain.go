@@ -199,7 +199,7 @@ func frameOf(in *wire.Packet, vm policy.MAC) (p policy.Packet, err error) {
 	p.EtherType, err = policy.ParseEtherType(in.EtherType)
 	switch {
 	case err != nil:
-		return p, attach.Invalid("packet.etherType", err.Error(), "give one of these")
+		return p, attach.Invalid("packet.etherType", err.Error(), "ask about another, as ARP or 0x8892")
 	case p.EtherType == policy.EtherIPv4 || p.EtherType == policy.EtherIPv6:
 		return p, attach.Invalid("packet.etherType", in.EtherType+" is what a packet with addresses has", "say source, destination and service in its place")
 	case in.Source.IsValid() || in.Destination.IsValid() || in.Service != "" || in.SourcePort != 0 || in.TCPFlags != "":
