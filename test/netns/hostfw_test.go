@@ -47,9 +47,12 @@ func TestHostFirewall(t *testing.T) {
 	}
 }
 
-// loadNetfilter loads br_netfilter for as long as the test lasts.
+// loadNetfilter loads br_netfilter for as long as the test lasts; and nf_tables, unless the kernel
+// has it built in, before scripts side by side ask for it for the first time: a modprobe that finds
+// another one at work is done at once, and whoever waited for it is told that there is no such thing.
 func loadNetfilter(t *testing.T) error {
 	t.Helper()
+	_ = exec.Command("modprobe", "nf_tables").Run()
 	const switches = "/proc/sys/net/bridge"
 	if _, err := os.Stat(switches); err == nil {
 		return nil
