@@ -141,13 +141,13 @@ func TestDifferentialWide(t *testing.T) {
 	}
 }
 
-// wide aims at both ends of every word of 64 rules.
+// wide aims at both ends of every word of 64 rules, or at each of a few.
 func (b *bench) wide(set policy.Set, g *policytest.Gen, n, monitored int) {
 	b.Helper()
 	counters := b.sync(set)
 	var aimed []policy.Packet
 	for pos := range n {
-		if pos%64 != 0 && pos%64 != 63 {
+		if n > 1000 && pos%64 != 0 && pos%64 != 63 { // of few rules too few could win
 			continue
 		}
 		if p, ok := g.Aim(set, pos); ok {

@@ -107,7 +107,7 @@ func wide(t *testing.T, g *policytest.Gen, n, monitored int) {
 	}
 	decided, counted := 0, 0
 	for pos := 0; pos < n; pos++ {
-		if pos%64 != 0 && pos%64 != 63 {
+		if n > 1000 && pos%64 != 0 && pos%64 != 63 { // of few rules too few could win
 			continue
 		}
 		if pkt, ok := g.Aim(sets[0], pos); ok {
