@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * The firewall at a VM's port: two programs at the host end of its veth, one for
- * each direction. From top to bottom: who is the port, may it carry this frame,
- * what is in it, does it belong to a known connection, what do the rules say.
+ * each direction. From top to bottom: who is the port, may it carry this frame, do Ethernet
+ * rules, what is in it, does it belong to a known connection, what do the rules say.
  * The same programs serve every port; all they know comes from maps.h.
  */
 #include <linux/bpf.h>

@@ -124,6 +124,20 @@ func newBin(t *testing.T) string {
 	return dir
 }
 
+// readRows reads a report, and the names of its rows.
+func readRows(t *testing.T, file string) (*ratio.Report, []string) {
+	t.Helper()
+	r, err := ratio.Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, row := range r.Rows {
+		names = append(names, row.Name)
+	}
+	return r, names
+}
+
 // TestSmoke measures every native row once.
 func TestSmoke(t *testing.T) {
 	bin := newBin(t)
@@ -143,13 +157,8 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	r, err := ratio.Read(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
+	r, names := readRows(t, file)
 	for _, row := range r.Rows {
-		names = append(names, row.Name)
 		if !strings.Contains(string(out), row.String()+"\n") {
 			t.Errorf("the row %s was not printed:\n%s", row, out)
 		}
@@ -227,13 +236,8 @@ func TestMemory(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	r, err := ratio.Read(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
+	r, names := readRows(t, file)
 	for _, row := range r.Rows {
-		names = append(names, row.Name)
 		if row.Unit != ratio.Bytes || row.Ours <= 0 || row.Baseline <= 0 {
 			t.Errorf("%+v", row)
 		}
