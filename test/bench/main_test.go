@@ -124,6 +124,13 @@ func newBin(t *testing.T) string {
 	return dir
 }
 
+func needsNFT(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft: the reference plugin's macspoofchk does, and sets that addresses are compared with")
+	}
+}
+
 // readRows reads a report, and the names of its rows.
 func readRows(t *testing.T, file string) (*ratio.Report, []string) {
 	t.Helper()
@@ -141,9 +148,7 @@ func readRows(t *testing.T, file string) (*ratio.Report, []string) {
 // TestSmoke measures every native row once.
 func TestSmoke(t *testing.T) {
 	bin := newBin(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs nft, for the reference plugin's macspoofchk")
-	}
+	needsNFT(t)
 	file := filepath.Join(bin, "out", "bench.json")
 	cmd := exec.Command(filepath.Join(bin, "bench"), "-where", "native", "-bin", bin, "-json", file, "-rows", "plugin,cni,packet,rules",
 		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1", "-rules", "10,200", "-addresses", "1000,5000", "-ports", "4", "-live", "5000")
@@ -217,9 +222,7 @@ func TestSmoke(t *testing.T) {
 // and free some at the same time: what they hide is measured again.
 func TestMemory(t *testing.T) {
 	bin := newBin(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs nft, for what it is compared with")
-	}
+	needsNFT(t)
 	file := filepath.Join(bin, "bench.json")
 	args := []string{"-where", "native", "-bin", bin, "-json", file, "-rows", "memory", "-rules", "10,2000", "-addresses", "1000,50000", "-ports", "4"}
 	want := []string{"node/memory-per-rule-4-ports-8000-rules", "node/memory-per-connection", "node/memory-per-address-50k-addresses"}
