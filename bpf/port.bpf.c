@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * The firewall at a VM's port: two programs at the host end of its veth, one for
- * each direction. From top to bottom: who is the port, may it carry this frame, do Ethernet
+ * each direction, and one that does the work of the second at another's. From top to bottom: who is the port, may it carry this frame, do Ethernet
  * rules, what is in it, does it belong to a known connection, what do the rules say.
  * The same programs serve every port; all they know comes from maps.h.
  */
@@ -19,6 +19,7 @@
 #include "ether.h"
 #include "fragment.h"
 #include "known.h"
+#include "fastpath.h"
 #include "refuse.h"
 #include "event.h"
 
@@ -96,7 +97,7 @@ static __always_inline __u32 by_state(struct __sk_buff *skb, struct track *t, st
 			set_key(&t->key.flow, p, t->dir);
 		r = known ? established(skb, t, p) : GO_ON;
 		/* Not at its first packet in a tick: of many slow flows none comes back in time. */
-		if (t->again && !dry_run && (p->proto == PROTO_TCP || p->proto == PROTO_UDP))
+		if (t->steady == AGAIN && !dry_run)
 			note_known(t);
 		if (r != GO_ON)
 			return r;
@@ -197,17 +198,20 @@ static __always_inline struct hp_port *port_of(__u32 ifindex)
 	return NULL;
 }
 
-static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
+/* hook judges for a port; jumped: not at its own interface, but where the packet came from. */
+static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex, int jumped)
 {
-	struct hp_port *port = port_of(skb->ifindex);
+	struct hp_port *port = port_of(ifindex);
 	struct track t = {};
 	__u32 reason;
 	int act;
 
 	/* Attached, but nobody has said what for. */
 	if (!port)
-		return verdict(skb, NO_SLOT, dir, HP_NO_PORT);
-	if (is_refusal(skb)) {
+		return jumped ? TC_ACT_UNSPEC : verdict(skb, NO_SLOT, dir, HP_NO_PORT);
+	if (jumped && !may_enter(skb, port))
+		return TC_ACT_UNSPEC;
+	if (!jumped && is_refusal(skb)) {
 		skb->mark = 0;
 		return verdict(skb, port->slot, dir, HP_REFUSAL);
 	}
@@ -220,21 +224,43 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir)
 	/* What is flooded has its events where it belongs: here it would use up those of the VM. */
 	if (t.told & TOLD_PASS || t.frame & FRAME_LOGGED || (is_drop(reason) && reason != HP_NOT_FOR_PORT) || dry_run)
 		tell(skb, &t, reason);
-	return t.refuse && act == TC_ACT_SHOT && !dry_run ? refused(skb, port->slot, dir) : act;
+	if (dry_run)
+		return act;
+	/* Not of each packet of a flow: the bridge has heard from whom it comes, too. */
+	if (fast_path && dir == HP_IN && !jumped && takes_part(port) && t.steady != AGAIN)
+		heard_elsewhere(skb, port);
+	if (act == TC_ACT_SHOT)
+		return t.refuse ? refused(skb, port, dir) : act;
+	if (jumped) {
+		/* Whom it is for the first interface said, which is another. */
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return bpf_redirect_peer(port->ifindex, 0);
+	}
+	/* It returns only where there is nobody to jump to. */
+	if (fast_path && dir == HP_OUT && takes_part(port) && t.steady && may_go_fast(skb, port))
+		bpf_tail_call(skb, &fast_jump, 0);
+	return act;
 }
 
 /* What the VM sends: ingress hook of the host end. */
 SEC("tc")
 int from_vm(struct __sk_buff *skb)
 {
-	return hook(skb, HP_OUT);
+	return hook(skb, HP_OUT, skb->ifindex, 0);
 }
 
 /* What the VM gets: egress hook of the host end. */
 SEC("tc")
 int to_vm(struct __sk_buff *skb)
 {
-	return hook(skb, HP_IN);
+	return hook(skb, HP_IN, skb->ifindex, 0);
+}
+
+/* What the VM gets from one of the same node, past the bridge: from_vm of the other's interface ends here. */
+SEC("tc")
+int into_vm(struct __sk_buff *skb)
+{
+	return hook(skb, HP_IN, skb->cb[TO_IFINDEX], 1);
 }
 
 /* Has the debug information hold every type that user space shares; nothing reads it. */
@@ -260,6 +286,9 @@ const union {
 	struct hp_reason_counter reason_counter;
 	struct hp_event event;
 	struct hp_quota quota;
+	struct hp_fast_port fast_port;
+	struct hp_fast_key fast_key;
+	struct hp_fast_mac fast_mac;
 	struct addr_key addr_key;
 	struct fragmented fragmented;
 	struct page page;

@@ -183,6 +183,8 @@ struct hp_rule {
  */
 #define HP_RULE_LINK_SHIFT 16
 
+#define HP_PORT_FAST 1 /* of hp_port.flags: the port takes part in the fast path; an access port */
+
 /*
  * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:
  * a new version is written where no packet looks, and then the port's cell of
@@ -195,7 +197,7 @@ struct hp_port {
 	__u16 mode;        /* enum hp_vlan_mode */
 	__u16 pvid;        /* VLAN of untagged frames: access VLAN, native VLAN, or 0 */
 	__u8 mac[6];       /* the VM's MAC: the only source MAC let out */
-	__u16 flags;       /* reserved, 0 */
+	__u16 flags;       /* HP_PORT_FAST */
 	__u32 serial;      /* differs for every port that ever had this slot */
 	__u32 ifindex;     /* host end */
 	__u64 vlans[64];   /* trunk and native: bit per VLAN that the VM may tag */
@@ -352,6 +354,31 @@ struct hp_hits {
  */
 struct hp_reason_counter {
 	struct hp_counter dir[HP_DIRS];
+};
+
+/*
+ * fast_ports[slot]: what two ports have in common that take the fast path to each other. It means
+ * something only while the port's record has HP_PORT_FAST, and does not change then.
+ */
+struct hp_fast_port {
+	__u32 bridge;    /* ifindex */
+	__u32 mtu;       /* bytes */
+	__u32 reserved;
+	__u32 by_bridge; /* when it last sent a packet by the bridge for the bridge's sake, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
+};
+
+/* Whose MAC it is, in one VLAN of one bridge. */
+struct hp_fast_key {
+	__u32 bridge; /* ifindex */
+	__u16 vlan;
+	__u8 mac[6];
+};
+
+struct hp_fast_mac {
+	__u32 ifindex; /* host end of its port */
+	__u32 slot;    /* the port's */
+	__u32 moved;   /* 1: it was heard elsewhere since, and the bridge knows better; set by the programs */
+	__u32 reserved;
 };
 
 #define HP_PORTS_MAX 1024     /* ports a node, and slots */

@@ -25,6 +25,9 @@
  * what is rare: the second packet of a flow, the first after a policy change.
  * They begin with a copy, since Linux 6.1 takes keys from their own stack only.
  */
+#define STEADY 1
+#define AGAIN 2 /* and the flow was seen before in this tick */
+
 struct track {
 	struct hp_new_key key;
 	__u64 generation;
@@ -32,7 +35,7 @@ struct track {
 	__u32 now;
 	__u32 dir;
 	__u32 settled; /* the flow is in the port's table, else in conns_new */
-	__u32 again;   /* out, of established(): settled, open, and seen before in this tick */
+	__u32 steady;  /* out: the flow is settled and open, and the packet changes nothing of it; STEADY or AGAIN */
 	__u32 refuse;  /* out: dropped by a Reject rule */
 	/* Out, for events, as in hp_event: */
 	__u32 rule;
@@ -457,6 +460,12 @@ static __always_inline int unheard(const struct track *t, const struct hp_flow *
 	return flow->migrated && flow->migrated <= HP_DIRS && flow->state == HP_FLOW_NEW && !in_grace(t);
 }
 
+/* is_plain: the packet is nearly all that a flow consists of. */
+static __always_inline int is_plain(const struct packet *p)
+{
+	return !p->first && (p->proto == PROTO_UDP || (p->proto == PROTO_TCP && !(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))));
+}
+
 /*
  * established: HP_ESTABLISHED for a packet of a known flow, HP_RELATED for an
  * error about one; a reason to drop it if the policy has turned against the
@@ -465,7 +474,7 @@ static __always_inline int unheard(const struct track *t, const struct hp_flow *
 static __always_inline __u32 established(struct __sk_buff *skb, struct track *t, const struct packet *p)
 {
 	struct hp_flow *flow = find(t);
-	__u32 r;
+	__u32 r, again;
 
 	if (!flow || reopens(t, flow, p) || unheard(t, flow))
 		return GO_ON;
@@ -488,9 +497,10 @@ static __always_inline __u32 established(struct __sk_buff *skb, struct track *t,
 	}
 	if (p->kind == ICMP_ERROR)
 		return HP_RELATED;
-	t->again = flow->seen == t->now;
+	again = flow->seen == t->now;
 	advance(t, flow, p);
-	t->again &= t->settled && flow->state == HP_FLOW_OPEN;
+	if (t->settled && flow->state == HP_FLOW_OPEN && is_plain(p))
+		t->steady = again ? AGAIN : STEADY;
 	return HP_ESTABLISHED;
 }
 

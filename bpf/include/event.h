@@ -110,6 +110,19 @@ static __always_inline void describe_end(const struct track *t, struct hp_event 
 	e->flags |= HP_EVENT_IP | HP_EVENT_PORTS;
 }
 
+/* interface_of: the judging port's; not always that at which the packet is. */
+static __always_inline __u32 interface_of(const struct track *t)
+{
+	__u32 place = t->key.slot * 2;
+	struct hp_port *port = bpf_map_lookup_elem(&port_records, &place);
+
+	if (port && port->serial != t->key.serial) {
+		place++;
+		port = bpf_map_lookup_elem(&port_records, &place);
+	}
+	return port ? port->ifindex : 0;
+}
+
 /* describe makes *e the event of a packet as it came. */
 static __always_inline void describe(struct __sk_buff *skb, const struct track *t, __u32 reason, struct hp_event *e)
 {
@@ -119,7 +132,7 @@ static __always_inline void describe(struct __sk_buff *skb, const struct track *
 
 	__builtin_memset(e, 0, sizeof(*e));
 	e->at = bpf_ktime_get_coarse_ns();
-	e->ifindex = skb->ifindex;
+	e->ifindex = interface_of(t);
 	e->rule = t->rule;
 	e->monitored = t->monitored;
 	e->length = skb->len;

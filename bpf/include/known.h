@@ -131,6 +131,7 @@ static __always_inline __u32 known_flow(struct __sk_buff *skb, const struct fram
 	if (!k || k->tick != t->now || k->generation != t->generation || k->policy != t->policy ||
 	    !same_key(&k->key, &t->key))
 		return GO_ON;
+	t->steady = AGAIN;
 	return HP_ESTABLISHED;
 }
 

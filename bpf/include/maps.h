@@ -248,6 +248,46 @@ struct {
 	__type(value, struct judged_frame);
 } judged_frames SEC(".maps");
 
+/*
+ * fast_ports: which ports send and get packets past the bridge, and what has to be the same at both.
+ * Key: port slot. Value: struct hp_fast_port. Written by the agent through a memory mapping, but for the time
+ * of the last packet by the bridge; read for packets of established flows. Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_fast_port);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fast_ports SEC(".maps");
+
+/*
+ * fast_macs: where the VM with a MAC is.
+ * Key: struct hp_fast_key. Value: struct hp_fast_mac. Written by the agent; the programs note in it that
+ * a MAC has moved. A hint: whether the packet may go there says the port's own record.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, HP_PORTS_MAX * 2);
+	__type(key, struct hp_fast_key);
+	__type(value, struct hp_fast_mac);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fast_macs SEC(".maps");
+
+/*
+ * fast_jump: the program into_vm.
+ * Key: 0. Value: program. Written by the agent with the programs. Pinned, since the kernel empties it when
+ * user space holds it no more.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fast_jump SEC(".maps");
+
 /* A datagram in fragments, as its port sees it. */
 struct fragment_key {
 	__u8 src[16];

@@ -285,9 +285,9 @@ static __always_inline int is_refusal(const struct __sk_buff *skb)
 
 /*
  * refused answers a frame that a Reject rule has dropped, or drops it silently. Its
- * answer leaves by the other hook of the same interface.
+ * answer leaves by the other hook of the port's interface.
  */
-static __always_inline int refused(struct __sk_buff *skb, __u32 slot, __u32 dir)
+static __always_inline int refused(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
 {
 	const struct eth_header *eth = (void *)(long)skb->data;
 	__u32 mark = mark_of();
@@ -296,13 +296,13 @@ static __always_inline int refused(struct __sk_buff *skb, __u32 slot, __u32 dir)
 	if (!mark || skb->gso_size || (void *)(eth + 1) > (void *)(long)skb->data_end || *(__u8 *)eth->dst & 1)
 		return TC_ACT_SHOT;
 	if (eth->type == bpf_htons(ETHERTYPE_IPV4))
-		done = refuse4(skb, slot);
+		done = refuse4(skb, port->slot);
 	else
-		done = eth->type == bpf_htons(ETHERTYPE_IPV6) && refuse6(skb, slot);
+		done = eth->type == bpf_htons(ETHERTYPE_IPV6) && refuse6(skb, port->slot);
 	if (!done)
 		return TC_ACT_SHOT;
 	skb->mark = mark;
-	return bpf_redirect(skb->ifindex, dir == HP_IN ? BPF_F_INGRESS : 0);
+	return bpf_redirect(port->ifindex, dir == HP_IN ? BPF_F_INGRESS : 0);
 }
 
 #endif

@@ -293,7 +293,7 @@ func TestRestartKeepsPrograms(t *testing.T) {
 	restart("nothing has changed", cfg, true)
 	cfg = rebuilt(cfg, 1)
 	restart("another knob", cfg, false)
-	if err := os.Remove(l.pins.prog(ToVM)); err != nil {
+	if err := os.Remove(l.pins.prog(portProgToVm)); err != nil {
 		t.Fatal(err)
 	}
 	restart("one is not pinned", cfg, false)
@@ -302,11 +302,11 @@ func TestRestartKeepsPrograms(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if err := pinOver(p, l.pins.prog(FromVM)); err != nil {
+	if err := pinOver(p, l.pins.prog(portProgFromVm)); err != nil {
 		t.Fatal(err)
 	}
 	restart("another is pinned", cfg, false)
-	if err := pinOver(l.maps[portMapControl], l.pins.prog(ToVM)); err != nil {
+	if err := pinOver(l.maps[portMapControl], l.pins.prog(portProgToVm)); err != nil {
 		t.Fatal(err)
 	}
 	restart("no program is pinned", cfg, false)

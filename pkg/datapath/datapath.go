@@ -130,6 +130,8 @@ type Datapath struct {
 	maps    map[string]*ebpf.Map
 	progs   [hooks]*ebpf.Program
 	progID  [hooks]ebpf.ProgramID
+	into    *ebpf.Program            // of the fast path; nil if the kernel has none
+	fresh   bool                     // the programs were loaded, and not taken over
 	inner   map[string]*ebpf.MapSpec // templates by outer map
 	control *control
 	ports   portTable
@@ -138,6 +140,7 @@ type Datapath struct {
 	clsact  bool
 
 	handovers handoverTable
+	fastPorts fastTable
 
 	trace tracer
 
@@ -193,11 +196,19 @@ func (d *Datapath) open() error {
 	if d.handovers, err = mapHandovers(d.maps[portMapHandovers]); err != nil {
 		return err
 	}
+	if d.fastPorts, err = mapFastPorts(d.maps[portMapFastPorts]); err != nil {
+		return err
+	}
 	if err := d.chooseHooks(); err != nil {
 		return err
 	}
 	if err := d.takeOver(); err != nil {
 		return err
+	}
+	if d.fresh { // what was written for others may be of another time
+		if _, err := d.SetFastPath(nil); err != nil {
+			return err
+		}
 	}
 	d.replacePrograms()
 	return nil
@@ -218,7 +229,7 @@ func (d *Datapath) Close() error {
 	if d.control != nil {
 		errs = append(errs, unmap(d.control.page))
 	}
-	errs = append(errs, d.ports.close(), unmap(d.handovers.page))
+	errs = append(errs, d.ports.close(), unmap(d.handovers.page), unmap(d.fastPorts.page))
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}
@@ -230,10 +241,8 @@ func (d *Datapath) Close() error {
 	}
 	closeAll(d.books)
 	d.trace.close()
-	for _, p := range d.progs {
-		if p != nil {
-			errs = append(errs, p.Close())
-		}
+	for _, p := range append(d.progs[:], d.into) {
+		errs = append(errs, p.Close()) // also of none
 	}
 	if d.netlink != nil {
 		d.netlink.Close()

@@ -50,6 +50,7 @@ func Features() []Feature {
 		mapType("array of maps", "policies and ports' tables", "Linux 4.12", ebpf.ArrayOfMaps),
 		mapType("LRU hash", "unanswered connections", "Linux 4.10", ebpf.LRUHash),
 		probeInnerMap(),
+		redirectPeer(),
 		probeBatch(),
 		probeBTF(),
 	}
@@ -77,6 +78,12 @@ func (f Feature) answer(err error, least string) Feature {
 func helper(name, need, least string, fn asm.BuiltinFunc) Feature {
 	f := Feature{Name: name, Need: need, Required: true}
 	return f.answer(features.HaveProgramHelper(ebpf.SchedCLS, fn), least)
+}
+
+func redirectPeer() Feature {
+	f := helper("redirect to a veth's other end", "the fast path between VMs of a node", "Linux 5.10", asm.FnRedirectPeer)
+	f.Required = false
+	return f
 }
 
 func mapType(name, need, least string, t ebpf.MapType) Feature {

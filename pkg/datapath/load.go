@@ -92,12 +92,21 @@ func (d *Datapath) load() error {
 		return err
 	}
 	for h := range Hook(hooks) {
-		d.progs[h], d.progID[h] = d.pinnedProgram(h, spec.Programs[h.String()])
+		d.progs[h], d.progID[h] = d.pinnedProgram(h.String(), spec.Programs[h.String()])
 	}
-	if d.progs[FromVM] != nil && d.progs[ToVM] != nil {
+	var id ebpf.ProgramID
+	d.into, id = d.pinnedProgram(portProgIntoVm, spec.Programs[portProgIntoVm])
+	if d.progs[FromVM] != nil && d.progs[ToVM] != nil && d.into != nil && d.jumpsTo(id) {
 		return nil
 	}
+	d.fresh = true
 	return d.loadPrograms(spec)
+}
+
+// jumpsTo says whether the fast path leads to a program.
+func (d *Datapath) jumpsTo(id ebpf.ProgramID) bool {
+	var is uint32
+	return d.maps[portMapFastJump].Lookup(uint32(0), &is) == nil && ebpf.ProgramID(is) == id
 }
 
 func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
@@ -138,12 +147,12 @@ func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
-// pinnedProgram gives what is pinned for a hook, if it is what would be loaded: of
+// pinnedProgram gives the pinned program of that name in the object, if it is what would be loaded: of
 // the same object and knobs, as its name says, and on the maps that are pinned now.
 // Else it gives nil, also if nobody can tell. So a restart changes no program, and is
 // quick.
-func (d *Datapath) pinnedProgram(h Hook, spec *ebpf.ProgramSpec) (*ebpf.Program, ebpf.ProgramID) {
-	p, err := ebpf.LoadPinnedProgram(d.pins.prog(h), nil)
+func (d *Datapath) pinnedProgram(name string, spec *ebpf.ProgramSpec) (*ebpf.Program, ebpf.ProgramID) {
+	p, err := ebpf.LoadPinnedProgram(d.pins.prog(name), nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0
 	}
@@ -155,7 +164,7 @@ func (d *Datapath) pinnedProgram(h Hook, spec *ebpf.ProgramSpec) (*ebpf.Program,
 		}
 	}
 	if err != nil {
-		d.log.Warn("a pinned program cannot be looked at, and another takes its place", "hook", h, "err", err)
+		d.log.Warn("a pinned program cannot be looked at, and another takes its place", "program", name, "err", err)
 	}
 	if !same {
 		_ = p.Close() // also of none
@@ -187,26 +196,51 @@ func (d *Datapath) isOf(info *ebpf.ProgramInfo, spec *ebpf.ProgramSpec) (bool, e
 	return true, nil
 }
 
-// loadPrograms loads and pins both, on the maps that are there.
+// loadPrograms loads and pins all, on the maps that are there.
 func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
+	slow := spec.Copy()
 	coll, err := loadOn(spec, d.maps)
 	if err != nil {
-		return fmt.Errorf("load the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
+		// Some kernels take no jump from a program that has functions.
+		serr := withoutFastPath(slow)
+		if serr == nil {
+			coll, serr = loadOn(slow, d.maps)
+		}
+		if serr != nil {
+			return fmt.Errorf("load the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
+		}
+		d.log.Warn("there is no fast path between the VMs of this node", "err", err)
 	}
 	defer coll.Close()
-	for h := range Hook(hooks) {
-		if d.progs[h] != nil {
-			_ = d.progs[h].Close() // a new one takes its place
+	_ = d.into.Close() // also of none
+	if d.into = coll.DetachProgram(portProgIntoVm); d.into != nil {
+		if err := pinOver(d.into, d.pins.prog(portProgIntoVm)); err != nil {
+			return fmt.Errorf("program %s: %w", portProgIntoVm, err)
 		}
+		if err := d.maps[portMapFastJump].Put(uint32(0), d.into); err != nil {
+			return fmt.Errorf("have the fast path lead to its program: %w", err)
+		}
+	}
+	for h := range Hook(hooks) {
+		_ = d.progs[h].Close() // a new one takes its place
 		d.progs[h] = coll.DetachProgram(h.String())
 		info, err := d.progs[h].Info()
 		if err != nil {
 			return fmt.Errorf("program %s: %w", h, err)
 		}
 		d.progID[h], _ = info.ID()
-		if err := pinOver(d.progs[h], d.pins.prog(h)); err != nil {
+		if err := pinOver(d.progs[h], d.pins.prog(h.String())); err != nil {
 			return fmt.Errorf("program %s: %w", h, err)
 		}
+	}
+	return nil
+}
+
+// withoutFastPath makes programs that hand nothing on.
+func withoutFastPath(spec *ebpf.CollectionSpec) error {
+	delete(spec.Programs, portProgIntoVm)
+	if err := spec.Variables[portVarFastPath].Set(uint32(0)); err != nil {
+		return fmt.Errorf("set knob %s: %w", portVarFastPath, err)
 	}
 	return nil
 }

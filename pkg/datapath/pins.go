@@ -24,8 +24,8 @@ func (p pins) books() string { return filepath.Join(p.root(), "books") }
 func (p pins) book(n int) string {
 	return filepath.Join(p.books(), strconv.Itoa(n))
 }
-func (p pins) prog(h Hook) string {
-	return filepath.Join(p.root(), "progs", h.String())
+func (p pins) prog(name string) string {
+	return filepath.Join(p.root(), "progs", name)
 }
 func (p pins) links() string { return filepath.Join(p.root(), "links") }
 func (p pins) link(ifindex int, h Hook) string {

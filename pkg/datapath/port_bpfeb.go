@@ -77,6 +77,29 @@ type portHpEvent struct {
 	_         [4]byte
 }
 
+type portHpFastKey struct {
+	_      structs.HostLayout
+	Bridge uint32
+	Vlan   uint16
+	Mac    [6]uint8
+}
+
+type portHpFastMac struct {
+	_        structs.HostLayout
+	Ifindex  uint32
+	Slot     uint32
+	Moved    uint32
+	Reserved uint32
+}
+
+type portHpFastPort struct {
+	_        structs.HostLayout
+	Bridge   uint32
+	Mtu      uint32
+	Reserved uint32
+	ByBridge uint32
+}
+
 type portHpFlow struct {
 	_          structs.HostLayout
 	Generation uint64
@@ -229,6 +252,9 @@ const (
 	portMapControl         = "control"
 	portMapEventQuotas     = "event_quotas"
 	portMapEvents          = "events"
+	portMapFastJump        = "fast_jump"
+	portMapFastMacs        = "fast_macs"
+	portMapFastPorts       = "fast_ports"
 	portMapFragments       = "fragments"
 	portMapHandovers       = "handovers"
 	portMapJudgedFrames    = "judged_frames"
@@ -244,9 +270,11 @@ const (
 	portMapTraced          = "traced"
 	portMapWatched         = "watched"
 	portProgFromVm         = "from_vm"
+	portProgIntoVm         = "into_vm"
 	portProgToVm           = "to_vm"
 	portVarAbiTypes        = "abi_types"
 	portVarDryRun          = "dry_run"
+	portVarFastPath        = "fast_path"
 	portVarGracePeriod     = "grace_period"
 	portVarIcmpTicks       = "icmp_ticks"
 	portVarTcpClosingTicks = "tcp_closing_ticks"
@@ -299,6 +327,7 @@ type portSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type portProgramSpecs struct {
 	FromVm *ebpf.ProgramSpec `ebpf:"from_vm"`
+	IntoVm *ebpf.ProgramSpec `ebpf:"into_vm"`
 	ToVm   *ebpf.ProgramSpec `ebpf:"to_vm"`
 }
 
@@ -312,6 +341,9 @@ type portMapSpecs struct {
 	Control       *ebpf.MapSpec `ebpf:"control"`
 	EventQuotas   *ebpf.MapSpec `ebpf:"event_quotas"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
+	FastJump      *ebpf.MapSpec `ebpf:"fast_jump"`
+	FastMacs      *ebpf.MapSpec `ebpf:"fast_macs"`
+	FastPorts     *ebpf.MapSpec `ebpf:"fast_ports"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
 	JudgedFrames  *ebpf.MapSpec `ebpf:"judged_frames"`
@@ -334,6 +366,7 @@ type portMapSpecs struct {
 type portVariableSpecs struct {
 	AbiTypes        *ebpf.VariableSpec `ebpf:"abi_types"`
 	DryRun          *ebpf.VariableSpec `ebpf:"dry_run"`
+	FastPath        *ebpf.VariableSpec `ebpf:"fast_path"`
 	GracePeriod     *ebpf.VariableSpec `ebpf:"grace_period"`
 	IcmpTicks       *ebpf.VariableSpec `ebpf:"icmp_ticks"`
 	TcpClosingTicks *ebpf.VariableSpec `ebpf:"tcp_closing_ticks"`
@@ -369,6 +402,9 @@ type portMaps struct {
 	Control       *ebpf.Map `ebpf:"control"`
 	EventQuotas   *ebpf.Map `ebpf:"event_quotas"`
 	Events        *ebpf.Map `ebpf:"events"`
+	FastJump      *ebpf.Map `ebpf:"fast_jump"`
+	FastMacs      *ebpf.Map `ebpf:"fast_macs"`
+	FastPorts     *ebpf.Map `ebpf:"fast_ports"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Handovers     *ebpf.Map `ebpf:"handovers"`
 	JudgedFrames  *ebpf.Map `ebpf:"judged_frames"`
@@ -393,6 +429,9 @@ func (m *portMaps) Close() error {
 		m.Control,
 		m.EventQuotas,
 		m.Events,
+		m.FastJump,
+		m.FastMacs,
+		m.FastPorts,
 		m.Fragments,
 		m.Handovers,
 		m.JudgedFrames,
@@ -416,6 +455,7 @@ func (m *portMaps) Close() error {
 type portVariables struct {
 	AbiTypes        *ebpf.Variable `ebpf:"abi_types"`
 	DryRun          *ebpf.Variable `ebpf:"dry_run"`
+	FastPath        *ebpf.Variable `ebpf:"fast_path"`
 	GracePeriod     *ebpf.Variable `ebpf:"grace_period"`
 	IcmpTicks       *ebpf.Variable `ebpf:"icmp_ticks"`
 	TcpClosingTicks *ebpf.Variable `ebpf:"tcp_closing_ticks"`
@@ -430,12 +470,14 @@ type portVariables struct {
 // It can be passed to loadPortObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portPrograms struct {
 	FromVm *ebpf.Program `ebpf:"from_vm"`
+	IntoVm *ebpf.Program `ebpf:"into_vm"`
 	ToVm   *ebpf.Program `ebpf:"to_vm"`
 }
 
 func (p *portPrograms) Close() error {
 	return _PortClose(
 		p.FromVm,
+		p.IntoVm,
 		p.ToVm,
 	)
 }

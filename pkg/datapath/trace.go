@@ -70,6 +70,9 @@ func (t *tracer) load(cfg Config, maps map[string]*ebpf.Map) error {
 	if err := spec.Variables[portVarDryRun].Set(uint32(1)); err != nil {
 		return fmt.Errorf("set knob %s: %w", portVarDryRun, err)
 	}
+	if err := withoutFastPath(spec); err != nil {
+		return err
+	}
 	nameBuild(spec, _PortBytes) // not as those that judge
 	t.coll, err = loadOn(spec, maps)
 	if err != nil {

@@ -1,0 +1,83 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Others says what others have put at the hooks and the queue of these interfaces, in words; it names
+// none at which there is nothing.
+func (d *Datapath) Others(ifindexes []int) (map[int]string, error) {
+	qdiscs, err := d.netlink.QdiscList(nil)
+	if err != nil {
+		return nil, fmt.Errorf("list queueing disciplines: %w", err)
+	}
+	hooked, queue := map[int]bool{}, map[int]string{}
+	for _, q := range qdiscs {
+		switch a := q.Attrs(); q.Type() {
+		case "clsact", "ingress":
+			hooked[a.LinkIndex] = true
+		case "noqueue":
+		default:
+			queue[a.LinkIndex] = q.Type()
+		}
+	}
+	found := map[int]string{}
+	for _, ifindex := range ifindexes {
+		if kind := queue[ifindex]; kind != "" {
+			found[ifindex] = "a queueing discipline (" + kind + ")"
+			continue
+		}
+		what, err := d.othersAt(ifindex, hooked[ifindex])
+		if err != nil {
+			return nil, fmt.Errorf("interface %d: %w", ifindex, err)
+		}
+		if what != "" {
+			found[ifindex] = what
+		}
+	}
+	return found, nil
+}
+
+// othersAt looks at both hooks of one interface; filters are only where there is a qdisc for them.
+func (d *Datapath) othersAt(ifindex int, filters bool) (string, error) {
+	for h := range Hook(hooks) {
+		side := [hooks]string{"ingress", "egress"}[h]
+		if filters {
+			list, err := d.netlink.FilterList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, h.parent())
+			// Of an ingress qdisc there is no egress, and an interface may be gone by now.
+			if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENOENT) {
+				return "", fmt.Errorf("list filters: %w", err)
+			}
+			for _, f := range list {
+				if b, ok := f.(*netlink.BpfFilter); !ok || b.Handle != filterHandle || b.Priority != filterPriority {
+					return "a tc filter at " + side, nil
+				}
+			}
+		}
+		if !d.tcx {
+			continue
+		}
+		q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: h.attachType()})
+		if errors.Is(err, unix.ENODEV) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("list tcx programs: %w", err)
+		}
+		for _, p := range q.Programs {
+			if !d.own(p.ID) {
+				return "a tcx program at " + side, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// own says whether a program is one of the loaded ones.
+func (d *Datapath) own(id ebpf.ProgramID) bool { return id == d.progID[FromVM] || id == d.progID[ToVM] }
