@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -78,6 +79,8 @@ type BridgeAttrs struct {
 	DefaultPVID   vlan.ID
 	STP           bool
 	McastSnooping bool
+	// Ageing is for how long a MAC is known that is not heard.
+	Ageing time.Duration
 }
 
 // PortAttrs are the state and flags of a bridge port (IFLA_BRPORT_*).
@@ -271,6 +274,8 @@ func parseBridge(b []byte) (*BridgeAttrs, error) {
 			br.STP = num(a.Value) != 0
 		case nl.IFLA_BR_MCAST_SNOOPING:
 			br.McastSnooping = num(a.Value) != 0
+		case nl.IFLA_BR_AGEING_TIME: // in hundredths of a second (USER_HZ)
+			br.Ageing = time.Duration(num(a.Value)) * 10 * time.Millisecond
 		}
 	}
 	return &br, nil

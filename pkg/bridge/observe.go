@@ -44,6 +44,8 @@ type ObservedPort struct {
 	MTU    int // bytes
 	// Up is the administrative state, Running the carrier.
 	Up, Running bool
+	// Paired says that it is one end of a veth pair whose other end is in another network namespace.
+	Paired bool
 }
 
 // Observe reads a bridge and all its ports, and besides them the interfaces in
@@ -126,7 +128,7 @@ func (n *Net) observePorts(o *Observed) error {
 }
 
 func observedPort(l Link) ObservedPort {
-	p := ObservedPort{Ref: l.Ref(), Master: l.Master, MTU: l.MTU, Up: l.Up, Running: l.Running}
+	p := ObservedPort{Ref: l.Ref(), Master: l.Master, MTU: l.MTU, Up: l.Up, Running: l.Running, Paired: l.Kind == "veth" && l.LowerNetnsID >= 0}
 	if l.Port != nil {
 		p.PortAttrs = *l.Port
 	}

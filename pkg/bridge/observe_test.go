@@ -21,7 +21,7 @@ func TestObserveAsksOnce(t *testing.T) {
 		v := pair(t, h.space, fmt.Sprintf("veth%d", i), pod, fmt.Sprintf("net%d", i))
 		also = append(also, v.Host)
 		if i == 0 {
-			want[v.Host.Index] = ObservedPort{Ref: v.Host, MTU: 1500}
+			want[v.Host.Index] = ObservedPort{Ref: v.Host, MTU: 1500, Paired: true}
 			continue
 		}
 		must(t, h.Join(v.Host, st.Bridge))

@@ -300,6 +300,7 @@ func (s TrunkSpec) fits(b BridgeAttrs) bool {
 	if s.Flat {
 		b.DefaultPVID = 0
 	}
+	b.Ageing = 0 // whatever it is
 	return b == s.wantBridge()
 }
 

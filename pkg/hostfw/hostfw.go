@@ -29,6 +29,8 @@ type Host struct {
 	Tool func(Family, Variant) (Tool, error)
 	// NFT runs nft and gives what it says.
 	NFT func(args ...string) (string, error)
+	// Chains lists the base chains of a family of nftables (unix.NFPROTO_...). A kernel without it has none.
+	Chains func(family uint8) ([]BaseChain, error)
 	// BPFFS is where Homeport pins, an absolute path.
 	BPFFS string
 }
@@ -39,7 +41,7 @@ const DefaultBPFFS = "/sys/fs/bpf"
 // NewHost is the node that this process runs on, with the network namespace
 // that it runs in.
 func NewHost() Host {
-	return Host{Root: os.DirFS("/"), Tool: openTool, NFT: runNFT, BPFFS: DefaultBPFFS}
+	return Host{Root: os.DirFS("/"), Tool: openTool, NFT: runNFT, Chains: listChains, BPFFS: DefaultBPFFS}
 }
 
 // HostChecks are the checks of this node; see [Host.Checks].
