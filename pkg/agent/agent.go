@@ -74,6 +74,7 @@ type Agent struct {
 	announcer announcer
 	watched   watchedUplinks
 	hostfw    *hostFirewall
+	fast      *fastBook
 	events    eventBook
 	ruleLog   *ruleLog
 	ended     chan datapath.Event    // connections that were silent for too long
@@ -114,7 +115,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		hostfw: newHostFirewall(hostfw.NewHost()), ruleLog: newRuleLog(cfg.RuleLog), ended: make(chan datapath.Event, endsQueued),
+		hostfw: newHostFirewall(hostfw.NewHost()), fast: newFastBook(), ruleLog: newRuleLog(cfg.RuleLog), ended: make(chan datapath.Event, endsQueued),
 		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		watched: watchedUplinks{news: make(chan struct{}, 1)}}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
@@ -182,6 +183,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"moves", a.watchMoves},
 		{"plugin", a.keepPlugin},
 		{"host firewall", a.keepHostFirewall},
+		{"fast path", a.keepFastPath},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
 	return runTasks(ctx, tasks)
@@ -322,6 +324,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		a.lastRound.Store(time.Now().UnixNano())
 		a.tell()
 		ask(a.hostfw.kick)
+		ask(a.fast.kick)
 		a.idle(ctx, time.Since(begun))
 	}
 }

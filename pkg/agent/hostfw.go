@@ -78,7 +78,7 @@ func (a *Agent) keepHostFirewall(ctx context.Context) error {
 	var listening sync.WaitGroup
 	defer listening.Wait()
 	listening.Go(func() {
-		if err := h.changes(ctx, func() { ask(h.edits) }); err != nil {
+		if err := h.changes(ctx, func() { ask(h.edits); ask(a.fast.kick) }); err != nil {
 			a.log.Warn("the kernel does not tell of changes of nftables: the host's rules are looked at now and then", "err", err)
 		}
 	})
@@ -339,6 +339,7 @@ func (a *Agent) judgeHost(v hostView, probe bool) {
 	h.conds = conds
 	h.mu.Unlock()
 	if !maps.Equal(last, conds) {
+		ask(a.fast.kick)
 		a.tell()
 	}
 }
@@ -411,6 +412,13 @@ func (a *Agent) bypassTools(families []hostfw.Family) string {
 		return "iptables as soon as there are any"
 	}
 	return strings.Join(names, ", ")
+}
+
+// known says whether the host was looked at.
+func (h *hostFirewall) known() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.conds != nil
 }
 
 // conditions of a trunk, for its status.

@@ -77,7 +77,7 @@ func answer(w http.ResponseWriter, wrong []string) {
 type collector struct {
 	agent *Agent
 	ready, generation, trunkReady, ports, packets,
-	bytes, ruleHits, drift, repaired, problems, stale, installs, announced, filtered, lost *prometheus.Desc
+	bytes, ruleHits, drift, repaired, problems, stale, installs, announced, filtered, lost, fast *prometheus.Desc
 }
 
 func newCollector(a *Agent) *collector {
@@ -91,6 +91,7 @@ func newCollector(a *Agent) *collector {
 		trunkReady: d("trunk_ready", "1 when the trunk is as desired", "trunk", "bridge", "uplink"),
 		filtered:   d("trunk_host_filtered", "1 when the host's own packet filter has a hand in frames of the trunk's VMs: its condition HostFiltered is True", "trunk"),
 		ports:      d("ports", "ports by state", "state"),
+		fast:       d("fast_path_ports", "ports of the fast path: packets of established connections between them go past the bridge"),
 		packets:    d("port_packets_total", "packets by what became of them", port...),
 		bytes:      d("port_bytes_total", "bytes by what became of them", port...),
 		ruleHits:   d("rule_packets_total", "packets that a firewall rule judged", "policy", "rule", "action"),
@@ -129,6 +130,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range s.Ports {
 		gauge(c.ports, float64(n), state)
 	}
+	gauge(c.fast, float64(c.agent.fast.count()))
 	for _, d := range s.Drift {
 		count(c.drift, float64(d.Seen), d.Kind, d.Subject)
 		count(c.repaired, float64(d.Repaired), d.Kind, d.Subject)

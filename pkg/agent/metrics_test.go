@@ -182,7 +182,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	c := newCollector(idleAgent(t))
 	got, fields := map[string]string{}, 0
 	name := regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{([^}]*)\}`)
-	for _, d := range []*prometheus.Desc{c.ready, c.generation, c.trunkReady, c.ports, c.packets, c.bytes, c.ruleHits, c.drift, c.repaired, c.problems, c.stale, c.installs, c.announced, c.filtered, c.lost} {
+	for _, d := range []*prometheus.Desc{c.ready, c.generation, c.trunkReady, c.ports, c.packets, c.bytes, c.ruleHits, c.drift, c.repaired, c.problems, c.stale, c.installs, c.announced, c.filtered, c.lost, c.fast} {
 		m := name.FindStringSubmatch(d.String())
 		got[m[1]] = m[2]
 	}

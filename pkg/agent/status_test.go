@@ -17,7 +17,7 @@ import (
 func idleAgent(t *testing.T) *Agent {
 	dir := t.TempDir()
 	return &Agent{cfg: Config{Paths: attach.Paths{RunDir: dir}}, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		table: newTable(), drift: newDriftBook(), hostfw: newHostFirewall(hostfw.Host{})}
+		table: newTable(), drift: newDriftBook(), hostfw: newHostFirewall(hostfw.Host{}), fast: newFastBook()}
 }
 
 // TestDriftStaysVisible: what is not repaired is told in every round, also in

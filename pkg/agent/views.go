@@ -195,7 +195,7 @@ func (w *world) trunkStatus(t desired.Trunk) wire.TrunkStatus {
 func (a *Agent) readPorts() (ports []wire.Port, drops []wire.Drop, err error) {
 	ports, drops = []wire.Port{}, []wire.Drop{}
 	for _, it := range a.table.list() {
-		p := wire.Port{Record: it.rec, Problems: it.problems}
+		p := wire.Port{Record: it.rec, Problems: it.problems, FastPath: a.fast.of(it.rec.HostIfIndex)}
 		p.State, _ = a.kernel.State(it.rec.HostIfIndex)
 		counts, unread := a.kernel.ReasonCounts(it.rec.HostIfIndex)
 		if errors.Is(unread, datapath.ErrNoRecord) && !it.open {

@@ -42,6 +42,7 @@ func FromTrunk(o *v1alpha1.VLANTrunk) (Trunk, field.ErrorList) {
 		NativeVLAN:    vlan.ID(deref(o.Spec.Uplink.NativeVLAN)),
 		InlineAllowed: o.Spec.InlineConfig == v1alpha1.InlineAllow,
 		Bypass:        o.Spec.HostFirewall == v1alpha1.HostFirewallBypass,
+		NoFastPath:    o.Spec.FastPath == v1alpha1.FastPathOff,
 	}
 	var errs field.ErrorList
 	t.AllowedVLANs = must(&errs, "spec.uplink.allowedVLANs", vlan.ParseSet, o.Spec.Uplink.AllowedVLANs)

@@ -26,10 +26,11 @@ type Trunk struct {
 	NativeVLAN    vlan.ID  `json:"nativeVLAN,omitempty"` // of the uplink; 0 is none
 	MTU           int      `json:"mtu,omitempty"`        // bytes; 0 takes the uplink's
 	Management    vlan.Set `json:"managementVLANs,omitzero"`
-	InlineAllowed bool     `json:"inlineAllowed"`      // a CNI config may name the bridge and VLANs itself
-	Bypass        bool     `json:"bypass,omitempty"`   // its frames bypass the host's iptables
-	Resource      bool     `json:"resource,omitempty"` // healthy nodes offer homeport.dev/<name>
-	Kept          bool     `json:"kept,omitempty"`     // as Network.Kept
+	InlineAllowed bool     `json:"inlineAllowed"`        // a CNI config may name the bridge and VLANs itself
+	Bypass        bool     `json:"bypass,omitempty"`     // its frames bypass the host's iptables
+	NoFastPath    bool     `json:"noFastPath,omitempty"` // between its ports all goes by the bridge
+	Resource      bool     `json:"resource,omitempty"`   // healthy nodes offer homeport.dev/<name>
+	Kept          bool     `json:"kept,omitempty"`       // as Network.Kept
 }
 
 // Network is one VLAN, or a set for guests that tag, on a trunk.

@@ -103,6 +103,7 @@ func portList(t *testing.T) wire.PortList {
 	access := port("veth8f2c01aa", attach.VLANs{Mode: vlan.Access, PVID: 100})
 	access.Network, access.Policy = "legacy-100", "legacy-100"
 	access.Dropped = [2]uint64{0, 41}
+	access.FastPath = &wire.FastPath{On: true}
 	trunk := port("veth1b", attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "100-110")})
 	trunk.State, trunk.Pod = attach.Dark, attach.Pod{Name: "bare"}
 	trunk.Problems = []string{"VLAN 105 is missing on the bridge port"}
@@ -111,6 +112,7 @@ func portList(t *testing.T) wire.PortList {
 	since := time.Date(2026, 9, 1, 12, 5, 0, 0, time.UTC)
 	native.State, native.Hold = attach.Quarantined, &attach.Hold{State: attach.Quarantined, Since: since, Message: "it is to come"}
 	left := port("veth3d", attach.VLANs{Mode: vlan.Access, PVID: 100})
+	left.FastPath = &wire.FastPath{Why: "the port is Released"}
 	left.State, left.Hold = attach.Released, &attach.Hold{State: attach.Released, Since: since, Message: "it went"}
 	return wire.PortList{TypeMeta: meta("PortList"), Items: []wire.Port{access, trunk, native, left}}
 }

@@ -280,12 +280,15 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		}
 		add(g)
 	}
+	past := packet.Grid{Label: "flat/fast-path", Aim: packet.AimPast, Past: true}
 	frames := packet.Grid{Label: "flat/ethernet"} // of a cost that is asked for, so without an aim
 	for _, n := range []int{o.rules[0], mostAs(o.rules, port.Rules)} {
 		if s := (packet.Size{Rules: n}); !slices.Contains(frames.Sizes, s) {
 			frames.Sizes = append(frames.Sizes, s)
+			past.Sizes = append(past.Sizes, packet.Size{Rules: n, Addresses: o.addresses[0]})
 		}
 	}
+	add(past)
 	add(frames)
 	if o.ports > 0 {
 		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureNode() }})
@@ -431,7 +434,12 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 		return nil, nil, err
 	}
 	defer firewall.Close()
-	g.Hooks = func(s packet.Size) packet.Ported { return firewall.In(*networks[s]) }
+	g.Hooks = func(s packet.Size) packet.Ported {
+		if g.Past {
+			return firewall.In(*networks[s]).Past()
+		}
+		return firewall.In(*networks[s])
+	}
 	if len(g.Rivals) > 0 {
 		g.Change = func(s packet.Size) (time.Duration, error) {
 			networks[s].Turn++

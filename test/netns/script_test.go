@@ -266,7 +266,7 @@ func commands() map[string]command {
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "feed": cmdFeed, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
 		"observe": cmdObserve, "port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
-		"refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
+		"way": cmdWay, "refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}
 }
 

@@ -167,6 +167,7 @@ func ParseTrunk(items []string) (set vlan.Set, index int, err error) {
 func (t *VLANTrunk) Default() {
 	t.Spec.InlineConfig = cmp.Or(t.Spec.InlineConfig, InlineRefuse)
 	t.Spec.HostFirewall = cmp.Or(t.Spec.HostFirewall, HostFirewallDetect)
+	t.Spec.FastPath = cmp.Or(t.Spec.FastPath, FastPathAuto)
 }
 
 // Default fills in what a manifest may leave out, as the API server does.

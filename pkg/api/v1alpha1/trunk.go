@@ -93,6 +93,15 @@ type VLANTrunkSpec struct {
 	// +kubebuilder:default=Detect
 	HostFirewall HostFirewall `json:"hostFirewall,omitempty"`
 
+	// FastPath says how packets of established connections go between two VMs
+	// of a node. Auto: past the bridge, at less cost than by a bridge without
+	// a firewall, judged at both ports as ever; by the bridge where somebody
+	// would miss them there, as who captures or filters at it (homeportctl
+	// ports tells why). Off: by the bridge, always.
+	// +optional
+	// +kubebuilder:default=Auto
+	FastPath FastPath `json:"fastPath,omitempty"`
+
 	// AdvertiseResource makes each node where the trunk is healthy offer the
 	// resource homeport.dev/<trunk's name>, and NetworkAttachmentDefinitions
 	// ask for it: VMs are then scheduled only where their VLAN works.
@@ -151,6 +160,17 @@ type HostFirewall string
 const (
 	HostFirewallDetect HostFirewall = "Detect"
 	HostFirewallBypass HostFirewall = "Bypass"
+)
+
+// FastPath says how packets go between two VMs of a node.
+//
+// +kubebuilder:validation:Enum=Auto;Off
+type FastPath string
+
+// The values of FastPath.
+const (
+	FastPathAuto FastPath = "Auto"
+	FastPathOff  FastPath = "Off"
 )
 
 // InlineConfig says whether CNI configs may name bridge and VLAN themselves.

@@ -38,6 +38,7 @@ func ValidateVLANTrunk(t *VLANTrunk) field.ErrorList {
 	}
 	errs = append(errs, validateUplink(spec.Child("uplink"), &t.Spec, management)...)
 	errs = append(errs, validateEnum(spec.Child("hostFirewall"), t.Spec.HostFirewall, HostFirewallDetect, HostFirewallBypass)...)
+	errs = append(errs, validateEnum(spec.Child("fastPath"), t.Spec.FastPath, FastPathAuto, FastPathOff)...)
 	return append(errs, validateEnum(spec.Child("inlineConfig"), t.Spec.InlineConfig, InlineAllow, InlineRefuse)...)
 }
 

@@ -153,6 +153,15 @@ type Port struct {
 	Problems      []string     `json:"problems,omitempty"`
 	Passed        [2]uint64    `json:"passed"`  // packets from the VM, to the VM
 	Dropped       [2]uint64    `json:"dropped"` // packets from the VM, to the VM
+	// FastPath is absent where nobody has looked yet.
+	FastPath *FastPath `json:"fastPath,omitempty"`
+}
+
+// FastPath says whether packets of a port's established connections go past the bridge, to ports of this
+// node that say the same.
+type FastPath struct {
+	On  bool   `json:"on"`
+	Why string `json:"why,omitempty"` // it is not
 }
 
 // VLANList is VLAN membership as the kernel has it, in the idiom of bridge(8).

@@ -27,6 +27,15 @@ type Port struct {
 	close []func() error
 }
 
+// forwarded is how many packets the bridge has sent at the port.
+func (p *Port) forwarded() (uint64, error) {
+	l, err := netlink.LinkByIndex(p.Index)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", p.Name, err)
+	}
+	return l.Attrs().Statistics.TxPackets, nil
+}
+
 // MAC of the VM at the port.
 func (p *Port) MAC() net.HardwareAddr { return p.VM.mac }
 

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/datapath"
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -33,6 +35,8 @@ type Firewall struct {
 	lists   map[int]map[string][]policy.AddrRange
 	without map[int][]policy.AddrRange
 	swaps   int
+	// fast are the ports of the fast path.
+	fast map[int]datapath.FastPort
 	// made are the rules of networks by name, as long as these are the same, as the agent has them.
 	made map[string]made
 }
@@ -44,7 +48,7 @@ type made struct {
 
 // Open loads the programs, and the policies of networks.
 func Open(bpffs string, networks ...Network) (f *Firewall, err error) {
-	f = &Firewall{lists: map[int]map[string][]policy.AddrRange{}, without: map[int][]policy.AddrRange{}, made: map[string]made{}}
+	f = &Firewall{lists: map[int]map[string][]policy.AddrRange{}, without: map[int][]policy.AddrRange{}, made: map[string]made{}, fast: map[int]datapath.FastPort{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.Close())
@@ -243,12 +247,19 @@ func config(network string, mac net.HardwareAddr) attach.PortConfig {
 }
 
 // In protects ports that are in a network at first.
-func (f *Firewall) In(n Network) Ports { return Ports{f, n} }
+func (f *Firewall) In(n Network) Ports { return Ports{f, n, false} }
+
+// Past has them take the fast path, too.
+func (p Ports) Past() Ports {
+	p.past = true
+	return p
+}
 
 // Ports are the hooks of ports that are in a network at first.
 type Ports struct {
 	*Firewall
 	network Network
+	past    bool
 }
 
 // Protect attaches both hooks, in the form that a port has once the agent has
@@ -263,7 +274,16 @@ func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
 	if err := p.dp.SettlePort(ifindex); err != nil {
 		return err
 	}
-	return p.dp.SetState(ifindex, attach.Active)
+	if err := p.dp.SetState(ifindex, attach.Active); err != nil || !p.past {
+		return err
+	}
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return err
+	}
+	p.fast[ifindex] = datapath.FastPort{Bridge: l.Attrs().MasterIndex, MTU: l.Attrs().MTU}
+	_, err = p.dp.SetFastPath(p.fast)
+	return err
 }
 
 // Live counts the connections that a port knows.
@@ -279,7 +299,10 @@ func (f *Firewall) Scan() error {
 }
 
 // Release forgets the port.
-func (f *Firewall) Release(ifindex int) error { return f.dp.DetachPort(ifindex) }
+func (f *Firewall) Release(ifindex int) error {
+	delete(f.fast, ifindex)
+	return f.dp.DetachPort(ifindex)
+}
 
 // Established counts the packets that passed the port as part of a known
 // connection, both directions.

@@ -1,0 +1,272 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/hostfw"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// What keeps a port from the fast path is told, each by itself.
+func TestWhyNotFast(t *testing.T) {
+	good := func() (fastView, attach.Record) {
+		rec := port(1, 1, access(100))
+		p := bridge.ObservedPort{Ref: bridge.Ref{Index: rec.HostIfIndex, Name: rec.HostIfName}, Up: true, Running: true, Paired: true, MTU: 1500,
+			PortAttrs: bridge.PortAttrs{State: bridge.PortForwarding, Flags: bridge.GuestFlags()}}
+		return fastView{bridge: bridge.Observed{Ports: map[int]bridge.ObservedPort{rec.HostIfIndex: p}}}, *rec
+	}
+	at := func(v *fastView, rec *attach.Record, change func(p *bridge.ObservedPort)) {
+		p := v.bridge.Ports[rec.HostIfIndex]
+		change(&p)
+		v.bridge.Ports[rec.HostIfIndex] = p
+	}
+	for _, c := range []struct {
+		why    string // part of what is said
+		change func(v *fastView, rec *attach.Record)
+	}{
+		{"", func(*fastView, *attach.Record) {}},
+		{"", func(v *fastView, rec *attach.Record) { v.captures = map[int]bool{rec.HostIfIndex + 1: true} }},
+		{"", func(v *fastView, rec *attach.Record) { v.others = map[int]string{rec.HostIfIndex + 1: "a tc filter"} }},
+		{"", func(v *fastView, _ *attach.Record) { v.hooked.Devices = map[string]string{"eth9": "a chain"} }},
+		{"the port is Quarantined", func(_ *fastView, rec *attach.Record) { rec.Hold = &attach.Hold{State: attach.Quarantined} }},
+		{"the port is Released", func(_ *fastView, rec *attach.Record) { rec.Hold = &attach.Hold{State: attach.Released} }},
+		{"guests that tag", func(_ *fastView, rec *attach.Record) { rec.VLANs.Mode = vlan.Native }},
+		{"guests that tag", func(_ *fastView, rec *attach.Record) { rec.VLANs.Mode = vlan.Trunk }},
+		{"does not forward", func(v *fastView, _ *attach.Record) { clear(v.bridge.Ports) }},
+		{"does not forward", func(v *fastView, rec *attach.Record) { at(v, rec, func(p *bridge.ObservedPort) { p.Up = false }) }},
+		{"does not forward", func(v *fastView, rec *attach.Record) { at(v, rec, func(p *bridge.ObservedPort) { p.Running = false }) }},
+		{"does not forward", func(v *fastView, rec *attach.Record) {
+			at(v, rec, func(p *bridge.ObservedPort) { p.State = bridge.PortBlocking })
+		}},
+		{"its flags", func(v *fastView, rec *attach.Record) {
+			at(v, rec, func(p *bridge.ObservedPort) { p.Flags.Isolated = true })
+		}},
+		{"its flags", func(v *fastView, rec *attach.Record) {
+			at(v, rec, func(p *bridge.ObservedPort) { p.Flags.BcastFlood = false })
+		}},
+		{"no veth", func(v *fastView, rec *attach.Record) { at(v, rec, func(p *bridge.ObservedPort) { p.Paired = false }) }},
+		{"captures at all", func(v *fastView, _ *attach.Record) { v.captures = map[int]bool{0: true} }},
+		{"captures at it", func(v *fastView, rec *attach.Record) { v.captures = map[int]bool{rec.HostIfIndex: true} }},
+		{"a tcx program", func(v *fastView, rec *attach.Record) { v.others = map[int]string{rec.HostIfIndex: "a tcx program"} }},
+		{"a chain sees its frames", func(v *fastView, rec *attach.Record) { v.hooked.Devices = map[string]string{rec.HostIfName: "a chain"} }},
+	} {
+		v, rec := good()
+		c.change(&v, &rec)
+		if got := v.whyNot(&rec); c.why == "" && got != "" || !strings.Contains(got, c.why) {
+			t.Errorf("%q is said, want %q", got, c.why)
+		}
+	}
+}
+
+// fastLive is an agent with a bridge, and an open port of each of two VMs whose end is in another
+// network namespace.
+func fastLive(t *testing.T) live {
+	l := newLive(t)
+	l.trunksAreUp()
+	made := make(chan *os.File)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread goes with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+		}
+		ns, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			t.Error(err)
+		}
+		made <- ns
+		// Its interfaces are up as long as this one stays in it.
+		for _, name := range []string{"v1p", "v2p"} {
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+				if link, err := netlink.LinkByName(name); err == nil && netlink.LinkSetUp(link) == nil {
+					break
+				}
+			}
+		}
+	}()
+	pods := <-made
+	t.Cleanup(func() { _ = pods.Close() })
+	for i, name := range []string{"v1", "v2"} {
+		rec := l.open(name, byte(i+1))
+		l.must(l.kernel.net.SetPortFlags(ref(rec.HostEnd()), bridge.GuestFlags()))
+		l.moveEnd(name+"p", pods)
+		end := time.Now().Add(10 * time.Second)
+		for {
+			got, err := l.kernel.net.LinkInfo(bridge.Ref{Index: rec.HostIfIndex})
+			if err == nil && got.Running && got.Port != nil && got.Port.State == bridge.PortForwarding {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("port %s is not up: %+v, %v", name, got, err)
+			}
+		}
+	}
+	l.hostfw.conds = map[string]wire.Condition{"open": {Status: "False"}}
+	return l
+}
+
+// moveEnd has a veth's other end go to another namespace.
+func (l live) moveEnd(name string, ns *os.File) {
+	l.Helper()
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := netlink.LinkSetNsFd(link, int(ns.Fd())); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// says is what is told of both ports.
+func (l live) says(want string) {
+	l.Helper()
+	n := 0
+	for _, it := range l.table.list() {
+		n++
+		f := l.fast.of(it.rec.HostIfIndex)
+		if f == nil || f.On != (want == "") || !strings.Contains(f.Why, want) {
+			l.Errorf("of %s is said %+v, want %q", it.rec.HostIfName, f, want)
+		}
+	}
+	if n != 2 {
+		l.Errorf("%d ports", n)
+	}
+	if on := l.fast.count(); (on == 2) != (want == "") {
+		l.Errorf("%d ports are counted, where is said %q", on, want)
+	}
+}
+
+// What a bridge or a node is like keeps all its ports from the fast path, as long as it is so.
+func TestFastPathOfTrunk(t *testing.T) {
+	l := fastLive(t)
+	look := func(want string) {
+		t.Helper()
+		l.lookAtFastPath(nil)
+		l.says(want)
+	}
+	look("")
+	trunk := l.world.snap.Trunks["open"]
+	set := func(change func(*desired.Trunk)) {
+		now := trunk
+		change(&now)
+		l.world.snap.Trunks["open"] = now
+	}
+	set(func(t *desired.Trunk) { t.NoFastPath = true })
+	look("spec.fastPath of VLANTrunk open is Off")
+	set(func(t *desired.Trunk) { t.Bridge = "br9" })
+	look("no VLANTrunk for its bridge")
+	set(func(*desired.Trunk) {})
+	look("")
+	for status, want := range map[string]string{"True": "HostFiltered of trunk open is True, HostFirewall", "Unknown": "is Unknown"} {
+		l.hostfw.conds = map[string]wire.Condition{"open": {Status: status, Reason: "HostFirewall"}}
+		look(want)
+	}
+	l.hostfw.conds = map[string]wire.Condition{}
+	look("it is not known yet")
+	l.hostfw.conds = nil
+	l.world.snap.Trunks["open"] = desired.Trunk{}
+	look("it is not known yet") // nobody knows better
+	set(func(*desired.Trunk) {})
+	l.hostfw.conds = map[string]wire.Condition{"open": {Status: "False"}}
+	look("")
+	l.hostfw.host.Chains = func(family uint8) ([]hostfw.BaseChain, error) {
+		if family == unix.NFPROTO_BRIDGE {
+			return []hostfw.BaseChain{{Table: "t", Name: "c", Hook: 2}}, nil
+		}
+		return nil, nil
+	}
+	look("nftables' chain bridge t c")
+	l.hostfw.host.Chains = func(uint8) ([]hostfw.BaseChain, error) { return nil, errors.New("busy") }
+	look("busy")
+	l.hostfw.host.Chains = func(uint8) ([]hostfw.BaseChain, error) { return nil, nil }
+	br, err := netlink.LinkByName("br0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ageing(t, 30)
+	look("br0 forgets a MAC after 30s, want at least 1m0s")
+	ageing(t, 300)
+	look("")
+	l.lookAtFastPath(map[int]bool{br.Attrs().Index: true})
+	l.says("somebody captures at br0")
+	l.world.snap = nil
+	l.lookAtFastPath(nil)
+	l.says("somebody captures at br0") // nobody knows better
+}
+
+// ageing sets for how many seconds br0 knows a MAC.
+func ageing(t *testing.T, seconds int) {
+	t.Helper()
+	if out, err := exec.Command("ip", "link", "set", "br0", "type", "bridge", "ageing_time", strconv.Itoa(100*seconds)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// Who begins to capture is noticed by itself, and who ends.
+func TestFastPathCaptures(t *testing.T) {
+	l := fastLive(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.keepFastPath(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	eventually := func(want string) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			ok := true
+			for _, it := range l.table.list() {
+				f := l.fast.of(it.rec.HostIfIndex)
+				ok = ok && f != nil && f.On == (want == "") && strings.Contains(f.Why, want)
+			}
+			if ok {
+				return
+			}
+			if time.Now().After(end) {
+				l.says(want)
+				return
+			}
+		}
+	}
+	eventually("")
+	for _, protocol := range []uint16{unix.ETH_P_ALL, unix.ETH_P_IP, unix.ETH_P_IPV6} {
+		fd := capture(t, protocol)
+		eventually("somebody captures at all interfaces")
+		if err := unix.Close(fd); err != nil {
+			t.Fatal(err)
+		}
+		eventually("")
+	}
+	lldp := capture(t, unix.ETH_P_LLDP)
+	defer unix.Close(lldp)
+	ask(l.fast.kick)
+	time.Sleep(2 * capturesEvery)
+	l.says("")
+}
+
+// capture opens a packet socket for all interfaces.
+func capture(t *testing.T, protocol uint16) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(protocol>>8|protocol<<8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
