@@ -226,8 +226,8 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		tell(skb, &t, reason);
 	if (dry_run)
 		return act;
-	/* Not of each packet of a flow: the bridge has heard from whom it comes, too. */
-	if (fast_path && dir == HP_IN && !jumped && takes_part(port) && t.steady != AGAIN)
+	/* As the bridge has, which it came by. */
+	if (fast_path && dir == HP_IN && !jumped && takes_part(port))
 		heard_elsewhere(skb, port);
 	if (act == TC_ACT_SHOT)
 		return t.refuse ? refused(skb, port, dir) : act;

@@ -377,7 +377,7 @@ struct hp_fast_key {
 struct hp_fast_mac {
 	__u32 ifindex; /* host end of its port */
 	__u32 slot;    /* the port's */
-	__u32 moved;   /* 1: it was heard elsewhere since, and the bridge knows better; set by the programs */
+	__u32 lost;    /* 1: it was heard elsewhere, or not here yet, so only the bridge may know where it is; set by the programs, too */
 	__u32 reserved;
 };
 

@@ -66,7 +66,7 @@ __noinline int may_go_fast(struct __sk_buff *skb, const struct hp_port *port)
 		return 0;
 	}
 	to = fast_mac(fast->bridge, port->pvid, eth->dst);
-	if (!to || to->moved || to->ifindex == skb->ifindex)
+	if (!to || to->lost || to->ifindex == skb->ifindex)
 		return 0;
 	skb->cb[TO_IFINDEX] = to->ifindex;
 	skb->cb[OF_BRIDGE] = fast->bridge;
@@ -111,7 +111,7 @@ __noinline int heard_elsewhere(struct __sk_buff *skb, const struct hp_port *port
 	from = fast_mac(fast->bridge, port->pvid, eth->src);
 	if (!from || from->ifindex == skb->ingress_ifindex)
 		return 0;
-	from->moved = 1;
+	from->lost = 1;
 	slot = from->slot;
 	fast = bpf_map_lookup_elem(&fast_ports, &slot);
 	if (fast)

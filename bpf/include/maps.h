@@ -265,7 +265,7 @@ struct {
 /*
  * fast_macs: where the VM with a MAC is.
  * Key: struct hp_fast_key. Value: struct hp_fast_mac. Written by the agent; the programs note in it that
- * a MAC has moved. A hint: whether the packet may go there says the port's own record.
+ * a MAC is lost. A hint: whether the packet may go there says the port's own record.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -68,20 +69,20 @@ func (b *fastBook) count() (n int) {
 func (a *Agent) keepFastPath(ctx context.Context) error {
 	tick := time.NewTicker(capturesEvery)
 	defer tick.Stop()
-	var captures map[int]bool
+	var seen captures
 	var looked time.Time
 	due := true
 	for {
-		now, err := a.kernel.net.Captures()
+		at, err := a.kernel.net.Captures()
+		now := captures{at: at}
 		if err != nil {
-			a.log.Warn("captures cannot be looked for: no port takes the fast path", "err", err)
-			now = map[int]bool{0: true}
+			now.unknown = err.Error()
 		}
-		if !maps.Equal(now, captures) {
-			captures, due, looked = now, true, time.Time{}
+		if now.unknown != seen.unknown || !maps.Equal(now.at, seen.at) {
+			seen, due, looked = now, true, time.Time{}
 		}
 		if due && time.Since(looked) >= fastGap {
-			a.lookAtFastPath(captures)
+			a.lookAtFastPath(seen)
 			due, looked = false, time.Now()
 		}
 		select {
@@ -94,17 +95,23 @@ func (a *Agent) keepFastPath(ctx context.Context) error {
 	}
 }
 
+// captures are the interfaces at which somebody does; 0 is all.
+type captures struct {
+	at      map[int]bool
+	unknown string // why it is not known
+}
+
 // fastView is what there is to know of a node and of a bridge for the fast path.
 type fastView struct {
 	trunk    desired.Trunk
 	hooked   hostfw.Hooked
-	captures map[int]bool
+	captures captures
 	others   map[int]string
 	bridge   bridge.Observed
 }
 
 // lookAtFastPath decides for every port, and has the programs know.
-func (a *Agent) lookAtFastPath(captures map[int]bool) {
+func (a *Agent) lookAtFastPath(seen captures) {
 	a.mu.RLock()
 	snap := a.world.snap
 	a.mu.RUnlock()
@@ -124,14 +131,14 @@ func (a *Agent) lookAtFastPath(captures map[int]bool) {
 	}
 	ports, give := map[int]wire.FastPath{}, map[int]datapath.FastPort{}
 	for name, recs := range byBridge {
-		v, all := fastView{captures: captures}, "there is no VLANTrunk for its bridge any more"
+		v, all := fastView{captures: seen}, "there is no VLANTrunk for its bridge any more"
 		if t, ok := trunks[name]; ok {
 			v.trunk = t
 			all = a.viewFastPath(&v, recs)
 		}
 		for _, rec := range recs {
 			why := cmp.Or(all, v.whyNot(&rec))
-			if m, _ := a.moveOf(rec.Pod); why == "" && m.Migrating {
+			if m, _ := a.moveOf(rec.Pod); why == "" && m.UnderWay {
 				why = "its VM is migrating"
 			}
 			ports[rec.HostIfIndex] = wire.FastPath{On: why == "", Why: why}
@@ -140,16 +147,21 @@ func (a *Agent) lookAtFastPath(captures map[int]bool) {
 			}
 		}
 	}
-	moved, err := a.kernel.dp.SetFastPath(give)
+	lost, err := a.kernel.dp.SetFastPath(give)
 	if err != nil {
 		a.log.Warn("the fast path cannot be set up", "err", err)
 		for ifindex := range give {
 			ports[ifindex] = wire.FastPath{Why: err.Error()}
 		}
 	}
-	for _, ifindex := range moved {
-		if rec := recs[ifindex]; !a.isBack(&rec, give[ifindex]) {
-			ports[ifindex] = wire.FastPath{Why: "its MAC was heard elsewhere: packets to it go by the bridge until that hears it here again"}
+	for _, ifindex := range lost {
+		rec := recs[ifindex]
+		found, err := a.find(&rec, give[ifindex])
+		if err != nil {
+			a.log.Warn("the fast path", "port", rec.HostIfName, "err", err)
+		}
+		if !found {
+			ports[ifindex] = wire.FastPath{Why: "packets to it go by the bridge until that hears its MAC here, and last"}
 		}
 	}
 	a.fast.mu.Lock()
@@ -172,6 +184,9 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
 	case c[0].Status != "False":
 		return "the host's packet filter may see frames of VMs: HostFiltered of trunk " + t.Name + " is " + c[0].Status + ", " + c[0].Reason
 	}
+	if v.captures.unknown != "" {
+		return v.captures.unknown
+	}
 	var err error
 	if v.hooked, err = a.hostfw.host.Hooked(); err != nil {
 		return err.Error()
@@ -185,7 +200,7 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
 	switch b := v.bridge; {
 	case !b.IsBridge:
 		return t.Bridge + " is no bridge"
-	case v.captures[b.Bridge.Index]:
+	case v.captures.at[b.Bridge.Index]:
 		return "somebody captures at " + t.Bridge
 	case b.STP:
 		return t.Bridge + " takes part in the spanning tree protocol"
@@ -212,36 +227,42 @@ func (v *fastView) whyNot(rec *attach.Record) string {
 		return "it is a port for guests that tag their frames; access ports alone take it"
 	case !ok || !p.Up || !p.Running || p.State != bridge.PortForwarding:
 		return "the port does not forward"
+	case v.bridge.VLANFiltering && (p.VLANs.PVID != rec.VLANs.PVID || !p.VLANs.Members.Contains(p.VLANs.PVID) || !p.VLANs.Untagged.Contains(p.VLANs.PVID)):
+		return "its VLANs at the bridge are not its own"
 	case p.Flags != bridge.GuestFlags():
 		return "its flags at the bridge are not those of a VM's port"
 	case !p.Paired:
 		return "it is no veth to another network namespace"
-	case v.captures[0]:
+	case v.captures.at[0]:
 		return "somebody captures at all interfaces of the node"
-	case v.captures[rec.HostIfIndex]:
+	case v.captures.at[rec.HostIfIndex]:
 		return "somebody captures at it"
 	case v.others[rec.HostIfIndex] != "":
 		return "others have " + v.others[rec.HostIfIndex] + " of it"
-	case v.hooked.Devices[p.Name] != "":
-		return v.hooked.Devices[p.Name] + " sees its frames"
+	case v.hooked.At(p.Name) != "":
+		return v.hooked.At(p.Name) + " sees its frames"
 	}
 	return ""
 }
 
-// isBack says whether a port whose MAC was heard elsewhere was heard by its bridge since; then
-// packets to it take the fast path again.
-func (a *Agent) isBack(rec *attach.Record, of datapath.FastPort) bool {
-	known, err := a.kernel.net.FDB(bridge.Ref{Index: of.Bridge})
-	if err == nil && !slices.ContainsFunc(known, func(e bridge.FDBEntry) bool {
-		return e.Port == rec.HostIfIndex && bytes.Equal(e.MAC, net.HardwareAddr(rec.MAC)) && (e.VLAN == rec.VLANs.PVID || e.VLAN == 0)
-	}) {
-		return false
+// find has packets to a port that is lost take the fast path, if the bridge has its MAC there: it was
+// heard there last.
+func (a *Agent) find(rec *attach.Record, of datapath.FastPort) (found bool, err error) {
+	here := func() (bool, error) {
+		known, err := a.kernel.net.FDB(bridge.Ref{Index: of.Bridge})
+		return slices.ContainsFunc(known, func(e bridge.FDBEntry) bool {
+			return e.Port == rec.HostIfIndex && bytes.Equal(e.MAC, net.HardwareAddr(rec.MAC)) && (e.VLAN == rec.VLANs.PVID || e.VLAN == 0)
+		}), err
 	}
-	if err == nil {
-		err = a.kernel.dp.ReturnFast(rec.HostIfIndex, of)
+	if ok, err := here(); err != nil || !ok {
+		return false, err
 	}
-	if err != nil {
-		a.log.Warn("a port does not return to the fast path", "port", rec.HostIfName, "err", err)
+	if found, err := a.kernel.dp.FoundFast(rec.HostIfIndex, of); err != nil || !found {
+		return false, err
 	}
-	return err == nil
+	// Where the programs have heard it elsewhere just now, the bridge had before.
+	if ok, err := here(); err != nil || !ok {
+		return false, errors.Join(err, a.kernel.dp.LoseFast(rec.HostIfIndex, of))
+	}
+	return true, nil
 }

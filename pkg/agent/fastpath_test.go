@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/datapath"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/hostfw"
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -27,8 +27,10 @@ func TestWhyNotFast(t *testing.T) {
 	good := func() (fastView, attach.Record) {
 		rec := port(1, 1, access(100))
 		p := bridge.ObservedPort{Ref: bridge.Ref{Index: rec.HostIfIndex, Name: rec.HostIfName}, Up: true, Running: true, Paired: true, MTU: 1500,
-			PortAttrs: bridge.PortAttrs{State: bridge.PortForwarding, Flags: bridge.GuestFlags()}}
-		return fastView{bridge: bridge.Observed{Ports: map[int]bridge.ObservedPort{rec.HostIfIndex: p}}}, *rec
+			PortAttrs: bridge.PortAttrs{State: bridge.PortForwarding, Flags: bridge.GuestFlags()},
+			VLANs:     bridge.PortVLANs{PVID: 100, Members: rec.VLANs.All(), Untagged: rec.VLANs.All()}}
+		return fastView{bridge: bridge.Observed{BridgeAttrs: bridge.BridgeAttrs{VLANFiltering: true},
+			Ports: map[int]bridge.ObservedPort{rec.HostIfIndex: p}}}, *rec
 	}
 	at := func(v *fastView, rec *attach.Record, change func(p *bridge.ObservedPort)) {
 		p := v.bridge.Ports[rec.HostIfIndex]
@@ -40,9 +42,11 @@ func TestWhyNotFast(t *testing.T) {
 		change func(v *fastView, rec *attach.Record)
 	}{
 		{"", func(*fastView, *attach.Record) {}},
-		{"", func(v *fastView, rec *attach.Record) { v.captures = map[int]bool{rec.HostIfIndex + 1: true} }},
+		{"", func(v *fastView, rec *attach.Record) { v.captures.at = map[int]bool{rec.HostIfIndex + 1: true} }},
 		{"", func(v *fastView, rec *attach.Record) { v.others = map[int]string{rec.HostIfIndex + 1: "a tc filter"} }},
-		{"", func(v *fastView, _ *attach.Record) { v.hooked.Devices = map[string]string{"eth9": "a chain"} }},
+		{"", func(v *fastView, _ *attach.Record) {
+			v.hooked.Devices = []hostfw.BaseChain{{Name: "c", Devices: []string{"eth9", "eth*"}}}
+		}},
 		{"the port is Quarantined", func(_ *fastView, rec *attach.Record) { rec.Hold = &attach.Hold{State: attach.Quarantined} }},
 		{"the port is Released", func(_ *fastView, rec *attach.Record) { rec.Hold = &attach.Hold{State: attach.Released} }},
 		{"guests that tag", func(_ *fastView, rec *attach.Record) { rec.VLANs.Mode = vlan.Native }},
@@ -60,10 +64,22 @@ func TestWhyNotFast(t *testing.T) {
 			at(v, rec, func(p *bridge.ObservedPort) { p.Flags.BcastFlood = false })
 		}},
 		{"no veth", func(v *fastView, rec *attach.Record) { at(v, rec, func(p *bridge.ObservedPort) { p.Paired = false }) }},
-		{"captures at all", func(v *fastView, _ *attach.Record) { v.captures = map[int]bool{0: true} }},
-		{"captures at it", func(v *fastView, rec *attach.Record) { v.captures = map[int]bool{rec.HostIfIndex: true} }},
+		{"captures at all", func(v *fastView, _ *attach.Record) { v.captures.at = map[int]bool{0: true} }},
+		{"captures at it", func(v *fastView, rec *attach.Record) { v.captures.at = map[int]bool{rec.HostIfIndex: true} }},
 		{"a tcx program", func(v *fastView, rec *attach.Record) { v.others = map[int]string{rec.HostIfIndex: "a tcx program"} }},
-		{"a chain sees its frames", func(v *fastView, rec *attach.Record) { v.hooked.Devices = map[string]string{rec.HostIfName: "a chain"} }},
+		{" c sees its frames", func(v *fastView, rec *attach.Record) {
+			v.hooked.Devices = []hostfw.BaseChain{{Name: "c", Devices: []string{rec.HostIfName}}}
+		}},
+		{" c sees its frames", func(v *fastView, _ *attach.Record) {
+			v.hooked.Devices = []hostfw.BaseChain{{Name: "c", Devices: []string{"veth*"}}}
+		}},
+		{"its VLANs", func(v *fastView, rec *attach.Record) { at(v, rec, func(p *bridge.ObservedPort) { p.VLANs.PVID = 101 }) }},
+		{"its VLANs", func(v *fastView, rec *attach.Record) {
+			at(v, rec, func(p *bridge.ObservedPort) { p.VLANs.Members = vlan.Set{} })
+		}},
+		{"its VLANs", func(v *fastView, rec *attach.Record) {
+			at(v, rec, func(p *bridge.ObservedPort) { p.VLANs.Untagged = vlan.Set{} })
+		}},
 	} {
 		v, rec := good()
 		c.change(&v, &rec)
@@ -104,17 +120,8 @@ func fastLive(t *testing.T) live {
 		rec := l.open(name, byte(i+1))
 		l.must(l.kernel.net.SetPortFlags(ref(rec.HostEnd()), bridge.GuestFlags()))
 		l.moveEnd(name+"p", pods)
-		end := time.Now().Add(10 * time.Second)
-		for {
-			got, err := l.kernel.net.LinkInfo(bridge.Ref{Index: rec.HostIfIndex})
-			if err == nil && got.Running && got.Port != nil && got.Port.State == bridge.PortForwarding {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("port %s is not up: %+v, %v", name, got, err)
-			}
-		}
 	}
+	l.hearsBoth()
 	l.hostfw.conds = map[string]wire.Condition{"open": {Status: "False"}}
 	return l
 }
@@ -155,7 +162,7 @@ func TestFastPathOfTrunk(t *testing.T) {
 	l := fastLive(t)
 	look := func(want string) {
 		t.Helper()
-		l.lookAtFastPath(nil)
+		l.lookAtFastPath(captures{})
 		l.says(want)
 	}
 	look("")
@@ -185,7 +192,7 @@ func TestFastPathOfTrunk(t *testing.T) {
 	look("")
 	l.hostfw.host.Chains = func(family uint8) ([]hostfw.BaseChain, error) {
 		if family == unix.NFPROTO_BRIDGE {
-			return []hostfw.BaseChain{{Table: "t", Name: "c", Hook: 2}}, nil
+			return []hostfw.BaseChain{{Family: family, Table: "t", Name: "c", Hook: 2}}, nil
 		}
 		return nil, nil
 	}
@@ -193,26 +200,85 @@ func TestFastPathOfTrunk(t *testing.T) {
 	l.hostfw.host.Chains = func(uint8) ([]hostfw.BaseChain, error) { return nil, errors.New("busy") }
 	look("busy")
 	l.hostfw.host.Chains = func(uint8) ([]hostfw.BaseChain, error) { return nil, nil }
+	l.lookAtFastPath(captures{unknown: "no /proc"})
+	l.says("no /proc")
 	br, err := netlink.LinkByName("br0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ageing(t, 30)
+	ip(t, "link", "set", "br0", "type", "bridge", "forward_delay", "200", "stp_state", "1")
+	look("br0 takes part in the spanning tree protocol")
+	ip(t, "link", "set", "br0", "type", "bridge", "stp_state", "0")
+	ip(t, "link", "set", "br0", "type", "bridge", "ageing_time", "3000")
 	look("br0 forgets a MAC after 30s, want at least 1m0s")
-	ageing(t, 300)
+	ip(t, "link", "set", "br0", "type", "bridge", "ageing_time", "30000")
+	l.hearsBoth()
 	look("")
-	l.lookAtFastPath(map[int]bool{br.Attrs().Index: true})
+	for _, it := range l.table.list() {
+		ip(t, "link", "set", it.rec.HostIfName, "type", "bridge_slave", "isolated", "on")
+	}
+	look("its flags at the bridge")
+	for _, it := range l.table.list() {
+		ip(t, "link", "set", it.rec.HostIfName, "type", "bridge_slave", "isolated", "off")
+	}
+	look("")
+	// One is heard at the other's port: it is lost until it is heard at its own.
+	l.lookAtFastPath(captures{})
+	rec := l.byName("v2")
+	l.must(l.kernel.dp.LoseFast(rec.HostIfIndex, datapath.FastPort{Bridge: br.Attrs().Index, MTU: 1500}))
+	l.hears("v1", rec.MAC.String())
+	l.lookAtFastPath(captures{})
+	for port, on := range map[string]bool{"v1": true, "v2": false} {
+		if f := l.fast.of(l.byName(port).HostIfIndex); f.On != on || on == strings.Contains(f.Why, "until that hears its MAC here") {
+			t.Errorf("of %s is said %+v", port, f)
+		}
+	}
+	l.hears("v2", rec.MAC.String())
+	look("")
+	moves := l.follows()
+	for m, want := range map[*desired.Move]string{{Migrating: true, UnderWay: true}: "its VM is migrating", {Migrating: true}: "", {Migrating: true, Failed: true}: ""} {
+		for _, it := range l.table.list() {
+			moves.moves[it.rec.Pod.Name] = *m
+		}
+		look(want)
+	}
+	l.lookAtFastPath(captures{at: map[int]bool{br.Attrs().Index: true}})
 	l.says("somebody captures at br0")
 	l.world.snap = nil
-	l.lookAtFastPath(nil)
+	l.lookAtFastPath(captures{})
 	l.says("somebody captures at br0") // nobody knows better
 }
 
-// ageing sets for how many seconds br0 knows a MAC.
-func ageing(t *testing.T, seconds int) {
+func ip(t *testing.T, args ...string) { command(t, "ip", args...) }
+
+func command(t *testing.T, name string, args ...string) {
 	t.Helper()
-	if out, err := exec.Command("ip", "link", "set", "br0", "type", "bridge", "ageing_time", strconv.Itoa(100*seconds)).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+}
+
+// hears has the bridge hear a MAC at a port.
+func (l live) hears(port, mac string) {
+	l.Helper()
+	command(l.T, "bridge", "fdb", "replace", mac, "dev", port, "master", "dynamic")
+}
+
+// hearsBoth waits until all ports forward, and has the bridge hear their VMs.
+func (l live) hearsBoth() {
+	l.Helper()
+	for _, it := range l.table.list() {
+		end := time.Now().Add(10 * time.Second)
+		for {
+			got, err := l.kernel.net.LinkInfo(bridge.Ref{Index: it.rec.HostIfIndex})
+			if err == nil && got.Running && got.Port != nil && got.Port.State == bridge.PortForwarding {
+				break
+			}
+			if time.Now().After(end) {
+				l.Fatalf("port %s does not forward: %+v, %v", it.rec.HostIfName, got, err)
+			}
+		}
+		l.hears(it.rec.HostIfName, it.rec.MAC.String())
 	}
 }
 

@@ -118,6 +118,8 @@ type Config struct {
 	Timeouts Timeouts
 	// ConnsQuota is the number of answered flows of a port; 0 takes ConnsQuota.
 	ConnsQuota uint32
+	// noFastPath is as on a kernel without it; for tests.
+	noFastPath bool
 	// Log gets what is repaired or passed over without an error; nil discards.
 	Log *slog.Logger
 }
@@ -131,7 +133,6 @@ type Datapath struct {
 	progs   [hooks]*ebpf.Program
 	progID  [hooks]ebpf.ProgramID
 	into    *ebpf.Program            // of the fast path; nil if the kernel has none
-	fresh   bool                     // the programs were loaded, and not taken over
 	inner   map[string]*ebpf.MapSpec // templates by outer map
 	control *control
 	ports   portTable
@@ -184,6 +185,18 @@ func (d *Datapath) open() error {
 	if err := d.load(); err != nil {
 		return err
 	}
+	if err := d.chooseHooks(); err != nil {
+		return err
+	}
+	if err := d.takeOver(); err != nil {
+		return err
+	}
+	d.replacePrograms()
+	return nil
+}
+
+// mapMemory maps what is written by single stores.
+func (d *Datapath) mapMemory() (err error) {
 	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
 		return err
 	}
@@ -196,22 +209,8 @@ func (d *Datapath) open() error {
 	if d.handovers, err = mapHandovers(d.maps[portMapHandovers]); err != nil {
 		return err
 	}
-	if d.fastPorts, err = mapFastPorts(d.maps[portMapFastPorts]); err != nil {
-		return err
-	}
-	if err := d.chooseHooks(); err != nil {
-		return err
-	}
-	if err := d.takeOver(); err != nil {
-		return err
-	}
-	if d.fresh { // what was written for others may be of another time
-		if _, err := d.SetFastPath(nil); err != nil {
-			return err
-		}
-	}
-	d.replacePrograms()
-	return nil
+	d.fastPorts, err = mapFastPorts(d.maps[portMapFastPorts])
+	return err
 }
 
 // takeOver reads back what the maps say of slots, policy numbers and sides.

@@ -60,16 +60,16 @@ func (d *Datapath) FastPath() bool { return d.into != nil }
 // SetFastPath has these ports, by interface, and no others send and get packets of established
 // connections past their bridge: access ports of living VMs whose bridge does nothing to such
 // packets but forward them, and whose other ends are in other network namespaces. A port that is
-// no access port, or not there, takes no part; to a MAC that two of them have, packets go by the bridge. The result are those of them whose MAC was heard at
-// another port since they were first given, or since [Datapath.ReturnFast]: packets to them go
-// by the bridge.
-func (d *Datapath) SetFastPath(ports map[int]FastPort) (moved []int, err error) {
+// no access port, or not there, takes no part. The result are those of them that are lost: packets to them go by
+// the bridge. A port is lost when it is given, and when its MAC is heard at another, until [Datapath.FoundFast] is
+// called; two with the same MAC always are.
+func (d *Datapath) SetFastPath(ports map[int]FastPort) (lost []int, err error) {
 	if d.into == nil && len(ports) > 0 {
 		return nil, ErrNoFastPath
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	want := map[portHpFastKey][]portHpFastMac{}
+	want := map[portHpFastKey]portHpFastMac{}
 	for ifindex, rec := range d.ports.records() {
 		of := ports[ifindex]
 		if vlan.Mode(rec.Mode) != vlan.Access {
@@ -77,38 +77,45 @@ func (d *Datapath) SetFastPath(ports map[int]FastPort) (moved []int, err error) 
 		}
 		if of.Bridge != 0 {
 			key := fastKey(rec, of)
-			want[key] = append(want[key], portHpFastMac{Ifindex: uint32(ifindex), Slot: rec.Slot})
+			if other, twice := want[key]; twice {
+				lost = append(lost, ifindex)
+				if other.Ifindex != 0 {
+					lost = append(lost, int(other.Ifindex))
+				}
+				want[key] = portHpFastMac{} // nobody
+			} else {
+				want[key] = portHpFastMac{Ifindex: uint32(ifindex), Slot: rec.Slot, Lost: 1}
+			}
 		}
 		if err := d.setFast(rec, of); err != nil {
 			return nil, err
 		}
 	}
-	maps.DeleteFunc(want, func(_ portHpFastKey, at []portHpFastMac) bool { return len(at) > 1 })
-	return d.syncFastMACs(want)
+	maps.DeleteFunc(want, func(_ portHpFastKey, at portHpFastMac) bool { return at.Ifindex == 0 })
+	more, err := d.syncFastMACs(want)
+	return append(lost, more...), err
 }
 
 func fastKey(rec portHpPort, of FastPort) portHpFastKey {
 	return portHpFastKey{Bridge: uint32(of.Bridge), Vlan: rec.Pvid, Mac: rec.Mac}
 }
 
-// syncFastMACs brings the map fast_macs to want, which is one place for each. What the programs have
-// noted stays.
-func (d *Datapath) syncFastMACs(want map[portHpFastKey][]portHpFastMac) (moved []int, err error) {
+// syncFastMACs brings the map fast_macs to want. What it has already stays as it is.
+func (d *Datapath) syncFastMACs(want map[portHpFastKey]portHpFastMac) (lost []int, err error) {
 	m := d.maps[portMapFastMacs]
 	var stale []portHpFastKey
 	var key portHpFastKey
 	var is portHpFastMac
-	have := map[portHpFastKey]bool{}
 	it := m.Iterate()
 	for it.Next(&key, &is) {
-		at := want[key]
+		at, ok := want[key]
 		switch {
-		case at == nil:
+		case !ok:
 			stale = append(stale, key)
-		case is.Ifindex == at[0].Ifindex && is.Slot == at[0].Slot:
-			have[key] = true
-			if is.Moved != 0 {
-				moved = append(moved, int(is.Ifindex))
+		case is.Ifindex == at.Ifindex && is.Slot == at.Slot:
+			delete(want, key)
+			if is.Lost != 0 {
+				lost = append(lost, int(is.Ifindex))
 			}
 		}
 	}
@@ -119,28 +126,40 @@ func (d *Datapath) syncFastMACs(want map[portHpFastKey][]portHpFastMac) (moved [
 		}
 	}
 	for key, at := range want {
-		if !have[key] {
-			errs = append(errs, m.Put(key, at[0]))
-		}
+		errs = append(errs, m.Put(key, at))
+		lost = append(lost, int(at.Ifindex))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return moved, fmt.Errorf("write the MACs of the fast path: %w", err)
+		return lost, fmt.Errorf("write the MACs of the fast path: %w", err)
 	}
-	return moved, nil
+	return lost, nil
 }
 
-// ReturnFast has packets to a port go past the bridge again, whose MAC was heard elsewhere but is
-// at the port after all.
-func (d *Datapath) ReturnFast(ifindex int, of FastPort) error {
+// FoundFast says that a port that was lost is where its MAC is, as SetFastPath was told; found is false
+// for one of two that have it. LoseFast takes that back.
+func (d *Datapath) FoundFast(ifindex int, of FastPort) (found bool, err error) {
+	return d.markFast(ifindex, of, 0)
+}
+
+// LoseFast has packets to a port go by the bridge until FoundFast.
+func (d *Datapath) LoseFast(ifindex int, of FastPort) error {
+	_, err := d.markFast(ifindex, of, 1)
+	return err
+}
+
+func (d *Datapath) markFast(ifindex int, of FastPort, lost uint32) (there bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	rec, err := d.record(ifindex)
 	if err != nil {
-		return err
+		return false, err
 	}
-	err = d.maps[portMapFastMacs].Update(fastKey(rec, of), portHpFastMac{Ifindex: uint32(ifindex), Slot: rec.Slot}, ebpf.UpdateExist)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("have a MAC back in the fast path: %w", err)
+	err = d.maps[portMapFastMacs].Update(fastKey(rec, of), portHpFastMac{Ifindex: uint32(ifindex), Slot: rec.Slot, Lost: lost}, ebpf.UpdateExist)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("mark a MAC of the fast path: %w", err)
+	}
+	return true, nil
 }

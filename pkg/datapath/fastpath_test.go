@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/asm"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -116,25 +115,41 @@ func (f *fastLAN) both() map[int]FastPort {
 	return map[int]FastPort{f.host[0].Index: of, f.host[1].Index: of}
 }
 
-// fast has both ports take part, as if each had just sent a packet by the bridge. None may
-// have moved.
+// fast has both ports take part, where they are, as if each had just sent a packet by the bridge.
 func (f *fastLAN) fast(t *testing.T) {
 	t.Helper()
-	moved, err := f.SetFastPath(f.both())
-	if err != nil || len(moved) > 0 {
-		t.Fatalf("moved %v: %v", moved, err)
-	}
+	f.lost(t)
 	now, err := coarseTime()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range f.host {
-		rec, err := f.record(h.Index)
-		if err != nil {
-			t.Fatal(err)
+	for ifindex, of := range f.both() {
+		if found, err := f.FoundFast(ifindex, of); err != nil || !found {
+			t.Fatalf("found %v: %v", found, err)
 		}
-		f.fastPorts.ports[rec.Slot].ByBridge = uint32(now >> handoverShift)
+		f.at(t, ifindex).ByBridge = uint32(now >> handoverShift)
 	}
+}
+
+// lost has both ports take part, and gives those that are lost.
+func (f *fastLAN) lost(t *testing.T) []int {
+	t.Helper()
+	lost, err := f.SetFastPath(f.both())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(lost)
+	return lost
+}
+
+// at is what the programs know of a port of the fast path.
+func (f *fastLAN) at(t *testing.T, ifindex int) *portHpFastPort {
+	t.Helper()
+	rec, err := f.record(ifindex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &f.fastPorts.ports[rec.Slot]
 }
 
 // open makes a connection, and leaves it to be used: each end has sent something, and
@@ -272,6 +287,17 @@ func TestFastPathOff(t *testing.T) {
 			return err
 		}
 	}
+	// change changes what is written of the receiver, and leaves where its MAC is.
+	change := func(how func(rec *portHpPort, fast *portHpFastPort)) func(*fastLAN) error {
+		return func(f *fastLAN) error {
+			rec, err := f.record(f.host[1].Index)
+			if err != nil {
+				return err
+			}
+			how(&rec, &f.fastPorts.ports[rec.Slot])
+			return f.ports.put(f.host[1].Index, rec)
+		}
+	}
 	for _, s := range []struct {
 		name string
 		do   func(f *fastLAN) error
@@ -280,21 +306,14 @@ func TestFastPathOff(t *testing.T) {
 		{"nobody takes part", only(func(_ *fastLAN, ports map[int]FastPort) { clear(ports) }), "bridge"},
 		{"the sender takes no part", only(func(f *fastLAN, ports map[int]FastPort) { delete(ports, f.host[0].Index) }), "bridge"},
 		{"the receiver takes no part", only(func(f *fastLAN, ports map[int]FastPort) { delete(ports, f.host[1].Index) }), "bridge"},
-		{"another bridge", only(func(f *fastLAN, ports map[int]FastPort) {
-			ports[f.host[1].Index] = FastPort{Bridge: f.bridge + 1, MTU: 1500}
-		}), "bridge"},
-		{"another MTU", only(func(f *fastLAN, ports map[int]FastPort) {
-			ports[f.host[1].Index] = FastPort{Bridge: f.bridge, MTU: 1400}
-		}), "bridge"},
-		// The bridge of this test knows no VLANs, and flows of another VLAN are others: of them there is none yet.
-		{"the sender's VLAN has changed", reconfigure(0, func(c *attach.PortConfig) { c.VLANs.PVID = 101 }), "bridge"},
+		{"the receiver's record says so", change(func(rec *portHpPort, _ *portHpFastPort) { rec.Flags = 0 }), "bridge"},
+		{"another bridge", change(func(_ *portHpPort, fast *portHpFastPort) { fast.Bridge++ }), "bridge"},
+		{"another MTU", change(func(_ *portHpPort, fast *portHpFastPort) { fast.Mtu-- }), "bridge"},
 		{"the receiver's VLAN has changed", reconfigure(1, func(c *attach.PortConfig) { c.VLANs.PVID = 101 }), "bridge"},
 		{"the receiver is no access port any more", reconfigure(1, func(c *attach.PortConfig) {
 			c.VLANs = attach.VLANs{Mode: vlan.Native, PVID: 100}
 		}), "bridge"},
 		{"the receiver has another MAC", reconfigure(1, func(c *attach.PortConfig) { c.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 9} }), ""},
-		{"the receiver is released", func(f *fastLAN) error { return f.SetState(f.host[1].Index, attach.Released) }, ""},
-		{"the receiver is quarantined", func(f *fastLAN) error { return f.SetState(f.host[1].Index, attach.Quarantined) }, ""},
 		{"the receiver is no port any more", func(f *fastLAN) error { return f.DetachPort(f.host[1].Index) }, "bridge"},
 		{"nowhere to jump", func(f *fastLAN) error { return f.maps[portMapFastJump].Delete(uint32(0)) }, "bridge"},
 		{"the sender has sent nothing by the bridge for long", func(f *fastLAN) error {
@@ -302,6 +321,7 @@ func TestFastPathOff(t *testing.T) {
 			f.fastPorts.ports[rec.Slot].ByBridge -= 28
 			return err
 		}, "bridge"},
+		{"the receiver is lost", func(f *fastLAN) error { return f.LoseFast(f.host[1].Index, f.both()[f.host[1].Index]) }, "bridge"},
 		{"nothing", func(*fastLAN) error { return nil }, "fast"},
 	} {
 		t.Run(s.name, func(t *testing.T) {
@@ -321,14 +341,10 @@ func TestFastPathOff(t *testing.T) {
 func TestFastPathKeepsBridge(t *testing.T) {
 	f := newFastLAN(t, Config{})
 	f.open(t, ping, pong)
-	rec, err := f.record(f.host[0].Index)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var ways []string
 	for n := range 12 {
 		if n%4 == 2 {
-			f.fastPorts.ports[rec.Slot].ByBridge -= 28
+			f.at(t, f.host[0].Index).ByBridge -= 28
 		}
 		ways = append(ways, f.says(t, 0, ping))
 		f.nextTick(t)
@@ -344,16 +360,6 @@ func TestFastPathKeepsBridge(t *testing.T) {
 	}
 }
 
-// moved lists the ports of the fast path whose MAC was heard elsewhere.
-func (f *fastLAN) moved(t *testing.T) []int {
-	t.Helper()
-	moved, err := f.SetFastPath(f.both())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return moved
-}
-
 // Whose MAC is heard elsewhere is looked for by the bridge at once.
 func TestFastPathMoved(t *testing.T) {
 	announcement := pkt{src: peerMAC, dst: net.HardwareAddr{255, 255, 255, 255, 255, 255}, ether: 0x8035, l4: make([]byte, 46)}
@@ -367,13 +373,22 @@ func TestFastPathMoved(t *testing.T) {
 				if way := f.says(t, 0, ping); way != "fast" {
 					t.Fatalf("before, a packet went by %q", way)
 				}
-				f.nextTick(t) // within one, no second packet of a flow is looked at
-				f.far.send(frame)
+				f.far.send(frame) // while the flow is busy: in the same tick
 				end := time.Now().Add(5 * time.Second)
-				for !slices.Equal(f.moved(t), []int{f.host[1].Index}) {
+				for !slices.Equal(f.lost(t), []int{f.host[1].Index}) {
 					if time.Now().After(end) {
-						t.Fatalf("moved: %v", f.moved(t))
+						t.Fatalf("lost: %v", f.lost(t))
 					}
+				}
+				// Nor does what has nothing to do with it bring it back.
+				if _, err := f.SetFastPath(nil); err != nil {
+					t.Fatal(err)
+				}
+				if lost := f.lost(t); len(lost) != 2 {
+					t.Errorf("off and on, of both only %v are lost", lost)
+				}
+				if found, err := f.FoundFast(f.host[0].Index, f.both()[f.host[0].Index]); err != nil || !found {
+					t.Fatal(found, err)
 				}
 				f.wires[0].send(text(ping, "to afar"))
 				if !f.far.got("to afar", 5*time.Second) {
@@ -388,11 +403,11 @@ func TestFastPathMoved(t *testing.T) {
 				if way := f.says(t, 0, ping); way != "bridge" {
 					t.Errorf("before the agent says so, a packet went by %q", way)
 				}
-				if err := f.ReturnFast(f.host[1].Index, f.both()[f.host[1].Index]); err != nil {
-					t.Fatal(err)
+				if found, err := f.FoundFast(f.host[1].Index, f.both()[f.host[1].Index]); err != nil || !found {
+					t.Fatal(found, err)
 				}
-				if way := f.says(t, 0, ping); way != "fast" || len(f.moved(t)) > 0 {
-					t.Errorf("back again, a packet went by %q; moved: %v", way, f.moved(t))
+				if way := f.says(t, 0, ping); way != "fast" || len(f.lost(t)) > 0 {
+					t.Errorf("back again, a packet went by %q; lost: %v", way, f.lost(t))
 				}
 			})
 		})
@@ -402,8 +417,8 @@ func TestFastPathMoved(t *testing.T) {
 		f.open(t, ping, pong)
 		live(t, f.host[1].Index, announcement.bytes(), 1)
 		live(t, f.host[1].Index, arp.bytes(), 1)
-		if way := f.says(t, 0, ping); way != "fast" || len(f.moved(t)) > 0 {
-			t.Errorf("a packet went by %q; moved: %v", way, f.moved(t))
+		if way := f.says(t, 0, ping); way != "fast" || len(f.lost(t)) > 0 {
+			t.Errorf("a packet went by %q; lost: %v", way, f.lost(t))
 		}
 	})
 }
@@ -543,7 +558,11 @@ func TestFastPathUnderTraffic(t *testing.T) {
 			if round%3 == 0 {
 				delete(ports, f.host[round/3%2].Index)
 			}
-			_, err := d.SetFastPath(ports)
+			lost, err := d.SetFastPath(ports)
+			for _, ifindex := range lost {
+				_, ferr := d.FoundFast(ifindex, ports[ifindex])
+				err = errors.Join(err, ferr)
+			}
 			return err
 		})
 		for i, before := range []map[policy.Reason]uint64{out, in} {
@@ -563,30 +582,82 @@ func TestFastPathUnderTraffic(t *testing.T) {
 
 // On a kernel that does not take its program there is no fast path, and all else is as ever.
 func TestNoFastPath(t *testing.T) {
-	f := newFastLAN(t, Config{})
+	cfg := Config{BPFFS: newBPFFS(t)}
+	f := newFastLAN(t, cfg)
 	f.open(t, ping, pong)
-	spec, err := portSpec(f.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec.Programs[portProgIntoVm].Instructions = asm.Instructions{asm.Return()} // of what nobody has set
-	if err := f.loadPrograms(spec); err != nil {
-		t.Fatal(err)
-	}
-	f.replacePrograms()
-	if _, err := f.SetFastPath(f.both()); !errors.Is(err, ErrNoFastPath) || f.FastPath() {
-		t.Errorf("the fast path is there: %v", err)
+	without := cfg
+	without.noFastPath = true
+	f.Datapath = newDatapath(t, without)
+	if lost, err := f.SetFastPath(f.both()); !errors.Is(err, ErrNoFastPath) || f.FastPath() || len(lost) > 0 {
+		t.Errorf("the fast path is there: %v, %v", lost, err)
 	}
 	for i, p := range []pkt{ping, pong} {
 		if way := f.says(t, i, p); way != "bridge" {
 			t.Errorf("a packet went by %q", way)
 		}
 	}
-	if _, err := f.SetFastPath(nil); err != nil {
-		t.Error(err)
+	if again := newDatapath(t, without); again.progID != f.progID {
+		t.Errorf("a restart has programs %v, before %v", again.progID, f.progID)
 	}
-	spec.Programs[portProgFromVm].Instructions = asm.Instructions{asm.Return()}
-	if err := f.loadPrograms(spec); err == nil {
-		t.Error("a program that nothing is without was not loaded, and nobody says so")
+	f.Datapath = newDatapath(t, cfg)
+	f.fast(t)
+	if way := f.says(t, 0, ping); way != "fast" {
+		t.Errorf("on a kernel that does, a packet went by %q", way)
+	}
+}
+
+// What is for a port from which its VM has gone goes where the bridge has heard it.
+func TestFastPathSilent(t *testing.T) {
+	for _, s := range []attach.State{attach.Released, attach.Quarantined, attach.Dark} {
+		f := newFastLAN(t, Config{})
+		f.open(t, ping, pong)
+		f.far.send(text(pong, "from afar"))
+		if !f.wires[0].got("from afar", 5*time.Second) {
+			t.Fatal("a packet from afar is lost")
+		}
+		if found, err := f.FoundFast(f.host[1].Index, f.both()[f.host[1].Index]); err != nil || !found {
+			t.Fatal(found, err)
+		}
+		if err := f.SetState(f.host[1].Index, s); err != nil {
+			t.Fatal(err)
+		}
+		f.wires[0].send(text(ping, "to afar"))
+		if !f.far.got("to afar", 5*time.Second) {
+			t.Errorf("%v: a packet went to the port", s)
+		}
+	}
+}
+
+// Of two ports with one MAC nobody is in the fast path.
+func TestFastPathTwins(t *testing.T) {
+	f := newFastLAN(t, Config{})
+	f.open(t, ping, pong)
+	if err := f.AttachPort(f.uplink, lanPort(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.SetState(f.uplink.Index, attach.Active); err != nil {
+		t.Fatal(err)
+	}
+	all := f.both()
+	all[f.uplink.Index] = all[f.host[0].Index]
+	for range 2 {
+		lost, err := f.SetFastPath(all)
+		slices.Sort(lost)
+		if want := []int{f.host[1].Index, f.uplink.Index}; err != nil || !slices.Equal(lost, want) {
+			t.Errorf("lost %v, want %v: %v", lost, want, err)
+		}
+		if found, err := f.FoundFast(f.host[1].Index, all[f.host[1].Index]); err != nil || found {
+			t.Errorf("one of two is found: %v", err)
+		}
+		if way := f.says(t, 0, ping); way != "bridge" {
+			t.Errorf("a packet went by %q", way)
+		}
+	}
+	if err := f.DetachPort(f.uplink.Index); err != nil {
+		t.Fatal(err)
+	}
+	f.fast(t)
+	if way := f.says(t, 0, ping); way != "fast" {
+		t.Errorf("when there is one again, a packet went by %q", way)
 	}
 }

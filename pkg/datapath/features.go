@@ -50,7 +50,7 @@ func Features() []Feature {
 		mapType("array of maps", "policies and ports' tables", "Linux 4.12", ebpf.ArrayOfMaps),
 		mapType("LRU hash", "unanswered connections", "Linux 4.10", ebpf.LRUHash),
 		probeInnerMap(),
-		redirectPeer(),
+		probeFastPath(),
 		probeBatch(),
 		probeBTF(),
 	}
@@ -80,11 +80,35 @@ func helper(name, need, least string, fn asm.BuiltinFunc) Feature {
 	return f.answer(features.HaveProgramHelper(ebpf.SchedCLS, fn), least)
 }
 
-func redirectPeer() Feature {
-	f := helper("redirect to a veth's other end", "the fast path between VMs of a node", "Linux 5.10", asm.FnRedirectPeer)
-	f.Required = false
-	return f
+// probeFastPath loads what is particular about its programs: a jump from one that has a function, and the
+// redirection to a veth's other end.
+func probeFastPath() Feature {
+	f := Feature{Name: "fast path", Need: "packets between VMs of a node past the bridge"}
+	if err := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnRedirectPeer); err != nil {
+		return f.answer(err, fastPathNeeds)
+	}
+	jumps, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return f.answer(err, fastPathNeeds)
+	}
+	defer jumps.Close()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "Dual BSD/GPL", Instructions: asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1), asm.Call.Label("function"),
+		asm.Mov.Reg(asm.R1, asm.R6), asm.LoadMapPtr(asm.R2, jumps.FD()), asm.Mov.Imm(asm.R3, 0), asm.FnTailCall.Call(),
+		asm.Mov.Imm(asm.R0, -1), asm.Return(),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("function"), asm.Return(),
+	}})
+	var refused *ebpf.VerifierError
+	if errors.As(err, &refused) {
+		err = ebpf.ErrNotSupported
+	}
+	if err == nil {
+		err = p.Close()
+	}
+	return f.answer(err, fastPathNeeds)
 }
+
+const fastPathNeeds = "Linux 5.10, on arm64 6.0"
 
 func mapType(name, need, least string, t ebpf.MapType) Feature {
 	f := Feature{Name: name, Need: need, Required: true}

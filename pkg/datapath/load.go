@@ -91,15 +91,32 @@ func (d *Datapath) load() error {
 	if err := d.loadMaps(spec); err != nil {
 		return err
 	}
+	if err := d.mapMemory(); err != nil {
+		return err
+	}
+	if fast := probeFastPath(); fast.Answer == No || d.cfg.noFastPath {
+		d.log.Warn("there is no fast path between the VMs of this node: the kernel lacks what it takes", "needs", fastPathNeeds)
+		if err := withoutFastPath(spec); err != nil {
+			return err
+		}
+		nameBuild(spec, _PortBytes) // not as those that have one
+	}
 	for h := range Hook(hooks) {
 		d.progs[h], d.progID[h] = d.pinnedProgram(h.String(), spec.Programs[h.String()])
 	}
-	var id ebpf.ProgramID
-	d.into, id = d.pinnedProgram(portProgIntoVm, spec.Programs[portProgIntoVm])
-	if d.progs[FromVM] != nil && d.progs[ToVM] != nil && d.into != nil && d.jumpsTo(id) {
+	whole := d.progs[FromVM] != nil && d.progs[ToVM] != nil
+	if into := spec.Programs[portProgIntoVm]; into != nil {
+		var id ebpf.ProgramID
+		d.into, id = d.pinnedProgram(portProgIntoVm, into)
+		whole = whole && d.into != nil && d.jumpsTo(id)
+	}
+	if whole {
 		return nil
 	}
-	d.fresh = true
+	// What is written of the fast path may be of another time, and is for other programs.
+	if _, err := d.SetFastPath(nil); err != nil {
+		return err
+	}
 	return d.loadPrograms(spec)
 }
 
@@ -198,18 +215,9 @@ func (d *Datapath) isOf(info *ebpf.ProgramInfo, spec *ebpf.ProgramSpec) (bool, e
 
 // loadPrograms loads and pins all, on the maps that are there.
 func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
-	slow := spec.Copy()
 	coll, err := loadOn(spec, d.maps)
 	if err != nil {
-		// Some kernels take no jump from a program that has functions.
-		serr := withoutFastPath(slow)
-		if serr == nil {
-			coll, serr = loadOn(slow, d.maps)
-		}
-		if serr != nil {
-			return fmt.Errorf("load the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
-		}
-		d.log.Warn("there is no fast path between the VMs of this node", "err", err)
+		return fmt.Errorf("load the port programs: %w; bridge-agent doctor tells what this kernel lacks", err)
 	}
 	defer coll.Close()
 	_ = d.into.Close() // also of none

@@ -88,7 +88,7 @@ type portHpFastMac struct {
 	_        structs.HostLayout
 	Ifindex  uint32
 	Slot     uint32
-	Moved    uint32
+	Lost     uint32
 	Reserved uint32
 }
 

@@ -43,6 +43,8 @@ type Move struct {
 	// Migrating says that the VM names the pod as source or target of its last migration,
 	// which only KubeVirt can write; Failed that this migration has failed.
 	Migrating, Failed bool
+	// UnderWay says that this migration has neither failed nor brought the VM to its target.
+	UnderWay bool
 	// Claims says that the pod says to be a target; Gone that Kubernetes does not know it.
 	Claims, Gone bool
 	// Migration is the UID of that migration; "" without one.
@@ -112,7 +114,7 @@ func partOf(pod *metav1.PartialObjectMetadata, v vmi) Move {
 		return Move{State: MoveNone, Why: "the pod is no migration's target"}
 	}
 	migrating := s.target == pod.Name || s.source == pod.Name
-	m := Move{Migrating: migrating, Failed: migrating && s.failed, VM: id, MACs: s.macs, Addresses: s.addresses}
+	m := Move{Migrating: migrating, Failed: migrating && s.failed, UnderWay: migrating && !s.failed && !s.handedOver(), VM: id, MACs: s.macs, Addresses: s.addresses}
 	if migrating {
 		m.Migration = s.uid
 	}

@@ -59,6 +59,8 @@ func TestMoveOf(t *testing.T) {
 		over    = ready + `, completed: true`
 		onwards = `activePods: {uid-a: n1, uid-b: n2, uid-c: n3}, migrationState: {sourcePod: b, targetPod: c, targetNode: n3`
 	)
+	// Those of the cases whose VM names the pod in a migration that has not ended.
+	const underWay = "|named by the migration alone|its source|ready by the pod|the last target|"
 	in := func(s string) vmi { return webVM(t, "{"+s+"}") }
 	for _, c := range []struct {
 		name string
@@ -101,6 +103,9 @@ func TestMoveOf(t *testing.T) {
 		m := moveOf(c.pod, c.vmi)
 		if want := strings.Contains(c.name, "failed"); m.Failed && !want || m.Migrating && m.VM == "" {
 			t.Errorf("%s: failed %v, migrating %v of VM %q", c.name, m.Failed, m.Migrating, m.VM)
+		}
+		if m.UnderWay != strings.Contains(underWay, "|"+c.name+"|") {
+			t.Errorf("%s: under way %v", c.name, m.UnderWay)
 		}
 		if _, says := c.pod.Labels[migrationLabel]; m.Claims != says {
 			t.Errorf("%s: claims %v", c.name, m.Claims)

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -15,32 +15,43 @@ import (
 type Hooked struct {
 	// Bridge names a chain of nftables' family bridge, or the legacy ebtables; "" is none.
 	Bridge string
-	// Devices are interfaces with a chain of nftables' family netdev, and its name.
-	Devices map[string]string
+	// Devices are chains that see the frames of single interfaces.
+	Devices []BaseChain
+}
+
+// At names a chain that sees the frames of an interface; "" is none.
+func (h Hooked) At(name string) string {
+	for _, c := range h.Devices {
+		for _, dev := range c.Devices {
+			if prefix, wild := strings.CutSuffix(dev, "*"); dev == name || wild && strings.HasPrefix(name, prefix) {
+				return c.String()
+			}
+		}
+	}
+	return ""
 }
 
 // Hooked asks the kernel, and needs no nft for it.
 func (h Host) Hooked() (Hooked, error) {
-	found := Hooked{Devices: map[string]string{}}
+	var found Hooked
 	for _, table := range []string{"filter", "nat", "broute"} {
-		if _, err := fs.Stat(h.Root, "sys/module/ebtable_"+table); err == nil {
+		if h.exists("sys/module/ebtable_" + table) {
 			found.Bridge = "the legacy ebtables' table " + table
 		}
 	}
-	for _, family := range []uint8{unix.NFPROTO_BRIDGE, unix.NFPROTO_NETDEV} {
+	for _, family := range []uint8{unix.NFPROTO_BRIDGE, unix.NFPROTO_NETDEV, unix.NFPROTO_INET} {
 		chains, err := h.Chains(family)
 		if err != nil {
 			return found, fmt.Errorf("list the base chains of nftables: %w", err)
 		}
 		for _, c := range chains {
-			name := fmt.Sprintf("nftables' chain %s %s %s", map[uint8]string{unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_NETDEV: "netdev"}[family], c.Table, c.Name)
-			for _, dev := range c.Devices {
-				found.Devices[dev] = name
+			if len(c.Devices) > 0 { // at ingress and egress
+				found.Devices = append(found.Devices, c)
 			}
 			// input and output are for what the node itself says and hears.
 			const input, output = 1, 3
-			if family == unix.NFPROTO_BRIDGE && c.Hook != input && c.Hook != output {
-				found.Bridge = name
+			if c.Family == unix.NFPROTO_BRIDGE && c.Hook != input && c.Hook != output {
+				found.Bridge = c.String()
 			}
 		}
 	}
@@ -49,9 +60,16 @@ func (h Host) Hooked() (Hooked, error) {
 
 // BaseChain is a chain of nftables that the kernel calls.
 type BaseChain struct {
+	Family      uint8 // unix.NFPROTO_...
 	Table, Name string
 	Hook        uint32   // its family's number
-	Devices     []string // of family netdev
+	Devices     []string // at which it is, where its hook is one of interfaces; "veth*" is all that begin so
+}
+
+// String is the chain as nft lists it.
+func (c BaseChain) String() string {
+	family := map[uint8]string{unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_INET: "inet"}[c.Family]
+	return fmt.Sprintf("nftables' chain %s %s %s", family, c.Table, c.Name)
 }
 
 // listChains lists the base chains of a family of nftables (unix.NFPROTO_...). A kernel without it has none.
@@ -112,6 +130,7 @@ func parseChain(m []byte) (c BaseChain, ok bool) {
 	if len(m) < head {
 		return c, false
 	}
+	c.Family = m[0]
 	for _, a := range nested(m[head:]) {
 		switch a.kind {
 		case unix.NFTA_CHAIN_TABLE:
@@ -127,10 +146,10 @@ func parseChain(m []byte) (c BaseChain, ok bool) {
 						c.Hook = binary.BigEndian.Uint32(h.value)
 					}
 				case unix.NFTA_HOOK_DEV:
-					c.Devices = append(c.Devices, text(h.value))
+					c.Devices = append(c.Devices, device(h))
 				case hookDevs:
 					for _, d := range nested(h.value) {
-						c.Devices = append(c.Devices, text(d.value))
+						c.Devices = append(c.Devices, device(d))
 					}
 				}
 			}
@@ -139,7 +158,20 @@ func parseChain(m []byte) (c BaseChain, ok bool) {
 	return c, ok
 }
 
-const hookDevs = 4 // NFTA_HOOK_DEVS of include/uapi/linux/netfilter/nf_tables.h
+// Of include/uapi/linux/netfilter/nf_tables.h.
+const (
+	hookDevs     = 4 // NFTA_HOOK_DEVS
+	devicePrefix = 2 // NFTA_DEVICE_PREFIX
+)
+
+// device is the name of an interface. Names that only begin so have no NUL, or an attribute of their own.
+func device(a attr) string {
+	name := text(a.value)
+	if a.kind == devicePrefix || !bytes.HasSuffix(a.value, []byte{0}) {
+		return name + "*"
+	}
+	return name
+}
 
 // attr is one attribute of a netlink message, without the flags of its type.
 type attr struct {

@@ -29,7 +29,7 @@ func TestHooked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Bridge != bridge || got.Devices["lo"] != device || (device == "") != (len(got.Devices) == 0) {
+		if got.Bridge != bridge || got.At("lo") != device || (device == "") != (len(got.Devices) == 0) || got.At("l") != "" {
 			t.Errorf("%s: found %+v, want %q and %q", what, got, bridge, device)
 		}
 	}
@@ -48,7 +48,9 @@ func TestHooked(t *testing.T) {
 	look("a device", "", "nftables' chain netdev n in")
 	nft("delete table netdev n\ntable netdev n { chain in { type filter hook ingress devices = { lo } priority 0; }; }")
 	look("devices", "", "nftables' chain netdev n in")
-	nft("delete table netdev n\ntable bridge t { chain f { type filter hook forward priority 0; }; }")
+	nft("delete table netdev n\ntable inet n { chain in { type filter hook ingress device lo priority 0; }; }")
+	look("of both families", "", "nftables' chain inet n in")
+	nft("delete table inet n\ntable bridge t { chain f { type filter hook forward priority 0; }; }")
 	look("a bridge's chain", "nftables' chain bridge t f", "")
 	nft("delete table bridge t")
 	look("gone", "", "")
@@ -58,6 +60,27 @@ func TestHooked(t *testing.T) {
 	h.Chains = func(uint8) ([]BaseChain, error) { return nil, errors.New("busy") }
 	if _, err := h.Hooked(); err == nil {
 		t.Error("that it cannot be told is not told")
+	}
+}
+
+// Names that only begin so are read however a kernel says them.
+func TestChainOfPrefix(t *testing.T) {
+	message := func(device ...byte) []byte {
+		// NFTA_CHAIN_HOOK > NFTA_HOOK_DEVS > one
+		return append([]byte{unix.NFPROTO_NETDEV, 0, 0, 0, byte(8 + len(device)), 0, 4, 0x80, byte(4 + len(device)), 0, 4, 0x80}, device...)
+	}
+	for _, m := range [][]byte{
+		message(9, 0, 2, 0, 'v', 'e', 't', 'h', 0, 0, 0, 0), // NFTA_DEVICE_PREFIX
+		message(8, 0, 1, 0, 'v', 'e', 't', 'h'),             // NFTA_DEVICE_NAME without its end
+	} {
+		c, ok := parseChain(m)
+		h := Hooked{Devices: []BaseChain{c}}
+		if !ok || h.At("veth0a") == "" || h.At("vet") != "" || h.At("eth0") != "" {
+			t.Errorf("%v is read as %+v, %v", m, c, ok)
+		}
+	}
+	if c, ok := parseChain(message(9, 0, 1, 0, 'v', 'e', 't', 'h', 0, 0, 0, 0)); !ok || len(c.Devices) != 1 || c.Devices[0] != "veth" {
+		t.Errorf("a whole name is read as %+v", c)
 	}
 }
 
