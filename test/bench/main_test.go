@@ -199,6 +199,8 @@ func TestSmoke(t *testing.T) {
 	grid("flat/", rivals, "10-rules-1k-addresses", "200-rules-1k-addresses")
 	grid("flat/", nil, "10-rules-5k-addresses", "200-rules-5k-addresses")
 	grid("flat/fast-path/", nil, "10-rules-1k-addresses", "200-rules-1k-addresses")
+	grid("flat/to-uplink/", nil, "10-rules-1k-addresses", "200-rules-1k-addresses")
+	grid("flat/from-uplink/", nil, "10-rules-1k-addresses", "200-rules-1k-addresses")
 	grid("flat/ethernet/", nil, "10-rules", "200-rules")
 	want = append(want, "node/established-4-ports-800-rules", "node/established-4-ports-800-rules-vs-40",
 		"node/first-4-ports-800-rules", "node/first-4-ports-800-rules-vs-40", "node/change-4-ports-800-rules", "node/address-4-ports-800-rules",

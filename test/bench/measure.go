@@ -281,6 +281,8 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 		add(g)
 	}
 	past := packet.Grid{Label: "flat/fast-path", Aim: packet.AimPast, Past: true}
+	to := packet.Grid{Label: "flat/to-uplink", Aim: packet.AimUplink, At: func(p *packet.Path) []*packet.Port { return []*packet.Port{p.A} }}
+	from := packet.Grid{Label: "flat/from-uplink", At: func(p *packet.Path) []*packet.Port { return []*packet.Port{p.B} }}
 	frames := packet.Grid{Label: "flat/ethernet"} // of a cost that is asked for, so without an aim
 	for _, n := range []int{o.rules[0], mostAs(o.rules, port.Rules)} {
 		if s := (packet.Size{Rules: n}); !slices.Contains(frames.Sizes, s) {
@@ -288,8 +290,10 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 			past.Sizes = append(past.Sizes, packet.Size{Rules: n, Addresses: o.addresses[0]})
 		}
 	}
-	add(past)
-	add(frames)
+	to.Sizes, from.Sizes = past.Sizes, past.Sizes
+	for _, g := range []packet.Grid{past, to, from, frames} {
+		add(g)
+	}
 	if o.ports > 0 {
 		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureNode() }})
 	}
@@ -435,7 +439,7 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 	}
 	defer firewall.Close()
 	g.Hooks = func(s packet.Size) packet.Ported {
-		if g.Past {
+		if g.Past || g.At != nil {
 			return firewall.In(*networks[s]).Past()
 		}
 		return firewall.In(*networks[s])

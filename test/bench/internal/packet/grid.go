@@ -17,6 +17,8 @@ var (
 	AimFlat = ratio.Aim{High: 1.10}
 	// AimPast is of an established flow past the bridge, against the plain bridge.
 	AimPast = ratio.Aim{Ratio: 0.8}
+	// AimUplink is of one between a port and the uplink.
+	AimUplink = ratio.Aim{Ratio: 1.1}
 	// AimFirstFlat is the same of the first packet of a flow.
 	AimFirstFlat = ratio.Aim{Ratio: 2}
 	// AimFirst is of the first packet of a flow under 4,000 rules, against iptables.
@@ -68,6 +70,8 @@ type Grid struct {
 	Sizes []Size
 	// Aim of an established flow against the plain bridge.
 	Aim ratio.Aim
+	// At are the ports of a path that have hooks; nil is both. One that has none is a host's, as the uplink is.
+	At func(*Path) []*Port
 	// Past: packets of established flows are to go past the bridge.
 	Past bool
 	// Hooks gives the hooks of ports under a rule base, all of which are loaded already.
@@ -87,6 +91,7 @@ type ourPath struct {
 	*Path
 	Size
 	hooks Ported
+	ports []*Port // that have them
 	past  bool
 }
 
@@ -118,7 +123,7 @@ func (p *ourPath) first(n uint32) (Sample, error) {
 
 func (p *ourPath) counted(counter func(int) (uint64, error), measure func(uint32) (Sample, error), n uint32) (s Sample, err error) {
 	sum := func() (sum uint64) {
-		for _, port := range []*Port{p.A, p.B} {
+		for _, port := range p.ports {
 			got, e := counter(port.Index)
 			err = errors.Join(err, e)
 			sum += got
@@ -130,18 +135,16 @@ func (p *ourPath) counted(counter func(int) (uint64, error), measure func(uint32
 	if err = errors.Join(err, e); err != nil {
 		return s, err
 	}
-	if got := sum() - before; err == nil && got != 2*s.Packets {
-		err = fmt.Errorf("%s: %d packets passed two hooks, which counted %d the way that is measured", p.Size, s.Packets, got)
+	if got := sum() - before; err == nil && got != uint64(len(p.ports))*s.Packets {
+		err = fmt.Errorf("%s: %d packets passed the hooks of %d ports, which counted %d the way that is measured", p.Size, s.Packets, len(p.ports), got)
 	}
 	return s, err
 }
 
 func (p *ourPath) close() error {
 	var errs []error
-	for _, port := range []*Port{p.A, p.B} {
-		if port != nil {
-			errs = append(errs, p.hooks.Release(port.Index))
-		}
+	for _, port := range p.ports {
+		errs = append(errs, p.hooks.Release(port.Index))
 	}
 	return errors.Join(append(errs, p.Path.Close())...)
 }
@@ -196,7 +199,11 @@ func (m *grid) build(sinks box.Netns) (err error) {
 			return err
 		}
 		m.ours = append(m.ours, p)
-		for _, port := range []*Port{p.A, p.B} {
+		p.ports = []*Port{p.A, p.B}
+		if m.At != nil {
+			p.ports = m.At(p.Path)
+		}
+		for _, port := range p.ports {
 			if err := p.hooks.Protect(port.Index, port.Name, port.VM.mac); err != nil {
 				return fmt.Errorf("protect %s: %w", port.Name, err)
 			}

@@ -46,7 +46,7 @@ func LiveRow(c Config, l Live) (row ratio.Row, err error) {
 		if err != nil {
 			return row, err
 		}
-		paths = append(paths, &ourPath{Path: p, hooks: l.Hooks})
+		paths = append(paths, &ourPath{Path: p, hooks: l.Hooks, ports: []*Port{p.A, p.B}})
 		for _, port := range []*Port{p.A, p.B} {
 			if err := l.Hooks.Protect(port.Index, port.Name, port.VM.mac); err != nil {
 				return row, fmt.Errorf("protect %s: %w", port.Name, err)

@@ -96,7 +96,7 @@ func (m *Memory) flows(sinks box.Netns) (took float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	p := &ourPath{Path: path, hooks: m.Hooks}
+	p := &ourPath{Path: path, hooks: m.Hooks, ports: []*Port{path.A, path.B}}
 	defer func() { err = errors.Join(err, p.close()) }()
 	for _, port := range []*Port{p.A, p.B} {
 		if err := m.Hooks.Protect(port.Index, port.Name, port.VM.mac); err != nil {

@@ -69,7 +69,7 @@ func NodeRows(c Config, n Node) (rows []ratio.Row, err error) {
 				all[i].plain = append(all[i].plain, p)
 				continue
 			}
-			of := &ourPath{Path: p, Size: []Size{n.Few, n.Size}[i-1]}
+			of := &ourPath{Path: p, ports: []*Port{p.A, p.B}, Size: []Size{n.Few, n.Size}[i-1]}
 			all[i].ours = append(all[i].ours, of)
 			of.hooks = n.Hooks(of.Size, 2*pair)
 			for at, port := range []*Port{p.A, p.B} {

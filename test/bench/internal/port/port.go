@@ -282,7 +282,9 @@ func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
 		return err
 	}
 	p.fast[ifindex] = datapath.FastPort{Bridge: l.Attrs().MasterIndex, MTU: l.Attrs().MTU}
-	_, err = p.dp.SetFastPath(p.fast)
+	if _, err = p.dp.SetFastPath(p.fast); err == nil {
+		_, err = p.dp.FoundFast(ifindex, p.fast[ifindex])
+	}
 	return err
 }
 
