@@ -228,7 +228,7 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		return act;
 	/* As the bridge has, which it came by. */
 	if (fast_path && dir == HP_IN && !jumped && takes_part(port))
-		heard_elsewhere(skb, port);
+		heard(skb, port);
 	if (act == TC_ACT_SHOT)
 		return t.refuse ? refused(skb, port, dir) : act;
 	if (jumped) {
@@ -236,9 +236,15 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return bpf_redirect_peer(port->ifindex, 0);
 	}
-	/* It returns only where there is nobody to jump to. */
-	if (fast_path && dir == HP_OUT && takes_part(port) && t.steady && may_go_fast(skb, port))
-		bpf_tail_call(skb, &fast_jump, 0);
+	if (fast_path && dir == HP_OUT && takes_part(port) && t.steady) {
+		int way = fast_way(skb, port);
+
+		if (way == TO_UPLINK)
+			return to_uplink(skb);
+		/* It returns only where there is nobody to jump to. */
+		if (way == TO_PORT)
+			bpf_tail_call(skb, &fast_jump, 0);
+	}
 	return act;
 }
 
@@ -289,6 +295,7 @@ const union {
 	struct hp_fast_port fast_port;
 	struct hp_fast_key fast_key;
 	struct hp_fast_mac fast_mac;
+	struct hp_fast_far fast_far_mac;
 	struct addr_key addr_key;
 	struct fragmented fragmented;
 	struct page page;

@@ -357,14 +357,20 @@ struct hp_reason_counter {
 };
 
 /*
- * fast_ports[slot]: what two ports have in common that take the fast path to each other. It means
- * something only while the port's record has HP_PORT_FAST, and does not change then.
+ * fast_ports[slot]: what two ports have in common that take the fast path to each other, and
+ * their way to the uplink. It means something only while the port's record has HP_PORT_FAST, and does not
+ * change then.
  */
 struct hp_fast_port {
 	__u32 bridge;    /* ifindex */
 	__u32 mtu;       /* bytes */
-	__u32 reserved;
+	struct hp_fast_uplink {
+		__u32 ifindex; /* 0: to it all goes by the bridge */
+		__u16 vlan;    /* of the port: of another, the rest means nothing */
+		__u16 tag;     /* VLAN ID that the port's frames have there; 0: none */
+	} __attribute__((aligned(8))) uplink; /* loaded and stored by one instruction */
 	__u32 by_bridge; /* when it last sent a packet by the bridge for the bridge's sake, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
+	__u32 reserved;
 };
 
 /* Whose MAC it is, in one VLAN of one bridge. */
@@ -380,6 +386,14 @@ struct hp_fast_mac {
 	__u32 lost;    /* 1: it was heard elsewhere, or not here yet, so only the bridge may know where it is; set by the programs, too */
 	__u32 reserved;
 };
+
+/* A MAC that ports of the fast path hear by their uplink. */
+struct hp_fast_far {
+	__u32 uplink; /* ifindex */
+	__u32 heard;  /* when last, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
+};
+
+#define HP_FAST_FAR 16384 /* MACs a node; the least recently used make room */
 
 #define HP_PORTS_MAX 1024     /* ports a node, and slots */
 #define HP_PORT_CELLS 65536   /* port_index: a port is at its ifindex modulo this, or a bit behind */

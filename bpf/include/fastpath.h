@@ -16,12 +16,21 @@
 /* How often a port sends a packet by the bridge, in 2^30 ns: several times before it is forgotten there. */
 #define BY_BRIDGE_EVERY 28
 
-/* Where from_vm leaves for into_vm what it knows, in skb->cb. */
+/* For how long somebody is behind the uplink who is not heard, in the same units: much shorter than to a bridge, which hears more. */
+#define FAR_FOR 10
+
+/* Where from_vm leaves for into_vm what it knows, in skb->cb; for the uplink the first and the last. */
 enum handed_on {
 	TO_IFINDEX,
 	OF_BRIDGE,
 	OF_MTU,
-	OF_VLAN,
+	OF_VLAN, /* for the uplink: the tag */
+};
+
+enum way {
+	BY_BRIDGE,
+	TO_PORT,
+	TO_UPLINK,
 };
 
 static __always_inline int takes_part(const struct hp_port *port)
@@ -36,43 +45,80 @@ static __always_inline struct hp_fast_port *fast_of(const struct hp_port *port)
 	return bpf_map_lookup_elem(&fast_ports, &slot);
 }
 
-static __always_inline struct hp_fast_mac *fast_mac(__u32 bridge, __u16 vlan, const __u16 *mac)
+static __always_inline struct hp_fast_key fast_key(__u32 bridge, __u16 vlan, const __u16 *mac)
 {
 	struct hp_fast_key key = { .bridge = bridge, .vlan = vlan };
 
 	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
-	return bpf_map_lookup_elem(&fast_macs, &key);
+	return key;
 }
 
-/*
- * may_go_fast: whether there is somebody to whom the packet may go past the bridge. He is in skb->cb
- * then.
- */
-__noinline int may_go_fast(struct __sk_buff *skb, const struct hp_port *port)
+union fast_uplink {
+	struct hp_fast_uplink of;
+	__u64 word;
+};
+
+/* uplink_of: the port's way to the uplink; its ifindex is 0 if there is none. */
+static __always_inline struct hp_fast_uplink uplink_of(const struct hp_port *port, const struct hp_fast_port *fast)
+{
+	union fast_uplink u = { .word = *(const volatile __u64 *)&fast->uplink };
+
+	if (u.of.vlan != port->pvid)
+		u.of.ifindex = 0;
+	return u.of;
+}
+
+/* fast_way: which way the packet goes. Where past the bridge, skb->cb says. */
+__noinline int fast_way(struct __sk_buff *skb, const struct hp_port *port)
 {
 	const struct eth_header *eth = (void *)(long)skb->data;
 	struct hp_fast_port *fast;
+	struct hp_fast_key key;
 	struct hp_fast_mac *to;
+	struct hp_fast_uplink uplink;
+	struct hp_fast_far *far;
 	__u32 now;
 
 	if (!port || skb->vlan_present || (void *)(eth + 1) > (void *)(long)skb->data_end)
-		return 0;
+		return BY_BRIDGE;
 	fast = fast_of(port);
 	if (!fast)
-		return 0;
+		return BY_BRIDGE;
 	now = handover_clock();
 	if (now - fast->by_bridge >= BY_BRIDGE_EVERY) {
 		fast->by_bridge = now;
-		return 0;
+		return BY_BRIDGE;
 	}
-	to = fast_mac(fast->bridge, port->pvid, eth->dst);
-	if (!to || to->lost || to->ifindex == skb->ifindex)
-		return 0;
+	key = fast_key(fast->bridge, port->pvid, eth->dst);
+	to = bpf_map_lookup_elem(&fast_macs, &key);
+	if (!to) {
+		uplink = uplink_of(port, fast);
+		if (!uplink.ifindex)
+			return BY_BRIDGE;
+		far = bpf_map_lookup_elem(&fast_far, &key);
+		if (!far || far->uplink != uplink.ifindex || now - far->heard > FAR_FOR)
+			return BY_BRIDGE;
+		skb->cb[TO_IFINDEX] = uplink.ifindex;
+		skb->cb[OF_VLAN] = uplink.tag;
+		return TO_UPLINK;
+	}
+	if (to->lost || to->ifindex == skb->ifindex)
+		return BY_BRIDGE;
 	skb->cb[TO_IFINDEX] = to->ifindex;
 	skb->cb[OF_BRIDGE] = fast->bridge;
 	skb->cb[OF_MTU] = fast->mtu;
 	skb->cb[OF_VLAN] = port->pvid;
-	return 1;
+	return TO_PORT;
+}
+
+/* to_uplink sends the packet there as the bridge would. */
+static __always_inline int to_uplink(struct __sk_buff *skb)
+{
+	__u32 tag = skb->cb[OF_VLAN], uplink = skb->cb[TO_IFINDEX];
+
+	if (tag && bpf_skb_vlan_push(skb, bpf_htons(ETHERTYPE_VLAN), tag))
+		return TC_ACT_SHOT; /* no memory */
+	return bpf_redirect(uplink, 0);
 }
 
 /*
@@ -91,16 +137,34 @@ __noinline int may_enter(struct __sk_buff *skb, const struct hp_port *port)
 	       port->pvid == skb->cb[OF_VLAN] && (void *)(eth + 1) <= (void *)(long)skb->data_end && is_own(port, eth->dst);
 }
 
+/* heard_far notes who is behind the uplink, or is there no more. */
+static __always_inline void heard_far(const struct hp_fast_key *key, __u32 uplink, int there)
+{
+	struct hp_fast_far *far = bpf_map_lookup_elem(&fast_far, key), fresh = { uplink, handover_clock() };
+
+	if (!there) {
+		if (far)
+			bpf_map_delete_elem(&fast_far, key);
+	} else if (!far) {
+		bpf_map_update_elem(&fast_far, key, &fresh, BPF_ANY);
+	} else if (far->uplink != uplink || far->heard != fresh.heard) {
+		*far = fresh;
+	}
+}
+
 /*
- * heard_elsewhere has packets for a MAC go by the bridge from now on, if this one, to
+ * heard has packets for a MAC go by the bridge from now on, if this one, to
  * a port in its VLAN, comes from it but not from its port: its VM has moved, and user space
  * will know later than its neighbours. If it has not, the next packet from its port tells the bridge so.
+ * Who is no port's comes by the uplink, or by what is no business of ours.
  */
-__noinline int heard_elsewhere(struct __sk_buff *skb, const struct hp_port *port)
+__noinline int heard(struct __sk_buff *skb, const struct hp_port *port)
 {
 	const struct eth_header *eth = (void *)(long)skb->data;
 	struct hp_fast_port *fast;
 	struct hp_fast_mac *from;
+	struct hp_fast_uplink uplink;
+	struct hp_fast_key key;
 	__u32 slot;
 
 	if (!port || (void *)(eth + 1) > (void *)(long)skb->data_end)
@@ -108,7 +172,11 @@ __noinline int heard_elsewhere(struct __sk_buff *skb, const struct hp_port *port
 	fast = fast_of(port);
 	if (!fast)
 		return 0;
-	from = fast_mac(fast->bridge, port->pvid, eth->src);
+	key = fast_key(fast->bridge, port->pvid, eth->src);
+	uplink = uplink_of(port, fast);
+	if (uplink.ifindex)
+		heard_far(&key, uplink.ifindex, skb->ingress_ifindex == uplink.ifindex);
+	from = bpf_map_lookup_elem(&fast_macs, &key);
 	if (!from || from->ifindex == skb->ingress_ifindex)
 		return 0;
 	from->lost = 1;

@@ -276,6 +276,19 @@ struct {
 } fast_macs SEC(".maps");
 
 /*
+ * fast_far: who is behind the uplink.
+ * Key: struct hp_fast_key. Value: struct hp_fast_far. Written by the programs from what comes to
+ * ports of the fast path, and read by them. Lives for ever; an entry means something for FAR_FOR.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, HP_FAST_FAR);
+	__type(key, struct hp_fast_key);
+	__type(value, struct hp_fast_far);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fast_far SEC(".maps");
+
+/*
  * fast_jump: the program into_vm.
  * Key: 0. Value: program. Written by the agent with the programs. Pinned, since the kernel empties it when
  * user space holds it no more.

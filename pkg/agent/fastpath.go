@@ -108,6 +108,7 @@ type fastView struct {
 	captures captures
 	others   map[int]string
 	bridge   bridge.Observed
+	uplink   *bridge.ObservedPort // nil: to it all goes by the bridge
 }
 
 // lookAtFastPath decides for every port, and has the programs know.
@@ -141,10 +142,13 @@ func (a *Agent) lookAtFastPath(seen captures) {
 			if m, _ := a.moveOf(rec.Pod); why == "" && m.UnderWay {
 				why = "its VM is migrating"
 			}
-			ports[rec.HostIfIndex] = wire.FastPath{On: why == "", Why: why}
-			if why == "" {
-				give[rec.HostIfIndex] = datapath.FastPort{Bridge: v.bridge.Bridge.Index, MTU: v.bridge.Ports[rec.HostIfIndex].MTU}
+			if why != "" {
+				ports[rec.HostIfIndex] = wire.FastPath{Why: why}
+				continue
 			}
+			of := v.portOf(&rec)
+			give[rec.HostIfIndex] = of
+			ports[rec.HostIfIndex] = wire.FastPath{On: true, ToUplink: of.Uplink != 0}
 		}
 	}
 	lost, err := a.kernel.dp.SetFastPath(give)
@@ -207,6 +211,11 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
 	case b.Ageing < leastAgeing:
 		return fmt.Sprintf("%s forgets a MAC after %v, want at least %v", t.Bridge, b.Ageing, leastAgeing)
 	}
+	for _, p := range v.bridge.Ports {
+		if f := p.Flags; p.Name == t.Uplink && p.Up && p.Running && p.State == bridge.PortForwarding && f.Learning && !f.Isolated && !f.VLANTunnel && !f.Locked {
+			v.uplink = &p
+		}
+	}
 	indexes := make([]int, len(recs))
 	for i := range recs {
 		indexes[i] = recs[i].HostIfIndex
@@ -243,6 +252,21 @@ func (v *fastView) whyNot(rec *attach.Record) string {
 		return v.hooked.At(p.Name) + " sees its frames"
 	}
 	return ""
+}
+
+// portOf is what the programs have to know of a port that takes the fast path.
+func (v *fastView) portOf(rec *attach.Record) datapath.FastPort {
+	of := datapath.FastPort{Bridge: v.bridge.Bridge.Index, MTU: v.bridge.Ports[rec.HostIfIndex].MTU}
+	up, vid := v.uplink, rec.VLANs.PVID
+	switch {
+	case up == nil || up.MTU < of.MTU:
+		return of
+	case !v.bridge.VLANFiltering || up.VLANs.Untagged.Contains(vid) && up.VLANs.Members.Contains(vid):
+		of.Uplink = up.Index
+	case up.VLANs.Members.Contains(vid):
+		of.Uplink, of.Tag = up.Index, vid
+	}
+	return of
 }
 
 // find has packets to a port that is lost take the fast path, if the bridge has its MAC there: it was

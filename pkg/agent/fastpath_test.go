@@ -89,6 +89,36 @@ func TestWhyNotFast(t *testing.T) {
 	}
 }
 
+// The way to the uplink is what the bridge's VLANs there say.
+func TestFastPathUplink(t *testing.T) {
+	rec := port(1, 1, access(100))
+	view := func(mtu int, filtering bool, members, untagged string) *fastView {
+		up := bridge.ObservedPort{Ref: bridge.Ref{Index: 9}, MTU: mtu, VLANs: bridge.PortVLANs{Members: set(t, members), Untagged: set(t, untagged)}}
+		return &fastView{uplink: &up, bridge: bridge.Observed{Bridge: bridge.Ref{Index: 7}, BridgeAttrs: bridge.BridgeAttrs{VLANFiltering: filtering},
+			Ports: map[int]bridge.ObservedPort{rec.HostIfIndex: {MTU: 1500}}}}
+	}
+	none := view(1500, true, "100", "")
+	none.uplink = nil
+	for name, c := range map[string]struct {
+		v      *fastView
+		uplink int
+		tag    vlan.ID
+	}{
+		"tagged":            {view(1500, true, "1,100", "1"), 9, 100},
+		"larger":            {view(9000, true, "1,100", "1"), 9, 100},
+		"native":            {view(1500, true, "1,100", "100"), 9, 0},
+		"not there":         {view(1500, true, "1,200", "1"), 0, 0},
+		"no VLANs":          {view(1500, false, "", ""), 9, 0},
+		"smaller":           {view(1400, true, "100", ""), 0, 0},
+		"no uplink":         {none, 0, 0},
+		"untagged, no more": {view(1500, true, "1", "100"), 0, 0},
+	} {
+		if got, want := c.v.portOf(rec), (datapath.FastPort{Bridge: 7, MTU: 1500, Uplink: c.uplink, Tag: c.tag}); got != want {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+}
+
 // fastLive is an agent with a bridge, and an open port of each of two VMs whose end is in another
 // network namespace.
 func fastLive(t *testing.T) live {

@@ -13,10 +13,14 @@ import (
 )
 
 // FastPort is what a port of the fast path has to have in common with another for packets
-// of established connections to go from one to the other past their bridge.
+// of established connections to go from one to the other past their bridge, and how they go to its uplink.
 type FastPort struct {
 	Bridge int // ifindex
 	MTU    int // bytes
+	// Uplink is its ifindex, Tag the VLAN tag of the port's frames there, or 0. Uplink 0: to it all goes by the
+	// bridge.
+	Uplink int
+	Tag    vlan.ID
 }
 
 // ErrNoFastPath says that this kernel's BPF cannot jump from a program that has functions.
@@ -41,8 +45,8 @@ func mapFastPorts(m *ebpf.Map) (t fastTable, err error) {
 func (d *Datapath) setFast(rec portHpPort, of FastPort) error {
 	const flag = 1 // HP_PORT_FAST of bpf/include/abi.h
 	at := &d.fastPorts.ports[rec.Slot%PortsMax]
-	stays := of.Bridge != 0 && atomic.LoadUint32(&at.Bridge) == uint32(of.Bridge) && atomic.LoadUint32(&at.Mtu) == uint32(of.MTU)
-	if !stays {
+	uplink := portHpFastUplink{Ifindex: uint32(of.Uplink), Vlan: rec.Pvid, Tag: uint16(of.Tag)}
+	if of.Bridge == 0 || at.Bridge != uint32(of.Bridge) || at.Mtu != uint32(of.MTU) || at.Uplink != uplink {
 		rec.Flags &^= flag
 		if err := d.ports.put(int(rec.Ifindex), rec); err != nil || of.Bridge == 0 {
 			return err
@@ -50,6 +54,7 @@ func (d *Datapath) setFast(rec portHpPort, of FastPort) error {
 	}
 	atomic.StoreUint32(&at.Bridge, uint32(of.Bridge))
 	atomic.StoreUint32(&at.Mtu, uint32(of.MTU))
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&at.Uplink)), *(*uint64)(unsafe.Pointer(&uplink)))
 	rec.Flags |= flag
 	return d.ports.put(int(rec.Ifindex), rec)
 }

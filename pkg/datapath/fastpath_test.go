@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +60,9 @@ func newFastLAN(t *testing.T, cfg Config) *fastLAN {
 	f.uplink, other = newVeth(t, "up", "switch")
 	f.far = newWire(t, other)
 	newBridge(t, "br", l.host[0], l.host[1], f.uplink)
+	for _, i := range []attach.Interface{l.host[0], l.host[1], f.uplink} {
+		waitUp(t, i)
+	}
 	br, err := netlink.LinkByName("br")
 	if err != nil {
 		t.Fatal(err)
@@ -109,9 +114,13 @@ func within(tb testing.TB, ns *os.File, what func() error) {
 	}
 }
 
+// uplinkTag is what the ports' frames have at the uplink if they go past the bridge. The bridge of these
+// tests knows no VLANs, and gives them none.
+const uplinkTag = 77
+
 // both are both ports with what they have in common.
 func (f *fastLAN) both() map[int]FastPort {
-	of := FastPort{Bridge: f.bridge, MTU: 1500}
+	of := FastPort{Bridge: f.bridge, MTU: 1500, Uplink: f.uplink.Index, Tag: uplinkTag}
 	return map[int]FastPort{f.host[0].Index: of, f.host[1].Index: of}
 }
 
@@ -171,7 +180,7 @@ func (f *fastLAN) says(t *testing.T, i int, p pkt) string {
 	what := fmt.Sprintf("text %d.", f.said)
 	before := f.sentTo(t, 1-i)
 	f.wires[i].send(text(p, what))
-	if !f.wires[1-i].got(what, 500*time.Millisecond) {
+	if !f.wires[1-i].got(what, 3*time.Second) {
 		return ""
 	}
 	if f.sentTo(t, 1-i) > before {
@@ -214,13 +223,32 @@ func TestFastPath(t *testing.T) {
 			}
 			f.nextTick(t)
 		}
+		if way := f.says(t, 0, ping.with(func(p *pkt) { p.more = true })); way != "bridge" {
+			t.Errorf("a datagram's first fragment went by %q", way)
+		}
+		// It comes as one for its receiver, and not as one that the bridge's host only overhears.
+		f.wires[0].send(text(ping, "for whom"))
+		buf := make([]byte, 2048)
+		for end := time.Now().Add(5 * time.Second); ; {
+			n, from, err := unix.Recvfrom(f.wires[1].fd, buf, 0)
+			if err == nil && strings.Contains(string(buf[:n]), "for whom") {
+				if kind := from.(*unix.SockaddrLinklayer).Pkttype; kind != unix.PACKET_HOST {
+					t.Errorf("a packet comes as of kind %d", kind)
+				}
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("a packet is lost")
+			}
+		}
 		for i := range f.host {
 			for h := range Hook(hooks) {
 				// 2 of each family: the openers are judged by rules at each port, the answers not.
 				got := f.counters(t, i, h)
 				want := map[policy.Reason]uint64{policy.ReasonEstablished: 6}
-				if uint8(h) == uint8(i) { // the opener goes out of VM 0 and in to VM 1
+				if uint8(h) == uint8(i) { // the opener goes out of VM 0 and in to VM 1, and so do the last two
 					want[policy.ReasonDefaultAllow] = 2
+					want[policy.ReasonEstablished] += 2
 				} else {
 					want[policy.ReasonEstablished] += 2
 				}
@@ -466,7 +494,8 @@ func TestFastPathPolicy(t *testing.T) {
 				t.Errorf("%v: %d drops counted at the receiver's port", act, got)
 			}
 			// ICMP, administratively prohibited
-			if answered := f.wires[0].got("\x03\x0d", 200*time.Millisecond); answered != (act == policy.Reject) {
+			wait := map[policy.Action]time.Duration{policy.Drop: 200 * time.Millisecond, policy.Reject: 5 * time.Second}[act]
+			if answered := f.wires[0].got("\x03\x0d", wait); answered != (act == policy.Reject) {
 				t.Errorf("%v: the sender is told: %v", act, answered)
 			}
 			if act == policy.Drop { // back, and a new connection
@@ -608,7 +637,17 @@ func TestNoFastPath(t *testing.T) {
 
 // What is for a port from which its VM has gone goes where the bridge has heard it.
 func TestFastPathSilent(t *testing.T) {
-	for _, s := range []attach.State{attach.Released, attach.Quarantined, attach.Dark} {
+	to := func(s attach.State) func(*fastLAN) error {
+		return func(f *fastLAN) error { return f.SetState(f.host[1].Index, s) }
+	}
+	for name, silence := range map[string]func(*fastLAN) error{
+		"Released": to(attach.Released), "Quarantined": to(attach.Quarantined), "Dark": to(attach.Dark),
+		"of another MAC": func(f *fastLAN) error {
+			c := lanPort(1)
+			c.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+			return f.UpdatePort(f.host[1].Index, c)
+		},
+	} {
 		f := newFastLAN(t, Config{})
 		f.open(t, ping, pong)
 		f.far.send(text(pong, "from afar"))
@@ -618,12 +657,12 @@ func TestFastPathSilent(t *testing.T) {
 		if found, err := f.FoundFast(f.host[1].Index, f.both()[f.host[1].Index]); err != nil || !found {
 			t.Fatal(found, err)
 		}
-		if err := f.SetState(f.host[1].Index, s); err != nil {
+		if err := silence(f); err != nil {
 			t.Fatal(err)
 		}
 		f.wires[0].send(text(ping, "to afar"))
 		if !f.far.got("to afar", 5*time.Second) {
-			t.Errorf("%v: a packet went to the port", s)
+			t.Errorf("%s: a packet went to the port", name)
 		}
 	}
 }
@@ -659,5 +698,190 @@ func TestFastPathTwins(t *testing.T) {
 	f.fast(t)
 	if way := f.says(t, 0, ping); way != "fast" {
 		t.Errorf("when there is one again, a packet went by %q", way)
+	}
+}
+
+// farMAC is a host behind the uplink.
+var farMAC = net.HardwareAddr{0, 0x50, 0x56, 9, 9, 9}
+
+// toFar and fromFar are of a connection of VM 0 with it.
+func toFar() pkt   { p := udp(vm4, open4, 5, 7); p.dst = farMAC; return p }
+func fromFar() pkt { p := udp(open4, vm4, 7, 5); p.src, p.dst = farMAC, testMAC; return p }
+
+// saysFar sends a datagram from VM 0, and says how it came to the uplink's other end.
+func (f *fastLAN) saysFar(t *testing.T, p pkt) string {
+	t.Helper()
+	f.said++
+	what := fmt.Sprintf("text %d.", f.said)
+	if err := unix.SetsockoptInt(f.far.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+		t.Fatal(err)
+	}
+	f.wires[0].send(text(p, what))
+	buf, oob := make([]byte, 2048), make([]byte, 128)
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		n, m, _, _, err := unix.Recvmsg(f.far.fd, buf, oob, 0)
+		if err != nil || !strings.Contains(string(buf[:n]), what) {
+			continue
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:m])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages { // struct tpacket_auxdata: status, lengths and offsets, tag
+			if len(m.Data) >= 18 && binary.NativeEndian.Uint32(m.Data)&unix.TP_STATUS_VLAN_VALID != 0 {
+				if tag := binary.NativeEndian.Uint16(m.Data[16:]); tag != uplinkTag {
+					t.Errorf("a packet has tag %d", tag)
+				}
+				return "fast"
+			}
+		}
+		return "bridge"
+	}
+	return ""
+}
+
+// hear has VM 0's port hear the host, and so be answered.
+func (f *fastLAN) hear(t *testing.T) {
+	t.Helper()
+	f.far.send(text(fromFar(), "from afar"))
+	if !f.wires[0].got("from afar", 5*time.Second) {
+		t.Fatal("a packet from the uplink is lost")
+	}
+}
+
+// What belongs to an established connection goes past the bridge to whom the port hears by its
+// uplink, with the tag that its VLAN has there.
+func TestFastPathUplink(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		f := newFastLAN(t, Config{Attach: m})
+		is := func(when, want string) {
+			t.Helper()
+			if way := f.saysFar(t, toFar()); way != want {
+				t.Errorf("%s: a packet went by %q, want %q", when, way, want)
+			}
+		}
+		is("nobody has answered", "bridge")
+		f.hear(t)
+		for range 3 {
+			is("established", "fast")
+			f.nextTick(t)
+		}
+		if got := f.counters(t, 0, FromVM); got[policy.ReasonEstablished] != 3 || got[policy.ReasonDefaultAllow] != 1 || len(got) != 2 {
+			t.Errorf("counted %v", got)
+		}
+		f.at(t, f.host[0].Index).ByBridge -= 28
+		is("for the bridge's sake", "bridge")
+		is("after that", "fast")
+
+		// It has been silent for long.
+		key := portHpFastKey{Bridge: uint32(f.bridge), Vlan: 100, Mac: [6]uint8(farMAC)}
+		var far portHpFastFar
+		if err := f.maps[portMapFastFar].Lookup(key, &far); err != nil {
+			t.Fatal(err)
+		}
+		far.Heard -= 11
+		if err := f.maps[portMapFastFar].Put(key, far); err != nil {
+			t.Fatal(err)
+		}
+		is("silent for long", "bridge")
+		f.hear(t)
+		is("heard again", "fast")
+
+		// It is heard elsewhere: by an interface at the bridge that is neither a port nor the uplink.
+		other, end := newVeth(t, "other", "end")
+		near := newWire(t, end)
+		join(t, other, f.bridge)
+		arp := pkt{src: farMAC, dst: net.HardwareAddr{255, 255, 255, 255, 255, 255}, ether: layers.EthernetTypeARP, l4: make([]byte, 46)}
+		near.send(arp.bytes())
+		for deadline := time.Now().Add(5 * time.Second); f.maps[portMapFastFar].Lookup(key, &far) == nil; {
+			if time.Now().After(deadline) {
+				t.Fatal("it is still behind the uplink")
+			}
+		}
+		f.wires[0].send(text(toFar(), "to where it is"))
+		if !near.got("to where it is", 5*time.Second) {
+			t.Error("what is for a host that has moved does not go where it is")
+		}
+		f.hear(t)
+		is("back", "fast")
+
+		ports := f.both()
+		of := ports[f.host[0].Index]
+		of.Uplink = 0
+		ports[f.host[0].Index] = of
+		if _, err := f.SetFastPath(ports); err != nil {
+			t.Fatal(err)
+		}
+		is("the uplink is not for it", "bridge")
+		f.fast(t)
+		is("it is again", "fast")
+		c := lanPort(0)
+		c.VLANs.PVID = 101
+		if err := f.UpdatePort(f.host[0].Index, c); err != nil {
+			t.Fatal(err)
+		}
+		is("another VLAN", "bridge")
+		f.hear(t)
+		is("established there, whose tag nobody has said", "bridge")
+	})
+}
+
+// A VM's MAC that is heard by the uplink is not looked for there past the bridge, also if its own port
+// takes no part.
+func TestFastPathUplinkImpostor(t *testing.T) {
+	f := newFastLAN(t, Config{})
+	f.open(t, ping, pong)
+	f.far.send(text(pong, "from an impostor"))
+	if !f.wires[0].got("from an impostor", 5*time.Second) {
+		t.Fatal("a packet from the uplink is lost")
+	}
+	if way := f.saysFar(t, ping); way != "bridge" { // where the bridge has it
+		t.Errorf("a packet went by %q", way)
+	}
+	if way := f.says(t, 1, pong); way != "bridge" { // who is here after all
+		t.Errorf("of the VM itself a packet went by %q", way)
+	}
+	if way := f.says(t, 0, ping); way != "bridge" {
+		t.Errorf("a packet went by %q", way)
+	}
+	ports := f.both()
+	delete(ports, f.host[1].Index)
+	f.far.send(text(pong, "once more"))
+	if _, err := f.SetFastPath(ports); err != nil || !f.wires[0].got("once more", 5*time.Second) {
+		t.Fatal("a packet from the uplink is lost", err)
+	}
+	f.wires[1].send(text(pong, "and from itself"))
+	if !f.wires[0].got("and from itself", 5*time.Second) {
+		t.Fatal("a packet of the VM is lost")
+	}
+	if way := f.says(t, 0, ping); way != "bridge" {
+		t.Errorf("a packet went by %q, after its VM was heard last", way)
+	}
+}
+
+// join has an interface be a port of the bridge, and waits until it forwards.
+func join(t *testing.T, i attach.Interface, bridge int) {
+	t.Helper()
+	dev := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: i.Index}}
+	if err := netlink.LinkSetMasterByIndex(dev, bridge); err != nil {
+		t.Fatal(err)
+	}
+	waitUp(t, i)
+}
+
+// waitUp waits until an interface is, and a bridge forwards at it.
+func waitUp(t *testing.T, i attach.Interface) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; {
+		l, err := netlink.LinkByIndex(i.Index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s is %v", i.Name, l.Attrs().OperState)
+		}
 	}
 }

@@ -77,6 +77,12 @@ type portHpEvent struct {
 	_         [4]byte
 }
 
+type portHpFastFar struct {
+	_      structs.HostLayout
+	Uplink uint32
+	Heard  uint32
+}
+
 type portHpFastKey struct {
 	_      structs.HostLayout
 	Bridge uint32
@@ -96,8 +102,16 @@ type portHpFastPort struct {
 	_        structs.HostLayout
 	Bridge   uint32
 	Mtu      uint32
-	Reserved uint32
+	Uplink   portHpFastUplink
 	ByBridge uint32
+	Reserved uint32
+}
+
+type portHpFastUplink struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Vlan    uint16
+	Tag     uint16
 }
 
 type portHpFlow struct {
@@ -252,6 +266,7 @@ const (
 	portMapControl         = "control"
 	portMapEventQuotas     = "event_quotas"
 	portMapEvents          = "events"
+	portMapFastFar         = "fast_far"
 	portMapFastJump        = "fast_jump"
 	portMapFastMacs        = "fast_macs"
 	portMapFastPorts       = "fast_ports"
@@ -341,6 +356,7 @@ type portMapSpecs struct {
 	Control       *ebpf.MapSpec `ebpf:"control"`
 	EventQuotas   *ebpf.MapSpec `ebpf:"event_quotas"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
+	FastFar       *ebpf.MapSpec `ebpf:"fast_far"`
 	FastJump      *ebpf.MapSpec `ebpf:"fast_jump"`
 	FastMacs      *ebpf.MapSpec `ebpf:"fast_macs"`
 	FastPorts     *ebpf.MapSpec `ebpf:"fast_ports"`
@@ -402,6 +418,7 @@ type portMaps struct {
 	Control       *ebpf.Map `ebpf:"control"`
 	EventQuotas   *ebpf.Map `ebpf:"event_quotas"`
 	Events        *ebpf.Map `ebpf:"events"`
+	FastFar       *ebpf.Map `ebpf:"fast_far"`
 	FastJump      *ebpf.Map `ebpf:"fast_jump"`
 	FastMacs      *ebpf.Map `ebpf:"fast_macs"`
 	FastPorts     *ebpf.Map `ebpf:"fast_ports"`
@@ -429,6 +446,7 @@ func (m *portMaps) Close() error {
 		m.Control,
 		m.EventQuotas,
 		m.Events,
+		m.FastFar,
 		m.FastJump,
 		m.FastMacs,
 		m.FastPorts,

@@ -103,7 +103,7 @@ func portList(t *testing.T) wire.PortList {
 	access := port("veth8f2c01aa", attach.VLANs{Mode: vlan.Access, PVID: 100})
 	access.Network, access.Policy = "legacy-100", "legacy-100"
 	access.Dropped = [2]uint64{0, 41}
-	access.FastPath = &wire.FastPath{On: true}
+	access.FastPath = &wire.FastPath{On: true, ToUplink: true}
 	trunk := port("veth1b", attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "100-110")})
 	trunk.State, trunk.Pod = attach.Dark, attach.Pod{Name: "bare"}
 	trunk.Problems = []string{"VLAN 105 is missing on the bridge port"}

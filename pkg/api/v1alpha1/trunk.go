@@ -94,10 +94,10 @@ type VLANTrunkSpec struct {
 	HostFirewall HostFirewall `json:"hostFirewall,omitempty"`
 
 	// FastPath says how packets of established connections go between two VMs
-	// of a node. Auto: past the bridge, at less cost than by a bridge without
-	// a firewall, judged at both ports as ever; by the bridge where somebody
-	// would miss them there, as who captures or filters at it (homeportctl
-	// ports tells why). Off: by the bridge, always.
+	// of a node, and to the uplink. Auto: past the bridge, at less cost than by
+	// a bridge without a firewall, judged at each port as ever; by the bridge
+	// where somebody would miss them there, as who captures or filters at it
+	// (homeportctl ports -o wide tells why). Off: by the bridge, always.
 	// +optional
 	// +kubebuilder:default=Auto
 	FastPath FastPath `json:"fastPath,omitempty"`
@@ -162,7 +162,7 @@ const (
 	HostFirewallBypass HostFirewall = "Bypass"
 )
 
-// FastPath says how packets go between two VMs of a node.
+// FastPath says how packets of established connections go.
 //
 // +kubebuilder:validation:Enum=Auto;Off
 type FastPath string

@@ -162,6 +162,8 @@ type Port struct {
 type FastPath struct {
 	On  bool   `json:"on"`
 	Why string `json:"why,omitempty"` // it is not
+	// ToUplink: to hosts behind the uplink they do, too.
+	ToUplink bool `json:"toUplink,omitempty"`
 }
 
 // VLANList is VLAN membership as the kernel has it, in the idiom of bridge(8).

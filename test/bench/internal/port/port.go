@@ -281,7 +281,17 @@ func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
 	if err != nil {
 		return err
 	}
-	p.fast[ifindex] = datapath.FastPort{Bridge: l.Attrs().MasterIndex, MTU: l.Attrs().MTU}
+	of := datapath.FastPort{Bridge: l.Attrs().MasterIndex, MTU: l.Attrs().MTU}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, other := range links { // what is no port of ours at the bridge is as the uplink
+		if a := other.Attrs(); a.MasterIndex == of.Bridge && a.Index != ifindex {
+			of.Uplink = a.Index
+		}
+	}
+	p.fast[ifindex] = of
 	if _, err = p.dp.SetFastPath(p.fast); err == nil {
 		_, err = p.dp.FoundFast(ifindex, p.fast[ifindex])
 	}
