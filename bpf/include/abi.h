@@ -370,7 +370,7 @@ struct hp_fast_port {
 		__u16 tag;     /* VLAN ID that the port's frames have there; 0: none */
 	} __attribute__((aligned(8))) uplink; /* loaded and stored by one instruction */
 	__u32 by_bridge; /* when it last sent a packet by the bridge for the bridge's sake, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
-	__u32 reserved;
+	__u32 since;     /* when it began to take part, in the same; whom it heard before may have moved since */
 };
 
 /* Whose MAC it is, in one VLAN of one bridge. */
@@ -381,7 +381,7 @@ struct hp_fast_key {
 };
 
 struct hp_fast_mac {
-	__u32 ifindex; /* host end of its port */
+	__u32 ifindex; /* host end of its port; 0: of none that takes part, but it is of this node */
 	__u32 slot;    /* the port's */
 	__u32 lost;    /* 1: it was heard elsewhere, or not here yet, so only the bridge may know where it is; set by the programs, too */
 	__u32 reserved;
@@ -393,6 +393,7 @@ struct hp_fast_far {
 	__u32 heard;  /* when last, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
 };
 
+#define HP_FAST_MACS 16384 /* of this node */
 #define HP_FAST_FAR 16384 /* MACs a node; the least recently used make room */
 
 #define HP_PORTS_MAX 1024     /* ports a node, and slots */

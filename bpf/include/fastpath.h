@@ -96,7 +96,7 @@ __noinline int fast_way(struct __sk_buff *skb, const struct hp_port *port)
 		if (!uplink.ifindex)
 			return BY_BRIDGE;
 		far = bpf_map_lookup_elem(&fast_far, &key);
-		if (!far || far->uplink != uplink.ifindex || now - far->heard > FAR_FOR)
+		if (!far || far->uplink != uplink.ifindex || now - far->heard > FAR_FOR || (__s32)(far->heard - fast->since) <= 0)
 			return BY_BRIDGE;
 		skb->cb[TO_IFINDEX] = uplink.ifindex;
 		skb->cb[OF_VLAN] = uplink.tag;
@@ -137,35 +137,22 @@ __noinline int may_enter(struct __sk_buff *skb, const struct hp_port *port)
 	       port->pvid == skb->cb[OF_VLAN] && (void *)(eth + 1) <= (void *)(long)skb->data_end && is_own(port, eth->dst);
 }
 
-/* heard_far notes who is behind the uplink, or is there no more. */
-static __always_inline void heard_far(const struct hp_fast_key *key, __u32 uplink, int there)
-{
-	struct hp_fast_far *far = bpf_map_lookup_elem(&fast_far, key), fresh = { uplink, handover_clock() };
-
-	if (!there) {
-		if (far)
-			bpf_map_delete_elem(&fast_far, key);
-	} else if (!far) {
-		bpf_map_update_elem(&fast_far, key, &fresh, BPF_ANY);
-	} else if (far->uplink != uplink || far->heard != fresh.heard) {
-		*far = fresh;
-	}
-}
-
 /*
  * heard has packets for a MAC go by the bridge from now on, if this one, to
  * a port in its VLAN, comes from it but not from its port: its VM has moved, and user space
  * will know later than its neighbours. If it has not, the next packet from its port tells the bridge so.
- * Who is no port's comes by the uplink, or by what is no business of ours.
+ * Who is not of this node, and comes by the uplink, is behind it; once a second that is noted, and else not looked at.
  */
 __noinline int heard(struct __sk_buff *skb, const struct hp_port *port)
 {
 	const struct eth_header *eth = (void *)(long)skb->data;
+	struct hp_fast_far *far, fresh;
+	struct hp_fast_uplink uplink;
 	struct hp_fast_port *fast;
 	struct hp_fast_mac *from;
-	struct hp_fast_uplink uplink;
 	struct hp_fast_key key;
 	__u32 slot;
+	int behind;
 
 	if (!port || (void *)(eth + 1) > (void *)(long)skb->data_end)
 		return 0;
@@ -174,16 +161,28 @@ __noinline int heard(struct __sk_buff *skb, const struct hp_port *port)
 		return 0;
 	key = fast_key(fast->bridge, port->pvid, eth->src);
 	uplink = uplink_of(port, fast);
-	if (uplink.ifindex)
-		heard_far(&key, uplink.ifindex, skb->ingress_ifindex == uplink.ifindex);
-	from = bpf_map_lookup_elem(&fast_macs, &key);
-	if (!from || from->ifindex == skb->ingress_ifindex)
+	behind = uplink.ifindex && skb->ingress_ifindex == uplink.ifindex;
+	fresh.uplink = uplink.ifindex;
+	fresh.heard = handover_clock();
+	far = bpf_map_lookup_elem(&fast_far, &key);
+	if (far && behind && far->uplink == fresh.uplink && far->heard == fresh.heard)
 		return 0;
-	from->lost = 1;
-	slot = from->slot;
-	fast = bpf_map_lookup_elem(&fast_ports, &slot);
-	if (fast)
-		fast->by_bridge = handover_clock() - BY_BRIDGE_EVERY;
+	from = bpf_map_lookup_elem(&fast_macs, &key);
+	if (from && from->ifindex != skb->ingress_ifindex) {
+		from->lost = 1;
+		slot = from->slot;
+		fast = bpf_map_lookup_elem(&fast_ports, &slot);
+		if (fast)
+			fast->by_bridge = fresh.heard - BY_BRIDGE_EVERY;
+	}
+	if (from || !behind) {
+		if (far)
+			bpf_map_delete_elem(&fast_far, &key);
+	} else if (far) {
+		*far = fresh;
+	} else {
+		bpf_map_update_elem(&fast_far, &key, &fresh, BPF_ANY);
+	}
 	return 0;
 }
 

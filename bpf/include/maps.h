@@ -265,11 +265,12 @@ struct {
 /*
  * fast_macs: where the VM with a MAC is.
  * Key: struct hp_fast_key. Value: struct hp_fast_mac. Written by the agent; the programs note in it that
- * a MAC is lost. A hint: whether the packet may go there says the port's own record.
+ * a MAC is lost. Who is of this node and has no port that takes part is here, too, always lost. A hint: whether the packet may go there says the port's own record.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, HP_PORTS_MAX * 2);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_FAST_MACS);
 	__type(key, struct hp_fast_key);
 	__type(value, struct hp_fast_mac);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

@@ -121,6 +121,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	a.fast.fdb = a.kernel.net.FDB
 	a.node = attach.Node{Bridge: a.kernel, Datapath: a.kernel, Records: st}
 	a.table.shares = a.sharesMAC
 	a.loadState()

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/bridge"
@@ -35,6 +37,8 @@ const (
 // fastBook is which ports take the fast path, and why others do not.
 type fastBook struct {
 	kick chan struct{} // there is something new to look at
+	fdb  func(bridge.Ref) ([]bridge.FDBEntry, error)
+	look sync.Mutex // held while the agent looks, and while it changes what the look relies on
 
 	mu    sync.Mutex
 	ports map[int]wire.FastPath // by host interface
@@ -50,6 +54,18 @@ func (b *fastBook) of(ifindex int) *wire.FastPath {
 		return &p
 	}
 	return nil
+}
+
+// holdFastPath has all go by the bridge while something is changed that the fast path relies on; the
+// next look sees to the rest.
+func (a *Agent) holdFastPath(change func()) {
+	a.fast.look.Lock()
+	defer a.fast.look.Unlock()
+	if _, err := a.kernel.dp.SetFastPath(nil); err != nil {
+		a.log.Warn("the fast path cannot be switched off", "err", err)
+	}
+	change()
+	ask(a.fast.kick)
 }
 
 // count is how many ports take it.
@@ -106,13 +122,17 @@ type fastView struct {
 	trunk    desired.Trunk
 	hooked   hostfw.Hooked
 	captures captures
-	others   map[int]string
+	theirs   map[int]string // what others have at ports
 	bridge   bridge.Observed
+	upIndex  int                  // the uplink's; 0 is none
 	uplink   *bridge.ObservedPort // nil: to it all goes by the bridge
+	known    []bridge.FDBEntry
 }
 
 // lookAtFastPath decides for every port, and has the programs know.
 func (a *Agent) lookAtFastPath(seen captures) {
+	a.fast.look.Lock()
+	defer a.fast.look.Unlock()
 	a.mu.RLock()
 	snap := a.world.snap
 	a.mu.RUnlock()
@@ -131,11 +151,13 @@ func (a *Agent) lookAtFastPath(seen captures) {
 		trunks[t.Bridge] = t
 	}
 	ports, give := map[int]wire.FastPath{}, map[int]datapath.FastPort{}
+	var others []datapath.FastMAC
+	views := map[int]*fastView{} // by bridge
 	for name, recs := range byBridge {
-		v, all := fastView{captures: seen}, "there is no VLANTrunk for its bridge any more"
+		v, all := &fastView{captures: seen}, "there is no VLANTrunk for its bridge any more"
 		if t, ok := trunks[name]; ok {
 			v.trunk = t
-			all = a.viewFastPath(&v, recs)
+			all = a.viewFastPath(v, recs)
 		}
 		for _, rec := range recs {
 			why := cmp.Or(all, v.whyNot(&rec))
@@ -149,24 +171,19 @@ func (a *Agent) lookAtFastPath(seen captures) {
 			of := v.portOf(&rec)
 			give[rec.HostIfIndex] = of
 			ports[rec.HostIfIndex] = wire.FastPath{On: true, ToUplink: of.Uplink != 0}
+			views[of.Bridge] = v
 		}
+		others = append(others, v.others(recs, give)...)
 	}
-	lost, err := a.kernel.dp.SetFastPath(give)
+	lost, err := a.kernel.dp.SetFastPath(give, others...)
 	if err != nil {
 		a.log.Warn("the fast path cannot be set up", "err", err)
 		for ifindex := range give {
 			ports[ifindex] = wire.FastPath{Why: err.Error()}
 		}
 	}
-	for _, ifindex := range lost {
-		rec := recs[ifindex]
-		found, err := a.find(&rec, give[ifindex])
-		if err != nil {
-			a.log.Warn("the fast path", "port", rec.HostIfName, "err", err)
-		}
-		if !found {
-			ports[ifindex] = wire.FastPath{Why: "packets to it go by the bridge until that hears its MAC here, and last"}
-		}
+	for ifindex := range a.find(lost, give, recs, views) {
+		ports[ifindex] = wire.FastPath{On: true, ToUplink: ports[ifindex].ToUplink, Why: "to it packets go by the bridge, until that hears its MAC here, and last"}
 	}
 	a.fast.mu.Lock()
 	defer a.fast.mu.Unlock()
@@ -211,8 +228,16 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
 	case b.Ageing < leastAgeing:
 		return fmt.Sprintf("%s forgets a MAC after %v, want at least %v", t.Bridge, b.Ageing, leastAgeing)
 	}
+	if v.known, err = a.fast.fdb(v.bridge.Bridge); err != nil {
+		return err.Error()
+	}
+	tagged := !v.bridge.VLANFiltering || v.bridge.VLANProtocol == unix.ETH_P_8021Q // as the programs tag
 	for _, p := range v.bridge.Ports {
-		if f := p.Flags; p.Name == t.Uplink && p.Up && p.Running && p.State == bridge.PortForwarding && f.Learning && !f.Isolated && !f.VLANTunnel && !f.Locked {
+		if p.Name != t.Uplink {
+			continue
+		}
+		v.upIndex = p.Index
+		if f := p.Flags; tagged && p.Up && p.Running && p.State == bridge.PortForwarding && f.Learning && !f.Isolated && !f.VLANTunnel && !f.Locked {
 			v.uplink = &p
 		}
 	}
@@ -220,7 +245,7 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
 	for i := range recs {
 		indexes[i] = recs[i].HostIfIndex
 	}
-	if v.others, err = a.kernel.dp.Others(indexes); err != nil {
+	if v.theirs, err = a.kernel.dp.Others(indexes); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -236,7 +261,7 @@ func (v *fastView) whyNot(rec *attach.Record) string {
 		return "it is a port for guests that tag their frames; access ports alone take it"
 	case !ok || !p.Up || !p.Running || p.State != bridge.PortForwarding:
 		return "the port does not forward"
-	case v.bridge.VLANFiltering && (p.VLANs.PVID != rec.VLANs.PVID || !p.VLANs.Members.Contains(p.VLANs.PVID) || !p.VLANs.Untagged.Contains(p.VLANs.PVID)):
+	case v.bridge.VLANFiltering && (p.VLANs.PVID != rec.VLANs.PVID || p.VLANs.Members != rec.VLANs.All() || p.VLANs.Untagged != rec.VLANs.All()):
 		return "its VLANs at the bridge are not its own"
 	case p.Flags != bridge.GuestFlags():
 		return "its flags at the bridge are not those of a VM's port"
@@ -246,8 +271,8 @@ func (v *fastView) whyNot(rec *attach.Record) string {
 		return "somebody captures at all interfaces of the node"
 	case v.captures.at[rec.HostIfIndex]:
 		return "somebody captures at it"
-	case v.others[rec.HostIfIndex] != "":
-		return "others have " + v.others[rec.HostIfIndex] + " of it"
+	case v.theirs[rec.HostIfIndex] != "":
+		return "others have " + v.theirs[rec.HostIfIndex] + " of it"
 	case v.hooked.At(p.Name) != "":
 		return v.hooked.At(p.Name) + " sees its frames"
 	}
@@ -269,24 +294,78 @@ func (v *fastView) portOf(rec *attach.Record) datapath.FastPort {
 	return of
 }
 
-// find has packets to a port that is lost take the fast path, if the bridge has its MAC there: it was
-// heard there last.
-func (a *Agent) find(rec *attach.Record, of datapath.FastPort) (found bool, err error) {
-	here := func() (bool, error) {
-		known, err := a.kernel.net.FDB(bridge.Ref{Index: of.Bridge})
-		return slices.ContainsFunc(known, func(e bridge.FDBEntry) bool {
-			return e.Port == rec.HostIfIndex && bytes.Equal(e.MAC, net.HardwareAddr(rec.MAC)) && (e.VLAN == rec.VLANs.PVID || e.VLAN == 0)
-		}), err
+// others are the MACs of a bridge's stations on this node that have no port in the fast path: what the bridge has
+// anywhere but at the uplink, and those of VMs that it has not heard.
+func (v *fastView) others(recs []attach.Record, give map[int]datapath.FastPort) (out []datapath.FastMAC) {
+	fast := vlan.Set{}
+	for _, rec := range recs {
+		if _, ok := give[rec.HostIfIndex]; ok {
+			fast = fast.Union(rec.VLANs.All())
+		}
 	}
-	if ok, err := here(); err != nil || !ok {
-		return false, err
+	add := func(mac net.HardwareAddr, vlans vlan.Set) {
+		for id := range vlans.Intersect(fast).All() {
+			if len(mac) == 6 {
+				out = append(out, datapath.FastMAC{Bridge: v.bridge.Bridge.Index, VLAN: id, MAC: [6]byte(mac)})
+			}
+		}
 	}
-	if found, err := a.kernel.dp.FoundFast(rec.HostIfIndex, of); err != nil || !found {
-		return false, err
+	for _, rec := range recs {
+		if _, ok := give[rec.HostIfIndex]; !ok {
+			add(net.HardwareAddr(rec.MAC), rec.VLANs.All())
+		}
 	}
-	// Where the programs have heard it elsewhere just now, the bridge had before.
-	if ok, err := here(); err != nil || !ok {
-		return false, errors.Join(err, a.kernel.dp.LoseFast(rec.HostIfIndex, of))
+	for _, e := range v.known {
+		if e.Port == v.upIndex && !e.Local {
+			continue
+		}
+		in := fast
+		if e.VLAN != 0 {
+			in = vlan.Set{}
+			_ = in.Add(e.VLAN) // it is one
+		}
+		add(e.MAC, in)
 	}
-	return true, nil
+	return out
+}
+
+// find has packets to ports that are lost take the fast path, if the bridge has their MACs there: they were
+// heard there last. It gives those that are lost still.
+func (a *Agent) find(lost []int, give map[int]datapath.FastPort, recs map[int]attach.Record, views map[int]*fastView) map[int]bool {
+	still, found := map[int]bool{}, map[int][]int{} // by bridge
+	for _, ifindex := range lost {
+		still[ifindex] = true
+		rec, of := recs[ifindex], give[ifindex]
+		if !heardAt(views[of.Bridge].known, &rec) {
+			continue
+		}
+		ok, err := a.kernel.dp.FoundFast(ifindex, of)
+		if err != nil {
+			a.log.Warn("the fast path", "port", rec.HostIfName, "err", err)
+		} else if ok {
+			found[of.Bridge] = append(found[of.Bridge], ifindex)
+		}
+	}
+	for br, ifindexes := range found {
+		// Where the programs have heard one elsewhere in the meantime, the bridge had before.
+		known, err := a.fast.fdb(bridge.Ref{Index: br})
+		for _, ifindex := range ifindexes {
+			rec := recs[ifindex]
+			if err == nil && heardAt(known, &rec) {
+				delete(still, ifindex)
+				continue
+			}
+			if err := errors.Join(err, a.kernel.dp.LoseFast(ifindex, give[ifindex])); err != nil {
+				a.log.Warn("the fast path", "port", rec.HostIfName, "err", err)
+			}
+		}
+	}
+	return still
+}
+
+// heardAt says whether the bridge has a port's MAC there.
+func heardAt(known []bridge.FDBEntry, rec *attach.Record) bool {
+	return slices.ContainsFunc(known, func(e bridge.FDBEntry) bool {
+		return e.Port == rec.HostIfIndex && !e.Local && bytes.Equal(e.MAC, net.HardwareAddr(rec.MAC)) && (e.VLAN == rec.VLANs.PVID || e.VLAN == 0)
+	})
 }

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -43,7 +45,7 @@ func TestWhyNotFast(t *testing.T) {
 	}{
 		{"", func(*fastView, *attach.Record) {}},
 		{"", func(v *fastView, rec *attach.Record) { v.captures.at = map[int]bool{rec.HostIfIndex + 1: true} }},
-		{"", func(v *fastView, rec *attach.Record) { v.others = map[int]string{rec.HostIfIndex + 1: "a tc filter"} }},
+		{"", func(v *fastView, rec *attach.Record) { v.theirs = map[int]string{rec.HostIfIndex + 1: "a tc filter"} }},
 		{"", func(v *fastView, _ *attach.Record) {
 			v.hooked.Devices = []hostfw.BaseChain{{Name: "c", Devices: []string{"eth9", "eth*"}}}
 		}},
@@ -66,7 +68,7 @@ func TestWhyNotFast(t *testing.T) {
 		{"no veth", func(v *fastView, rec *attach.Record) { at(v, rec, func(p *bridge.ObservedPort) { p.Paired = false }) }},
 		{"captures at all", func(v *fastView, _ *attach.Record) { v.captures.at = map[int]bool{0: true} }},
 		{"captures at it", func(v *fastView, rec *attach.Record) { v.captures.at = map[int]bool{rec.HostIfIndex: true} }},
-		{"a tcx program", func(v *fastView, rec *attach.Record) { v.others = map[int]string{rec.HostIfIndex: "a tcx program"} }},
+		{"a tcx program", func(v *fastView, rec *attach.Record) { v.theirs = map[int]string{rec.HostIfIndex: "a tcx program"} }},
 		{" c sees its frames", func(v *fastView, rec *attach.Record) {
 			v.hooked.Devices = []hostfw.BaseChain{{Name: "c", Devices: []string{rec.HostIfName}}}
 		}},
@@ -86,6 +88,28 @@ func TestWhyNotFast(t *testing.T) {
 		if got := v.whyNot(&rec); c.why == "" && got != "" || !strings.Contains(got, c.why) {
 			t.Errorf("%q is said, want %q", got, c.why)
 		}
+	}
+}
+
+// Stations of the node that have no port in the fast path are told to the programs: in the VLANs of
+// those that have one.
+func TestFastPathOthers(t *testing.T) {
+	mac := func(n byte) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, n} }
+	fast, trunk, other := port(1, 1, access(100)), port(2, 2, attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "100,200")}), port(3, 3, access(200))
+	v := fastView{upIndex: 9, bridge: bridge.Observed{Bridge: bridge.Ref{Index: 7}}, known: []bridge.FDBEntry{
+		{Port: 1, MAC: mac(1), VLAN: 100}, {Port: 4, MAC: mac(4), VLAN: 100}, {Port: 4, MAC: mac(5), VLAN: 200},
+		{Port: 9, MAC: mac(6), VLAN: 100}, {Port: 9, MAC: mac(7), VLAN: 100, Local: true}, {Port: 7, MAC: mac(8), Local: true},
+	}}
+	got := map[datapath.FastMAC]bool{}
+	for _, m := range v.others([]attach.Record{*fast, *trunk, *other}, map[int]datapath.FastPort{1: {Bridge: 7}}) {
+		got[m] = true
+	}
+	want := map[datapath.FastMAC]bool{}
+	for _, n := range []byte{1, 2, 4, 7, 8} {
+		want[datapath.FastMAC{Bridge: 7, VLAN: 100, MAC: [6]byte(mac(n))}] = true
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 
@@ -259,11 +283,39 @@ func TestFastPathOfTrunk(t *testing.T) {
 	l.hears("v1", rec.MAC.String())
 	l.lookAtFastPath(captures{})
 	for port, on := range map[string]bool{"v1": true, "v2": false} {
-		if f := l.fast.of(l.byName(port).HostIfIndex); f.On != on || on == strings.Contains(f.Why, "until that hears its MAC here") {
+		if f := l.fast.of(l.byName(port).HostIfIndex); !f.On || on != (f.Why == "") || !on && !strings.Contains(f.Why, "until that hears its MAC here") {
 			t.Errorf("of %s is said %+v", port, f)
 		}
 	}
 	l.hears("v2", rec.MAC.String())
+	look("")
+
+	// It is heard elsewhere in the very moment in which it is found.
+	l.must(l.kernel.dp.LoseFast(rec.HostIfIndex, datapath.FastPort{Bridge: br.Attrs().Index, MTU: 1500}))
+	asked := 0
+	l.fast.fdb = func(of bridge.Ref) ([]bridge.FDBEntry, error) {
+		if asked++; asked == 2 {
+			l.hears("v1", rec.MAC.String())
+		}
+		return l.kernel.net.FDB(of)
+	}
+	for range 2 { // the second time, the bridge says so at once
+		l.lookAtFastPath(captures{})
+		if f := l.fast.of(rec.HostIfIndex); f.Why == "" {
+			t.Errorf("of it is said %+v", f)
+		}
+	}
+	if asked != 3 {
+		t.Errorf("the bridge was asked %d times", asked)
+	}
+	l.fast.fdb = l.kernel.net.FDB
+	l.hears("v2", rec.MAC.String())
+	look("")
+	l.holdFastPath(func() {
+		if p, err := l.kernel.dp.SetFastPath(nil); err != nil || len(p) > 0 {
+			t.Error(p, err)
+		}
+	})
 	look("")
 	moves := l.follows()
 	for m, want := range map[*desired.Move]string{{Migrating: true, UnderWay: true}: "its VM is migrating", {Migrating: true}: "", {Migrating: true, Failed: true}: ""} {

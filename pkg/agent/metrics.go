@@ -91,7 +91,7 @@ func newCollector(a *Agent) *collector {
 		trunkReady: d("trunk_ready", "1 when the trunk is as desired", "trunk", "bridge", "uplink"),
 		filtered:   d("trunk_host_filtered", "1 when the host's own packet filter has a hand in frames of the trunk's VMs: its condition HostFiltered is True", "trunk"),
 		ports:      d("ports", "ports by state", "state"),
-		fast:       d("fast_path_ports", "ports of the fast path: packets of established connections between them go past the bridge"),
+		fast:       d("fast_path_ports", "ports of the fast path: packets of established connections between them, and from them to the uplink, go past the bridge"),
 		packets:    d("port_packets_total", "packets by what became of them", port...),
 		bytes:      d("port_bytes_total", "bytes by what became of them", port...),
 		ruleHits:   d("rule_packets_total", "packets that a firewall rule judged", "policy", "rule", "action"),

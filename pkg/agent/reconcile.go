@@ -53,7 +53,11 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	}
 	h, known := a.healthOf(t.Name)
 	waits := h.problem != "" && h.spec == spec && time.Since(h.tried) < firstDelay
-	if !waits && (!known || h.problem != "" || h.spec != spec) {
+	switch {
+	case waits || known && h.problem == "" && h.spec == spec:
+	case known && h.spec.Native != spec.Native: // tags change their meaning
+		a.holdFastPath(func() { h = a.ensureTrunk(t.Name, spec) })
+	default:
 		h = a.ensureTrunk(t.Name, spec)
 	}
 	if h.problem != "" && len(ports) == 0 {

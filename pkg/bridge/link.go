@@ -79,6 +79,8 @@ type BridgeAttrs struct {
 	DefaultPVID   vlan.ID
 	STP           bool
 	McastSnooping bool
+	// VLANProtocol is the EtherType of its VLAN tags: 0x8100, unless it is one of a provider.
+	VLANProtocol uint16
 	// Ageing is for how long a MAC is known that is not heard.
 	Ageing time.Duration
 }
@@ -274,6 +276,10 @@ func parseBridge(b []byte) (*BridgeAttrs, error) {
 			br.STP = num(a.Value) != 0
 		case nl.IFLA_BR_MCAST_SNOOPING:
 			br.McastSnooping = num(a.Value) != 0
+		case nl.IFLA_BR_VLAN_PROTOCOL: // in network order
+			if len(a.Value) >= 2 {
+				br.VLANProtocol = binary.BigEndian.Uint16(a.Value)
+			}
 		case nl.IFLA_BR_AGEING_TIME: // in hundredths of a second (USER_HZ)
 			br.Ageing = time.Duration(num(a.Value)) * 10 * time.Millisecond
 		}

@@ -300,7 +300,7 @@ func (s TrunkSpec) fits(b BridgeAttrs) bool {
 	if s.Flat {
 		b.DefaultPVID = 0
 	}
-	b.Ageing = 0 // whatever it is
+	b.Ageing, b.VLANProtocol = 0, 0 // whatever they are
 	return b == s.wantBridge()
 }
 

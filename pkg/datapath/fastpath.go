@@ -3,7 +3,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"sync/atomic"
 	"unsafe"
 
@@ -22,6 +21,15 @@ type FastPort struct {
 	Uplink int
 	Tag    vlan.ID
 }
+
+// FastMAC is a MAC in one VLAN of one bridge.
+type FastMAC struct {
+	Bridge int // ifindex
+	VLAN   vlan.ID
+	MAC    [6]byte
+}
+
+const fastMACs = 16384 // HP_FAST_MACS of bpf/include/abi.h
 
 // ErrNoFastPath says that this kernel's BPF cannot jump from a program that has functions.
 var ErrNoFastPath = errors.New("the kernel cannot run the programs of the fast path")
@@ -55,6 +63,13 @@ func (d *Datapath) setFast(rec portHpPort, of FastPort) error {
 	atomic.StoreUint32(&at.Bridge, uint32(of.Bridge))
 	atomic.StoreUint32(&at.Mtu, uint32(of.MTU))
 	atomic.StoreUint64((*uint64)(unsafe.Pointer(&at.Uplink)), *(*uint64)(unsafe.Pointer(&uplink)))
+	if rec.Flags&flag == 0 {
+		now, err := coarseTime()
+		if err != nil {
+			return err
+		}
+		atomic.StoreUint32(&at.Since, uint32(now>>handoverShift))
+	}
 	rec.Flags |= flag
 	return d.ports.put(int(rec.Ifindex), rec)
 }
@@ -68,7 +83,10 @@ func (d *Datapath) FastPath() bool { return d.into != nil }
 // no access port, or not there, takes no part. The result are those of them that are lost: packets to them go by
 // the bridge. A port is lost when it is given, and when its MAC is heard at another, until [Datapath.FoundFast] is
 // called; two with the same MAC always are.
-func (d *Datapath) SetFastPath(ports map[int]FastPort) (lost []int, err error) {
+//
+// Others are MACs of this node that are not those of such ports: to them, too, packets go by the bridge, and are not
+// looked for behind the uplink. Those that do not fit are left out.
+func (d *Datapath) SetFastPath(ports map[int]FastPort, others ...FastMAC) (lost []int, err error) {
 	if d.into == nil && len(ports) > 0 {
 		return nil, ErrNoFastPath
 	}
@@ -87,7 +105,7 @@ func (d *Datapath) SetFastPath(ports map[int]FastPort) (lost []int, err error) {
 				if other.Ifindex != 0 {
 					lost = append(lost, int(other.Ifindex))
 				}
-				want[key] = portHpFastMac{} // nobody
+				want[key] = portHpFastMac{Slot: PortsMax, Lost: 1} // nobody's
 			} else {
 				want[key] = portHpFastMac{Ifindex: uint32(ifindex), Slot: rec.Slot, Lost: 1}
 			}
@@ -96,7 +114,12 @@ func (d *Datapath) SetFastPath(ports map[int]FastPort) (lost []int, err error) {
 			return nil, err
 		}
 	}
-	maps.DeleteFunc(want, func(_ portHpFastKey, at portHpFastMac) bool { return at.Ifindex == 0 })
+	for _, o := range others {
+		key := portHpFastKey{Bridge: uint32(o.Bridge), Vlan: uint16(o.VLAN), Mac: o.MAC}
+		if _, is := want[key]; !is && len(want) < fastMACs {
+			want[key] = portHpFastMac{Slot: PortsMax, Lost: 1}
+		}
+	}
 	more, err := d.syncFastMACs(want)
 	return append(lost, more...), err
 }
@@ -119,7 +142,7 @@ func (d *Datapath) syncFastMACs(want map[portHpFastKey]portHpFastMac) (lost []in
 			stale = append(stale, key)
 		case is.Ifindex == at.Ifindex && is.Slot == at.Slot:
 			delete(want, key)
-			if is.Lost != 0 {
+			if is.Lost != 0 && is.Ifindex != 0 {
 				lost = append(lost, int(is.Ifindex))
 			}
 		}
@@ -132,7 +155,9 @@ func (d *Datapath) syncFastMACs(want map[portHpFastKey]portHpFastMac) (lost []in
 	}
 	for key, at := range want {
 		errs = append(errs, m.Put(key, at))
-		lost = append(lost, int(at.Ifindex))
+		if at.Ifindex != 0 {
+			lost = append(lost, int(at.Ifindex))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return lost, fmt.Errorf("write the MACs of the fast path: %w", err)
@@ -159,7 +184,12 @@ func (d *Datapath) markFast(ifindex int, of FastPort, lost uint32) (there bool, 
 	if err != nil {
 		return false, err
 	}
-	err = d.maps[portMapFastMacs].Update(fastKey(rec, of), portHpFastMac{Ifindex: uint32(ifindex), Slot: rec.Slot, Lost: lost}, ebpf.UpdateExist)
+	key := fastKey(rec, of)
+	var is portHpFastMac
+	if err := d.maps[portMapFastMacs].Lookup(key, &is); errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && is.Ifindex == 0 {
+		return false, nil
+	}
+	err = d.maps[portMapFastMacs].Update(key, portHpFastMac{Ifindex: uint32(ifindex), Slot: rec.Slot, Lost: lost}, ebpf.UpdateExist)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return false, nil
 	}

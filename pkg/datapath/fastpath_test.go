@@ -124,7 +124,7 @@ func (f *fastLAN) both() map[int]FastPort {
 	return map[int]FastPort{f.host[0].Index: of, f.host[1].Index: of}
 }
 
-// fast has both ports take part, where they are, as if each had just sent a packet by the bridge.
+// fast has both ports take part, where they are, as if each had for long, and had just sent a packet by the bridge.
 func (f *fastLAN) fast(t *testing.T) {
 	t.Helper()
 	f.lost(t)
@@ -136,7 +136,7 @@ func (f *fastLAN) fast(t *testing.T) {
 		if found, err := f.FoundFast(ifindex, of); err != nil || !found {
 			t.Fatalf("found %v: %v", found, err)
 		}
-		f.at(t, ifindex).ByBridge = uint32(now >> handoverShift)
+		f.at(t, ifindex).ByBridge, f.at(t, ifindex).Since = uint32(now>>handoverShift), 0
 	}
 }
 
@@ -805,16 +805,37 @@ func TestFastPathUplink(t *testing.T) {
 		f.hear(t)
 		is("back", "fast")
 
-		ports := f.both()
-		of := ports[f.host[0].Index]
-		of.Uplink = 0
-		ports[f.host[0].Index] = of
-		if _, err := f.SetFastPath(ports); err != nil {
+		// Nobody has listened for a while.
+		if _, err := f.SetFastPath(nil); err != nil {
 			t.Fatal(err)
 		}
-		is("the uplink is not for it", "bridge")
+		f.lost(t)
+		is("where it was heard before", "bridge")
+		f.at(t, f.host[0].Index).Since -= 2
+		is("and where since", "fast")
 		f.fast(t)
-		is("it is again", "fast")
+
+		// It is somebody of this node, whoever pretends to be it.
+		if _, err := f.SetFastPath(f.both(), FastMAC{Bridge: f.bridge, VLAN: 100, MAC: [6]byte(farMAC)}); err != nil {
+			t.Fatal(err)
+		}
+		f.hear(t)
+		is("a station of this node", "bridge")
+		f.fast(t)
+		is("it is none any more", "fast")
+
+		for when, uplink := range map[string]int{"the uplink is not for it": 0, "it was heard by another": other.Index} {
+			ports := f.both()
+			of := ports[f.host[0].Index]
+			of.Uplink = uplink
+			ports[f.host[0].Index] = of
+			if _, err := f.SetFastPath(ports); err != nil {
+				t.Fatal(err)
+			}
+			is(when, "bridge")
+			f.fast(t)
+			is("it is again", "fast")
+		}
 		c := lanPort(0)
 		c.VLANs.PVID = 101
 		if err := f.UpdatePort(f.host[0].Index, c); err != nil {
@@ -823,6 +844,25 @@ func TestFastPathUplink(t *testing.T) {
 		is("another VLAN", "bridge")
 		f.hear(t)
 		is("established there, whose tag nobody has said", "bridge")
+		if err := f.UpdatePort(f.host[0].Index, lanPort(0)); err != nil {
+			t.Fatal(err)
+		}
+
+		// Without a tag it is told from the bridge's where that has no way.
+		ports := f.both()
+		of := ports[f.host[0].Index]
+		of.Tag = 0
+		ports[f.host[0].Index] = of
+		if _, err := f.SetFastPath(ports); err != nil {
+			t.Fatal(err)
+		}
+		f.at(t, f.host[0].Index).Since = 0
+		if err := netlink.LinkSetNoMaster(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: f.uplink.Index}}); err != nil {
+			t.Fatal(err)
+		}
+		if way := f.saysFar(t, toFar()); way == "" {
+			t.Error("a packet without a tag is lost")
+		}
 	})
 }
 

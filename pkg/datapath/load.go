@@ -95,7 +95,7 @@ func (d *Datapath) load() error {
 		return err
 	}
 	if fast := probeFastPath(); fast.Answer == No || d.cfg.noFastPath {
-		d.log.Warn("there is no fast path between the VMs of this node: the kernel lacks what it takes", "needs", fastPathNeeds)
+		d.log.Warn("there is no fast path on this node: the kernel lacks what it takes", "needs", fastPathNeeds)
 		if err := withoutFastPath(spec); err != nil {
 			return err
 		}

@@ -39,6 +39,7 @@ func (d *Datapath) AttachPort(i attach.Interface, c attach.PortConfig) error {
 		fresh = true
 	}
 	if fresh {
+		rec = portHpPort{} // nothing of what there was
 		if rec.Slot, err = d.claim(); err != nil {
 			return err
 		}

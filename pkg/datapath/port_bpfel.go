@@ -104,7 +104,7 @@ type portHpFastPort struct {
 	Mtu      uint32
 	Uplink   portHpFastUplink
 	ByBridge uint32
-	Reserved uint32
+	Since    uint32
 }
 
 type portHpFastUplink struct {

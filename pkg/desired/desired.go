@@ -28,7 +28,7 @@ type Trunk struct {
 	Management    vlan.Set `json:"managementVLANs,omitzero"`
 	InlineAllowed bool     `json:"inlineAllowed"`        // a CNI config may name the bridge and VLANs itself
 	Bypass        bool     `json:"bypass,omitempty"`     // its frames bypass the host's iptables
-	NoFastPath    bool     `json:"noFastPath,omitempty"` // between its ports all goes by the bridge
+	NoFastPath    bool     `json:"noFastPath,omitempty"` // all goes by the bridge
 	Resource      bool     `json:"resource,omitempty"`   // healthy nodes offer homeport.dev/<name>
 	Kept          bool     `json:"kept,omitempty"`       // as Network.Kept
 }

@@ -61,6 +61,8 @@ func fastPath(f *wire.FastPath) string {
 	switch {
 	case f == nil:
 		return "-"
+	case f.On && f.Why != "":
+		return "on, but " + f.Why
 	case f.On && !f.ToUplink:
 		return "on between VMs"
 	case f.On:

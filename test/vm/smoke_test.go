@@ -100,7 +100,7 @@ func TestSmokeTimeout(t *testing.T) {
 
 func TestSmokePanic(t *testing.T) {
 	needVM(t)
-	code, out, _, err := boot(t, Spec{Kernel: "6.12"}, "echo before; echo c >/proc/sysrq-trigger; sleep 1000")
+	code, out, _, err := boot(t, Spec{Kernel: "6.12"}, "echo before; sleep 1; echo c >/proc/sysrq-trigger; sleep 1000")
 	if code != CodeDied || !errors.Is(err, ErrDied) || !strings.Contains(err.Error(), "kernel panic - not syncing: sysrq") {
 		t.Errorf("exit code %d, %v; want %d and the panic's words", code, err, CodeDied)
 	}

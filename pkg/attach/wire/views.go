@@ -157,11 +157,11 @@ type Port struct {
 	FastPath *FastPath `json:"fastPath,omitempty"`
 }
 
-// FastPath says whether packets of a port's established connections go past the bridge, to ports of this
-// node that say the same.
+// FastPath says whether packets of a port's established connections go past the bridge, to other ports of this
+// node for which it is on.
 type FastPath struct {
 	On  bool   `json:"on"`
-	Why string `json:"why,omitempty"` // it is not
+	Why string `json:"why,omitempty"` // it is not, or not for what comes to the port
 	// ToUplink: to hosts behind the uplink they do, too.
 	ToUplink bool `json:"toUplink,omitempty"`
 }

@@ -288,7 +288,7 @@ func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
 	}
 	for _, other := range links { // what is no port of ours at the bridge is as the uplink
 		if a := other.Attrs(); a.MasterIndex == of.Bridge && a.Index != ifindex {
-			of.Uplink = a.Index
+			of.Uplink, of.Tag = a.Index, VLAN
 		}
 	}
 	p.fast[ifindex] = of
