@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Past the bridge: an established packet whose receiver has a port in the same bridge and VLAN
- * is judged for that port, too, at the hook where it came in, and handed to the port's VM. What
- * the bridge knows of MACs it knows still: it sees all that opens or ends a connection, and one
- * packet of a port now and then.
+ * is judged for that port, too, at the hook where it came in, and handed to the port's VM; one whose
+ * receiver the port has heard by the uplink is sent there. What
+ * the bridge knows of MACs it knows still: it sees all that opens or ends a connection, all that comes by
+ * the uplink, and one packet of a port now and then.
  */
 #ifndef HOMEPORT_FASTPATH_H
 #define HOMEPORT_FASTPATH_H

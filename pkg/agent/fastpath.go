@@ -80,8 +80,8 @@ func (b *fastBook) count() (n int) {
 	return n
 }
 
-// keepFastPath has packets of established connections go past the bridge between ports of this
-// node where nothing speaks against it.
+// keepFastPath has packets of established connections go past the bridge, between ports of this
+// node and to the uplink, where nothing speaks against it.
 func (a *Agent) keepFastPath(ctx context.Context) error {
 	tick := time.NewTicker(capturesEvery)
 	defer tick.Stop()
@@ -181,6 +181,7 @@ func (a *Agent) lookAtFastPath(seen captures) {
 		for ifindex := range give {
 			ports[ifindex] = wire.FastPath{Why: err.Error()}
 		}
+		lost = nil
 	}
 	for ifindex := range a.find(lost, give, recs, views) {
 		ports[ifindex] = wire.FastPath{On: true, ToUplink: ports[ifindex].ToUplink, Why: "to it packets go by the bridge, until that hears its MAC here, and last"}
@@ -311,7 +312,7 @@ func (v *fastView) others(recs []attach.Record, give map[int]datapath.FastPort) 
 		}
 	}
 	for _, rec := range recs {
-		if _, ok := give[rec.HostIfIndex]; !ok {
+		if _, ok := give[rec.HostIfIndex]; !ok && rec.Wanted() != attach.Released {
 			add(net.HardwareAddr(rec.MAC), rec.VLANs.All())
 		}
 	}

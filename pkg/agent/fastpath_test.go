@@ -96,12 +96,14 @@ func TestWhyNotFast(t *testing.T) {
 func TestFastPathOthers(t *testing.T) {
 	mac := func(n byte) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, n} }
 	fast, trunk, other := port(1, 1, access(100)), port(2, 2, attach.VLANs{Mode: vlan.Trunk, Tagged: set(t, "100,200")}), port(3, 3, access(200))
+	left := port(5, 9, access(100))
+	left.Hold = &attach.Hold{State: attach.Released}
 	v := fastView{upIndex: 9, bridge: bridge.Observed{Bridge: bridge.Ref{Index: 7}}, known: []bridge.FDBEntry{
 		{Port: 1, MAC: mac(1), VLAN: 100}, {Port: 4, MAC: mac(4), VLAN: 100}, {Port: 4, MAC: mac(5), VLAN: 200},
 		{Port: 9, MAC: mac(6), VLAN: 100}, {Port: 9, MAC: mac(7), VLAN: 100, Local: true}, {Port: 7, MAC: mac(8), Local: true},
 	}}
 	got := map[datapath.FastMAC]bool{}
-	for _, m := range v.others([]attach.Record{*fast, *trunk, *other}, map[int]datapath.FastPort{1: {Bridge: 7}}) {
+	for _, m := range v.others([]attach.Record{*fast, *trunk, *other, *left}, map[int]datapath.FastPort{1: {Bridge: 7}}) {
 		got[m] = true
 	}
 	want := map[datapath.FastMAC]bool{}
@@ -361,6 +363,30 @@ func (l live) hearsBoth() {
 			}
 		}
 		l.hears(it.rec.HostIfName, it.rec.MAC.String())
+	}
+}
+
+// While the native VLAN of a trunk changes, nothing goes past the bridge: tags change their meaning.
+func TestFastPathHeld(t *testing.T) {
+	l := fastLive(t)
+	trunk := l.world.snap.Trunks["open"]
+	for native, held := range map[vlan.ID]bool{0: false, 5: true} {
+		l.lookAtFastPath(captures{})
+		l.says("")
+		l.setHealth("open", trunkHealth{spec: trunkSpec(trunk), mtu: 1400}) // not what it is to be: its ports' VLANs are not in it
+		now := trunk
+		now.NativeVLAN, now.MTU = native, 1300
+		l.lookAtTrunk(now) // which cannot be had here
+		select {
+		case <-l.fast.kick:
+			if !held {
+				t.Error("held for nothing")
+			}
+		default:
+			if held {
+				t.Error("not held")
+			}
+		}
 	}
 }
 
