@@ -82,6 +82,16 @@ func (n *Net) Observe(bridge string, also ...Ref) (Observed, error) {
 			o.Loose[l.Index] = observedPort(l)
 		}
 	}
+	if o.IsBridge && len(o.Loose) > 0 {
+		// They may be because it went away in the middle.
+		_, err := n.LinkInfo(o.Bridge)
+		if errors.Is(err, ErrNotFound) {
+			return Observed{Ports: map[int]ObservedPort{}, Loose: o.Loose}, nil
+		}
+		if err != nil {
+			return o, err
+		}
+	}
 	return o, nil
 }
 
