@@ -2,10 +2,6 @@ package hostfw
 
 import (
 	"errors"
-	"os"
-	"os/exec"
-	"runtime"
-	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -14,53 +10,44 @@ import (
 
 // Chains that see bridged frames are found as the kernel has them.
 func TestHooked(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Fatal("needs root: it makes a network namespace of its own")
-	}
-	runtime.LockOSThread() // never unlocked: the thread goes with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatal(err)
-	}
-	h := NewHost()
-	h.Root = fstest.MapFS{}
-	look := func(what, bridge, device string) {
-		t.Helper()
-		got, err := h.Hooked()
-		if err != nil {
-			t.Fatal(err)
+	needNFT(t)
+	inNamespace(t, func() {
+		h := NewHost()
+		h.Root = fstest.MapFS{}
+		look := func(what, bridge, device string) {
+			t.Helper()
+			got, err := h.Hooked()
+			if err != nil || got.Bridge != bridge || got.At("lo") != device || (device == "") != (len(got.Devices) == 0) || got.At("l") != "" {
+				t.Errorf("%s: found %+v, %v, want %q and %q", what, got, err, bridge, device)
+			}
 		}
-		if got.Bridge != bridge || got.At("lo") != device || (device == "") != (len(got.Devices) == 0) || got.At("l") != "" {
-			t.Errorf("%s: found %+v, want %q and %q", what, got, bridge, device)
+		nft := func(script string) {
+			t.Helper()
+			if _, err := runNFT(script); err != nil {
+				t.Errorf("nft: %v", err)
+			}
 		}
-	}
-	nft := func(script string) {
-		t.Helper()
-		cmd := exec.Command("nft", "-f", "-")
-		cmd.Stdin = strings.NewReader(script)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("nft: %v\n%s", err, out)
-		}
-	}
-	look("nothing", "", "")
-	nft("table bridge t { chain plain { drop; }; chain i { type filter hook input priority 0; }; }\ntable inet u { chain f { type filter hook forward priority 0; }; }")
-	look("chains that see no bridged frames", "", "")
-	nft("table netdev n { chain in { type filter hook ingress device lo priority 0; }; }")
-	look("a device", "", "nftables' chain netdev n in")
-	nft("delete table netdev n\ntable netdev n { chain in { type filter hook ingress devices = { lo } priority 0; }; }")
-	look("devices", "", "nftables' chain netdev n in")
-	nft("delete table netdev n\ntable inet n { chain in { type filter hook ingress device lo priority 0; }; }")
-	look("of both families", "", "nftables' chain inet n in")
-	nft("delete table inet n\ntable bridge t { chain f { type filter hook forward priority 0; }; }")
-	look("a bridge's chain", "nftables' chain bridge t f", "")
-	nft("delete table bridge t")
-	look("gone", "", "")
+		look("nothing", "", "")
+		nft("table bridge t { chain plain { drop; }; chain i { type filter hook input priority 0; }; }\ntable inet u { chain f { type filter hook forward priority 0; }; }")
+		look("chains that see no bridged frames", "", "")
+		nft("table netdev n { chain in { type filter hook ingress device lo priority 0; }; }")
+		look("a device", "", "nftables' chain netdev n in")
+		nft("delete table netdev n\ntable netdev n { chain in { type filter hook ingress devices = { lo } priority 0; }; }")
+		look("devices", "", "nftables' chain netdev n in")
+		nft("delete table netdev n\ntable inet n { chain in { type filter hook ingress device lo priority 0; }; }")
+		look("of both families", "", "nftables' chain inet n in")
+		nft("delete table inet n\ntable bridge t { chain f { type filter hook forward priority 0; }; }")
+		look("a bridge's chain", "nftables' chain bridge t f", "")
+		nft("delete table bridge t")
+		look("gone", "", "")
 
-	h.Root = fstest.MapFS{"sys/module/ebtable_filter/refcnt": {}}
-	look("ebtables", "the legacy ebtables' table filter", "")
-	h.Chains = func(uint8) ([]BaseChain, error) { return nil, errors.New("busy") }
-	if _, err := h.Hooked(); err == nil {
-		t.Error("that it cannot be told is not told")
-	}
+		h.Root = fstest.MapFS{"sys/module/ebtable_filter/refcnt": {}}
+		look("ebtables", "the legacy ebtables' table filter", "")
+		h.Chains = func(uint8) ([]BaseChain, error) { return nil, errors.New("busy") }
+		if _, err := h.Hooked(); err == nil {
+			t.Error("that it cannot be told is not told")
+		}
+	})
 }
 
 // Names that only begin so are read however a kernel says them.

@@ -121,12 +121,17 @@ func TestDroppersCheck(t *testing.T) {
 	}
 }
 
-// The real nft lists in the form that is read here.
-func TestRealNFT(t *testing.T) {
-	h := Host{NFT: runNFT}
-	if _, err := h.Droppers(nil, nil, true); errors.Is(err, ErrNoNFT) {
+func needNFT(t *testing.T) {
+	t.Helper()
+	if _, err := (Host{NFT: runNFT}).Droppers(nil, nil, true); errors.Is(err, ErrNoNFT) {
 		t.Skip("this machine has no nft")
 	}
+}
+
+// The real nft lists in the form that is read here.
+func TestRealNFT(t *testing.T) {
+	needNFT(t)
+	h := Host{NFT: runNFT}
 	inNamespace(t, func() {
 		if _, err := runNFT("add table inet t; add chain inet t sub; add chain inet t base { type filter hook forward priority 10; }; add rule inet t base iifname lo drop; add rule inet t base ct state invalid drop; add rule inet t base jump sub; add rule inet t sub ip saddr 192.0.2.0/24 reject"); err != nil {
 			t.Errorf("nft: %v", err)
