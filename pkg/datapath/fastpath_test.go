@@ -821,6 +821,14 @@ func TestFastPathUplink(t *testing.T) {
 		}
 		f.hear(t)
 		is("a station of this node", "bridge")
+		// Which the ports are, too.
+		f.open(t, ping, pong)
+		if _, err := f.SetFastPath(f.both(), FastMAC{Bridge: f.bridge, VLAN: 100, MAC: [6]byte(peerMAC)}); err != nil {
+			t.Fatal(err)
+		}
+		if way := f.says(t, 0, ping); way != "fast" {
+			t.Errorf("named twice, a port got a packet by %q", way)
+		}
 		f.fast(t)
 		is("it is none any more", "fast")
 
@@ -832,6 +840,7 @@ func TestFastPathUplink(t *testing.T) {
 			if _, err := f.SetFastPath(ports); err != nil {
 				t.Fatal(err)
 			}
+			f.at(t, f.host[0].Index).Since = 0
 			is(when, "bridge")
 			f.fast(t)
 			is("it is again", "fast")
