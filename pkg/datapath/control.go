@@ -50,6 +50,14 @@ func mapMemory(m *ebpf.Map) ([]byte, error) {
 	return b, nil
 }
 
+// mapArray is mapMemory of an array of n values of a type whose size is a multiple of 8 bytes.
+func mapArray[T any](m *ebpf.Map, n int) (page []byte, values []T, err error) {
+	if page, err = mapMemory(m); err != nil {
+		return nil, nil, err
+	}
+	return page, unsafe.Slice((*T)(unsafe.Pointer(&page[0])), n), nil
+}
+
 func unmap(page []byte) error {
 	if page == nil {
 		return nil

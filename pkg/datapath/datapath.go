@@ -195,8 +195,8 @@ func (d *Datapath) open() error {
 	return nil
 }
 
-// mapMemory maps what is written by single stores.
-func (d *Datapath) mapMemory() (err error) {
+// mapArrays maps what is written by single stores.
+func (d *Datapath) mapArrays() (err error) {
 	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
 		return err
 	}

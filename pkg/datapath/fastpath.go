@@ -34,18 +34,15 @@ const fastMACs = 16384 // HP_FAST_MACS of bpf/include/abi.h
 // ErrNoFastPath says that this kernel's BPF cannot jump from a program that has functions.
 var ErrNoFastPath = errors.New("the kernel cannot run the programs of the fast path")
 
-// fastTable is the map fast_ports, in memory, and what SetFastPath last wrote.
+// fastTable is the map fast_ports, in memory.
 type fastTable struct {
 	page  []byte
 	ports []portHpFastPort
 }
 
 func mapFastPorts(m *ebpf.Map) (t fastTable, err error) {
-	if t.page, err = mapMemory(m); err != nil {
-		return t, err
-	}
-	t.ports = unsafe.Slice((*portHpFastPort)(unsafe.Pointer(&t.page[0])), PortsMax)
-	return t, nil
+	t.page, t.ports, err = mapArray[portHpFastPort](m, PortsMax)
+	return t, err
 }
 
 // setFast writes whether the port of a record takes part, and what it has to have in common, which changes

@@ -20,11 +20,8 @@ type handoverTable struct {
 }
 
 func mapHandovers(m *ebpf.Map) (t handoverTable, err error) {
-	if t.page, err = mapMemory(m); err != nil {
-		return t, err
-	}
-	t.words = unsafe.Slice((*uint64)(unsafe.Pointer(&t.page[0])), PortsMax)
-	return t, nil
+	t.page, t.words, err = mapArray[uint64](m, PortsMax)
+	return t, err
 }
 
 func (t *handoverTable) load(slot uint32) portHpHandover {

@@ -91,7 +91,7 @@ func (d *Datapath) load() error {
 	if err := d.loadMaps(spec); err != nil {
 		return err
 	}
-	if err := d.mapMemory(); err != nil {
+	if err := d.mapArrays(); err != nil {
 		return err
 	}
 	if fast := probeFastPath(); fast.Answer == No || d.cfg.noFastPath {
