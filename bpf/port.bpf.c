@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * The firewall at a VM's port: two programs at the host end of its veth, one for
- * each direction, and one that does the work of the second at another's. From top to bottom: who is the port, may it carry this frame, do Ethernet
+ * each direction, and one that does the work of the second elsewhere, for another's and for one at the uplink.
+ * From top to bottom: who is the port, may it carry this frame, do Ethernet
  * rules, what is in it, does it belong to a known connection, what do the rules say.
  * The same programs serve every port; all they know comes from maps.h.
  */
@@ -206,11 +207,11 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 	__u32 reason;
 	int act;
 
+	if (jumped && (!port || !may_enter(skb, port)))
+		return not_entered(skb);
 	/* Attached, but nobody has said what for. */
 	if (!port)
-		return jumped ? TC_ACT_UNSPEC : verdict(skb, NO_SLOT, dir, HP_NO_PORT);
-	if (jumped && !may_enter(skb, port))
-		return TC_ACT_UNSPEC;
+		return verdict(skb, NO_SLOT, dir, HP_NO_PORT);
 	if (!jumped && is_refusal(skb)) {
 		skb->mark = 0;
 		return verdict(skb, port->slot, dir, HP_REFUSAL);
@@ -262,11 +263,23 @@ int to_vm(struct __sk_buff *skb)
 	return hook(skb, HP_IN, skb->ifindex, 0);
 }
 
-/* What the VM gets from one of the same node, past the bridge: from_vm of the other's interface ends here. */
+/* What the VM gets past the bridge: from_vm of another's interface, and inbound, end here. */
 SEC("tc")
 int into_vm(struct __sk_buff *skb)
 {
 	return hook(skb, HP_IN, skb->cb[TO_IFINDEX], 1);
+}
+
+/* What comes by an uplink, on its way to the bridge: ingress hook of the uplink. */
+SEC("tc")
+int inbound(struct __sk_buff *skb)
+{
+	if (from_uplink(skb) != TO_PORT)
+		return TC_ACT_UNSPEC;
+	if (skb->cb[TAKEN_OFF] && bpf_skb_vlan_pop(skb))
+		return TC_ACT_SHOT; /* no memory */
+	bpf_tail_call(skb, &inbound_jump, 0);
+	return not_entered(skb);
 }
 
 /* Has the debug information hold every type that user space shares; nothing reads it. */
@@ -293,6 +306,7 @@ const union {
 	struct hp_event event;
 	struct hp_quota quota;
 	struct hp_fast_port fast_port;
+	struct hp_uplink uplink;
 	struct hp_fast_key fast_key;
 	struct hp_fast_mac fast_mac;
 	struct hp_fast_far fast_far_mac;

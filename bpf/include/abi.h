@@ -373,6 +373,14 @@ struct hp_fast_port {
 	__u32 since;     /* when it began to take part, in the same; whom it heard before may have moved since */
 };
 
+/* An uplink by which packets for ports of the fast path come past the bridge. */
+struct hp_uplink {
+	__u32 bridge; /* ifindex */
+	__u16 native; /* VLAN of frames without a tag; 0: they go by the bridge */
+	__u16 reserved;
+	__u64 vlans[64]; /* bitmap of those VLANs in which such ports are */
+};
+
 /* Whose MAC it is, in one VLAN of one bridge. */
 struct hp_fast_key {
 	__u32 bridge; /* ifindex */
@@ -387,7 +395,7 @@ struct hp_fast_mac {
 	__u32 reserved;
 };
 
-/* A MAC that ports of the fast path hear by their uplink. */
+/* A MAC that is heard by the uplink of ports of the fast path. */
 struct hp_fast_far {
 	__u32 uplink; /* ifindex */
 	__u32 heard;  /* when last, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
@@ -395,6 +403,7 @@ struct hp_fast_far {
 
 #define HP_FAST_MACS 16384 /* of this node */
 #define HP_FAST_FAR 16384 /* MACs a node; the least recently used make room */
+#define HP_UPLINKS 256    /* of a node */
 
 #define HP_PORTS_MAX 1024     /* ports a node, and slots */
 #define HP_PORT_CELLS 65536   /* port_index: a port is at its ifindex modulo this, or a bit behind */

@@ -2,9 +2,9 @@
 /*
  * Past the bridge: an established packet whose receiver has a port in the same bridge and VLAN
  * is judged for that port, too, at the hook where it came in, and handed to the port's VM; one whose
- * receiver the port has heard by the uplink is sent there. What
- * the bridge knows of MACs it knows still: it sees all that opens or ends a connection, all that comes by
- * the uplink, and one packet of a port now and then.
+ * receiver was heard by the uplink is sent there; and what comes by the uplink for the VM of a port is judged
+ * and handed on there. What the bridge knows of MACs it knows still: it sees all that opens or ends a connection
+ * from a port, all that is for nobody or for many, and one packet of each port, and of each MAC behind the uplink, now and then.
  */
 #ifndef HOMEPORT_FASTPATH_H
 #define HOMEPORT_FASTPATH_H
@@ -20,12 +20,16 @@
 /* For how long somebody is behind the uplink who is not heard, in the same units: much shorter than to a bridge, which hears more. */
 #define FAR_FOR 10
 
-/* Where from_vm leaves for into_vm what it knows, in skb->cb; for the uplink the first and the last. */
+/* As often as about this, in binary digits of the same units, somebody behind the uplink sends one by the bridge. */
+#define FAR_BY_BRIDGE_SHIFT 4
+
+/* Where from_vm and inbound leave for into_vm what they know, in skb->cb; for the uplink the first and OF_VLAN. */
 enum handed_on {
 	TO_IFINDEX,
 	OF_BRIDGE,
 	OF_MTU,
-	OF_VLAN, /* for the uplink: the tag */
+	OF_VLAN,  /* for the uplink: the tag */
+	TAKEN_OFF, /* tag control information that has to be put back for the bridge; 0: none */
 };
 
 enum way {
@@ -109,6 +113,7 @@ __noinline int fast_way(struct __sk_buff *skb, const struct hp_port *port)
 	skb->cb[OF_BRIDGE] = fast->bridge;
 	skb->cb[OF_MTU] = fast->mtu;
 	skb->cb[OF_VLAN] = port->pvid;
+	skb->cb[TAKEN_OFF] = 0;
 	return TO_PORT;
 }
 
@@ -138,38 +143,36 @@ __noinline int may_enter(struct __sk_buff *skb, const struct hp_port *port)
 	       port->pvid == skb->cb[OF_VLAN] && (void *)(eth + 1) <= (void *)(long)skb->data_end && is_own(port, eth->dst);
 }
 
+/* not_entered: nobody has jumped, or not to a port that takes the packet; the bridge gets it as it came. */
+static __always_inline int not_entered(struct __sk_buff *skb)
+{
+	__u32 tag = skb->cb[TAKEN_OFF];
+
+	if (tag && bpf_skb_vlan_push(skb, bpf_htons(ETHERTYPE_VLAN), tag))
+		return TC_ACT_SHOT; /* no memory */
+	return TC_ACT_UNSPEC;
+}
+
 /*
- * heard has packets for a MAC go by the bridge from now on, if this one, to
- * a port in its VLAN, comes from it but not from its port: its VM has moved, and user space
+ * hear has packets for a MAC go by the bridge from now on, if this one, of
+ * a VLAN that it has a port in, comes from it but not from its port: its VM has moved, and user space
  * will know later than its neighbours. If it has not, the next packet from its port tells the bridge so.
  * Who is not of this node, and comes by the uplink, is behind it; once a second that is noted, and else not looked at.
+ * 1: the bridge has something to learn from the packet, if only that its sender is still there.
  */
-__noinline int heard(struct __sk_buff *skb, const struct hp_port *port)
+static __always_inline int hear(const struct hp_fast_key *key, __u32 ingress, __u32 uplink)
 {
-	const struct eth_header *eth = (void *)(long)skb->data;
-	struct hp_fast_far *far, fresh;
-	struct hp_fast_uplink uplink;
+	struct hp_fast_far *far, fresh = { .uplink = uplink, .heard = handover_clock() };
+	int behind = uplink && ingress == uplink, news;
 	struct hp_fast_port *fast;
 	struct hp_fast_mac *from;
-	struct hp_fast_key key;
 	__u32 slot;
-	int behind;
 
-	if (!port || (void *)(eth + 1) > (void *)(long)skb->data_end)
+	far = bpf_map_lookup_elem(&fast_far, key);
+	if (far && behind && far->uplink == uplink && far->heard == fresh.heard)
 		return 0;
-	fast = fast_of(port);
-	if (!fast)
-		return 0;
-	key = fast_key(fast->bridge, port->pvid, eth->src);
-	uplink = uplink_of(port, fast);
-	behind = uplink.ifindex && skb->ingress_ifindex == uplink.ifindex;
-	fresh.uplink = uplink.ifindex;
-	fresh.heard = handover_clock();
-	far = bpf_map_lookup_elem(&fast_far, &key);
-	if (far && behind && far->uplink == fresh.uplink && far->heard == fresh.heard)
-		return 0;
-	from = bpf_map_lookup_elem(&fast_macs, &key);
-	if (from && from->ifindex != skb->ingress_ifindex) {
+	from = bpf_map_lookup_elem(&fast_macs, key);
+	if (from && from->ifindex != ingress) {
 		from->lost = 1;
 		slot = from->slot;
 		fast = bpf_map_lookup_elem(&fast_ports, &slot);
@@ -178,13 +181,91 @@ __noinline int heard(struct __sk_buff *skb, const struct hp_port *port)
 	}
 	if (from || !behind) {
 		if (far)
-			bpf_map_delete_elem(&fast_far, &key);
-	} else if (far) {
-		*far = fresh;
-	} else {
-		bpf_map_update_elem(&fast_far, &key, &fresh, BPF_ANY);
+			bpf_map_delete_elem(&fast_far, key);
+		return 1;
 	}
-	return 0;
+	if (!far) {
+		bpf_map_update_elem(&fast_far, key, &fresh, BPF_ANY);
+		return 1;
+	}
+	news = far->uplink != uplink || (far->heard ^ fresh.heard) >> FAR_BY_BRIDGE_SHIFT;
+	*far = fresh;
+	return news;
+}
+
+/* heard is hear for what comes to a port. */
+__noinline int heard(struct __sk_buff *skb, const struct hp_port *port)
+{
+	const struct eth_header *eth = (void *)(long)skb->data;
+	struct hp_fast_uplink uplink;
+	struct hp_fast_port *fast;
+	struct hp_fast_key key;
+
+	if (!port || (void *)(eth + 1) > (void *)(long)skb->data_end)
+		return 0;
+	fast = fast_of(port);
+	if (!fast)
+		return 0;
+	key = fast_key(fast->bridge, port->pvid, eth->src);
+	uplink = uplink_of(port, fast);
+	return hear(&key, skb->ingress_ifindex, uplink.ifindex);
+}
+
+/* is_station: a MAC that a bridge learns. */
+static __always_inline int is_station(const __u16 *mac)
+{
+	return !(mac[0] & bpf_htons(0x0100)) && (mac[0] | mac[1] | mac[2]);
+}
+
+/*
+ * from_uplink: which way goes what comes by an uplink. That of a flow goes past the bridge from its
+ * first packet on, so none can overtake another; but for the few that the bridge has to see.
+ */
+static __always_inline int from_uplink(struct __sk_buff *skb)
+{
+	const struct eth_header *eth = (void *)(long)skb->data;
+	__u32 ifindex = skb->ifindex, vlan, slot, tci = 0;
+	union fast_uplink own;
+	struct hp_fast_port *fast;
+	struct hp_fast_key key;
+	struct hp_fast_mac *to;
+	struct hp_uplink *up;
+
+	up = bpf_map_lookup_elem(&fast_uplinks, &ifindex);
+	if (!up || (void *)(eth + 1) > (void *)(long)skb->data_end || is_tag(bpf_ntohs(eth->type)) || !is_station(eth->src))
+		return BY_BRIDGE;
+	vlan = up->native;
+	if (skb->vlan_present) {
+		tci = skb->vlan_tci;
+		vlan = tci % 4096;
+		if (skb->vlan_proto != bpf_htons(ETHERTYPE_VLAN))
+			return BY_BRIDGE;
+	}
+	if (!(up->vlans[vlan / 64 % 64] >> vlan % 64 & 1))
+		return BY_BRIDGE;
+	key = fast_key(up->bridge, vlan, eth->src);
+	if (hear(&key, ifindex, ifindex))
+		return BY_BRIDGE;
+	key = fast_key(up->bridge, vlan, eth->dst);
+	to = bpf_map_lookup_elem(&fast_macs, &key);
+	if (!to || to->lost)
+		return BY_BRIDGE;
+	slot = to->slot;
+	fast = bpf_map_lookup_elem(&fast_ports, &slot);
+	if (!fast)
+		return BY_BRIDGE;
+	own.word = *(const volatile __u64 *)&fast->uplink;
+	/* In a VLAN that has no tag there, none that has one comes from a neighbour with the same mind. */
+	if (own.of.ifindex != ifindex || own.of.vlan != vlan || own.of.tag != tci % 4096)
+		return BY_BRIDGE;
+	if (skb->len > fast->mtu + sizeof(*eth) && !skb->gso_size)
+		return BY_BRIDGE;
+	skb->cb[TO_IFINDEX] = to->ifindex;
+	skb->cb[OF_BRIDGE] = up->bridge;
+	skb->cb[OF_MTU] = fast->mtu;
+	skb->cb[OF_VLAN] = vlan;
+	skb->cb[TAKEN_OFF] = tci;
+	return TO_PORT;
 }
 
 #endif

@@ -277,9 +277,23 @@ struct {
 } fast_macs SEC(".maps");
 
 /*
+ * fast_uplinks: which VLANs of an uplink inbound looks after. An entry is there as long as
+ * inbound is attached.
+ * Key: __u32 ifindex. Value: struct hp_uplink. Written by the agent, read by inbound. Size: uplinks a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_UPLINKS);
+	__type(key, __u32);
+	__type(value, struct hp_uplink);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} fast_uplinks SEC(".maps");
+
+/*
  * fast_far: who is behind the uplink.
- * Key: struct hp_fast_key. Value: struct hp_fast_far. Written by the programs from what comes to
- * ports of the fast path, and read by them. Lives for ever; an entry means something for FAR_FOR.
+ * Key: struct hp_fast_key. Value: struct hp_fast_far. Written by the programs from what comes by the
+ * uplink and to ports of the fast path, and read by them. Lives for ever; an entry means something for FAR_FOR.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -301,6 +315,19 @@ struct {
 	__type(value, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } fast_jump SEC(".maps");
+
+/*
+ * inbound_jump: the program into_vm, for inbound. Of its own, for the versions that know fast_jump alone
+ * have an into_vm that cannot put back a tag.
+ * Key: 0. Value: program. Written by the agent with the programs. Pinned, as fast_jump is.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} inbound_jump SEC(".maps");
 
 /* A datagram in fragments, as its port sees it. */
 struct fragment_key {

@@ -125,7 +125,8 @@ type fastView struct {
 	theirs   map[int]string // what others have at ports
 	bridge   bridge.Observed
 	upIndex  int                  // the uplink's; 0 is none
-	uplink   *bridge.ObservedPort // nil: to it all goes by the bridge
+	uplink   *bridge.ObservedPort // nil: to it and from it all goes by the bridge
+	upWhy    string               // why what comes from it does
 	known    []bridge.FDBEntry
 }
 
@@ -168,9 +169,9 @@ func (a *Agent) lookAtFastPath(seen captures) {
 				ports[rec.HostIfIndex] = wire.FastPath{Why: why}
 				continue
 			}
-			of := v.portOf(&rec)
+			of, why := v.portOf(&rec)
 			give[rec.HostIfIndex] = of
-			ports[rec.HostIfIndex] = wire.FastPath{On: true, ToUplink: of.Uplink != 0}
+			ports[rec.HostIfIndex] = wire.FastPath{On: true, ToUplink: of.Uplink != 0, FromUplink: of.Inbound, Why: why}
 			views[of.Bridge] = v
 		}
 		others = append(others, v.others(recs, give)...)
@@ -184,7 +185,9 @@ func (a *Agent) lookAtFastPath(seen captures) {
 		lost = nil
 	}
 	for ifindex := range a.find(lost, give, recs, views) {
-		ports[ifindex] = wire.FastPath{On: true, ToUplink: ports[ifindex].ToUplink, Why: "to it packets go by the bridge, until that hears its MAC here, and last"}
+		p := ports[ifindex]
+		p.FromUplink, p.Why = false, "to it packets go by the bridge, until that hears its MAC here, and last"
+		ports[ifindex] = p
 	}
 	a.fast.mu.Lock()
 	defer a.fast.mu.Unlock()
@@ -246,8 +249,18 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
 	for i := range recs {
 		indexes[i] = recs[i].HostIfIndex
 	}
-	if v.theirs, err = a.kernel.dp.Others(indexes); err != nil {
+	uplinks := []int{}
+	if v.uplink != nil {
+		uplinks = append(uplinks, v.upIndex)
+	}
+	if v.theirs, err = a.kernel.dp.Others(indexes, uplinks...); err != nil {
 		return err.Error()
+	}
+	switch chain := v.hooked.At(t.Uplink); {
+	case v.theirs[v.upIndex] != "":
+		v.upWhy = "others have " + v.theirs[v.upIndex] + " of " + t.Uplink
+	case chain != "":
+		v.upWhy = chain + " sees frames of " + t.Uplink
 	}
 	return ""
 }
@@ -280,19 +293,32 @@ func (v *fastView) whyNot(rec *attach.Record) string {
 	return ""
 }
 
-// portOf is what the programs have to know of a port that takes the fast path.
-func (v *fastView) portOf(rec *attach.Record) datapath.FastPort {
-	of := datapath.FastPort{Bridge: v.bridge.Bridge.Index, MTU: v.bridge.Ports[rec.HostIfIndex].MTU}
+// portOf is what the programs have to know of a port that takes the fast path. Why is what speaks against it for
+// what comes by the uplink, to which it goes.
+func (v *fastView) portOf(rec *attach.Record) (of datapath.FastPort, why string) {
+	of = datapath.FastPort{Bridge: v.bridge.Bridge.Index, MTU: v.bridge.Ports[rec.HostIfIndex].MTU}
 	up, vid := v.uplink, rec.VLANs.PVID
+	why = v.upWhy
 	switch {
 	case up == nil || up.MTU < of.MTU:
-		return of
-	case !v.bridge.VLANFiltering || up.VLANs.Untagged.Contains(vid) && up.VLANs.Members.Contains(vid):
+		return of, ""
+	case !v.bridge.VLANFiltering:
 		of.Uplink = up.Index
-	case up.VLANs.Members.Contains(vid):
+	case !up.VLANs.Members.Contains(vid):
+		return of, ""
+	case !up.VLANs.Untagged.Contains(vid):
 		of.Uplink, of.Tag = up.Index, vid
+	default:
+		of.Uplink = up.Index
+		if up.VLANs.PVID != vid {
+			why = fmt.Sprintf("%s sends frames of VLAN %d without a tag, and takes such for VLAN %d", up.Name, vid, up.VLANs.PVID)
+		}
 	}
-	return of
+	of.Inbound = why == ""
+	if why != "" {
+		why = "from the uplink packets go by the bridge: " + why
+	}
+	return of, why
 }
 
 // others are the MACs of a bridge's stations on this node that have no port in the fast path: what the bridge has

@@ -119,28 +119,40 @@ func TestFastPathOthers(t *testing.T) {
 func TestFastPathUplink(t *testing.T) {
 	rec := port(1, 1, access(100))
 	view := func(mtu int, filtering bool, members, untagged string) *fastView {
-		up := bridge.ObservedPort{Ref: bridge.Ref{Index: 9}, MTU: mtu, VLANs: bridge.PortVLANs{Members: set(t, members), Untagged: set(t, untagged)}}
+		up := bridge.ObservedPort{Ref: bridge.Ref{Index: 9}, MTU: mtu, VLANs: bridge.PortVLANs{PVID: 1, Members: set(t, members), Untagged: set(t, untagged)}}
 		return &fastView{uplink: &up, bridge: bridge.Observed{Bridge: bridge.Ref{Index: 7}, BridgeAttrs: bridge.BridgeAttrs{VLANFiltering: filtering},
 			Ports: map[int]bridge.ObservedPort{rec.HostIfIndex: {MTU: 1500}}}}
 	}
 	none := view(1500, true, "100", "")
 	none.uplink = nil
+	native := view(1500, true, "1,100", "100")
+	native.uplink.VLANs.PVID = 100
 	for name, c := range map[string]struct {
 		v      *fastView
 		uplink int
 		tag    vlan.ID
+		why    string
 	}{
-		"tagged":            {view(1500, true, "1,100", "1"), 9, 100},
-		"larger":            {view(9000, true, "1,100", "1"), 9, 100},
-		"native":            {view(1500, true, "1,100", "100"), 9, 0},
-		"not there":         {view(1500, true, "1,200", "1"), 0, 0},
-		"no VLANs":          {view(1500, false, "", ""), 9, 0},
-		"smaller":           {view(1400, true, "100", ""), 0, 0},
-		"no uplink":         {none, 0, 0},
-		"untagged, no more": {view(1500, true, "1", "100"), 0, 0},
+		"tagged":            {view(1500, true, "1,100", "1"), 9, 100, ""},
+		"larger":            {view(9000, true, "1,100", "1"), 9, 100, ""},
+		"native":            {native, 9, 0, ""},
+		"one way":           {view(1500, true, "1,100", "100"), 9, 0, "takes such for VLAN 1"},
+		"not there":         {view(1500, true, "1,200", "1"), 0, 0, ""},
+		"no VLANs":          {view(1500, false, "", ""), 9, 0, ""},
+		"smaller":           {view(1400, true, "100", ""), 0, 0, ""},
+		"no uplink":         {none, 0, 0, ""},
+		"untagged, no more": {view(1500, true, "1", "100"), 0, 0, ""},
 	} {
-		if got, want := c.v.portOf(rec), (datapath.FastPort{Bridge: 7, MTU: 1500, Uplink: c.uplink, Tag: c.tag}); got != want {
-			t.Errorf("%s: %+v, want %+v", name, got, want)
+		for _, theirs := range []string{"", "others have a tc filter at ingress of it"} {
+			c.v.upWhy = theirs
+			why := c.why
+			if why == "" && c.uplink != 0 {
+				why = theirs
+			}
+			want := datapath.FastPort{Bridge: 7, MTU: 1500, Uplink: c.uplink, Tag: c.tag, Inbound: c.uplink != 0 && why == ""}
+			if got, said := c.v.portOf(rec); got != want || !strings.HasSuffix(said, why) || (said == "") != (why == "") {
+				t.Errorf("%s: %+v, want %+v; said %q, want %q", name, got, want, said, why)
+			}
 		}
 	}
 }

@@ -73,6 +73,9 @@ func (u *uninstaller) node() error {
 		err = u.hostChains(a)
 	}
 	if err == nil {
+		_, err = a.kernel.dp.SetFastPath(nil) // takes programs off uplinks, too
+	}
+	if err == nil {
 		_, err = a.kernel.dp.GC(func(int) bool { return false })
 	}
 	if err := errors.Join(err, a.kernel.Close()); err != nil {

@@ -130,8 +130,8 @@ type Datapath struct {
 	log     *slog.Logger
 	pins    pins
 	maps    map[string]*ebpf.Map
-	progs   [hooks]*ebpf.Program
-	progID  [hooks]ebpf.ProgramID
+	progs   [allHooks]*ebpf.Program // that at uplinks is nil if the kernel has no fast path
+	progID  [allHooks]ebpf.ProgramID
 	into    *ebpf.Program            // of the fast path; nil if the kernel has none
 	inner   map[string]*ebpf.MapSpec // templates by outer map
 	control *control

@@ -16,10 +16,13 @@ import (
 type FastPort struct {
 	Bridge int // ifindex
 	MTU    int // bytes
-	// Uplink is its ifindex, Tag the VLAN tag of the port's frames there, or 0. Uplink 0: to it all goes by the
-	// bridge.
+	// Uplink is its ifindex, Tag the VLAN tag of the port's frames there, or 0. Uplink 0: to it and from it all goes
+	// by the bridge.
 	Uplink int
 	Tag    vlan.ID
+	// Inbound has what comes by the uplink go past the bridge, too. The bridge takes it in as it
+	// sends it out: with Tag, or without one as of the port's VLAN.
+	Inbound bool
 }
 
 // FastMAC is a MAC in one VLAN of one bridge.
@@ -77,7 +80,8 @@ func (d *Datapath) FastPath() bool { return d.into != nil }
 // SetFastPath has these ports, by interface, and no others send and get packets of established
 // connections past their bridge: access ports of living VMs whose bridge does nothing to such
 // packets but forward them, and whose other ends are in other network namespaces. A port that is
-// no access port, or not there, takes no part. The result are those of them that are lost: packets to them go by
+// no access port, or not there, takes no part. At uplinks a program is attached if ports want it, and taken off
+// when none does. The result are those of them that are lost: packets to them go by
 // the bridge. A port is lost when it is given, and when its MAC is heard at another, until [Datapath.FoundFast] is
 // called; two with the same MAC always are.
 //
@@ -87,15 +91,22 @@ func (d *Datapath) SetFastPath(ports map[int]FastPort, others ...FastMAC) (lost 
 	if d.into == nil && len(ports) > 0 {
 		return nil, ErrNoFastPath
 	}
+	lost, err = d.writeFast(ports, others)
+	return lost, errors.Join(err, d.attachInbound())
+}
+
+// writeFast writes all that the programs know of the fast path.
+func (d *Datapath) writeFast(ports map[int]FastPort, others []FastMAC) (lost []int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	want := map[portHpFastKey]portHpFastMac{}
+	want, uplinks := map[portHpFastKey]portHpFastMac{}, map[uint32]portHpUplink{}
 	for ifindex, rec := range d.ports.records() {
 		of := ports[ifindex]
 		if vlan.Mode(rec.Mode) != vlan.Access {
 			of = FastPort{}
 		}
 		if of.Bridge != 0 {
+			addInbound(uplinks, rec, of)
 			key := fastKey(rec, of)
 			if other, twice := want[key]; twice {
 				lost = append(lost, ifindex)
@@ -118,7 +129,7 @@ func (d *Datapath) SetFastPath(ports map[int]FastPort, others ...FastMAC) (lost 
 		}
 	}
 	more, err := d.syncFastMACs(want)
-	return append(lost, more...), err
+	return append(lost, more...), errors.Join(err, d.syncUplinks(uplinks))
 }
 
 func fastKey(rec portHpPort, of FastPort) portHpFastKey {

@@ -83,7 +83,7 @@ func helper(name, need, least string, fn asm.BuiltinFunc) Feature {
 // probeFastPath loads what is particular about its programs: a jump from one that has a function, and the
 // redirection to a veth's other end.
 func probeFastPath() Feature {
-	f := Feature{Name: "fast path", Need: "packets between VMs of a node, and to the uplink, past the bridge"}
+	f := Feature{Name: "fast path", Need: "packets between VMs of a node, and to and from the uplink, past the bridge"}
 	if err := features.HaveProgramHelper(ebpf.SchedCLS, asm.FnRedirectPeer); err != nil {
 		return f.answer(err, fastPathNeeds)
 	}

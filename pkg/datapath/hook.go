@@ -11,27 +11,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hook is one of the two places at a host interface where packets are judged.
+// Hook is one of the places where a program is attached.
 type Hook uint8
 
-// The hooks. Values are those of policy.Direction.
+// The hooks. Values of the two of a port are those of policy.Direction.
 const (
 	FromVM Hook = 0 // ingress of the host end
 	ToVM   Hook = 1 // egress of the host end
-	hooks       = 2
+	// inbound is the ingress of an uplink.
+	inbound Hook = 2
+)
+
+const (
+	hooks    = 2 // of a port
+	allHooks = 3
 )
 
 // String is the program's name in the object, with which that of the loaded one begins.
-func (h Hook) String() string { return [hooks]string{portProgFromVm, portProgToVm}[h&1] }
+func (h Hook) String() string {
+	return [allHooks]string{portProgFromVm, portProgToVm, portProgInbound}[h%allHooks]
+}
 
-func (h Hook) suffix() string { return [hooks]string{"from", "to"}[h&1] }
+func (h Hook) suffix() string { return [allHooks]string{"from", "to", "inbound"}[h%allHooks] }
 
 func (h Hook) parent() uint32 {
-	return [hooks]uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS}[h&1]
+	if h == ToVM {
+		return netlink.HANDLE_MIN_EGRESS
+	}
+	return netlink.HANDLE_MIN_INGRESS
 }
 
 func (h Hook) attachType() ebpf.AttachType {
-	return [hooks]ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress}[h&1]
+	if h == ToVM {
+		return ebpf.AttachTCXEgress
+	}
+	return ebpf.AttachTCXIngress
 }
 
 // What can be wrong at a hook; [PortError] wraps one of them.
@@ -138,12 +152,17 @@ func (d *Datapath) newTCX(ifindex int, h Hook) (link.Link, error) {
 	}
 }
 
+// filter is ours at a hook; without a program it is one to delete.
 func filter(ifindex int, h Hook, prog *ebpf.Program) *netlink.BpfFilter {
+	fd := -1
+	if prog != nil {
+		fd = prog.FD()
+	}
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: ifindex, Parent: h.parent(), Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
-		Fd: prog.FD(), Name: h.String(), DirectAction: true,
+		Fd: fd, Name: h.String(), DirectAction: true,
 	}
 }
 

@@ -101,10 +101,13 @@ func (d *Datapath) load() error {
 		}
 		nameBuild(spec, _PortBytes) // not as those that have one
 	}
-	for h := range Hook(hooks) {
-		d.progs[h], d.progID[h] = d.pinnedProgram(h.String(), spec.Programs[h.String()])
+	whole := true
+	for h := range Hook(allHooks) {
+		if of := spec.Programs[h.String()]; of != nil {
+			d.progs[h], d.progID[h] = d.pinnedProgram(h.String(), of)
+			whole = whole && d.progs[h] != nil
+		}
 	}
-	whole := d.progs[FromVM] != nil && d.progs[ToVM] != nil
 	if into := spec.Programs[portProgIntoVm]; into != nil {
 		var id ebpf.ProgramID
 		d.into, id = d.pinnedProgram(portProgIntoVm, into)
@@ -114,16 +117,21 @@ func (d *Datapath) load() error {
 		return nil
 	}
 	// What is written of the fast path may be of another time, and is for other programs.
-	if _, err := d.SetFastPath(nil); err != nil {
+	if _, err := d.writeFast(nil, nil); err != nil {
 		return err
 	}
 	return d.loadPrograms(spec)
 }
 
+// jumps are the tables that lead to into_vm.
+func jumps() []string { return []string{portMapFastJump, portMapInboundJump} }
+
 // jumpsTo says whether the fast path leads to a program.
 func (d *Datapath) jumpsTo(id ebpf.ProgramID) bool {
-	var is uint32
-	return d.maps[portMapFastJump].Lookup(uint32(0), &is) == nil && ebpf.ProgramID(is) == id
+	return !slices.ContainsFunc(jumps(), func(name string) bool {
+		var is uint32
+		return d.maps[name].Lookup(uint32(0), &is) != nil || ebpf.ProgramID(is) != id
+	})
 }
 
 func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
@@ -225,11 +233,16 @@ func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
 		if err := pinOver(d.into, d.pins.prog(portProgIntoVm)); err != nil {
 			return fmt.Errorf("program %s: %w", portProgIntoVm, err)
 		}
-		if err := d.maps[portMapFastJump].Put(uint32(0), d.into); err != nil {
-			return fmt.Errorf("have the fast path lead to its program: %w", err)
+		for _, name := range jumps() {
+			if err := d.maps[name].Put(uint32(0), d.into); err != nil {
+				return fmt.Errorf("have the fast path lead to its program: %w", err)
+			}
 		}
 	}
-	for h := range Hook(hooks) {
+	for h := range Hook(allHooks) {
+		if spec.Programs[h.String()] == nil {
+			continue
+		}
 		_ = d.progs[h].Close() // a new one takes its place
 		d.progs[h] = coll.DetachProgram(h.String())
 		info, err := d.progs[h].Info()
@@ -247,6 +260,7 @@ func (d *Datapath) loadPrograms(spec *ebpf.CollectionSpec) error {
 // withoutFastPath makes programs that hand nothing on.
 func withoutFastPath(spec *ebpf.CollectionSpec) error {
 	delete(spec.Programs, portProgIntoVm)
+	delete(spec.Programs, portProgInbound)
 	if err := spec.Variables[portVarFastPath].Set(uint32(0)); err != nil {
 		return fmt.Errorf("set knob %s: %w", portVarFastPath, err)
 	}

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -10,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Others says what others have put at the hooks and the queue of these interfaces, in words; it names
-// none at which there is nothing.
-func (d *Datapath) Others(ifindexes []int) (map[int]string, error) {
+// Others says what others have put at the hooks and the queue of ports, and at the one hook of
+// uplinks, in words; it names none at which there is nothing.
+func (d *Datapath) Others(ports []int, uplinks ...int) (map[int]string, error) {
 	qdiscs, err := d.netlink.QdiscList(nil)
 	if err != nil {
 		return nil, fmt.Errorf("list queueing disciplines: %w", err)
@@ -28,26 +29,37 @@ func (d *Datapath) Others(ifindexes []int) (map[int]string, error) {
 		}
 	}
 	found := map[int]string{}
-	for _, ifindex := range ifindexes {
+	look := func(ifindex int, at ...Hook) error {
+		what, err := d.othersAt(ifindex, hooked[ifindex], at)
+		if err != nil {
+			return fmt.Errorf("interface %d: %w", ifindex, err)
+		}
+		if what != "" {
+			found[ifindex] = what
+		}
+		return nil
+	}
+	for _, ifindex := range ports {
 		if kind := queue[ifindex]; kind != "" {
 			found[ifindex] = "a queueing discipline (" + kind + ")"
 			continue
 		}
-		what, err := d.othersAt(ifindex, hooked[ifindex])
-		if err != nil {
-			return nil, fmt.Errorf("interface %d: %w", ifindex, err)
+		if err := look(ifindex, FromVM, ToVM); err != nil {
+			return nil, err
 		}
-		if what != "" {
-			found[ifindex] = what
+	}
+	for _, ifindex := range uplinks {
+		if err := look(ifindex, inbound); err != nil {
+			return nil, err
 		}
 	}
 	return found, nil
 }
 
-// othersAt looks at both hooks of one interface; filters are only where there is a qdisc for them.
-func (d *Datapath) othersAt(ifindex int, filters bool) (string, error) {
-	for h := range Hook(hooks) {
-		side := [hooks]string{"ingress", "egress"}[h]
+// othersAt looks at hooks of one interface; filters are only where there is a qdisc for them.
+func (d *Datapath) othersAt(ifindex int, filters bool, at []Hook) (string, error) {
+	for _, h := range at {
+		side := [allHooks]string{"ingress", "egress", "ingress"}[h]
 		if filters {
 			list, err := d.netlink.FilterList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, h.parent())
 			// Of an ingress qdisc there is no egress, and an interface may be gone by now.
@@ -80,4 +92,4 @@ func (d *Datapath) othersAt(ifindex int, filters bool) (string, error) {
 }
 
 // own says whether a program is one of the loaded ones.
-func (d *Datapath) own(id ebpf.ProgramID) bool { return id == d.progID[FromVM] || id == d.progID[ToVM] }
+func (d *Datapath) own(id ebpf.ProgramID) bool { return slices.Contains(d.progID[:], id) }

@@ -27,9 +27,14 @@ func (p pins) book(n int) string {
 func (p pins) prog(name string) string {
 	return filepath.Join(p.root(), "progs", name)
 }
-func (p pins) links() string { return filepath.Join(p.root(), "links") }
+func (p pins) links() string   { return filepath.Join(p.root(), "links") } // of ports
+func (p pins) uplinks() string { return filepath.Join(p.root(), "uplinks") }
 func (p pins) link(ifindex int, h Hook) string {
-	return filepath.Join(p.links(), strconv.Itoa(ifindex)+"-"+h.suffix())
+	dir := p.links()
+	if h == inbound {
+		dir = p.uplinks()
+	}
+	return filepath.Join(dir, strconv.Itoa(ifindex)+"-"+h.suffix())
 }
 func (p pins) slots() string { return filepath.Join(p.root(), "slots") }
 func (p pins) slot(slot uint32, outer string) string {
@@ -45,7 +50,7 @@ func (p pins) prepare() error {
 	if uint32(st.Type) != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("%s is no BPF filesystem; mount one: mount -t bpf bpf %s", p.bpffs, p.bpffs)
 	}
-	for _, dir := range []string{p.maps(), filepath.Join(p.root(), "progs"), p.links(), p.slots(), p.books()} {
+	for _, dir := range []string{p.maps(), filepath.Join(p.root(), "progs"), p.links(), p.uplinks(), p.slots(), p.books()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make pin directory: %w", err)
 		}

@@ -233,6 +233,7 @@ func (d *Datapath) SettlePort(ifindex int) error {
 // replacePrograms swaps the programs at all ports for the loaded ones. A port
 // whose hooks are broken is left for VerifyPort to tell.
 func (d *Datapath) replacePrograms() {
+	d.replaceInbound()
 	for ifindex := range d.ports.records() {
 		for h := range Hook(hooks) {
 			if err := d.replaceHook(ifindex, h); err != nil {

@@ -229,6 +229,14 @@ type portHpRule struct {
 	Flags   uint32
 }
 
+type portHpUplink struct {
+	_        structs.HostLayout
+	Bridge   uint32
+	Native   uint16
+	Reserved uint16
+	Vlans    [64]uint64
+}
+
 type portJudgedFrame struct {
 	_    structs.HostLayout
 	Kind struct {
@@ -270,8 +278,10 @@ const (
 	portMapFastJump        = "fast_jump"
 	portMapFastMacs        = "fast_macs"
 	portMapFastPorts       = "fast_ports"
+	portMapFastUplinks     = "fast_uplinks"
 	portMapFragments       = "fragments"
 	portMapHandovers       = "handovers"
+	portMapInboundJump     = "inbound_jump"
 	portMapJudgedFrames    = "judged_frames"
 	portMapKnownFlows      = "known_flows"
 	portMapPolicyNames     = "policy_names"
@@ -285,6 +295,7 @@ const (
 	portMapTraced          = "traced"
 	portMapWatched         = "watched"
 	portProgFromVm         = "from_vm"
+	portProgInbound        = "inbound"
 	portProgIntoVm         = "into_vm"
 	portProgToVm           = "to_vm"
 	portVarAbiTypes        = "abi_types"
@@ -341,9 +352,10 @@ type portSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type portProgramSpecs struct {
-	FromVm *ebpf.ProgramSpec `ebpf:"from_vm"`
-	IntoVm *ebpf.ProgramSpec `ebpf:"into_vm"`
-	ToVm   *ebpf.ProgramSpec `ebpf:"to_vm"`
+	FromVm  *ebpf.ProgramSpec `ebpf:"from_vm"`
+	Inbound *ebpf.ProgramSpec `ebpf:"inbound"`
+	IntoVm  *ebpf.ProgramSpec `ebpf:"into_vm"`
+	ToVm    *ebpf.ProgramSpec `ebpf:"to_vm"`
 }
 
 // portMapSpecs contains maps before they are loaded into the kernel.
@@ -360,8 +372,10 @@ type portMapSpecs struct {
 	FastJump      *ebpf.MapSpec `ebpf:"fast_jump"`
 	FastMacs      *ebpf.MapSpec `ebpf:"fast_macs"`
 	FastPorts     *ebpf.MapSpec `ebpf:"fast_ports"`
+	FastUplinks   *ebpf.MapSpec `ebpf:"fast_uplinks"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
+	InboundJump   *ebpf.MapSpec `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.MapSpec `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
 	PolicyNames   *ebpf.MapSpec `ebpf:"policy_names"`
@@ -422,8 +436,10 @@ type portMaps struct {
 	FastJump      *ebpf.Map `ebpf:"fast_jump"`
 	FastMacs      *ebpf.Map `ebpf:"fast_macs"`
 	FastPorts     *ebpf.Map `ebpf:"fast_ports"`
+	FastUplinks   *ebpf.Map `ebpf:"fast_uplinks"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Handovers     *ebpf.Map `ebpf:"handovers"`
+	InboundJump   *ebpf.Map `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.Map `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
 	PolicyNames   *ebpf.Map `ebpf:"policy_names"`
@@ -450,8 +466,10 @@ func (m *portMaps) Close() error {
 		m.FastJump,
 		m.FastMacs,
 		m.FastPorts,
+		m.FastUplinks,
 		m.Fragments,
 		m.Handovers,
+		m.InboundJump,
 		m.JudgedFrames,
 		m.KnownFlows,
 		m.PolicyNames,
@@ -487,14 +505,16 @@ type portVariables struct {
 //
 // It can be passed to loadPortObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portPrograms struct {
-	FromVm *ebpf.Program `ebpf:"from_vm"`
-	IntoVm *ebpf.Program `ebpf:"into_vm"`
-	ToVm   *ebpf.Program `ebpf:"to_vm"`
+	FromVm  *ebpf.Program `ebpf:"from_vm"`
+	Inbound *ebpf.Program `ebpf:"inbound"`
+	IntoVm  *ebpf.Program `ebpf:"into_vm"`
+	ToVm    *ebpf.Program `ebpf:"to_vm"`
 }
 
 func (p *portPrograms) Close() error {
 	return _PortClose(
 		p.FromVm,
+		p.Inbound,
 		p.IntoVm,
 		p.ToVm,
 	)

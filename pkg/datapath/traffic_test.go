@@ -30,6 +30,12 @@ func flood(tb testing.TB) int { return size(tb, "HOMEPORT_FLOOD", 200_000, 100_0
 // changes that were done before the last frame went, and fails if there are none.
 func (l *lan) during(t *testing.T, frame []byte, change func(round int) error) int {
 	t.Helper()
+	return duringAt(t, l.host[0].Index, frame, change)
+}
+
+// duringAt is during for frames that come in at any interface.
+func duringAt(t *testing.T, ifindex int, frame []byte, change func(round int) error) int {
+	t.Helper()
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +54,7 @@ func (l *lan) during(t *testing.T, frame []byte, change func(round int) error) i
 	}()
 	const burst = 5000
 	for range flood(t) / burst {
-		live(t, l.host[0].Index, frame, burst)
+		live(t, ifindex, frame, burst)
 	}
 	n := int(rounds.Load())
 	stop.Store(true)

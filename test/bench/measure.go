@@ -282,7 +282,7 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 	}
 	past := packet.Grid{Label: "flat/fast-path", Aim: packet.AimPast, Past: true}
 	to := packet.Grid{Label: "flat/to-uplink", Aim: packet.AimUplink, At: func(p *packet.Path) []*packet.Port { return []*packet.Port{p.A} }}
-	from := packet.Grid{Label: "flat/from-uplink", At: func(p *packet.Path) []*packet.Port { return []*packet.Port{p.B} }}
+	from := packet.Grid{Label: "flat/from-uplink", Aim: packet.AimUplink, Past: true, Native: true, At: func(p *packet.Path) []*packet.Port { return []*packet.Port{p.B} }}
 	frames := packet.Grid{Label: "flat/ethernet"} // of a cost that is asked for, so without an aim
 	for _, n := range []int{o.rules[0], mostAs(o.rules, port.Rules)} {
 		if s := (packet.Size{Rules: n}); !slices.Contains(frames.Sizes, s) {
@@ -440,7 +440,11 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 	defer firewall.Close()
 	g.Hooks = func(s packet.Size) packet.Ported {
 		if g.Past || g.At != nil {
-			return firewall.In(*networks[s]).Past()
+			tag := port.VLAN
+			if g.Native {
+				tag = 0
+			}
+			return firewall.In(*networks[s]).Past(tag)
 		}
 		return firewall.In(*networks[s])
 	}

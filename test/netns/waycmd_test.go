@@ -19,7 +19,7 @@ const wayLines = 20
 // cmdWay: way CONN NODE IF [vlan=N] fast|bridge: lines that are said on a connection arrive, and their packets
 // that leave by an interface of the node went past its bridge, or by it. At a port the interface's counter tells, which
 // counts what the bridge sends; at the uplink that of the bridge, of a VLAN, which has to be switched on (vlan_stats_enabled) and
-// counts the answers, too, which come by the bridge.
+// counts what comes by the uplink, too.
 func cmdWay(s *session, out io.Writer, args []string) error {
 	const usage = "way CONN NODE IF [vlan=N] fast|bridge"
 	if err := want(args, 4, 5, usage); err != nil {

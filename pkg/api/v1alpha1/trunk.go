@@ -94,8 +94,8 @@ type VLANTrunkSpec struct {
 	HostFirewall HostFirewall `json:"hostFirewall,omitempty"`
 
 	// FastPath says how packets of established connections go between two VMs
-	// of a node, and to the uplink. Auto: past the bridge, at less cost than by
-	// a bridge without a firewall, judged at each port as ever; by the bridge
+	// of a node, and to the uplink, and all that comes from there for VMs. Auto:
+	// past the bridge, at less cost than by a bridge without a firewall, judged at each port as ever; by the bridge
 	// where somebody would miss them there, as who captures or filters at it
 	// (homeportctl ports -o wide tells why). Off: by the bridge, always.
 	// +optional

@@ -161,9 +161,10 @@ type Port struct {
 // node for which it is on.
 type FastPath struct {
 	On  bool   `json:"on"`
-	Why string `json:"why,omitempty"` // it is not, or not for what comes to the port
-	// ToUplink: to hosts behind the uplink they do, too.
-	ToUplink bool `json:"toUplink,omitempty"`
+	Why string `json:"why,omitempty"` // it is not, or not for what comes to the port, or by the uplink
+	// ToUplink: to hosts behind the uplink they do, too. FromUplink: so does all that comes from there for its VM.
+	ToUplink   bool `json:"toUplink,omitempty"`
+	FromUplink bool `json:"fromUplink,omitempty"`
 }
 
 // VLANList is VLAN membership as the kernel has it, in the idiom of bridge(8).

@@ -74,6 +74,8 @@ type Grid struct {
 	At func(*Path) []*Port
 	// Past: packets of established flows are to go past the bridge.
 	Past bool
+	// Native: frames have no tag at the uplink.
+	Native bool
 	// Hooks gives the hooks of ports under a rule base, all of which are loaded already.
 	Hooks  func(Size) Ported
 	Rivals []Rival

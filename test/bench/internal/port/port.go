@@ -247,11 +247,11 @@ func config(network string, mac net.HardwareAddr) attach.PortConfig {
 }
 
 // In protects ports that are in a network at first.
-func (f *Firewall) In(n Network) Ports { return Ports{f, n, false} }
+func (f *Firewall) In(n Network) Ports { return Ports{Firewall: f, network: n} }
 
-// Past has them take the fast path, too.
-func (p Ports) Past() Ports {
-	p.past = true
+// Past has them take the fast path, too, with this tag at the uplink, or none.
+func (p Ports) Past(tag vlan.ID) Ports {
+	p.past, p.tag = true, tag
 	return p
 }
 
@@ -260,6 +260,7 @@ type Ports struct {
 	*Firewall
 	network Network
 	past    bool
+	tag     vlan.ID
 }
 
 // Protect attaches both hooks, in the form that a port has once the agent has
@@ -288,7 +289,7 @@ func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
 	}
 	for _, other := range links { // what is no port of ours at the bridge is as the uplink
 		if a := other.Attrs(); a.MasterIndex == of.Bridge && a.Index != ifindex {
-			of.Uplink, of.Tag = a.Index, VLAN
+			of.Uplink, of.Tag, of.Inbound = a.Index, p.tag, true
 		}
 	}
 	p.fast[ifindex] = of

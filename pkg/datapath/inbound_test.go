@@ -1,0 +1,688 @@
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// inboundLAN is a fastLAN with both ports also in the fast path from the uplink, where their
+// VLAN, 100, has a tag or is the native one, and whose host farMAC was heard there.
+type inboundLAN struct {
+	*fastLAN
+	tag vlan.ID // 0: native
+}
+
+func newInboundLAN(t *testing.T, cfg Config, tag vlan.ID) *inboundLAN {
+	t.Helper()
+	l := &inboundLAN{newFastLAN(t, cfg), tag}
+	l.inbound(t)
+	l.known(t, farMAC)
+	return l
+}
+
+// both are both ports with what they have in common.
+func (l *inboundLAN) both() map[int]FastPort {
+	of := FastPort{Bridge: l.bridge, MTU: 1500, Uplink: l.uplink.Index, Tag: l.tag, Inbound: true}
+	return map[int]FastPort{l.host[0].Index: of, l.host[1].Index: of}
+}
+
+// inbound has both ports take part, where they are.
+func (l *inboundLAN) inbound(t *testing.T) { t.Helper(); l.give(t, l.both()) }
+
+func (l *inboundLAN) give(t *testing.T, ports map[int]FastPort) {
+	t.Helper()
+	if _, err := l.SetFastPath(ports); err != nil {
+		t.Fatal(err)
+	}
+	for ifindex, of := range ports {
+		if found, err := l.FoundFast(ifindex, of); err != nil || !found {
+			t.Fatalf("found %v: %v", found, err)
+		}
+		l.at(t, ifindex).ByBridge, l.at(t, ifindex).Since = l.now(t), 0
+	}
+}
+
+// now is the programs' time.
+func (l *inboundLAN) now(t *testing.T) uint32 {
+	t.Helper()
+	now, err := coarseTime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint32(now >> handoverShift)
+}
+
+// known has the programs know a host behind the uplink. The bridge of these tests forwards no tagged frame to a
+// port, so a host whose frames have tags cannot be heard like others.
+func (l *inboundLAN) known(t *testing.T, mac net.HardwareAddr) {
+	t.Helper()
+	far := portHpFastFar{Uplink: uint32(l.uplink.Index), Heard: l.now(t)}
+	if err := l.maps[portMapFastFar].Put(l.farKey(mac), far); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l *inboundLAN) farKey(mac net.HardwareAddr) portHpFastKey {
+	return portHpFastKey{Bridge: uint32(l.bridge), Vlan: 100, Mac: [6]uint8(mac)}
+}
+
+// wire is a datagram as it is at the uplink.
+func (l *inboundLAN) wire(p pkt, what string) []byte {
+	if l.tag != 0 {
+		p = p.tagged(tag{ctag, uint16(l.tag) | 3<<13}) // some priority
+	}
+	return text(p, what)
+}
+
+// comes sends a datagram from the uplink, and says how it came to VM i: "bridge", "fast", or "" if it did not.
+func (l *inboundLAN) comes(t *testing.T, i int, p pkt) string {
+	t.Helper()
+	wait := 5 * time.Second
+	if l.tag != 0 {
+		wait = noTime // by the bridge it never arrives
+	}
+	return l.comesIn(t, i, p, wait)
+}
+
+// noTime is for what is not there: long enough for what is.
+const noTime = 100 * time.Millisecond
+
+func (l *inboundLAN) comesIn(t *testing.T, i int, p pkt, wait time.Duration) string {
+	t.Helper()
+	l.said++
+	what := fmt.Sprintf("text %d.", l.said)
+	before := l.sentTo(t, i)
+	l.far.send(l.wire(p, what))
+	if !l.wires[i].got(what, wait) {
+		return ""
+	}
+	if l.sentTo(t, i) > before {
+		return "bridge"
+	}
+	return "fast"
+}
+
+// inbounds are the tests' two uplinks: with a tag, and without.
+func inbounds(t *testing.T, test func(t *testing.T, cfg Config, tag vlan.ID)) {
+	for name, tag := range map[string]vlan.ID{"tagged": 100, "native": 0} {
+		t.Run(name, func(t *testing.T) {
+			modes(t, func(t *testing.T, m AttachMode) { test(t, Config{Attach: m}, tag) })
+		})
+	}
+}
+
+// What comes by the uplink for a VM goes past the bridge, without its tag, and is judged and counted
+// at the port as ever.
+func TestInbound(t *testing.T) {
+	inbounds(t, func(t *testing.T, cfg Config, tag vlan.ID) {
+		l := newInboundLAN(t, cfg, tag)
+		before := l.counters(t, 0, ToVM)
+		for n, p := range []pkt{
+			fromFar(), fromFar(), fromFar().with(func(p *pkt) { p.more = true }),
+			func() pkt { p := udp(open4, vm4, 8, 8); p.src, p.dst = farMAC, testMAC; return p }(),
+		} {
+			l.known(t, farMAC)
+			if way := l.comes(t, 0, p); way != "fast" {
+				t.Errorf("packet %d came by %q", n, way)
+			}
+			l.nextTick(t)
+		}
+		after := l.counters(t, 0, ToVM)
+		for r, n := range map[policy.Reason]uint64{policy.ReasonDefaultAllow: 2, policy.ReasonEstablished: 2} {
+			if got := after[r] - before[r]; got != n {
+				t.Errorf("%v: counted %d, want %d (%v)", r, got, n, after)
+			}
+		}
+		// As one for its receiver, and without a tag.
+		if err := unix.SetsockoptInt(l.wires[0].fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+			t.Fatal(err)
+		}
+		l.known(t, farMAC)
+		l.far.send(l.wire(fromFar(), "for whom"))
+		kind, tci, tagged := l.wires[0].caught(t, "for whom")
+		if kind != unix.PACKET_HOST || tagged {
+			t.Errorf("a packet comes as of kind %d, with tag %d, %v", kind, tci, tagged)
+		}
+		// And what the VM answers.
+		if err := unix.SetsockoptInt(l.far.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+			t.Fatal(err)
+		}
+		l.known(t, farMAC)
+		l.wires[0].send(text(toFar(), "the first, which makes it a connection"))
+		l.wires[0].send(text(toFar(), "answer"))
+		if _, tci, tagged := l.far.caught(t, "answer"); tci != uint16(tag) || tagged != (tag != 0) {
+			t.Errorf("the answer has tag %d, %v, want %d", tci, tagged, tag)
+		}
+	})
+}
+
+// caught waits for a frame with the text, and gives its kind (PACKET_HOST, ...) and tag.
+func (w *wire) caught(t *testing.T, what string) (kind uint8, tci uint16, tagged bool) {
+	t.Helper()
+	buf, oob := make([]byte, 2048), make([]byte, 128)
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		n, m, _, from, err := unix.Recvmsg(w.fd, buf, oob, 0)
+		if err != nil || !strings.Contains(string(buf[:n]), what) {
+			continue
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:m])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages { // struct tpacket_auxdata: status, lengths and offsets, tag
+			if len(m.Data) >= 18 && binary.NativeEndian.Uint32(m.Data)&unix.TP_STATUS_VLAN_VALID != 0 {
+				tci, tagged = binary.NativeEndian.Uint16(m.Data[16:]), true
+			}
+		}
+		return from.(*unix.SockaddrLinklayer).Pkttype, tci, tagged
+	}
+	t.Fatalf("%q is lost", what)
+	return 0, 0, false
+}
+
+// Each thing that has packets from the uplink go by the bridge.
+func TestInboundByBridge(t *testing.T) {
+	for name, tag := range map[string]vlan.ID{"tagged": 100, "native": 0} {
+		t.Run(name, func(t *testing.T) {
+			l := newInboundLAN(t, Config{}, tag)
+			for _, s := range byBridgeCases() { // no subtests, which are in other network namespaces
+				if err := errors.Join(l.UpdatePort(l.host[0].Index, lanPort(0)), l.maps[portMapInboundJump].Put(uint32(0), l.into)); err != nil {
+					t.Fatal(err)
+				}
+				l.inbound(t)
+				l.known(t, farMAC)
+				p := fromFar()
+				if way := l.comes(t, 0, p); way != "fast" {
+					t.Errorf("before, %s: a packet came by %q", s.name, way)
+				}
+				if s.do != nil {
+					s.do(t, l)
+				}
+				if len(s.p.src) > 0 {
+					p = s.p
+				}
+				want, wait := "bridge", 5*time.Second
+				// Tags it does not take off in these tests, and takes nothing of nobody.
+				if l.tag != 0 || p.src[0]&1 == 1 || p.src[5] == 0 {
+					want, wait = "", noTime
+				}
+				if way := l.comesIn(t, 0, p, wait); way != want {
+					t.Errorf("%s: a packet came by %q, want %q", s.name, way, want)
+				}
+			}
+		})
+	}
+}
+
+type byBridgeCase struct {
+	name string
+	do   func(t *testing.T, l *inboundLAN)
+	p    pkt
+}
+
+func byBridgeCases() []byBridgeCase {
+	return []byBridgeCase{
+		{name: "the sender is new", do: func(t *testing.T, l *inboundLAN) {
+			if err := l.maps[portMapFastFar].Delete(l.farKey(farMAC)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "the sender was heard by another uplink", do: func(t *testing.T, l *inboundLAN) {
+			l.changeFar(t, func(far *portHpFastFar) { far.Uplink++ })
+		}},
+		{name: "the bridge has not seen the sender for a while", do: func(t *testing.T, l *inboundLAN) {
+			l.changeFar(t, func(far *portHpFastFar) { far.Heard -= 16 })
+		}},
+		{name: "the sender is a VM of this node", p: func() pkt { p := fromFar(); p.src = peerMAC; return p }()},
+		{name: "the sender is a group", p: func() pkt { p := fromFar(); p.src = net.HardwareAddr{1, 2, 3, 4, 5, 6}; return p }()},
+		{name: "the sender is nobody", p: func() pkt { p := fromFar(); p.src = make(net.HardwareAddr, 6); return p }()},
+		{name: "the receiver is lost", do: func(t *testing.T, l *inboundLAN) {
+			if err := l.LoseFast(l.host[0].Index, l.both()[l.host[0].Index]); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "the receiver takes no part", do: func(t *testing.T, l *inboundLAN) {
+			ports := l.both()
+			delete(ports, l.host[0].Index)
+			l.give(t, ports)
+		}},
+		{name: "nor does the receiver from the uplink", do: func(t *testing.T, l *inboundLAN) {
+			ports := l.both()
+			for i, of := range ports {
+				of.Inbound = false
+				ports[i] = of
+			}
+			l.give(t, ports)
+			if err := l.verifyHook(l.uplink.Index, inbound); !errors.Is(err, ErrNotAttached) {
+				t.Errorf("at an uplink that nobody wants there is %v", err)
+			}
+		}},
+		{name: "the receiver has another uplink", do: func(t *testing.T, l *inboundLAN) {
+			l.at(t, l.host[0].Index).Uplink.Ifindex++
+		}},
+		{name: "the receiver's VLAN has another tag there", do: func(t *testing.T, l *inboundLAN) {
+			l.at(t, l.host[0].Index).Uplink.Tag++
+		}},
+		{name: "what is written is of another VLAN", do: func(t *testing.T, l *inboundLAN) {
+			l.at(t, l.host[0].Index).Uplink.Vlan++
+		}},
+		{name: "the receiver's port has other VLANs", do: func(t *testing.T, l *inboundLAN) {
+			rec, err := l.record(l.host[0].Index)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec.Pvid++
+			if err := l.ports.put(l.host[0].Index, rec); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "there is nowhere to jump", do: func(t *testing.T, l *inboundLAN) {
+			if err := l.maps[portMapInboundJump].Delete(uint32(0)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "no VLAN is looked after", do: func(t *testing.T, l *inboundLAN) {
+			if _, err := l.writeFast(l.both(), nil); err != nil {
+				t.Fatal(err)
+			}
+			up := portHpUplink{Bridge: uint32(l.bridge), Native: 100}
+			if err := l.maps[portMapFastUplinks].Put(uint32(l.uplink.Index), up); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	}
+}
+
+func (l *inboundLAN) changeFar(t *testing.T, change func(*portHpFastFar)) {
+	t.Helper()
+	var far portHpFastFar
+	m, key := l.maps[portMapFastFar], l.farKey(farMAC)
+	if err := m.Lookup(key, &far); err != nil {
+		t.Fatal(err)
+	}
+	change(&far)
+	if err := m.Put(key, far); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One packet of a host behind the uplink goes by the bridge now and then, so that the bridge knows
+// where it is; and the first of it does.
+func TestInboundForTheBridge(t *testing.T) {
+	l := newInboundLAN(t, Config{}, 0)
+	l.changeFar(t, func(far *portHpFastFar) { far.Heard -= 16 })
+	for n, want := range []string{"bridge", "fast", "fast"} {
+		if way := l.comes(t, 0, fromFar()); way != want {
+			t.Errorf("silent for a while: packet %d came by %q, want %q", n, way, want)
+		}
+	}
+	if err := l.maps[portMapFastFar].Delete(l.farKey(farMAC)); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range []string{"bridge", "fast"} {
+		if way := l.comes(t, 0, fromFar()); way != want {
+			t.Errorf("new: packet %d came by %q, want %q", n, way, want)
+		}
+	}
+}
+
+// What the fast path does not take the bridge gets as it was at the uplink, tag and priority with it.
+func TestInboundTagStays(t *testing.T) {
+	inbounds(t, func(t *testing.T, cfg Config, tag vlan.ID) {
+		for name, do := range map[string]func(l *inboundLAN) error{
+			"the port is not as it was": func(l *inboundLAN) error { return l.SetState(l.host[0].Index, attach.Quarantined) },
+			"nowhere to jump":           func(l *inboundLAN) error { return l.maps[portMapInboundJump].Delete(uint32(0)) },
+			"no port any more":          func(l *inboundLAN) error { l.forget(t); return nil },
+		} {
+			t.Run(name, func(t *testing.T) {
+				l := newInboundLAN(t, cfg, tag)
+				// The bridge last heard the VM at another interface, where one can look.
+				other, end := newVeth(t, "other", "end")
+				near := newWire(t, end)
+				join(t, other, l.bridge)
+				p := fromFar()
+				p.src, p.dst = testMAC, net.HardwareAddr{2, 2, 2, 2, 2, 2}
+				near.send(text(p, "I am here"))
+				if !l.far.got("I am here", 5*time.Second) {
+					t.Fatal("a flooded packet is lost")
+				}
+				l.inbound(t) // as if that had not been heard
+				l.known(t, farMAC)
+				if way := l.comes(t, 0, fromFar()); way != "fast" {
+					t.Fatalf("before, a packet came by %q", way)
+				}
+				if err := do(l); err != nil {
+					t.Fatal(err)
+				}
+				l.known(t, farMAC)
+				if err := unix.SetsockoptInt(near.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+					t.Fatal(err)
+				}
+				l.far.send(l.wire(fromFar(), "as it was"))
+				want := uint16(tag)
+				if tag != 0 {
+					want |= 3 << 13
+				}
+				if _, tci, tagged := near.caught(t, "as it was"); tci != want || tagged != (tag != 0) {
+					t.Errorf("the bridge has it with tag %#x, want %#x", tci, want)
+				}
+			})
+		}
+	})
+}
+
+// forget forgets the record of VM 0's port, and leaves all else.
+func (l *inboundLAN) forget(t *testing.T) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ports.remove(l.host[0].Index)
+}
+
+// A packet that is too long for the port is not for it past the bridge either.
+func TestInboundMTU(t *testing.T) {
+	l := newInboundLAN(t, Config{}, 100)
+	for _, name := range []string{"up", "switch"} {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkSetMTU(link, 9000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send := func(size int) string {
+		l.known(t, farMAC)
+		p := fromFar()
+		p.l4 = append(p.l4[:8:8], make([]byte, size-28)...)
+		binary.BigEndian.PutUint16(p.l4[4:], uint16(size-20))
+		l.far.send(p.tagged(tag{ctag, 100}).bytes())
+		end := time.Now().Add(noTime)
+		buf := make([]byte, 9000)
+		for time.Now().Before(end) {
+			if n, err := unix.Read(l.wires[0].fd, buf); err == nil && n == size+14 {
+				return "fast"
+			}
+		}
+		return ""
+	}
+	for size, want := range map[int]string{1500: "fast", 1501: ""} {
+		if way := send(size); way != want {
+			t.Errorf("a packet of %d bytes came by %q, want %q", size, way, want)
+		}
+	}
+}
+
+// Two networks whose frames have no tag at an uplink cannot be told there.
+func TestInboundNatives(t *testing.T) {
+	l := newInboundLAN(t, Config{}, 0)
+	c := lanPort(1)
+	c.VLANs.PVID = 101
+	if err := l.UpdatePort(l.host[1].Index, c); err != nil {
+		t.Fatal(err)
+	}
+	l.inbound(t)
+	if way := l.comes(t, 0, fromFar()); way != "bridge" {
+		t.Errorf("a packet of either network came by %q", way)
+	}
+	ports := l.both()
+	delete(ports, l.host[1].Index)
+	l.give(t, ports)
+	l.known(t, farMAC)
+	if way := l.comes(t, 0, fromFar()); way != "fast" {
+		t.Errorf("a packet of the one that is left came by %q", way)
+	}
+}
+
+// The policy of the port holds, and its refusals find the way back.
+func TestInboundPolicy(t *testing.T) {
+	inbounds(t, func(t *testing.T, cfg Config, tag vlan.ID) {
+		l := newInboundLAN(t, cfg, tag)
+		b := &bench{TB: t, Datapath: l.Datapath}
+		sets := testSets(t)
+		for _, act := range []policy.Action{policy.Drop, policy.Reject} {
+			for i := range sets {
+				if sets[i].Network == "net-b" {
+					sets[i].Rules = []policy.Rule{{Key: key(9), Action: act, Directions: policy.OnlyIn, Services: service(t, "udp/5"), Log: true}}
+				}
+			}
+			b.sync(sets...)
+			l.known(t, farMAC)
+			before := l.counters(t, 0, ToVM)[policy.ReasonRuleDrop]
+			if way := l.comesIn(t, 0, fromFar(), noTime); way != "" {
+				t.Errorf("%v: a packet came by %q", act, way)
+			}
+			if got := l.counters(t, 0, ToVM)[policy.ReasonRuleDrop] - before; got != 1 {
+				t.Errorf("%v: %d drops counted", act, got)
+			}
+			wait := map[policy.Action]time.Duration{policy.Drop: noTime, policy.Reject: 5 * time.Second}[act]
+			if answered := l.far.got("\x03\x0d", wait); answered != (act == policy.Reject) {
+				t.Errorf("%v: the sender is told: %v", act, answered)
+			}
+		}
+	})
+}
+
+// A VM that is heard by the uplink has moved, also if what is heard is for none of the ports.
+func TestInboundHears(t *testing.T) {
+	l := newInboundLAN(t, Config{}, 100)
+	l.far.send(fromFar().bytes()) // whom the bridge will know there
+	p := fromFar()
+	p.src, p.dst = peerMAC, farMAC
+	l.far.send(p.tagged(tag{ctag, 101}).bytes()) // in another VLAN it is another
+	l.far.send(p.tagged(tag{stag, 100}).bytes())
+	if way := l.comes(t, 0, fromFar()); way != "fast" {
+		t.Fatalf("a packet came by %q", way)
+	}
+	lost := func() []int {
+		t.Helper()
+		lost, err := l.SetFastPath(l.both())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lost
+	}
+	if got := lost(); len(got) > 0 {
+		t.Fatalf("lost: %v", got)
+	}
+	l.far.send(p.tagged(tag{ctag, 100}).bytes())
+	for end := time.Now().Add(5 * time.Second); ; {
+		got := lost()
+		if len(got) == 1 && got[0] == l.host[1].Index {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("lost: %v", got)
+		}
+	}
+}
+
+// A program at an uplink stays over a restart, is replaced by an update, comes back if it is taken
+// off, and goes when the last port does.
+func TestInboundAttached(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		cfg := Config{Attach: m, BPFFS: newBPFFS(t)}
+		l := newInboundLAN(t, cfg, 0)
+		is := func(when, want string) {
+			t.Helper()
+			l.known(t, farMAC)
+			if way := l.comes(t, 0, fromFar()); way != want {
+				t.Errorf("%s: a packet came by %q, want %q", when, way, want)
+			}
+			if err := l.verifyHook(l.uplink.Index, inbound); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+		is("at first", "fast")
+		first := l.progID
+		l.Datapath = newDatapath(t, cfg)
+		is("a restart", "fast")
+		if l.progID != first {
+			t.Errorf("a restart has programs %v, before %v", l.progID, first)
+		}
+		removed, err := l.GC(func(ifindex int) bool { return ifindex == l.host[0].Index || ifindex == l.host[1].Index })
+		if err != nil || len(removed) > 0 {
+			t.Errorf("removed %v: %v", removed, err)
+		}
+		is("a clean-up", "fast")
+		l.Datapath = newDatapath(t, rebuilt(cfg, 1))
+		if l.progID[inbound] == first[inbound] {
+			t.Error("an update has the same program")
+		}
+		is("an update", "bridge")
+		l.inbound(t)
+		is("given anew", "fast")
+
+		if err := errors.Join(l.deleteFilter(l.uplink.Index, inbound), l.severed(l.uplink.Index)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.verifyHook(l.uplink.Index, inbound); err == nil {
+			t.Fatal("it is still attached")
+		}
+		l.inbound(t)
+		is("taken off", "fast")
+
+		without := cfg
+		without.noFastPath = true
+		l.Datapath = newDatapath(t, without)
+		l.progID[inbound] = 1 // as if there were one
+		if err := l.verifyHook(l.uplink.Index, inbound); !errors.Is(err, ErrNotAttached) {
+			t.Errorf("without a fast path: %v", err)
+		}
+		l.Datapath = newDatapath(t, cfg)
+		l.inbound(t)
+		is("with one again", "fast")
+
+		if _, err := l.SetFastPath(nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.verifyHook(l.uplink.Index, inbound); !errors.Is(err, ErrNotAttached) {
+			t.Errorf("nobody wants it: %v", err)
+		}
+		if have, err := l.uplinks(); err != nil || len(have) > 0 {
+			t.Errorf("uplinks %v: %v", have, err)
+		}
+
+		// An uplink that goes away takes nothing else with it.
+		l.inbound(t)
+		if err := netlink.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: l.uplink.Index}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.SetFastPath(nil); err != nil {
+			t.Fatal(err)
+		}
+		if have, err := l.uplinks(); err != nil || len(have) > 0 || exists(l.pins.link(l.uplink.Index, inbound)) {
+			t.Errorf("of one that is gone there is %v: %v", have, err)
+		}
+	})
+}
+
+// severed cuts the pinned link of an uplink, if there is one.
+func (d *Datapath) severed(ifindex int) error {
+	path := d.pins.link(ifindex, inbound)
+	if !exists(path) {
+		return nil
+	}
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Detach(), l.Close())
+}
+
+// Others at an uplink are found at the hook that counts, and what is ours is not taken for theirs.
+func TestInboundOthers(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		l := newInboundLAN(t, Config{Attach: m}, 0)
+		is := func(when, want string) {
+			t.Helper()
+			got, err := l.Others(nil, l.uplink.Index)
+			if err != nil || got[l.uplink.Index] != want {
+				t.Errorf("%s: %v, %v, want %q", when, got, err, want)
+			}
+		}
+		is("nothing", "")
+		p, err := passProgram()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if err := l.netlink.QdiscAdd(clsact(l.uplink.Index)); err != nil && !errors.Is(err, unix.EEXIST) {
+			t.Fatal(err)
+		}
+		for h, want := range map[Hook]string{ToVM: "", inbound: "a tc filter at ingress"} {
+			f := filter(l.uplink.Index, h, p)
+			f.Priority++
+			if err := l.netlink.FilterReplace(f); err != nil {
+				t.Fatal(err)
+			}
+			is("a filter at "+h.String(), want)
+			if err := l.netlink.FilterDel(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: l.uplink.Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}, QdiscType: "pfifo"}); err != nil {
+			t.Fatal(err)
+		}
+		is("a queue, which is for what goes out", "")
+	})
+}
+
+// Programs are replaced, and the uplink's comes and goes, while packets come by it, and not one is lost, or
+// judged twice or not at all.
+func TestInboundUnderTraffic(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		cfg := Config{Attach: m, BPFFS: newBPFFS(t)}
+		l := newInboundLAN(t, cfg, 0)
+		others := []*Datapath{l.Datapath, newDatapath(t, rebuilt(cfg, 1))}
+		l.inbound(t)
+		l.comes(t, 0, fromFar())
+		sent, before := l.sentTo(t, 0), l.counters(t, 0, ToVM)
+		n := duringAt(t, l.uplink.Index, fromFar().bytes(), func(round int) error {
+			d := others[round%2]
+			if err := d.replaceHook(l.uplink.Index, inbound); err != nil {
+				return err
+			}
+			ports := l.both()
+			of := ports[l.host[0].Index]
+			switch round % 3 {
+			case 0:
+				delete(ports, l.host[0].Index)
+			case 1:
+				of.Inbound = false
+				ports[l.host[0].Index] = of
+			}
+			lost, err := d.SetFastPath(ports)
+			for _, ifindex := range lost {
+				_, ferr := d.FoundFast(ifindex, ports[ifindex])
+				err = errors.Join(err, ferr)
+			}
+			return err
+		})
+		want := maps.Clone(before)
+		want[policy.ReasonEstablished] += uint64(flood(t))
+		if got := l.counters(t, 0, ToVM); !maps.Equal(got, want) {
+			t.Errorf("counted %v, want %v", got, want)
+		}
+		byBridge := l.sentTo(t, 0) - sent
+		if byBridge == 0 || byBridge >= uint64(flood(t)) {
+			t.Errorf("%d of %d packets went by the bridge, want some and not all", byBridge, flood(t))
+		}
+		t.Logf("%d changes; %d packets by the bridge", n, byBridge)
+	})
+}
