@@ -154,11 +154,12 @@ func (a *Agent) lookAtFastPath(seen captures) {
 	ports, give := map[int]wire.FastPath{}, map[int]datapath.FastPort{}
 	var others []datapath.FastMAC
 	views := map[int]*fastView{} // by bridge
+	hooked := sync.OnceValues(a.hostfw.host.Hooked)
 	for name, recs := range byBridge {
 		v, all := &fastView{captures: seen}, "there is no VLANTrunk for its bridge any more"
 		if t, ok := trunks[name]; ok {
 			v.trunk = t
-			all = a.viewFastPath(v, recs)
+			all = a.viewFastPath(v, recs, hooked)
 		}
 		for _, rec := range recs {
 			why := cmp.Or(all, v.whyNot(&rec))
@@ -195,7 +196,7 @@ func (a *Agent) lookAtFastPath(seen captures) {
 }
 
 // viewFastPath looks at a trunk; why is what speaks against all its ports.
-func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
+func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, hooked func() (hostfw.Hooked, error)) (why string) {
 	t := v.trunk
 	if t.NoFastPath {
 		return "spec.fastPath of VLANTrunk " + t.Name + " is Off"
@@ -213,7 +214,7 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record) (why string) {
 		return v.captures.unknown
 	}
 	var err error
-	if v.hooked, err = a.hostfw.host.Hooked(); err != nil {
+	if v.hooked, err = hooked(); err != nil {
 		return err.Error()
 	}
 	if v.hooked.Bridge != "" {
@@ -273,7 +274,7 @@ func (v *fastView) whyNot(rec *attach.Record) string {
 		return "the port is " + rec.Wanted().String()
 	case rec.VLANs.Mode != vlan.Access:
 		return "it is a port for guests that tag their frames; access ports alone take it"
-	case !ok || !p.Up || !p.Running || p.State != bridge.PortForwarding:
+	case !ok || !p.Up || !p.Running || p.State != bridge.PortForwarding || p.VLANs.Blocked.Contains(rec.VLANs.PVID):
 		return "the port does not forward"
 	case v.bridge.VLANFiltering && (p.VLANs.PVID != rec.VLANs.PVID || p.VLANs.Members != rec.VLANs.All() || p.VLANs.Untagged != rec.VLANs.All()):
 		return "its VLANs at the bridge are not its own"
@@ -304,7 +305,7 @@ func (v *fastView) portOf(rec *attach.Record) (of datapath.FastPort, why string)
 		return of, ""
 	case !v.bridge.VLANFiltering:
 		of.Uplink = up.Index
-	case !up.VLANs.Members.Contains(vid):
+	case !up.VLANs.Members.Contains(vid) || up.VLANs.Blocked.Contains(vid):
 		return of, ""
 	case !up.VLANs.Untagged.Contains(vid):
 		of.Uplink, of.Tag = up.Index, vid

@@ -59,6 +59,12 @@ func TestWhyNotFast(t *testing.T) {
 		{"does not forward", func(v *fastView, rec *attach.Record) {
 			at(v, rec, func(p *bridge.ObservedPort) { p.State = bridge.PortBlocking })
 		}},
+		{"does not forward", func(v *fastView, rec *attach.Record) {
+			at(v, rec, func(p *bridge.ObservedPort) { p.VLANs.Blocked = set(t, "100") })
+		}},
+		{"", func(v *fastView, rec *attach.Record) {
+			at(v, rec, func(p *bridge.ObservedPort) { p.VLANs.Blocked = set(t, "101") })
+		}},
 		{"its flags", func(v *fastView, rec *attach.Record) {
 			at(v, rec, func(p *bridge.ObservedPort) { p.Flags.Isolated = true })
 		}},
@@ -127,6 +133,10 @@ func TestFastPathUplink(t *testing.T) {
 	none.uplink = nil
 	native := view(1500, true, "1,100", "100")
 	native.uplink.VLANs.PVID = 100
+	blocked := view(1500, true, "100-101", "")
+	blocked.uplink.VLANs.Blocked = set(t, "100")
+	blockedOther := view(1500, true, "100-101", "")
+	blockedOther.uplink.VLANs.Blocked = set(t, "101")
 	for name, c := range map[string]struct {
 		v      *fastView
 		uplink int
@@ -139,6 +149,8 @@ func TestFastPathUplink(t *testing.T) {
 		"one way":           {view(1500, true, "1,100", "100"), 9, 0, "takes such for VLAN 1"},
 		"not there":         {view(1500, true, "1,200", "1"), 0, 0, ""},
 		"no VLANs":          {view(1500, false, "", ""), 9, 0, ""},
+		"blocked":           {blocked, 0, 0, ""},
+		"another blocked":   {blockedOther, 9, 100, ""},
 		"smaller":           {view(1400, true, "100", ""), 0, 0, ""},
 		"no uplink":         {none, 0, 0, ""},
 		"untagged, no more": {view(1500, true, "1", "100"), 0, 0, ""},

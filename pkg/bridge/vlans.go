@@ -32,6 +32,8 @@ type PortVLANs struct {
 	Members vlan.Set
 	// Untagged lose their tag on the way out; a subset of Members.
 	Untagged vlan.Set
+	// Blocked are those of Members in which the port does not forward, as under MST; which kernels before 5.6 do not have.
+	Blocked vlan.Set
 }
 
 // String prints "100 PVID untagged, 200-210" in the idiom of bridge(8).
@@ -228,6 +230,7 @@ const (
 	bridgeVLANDBEntry  = 1 // BRIDGE_VLANDB_ENTRY
 	vlandbEntryInfo    = 1 // BRIDGE_VLANDB_ENTRY_INFO, struct bridge_vlan_info
 	vlandbEntryRange   = 2 // BRIDGE_VLANDB_ENTRY_RANGE, the last VLAN, u16
+	vlandbEntryState   = 3 // BRIDGE_VLANDB_ENTRY_STATE, a port's state, u8
 	extBRVLANCompress  = 4 // RTEXT_FILTER_BRVLAN_COMPRESSED
 	bridgeVLANInfoSize = 4
 )
@@ -281,6 +284,7 @@ func (p *PortVLANs) addEntry(b []byte) error {
 	}
 	var first, last vlan.ID
 	var flags uint16
+	state := PortForwarding
 	for _, a := range as {
 		switch {
 		case a.Attr.Type == vlandbEntryInfo && len(a.Value) >= bridgeVLANInfoSize:
@@ -288,9 +292,17 @@ func (p *PortVLANs) addEntry(b []byte) error {
 			first = vlan.ID(binary.NativeEndian.Uint16(a.Value[2:]))
 		case a.Attr.Type == vlandbEntryRange:
 			last = vlan.ID(num(a.Value))
+		case a.Attr.Type == vlandbEntryState:
+			state = PortState(num(a.Value))
 		}
 	}
-	return p.add(first, max(first, last), flags)
+	last = max(first, last)
+	if state != PortForwarding {
+		if err := p.Blocked.AddRange(vlan.Range{First: first, Last: last}); err != nil {
+			return err
+		}
+	}
+	return p.add(first, last, flags)
 }
 
 func (p *PortVLANs) add(first, last vlan.ID, flags uint16) error {

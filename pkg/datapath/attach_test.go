@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -57,6 +58,37 @@ func newWire(tb testing.TB, i attach.Interface) *wire {
 		tb.Fatal(err)
 	}
 	return &wire{tb, fd}
+}
+
+// tags has caught see tags, which the kernel takes out of frames.
+func (w *wire) tags() {
+	w.Helper()
+	if err := unix.SetsockoptInt(w.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// caught waits for a frame with the text, and gives its kind (PACKET_HOST, ...) and tag.
+func (w *wire) caught(text string) (kind uint8, tci uint16, tagged, ok bool) {
+	w.Helper()
+	buf, oob := make([]byte, 2048), make([]byte, 128)
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		n, m, _, from, err := unix.Recvmsg(w.fd, buf, oob, 0)
+		if err != nil || !strings.Contains(string(buf[:n]), text) {
+			continue
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:m])
+		if err != nil {
+			w.Fatal(err)
+		}
+		for _, m := range messages { // struct tpacket_auxdata: status, lengths and offsets, tag
+			if len(m.Data) >= 18 && binary.NativeEndian.Uint32(m.Data)&unix.TP_STATUS_VLAN_VALID != 0 {
+				tci, tagged = binary.NativeEndian.Uint16(m.Data[16:]), true
+			}
+		}
+		return from.(*unix.SockaddrLinklayer).Pkttype, tci, tagged, true
+	}
+	return 0, 0, false, false
 }
 
 func (w *wire) send(frame []byte) {

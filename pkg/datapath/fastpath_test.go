@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -713,31 +712,18 @@ func (f *fastLAN) saysFar(t *testing.T, p pkt) string {
 	t.Helper()
 	f.said++
 	what := fmt.Sprintf("text %d.", f.said)
-	if err := unix.SetsockoptInt(f.far.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
-		t.Fatal(err)
-	}
+	f.far.tags()
 	f.wires[0].send(text(p, what))
-	buf, oob := make([]byte, 2048), make([]byte, 128)
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-		n, m, _, _, err := unix.Recvmsg(f.far.fd, buf, oob, 0)
-		if err != nil || !strings.Contains(string(buf[:n]), what) {
-			continue
-		}
-		messages, err := unix.ParseSocketControlMessage(oob[:m])
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range messages { // struct tpacket_auxdata: status, lengths and offsets, tag
-			if len(m.Data) >= 18 && binary.NativeEndian.Uint32(m.Data)&unix.TP_STATUS_VLAN_VALID != 0 {
-				if tag := binary.NativeEndian.Uint16(m.Data[16:]); tag != uplinkTag {
-					t.Errorf("a packet has tag %d", tag)
-				}
-				return "fast"
-			}
-		}
-		return "bridge"
+	switch _, tci, tagged, ok := f.far.caught(what); {
+	case !ok:
+		return ""
+	case tagged && tci != uplinkTag:
+		t.Errorf("a packet has tag %d", tci)
+		fallthrough
+	case tagged:
+		return "fast"
 	}
-	return ""
+	return "bridge"
 }
 
 // hear has VM 0's port hear the host, and so be answered.

@@ -1,0 +1,189 @@
+package datapath
+
+import (
+	"errors"
+	"maps"
+	"testing"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/policy"
+)
+
+// A program at an uplink stays over a restart, is replaced by an update, comes back if it is taken
+// off, and goes when the last port does.
+func TestInboundAttached(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		cfg := Config{Attach: m, BPFFS: newBPFFS(t)}
+		l := newInboundLAN(t, cfg, 0)
+		is := func(when, want string) {
+			t.Helper()
+			l.known(t, farMAC)
+			if way := l.comes(t, 0, fromFar()); way != want {
+				t.Errorf("%s: a packet came by %q, want %q", when, way, want)
+			}
+			if err := l.verifyHook(l.uplink.Index, inbound); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+		is("at first", "fast")
+		first := l.progID
+		l.Datapath = newDatapath(t, cfg)
+		is("a restart", "fast")
+		if l.progID != first {
+			t.Errorf("a restart has programs %v, before %v", l.progID, first)
+		}
+		removed, err := l.GC(func(ifindex int) bool { return ifindex == l.host[0].Index || ifindex == l.host[1].Index })
+		if err != nil || len(removed) > 0 {
+			t.Errorf("removed %v: %v", removed, err)
+		}
+		is("a clean-up", "fast")
+		l.Datapath = newDatapath(t, rebuilt(cfg, 1))
+		if l.progID[inbound] == first[inbound] {
+			t.Error("an update has the same program")
+		}
+		is("an update", "bridge")
+		l.inbound(t)
+		is("given anew", "fast")
+
+		if err := errors.Join(l.deleteFilter(l.uplink.Index, inbound), l.severed(l.uplink.Index)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.verifyHook(l.uplink.Index, inbound); err == nil {
+			t.Fatal("it is still attached")
+		}
+		l.inbound(t)
+		is("taken off", "fast")
+
+		without := cfg
+		without.noFastPath = true
+		l.Datapath = newDatapath(t, without)
+		l.progID[inbound] = 1 // as if there were one
+		if err := l.verifyHook(l.uplink.Index, inbound); !errors.Is(err, ErrNotAttached) {
+			t.Errorf("without a fast path: %v", err)
+		}
+		l.Datapath = newDatapath(t, cfg)
+		l.inbound(t)
+		is("with one again", "fast")
+
+		if _, err := l.SetFastPath(nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.verifyHook(l.uplink.Index, inbound); !errors.Is(err, ErrNotAttached) {
+			t.Errorf("nobody wants it: %v", err)
+		}
+		if have, err := l.uplinks(); err != nil || len(have) > 0 {
+			t.Errorf("uplinks %v: %v", have, err)
+		}
+
+		// An uplink that goes away takes nothing else with it.
+		l.inbound(t)
+		if err := netlink.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: l.uplink.Index}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.SetFastPath(nil); err != nil {
+			t.Fatal(err)
+		}
+		if have, err := l.uplinks(); err != nil || len(have) > 0 || exists(l.pins.link(l.uplink.Index, inbound)) {
+			t.Errorf("of one that is gone there is %v: %v", have, err)
+		}
+	})
+}
+
+// severed cuts the pinned link of an uplink, if there is one.
+func (d *Datapath) severed(ifindex int) error {
+	path := d.pins.link(ifindex, inbound)
+	if !exists(path) {
+		return nil
+	}
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Detach(), l.Close())
+}
+
+// Others at an uplink are found at the hook that counts, and what is ours is not taken for theirs.
+func TestInboundOthers(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		l := newInboundLAN(t, Config{Attach: m}, 0)
+		is := func(when, want string) {
+			t.Helper()
+			got, err := l.Others(nil, l.uplink.Index)
+			if err != nil || got[l.uplink.Index] != want {
+				t.Errorf("%s: %v, %v, want %q", when, got, err, want)
+			}
+		}
+		is("nothing", "")
+		p, err := passProgram()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		if err := l.netlink.QdiscAdd(clsact(l.uplink.Index)); err != nil && !errors.Is(err, unix.EEXIST) {
+			t.Fatal(err)
+		}
+		for h, want := range map[Hook]string{ToVM: "", inbound: "a tc filter at ingress"} {
+			f := filter(l.uplink.Index, h, p)
+			f.Priority++
+			if err := l.netlink.FilterReplace(f); err != nil {
+				t.Fatal(err)
+			}
+			is("a filter at "+h.String(), want)
+			if err := l.netlink.FilterDel(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: l.uplink.Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}, QdiscType: "pfifo"}); err != nil {
+			t.Fatal(err)
+		}
+		is("a queue, which is for what goes out", "")
+	})
+}
+
+// Programs are replaced, and the uplink's comes and goes, while packets come by it, and not one is lost, or
+// judged twice or not at all.
+func TestInboundUnderTraffic(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		cfg := Config{Attach: m, BPFFS: newBPFFS(t)}
+		l := newInboundLAN(t, cfg, 0)
+		others := []*Datapath{l.Datapath, newDatapath(t, rebuilt(cfg, 1))}
+		l.inbound(t)
+		l.comes(t, 0, fromFar())
+		sent, before := l.sentTo(t, 0), l.counters(t, 0, ToVM)
+		n := duringAt(t, l.uplink.Index, fromFar().bytes(), func(round int) error {
+			d := others[round%2]
+			if err := d.replaceHook(l.uplink.Index, inbound); err != nil {
+				return err
+			}
+			ports := l.both()
+			of := ports[l.host[0].Index]
+			switch round % 3 {
+			case 0:
+				delete(ports, l.host[0].Index)
+			case 1:
+				of.Inbound = false
+				ports[l.host[0].Index] = of
+			}
+			lost, err := d.SetFastPath(ports)
+			for _, ifindex := range lost {
+				_, ferr := d.FoundFast(ifindex, ports[ifindex])
+				err = errors.Join(err, ferr)
+			}
+			return err
+		})
+		want := maps.Clone(before)
+		want[policy.ReasonEstablished] += uint64(flood(t))
+		if got := l.counters(t, 0, ToVM); !maps.Equal(got, want) {
+			t.Errorf("counted %v, want %v", got, want)
+		}
+		byBridge := l.sentTo(t, 0) - sent
+		if byBridge == 0 || byBridge >= uint64(flood(t)) {
+			t.Errorf("%d of %d packets went by the bridge, want some and not all", byBridge, flood(t))
+		}
+		t.Logf("%d changes; %d packets by the bridge", n, byBridge)
+	})
+}
