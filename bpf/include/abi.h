@@ -128,7 +128,7 @@ struct hp_part {
 #define HP_MONITORED 8 /* the part of monitored rules; before it those of what decides in tiers from 1 on, from 2 on ... */
 
 struct hp_header {
-	__u32 words;        /* u64 words a row: a power of two up to 64, or a multiple of 64 up to HP_WORDS_MAX */
+	__u32 earlier_words; /* 0, so that programs of earlier versions, which would look for hosts among the prefixes, refuse the page. On pages of those versions it is what words is now */
 	__u32 rules;        /* positions that decide; those of monitored rules are behind */
 	__u32 default_action; /* enum hp_action */
 	__u32 default_counter; /* index into rule_books */
@@ -149,6 +149,7 @@ struct hp_header {
 	__u32 flagindex;    /* page; 0: no rule asks for TCP flags or the VM's address */
 	__u32 flagparts;    /* first page */
 	__u32 etherindex;   /* page; 0: no Ethernet rules */
+	__u32 words;        /* u64 words a row: a power of two up to 64, or a multiple of 64 up to HP_WORDS_MAX. 0: a page of an earlier version, whose hosts are among the prefixes */
 };
 
 enum hp_action {

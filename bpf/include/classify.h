@@ -21,15 +21,40 @@ static __always_inline struct page *page_at(void *program, __u32 number)
 	return bpf_map_lookup_elem(program, &number);
 }
 
-/* class_of: an address that no table covers has class 0. */
-static __always_inline __u32 class_of(void *table, const union addr *a)
+#define BROKEN (~0U)
+#define NOBODY (~1U)
+
+/*
+ * class_of: a host's own class, which is of all lists around it, too; of other addresses that
+ * of the longest prefix around them, or 0. On pages of earlier versions hosts are prefixes. BROKEN:
+ * a table is missing.
+ */
+static __always_inline __u32 class_of(const struct hp_header *h, __u32 side, const union addr *a)
 {
 	struct addr_key key = { .prefixlen = 128 };
+	void *table;
 	__u32 *class;
 
 	__builtin_memcpy(key.addr, a->bytes, sizeof(key.addr));
+	if (h->words) {
+		table = bpf_map_lookup_elem(&hosts, &side);
+		if (!table)
+			return BROKEN;
+		class = bpf_map_lookup_elem(table, key.addr);
+		if (class)
+			return *class;
+	}
+	table = bpf_map_lookup_elem(&addrs, &side);
+	if (!table)
+		return BROKEN;
 	class = bpf_map_lookup_elem(table, &key);
 	return class ? *class : 0;
+}
+
+/* words_of: the width of rows, wherever the page's version has it. */
+static __always_inline __u32 words_of(const struct hp_header *h)
+{
+	return h->words ? h->words : h->earlier_words;
 }
 
 /* Position of the lowest bit set, without a branch: branches multiply states. */
@@ -47,6 +72,8 @@ static __always_inline int class_row(void *program, const struct hp_header *h, _
 {
 	struct page *p;
 
+	if (class == BROKEN)
+		return -1;
 	if (class >= h->classes)
 		return 0;
 	p = page_at(program, table + class / PAGE_ROWS);
@@ -116,26 +143,22 @@ struct rows {
 static __always_inline int find_rows(void *program, const struct hp_header *h, const struct query *q, struct rows *r)
 {
 	int src = 0, dst = 0, service, applying;
-	__u32 side = q->generation & 1, local = h->local_classrow[q->dir & 1];
+	__u32 side = q->generation & 1, words = words_of(h), local = h->local_classrow[q->dir & 1];
 	__u32 src_rows = local && q->dir == HP_OUT ? local : h->src_classrow;
 	__u32 dst_rows = local && q->dir == HP_IN ? local : h->dst_classrow;
-	void *table;
 
 	if (q->ip) {
-		table = bpf_map_lookup_elem(&addrs, &side);
-		if (!table)
-			return 0;
-		src = class_row(program, h, src_rows, class_of(table, &q->ends.src));
-		dst = class_row(program, h, dst_rows, class_of(table, &q->ends.dst));
+		src = class_row(program, h, src_rows, class_of(h, side, &q->ends.src));
+		dst = class_row(program, h, dst_rows, class_of(h, side, &q->ends.dst));
 	}
 	service = service_row(program, h, q);
 	applying = applying_row(program, h, q);
 	if (src < 0 || dst < 0 || service < 0 || applying < 0)
 		return 0;
-	r->word[0] = src * h->words;
-	r->word[1] = dst * h->words;
-	r->word[2] = service * h->words;
-	r->word[3] = applying * h->words;
+	r->word[0] = src * words;
+	r->word[1] = dst * words;
+	r->word[2] = service * words;
+	r->word[3] = applying * words;
 	return 1;
 }
 
@@ -153,23 +176,20 @@ static __always_inline int turn_pages(void *program, const struct hp_header *h, 
 	return 1;
 }
 
-#define BROKEN (~0U)
-#define NOBODY (~1U)
-
 /* winner: position of the first rule that all rows name, or NOBODY, or BROKEN. */
 static __always_inline __u32 winner(void *program, const struct hp_header *h, struct rows *r)
 {
-	__u32 from, i;
+	__u32 words = words_of(h), from, i;
 
 	for (from = 0; from < HP_WORDS_MAX; from += PAGE_WORDS) {
-		if (from >= h->words)
+		if (from >= words)
 			break;
 		if (!turn_pages(program, h, from, r))
 			return BROKEN;
 		for (i = 0; i < PAGE_WORDS; i++) {
 			__u64 word;
 
-			if (from + i >= h->words)
+			if (from + i >= words)
 				break;
 			word = r->page[0]->words[(r->word[0] + i) % PAGE_WORDS] &
 			       r->page[1]->words[(r->word[1] + i) % PAGE_WORDS] &
@@ -193,8 +213,12 @@ static __always_inline void *program_of(const struct query *q)
 static __always_inline const struct hp_header *header_of(void *program)
 {
 	struct page *p = page_at(program, 0);
+	__u32 words;
 
-	return p && p->header.words && p->header.words <= HP_WORDS_MAX ? &p->header : NULL;
+	if (!p)
+		return NULL;
+	words = words_of(&p->header);
+	return words && words <= HP_WORDS_MAX ? &p->header : NULL;
 }
 
 static __always_inline const struct hp_rule *rule_at(void *program, const struct hp_header *h, __u32 position)

@@ -115,7 +115,32 @@ struct {
 } policy_names SEC(".maps");
 
 /*
- * addrs: address -> class.
+ * hosts: single address -> class. Most lists are of these, and a hash has them at hand where
+ * a trie is gone through from its root.
+ * Key: side, generation & 1. Value: HASH of 16 bytes of address -> __u32 class, changed only
+ * while the other side is in force and nobody reads this one. Written by Sync; read by judge()
+ * for pages that say that their hosts are here. Size: two sides.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+	/*
+	 * Template of the tables of hosts; max_entries of a real one is what it can hold. Its elements
+	 * are made with it: they are smaller so, and to fill it takes no memory that could be lacking.
+	 */
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1);
+		__uint(key_size, 16);
+		__uint(value_size, sizeof(__u32));
+	});
+} hosts SEC(".maps");
+
+/*
+ * addrs: prefix -> class, of addresses that hosts does not have; on pages of earlier versions
+ * of all.
  * Key: side, generation & 1. Value: LPM trie of struct addr_key -> __u32 class,
  * changed only while the other side is in force and nobody reads this one.
  * Written by Sync; read by judge(). Size: two sides.
@@ -125,7 +150,7 @@ struct {
 	__uint(max_entries, 2);
 	__type(key, __u32);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
-	/* Template of the address tables; max_entries of a real one is what it can hold. */
+	/* Template of the tables of prefixes; max_entries of a real one is what it can hold. */
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 		__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -233,7 +233,7 @@ func (d *Datapath) Close() error {
 		errs = append(errs, m.Close())
 	}
 	for i := range d.sides {
-		d.forgetTable(i)
+		d.sides[i].forgetTables()
 	}
 	for _, m := range d.pages {
 		errs = append(errs, m.Close())

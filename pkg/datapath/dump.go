@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
 // Pinned is what the pinned maps say, for people who look for what is wrong.
@@ -53,7 +53,7 @@ type Counts struct {
 }
 
 // RuleMap is one map of the compiled policy: a network's pages as they are, or the
-// table of addresses as text.
+// tables of addresses as text.
 type RuleMap struct {
 	Name    string
 	Content []byte
@@ -86,7 +86,11 @@ func ReadPins(bpffs string) (*Pinned, error) {
 		}
 		d.maps[name] = m
 	}
-	var err error
+	m, err := ebpf.LoadPinnedMap(d.pins.of(portMapHosts), nil)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // earlier versions have none
+		return nil, fmt.Errorf("open pinned map %s: %w", portMapHosts, err)
+	}
+	d.maps[portMapHosts] = m
 	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
 		return nil, err
 	}
@@ -102,7 +106,7 @@ func ReadPins(bpffs string) (*Pinned, error) {
 		out.Networks[number] = network
 	}
 	out.readPorts(d)
-	out.readTables(d)
+	out.readCounts(d)
 	out.readRules(d)
 	return out, nil
 }
@@ -150,7 +154,7 @@ func byReason(c ReasonCounters) map[string]Counts {
 	return out
 }
 
-func (p *Pinned) readTables(d *Datapath) {
+func (p *Pinned) readCounts(d *Datapath) {
 	stray, err := d.StrayCounters()
 	p.problem("counters of strays", err)
 	p.Stray = byReason(stray)
@@ -196,14 +200,14 @@ func (p *Pinned) readRules(d *Datapath) {
 		return
 	}
 	side := uint32(p.Generation & 1)
-	var table *ebpf.Map
-	if err := d.maps[portMapAddrs].Lookup(side, &table); err != nil {
+	tables, err := d.readTables(side)
+	if err != nil {
 		p.problem("compiled rules (CAP_SYS_ADMIN is needed, as root on the node has it)", err)
 		return
 	}
-	text, err := addressText(table)
-	table.Close()
-	p.problem("table of addresses", err)
+	text, err := tables.text()
+	tables.close()
+	p.problem("tables of addresses", err)
 	p.Rules = append(p.Rules, RuleMap{"addresses.txt", text})
 	for number := range p.Networks {
 		if len(p.Rules) > rulesRead {
@@ -226,18 +230,60 @@ func (p *Pinned) readRules(d *Datapath) {
 	}
 }
 
-func addressText(m *ebpf.Map) ([]byte, error) {
-	var b strings.Builder
-	var key portAddrKey
-	var class uint32
-	it := m.Iterate()
-	for n := 0; it.Next(&key, &class); n++ {
-		if n == prefixesRead {
-			return []byte(b.String()), fmt.Errorf("only %d prefixes are read", prefixesRead)
-		}
-		fmt.Fprintf(&b, "%s/%d class %d\n", netip.AddrFrom16(key.Addr), key.Prefixlen, class)
+// readTables opens the side's tables of addresses; hosts may be none, as earlier versions have it.
+func (d *Datapath) readTables(side uint32) (*addrTables, error) {
+	var t addrTables
+	if err := d.maps[portMapAddrs].Lookup(side, &t.prefixes); err != nil {
+		return nil, err
 	}
-	return []byte(b.String()), it.Err()
+	if d.maps[portMapHosts] == nil {
+		return &t, nil
+	}
+	if err := d.maps[portMapHosts].Lookup(side, &t.hosts); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		t.close()
+		return nil, err
+	}
+	return &t, nil
+}
+
+// each reads all entries, in no order, until use has enough.
+func (t *addrTables) each(use func(compile.AddrClass) bool) error {
+	var a compile.AddrClass
+	if t.hosts != nil {
+		a.Bits = hostBits
+		it := t.hosts.Iterate()
+		for it.Next(&a.Addr, &a.Class) {
+			if !use(a) {
+				return nil
+			}
+		}
+		if err := it.Err(); err != nil {
+			return err
+		}
+	}
+	var key portAddrKey
+	it := t.prefixes.Iterate()
+	for it.Next(&key, &a.Class) {
+		if a.Addr, a.Bits = key.Addr, uint8(key.Prefixlen); !use(a) {
+			return nil
+		}
+	}
+	return it.Err()
+}
+
+func (t *addrTables) text() ([]byte, error) {
+	var b strings.Builder
+	n := 0
+	err := t.each(func(a compile.AddrClass) bool {
+		if n++; n <= prefixesRead {
+			fmt.Fprintf(&b, "%s class %d\n", a.Prefix(), a.Class)
+		}
+		return n <= prefixesRead
+	})
+	if err == nil && n > prefixesRead {
+		err = fmt.Errorf("only %d prefixes are read", prefixesRead)
+	}
+	return []byte(b.String()), err
 }
 
 func pagesOf(m *ebpf.Map) ([]byte, error) {

@@ -150,7 +150,7 @@ func (d *Datapath) loadMaps(spec *ebpf.CollectionSpec) error {
 	}
 	defer coll.Close()
 	d.inner = map[string]*ebpf.MapSpec{}
-	for _, name := range []string{portMapAddrs, portMapPrograms, portMapConns, portMapPortCounters, portMapRuleBooks} {
+	for _, name := range []string{portMapHosts, portMapAddrs, portMapPrograms, portMapConns, portMapPortCounters, portMapRuleBooks} {
 		d.inner[name] = spec.Maps[name].InnerMap
 	}
 	d.maps = map[string]*ebpf.Map{}

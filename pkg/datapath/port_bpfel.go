@@ -148,7 +148,7 @@ type portHpHandover struct {
 
 type portHpHeader struct {
 	_              structs.HostLayout
-	Words          uint32
+	EarlierWords   uint32
 	Rules          uint32
 	DefaultAction  uint32
 	DefaultCounter uint32
@@ -173,6 +173,7 @@ type portHpHeader struct {
 	Flagindex     uint32
 	Flagparts     uint32
 	Etherindex    uint32
+	Words         uint32
 }
 
 type portHpHits struct {
@@ -281,6 +282,7 @@ const (
 	portMapFastUplinks     = "fast_uplinks"
 	portMapFragments       = "fragments"
 	portMapHandovers       = "handovers"
+	portMapHosts           = "hosts"
 	portMapInboundJump     = "inbound_jump"
 	portMapJudgedFrames    = "judged_frames"
 	portMapKnownFlows      = "known_flows"
@@ -375,6 +377,7 @@ type portMapSpecs struct {
 	FastUplinks   *ebpf.MapSpec `ebpf:"fast_uplinks"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
+	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
 	InboundJump   *ebpf.MapSpec `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.MapSpec `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
@@ -439,6 +442,7 @@ type portMaps struct {
 	FastUplinks   *ebpf.Map `ebpf:"fast_uplinks"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Handovers     *ebpf.Map `ebpf:"handovers"`
+	Hosts         *ebpf.Map `ebpf:"hosts"`
 	InboundJump   *ebpf.Map `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.Map `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
@@ -469,6 +473,7 @@ func (m *portMaps) Close() error {
 		m.FastUplinks,
 		m.Fragments,
 		m.Handovers,
+		m.Hosts,
 		m.InboundJump,
 		m.JudgedFrames,
 		m.KnownFlows,

@@ -406,7 +406,8 @@ func TestBrokenProgramDrops(t *testing.T) {
 	slot := b.names["net-a"]*2 + uint32(b.Generation()&1)
 	spec := b.inner[portMapPrograms].Copy()
 	for name, words := range map[string][]uint32{
-		"empty": {0}, "too wide": {64}, "no tables": {1, 5, 1, 0, 900, 900, 9, 900, 900, 900, 900, 900, 900, 900},
+		"empty": {0}, "too wide": {46: 193}, "no tables": {0, 5, 1, 0, 900, 900, 9, 900, 900, 900, 900, 900, 900, 900, 46: 1},
+		"too wide, earlier": {193}, "no tables, earlier": {1, 5, 1, 0, 900, 900, 9, 900, 900, 900, 900, 900, 900, 900},
 	} {
 		m, err := ebpf.NewMap(spec)
 		if err != nil {

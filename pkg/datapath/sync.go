@@ -16,9 +16,9 @@ import (
 // side is what this process knows of one of the two sides. While the other one is in force
 // nobody reads it, and what differs in the next generation is written into it.
 type side struct {
-	// table has addrs; nil: it is not known what is there.
-	table *ebpf.Map
-	addrs []compile.AddrClass
+	// tables have addrs; nil: it is not known what is there.
+	tables *addrTables
+	addrs  []compile.AddrClass
 	// programs has the hash of each slot's pages; unknown: some of another process.
 	programs map[uint32]pagesSum
 }
@@ -33,21 +33,12 @@ func (d *Datapath) assumeSides() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i := range d.sides {
-		d.forgetTable(i)
+		d.sides[i].forgetTables()
 		d.sides[i].programs = map[uint32]pagesSum{}
 		for _, number := range d.names {
 			d.sides[i].programs[number*2+uint32(i)] = unknown
 		}
 	}
-}
-
-// forgetTable has the side's table be made anew.
-func (d *Datapath) forgetTable(side int) {
-	s := &d.sides[side]
-	if s.table != nil {
-		_ = s.table.Close() // a descriptor; the outer map keeps the map
-	}
-	s.table, s.addrs = nil, nil
 }
 
 // Sync puts a compiled policy in force and gives its generation. When it returns
@@ -84,7 +75,7 @@ func (d *Datapath) Sync(p *compile.Program) (generation uint64, err error) {
 	}
 	d.control.setGeneration(next, hasEthernet(p), hash)
 	// The write changes nothing; it returns when the other side has no readers.
-	if err := d.maps[portMapAddrs].Put(side, uint32(d.sides[side].table.FD())); err != nil {
+	if err := d.maps[portMapAddrs].Put(side, uint32(d.sides[side].tables.prefixes.FD())); err != nil {
 		return next, fmt.Errorf("wait for readers of generation %d: %w", next-1, err)
 	}
 	d.synced = next
@@ -121,84 +112,6 @@ func (d *Datapath) numberPolicies(p *compile.Program) ([]uint32, error) {
 		out[i] = number
 	}
 	return out, nil
-}
-
-// publishAddrs has the side's table hold addrs: by what differs, or by a new one.
-func (d *Datapath) publishAddrs(addrs []compile.AddrClass, side uint32) error {
-	s := &d.sides[side]
-	if s.table != nil {
-		gone, put := differ(s.addrs, addrs)
-		// An entry costs more in a table that there is than in a new one.
-		if len(addrs) <= int(s.table.MaxEntries()) && len(gone)+len(put) <= len(addrs)/4+16 {
-			table := s.table
-			s.table = nil // until it is whole again
-			if err := changeTable(table, gone, put); err == nil {
-				s.table, s.addrs = table, addrs
-				return nil
-			} else {
-				d.log.Warn("the table of addresses could not be changed; it is made anew", "err", err)
-				_ = table.Close()
-			}
-		}
-	}
-	spec := d.inner[portMapAddrs].Copy()
-	spec.MaxEntries = uint32(len(addrs) + len(addrs)/8 + 1024) // a bound, which takes no memory
-	table, err := ebpf.NewMap(spec)
-	if err != nil {
-		return fmt.Errorf("make a table of %d prefixes: %w", len(addrs), err)
-	}
-	if err := changeTable(table, nil, addrs); err != nil {
-		return errors.Join(fmt.Errorf("fill a table of %d prefixes: %w", len(addrs), err), table.Close())
-	}
-	if err := d.maps[portMapAddrs].Put(side, uint32(table.FD())); err != nil {
-		return errors.Join(fmt.Errorf("publish the address table: %w", err), table.Close())
-	}
-	d.forgetTable(int(side))
-	s.table, s.addrs = table, addrs
-	return nil
-}
-
-// differ gives what has to go from a table that has the entries was, and what has to be
-// put into it, so that it has the entries is. Both are sorted.
-func differ(was, is []compile.AddrClass) (gone, put []compile.AddrClass) {
-	if len(was) == len(is) && (len(is) == 0 || &was[0] == &is[0]) {
-		return nil, nil
-	}
-	for len(was) > 0 && len(is) > 0 {
-		if was[0] == is[0] {
-			was, is = was[1:], is[1:]
-			continue
-		}
-		c := was[0].Compare(is[0])
-		if c < 0 {
-			gone, was = append(gone, was[0]), was[1:]
-			continue
-		}
-		put = append(put, is[0])
-		if c == 0 {
-			was = was[1:]
-		}
-		is = is[1:]
-	}
-	return append(gone, was...), append(put, is...)
-}
-
-func changeTable(table *ebpf.Map, gone, put []compile.AddrClass) error {
-	for _, a := range gone {
-		if err := table.Delete(addrKey(a)); err != nil {
-			return fmt.Errorf("delete %v: %w", a.Prefix(), err)
-		}
-	}
-	keys := make([]portAddrKey, len(put))
-	classes := make([]uint32, len(put))
-	for i, a := range put {
-		keys[i], classes[i] = addrKey(a), a.Class
-	}
-	return putAll(table, keys, classes)
-}
-
-func addrKey(a compile.AddrClass) portAddrKey {
-	return portAddrKey{Prefixlen: uint32(a.Bits), Addr: a.Addr}
 }
 
 // publishPolicies puts each policy into its slot of the side, unless it is there already,

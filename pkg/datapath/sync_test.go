@@ -319,19 +319,17 @@ func TestRuleLastHit(t *testing.T) {
 	}
 }
 
-// kernelHas says what the side in force has: the table of addresses, and each network's pages.
+// kernelHas says what the side in force has: the tables of addresses, and each network's pages.
 func kernelHas(t *testing.T, d *Datapath) (addrs []compile.AddrClass, pages map[string][]compile.Page) {
 	t.Helper()
 	side := uint32(d.Generation() & 1)
-	var table *ebpf.Map
-	if err := d.maps[portMapAddrs].Lookup(side, &table); err != nil {
+	tables, err := d.readTables(side)
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer table.Close()
-	var key portAddrKey
-	var class uint32
-	for it := table.Iterate(); it.Next(&key, &class); {
-		addrs = append(addrs, compile.AddrClass{Addr: key.Addr, Bits: uint8(key.Prefixlen), Class: class})
+	defer tables.close()
+	if err := tables.each(func(a compile.AddrClass) bool { addrs = append(addrs, a); return true }); err != nil {
+		t.Fatal(err)
 	}
 	slices.SortFunc(addrs, compile.AddrClass.Compare)
 	pages = map[string][]compile.Page{}
@@ -364,7 +362,7 @@ func TestSyncByDifference(t *testing.T) {
 	d := newDatapath(t, cfg)
 	many := make([]policy.AddrRange, 0, 500)
 	for i := range 500 {
-		many = append(many, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(i >> 6), byte(i << 2)}), 31)))
+		many = append(many, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(i >> 6), byte(i << 2)}), 31+i&1)))
 	}
 	sets := []policy.Set{g.SetN("net-a", 20), g.SetN("net-b", 20)}
 	var c compile.Compiler // what it gives changes in place, too
@@ -393,7 +391,7 @@ func TestSyncByDifference(t *testing.T) {
 		case 0:
 			s.Rules[0].Sources = slices.Delete(s.Rules[0].Sources, 7, 7+rnd.IntN(9))
 		case 1:
-			s.Rules[0].Sources = append(s.Rules[0].Sources, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 31, byte(step), 0}), 24+rnd.IntN(8))))
+			s.Rules[0].Sources = append(s.Rules[0].Sources, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 31, byte(step), 0}), 24+rnd.IntN(9))))
 		case 2:
 			s.Rules[0].Log = !s.Rules[0].Log
 		case 3:
@@ -401,10 +399,14 @@ func TestSyncByDifference(t *testing.T) {
 		case 4:
 			sets = append(sets[:i:i], append(sets[i+1:], g.SetN(fmt.Sprint("net-", step), 5))...)
 		case 5: // it cannot be written any more
-			if table := d.sides[(d.Generation()+1)&1].table; table != nil {
-				table.Close()
+			bits := 24
+			if tables := d.sides[(d.Generation()+1)&1].tables; tables != nil && rnd.IntN(2) == 0 {
+				tables.prefixes.Close()
+			} else if tables != nil {
+				tables.hosts.Close()
+				bits = 32
 			}
-			s.Rules[0].Sources = append(s.Rules[0].Sources, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 32, byte(step), 0}), 24)))
+			s.Rules[0].Sources = append(s.Rules[0].Sources, policy.RangeOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 32, byte(step), 0}), bits)))
 		case 6:
 			d.synced = 0 // a wait failed, or another process has written
 		case 7:
@@ -413,7 +415,7 @@ func TestSyncByDifference(t *testing.T) {
 		p := load()
 		addrs, pages := kernelHas(t, d)
 		if !slices.Equal(addrs, p.Addrs) {
-			t.Fatalf("step %d: the table has %d prefixes, want %d", step, len(addrs), len(p.Addrs))
+			t.Fatalf("step %d: the tables have %d addresses, want %d", step, len(addrs), len(p.Addrs))
 		}
 		for _, n := range p.Policies {
 			if !slices.Equal(pages[n.Network], n.Pages) {
@@ -427,14 +429,14 @@ func TestSyncByDifference(t *testing.T) {
 			t.Fatalf("step %d: %d maps of programs are held", step, known)
 		}
 	}
-	// A rule that changes and names nobody else has no table made anew, once both sides are known.
+	// A rule that changes and names nobody else has no tables made anew, once both sides are known.
 	for i := range 4 {
-		tables := [2]*ebpf.Map{d.sides[0].table, d.sides[1].table}
+		tables := [2]*addrTables{d.sides[0].tables, d.sides[1].tables}
 		sets[0].Rules = slices.Clone(sets[0].Rules)
 		sets[0].Rules[0].Log = !sets[0].Rules[0].Log
 		load()
-		if now := [2]*ebpf.Map{d.sides[0].table, d.sides[1].table}; i > 1 && now != tables {
-			t.Error("a table of addresses was made anew")
+		if now := [2]*addrTables{d.sides[0].tables, d.sides[1].tables}; i > 1 && now != tables {
+			t.Error("tables of addresses were made anew")
 		}
 	}
 }

@@ -76,7 +76,7 @@ var groups = [svcIP]uint8{
 // Header is struct hp_header, page 0 of a [Policy]: its fields in their order,
 // 32 bits each. Places are page numbers.
 type Header struct {
-	Words          uint32
+	EarlierWords   uint32 // 0: no program of an earlier version reads this
 	Rules          uint32
 	DefaultAction  uint32
 	DefaultCounter uint32
@@ -97,6 +97,7 @@ type Header struct {
 	Flagindex      uint32
 	Flagparts      uint32
 	Etherindex     uint32
+	Words          uint32
 }
 
 // Part is struct hp_part but for its padding: rows of some rules alone.
@@ -112,7 +113,7 @@ const partMonitored = TiersMax - 1
 // fields lists the header's fields in the order of struct hp_header.
 func (h *Header) fields() []*uint32 {
 	list := []*uint32{
-		&h.Words, &h.Rules, &h.DefaultAction, &h.DefaultCounter,
+		&h.EarlierWords, &h.Rules, &h.DefaultAction, &h.DefaultCounter,
 		&h.SrcClassrow, &h.DstClassrow, &h.Classes, &h.Rows,
 		&h.Svcindex, &h.Svcchunk, &h.SvcNoneRow, &h.Meta,
 		&h.DirRow[0], &h.DirRow[1], &h.SvcGroups, &h.Sportindex, &h.Monitored,
@@ -121,7 +122,7 @@ func (h *Header) fields() []*uint32 {
 		p := &h.Parts[i]
 		list = append(list, &p.DirRow[0], &p.DirRow[1], &p.Sportindex)
 	}
-	return append(list, &h.LocalClassrow[0], &h.LocalClassrow[1], &h.Flagindex, &h.Flagparts, &h.Etherindex)
+	return append(list, &h.LocalClassrow[0], &h.LocalClassrow[1], &h.Flagindex, &h.Flagparts, &h.Etherindex, &h.Words)
 }
 
 func (h *Header) page() (p Page) {

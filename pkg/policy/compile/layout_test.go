@@ -112,15 +112,15 @@ func TestConstantsAreThoseOfTheABI(t *testing.T) {
 // TestLayoutOfFirst: what programs of before SCTP had stays where it was, for the programs
 // of a new agent read them until it has compiled its own.
 func TestLayoutOfFirst(t *testing.T) {
-	h := Header{Words: 1, Rules: 2, DefaultAction: 3, DefaultCounter: 4, SrcClassrow: 5, DstClassrow: 6, Classes: 10, Rows: 11, Svcindex: 12, Svcchunk: 13,
+	h := Header{EarlierWords: 1, Rules: 2, DefaultAction: 3, DefaultCounter: 4, SrcClassrow: 5, DstClassrow: 6, Classes: 10, Rows: 11, Svcindex: 12, Svcchunk: 13,
 		SvcNoneRow: 14, Meta: 15, DirRow: [2]uint32{7, 8}, SvcGroups: 6, Sportindex: 9, Monitored: 16}
 	for i := range h.Parts {
 		h.Parts[i] = Part{[2]uint32{uint32(100 + i), uint32(200 + i)}, uint32(300 + i)}
 	}
-	h.LocalClassrow, h.Flagindex, h.Flagparts = [2]uint32{17, 18}, 19, 20
+	h.LocalClassrow, h.Flagindex, h.Flagparts, h.Etherindex = [2]uint32{17, 18}, 19, 20, 21
 	page := h.page()
 	want := map[int]uint32{0: 1, 4: 2, 8: 3, 12: 4, 16: 5, 20: 6, 24: 10, 28: 11, 32: 12, 36: 13, 40: 14, 44: 15, 48: 7, 52: 8, 56: 6, 60: 9, 64: 16,
-		164: 17, 168: 18, 172: 19, 176: 20, 180: 0}
+		164: 17, 168: 18, 172: 19, 176: 20, 180: 21, 184: 0}
 	for i := range 8 {
 		want[68+12*i], want[72+12*i], want[76+12*i] = uint32(100+i), uint32(200+i), uint32(300+i)
 	}
@@ -139,6 +139,7 @@ func TestHeaderRoundTrip(t *testing.T) {
 	for i, f := range want.fields() {
 		*f = uint32(i + 1)
 	}
+	want.Words = 8
 	p := Policy{Pages: []Page{want.page()}}
 	if _, err := p.Header(); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package policytest
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/policy/compile"
 )
 
 func TestPacketsAreRealisable(t *testing.T) {
@@ -47,6 +49,7 @@ func TestPacketsReachEverything(t *testing.T) {
 	won, rules := 0, 0
 	for range 100 {
 		set := g.Set("n")
+		hosts := hostsWithin(t, set)
 		for _, p := range g.Packets(set, 2000) {
 			v := policy.Evaluate(&set, p)
 			seen["action "+v.Action.String()]++
@@ -56,6 +59,7 @@ func TestPacketsReachEverything(t *testing.T) {
 				"by default": v.Rule < 0, "by rule": v.Rule >= 0, "by a late rule": v.Rule >= 64,
 				"not IP": !p.IP, "not IP, by rule": !p.IP && v.Rule >= 0,
 				"IPv4": p.IP && p.Src.Is4(), "IPv6": p.IP && p.Src.Is6(),
+				"host within a prefix":  p.IP && (hosts[p.Src] || hosts[p.Dst]),
 				"fragment":              p.IP && p.Protocol == policy.TCP && !p.HasService,
 				"other":                 p.IP && p.Protocol == 47,
 				"icmp":                  p.Protocol == policy.ICMP && p.HasService && v.Rule >= 0,
@@ -100,4 +104,27 @@ func TestPacketsReachEverything(t *testing.T) {
 	if won*2 < rules {
 		t.Errorf("only %d of %d rules can win", won, rules)
 	}
+}
+
+// hostsWithin are single addresses that have a class of their own, where a prefix around them has
+// another one.
+func hostsWithin(t *testing.T, set policy.Set) map[netip.Addr]bool {
+	t.Helper()
+	counters, err := compile.Allocate(nil, []policy.Set{set})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := compile.Build(compile.Input{Sets: []policy.Set{set}, Counters: counters})
+	if err != nil {
+		t.Fatal(err)
+	}
+	isHost := func(a compile.AddrClass) bool { return a.Bits == 128 }
+	prefixes := slices.DeleteFunc(slices.Clone(p.Addrs), isHost)
+	hosts := map[netip.Addr]bool{}
+	for _, a := range p.Addrs {
+		if host := netip.AddrFrom16(a.Addr).Unmap(); isHost(a) && compile.ClassOf(prefixes, host) != 0 {
+			hosts[host] = true
+		}
+	}
+	return hosts
 }
