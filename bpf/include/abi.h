@@ -92,8 +92,7 @@ enum hp_reason {
  *   flagindex u16[256], one page: by the flags of a TCP header, the number of their group; what is
  *             not TCP is of that of no flags, 0.
  *   flagparts struct hp_part in 16 bytes, 32 a page: for each group HP_TIERS_MAX + 1, in
- *             place of dir_row and sportindex, and of each of parts. These are for programs that
- *             know neither then, and name none of the rules that would let more pass so.
+ *             place of dir_row and sportindex, and of each of parts, which mean nothing then.
  *   etherindex u16[256], one page: as a group of svcindex by the EtherType. Its rows have Ethernet
  *             rules alone, and those of svcindex and svc_none_row have none.
  *   svcchunk  u16[256] a page: row number by the low byte, for all indexes.
@@ -146,7 +145,7 @@ struct hp_header {
 	__u32 monitored;    /* positions behind those: rules that decide nothing and are counted */
 	struct hp_part parts[HP_TIERS_MAX]; /* that of tier n at n - 1, where a rule leads there */
 	__u32 local_classrow[HP_DIRS]; /* from here on pages of earlier versions have 0. First page; in place of src_classrow for what goes out, and of dst_classrow for what comes in; 0: that is the same */
-	__u32 flagindex;    /* page; 0: no rule asks for TCP flags or the VM's address */
+	__u32 flagindex;    /* page; 0: no rule asks for TCP flags */
 	__u32 flagparts;    /* first page */
 	__u32 etherindex;   /* page; 0: no Ethernet rules */
 	__u32 words;        /* u64 words a row: a power of two up to 64, or a multiple of 64 up to HP_WORDS_MAX. 0: a page of an earlier version, whose hosts are among the prefixes */

@@ -8,22 +8,20 @@ import (
 
 // groupsOfFlags are the TCP flags that rules do not tell apart.
 type groupsOfFlags struct {
-	of   []uint16 // by flags, the number of their group; that of none is 0. Nil: no rule asks for flags or the VM's address
+	of   []uint16 // by flags, the number of their group; that of none is 0. Nil: no rule asks for flags
 	like []uint8  // by number, some flags of the group
 }
 
 func flagGroups(rules []policy.Rule) (g groupsOfFlags) {
 	var demands []policy.TCPFlags
-	local := false
 	for i := range rules {
-		local = local || rules[i].LocalSets != nil
 		for _, s := range rules[i].Services {
 			if s.Flags.Mask != 0 && !slices.Contains(demands, s.Flags) {
 				demands = append(demands, s.Flags)
 			}
 		}
 	}
-	if demands == nil && !local {
+	if demands == nil {
 		return g
 	}
 	numbers := map[string]uint16{} // by which demands are met
@@ -77,11 +75,7 @@ func partsOf(rules []policy.Rule, flags groupsOfFlags) []part {
 	if flags.of == nil {
 		return parts
 	}
-	// Programs that know neither flags nor the VM's address read the parts without a group.
 	var all []part
-	for _, p := range parts {
-		all = append(all, part{p.at, -1, func(r *policy.Rule) bool { return p.has(r) && safeWithout(r) }})
-	}
 	// Those without flags are group 0, and so are packets that are not TCP: what wants flags has
 	// no other services.
 	for group, like := range flags.like {
@@ -92,13 +86,6 @@ func partsOf(rules []policy.Rule, flags groupsOfFlags) []part {
 		}
 	}
 	return all
-}
-
-// safeWithout says that a rule lets nothing more pass where its TCP flags and the VM's address are
-// not looked at.
-func safeWithout(r *policy.Rule) bool {
-	drops := (r.Action == policy.Drop || r.Action == policy.Reject) && !r.Monitored
-	return drops || r.LocalSets == nil && (len(r.Services) == 0 || r.Services[0].Flags.Mask == 0)
 }
 
 // applies says whether a rule is judged in a direction.
