@@ -20,8 +20,8 @@
 #include "ether.h"
 #include "fragment.h"
 #include "known.h"
-#include "fastpath.h"
 #include "refuse.h"
+#include "fastpath.h"
 #include "event.h"
 
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
@@ -216,6 +216,10 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		skb->mark = 0;
 		return verdict(skb, port->slot, dir, HP_REFUSAL);
 	}
+	if (fast_path && !jumped && is_reminder(skb, dir)) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
 	t.key.slot = port->slot;
 	t.key.serial = port->serial;
 	t.policy = port->policy;
@@ -240,6 +244,8 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 	if (fast_path && dir == HP_OUT && takes_part(port) && t.steady) {
 		int way = fast_way(skb, port);
 
+		if (way == NOWHERE)
+			return TC_ACT_SHOT;
 		if (way == TO_UPLINK)
 			return to_uplink(skb);
 		/* It returns only where there is nobody to jump to. */
@@ -274,9 +280,11 @@ int into_vm(struct __sk_buff *skb)
 SEC("tc")
 int inbound(struct __sk_buff *skb)
 {
-	if (from_uplink(skb) != TO_PORT)
+	int way = from_uplink(skb);
+
+	if (way == BY_BRIDGE)
 		return TC_ACT_UNSPEC;
-	if (skb->cb[TAKEN_OFF] && bpf_skb_vlan_pop(skb))
+	if (way == NOWHERE || (skb->cb[TAKEN_OFF] && bpf_skb_vlan_pop(skb)))
 		return TC_ACT_SHOT; /* no memory */
 	bpf_tail_call(skb, &inbound_jump, 0);
 	return not_entered(skb);

@@ -367,18 +367,24 @@ struct hp_fast_port {
 	struct hp_fast_uplink {
 		__u32 ifindex; /* 0: to it all goes by the bridge */
 		__u16 vlan;    /* of the port: of another, the rest means nothing */
-		__u16 tag;     /* VLAN ID that the port's frames have there; 0: none */
+		__u16 tag;     /* VLAN ID that the port's frames have there; 0: none. And HP_UPLINK_INBOUND */
 	} __attribute__((aligned(8))) uplink; /* loaded and stored by one instruction */
-	__u32 by_bridge; /* when it last sent a packet by the bridge for the bridge's sake, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
+	__u32 reminded;  /* when the bridge was last reminded of its MAC, in 2^30 ns units of CLOCK_MONOTONIC_COARSE */
 	__u32 since;     /* when it began to take part, in the same; whom it heard before may have moved since */
 };
+
+/*
+ * In a tag: what comes by the uplink for the port goes past the bridge, too. Versions that do not know that, and attach
+ * nothing there, write tags without it; so a step back ends it.
+ */
+#define HP_UPLINK_INBOUND 0x8000
 
 /* An uplink by which packets for ports of the fast path come past the bridge. */
 struct hp_uplink {
 	__u32 bridge; /* ifindex */
 	__u16 native; /* VLAN of frames without a tag; 0: they go by the bridge */
 	__u16 reserved;
-	__u64 vlans[64]; /* bitmap of those VLANs in which such ports are */
+	__u64 vlans[64]; /* bitmap of the VLANs in which such ports are */
 };
 
 /* Whose MAC it is, in one VLAN of one bridge. */

@@ -276,7 +276,7 @@ struct {
 /*
  * fast_ports: which ports send and get packets past the bridge, and what has to be the same at both.
  * Key: port slot. Value: struct hp_fast_port. Written by the agent through a memory mapping, but for the time
- * of the last packet by the bridge; read for packets of established flows. Size: slots a node.
+ * of the last reminder; read for packets of established flows. Size: slots a node.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -29,8 +29,8 @@ const (
 	capturesEvery = time.Second
 	// fastGap is between two looks at all that ports have to be for the fast path.
 	fastGap = time.Second
-	// leastAgeing is for how long a bridge must know a MAC: a port of the fast path sends by it every
-	// half a minute (BY_BRIDGE_EVERY of bpf/include/fastpath.h).
+	// leastAgeing is for how long a bridge must know a MAC: it is reminded of a port of the fast path every
+	// half a minute (REMIND_EVERY of bpf/include/fastpath.h).
 	leastAgeing = time.Minute
 )
 
@@ -127,7 +127,15 @@ type fastView struct {
 	upIndex  int                  // the uplink's; 0 is none
 	uplink   *bridge.ObservedPort // nil: to it and from it all goes by the bridge
 	upWhy    string               // why what comes from it does
+	upVLANs  map[vlan.ID]string   // what takes frames of a VLAN there before the bridge
 	known    []bridge.FDBEntry
+}
+
+// fastLook is what is asked once for all bridges.
+type fastLook struct {
+	captures captures
+	hooked   func() (hostfw.Hooked, error)
+	links    func() ([]bridge.Link, error)
 }
 
 // lookAtFastPath decides for every port, and has the programs know.
@@ -154,12 +162,12 @@ func (a *Agent) lookAtFastPath(seen captures) {
 	ports, give := map[int]wire.FastPath{}, map[int]datapath.FastPort{}
 	var others []datapath.FastMAC
 	views := map[int]*fastView{} // by bridge
-	hooked := sync.OnceValues(a.hostfw.host.Hooked)
+	look := fastLook{seen, sync.OnceValues(a.hostfw.host.Hooked), sync.OnceValues(a.kernel.net.Links)}
 	for name, recs := range byBridge {
 		v, all := &fastView{captures: seen}, "there is no VLANTrunk for its bridge any more"
 		if t, ok := trunks[name]; ok {
 			v.trunk = t
-			all = a.viewFastPath(v, recs, hooked)
+			all = a.viewFastPath(v, recs, look)
 		}
 		for _, rec := range recs {
 			why := cmp.Or(all, v.whyNot(&rec))
@@ -177,6 +185,8 @@ func (a *Agent) lookAtFastPath(seen captures) {
 		}
 		others = append(others, v.others(recs, give)...)
 	}
+	a.attachInbound(give, ports)
+	a.forgetFar(views)
 	lost, err := a.kernel.dp.SetFastPath(give, others...)
 	if err != nil {
 		a.log.Warn("the fast path cannot be set up", "err", err)
@@ -196,7 +206,7 @@ func (a *Agent) lookAtFastPath(seen captures) {
 }
 
 // viewFastPath looks at a trunk; why is what speaks against all its ports.
-func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, hooked func() (hostfw.Hooked, error)) (why string) {
+func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, look fastLook) (why string) {
 	t := v.trunk
 	if t.NoFastPath {
 		return "spec.fastPath of VLANTrunk " + t.Name + " is Off"
@@ -214,7 +224,7 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, hooked func() (h
 		return v.captures.unknown
 	}
 	var err error
-	if v.hooked, err = hooked(); err != nil {
+	if v.hooked, err = look.hooked(); err != nil {
 		return err.Error()
 	}
 	if v.hooked.Bridge != "" {
@@ -242,28 +252,93 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, hooked func() (h
 			continue
 		}
 		v.upIndex = p.Index
-		if f := p.Flags; tagged && p.Up && p.Running && p.State == bridge.PortForwarding && f.Learning && !f.Isolated && !f.VLANTunnel && !f.Locked {
+		if f := p.Flags; tagged && p.Up && p.Running && p.State == bridge.PortForwarding && f.Learning && !f.Isolated && !f.VLANTunnel && !f.Locked && !f.Hairpin {
 			v.uplink = &p
 		}
+	}
+	if err := a.viewUplink(v, look); err != nil {
+		return err.Error()
 	}
 	indexes := make([]int, len(recs))
 	for i := range recs {
 		indexes[i] = recs[i].HostIfIndex
 	}
-	uplinks := []int{}
-	if v.uplink != nil {
-		uplinks = append(uplinks, v.upIndex)
-	}
-	if v.theirs, err = a.kernel.dp.Others(indexes, uplinks...); err != nil {
+	if v.theirs, err = a.kernel.dp.Others(indexes); err != nil {
 		return err.Error()
 	}
-	switch chain := v.hooked.At(t.Uplink); {
-	case v.theirs[v.upIndex] != "":
-		v.upWhy = "others have " + v.theirs[v.upIndex] + " of " + t.Uplink
-	case chain != "":
-		v.upWhy = chain + " sees frames of " + t.Uplink
-	}
 	return ""
+}
+
+// viewUplink looks at who besides the bridge would miss frames that come by the uplink.
+func (a *Agent) viewUplink(v *fastView, look fastLook) error {
+	if v.uplink == nil {
+		return nil
+	}
+	theirs, err := a.kernel.dp.Others(nil, v.upIndex)
+	if err != nil {
+		return err
+	}
+	switch chain := v.hooked.At(v.uplink.Name); {
+	case theirs[v.upIndex] != "":
+		v.upWhy = "others have " + theirs[v.upIndex] + " of " + v.uplink.Name
+	case chain != "":
+		v.upWhy = chain + " sees frames of " + v.uplink.Name
+	}
+	links, err := look.links()
+	v.upVLANs = map[vlan.ID]string{}
+	for _, l := range links {
+		if l.VLAN != 0 && l.Lower == v.upIndex && l.LowerNetnsID == -1 {
+			v.upVLANs[l.VLAN] = l.Name
+		}
+	}
+	return err
+}
+
+// attachInbound has what comes by uplinks go past the bridge, for those of the ports that can.
+func (a *Agent) attachInbound(give map[int]datapath.FastPort, ports map[int]wire.FastPath) {
+	uplinks := map[int]bool{}
+	for _, of := range give {
+		if of.Inbound {
+			uplinks[of.Uplink] = true
+		}
+	}
+	failed, err := a.kernel.dp.AttachInbound(slices.Collect(maps.Keys(uplinks))...)
+	if err != nil {
+		a.log.Warn("the fast path from uplinks", "err", err)
+	}
+	for ifindex, of := range give {
+		if err := failed[of.Uplink]; of.Inbound && err != nil {
+			of.Inbound = false
+			give[ifindex] = of
+			ports[ifindex] = wire.FastPath{On: true, ToUplink: true, Why: fromUplinkNot + err.Error()}
+		}
+	}
+}
+
+// forgetFar has the programs hear anew who is behind uplinks, of those that the bridge does not have there: it has forgotten them, or
+// heard them elsewhere last.
+func (a *Agent) forgetFar(views map[int]*fastView) {
+	type at struct {
+		mac    datapath.FastMAC
+		uplink int
+	}
+	has := map[at]bool{}
+	for _, v := range views {
+		for _, e := range v.known {
+			if len(e.MAC) == 6 && e.Port == v.upIndex {
+				has[at{datapath.FastMAC{Bridge: v.bridge.Bridge.Index, VLAN: e.VLAN, MAC: [6]byte(e.MAC)}, v.upIndex}] = true
+			}
+		}
+	}
+	err := a.kernel.dp.ForgetFar(func(mac datapath.FastMAC, uplink int) bool {
+		if v := views[mac.Bridge]; v != nil && !v.bridge.VLANFiltering {
+			mac.VLAN = 0
+		}
+		return has[at{mac, uplink}]
+	})
+	if err != nil {
+		a.log.Warn("the fast path to uplinks", "err", err)
+	}
 }
 
 // whyNot is what speaks against one port; "" is nothing.
@@ -311,16 +386,21 @@ func (v *fastView) portOf(rec *attach.Record) (of datapath.FastPort, why string)
 		of.Uplink, of.Tag = up.Index, vid
 	default:
 		of.Uplink = up.Index
-		if up.VLANs.PVID != vid {
+		if why == "" && up.VLANs.PVID != vid {
 			why = fmt.Sprintf("%s sends frames of VLAN %d without a tag, and takes such for VLAN %d", up.Name, vid, up.VLANs.PVID)
 		}
 	}
+	if name := v.upVLANs[vid]; why == "" && of.Tag != 0 && name != "" {
+		why = fmt.Sprintf("%s takes its frames of VLAN %d before the bridge", name, vid)
+	}
 	of.Inbound = why == ""
 	if why != "" {
-		why = "from the uplink packets go by the bridge: " + why
+		why = fromUplinkNot + why
 	}
 	return of, why
 }
+
+const fromUplinkNot = "from the uplink packets go by the bridge: "
 
 // others are the MACs of a bridge's stations on this node that have no port in the fast path: what the bridge has
 // anywhere but at the uplink, and those of VMs that it has not heard.
@@ -374,8 +454,11 @@ func (a *Agent) find(lost []int, give map[int]datapath.FastPort, recs map[int]at
 			found[of.Bridge] = append(found[of.Bridge], ifindex)
 		}
 	}
+	if len(found) > 0 {
+		datapath.WaitForPackets()
+	}
 	for br, ifindexes := range found {
-		// Where the programs have heard one elsewhere in the meantime, the bridge had before.
+		// Where the programs have heard one elsewhere in the meantime, the bridge has by now.
 		known, err := a.fast.fdb(bridge.Ref{Index: br})
 		for _, ifindex := range ifindexes {
 			rec := recs[ifindex]

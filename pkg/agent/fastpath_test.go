@@ -133,6 +133,8 @@ func TestFastPathUplink(t *testing.T) {
 	none.uplink = nil
 	native := view(1500, true, "1,100", "100")
 	native.uplink.VLANs.PVID = 100
+	taken, otherTaken := view(1500, true, "100-101", ""), view(1500, true, "100-101", "")
+	taken.upVLANs, otherTaken.upVLANs = map[vlan.ID]string{100: "eth1.100"}, map[vlan.ID]string{101: "eth1.101"}
 	blocked := view(1500, true, "100-101", "")
 	blocked.uplink.VLANs.Blocked = set(t, "100")
 	blockedOther := view(1500, true, "100-101", "")
@@ -144,6 +146,8 @@ func TestFastPathUplink(t *testing.T) {
 		why    string
 	}{
 		"tagged":            {view(1500, true, "1,100", "1"), 9, 100, ""},
+		"taken before":      {taken, 9, 100, "eth1.100 takes its frames of VLAN 100 before the bridge"},
+		"another taken":     {otherTaken, 9, 100, ""},
 		"larger":            {view(9000, true, "1,100", "1"), 9, 100, ""},
 		"native":            {native, 9, 0, ""},
 		"one way":           {view(1500, true, "1,100", "100"), 9, 0, "takes such for VLAN 1"},
@@ -158,7 +162,7 @@ func TestFastPathUplink(t *testing.T) {
 		for _, theirs := range []string{"", "others have a tc filter at ingress of it"} {
 			c.v.upWhy = theirs
 			why := c.why
-			if why == "" && c.uplink != 0 {
+			if c.uplink != 0 && theirs != "" {
 				why = theirs
 			}
 			want := datapath.FastPort{Bridge: 7, MTU: 1500, Uplink: c.uplink, Tag: c.tag, Inbound: c.uplink != 0 && why == ""}

@@ -42,6 +42,23 @@ func (a *Agent) reconcile() {
 	}
 }
 
+// otherNative says whether a trunk's uplink has another native VLAN than it should, as after a change while there was no agent.
+func (a *Agent) otherNative(spec bridge.TrunkSpec) bool {
+	if spec.Native == 0 && !spec.Managed {
+		return false // its owner's
+	}
+	now, err := a.kernel.net.Observe(spec.Bridge)
+	if err != nil {
+		return true // who knows
+	}
+	for _, p := range now.Ports {
+		if p.Name == spec.Uplink {
+			return p.VLANs.PVID != spec.Native
+		}
+	}
+	return false
+}
+
 // lookAtTrunk sets the trunk up if it never was, and says what has drifted on it
 // and on its ports since. Where it cannot be set up, its living ports are looked
 // at all the same.
@@ -55,7 +72,7 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	waits := h.problem != "" && h.spec == spec && time.Since(h.tried) < firstDelay
 	switch {
 	case waits || known && h.problem == "" && h.spec == spec:
-	case known && h.spec.Native != spec.Native: // tags change their meaning
+	case known && h.spec.Native != spec.Native, !known && a.otherNative(spec): // tags change their meaning
 		a.holdFastPath(func() { h = a.ensureTrunk(t.Name, spec) })
 	default:
 		h = a.ensureTrunk(t.Name, spec)

@@ -73,7 +73,7 @@ func (u *uninstaller) node() error {
 		err = u.hostChains(a)
 	}
 	if err == nil {
-		_, err = a.kernel.dp.SetFastPath(nil) // takes programs off uplinks, too
+		_, err = a.kernel.dp.AttachInbound() // at no uplink any more
 	}
 	if err == nil {
 		_, err = a.kernel.dp.GC(func(int) bool { return false })

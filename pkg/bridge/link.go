@@ -55,6 +55,8 @@ type Link struct {
 	// Lower is IFLA_LINK: of a veth the ifindex of its other end, of a VLAN
 	// interface that of its parent; 0 is none.
 	Lower int
+	// VLAN is, of a VLAN interface (802.1Q), which frames of Lower it takes before anything else there does.
+	VLAN vlan.ID
 	// LowerNetnsID says that Lower counts in another network namespace, known
 	// here by this number; -1 is "in this one".
 	LowerNetnsID int
@@ -250,6 +252,8 @@ func parseLinkInfo(l *Link, b []byte) error {
 		l.Bridge, err = parseBridge(data)
 	case "bond":
 		l.ActiveMember, err = parseBond(data)
+	case "vlan":
+		l.VLAN, err = parseVLAN(data)
 	}
 	if err != nil {
 		return err
@@ -285,6 +289,20 @@ func parseBridge(b []byte) (*BridgeAttrs, error) {
 		}
 	}
 	return &br, nil
+}
+
+// parseVLAN finds what a VLAN interface takes; of a service VLAN (802.1ad) nothing that we carry.
+func parseVLAN(b []byte) (id vlan.ID, err error) {
+	as, err := attrs(b)
+	for _, a := range as {
+		switch {
+		case a.Attr.Type == nl.IFLA_VLAN_ID:
+			id = vlan.ID(num(a.Value))
+		case a.Attr.Type == nl.IFLA_VLAN_PROTOCOL && len(a.Value) >= 2 && binary.BigEndian.Uint16(a.Value) != unix.ETH_P_8021Q:
+			return 0, err
+		}
+	}
+	return id, err
 }
 
 // parseBond finds the active member; the kernel names none in modes that have none.

@@ -60,6 +60,15 @@ func newWire(tb testing.TB, i attach.Interface) *wire {
 	return &wire{tb, fd}
 }
 
+// count is how many frames with the text come in until none has for a while.
+func (w *wire) count(text string, quiet time.Duration) (n int) {
+	w.Helper()
+	for w.got(text, quiet) {
+		n++
+	}
+	return n
+}
+
 // tags has caught see tags, which the kernel takes out of frames.
 func (w *wire) tags() {
 	w.Helper()

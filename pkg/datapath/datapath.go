@@ -145,6 +145,8 @@ type Datapath struct {
 
 	trace tracer
 
+	attaching sync.Mutex // held by AttachInbound
+
 	syncing sync.Mutex // held by Sync; taken before mu
 	sides   [2]side
 	pages   map[pagesSum]*ebpf.Map // of programs that a side has, by hash

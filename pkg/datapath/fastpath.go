@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
@@ -20,8 +22,8 @@ type FastPort struct {
 	// by the bridge.
 	Uplink int
 	Tag    vlan.ID
-	// Inbound has what comes by the uplink go past the bridge, too. The bridge takes it in as it
-	// sends it out: with Tag, or without one as of the port's VLAN.
+	// Inbound has what comes by the uplink go past the bridge, too, if AttachInbound has its program there. The
+	// bridge takes it in as it sends it out: with Tag, or without one as of the port's VLAN.
 	Inbound bool
 }
 
@@ -32,7 +34,11 @@ type FastMAC struct {
 	MAC    [6]byte
 }
 
-const fastMACs = 16384 // HP_FAST_MACS of bpf/include/abi.h
+// Of bpf/include/abi.h.
+const (
+	fastMACs      = 16384  // HP_FAST_MACS
+	uplinkInbound = 0x8000 // HP_UPLINK_INBOUND
+)
 
 // ErrNoFastPath says that this kernel's BPF cannot jump from a program that has functions.
 var ErrNoFastPath = errors.New("the kernel cannot run the programs of the fast path")
@@ -54,6 +60,9 @@ func (d *Datapath) setFast(rec portHpPort, of FastPort) error {
 	const flag = 1 // HP_PORT_FAST of bpf/include/abi.h
 	at := &d.fastPorts.ports[rec.Slot%PortsMax]
 	uplink := portHpFastUplink{Ifindex: uint32(of.Uplink), Vlan: rec.Pvid, Tag: uint16(of.Tag)}
+	if of.Inbound {
+		uplink.Tag |= uplinkInbound
+	}
 	if of.Bridge == 0 || at.Bridge != uint32(of.Bridge) || at.Mtu != uint32(of.MTU) || at.Uplink != uplink {
 		rec.Flags &^= flag
 		if err := d.ports.put(int(rec.Ifindex), rec); err != nil || of.Bridge == 0 {
@@ -80,8 +89,7 @@ func (d *Datapath) FastPath() bool { return d.into != nil }
 // SetFastPath has these ports, by interface, and no others send and get packets of established
 // connections past their bridge: access ports of living VMs whose bridge does nothing to such
 // packets but forward them, and whose other ends are in other network namespaces. A port that is
-// no access port, or not there, takes no part. At uplinks a program is attached if ports want it, and taken off
-// when none does. The result are those of them that are lost: packets to them go by
+// no access port, or not there, takes no part. The result are those of them that are lost: packets to them go by
 // the bridge. A port is lost when it is given, and when its MAC is heard at another, until [Datapath.FoundFast] is
 // called; two with the same MAC always are.
 //
@@ -91,12 +99,6 @@ func (d *Datapath) SetFastPath(ports map[int]FastPort, others ...FastMAC) (lost 
 	if d.into == nil && len(ports) > 0 {
 		return nil, ErrNoFastPath
 	}
-	lost, err = d.writeFast(ports, others)
-	return lost, errors.Join(err, d.attachInbound())
-}
-
-// writeFast writes all that the programs know of the fast path.
-func (d *Datapath) writeFast(ports map[int]FastPort, others []FastMAC) (lost []int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	want, uplinks := map[portHpFastKey]portHpFastMac{}, map[uint32]portHpUplink{}
@@ -171,6 +173,40 @@ func (d *Datapath) syncFastMACs(want map[portHpFastKey]portHpFastMac) (lost []in
 		return lost, fmt.Errorf("write the MACs of the fast path: %w", err)
 	}
 	return lost, nil
+}
+
+// ForgetFar has packets for those behind uplinks whom has does not name, by bridge, VLAN and uplink, and what comes from them, go
+// by the bridge until they are heard again.
+func (d *Datapath) ForgetFar(has func(mac FastMAC, uplink int) bool) error {
+	m := d.maps[portMapFastFar]
+	var stale []portHpFastKey
+	var key portHpFastKey
+	var far portHpFastFar
+	it := m.Iterate()
+	for it.Next(&key, &far) {
+		if !has(FastMAC{Bridge: int(key.Bridge), VLAN: vlan.ID(key.Vlan), MAC: key.Mac}, int(far.Uplink)) {
+			stale = append(stale, key)
+		}
+	}
+	// The programs change the map meanwhile, which may end a walk through it early.
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("read who is behind uplinks: %w", err)
+	}
+	for _, key := range stale {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget who is behind an uplink: %w", err)
+		}
+	}
+	return nil
+}
+
+// WaitForPackets returns when all packets that are under way in the kernel now have gone where they go; or after long enough
+// for all but a CPU that stands still.
+func WaitForPackets() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h, which waits for a grace period of RCU
+	if _, _, err := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); err != 0 {
+		time.Sleep(50 * time.Millisecond) // a kernel with nohz_full does not have it
+	}
 }
 
 // FoundFast says that a port that was lost is where its MAC is, as SetFastPath was told; found is false

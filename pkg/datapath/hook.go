@@ -116,7 +116,7 @@ func (d *Datapath) attachHook(ifindex int, h Hook) error {
 func (d *Datapath) attachTCX(ifindex int, h Hook) error {
 	old, _, err := d.linkAt(ifindex, h)
 	if old != nil {
-		if err := errors.Join(old.Update(d.progs[h]), old.Close()); err != nil {
+		if err := errors.Join(patient(func() error { return old.Update(d.progs[h]) }), old.Close()); err != nil {
 			return fmt.Errorf("attach %s to interface %d by its tcx link: %w", h, ifindex, err)
 		}
 		return nil
@@ -138,16 +138,24 @@ func (d *Datapath) attachTCX(ifindex int, h Hook) error {
 	return l.Close()
 }
 
-// newTCX attaches before all other programs. An unpinned link is detached by the
-// kernel in its own time, and the same program is not attached twice: wait for it.
-func (d *Datapath) newTCX(ifindex int, h Hook) (link.Link, error) {
-	const patience, pause = 2 * time.Second, 5 * time.Millisecond
-	for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
-		l, err := link.AttachTCX(link.TCXOptions{
+// newTCX attaches before all other programs.
+func (d *Datapath) newTCX(ifindex int, h Hook) (l link.Link, err error) {
+	err = patient(func() error {
+		l, err = link.AttachTCX(link.TCXOptions{
 			Interface: ifindex, Program: d.progs[h], Attach: h.attachType(), Anchor: link.Head(),
 		})
-		if !errors.Is(err, unix.EEXIST) || time.Now().After(deadline) {
-			return l, err
+		return err
+	})
+	return l, err
+}
+
+// patient waits for links that nobody holds any more: they are detached by the kernel in its own
+// time, and the same program is not attached twice.
+func patient(attach func() error) error {
+	const patience, pause = 2 * time.Second, 5 * time.Millisecond
+	for deadline := time.Now().Add(patience); ; time.Sleep(pause) {
+		if err := attach(); !errors.Is(err, unix.EEXIST) || time.Now().After(deadline) {
+			return err
 		}
 	}
 }
@@ -263,7 +271,7 @@ func (d *Datapath) replaceHook(ifindex int, h Hook) error {
 	if l != nil {
 		defer l.Close()
 		if id != d.progID[h] {
-			err = l.Update(d.progs[h])
+			err = patient(func() error { return l.Update(d.progs[h]) })
 		}
 	}
 	fid, ferr := d.findFilter(ifindex, h)
@@ -277,7 +285,7 @@ func (d *Datapath) replaceHook(ifindex int, h Hook) error {
 }
 
 // detachHook removes what of ours is at the hook. An unpinned link goes a moment
-// later; till then its program finds no record and drops.
+// later; till then a port's program finds no record and drops, and an uplink's leaves all to the bridge.
 func (d *Datapath) detachHook(ifindex int, h Hook) error {
 	return errors.Join(remove(d.pins.link(ifindex, h)), d.deleteFilter(ifindex, h))
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
@@ -27,23 +29,21 @@ func addInbound(uplinks map[uint32]portHpUplink, rec portHpPort, of FastPort) {
 	uplinks[ifindex] = up
 }
 
-// syncUplinks brings the map fast_uplinks to want. An uplink that is not wanted has no VLANs from
-// now on, and is in the map as long as the program is attached; mu is held.
+// syncUplinks writes what the program at uplinks has to know, where it is attached; mu is held.
 func (d *Datapath) syncUplinks(want map[uint32]portHpUplink) error {
-	var errs []error
 	have, err := d.uplinks()
 	if err != nil {
 		return err
 	}
+	errs := make([]error, 0, len(have))
 	for ifindex, is := range have {
 		if want[ifindex] == is {
-			delete(want, ifindex)
-		} else if want[ifindex] == (portHpUplink{}) {
-			want[ifindex] = portHpUplink{}
+			continue
 		}
-	}
-	for ifindex, up := range want {
-		errs = append(errs, d.maps[portMapFastUplinks].Put(ifindex, up))
+		err := d.maps[portMapFastUplinks].Update(ifindex, want[ifindex], ebpf.UpdateExist)
+		if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the uplinks of the fast path: %w", err)
@@ -51,6 +51,7 @@ func (d *Datapath) syncUplinks(want map[uint32]portHpUplink) error {
 	return nil
 }
 
+// uplinks are those in the map fast_uplinks: where the program is, or may be.
 func (d *Datapath) uplinks() (map[uint32]portHpUplink, error) {
 	out := map[uint32]portHpUplink{}
 	var ifindex uint32
@@ -65,28 +66,51 @@ func (d *Datapath) uplinks() (map[uint32]portHpUplink, error) {
 	return out, nil
 }
 
-// attachInbound has the program at all uplinks that have VLANs in the map, and at no others. By tcx where
+// AttachInbound has the program that takes packets past the bridge at these uplinks, and at no others. It does so for
+// ports that SetFastPath is given afterwards. Failed says at which it could not be attached. By tcx where
 // the kernel has it: such a link is ours alone, and others can have theirs beside it.
-func (d *Datapath) attachInbound() error {
+func (d *Datapath) AttachInbound(uplinks ...int) (failed map[int]error, err error) {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
 	have, err := d.uplinks()
-	errs := []error{err}
-	for ifindex, up := range have {
-		at := int(ifindex)
-		switch {
-		case up == (portHpUplink{}):
-			err := d.detachHook(at, inbound)
-			if err == nil {
-				err = d.maps[portMapFastUplinks].Delete(ifindex)
-			}
-			errs = append(errs, err)
-		case d.verifyHook(at, inbound) == nil:
-		case d.tcx && d.cfg.Attach != AttachClsact:
-			errs = append(errs, d.attachTCX(at, inbound))
-		default:
-			errs = append(errs, d.attachClsact(at, inbound))
+	if err != nil {
+		return nil, err
+	}
+	m, failed := d.maps[portMapFastUplinks], map[int]error{}
+	for _, at := range uplinks {
+		err := error(nil)
+		if _, is := have[uint32(at)]; !is {
+			err = m.Put(uint32(at), portHpUplink{})
+		}
+		if err == nil && d.verifyHook(at, inbound) != nil {
+			err = d.attachInbound(at)
+		}
+		if delete(have, uint32(at)); err != nil {
+			failed[at] = err
+			have[uint32(at)] = portHpUplink{} // there may be half of it
 		}
 	}
-	return errors.Join(errs...)
+	errs := []error{}
+	for ifindex := range have {
+		err := d.detachHook(int(ifindex), inbound)
+		if err == nil {
+			err = m.Delete(ifindex)
+		}
+		if !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return failed, errors.Join(errs...)
+}
+
+func (d *Datapath) attachInbound(ifindex int) error {
+	if d.progs[inbound] == nil {
+		return ErrNoFastPath
+	}
+	if d.tcx && d.cfg.Attach != AttachClsact {
+		return d.attachTCX(ifindex, inbound)
+	}
+	return d.attachClsact(ifindex, inbound)
 }
 
 // replaceInbound swaps the program at uplinks for the loaded one, or takes it off if there is none.

@@ -2,7 +2,9 @@ package datapath
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"os/exec"
 	"testing"
 
 	"github.com/cilium/ebpf/link"
@@ -40,6 +42,17 @@ func TestInboundAttached(t *testing.T) {
 			t.Errorf("removed %v: %v", removed, err)
 		}
 		is("a clean-up", "fast")
+		if want := l.tcx && m != AttachClsact; exists(l.pins.link(l.uplink.Index, inbound)) != want {
+			t.Errorf("attached by tcx: %v", !want)
+		}
+		if err := l.maps[portMapInboundJump].Delete(uint32(0)); err != nil {
+			t.Fatal(err)
+		}
+		l.Datapath = newDatapath(t, cfg)
+		is("nowhere to jump", "bridge")
+		l.inbound(t)
+		is("given anew", "fast")
+		first = l.progID
 		l.Datapath = newDatapath(t, rebuilt(cfg, 1))
 		if l.progID[inbound] == first[inbound] {
 			t.Error("an update has the same program")
@@ -68,9 +81,7 @@ func TestInboundAttached(t *testing.T) {
 		l.inbound(t)
 		is("with one again", "fast")
 
-		if _, err := l.SetFastPath(nil); err != nil {
-			t.Fatal(err)
-		}
+		l.give(t, nil)
 		if err := l.verifyHook(l.uplink.Index, inbound); !errors.Is(err, ErrNotAttached) {
 			t.Errorf("nobody wants it: %v", err)
 		}
@@ -83,9 +94,7 @@ func TestInboundAttached(t *testing.T) {
 		if err := netlink.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: l.uplink.Index}}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.SetFastPath(nil); err != nil {
-			t.Fatal(err)
-		}
+		l.give(t, nil)
 		if have, err := l.uplinks(); err != nil || len(have) > 0 || exists(l.pins.link(l.uplink.Index, inbound)) {
 			t.Errorf("of one that is gone there is %v: %v", have, err)
 		}
@@ -168,6 +177,13 @@ func TestInboundUnderTraffic(t *testing.T) {
 				of.Inbound = false
 				ports[l.host[0].Index] = of
 			}
+			uplinks := []int{l.uplink.Index}
+			if round%5 == 0 {
+				uplinks = nil
+			}
+			if failed, err := d.AttachInbound(uplinks...); err != nil || len(failed) > 0 {
+				return fmt.Errorf("%v, %w", failed, err)
+			}
 			lost, err := d.SetFastPath(ports)
 			for _, ifindex := range lost {
 				_, ferr := d.FoundFast(ifindex, ports[ifindex])
@@ -186,4 +202,27 @@ func TestInboundUnderTraffic(t *testing.T) {
 		}
 		t.Logf("%d changes; %d packets by the bridge", n, byBridge)
 	})
+}
+
+// Where the program cannot be attached all is as it is without it, and it is said where.
+func TestInboundFails(t *testing.T) {
+	l := newInboundLAN(t, Config{Attach: AttachClsact}, 0)
+	l.give(t, nil)
+	for _, cmd := range [][]string{{"qdisc", "del", "dev", "up", "clsact"}, {"qdisc", "add", "dev", "up", "ingress_block", "21", "clsact"}} {
+		if out, err := exec.Command("tc", cmd...).CombinedOutput(); err != nil {
+			t.Fatalf("tc %v: %v: %s", cmd, err, out)
+		}
+	}
+	failed, err := l.AttachInbound(l.uplink.Index, noInterface)
+	if err != nil || len(failed) != 2 || failed[l.uplink.Index] == nil || failed[noInterface] == nil {
+		t.Errorf("failed: %v, %v", failed, err)
+	}
+	if have, err := l.uplinks(); err != nil || len(have) > 0 {
+		t.Errorf("uplinks %v: %v", have, err)
+	}
+	l.fast(t)
+	l.open(t, ping, pong)
+	if way := l.says(t, 0, ping); way != "fast" {
+		t.Errorf("between VMs a packet went by %q", way)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,15 @@ func (l *inboundLAN) inbound(t *testing.T) { t.Helper(); l.give(t, l.both()) }
 
 func (l *inboundLAN) give(t *testing.T, ports map[int]FastPort) {
 	t.Helper()
+	var uplinks []int
+	for _, of := range ports {
+		if of.Inbound {
+			uplinks = append(uplinks, of.Uplink)
+		}
+	}
+	if failed, err := l.AttachInbound(uplinks...); err != nil || len(failed) > 0 {
+		t.Fatal(failed, err)
+	}
 	if _, err := l.SetFastPath(ports); err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +59,7 @@ func (l *inboundLAN) give(t *testing.T, ports map[int]FastPort) {
 		if found, err := l.FoundFast(ifindex, of); err != nil || !found {
 			t.Fatalf("found %v: %v", found, err)
 		}
-		l.at(t, ifindex).ByBridge, l.at(t, ifindex).Since = l.now(t), 0
+		l.at(t, ifindex).Reminded, l.at(t, ifindex).Since = l.now(t), 0
 	}
 }
 
@@ -77,10 +87,12 @@ func (l *inboundLAN) farKey(mac net.HardwareAddr) portHpFastKey {
 	return portHpFastKey{Bridge: uint32(l.bridge), Vlan: 100, Mac: [6]uint8(mac)}
 }
 
+const priority = 0xb000 // some, and DEI
+
 // wire is a datagram as it is at the uplink.
 func (l *inboundLAN) wire(p pkt, what string) []byte {
 	if l.tag != 0 {
-		p = p.tagged(tag{ctag, uint16(l.tag) | 3<<13}) // some priority
+		p = p.tagged(tag{ctag, uint16(l.tag) | priority})
 	}
 	return text(p, what)
 }
@@ -212,9 +224,6 @@ func byBridgeCases() []byBridgeCase {
 		{name: "the sender was heard by another uplink", do: func(t *testing.T, l *inboundLAN) {
 			l.changeFar(t, func(far *portHpFastFar) { far.Uplink++ })
 		}},
-		{name: "the bridge has not seen the sender for a while", do: func(t *testing.T, l *inboundLAN) {
-			l.changeFar(t, func(far *portHpFastFar) { far.Heard -= 16 })
-		}},
 		{name: "the sender is a VM of this node", p: func() pkt { p := fromFar(); p.src = peerMAC; return p }()},
 		{name: "the sender is a group", p: func() pkt { p := fromFar(); p.src = net.HardwareAddr{1, 2, 3, 4, 5, 6}; return p }()},
 		{name: "the sender is nobody", p: func() pkt { p := fromFar(); p.src = make(net.HardwareAddr, 6); return p }()},
@@ -242,6 +251,19 @@ func byBridgeCases() []byBridgeCase {
 		{name: "the receiver has another uplink", do: func(t *testing.T, l *inboundLAN) {
 			l.at(t, l.host[0].Index).Uplink.Ifindex++
 		}},
+		{name: "nor does the receiver, where others do", do: func(t *testing.T, l *inboundLAN) {
+			ports := l.both()
+			of := ports[l.host[0].Index]
+			of.Inbound = false
+			ports[l.host[0].Index] = of
+			l.give(t, ports)
+			if err := l.verifyHook(l.uplink.Index, inbound); err != nil {
+				t.Error(err)
+			}
+		}},
+		{name: "what is written is of an earlier version", do: func(t *testing.T, l *inboundLAN) {
+			l.at(t, l.host[0].Index).Uplink.Tag &= 4095
+		}},
 		{name: "the receiver's VLAN has another tag there", do: func(t *testing.T, l *inboundLAN) {
 			l.at(t, l.host[0].Index).Uplink.Tag++
 		}},
@@ -264,9 +286,6 @@ func byBridgeCases() []byBridgeCase {
 			}
 		}},
 		{name: "no VLAN is looked after", do: func(t *testing.T, l *inboundLAN) {
-			if _, err := l.writeFast(l.both(), nil); err != nil {
-				t.Fatal(err)
-			}
 			up := portHpUplink{Bridge: uint32(l.bridge), Native: 100}
 			if err := l.maps[portMapFastUplinks].Put(uint32(l.uplink.Index), up); err != nil {
 				t.Fatal(err)
@@ -288,22 +307,97 @@ func (l *inboundLAN) changeFar(t *testing.T, change func(*portHpFastFar)) {
 	}
 }
 
-// One packet of a host behind the uplink goes by the bridge now and then, so that the bridge knows
-// where it is; and the first of it does.
+// The bridge is reminded of a host behind the uplink now and then, by a copy of a packet that reaches nobody else; only what is
+// the first of a host goes by the bridge itself.
 func TestInboundForTheBridge(t *testing.T) {
-	l := newInboundLAN(t, Config{}, 0)
-	l.changeFar(t, func(far *portHpFastFar) { far.Heard -= 16 })
-	for n, want := range []string{"bridge", "fast", "fast"} {
-		if way := l.comes(t, 0, fromFar()); way != want {
-			t.Errorf("silent for a while: packet %d came by %q, want %q", n, way, want)
+	inbounds(t, func(t *testing.T, cfg Config, tag vlan.ID) {
+		l := newInboundLAN(t, cfg, tag)
+		other, end := newVeth(t, "other", "end")
+		near := newWire(t, end)
+		join(t, other, l.bridge)
+		knows := func() bool {
+			t.Helper()
+			return l.bridgeKnows(t, farMAC, l.uplink.Index)
 		}
-	}
-	if err := l.maps[portMapFastFar].Delete(l.farKey(farMAC)); err != nil {
-		t.Fatal(err)
-	}
-	for n, want := range []string{"bridge", "fast"} {
-		if way := l.comes(t, 0, fromFar()); way != want {
-			t.Errorf("new: packet %d came by %q, want %q", n, way, want)
+		for _, after := range []uint32{0, 1 << remindOfFarShift} {
+			l.flush(t)
+			l.inbound(t)
+			l.known(t, farMAC)
+			l.changeFar(t, func(far *portHpFastFar) { far.Heard -= after })
+			for n := range 3 {
+				if way := l.comes(t, 0, fromFar()); way != "fast" {
+					t.Errorf("packet %d came by %q", n, way)
+				}
+			}
+			if got := near.got("text", noTime); got {
+				t.Error("a reminder is flooded")
+			}
+			if knows() != (after > 0) {
+				t.Errorf("%d s after the last reminder the bridge knows the host: %v", after, knows())
+			}
+		}
+		if n := l.far.count("text", noTime); n > 0 {
+			t.Errorf("%d reminders left by the uplink", n)
+		}
+		l.flush(t)
+		l.inbound(t)
+		l.changeFar(t, func(far *portHpFastFar) { far.Heard = l.now(t) ^ 1<<(remindOfFarShift-1) })
+		if way := l.comes(t, 0, fromFar()); way != "fast" || knows() {
+			t.Errorf("a moment later a packet came by %q, and the bridge knows the host: %v", way, knows())
+		}
+		if tag != 0 {
+			return
+		}
+		if err := l.maps[portMapFastFar].Delete(l.farKey(farMAC)); err != nil {
+			t.Fatal(err)
+		}
+		for n, want := range []string{"bridge", "fast"} {
+			if way := l.comes(t, 0, fromFar()); way != want {
+				t.Errorf("new: packet %d came by %q, want %q", n, way, want)
+			}
+		}
+	})
+}
+
+// remindOfFarShift is REMIND_OF_FAR_SHIFT of bpf/include/fastpath.h.
+const remindOfFarShift = 4
+
+// Of a burst none overtakes another, also where the bridge is to be reminded.
+func TestInboundOrder(t *testing.T) {
+	inbounds(t, func(t *testing.T, cfg Config, tag vlan.ID) {
+		l := newInboundLAN(t, cfg, tag)
+		before := l.sentTo(t, 0)
+		for range 3 {
+			l.known(t, farMAC)
+			l.changeFar(t, func(far *portHpFastFar) { far.Heard -= 1 << remindOfFarShift })
+			live(t, l.uplink.Index, l.wire(fromFar(), "one of a burst"), 32)
+			if n := l.wires[0].count("one of a burst", noTime); n != 32 {
+				t.Errorf("%d of 32 packets came", n)
+			}
+		}
+		if n := l.sentTo(t, 0) - before; n > 0 {
+			t.Errorf("%d packets went by the bridge", n)
+		}
+	})
+}
+
+// Hosts that the bridge does not have where they were heard are forgotten, and so it hears them.
+func TestForgetFar(t *testing.T) {
+	l := newInboundLAN(t, Config{}, 0)
+	l.comes(t, 0, fromFar())
+	for _, s := range []struct {
+		has bool
+		way string
+	}{{true, "fast"}, {false, "bridge"}, {true, "fast"}} {
+		asked := 0
+		if err := l.ForgetFar(func(mac FastMAC, uplink int) bool {
+			asked++
+			return s.has && mac == FastMAC{Bridge: l.bridge, VLAN: 100, MAC: [6]byte(farMAC)} && uplink == l.uplink.Index
+		}); err != nil || asked != 1 {
+			t.Errorf("asked of %d: %v", asked, err)
+		}
+		if way := l.comes(t, 0, fromFar()); way != s.way {
+			t.Errorf("has it: %v; a packet came by %q, want %q", s.has, way, s.way)
 		}
 	}
 }
@@ -341,7 +435,7 @@ func TestInboundTagStays(t *testing.T) {
 				l.far.send(l.wire(fromFar(), "as it was"))
 				want := uint16(tag)
 				if tag != 0 {
-					want |= 3 << 13
+					want |= priority
 				}
 				if _, tci, tagged, ok := near.caught("as it was"); tci != want || tagged != (tag != 0) || !ok {
 					t.Errorf("the bridge has it: %v; with tag %#x, want %#x", ok, tci, want)
@@ -402,8 +496,13 @@ func TestInboundNatives(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.inbound(t)
-	if way := l.comes(t, 0, fromFar()); way != "bridge" {
-		t.Errorf("a packet of either network came by %q", way)
+	for i, mac := range []net.HardwareAddr{testMAC, peerMAC} {
+		l.known(t, farMAC)
+		p := fromFar()
+		p.dst = mac
+		if way := l.comes(t, i, p); way != "bridge" {
+			t.Errorf("a packet of either network came by %q", way)
+		}
 	}
 	ports := l.both()
 	delete(ports, l.host[1].Index)
@@ -412,7 +511,46 @@ func TestInboundNatives(t *testing.T) {
 	if way := l.comes(t, 0, fromFar()); way != "fast" {
 		t.Errorf("a packet of the one that is left came by %q", way)
 	}
+	// Where it has no tag, what has one is for the bridge, which does not take it off here.
+	l.far.send(text(fromFar().tagged(tag{ctag, 100}), "with a tag"))
+	if l.wires[0].got("with a tag", noTime) {
+		t.Error("a packet with a tag came")
+	}
 }
+
+// What the kernel has not cut into segments yet is as long as these.
+func TestInboundGSO(t *testing.T) {
+	l := newInboundLAN(t, Config{}, 0)
+	// struct __sk_buff up to gso_size.
+	type context struct {
+		_       [10]uint32
+		Ifindex uint32
+		_       [30]uint32
+		GsoSegs uint32
+		_       [2]uint32
+		GsoSize uint32
+		_       [3]uint32
+	}
+	p := tcp(open4, vm4, 443, 1000, "S")
+	p.src, p.dst = farMAC, testMAC
+	p.l4 = append(p.l4, make([]byte, 3000)...)
+	for segments, want := range map[uint32]uint32{0: uint32(unspec), 3: redirect} {
+		l.known(t, farMAC)
+		ret, err := l.progs[inbound].Run(&ebpf.RunOptions{Data: p.bytes(), Context: context{Ifindex: uint32(l.uplink.Index), GsoSegs: segments, GsoSize: 1000 * min(segments, 1)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ret != want {
+			t.Errorf("of %d segments: %d, want %d", segments, int32(ret), int32(want))
+		}
+	}
+}
+
+// TC_ACT_* of linux/pkt_cls.h.
+const (
+	unspec   = ^uint32(0)
+	redirect = uint32(7)
+)
 
 // The policy of the port holds, and its refusals find the way back.
 func TestInboundPolicy(t *testing.T) {
@@ -454,22 +592,39 @@ func TestInboundHears(t *testing.T) {
 	if way := l.comes(t, 0, fromFar()); way != "fast" {
 		t.Fatalf("a packet came by %q", way)
 	}
-	lost := func() []int {
-		t.Helper()
-		lost, err := l.SetFastPath(l.both())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return lost
-	}
-	if got := lost(); len(got) > 0 {
+	if got := l.nowLost(t); len(got) > 0 {
 		t.Fatalf("lost: %v", got)
 	}
-	l.far.send(p.tagged(tag{ctag, 100}).bytes())
+	l.loses(t, p.tagged(tag{ctag, 100}), l.host[1].Index)
+	l.inbound(t)
+	l.loses(t, p.tagged(tag{ctag, 100}, tag{ctag, 101}), l.host[1].Index)
+
+	// What has no VLAN of its own is of the native one, whatever else it has.
+	l = newInboundLAN(t, Config{}, 0)
+	l.far.send(fromFar().bytes())
+	for _, tags := range [][]tag{{{ctag, priority}}, {{stag, 101}}, {}} {
+		l.inbound(t)
+		l.loses(t, p.tagged(tags...), l.host[1].Index)
+	}
+}
+
+func (l *inboundLAN) nowLost(t *testing.T) []int {
+	t.Helper()
+	lost, err := l.SetFastPath(l.both())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lost
+}
+
+// loses sends a frame from the uplink, by which this port and no other is lost.
+func (l *inboundLAN) loses(t *testing.T, p pkt, ifindex int) {
+	t.Helper()
+	l.far.send(p.bytes())
 	for end := time.Now().Add(5 * time.Second); ; {
-		got := lost()
-		if len(got) == 1 && got[0] == l.host[1].Index {
-			break
+		got := l.nowLost(t)
+		if len(got) == 1 && got[0] == ifindex {
+			return
 		}
 		if time.Now().After(end) {
 			t.Fatalf("lost: %v", got)

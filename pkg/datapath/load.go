@@ -117,7 +117,7 @@ func (d *Datapath) load() error {
 		return nil
 	}
 	// What is written of the fast path may be of another time, and is for other programs.
-	if _, err := d.writeFast(nil, nil); err != nil {
+	if _, err := d.SetFastPath(nil); err != nil {
 		return err
 	}
 	return d.loadPrograms(spec)

@@ -103,7 +103,7 @@ type portHpFastPort struct {
 	Bridge   uint32
 	Mtu      uint32
 	Uplink   portHpFastUplink
-	ByBridge uint32
+	Reminded uint32
 	Since    uint32
 }
 

@@ -69,8 +69,8 @@ func (n *Node) Listing() (string, error) {
 }
 
 // listFiles lists pins and records. The link pins of an interface that is there
-// come and go as the agent moves ports from one kind of hook to the other; those
-// of one that is not are listed. Which slots the pool has ready is chance; those
+// come and go as the agent moves ports from one kind of hook to the other, and has the fast path at
+// uplinks or not; those of one that is not are listed. Which slots the pool has ready is chance; those
 // of ports are told with the port.
 func (n *Node) listFiles(names map[int]string) ([]string, error) {
 	var lines []string
@@ -78,7 +78,7 @@ func (n *Node) listFiles(names map[int]string) ([]string, error) {
 		var index int
 		_, err := fmt.Sscanf(filepath.Base(rel), "%d-", &index)
 		kind := filepath.Base(filepath.Dir(rel))
-		return err == nil && (kind == "links" && names[index] != "" || kind == "slots")
+		return err == nil && ((kind == "links" || kind == "uplinks") && names[index] != "" || kind == "slots")
 	}
 	for kind, dir := range map[string]string{"pin": n.BPFFS(), "record": filepath.Join(n.RunDir(), "attachments")} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -157,8 +157,8 @@ type Port struct {
 	FastPath *FastPath `json:"fastPath,omitempty"`
 }
 
-// FastPath says whether packets of a port's established connections go past the bridge, to other ports of this
-// node for which it is on.
+// FastPath says whether packets of a port go past the bridge: those of established connections, to other ports of this
+// node for which it is on, and what else the fields say.
 type FastPath struct {
 	On  bool   `json:"on"`
 	Why string `json:"why,omitempty"` // it is not, or not for what comes to the port, or by the uplink
