@@ -212,13 +212,15 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 	/* Attached, but nobody has said what for. */
 	if (!port)
 		return verdict(skb, NO_SLOT, dir, HP_NO_PORT);
-	if (!jumped && is_refusal(skb)) {
-		skb->mark = 0;
-		return verdict(skb, port->slot, dir, HP_REFUSAL);
-	}
-	if (fast_path && !jumped && is_reminder(skb, dir)) {
-		skb->mark = 0;
-		return TC_ACT_UNSPEC;
+	if (!jumped && skb->mark) {
+		if (is_refusal(skb)) {
+			skb->mark = 0;
+			return verdict(skb, port->slot, dir, HP_REFUSAL);
+		}
+		if (dir == HP_OUT && is_reminder(skb)) {
+			skb->mark = 0;
+			return TC_ACT_UNSPEC;
+		}
 	}
 	t.key.slot = port->slot;
 	t.key.serial = port->serial;

@@ -84,9 +84,9 @@ static __always_inline __u32 reminder_mark(void)
 }
 
 /* is_reminder: the frame is one, on its way to the bridge. */
-static __always_inline int is_reminder(const struct __sk_buff *skb, __u32 dir)
+static __always_inline int is_reminder(const struct __sk_buff *skb)
 {
-	return dir == HP_OUT && skb->mark && skb->mark == reminder_mark();
+	return skb->mark && skb->mark == reminder_mark();
 }
 
 /*

@@ -262,8 +262,12 @@ func TestRefusalPasses(t *testing.T) {
 		if ret, reason := run(h, mark); ret != passVerdict || reason != policy.ReasonRefusal {
 			t.Errorf("%v: %#x, %v", h, ret, reason)
 		}
-		if ret, reason := run(h, mark+1); ret != dropVerdict || reason == policy.ReasonRefusal {
+		if ret, reason := run(h, mark+2); ret != dropVerdict || reason == policy.ReasonRefusal {
 			t.Errorf("%v, another mark: %#x, %v", h, ret, reason)
+		}
+		// That of what reminds the bridge of a VM, which is on its way from there and no answer.
+		if ret, reason := run(h, mark^1); (ret == passVerdict) != (h == FromVM) || (reason == 255) != (h == FromVM) {
+			t.Errorf("%v, the next mark: %#x, %v", h, ret, reason)
 		}
 	}
 }

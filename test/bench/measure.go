@@ -439,14 +439,16 @@ func (o *options) measureGrid(g packet.Grid) ([]ratio.Row, []ratio.Curve, error)
 	}
 	defer firewall.Close()
 	g.Hooks = func(s packet.Size) packet.Ported {
-		if g.Past || g.At != nil {
-			tag := port.VLAN
-			if g.Native {
-				tag = 0
-			}
-			return firewall.In(*networks[s]).Past(tag)
+		ports := firewall.In(*networks[s])
+		switch {
+		case g.Native:
+			return ports.PastTo(0)
+		case g.At != nil:
+			return ports.PastTo(port.VLAN)
+		case g.Past:
+			return ports.Past()
 		}
-		return firewall.In(*networks[s])
+		return ports
 	}
 	if len(g.Rivals) > 0 {
 		g.Change = func(s packet.Size) (time.Duration, error) {

@@ -249,9 +249,15 @@ func config(network string, mac net.HardwareAddr) attach.PortConfig {
 // In protects ports that are in a network at first.
 func (f *Firewall) In(n Network) Ports { return Ports{Firewall: f, network: n} }
 
-// Past has them take the fast path, too, with this tag at the uplink, or none.
-func (p Ports) Past(tag vlan.ID) Ports {
-	p.past, p.tag = true, tag
+// Past has them take the fast path, too: among each other.
+func (p Ports) Past() Ports {
+	p.past = true
+	return p
+}
+
+// PastTo has one port take the fast path to and from what else is at its bridge, as an uplink, with this tag there or none.
+func (p Ports) PastTo(tag vlan.ID) Ports {
+	p.past, p.uplink, p.tag = true, true, tag
 	return p
 }
 
@@ -260,6 +266,7 @@ type Ports struct {
 	*Firewall
 	network Network
 	past    bool
+	uplink  bool
 	tag     vlan.ID
 }
 
@@ -287,14 +294,31 @@ func (p Ports) Protect(ifindex int, name string, mac net.HardwareAddr) error {
 	if err != nil {
 		return err
 	}
-	for _, other := range links { // what is no port of ours at the bridge is as the uplink
-		if a := other.Attrs(); a.MasterIndex == of.Bridge && a.Index != ifindex {
+	for _, other := range links {
+		if a := other.Attrs(); p.uplink && a.MasterIndex == of.Bridge && a.Index != ifindex {
 			of.Uplink, of.Tag, of.Inbound = a.Index, p.tag, true
 		}
 	}
 	p.fast[ifindex] = of
+	if err := p.attachInbound(); err != nil {
+		return err
+	}
 	if _, err = p.dp.SetFastPath(p.fast); err == nil {
 		_, err = p.dp.FoundFast(ifindex, p.fast[ifindex])
+	}
+	return err
+}
+
+func (f *Firewall) attachInbound() error {
+	var uplinks []int
+	for _, of := range f.fast {
+		if of.Inbound {
+			uplinks = append(uplinks, of.Uplink)
+		}
+	}
+	failed, err := f.dp.AttachInbound(uplinks...)
+	for _, why := range failed {
+		err = errors.Join(err, why)
 	}
 	return err
 }
