@@ -279,6 +279,7 @@ func TestObserve(t *testing.T) {
 		"--address 10.0.0.9,198.51.100.9": "11 12 13 15",
 		"--rule web":                      "11 12 15",
 		"--rule web/1001":                 "11 15",
+		"--rule web/1":                    "",
 		"--rule dns/7":                    "13",
 		"--rule dns/8":                    "",
 		"--rule we":                       "",
@@ -296,7 +297,8 @@ func TestObserve(t *testing.T) {
 			}
 			got = append(got, fmt.Sprint(e.Seq))
 		}
-		if r.Code != 0 || r.Stderr != "" || strings.Join(got, " ") != want {
+		unknown := args == "--rule we" || args == "--rule web/1" || args == "--rule dns/8" || args == "--rule dns/7" // no policy of the agent's
+		if r.Code != 0 || (r.Stderr != "") != unknown || unknown && !strings.Contains(r.Stderr, args+": no such policy or rule") || strings.Join(got, " ") != want {
 			t.Errorf("observe %s: %v, want %s: %+v", args, got, want, r)
 		}
 	}
@@ -346,6 +348,18 @@ func TestObserveFollows(t *testing.T) {
 	if r.Code != exitInterrupted || strings.Count(r.Stdout, "\n") != 3 || strings.Join(asked, " ") != "new 10 away 12 15" ||
 		!regexp.MustCompile("^homeportctl: observing from now on\nhomeportctl: .*gone.*; waiting for it\nhomeportctl: observing again; .*\nhomeportctl: 2 events are not shown: .*\n$").MatchString(r.Stderr) {
 		t.Errorf("asked for %v: %+v", asked, r)
+	}
+
+	// One that refuses is not asked again.
+	n := 0
+	socket = serve(t, func(context.Context, json.RawMessage) (any, error) {
+		if n++; n == 1 {
+			return wire.EventList{TypeMeta: meta("EventList"), Items: []wire.Event{}}, nil
+		}
+		return nil, &attach.Error{Kind: attach.InvalidConfig, Field: "what", Message: "nothing known"}
+	})
+	if r := homeportctlContext(t.Context(), socket, "observe", "-f"); r.Code != exitInconclusive || !strings.Contains(r.Stderr, "nothing known") || n != 2 {
+		t.Errorf("asked %d times: %+v", n, r)
 	}
 }
 

@@ -108,6 +108,14 @@ func (f *eventFilter) findPorts(ctx context.Context, o *options) error {
 	return err
 }
 
+// knowsRule says whether a rule of this name is on the node now. Who asks for one that is not, as by a mistake, waits for nothing.
+func (f *eventFilter) knowsRule(ctx context.Context, o *options) (bool, error) {
+	l, _, err := view[wire.PolicyList](ctx, o, wire.ViewRequest{What: wire.ViewPolicies})
+	return slices.ContainsFunc(l.Items, func(p wire.Policy) bool {
+		return f.rule == p.Name || slices.ContainsFunc(p.Rules, func(r wire.Rule) bool { return f.rule == fmt.Sprintf("%s/%d", p.Name, r.ID) })
+	}), err
+}
+
 // observe asks the agent until there is no more of what it remembered or, to follow, until
 // ctx ends. An agent that is started anew is waited for.
 func observe(ctx context.Context, o *options, want *eventFilter, follow bool) error {
@@ -118,6 +126,15 @@ func observe(ctx context.Context, o *options, want *eventFilter, follow bool) er
 	if follow && want.port != "" && len(want.ports) == 0 {
 		return noPort
 	}
+	if want.rule != "" {
+		known, err := want.knowsRule(ctx, o)
+		if err != nil {
+			return err
+		}
+		if !known {
+			fmt.Fprintf(o.stderr, "%s: --rule %s: no such policy or rule is in force on this node now; next: %s policy list\n", o.name, want.rule, o.name)
+		}
+	}
 	q := &wire.EventQuery{Follow: follow}
 	var lost, newest uint64
 	shown, away := 0, false
@@ -126,7 +143,7 @@ func observe(ctx context.Context, o *options, want *eventFilter, follow bool) er
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && (first || !follow):
+		case err != nil && (first || !follow || isRefusal(err)): // that of another release, say, which no waiting mends
 			return err
 		case err != nil:
 			if !away {
