@@ -32,26 +32,36 @@ func Judge(objects []unstructured.Unstructured) []Problem {
 	return append(s.Problems, s.overfull()...)
 }
 
-// Selected is what a FirewallPolicy selects by label, as far as it is not as its author may
+// Selected is what a FirewallPolicy selects by label, and which AddressSets it is applied to, as far as it is not as its author may
 // think.
 type Selected struct {
-	// HasPeers and HasApplied say whether there are such peers, and such items of appliedTo.
-	HasPeers, HasApplied bool
+	// HasPeers and HasApplied say whether there are such peers, and such items of appliedTo; HasSets whether it is applied to AddressSets.
+	HasPeers, HasApplied, HasSets bool
 	// Peers match less: VMs whose address nobody knows, or nobody at all.
 	Peers []Problem
-	// Applied are items of appliedTo that select nobody.
-	Applied []Problem
+	// Applied are items of appliedTo that select nobody, and Empty AddressSets of it that have no address.
+	Applied, Empty []Problem
 }
 
-// Selects looks at what a FirewallPolicy selects by label. Only if it does are all VMIdentities of
-// the cluster asked for.
-func Selects(policy *unstructured.Unstructured, all func() ([]v1alpha1.VMIdentity, error)) (out Selected, _ error) {
+// Selects looks at what a FirewallPolicy selects by label, and at the AddressSets that it is applied to. Only if it does are all
+// VMIdentities of the cluster asked for; empty says that a set is there and has no address.
+func Selects(policy *unstructured.Unstructured, all func() ([]v1alpha1.VMIdentity, error), empty func(set string) (bool, error)) (out Selected, _ error) {
 	d := decodeObject(policy)
 	p, ok := d.value.(Policy)
 	if !ok {
 		return out, nil
 	}
-	out.HasPeers, out.HasApplied = len(d.vms) > 0, len(p.VMs)+len(p.NICs) > 0
+	out.HasPeers, out.HasApplied, out.HasSets = len(d.vms) > 0, len(p.VMs)+len(p.NICs) > 0, len(p.AddressSets) > 0
+	for _, name := range p.AddressSets {
+		is, err := empty(name)
+		if err != nil {
+			return out, err
+		}
+		if is {
+			out.Empty = append(out.Empty, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: "spec.appliedTo",
+				Message: fmt.Sprintf("AddressSet %q has no address now: put those of the VMs into it, or take it out", name)})
+		}
+	}
 	if !out.HasPeers && !out.HasApplied {
 		return out, nil
 	}

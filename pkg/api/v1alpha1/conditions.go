@@ -47,8 +47,8 @@ const (
 	// ConditionPeersUnknown says whether peers by label of a FirewallPolicy match
 	// less than its author may think. A policy without such peers has none.
 	ConditionPeersUnknown = "PeersUnknown"
-	// ConditionAppliedToNobody says whether what a FirewallPolicy is applied to by label is
-	// nobody. A policy that is applied to nothing by label has none.
+	// ConditionAppliedToNobody says whether what a FirewallPolicy is applied to by label or AddressSet is
+	// nobody. A policy that is applied to neither has none.
 	ConditionAppliedToNobody = "AppliedToNobody"
 	// ConditionMACPinned says whether a VM names the MAC of a VMPort's interface, and
 	// so keeps it at its next start. A port of no known VM has none.
@@ -104,8 +104,12 @@ const (
 
 	// ReasonNoVMSelected: a vm of appliedTo selects nobody.
 	ReasonNoVMSelected = "NoVMSelected"
-	// ReasonVMsSelected: each selects a VM.
+	// ReasonEmptyAddressSet: an AddressSet of appliedTo has no address.
+	ReasonEmptyAddressSet = "EmptyAddressSet"
+	// ReasonVMsSelected: each vm selects a VM, and each AddressSet has addresses.
 	ReasonVMsSelected = "VMsSelected"
+	// ReasonNotEmpty: no vm is named, and each AddressSet has addresses.
+	ReasonNotEmpty = "NotEmpty"
 
 	// ReasonNodeDown: the port's node is down, so nothing is known of the port.
 	ReasonNodeDown = "NodeDown"

@@ -35,7 +35,7 @@ type FirewallPolicyStatus struct {
 	Rules int32 `json:"rules"`
 
 	// Conditions of the policy: Ready, PeersUnknown where it has peers by label, and
-	// AppliedToNobody where it is applied by label.
+	// AppliedToNobody where it is applied by label or AddressSet.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -122,6 +122,15 @@ func testPeers(l *lab) {
 	l.patch("FirewallPolicy", "for-vms", `spec: {appliedTo: [{network: other, vm: {matchLabels: {role: db}}}]}`)
 	l.says("FirewallPolicy", "for-vms", "Ready", "False", v1alpha1.ReasonRefused, `VLANNetwork "other" does not exist`)
 	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "True", v1alpha1.ReasonNoVMSelected, `selects no VM on VLANNetwork other now`)
+	l.create("AddressSet", "nobody", `spec: {addresses: []}`)
+	l.patch("FirewallPolicy", "for-vms", `spec: {appliedTo: [{addressSet: nobody}, {vm: {matchLabels: {role: db}}}]}`)
+	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "True", v1alpha1.ReasonEmptyAddressSet, `AddressSet "nobody" has no address now`)
+	l.patch("AddressSet", "nobody", `spec: {addresses: [10.0.0.1]}`)
+	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "False", v1alpha1.ReasonVMsSelected, "has addresses")
+	l.patch("FirewallPolicy", "for-vms", `spec: {appliedTo: [{addressSet: nobody}]}`)
+	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "False", v1alpha1.ReasonNotEmpty)
+	l.patch("AddressSet", "nobody", `spec: {addresses: []}`)
+	l.says("FirewallPolicy", "for-vms", "AppliedToNobody", "True", v1alpha1.ReasonEmptyAddressSet, `AddressSet "nobody" has no address now`)
 	l.patch("FirewallPolicy", "for-vms", `spec: {appliedTo: [{network: peers}]}`)
 	l.until("a policy without VMs has no such condition", func() string {
 		if text := fmt.Sprint(l.get("FirewallPolicy", "for-vms").Object["status"]); strings.Contains(text, "AppliedToNobody") {

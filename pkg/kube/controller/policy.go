@@ -21,32 +21,45 @@ type policies struct {
 	*writer
 	judge *judge
 
-	mu      sync.Mutex
-	byLabel map[string]bool // policies that have peers by label
+	mu       sync.Mutex
+	watching map[string]bool // policies that say of others' labels, or of AddressSets that they are applied to
 }
 
 func (c *Controller) addPolicies(p *policies) error {
 	const together = 10 // VMs that start or get addresses are many at once, and policies too
 	return c.control("policy", 4, by(p.reconcile), judged(v1alpha1.KindFirewallPolicy), []watch{
-		{&v1alpha1.VMIdentity{}, reaction{whom: p.labelled, when: otherHolder, after: together * c.settle}},
+		{&v1alpha1.VMIdentity{}, reaction{whom: p.watchers, when: otherHolder, after: together * c.settle}},
+		{&v1alpha1.AddressSet{}, reaction{whom: p.watchers, when: filled, after: c.settle}},
 	}, c.verdicts(v1alpha1.KindFirewallPolicy))
 }
 
-// labelled names the policies that a VM may be a peer of.
-func (p *policies) labelled(context.Context, client.Object) []string {
+// watchers names the policies that a VM may be a peer of, or that may be applied to a set.
+func (p *policies) watchers(context.Context, client.Object) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Collect(maps.Keys(p.byLabel))
+	return slices.Collect(maps.Keys(p.watching))
 }
 
-func (p *policies) note(name string, byLabel bool) {
+func (p *policies) note(name string, watches bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if byLabel {
-		p.byLabel[name] = true
+	if watches {
+		p.watching[name] = true
 	} else {
-		delete(p.byLabel, name)
+		delete(p.watching, name)
 	}
+}
+
+// filled says whether a set has become empty, or is no more.
+func filled(before, after client.Object) bool {
+	b, a := before.(*v1alpha1.AddressSet), after.(*v1alpha1.AddressSet)
+	return never(before, after) || isEmpty(b) != isEmpty(a)
+}
+
+// isEmpty says that a set has no address, nor by others, as far as somebody has counted.
+func isEmpty(s *v1alpha1.AddressSet) bool {
+	ready := meta.FindStatusCondition(s.Status.Conditions, v1alpha1.ConditionReady)
+	return ready != nil && ready.ObservedGeneration == s.Generation && s.Status.Addresses == 0
 }
 
 // otherHolder says whether a VM has other labels, or addresses, than it had.
@@ -95,8 +108,12 @@ func (p *policies) peers(ctx context.Context, u *unstructured.Unstructured, poli
 		var list v1alpha1.VMIdentityList
 		err := p.List(ctx, &list, client.UnsafeDisableDeepCopy)
 		return list.Items, err
+	}, func(set string) (bool, error) {
+		var s v1alpha1.AddressSet
+		err := p.Get(ctx, client.ObjectKey{Name: set}, &s, client.UnsafeDisableDeepCopy)
+		return err == nil && isEmpty(&s), client.IgnoreNotFound(err)
 	})
-	p.note(policy.Name, found.HasPeers || found.HasApplied)
+	p.note(policy.Name, found.HasPeers || found.HasApplied || found.HasSets)
 	tell := func(has bool, problems []desired.Problem, typ, bad, good, fine string) {
 		if err != nil || !has {
 			meta.RemoveStatusCondition(&policy.Status.Conditions, typ)
@@ -114,7 +131,16 @@ func (p *policies) peers(ctx context.Context, u *unstructured.Unstructured, poli
 	}
 	tell(found.HasPeers, found.Peers, v1alpha1.ConditionPeersUnknown, v1alpha1.ReasonPeersUnknown, v1alpha1.ReasonPeersKnown,
 		"the addresses of all VMs that peers select are known")
-	tell(found.HasApplied, found.Applied, v1alpha1.ConditionAppliedToNobody, v1alpha1.ReasonNoVMSelected, v1alpha1.ReasonVMsSelected,
-		"each vm of appliedTo selects a VM")
+	bad, good, fine := v1alpha1.ReasonNoVMSelected, v1alpha1.ReasonVMsSelected, "each vm of appliedTo selects a VM"
+	if len(found.Applied) == 0 {
+		bad = v1alpha1.ReasonEmptyAddressSet
+	}
+	switch {
+	case !found.HasApplied:
+		good, fine = v1alpha1.ReasonNotEmpty, "each AddressSet of appliedTo has addresses"
+	case found.HasSets:
+		fine += ", and each AddressSet has addresses"
+	}
+	tell(found.HasApplied || found.HasSets, append(found.Applied, found.Empty...), v1alpha1.ConditionAppliedToNobody, bad, good, fine)
 	return err
 }

@@ -33,7 +33,7 @@ func (c *Controller) setup(ctx context.Context) error {
 		func() error { return c.judge.watch(ctx) },
 		func() error { return c.addTrunks(&trunks{writer: w, judge: c.judge, agents: missing, word: c.word}) },
 		func() error { return c.addNetworks(&networks{writer: w, judge: c.judge, nads: c.nads}) },
-		func() error { return c.addPolicies(&policies{writer: w, judge: c.judge, byLabel: map[string]bool{}}) },
+		func() error { return c.addPolicies(&policies{writer: w, judge: c.judge, watching: map[string]bool{}}) },
 		func() error { return c.addSets(&sets{w, c.judge, addressSets}) },
 		func() error { return c.addSets(&sets{w, c.judge, serviceSets}) },
 		func() error { return c.addNodes(&nodes{writer: w, log: c.cfg.Log}) },
