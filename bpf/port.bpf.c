@@ -282,8 +282,13 @@ int into_vm(struct __sk_buff *skb)
 SEC("tc")
 int inbound(struct __sk_buff *skb)
 {
-	int way = from_uplink(skb);
+	int way;
 
+	if (is_reminder(skb)) {
+		skb->mark = 0;
+		return TC_ACT_UNSPEC;
+	}
+	way = from_uplink(skb);
 	if (way == BY_BRIDGE)
 		return TC_ACT_UNSPEC;
 	if (way == NOWHERE || (skb->cb[TAKEN_OFF] && bpf_skb_vlan_pop(skb)))

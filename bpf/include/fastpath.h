@@ -91,7 +91,7 @@ static __always_inline int is_reminder(const struct __sk_buff *skb)
 
 /*
  * show has the bridge see who has sent a packet, by a copy that is for its sender, and so goes nowhere from
- * there. The packet itself would be overtaken by those behind it that go past the bridge. Not 0: it is lost.
+ * there, as long as the bridge learns. The packet itself would be overtaken by those behind it that go past the bridge. Not 0: it is lost.
  */
 static __always_inline int show(struct __sk_buff *skb)
 {

@@ -40,6 +40,8 @@ type fastBook struct {
 	fdb  func(bridge.Ref) ([]bridge.FDBEntry, error)
 	look sync.Mutex // held while the agent looks, and while it changes what the look relies on
 
+	missing map[farAt]bool // who was not where the programs have heard him, at the last look
+
 	mu    sync.Mutex
 	ports map[int]wire.FastPath // by host interface
 }
@@ -242,6 +244,8 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, look fastLook) (
 		return t.Bridge + " takes part in the spanning tree protocol"
 	case b.Ageing < leastAgeing:
 		return fmt.Sprintf("%s forgets a MAC after %v, want at least %v", t.Bridge, b.Ageing, leastAgeing)
+	case b.MaxLearned != 0: // and floods what is for others
+		return fmt.Sprintf("%s learns no more than %d MACs", t.Bridge, b.MaxLearned)
 	}
 	if v.known, err = a.fast.fdb(v.bridge.Bridge); err != nil {
 		return err.Error()
@@ -256,9 +260,7 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, look fastLook) (
 			v.uplink = &p
 		}
 	}
-	if err := a.viewUplink(v, look); err != nil {
-		return err.Error()
-	}
+	v.upWhy = a.viewUplink(v, recs, look)
 	indexes := make([]int, len(recs))
 	for i := range recs {
 		indexes[i] = recs[i].HostIfIndex
@@ -269,29 +271,35 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, look fastLook) (
 	return ""
 }
 
-// viewUplink looks at who besides the bridge would miss frames that come by the uplink.
-func (a *Agent) viewUplink(v *fastView, look fastLook) error {
+// viewUplink looks at who besides the bridge would miss frames that come by the uplink; why is what speaks against all of them.
+func (a *Agent) viewUplink(v *fastView, recs []attach.Record, look fastLook) (why string) {
 	if v.uplink == nil {
-		return nil
+		return ""
 	}
 	theirs, err := a.kernel.dp.Others(nil, v.upIndex)
 	if err != nil {
-		return err
-	}
-	switch chain := v.hooked.At(v.uplink.Name); {
-	case theirs[v.upIndex] != "":
-		v.upWhy = "others have " + theirs[v.upIndex] + " of " + v.uplink.Name
-	case chain != "":
-		v.upWhy = chain + " sees frames of " + v.uplink.Name
+		return err.Error()
 	}
 	links, err := look.links()
+	if err != nil {
+		return err.Error()
+	}
 	v.upVLANs = map[vlan.ID]string{}
 	for _, l := range links {
 		if l.VLAN != 0 && l.Lower == v.upIndex && l.LowerNetnsID == -1 {
 			v.upVLANs[l.VLAN] = l.Name
 		}
 	}
-	return err
+	other := func(r attach.Record) bool { return r.VLANs.PVID != recs[0].VLANs.PVID }
+	switch chain := v.hooked.At(v.uplink.Name); {
+	case theirs[v.upIndex] != "":
+		return "others have " + theirs[v.upIndex] + " of " + v.uplink.Name
+	case chain != "":
+		return chain + " sees frames of " + v.uplink.Name
+	case !v.bridge.VLANFiltering && slices.ContainsFunc(recs, other):
+		return v.bridge.Bridge.Name + " knows no VLANs, and has ports of several networks"
+	}
+	return ""
 }
 
 // attachInbound has what comes by uplinks go past the bridge, for those of the ports that can.
@@ -315,18 +323,20 @@ func (a *Agent) attachInbound(give map[int]datapath.FastPort, ports map[int]wire
 	}
 }
 
-// forgetFar has the programs hear anew who is behind uplinks, of those that the bridge does not have there: it has forgotten them, or
-// heard them elsewhere last.
+// farAt is somebody behind an uplink.
+type farAt struct {
+	mac    datapath.FastMAC
+	uplink int
+}
+
+// forgetFar has the programs hear anew who is behind uplinks, of those that the bridge has not had there at two looks in turn: it has
+// forgotten them, or heard them elsewhere last. At one it may have been asked just before it heard them.
 func (a *Agent) forgetFar(views map[int]*fastView) {
-	type at struct {
-		mac    datapath.FastMAC
-		uplink int
-	}
-	has := map[at]bool{}
+	has, missing := map[farAt]bool{}, map[farAt]bool{}
 	for _, v := range views {
 		for _, e := range v.known {
 			if len(e.MAC) == 6 && e.Port == v.upIndex {
-				has[at{datapath.FastMAC{Bridge: v.bridge.Bridge.Index, VLAN: e.VLAN, MAC: [6]byte(e.MAC)}, v.upIndex}] = true
+				has[farAt{datapath.FastMAC{Bridge: v.bridge.Bridge.Index, VLAN: e.VLAN, MAC: [6]byte(e.MAC)}, v.upIndex}] = true
 			}
 		}
 	}
@@ -334,8 +344,16 @@ func (a *Agent) forgetFar(views map[int]*fastView) {
 		if v := views[mac.Bridge]; v != nil && !v.bridge.VLANFiltering {
 			mac.VLAN = 0
 		}
-		return has[at{mac, uplink}]
+		at := farAt{mac, uplink}
+		if has[at] {
+			return true
+		}
+		missing[at] = true
+		return !a.fast.missing[at]
 	})
+	if a.fast.missing = missing; len(missing) > 0 {
+		ask(a.fast.kick)
+	}
 	if err != nil {
 		a.log.Warn("the fast path to uplinks", "err", err)
 	}
@@ -455,7 +473,7 @@ func (a *Agent) find(lost []int, give map[int]datapath.FastPort, recs map[int]at
 		}
 	}
 	if len(found) > 0 {
-		datapath.WaitForPackets()
+		datapath.WaitForPrograms()
 	}
 	for br, ifindexes := range found {
 		// Where the programs have heard one elsewhere in the meantime, the bridge has by now.

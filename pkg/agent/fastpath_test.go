@@ -296,6 +296,10 @@ func TestFastPathOfTrunk(t *testing.T) {
 	ip(t, "link", "set", "br0", "type", "bridge", "ageing_time", "3000")
 	look("br0 forgets a MAC after 30s, want at least 1m0s")
 	ip(t, "link", "set", "br0", "type", "bridge", "ageing_time", "30000")
+	if exec.Command("ip", "link", "set", "br0", "type", "bridge", "fdb_max_learned", "7").Run() == nil { // Linux 6.7, iproute2 6.7
+		look("br0 learns no more than 7 MACs")
+		ip(t, "link", "set", "br0", "type", "bridge", "fdb_max_learned", "0")
+	}
 	l.hearsBoth()
 	look("")
 	for _, it := range l.table.list() {
@@ -394,26 +398,45 @@ func (l live) hearsBoth() {
 	}
 }
 
-// While the native VLAN of a trunk changes, nothing goes past the bridge: tags change their meaning.
+// While the native VLAN of a trunk's uplink changes, nothing goes past the bridge: tags change their meaning. That
+// it does is seen at the bridge, also by an agent that has just begun, or has failed to change it before.
 func TestFastPathHeld(t *testing.T) {
 	l := fastLive(t)
+	ip(t, "link", "add", "up0", "type", "veth", "peer", "up0p")
+	ip(t, "link", "set", "up0", "master", "br0")
 	trunk := l.world.snap.Trunks["open"]
-	for native, held := range map[vlan.ID]bool{0: false, 5: true} {
+	trunk.Uplink, trunk.Managed = "up0", true
+	for _, c := range []struct {
+		native       vlan.ID
+		adopted      bool
+		known, tried bool
+		held         bool
+	}{
+		{native: 0}, {native: 0, known: true}, {native: 0, known: true, tried: true}, // the kernel here gives none to any
+		{native: 5, held: true}, {native: 5, known: true, held: true}, {native: 5, known: true, tried: true, held: true},
+		{native: 0, adopted: true, held: true}, {native: 5, adopted: true, held: true},
+	} {
 		l.lookAtFastPath(captures{})
 		l.says("")
-		l.setHealth("open", trunkHealth{spec: trunkSpec(trunk), mtu: 1400}) // not what it is to be: its ports' VLANs are not in it
 		now := trunk
-		now.NativeVLAN, now.MTU = native, 1300
+		now.NativeVLAN, now.MTU, now.Managed = c.native, 1300, !c.adopted
+		l.world.health = nil
+		if c.known {
+			was := trunkHealth{spec: trunkSpec(trunk), mtu: 1400} // not what it is to be: its ports' VLANs are not in it
+			if c.tried {
+				was.spec, was.problem = trunkSpec(now), "it could not be set up"
+			}
+			l.setHealth("open", was)
+		}
 		l.lookAtTrunk(now) // which cannot be had here
+		held := false
 		select {
 		case <-l.fast.kick:
-			if !held {
-				t.Error("held for nothing")
-			}
+			held = true
 		default:
-			if held {
-				t.Error("not held")
-			}
+		}
+		if held != c.held {
+			t.Errorf("%+v: held: %v", c, held)
 		}
 	}
 }

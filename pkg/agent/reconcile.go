@@ -42,10 +42,10 @@ func (a *Agent) reconcile() {
 	}
 }
 
-// otherNative says whether a trunk's uplink has another native VLAN than it should, as after a change while there was no agent.
-func (a *Agent) otherNative(spec bridge.TrunkSpec) bool {
-	if spec.Native == 0 && !spec.Managed {
-		return false // its owner's
+// changesTags says whether to set a trunk up may change which VLAN has no tag at its uplink.
+func (a *Agent) changesTags(spec bridge.TrunkSpec) bool {
+	if !spec.Managed {
+		return true // that depends on what was added to it once
 	}
 	now, err := a.kernel.net.Observe(spec.Bridge)
 	if err != nil {
@@ -53,7 +53,8 @@ func (a *Agent) otherNative(spec bridge.TrunkSpec) bool {
 	}
 	for _, p := range now.Ports {
 		if p.Name == spec.Uplink {
-			return p.VLANs.PVID != spec.Native
+			want := spec.UplinkVLANs()
+			return p.VLANs.PVID != want.PVID || p.VLANs.Untagged != want.Untagged
 		}
 	}
 	return false
@@ -72,7 +73,7 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	waits := h.problem != "" && h.spec == spec && time.Since(h.tried) < firstDelay
 	switch {
 	case waits || known && h.problem == "" && h.spec == spec:
-	case known && h.spec.Native != spec.Native, !known && a.otherNative(spec): // tags change their meaning
+	case a.changesTags(spec):
 		a.holdFastPath(func() { h = a.ensureTrunk(t.Name, spec) })
 	default:
 		h = a.ensureTrunk(t.Name, spec)
@@ -165,8 +166,13 @@ func (a *Agent) findings(trunk string, want bridge.Want, got bridge.Observed, br
 				return a.withPort(*rec, func(attach.Record) error { return a.kernel.net.Repair(want, d) })
 			}
 		} else {
-			f.repair = func() error {
-				err := a.kernel.net.Repair(want, d)
+			f.repair = func() (err error) {
+				repair := func() { err = a.kernel.net.Repair(want, d) }
+				if d.Subject.Name == want.Trunk.Uplink {
+					a.holdFastPath(repair) // tags may change
+				} else {
+					repair()
+				}
 				if d.Kind != bridge.UplinkMTUShrunk && !broken { // the trunk stands, if for smaller frames
 					a.setProblem(trunk, err)
 				}

@@ -85,6 +85,8 @@ type BridgeAttrs struct {
 	VLANProtocol uint16
 	// Ageing is for how long a MAC is known that is not heard.
 	Ageing time.Duration
+	// MaxLearned is how many MACs it learns at most; 0 is no limit.
+	MaxLearned uint32
 }
 
 // PortAttrs are the state and flags of a bridge port (IFLA_BRPORT_*).
@@ -264,6 +266,8 @@ func parseLinkInfo(l *Link, b []byte) error {
 	return err
 }
 
+const iflaBrFDBMaxLearned = 49 // IFLA_BR_FDB_MAX_LEARNED of include/uapi/linux/if_link.h, since Linux 6.7
+
 func parseBridge(b []byte) (*BridgeAttrs, error) {
 	as, err := attrs(b)
 	if err != nil {
@@ -284,6 +288,8 @@ func parseBridge(b []byte) (*BridgeAttrs, error) {
 			if len(a.Value) >= 2 {
 				br.VLANProtocol = binary.BigEndian.Uint16(a.Value)
 			}
+		case iflaBrFDBMaxLearned:
+			br.MaxLearned = uint32(num(a.Value))
 		case nl.IFLA_BR_AGEING_TIME: // in hundredths of a second (USER_HZ)
 			br.Ageing = time.Duration(num(a.Value)) * 10 * time.Millisecond
 		}

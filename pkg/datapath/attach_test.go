@@ -60,10 +60,13 @@ func newWire(tb testing.TB, i attach.Interface) *wire {
 	return &wire{tb, fd}
 }
 
-// count is how many frames with the text come in until none has for a while.
-func (w *wire) count(text string, quiet time.Duration) (n int) {
+// count is how many frames with the text come in: it waits for as many as there should be, and then for more in a moment.
+func (w *wire) count(text string, want int) (n int) {
 	w.Helper()
-	for w.got(text, quiet) {
+	for n < want && w.got(text, 5*time.Second) {
+		n++
+	}
+	for w.got(text, noTime) {
 		n++
 	}
 	return n

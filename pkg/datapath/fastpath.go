@@ -200,9 +200,9 @@ func (d *Datapath) ForgetFar(has func(mac FastMAC, uplink int) bool) error {
 	return nil
 }
 
-// WaitForPackets returns when all packets that are under way in the kernel now have gone where they go; or after long enough
-// for all but a CPU that stands still.
-func WaitForPackets() {
+// WaitForPrograms returns when all programs that run now have ended, and the bridge has learnt from the packets that they have left
+// to it; or after long enough for all but a CPU that stands still.
+func WaitForPrograms() {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL of linux/membarrier.h, which waits for a grace period of RCU
 	if _, _, err := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); err != 0 {
 		time.Sleep(50 * time.Millisecond) // a kernel with nohz_full does not have it

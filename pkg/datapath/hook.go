@@ -243,6 +243,9 @@ func (d *Datapath) linkAt(ifindex int, h Hook) (link.Link, ebpf.ProgramID, error
 
 // verifyHook: nil if the loaded program is at the hook by either kind.
 func (d *Datapath) verifyHook(ifindex int, h Hook) error {
+	if d.progs[h] == nil {
+		return ErrNotAttached // on a kernel that takes none at uplinks
+	}
 	l, id, err := d.linkAt(ifindex, h)
 	if l != nil {
 		_ = l.Close() // a descriptor; the pin keeps the link

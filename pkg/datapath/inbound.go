@@ -79,8 +79,8 @@ func (d *Datapath) AttachInbound(uplinks ...int) (failed map[int]error, err erro
 	m, failed := d.maps[portMapFastUplinks], map[int]error{}
 	for _, at := range uplinks {
 		err := error(nil)
-		if _, is := have[uint32(at)]; !is {
-			err = m.Put(uint32(at), portHpUplink{})
+		if err = m.Update(uint32(at), portHpUplink{}, ebpf.UpdateNoExist); errors.Is(err, ebpf.ErrKeyExist) {
+			err = nil
 		}
 		if err == nil && d.verifyHook(at, inbound) != nil {
 			err = d.attachInbound(at)

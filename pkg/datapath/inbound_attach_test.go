@@ -73,7 +73,9 @@ func TestInboundAttached(t *testing.T) {
 		without := cfg
 		without.noFastPath = true
 		l.Datapath = newDatapath(t, without)
-		l.progID[inbound] = 1 // as if there were one
+		if id, err := l.findFilter(l.uplink.Index, inbound); err != nil || id != 0 || exists(l.pins.link(l.uplink.Index, inbound)) {
+			t.Errorf("without a fast path there is program %d, %v", id, err)
+		}
 		if err := l.verifyHook(l.uplink.Index, inbound); !errors.Is(err, ErrNotAttached) {
 			t.Errorf("without a fast path: %v", err)
 		}

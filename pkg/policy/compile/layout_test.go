@@ -109,7 +109,7 @@ func TestConstantsAreThoseOfTheABI(t *testing.T) {
 	}
 }
 
-// TestLayoutOfFirst: what programs of before SCTP had stays where it was, for the programs
+// TestLayoutOfFirst: what pages of before SCTP had stays where it was, for the programs
 // of a new agent read them until it has compiled its own.
 func TestLayoutOfFirst(t *testing.T) {
 	h := Header{EarlierWords: 1, Rules: 2, DefaultAction: 3, DefaultCounter: 4, SrcClassrow: 5, DstClassrow: 6, Classes: 10, Rows: 11, Svcindex: 12, Svcchunk: 13,
