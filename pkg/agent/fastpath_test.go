@@ -406,18 +406,31 @@ func TestFastPathHeld(t *testing.T) {
 	ip(t, "link", "set", "up0", "master", "br0")
 	trunk := l.world.snap.Trunks["open"]
 	trunk.Uplink, trunk.Managed = "up0", true
+	is := func() (native vlan.ID) {
+		got, err := l.kernel.net.Observe("br0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range got.Ports {
+			if p.Name == "up0" {
+				return p.VLANs.PVID
+			}
+		}
+		t.Fatal("the uplink is at no bridge")
+		return 0
+	}
+	both := map[bool]bool{}
 	for _, c := range []struct {
 		native       vlan.ID
 		adopted      bool
 		known, tried bool
-		held         bool
 	}{
-		{native: 0}, {native: 0, known: true}, {native: 0, known: true, tried: true}, // the kernel here gives none to any
-		{native: 5, held: true}, {native: 5, known: true, held: true}, {native: 5, known: true, tried: true, held: true},
-		{native: 0, adopted: true, held: true}, {native: 5, adopted: true, held: true},
+		{native: is()}, {native: is(), known: true}, {native: is(), known: true, tried: true}, // a kernel without VLANs gives none to any
+		{native: 5}, {native: 6, known: true}, {native: 7, known: true, tried: true},
+		{adopted: true}, {native: 5, adopted: true},
 	} {
-		l.lookAtFastPath(captures{})
-		l.says("")
+		want := c.adopted || c.native != is()
+		both[want] = true
 		now := trunk
 		now.NativeVLAN, now.MTU, now.Managed = c.native, 1300, !c.adopted
 		l.world.health = nil
@@ -428,16 +441,23 @@ func TestFastPathHeld(t *testing.T) {
 			}
 			l.setHealth("open", was)
 		}
-		l.lookAtTrunk(now) // which cannot be had here
+		select {
+		case <-l.fast.kick:
+		default:
+		}
+		l.lookAtTrunk(now) // which cannot be had whole here
 		held := false
 		select {
 		case <-l.fast.kick:
 			held = true
 		default:
 		}
-		if held != c.held {
-			t.Errorf("%+v: held: %v", c, held)
+		if held != want {
+			t.Errorf("%+v: held: %v, want %v; the uplink has native VLAN %d now", c, held, want, is())
 		}
+	}
+	if len(both) != 2 {
+		t.Errorf("held or not: only %v was tried", both)
 	}
 }
 
