@@ -417,9 +417,12 @@ func TestInboundNatives(t *testing.T) {
 		t.Errorf("a packet of the one that is left came by %q", way)
 	}
 	// Where it has no tag, what has one is for the bridge, which does not take it off here.
-	l.far.send(text(fromFar().tagged(tag{ctag, 100}), "with a tag"))
-	if l.wires[0].got("with a tag", noTime) {
-		t.Error("a packet with a tag came")
+	for _, tags := range [][]tag{{{ctag, 100}}, {{ctag, priority}}, {{stag, priority}}} {
+		l.known(t, farMAC)
+		l.far.send(text(fromFar().tagged(tags...), "with a tag"))
+		if l.wires[0].got("with a tag", noTime) {
+			t.Errorf("a packet with tag %v came", tags)
+		}
 	}
 }
 
