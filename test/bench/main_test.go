@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -145,23 +146,39 @@ func readRows(t *testing.T, file string) (*ratio.Report, []string) {
 	return r, names
 }
 
+// measured runs the bench. A group that could not be measured, as where other work kept packets
+// from arriving in time, has all measured once more, and the log says what it was.
+func measured(t *testing.T, bench string, args ...string) (out []byte) {
+	t.Helper()
+	for try := 1; ; try++ {
+		cmd := exec.Command(bench, args...)
+		var why bytes.Buffer
+		cmd.Stderr = &why
+		out, err := cmd.Output()
+		if err == nil {
+			return out
+		}
+		t.Logf("try %d: %v\n%s\n%s", try, err, out, &why)
+		if try == 2 || cmd.ProcessState.ExitCode() != ratio.ExitFailed {
+			t.FailNow()
+		}
+	}
+}
+
 // TestSmoke measures every native row once.
 func TestSmoke(t *testing.T) {
 	bin := newBin(t)
 	needsNFT(t)
 	file := filepath.Join(bin, "out", "bench.json")
-	cmd := exec.Command(filepath.Join(bin, "bench"), "-where", "native", "-bin", bin, "-json", file, "-rows", "plugin,cni,packet,rules",
-		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1", "-rules", "10,200", "-addresses", "1000,5000", "-ports", "4", "-live", "5000")
+	args := []string{"-where", "native", "-bin", bin, "-json", file, "-rows", "plugin,cni,packet,rules",
+		"-rounds", "1", "-packet-rounds", "2", "-slices", "1", "-per-slice", "2000", "-flows", "1,50", "-cpu", "-1", "-rules", "10,200", "-addresses", "1000,5000", "-ports", "4", "-live", "5000"}
 	rivals := []string{"-vs-iptables", "-vs-nftables"}
 	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
 		t.Log("without br_netfilter bridged frames do not visit iptables: its rows are left out")
 		rivals = rivals[1:]
-		cmd.Args = append(cmd.Args, "-rivals", "nftables")
+		args = append(args, "-rivals", "nftables")
 	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	out := measured(t, filepath.Join(bin, "bench"), args...)
 	r, names := readRows(t, file)
 	for _, row := range r.Rows {
 		if !strings.Contains(string(out), row.String()+"\n") {
