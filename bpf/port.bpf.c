@@ -155,6 +155,9 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 		return foreign_mac(skb, f.ethertype, f.at);
 	if (dir == HP_IN && for_other(port, f.eth))
 		return HP_NOT_FOR_PORT;
+	/* Between nodes alone: no rule has a say, and no guest passes for an agent. */
+	if (f.ethertype == HP_HELLO_ETHERTYPE)
+		state = guard_hello(skb, f.at, state);
 	/* Only now, so that a VM which goes on sending where it left is told from noise. */
 	if (state != GO_ON)
 		return state;
@@ -199,6 +202,12 @@ static __always_inline struct hp_port *port_of(__u32 ifindex)
 	return NULL;
 }
 
+/* is_flooded: the bridge sends such frames to all ports, whose VMs they are not for. */
+static __always_inline int is_flooded(__u32 reason, __u32 dir)
+{
+	return reason == HP_NOT_FOR_PORT || (reason == HP_HELLO && dir == HP_IN);
+}
+
 /* hook judges for a port; jumped: not at its own interface, but where the packet came from. */
 static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex, int jumped)
 {
@@ -229,7 +238,7 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 	reason = decide(skb, port, &t);
 	act = verdict(skb, port->slot, dir, reason);
 	/* What is flooded has its events where it belongs: here it would use up those of the VM. */
-	if (t.told & TOLD_PASS || t.frame & FRAME_LOGGED || (is_drop(reason) && reason != HP_NOT_FOR_PORT) || dry_run)
+	if (t.told & TOLD_PASS || t.frame & FRAME_LOGGED || (is_drop(reason) && !is_flooded(reason, dir)) || dry_run)
 		tell(skb, &t, reason);
 	if (dry_run)
 		return act;

@@ -47,6 +47,7 @@ enum hp_vlan_mode {
 	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction")            \
 	X(MIGRATED, 8, PASS, "belongs to a connection from before the VM came here; a rule allows its opener")               \
 	X(REFUSAL, 9, PASS, "TCP reset or ICMP error by which a Reject rule of this port answers")                        \
+	X(HELLO, 14, DROP, "hello between Homeport's agents, which no VM gets or sends; one that comes in is counted, but told by no event")   \
 	X(NOT_FOR_PORT, 15, DROP, "flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event")                  \
 	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
 	X(PORT_DARK, 17, DROP, "the port is not complete yet")                                                             \
@@ -65,7 +66,7 @@ enum hp_vlan_mode {
 	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
 	X(FRAGMENT_DROP, 31, DROP, "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports")
 
-#define HP_REASON_FIRST_DROP 15 /* lower it for more of them: 10 to 14 were never given out */
+#define HP_REASON_FIRST_DROP 14 /* lower it for more of them: 10 to 13 were never given out */
 #define HP_REASON_MAX 32
 
 enum hp_reason {
@@ -73,6 +74,13 @@ enum hp_reason {
 	HP_REASONS(X)
 #undef X
 };
+
+/*
+ * Hellos: by these frames agents see which VLANs the fabric carries between nodes. The EtherType
+ * is for anybody's local experiments (IEEE 802), so the payload begins with a word of our own.
+ */
+#define HP_HELLO_ETHERTYPE 0x88b5
+#define HP_HELLO_MAGIC 0x48507274 /* "HPrt" */
 
 /*
  * A compiled policy is an immutable inner ARRAY of 512-byte pages, written

@@ -148,6 +148,18 @@ static __always_inline __u32 guard_vlan(struct __sk_buff *skb, const struct hp_p
 }
 
 /*
+ * guard_hello: HP_HELLO if a hello lies at offset at, behind its EtherType; else what was found so far.
+ * A function of its own, for the stacks of the programs.
+ */
+__noinline int guard_hello(struct __sk_buff *skb, __u32 at, __u32 so_far)
+{
+	__be32 copy;
+	const __be32 *magic = HEADER(skb, at, &copy);
+
+	return magic && *magic == bpf_htonl(HP_HELLO_MAGIC) ? HP_HELLO : so_far;
+}
+
+/*
  * foreign_mac says why a frame with another source MAC is dropped. The launcher
  * pod's own bridge and IPv6 stack, for which the VM is no reason, speak up when
  * their interfaces come up: that is noise, not spoofing.

@@ -107,7 +107,7 @@ func TestReasons(t *testing.T) {
 func (b *bench) scenarios() []scenario {
 	b.Helper()
 	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
-		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios())
+		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios(), helloScenarios())
 	if err := b.FillPool(len(all) + 2); err != nil {
 		b.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func (r Reason) Stage() string {
 		return "port"
 	case ReasonGuestTag, ReasonVLANNotAllowed, ReasonUntagged:
 		return "VLAN"
-	case ReasonMACSpoof, ReasonLauncherNoise, ReasonNotForPort:
+	case ReasonMACSpoof, ReasonLauncherNoise, ReasonNotForPort, ReasonHello:
 		return "MAC"
 	case ReasonARP, ReasonRARP, ReasonND:
 		return "neighbours"

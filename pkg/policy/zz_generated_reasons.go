@@ -23,6 +23,7 @@ const (
 	ReasonFragmentAllow   Reason = 7  // non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction
 	ReasonMigrated        Reason = 8  // belongs to a connection from before the VM came here; a rule allows its opener
 	ReasonRefusal         Reason = 9  // TCP reset or ICMP error by which a Reject rule of this port answers
+	ReasonHello           Reason = 14 // hello between Homeport's agents, which no VM gets or sends; one that comes in is counted, but told by no event
 	ReasonNotForPort      Reason = 15 // flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event
 	ReasonNoPort          Reason = 16 // the interface has no port record; nothing passes until the agent repairs it
 	ReasonPortDark        Reason = 17 // the port is not complete yet
@@ -42,7 +43,7 @@ const (
 	ReasonFragmentDrop    Reason = 31 // non-first fragment whose first one was not seen to pass, not allowed by a rule without ports
 )
 
-const firstDrop Reason = 15
+const firstDrop Reason = 14
 
 // Reasons lists all reasons by value.
 func Reasons() []Reason {
@@ -57,6 +58,7 @@ func Reasons() []Reason {
 		ReasonFragmentAllow,
 		ReasonMigrated,
 		ReasonRefusal,
+		ReasonHello,
 		ReasonNotForPort,
 		ReasonNoPort,
 		ReasonPortDark,
@@ -140,6 +142,8 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"Migrated", "migrated", "belongs to a connection from before the VM came here; a rule allows its opener"}, true
 	case ReasonRefusal:
 		return reasonWords{"Refusal", "refusal", "TCP reset or ICMP error by which a Reject rule of this port answers"}, true
+	case ReasonHello:
+		return reasonWords{"Hello", "hello", "hello between Homeport's agents, which no VM gets or sends; one that comes in is counted, but told by no event"}, true
 	case ReasonNotForPort:
 		return reasonWords{"NotForPort", "not_for_port", "flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event"}, true
 	case ReasonNoPort:
