@@ -1,0 +1,197 @@
+package probe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// Place is where a station stands.
+type Place struct {
+	Node   string
+	Uplink string
+	MAC    MAC // the uplink's
+	// Own are other MACs that are this node's, as VMs' are: heard from the wire, somebody
+	// else has them.
+	Own map[MAC]bool
+}
+
+// Station is one node's part in one check, at one uplink. It listens from the start.
+type Station struct {
+	place Place
+	run   RunID
+	keys  Keys
+	conn  Conn
+	pace  Pace
+
+	mu    sync.Mutex
+	book  *book
+	seq   uint32
+	asked map[netip.Addr]bool // gateways
+	done  chan struct{}       // closed when nothing is received any more
+}
+
+// Pace lets frames out: it waits until one more may go.
+type Pace interface {
+	Wait(context.Context) error
+}
+
+// Start begins to listen; conn is the station's from now on.
+func Start(conn Conn, keys Keys, pace Pace, run RunID, at Place) *Station {
+	s := &Station{place: at, run: run, keys: keys, conn: conn, pace: pace, book: newBook(), asked: map[netip.Addr]bool{}, done: make(chan struct{})}
+	go s.listen()
+	return s
+}
+
+// Close ends it.
+func (s *Station) Close() error {
+	err := s.conn.Close()
+	<-s.done
+	return err
+}
+
+// Send puts frames on the wire, one by one. What the interface does not take is noted, and
+// the next is tried; the error is of a question that makes no sense, or the context's.
+func (s *Station) Send(ctx context.Context, asks []Ask) error {
+	for _, a := range asks {
+		if err := a.validate(); err != nil {
+			return err
+		}
+	}
+	for _, a := range asks {
+		if err := s.pace.Wait(ctx); err != nil {
+			return err
+		}
+		data, err := s.frame(a)
+		if err == nil {
+			f := Frame{Data: data, Length: len(data)}
+			if !a.Untagged {
+				f.VLAN = a.VLAN
+			}
+			err = s.conn.Send(f)
+		}
+		s.mu.Lock()
+		if err == nil {
+			s.book.sent++
+		} else {
+			s.book.unsent[unsentKey{a.VLAN, a.Kind}] = err.Error()
+		}
+		s.mu.Unlock()
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+	}
+	return nil
+}
+
+// frame makes what an Ask is about.
+func (s *Station) frame(a Ask) ([]byte, error) {
+	me := s.place.MAC
+	switch a.Kind {
+	case Gateway:
+		s.mu.Lock()
+		s.asked[a.Target] = true
+		s.mu.Unlock()
+		if a.Target.Is4() {
+			return arpProbe(me, a.Target)
+		}
+		return solicitation(me, a.Target)
+	case DHCP:
+		return discover(me, s.xid())
+	case Routers:
+		return routerSolicitation(me)
+	}
+	from, to := me, broadcast
+	switch a.Kind {
+	case Foreign:
+		from = me.Foreign()
+	case Unicast:
+		to = a.To
+	}
+	s.mu.Lock()
+	s.seq++
+	g := Greeting{Run: s.run, Seq: s.seq, Kind: a.Kind, Node: s.place.Node, Uplink: s.place.Uplink, VLAN: a.VLAN, Untagged: a.Untagged, Size: a.Size}
+	s.mu.Unlock()
+	return g.frame(s.keys, from, to)
+}
+
+// xid tells the answers to this run's DISCOVERs from others.
+func (s *Station) xid() uint32 { return binary.BigEndian.Uint32(s.run[:4]) }
+
+// Observation is what has happened up to now.
+func (s *Station) Observation() Observation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.book.observation()
+	if lost, err := s.conn.Lost(); err == nil {
+		o.Lost = lost
+	}
+	return o
+}
+
+func (s *Station) listen() {
+	defer close(s.done)
+	for {
+		f, err := s.conn.Receive()
+		if err != nil {
+			return
+		}
+		if len(f.Data) >= etherHead {
+			s.hear(f)
+		}
+	}
+}
+
+func (s *Station) hear(f Frame) {
+	from := MAC(f.Data[6:12])
+	if binary.BigEndian.Uint16(f.Data[12:]) == EtherHello {
+		if g, ok, err := readHello(s.keys, f); ok {
+			s.hearHello(f, g, err)
+			return
+		}
+	}
+	w := read(f.Data)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.book.page(f.VLAN)
+	if from == s.place.MAC || s.place.Own[from] {
+		if _, known := p.mine[from]; known || len(p.mine) < maxOthers {
+			p.mine[from]++
+		}
+		return
+	}
+	p.others++
+	switch {
+	case w.claim != nil:
+		if s.asked[w.claim.address] {
+			p.claim(w.claim)
+		}
+	case w.offer != nil:
+		if w.xid == s.xid() && len(p.offers) < maxOthers {
+			p.offers[*w.offer] = true
+		}
+	case w.ra != nil:
+		if _, known := p.ras[w.ra.Address]; known || len(p.ras) < maxOthers {
+			p.ras[w.ra.Address] = *w.ra
+		}
+	}
+}
+
+func (s *Station) hearHello(f Frame, g Greeting, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil:
+		s.book.unread++
+		s.book.unreadWhy = err.Error()
+	case g.Run == s.run && g.Kind == Unicast && MAC(f.Data[:6]) != s.place.MAC.Foreign():
+		// A peer's, that the switch has not learnt yet.
+	case g.Run == s.run && vlan.ID(g.VLAN).Validate() == nil:
+		s.book.page(f.VLAN).hello(g)
+	}
+}

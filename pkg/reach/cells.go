@@ -1,0 +1,215 @@
+package reach
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// lldpPatience is how long a switch may be silent: three times its usual pause, and some.
+const lldpPatience = 95 * time.Second
+
+// failed finds what was claimed of a member in this segment.
+func (v *view) failed(s *station, target string, codes ...Code) Code {
+	for _, c := range v.claims {
+		if slices.Contains(codes, c.code) && (len(c.nodes) == 0 || slices.Contains(c.nodes, s.node)) && (target == "" || slices.Contains(c.targets, target)) {
+			return c.code
+		}
+	}
+	return ""
+}
+
+// cells are all that was intended in the segment, and what became of it.
+func (v *view) cells() (cells []Cell) {
+	for _, s := range v.segment.members {
+		for _, t := range Tests() {
+			if !v.o.wants(t) {
+				continue
+			}
+			for _, target := range v.targets(t) {
+				c := Cell{Node: s.node, Trunk: v.trunk, VLAN: v.vlan, Test: t, Target: target, Result: Pass}
+				if code := v.fails(s, t, target); code != "" {
+					c.Result, c.Why = Fail, string(code)
+				} else if why := v.untested(s, t, target); why != "" {
+					c.Result, c.Why = Untested, why
+				}
+				cells = append(cells, c)
+			}
+		}
+	}
+	return cells
+}
+
+// targets of a test in the segment; "" is the one of a test that has none.
+func (v *view) targets(t Test) (list []string) {
+	switch {
+	case t == TestGateway:
+		for _, a := range v.gateways {
+			list = append(list, a.String())
+		}
+		return list
+	case t == TestDHCP && !v.o.DHCP && !v.dhcp:
+		return nil
+	}
+	return []string{""}
+}
+
+func (v *view) fails(s *station, t Test, target string) Code {
+	switch t {
+	case TestTrunk:
+		if v.out[s] == LinkDown {
+			return LinkDown
+		}
+		return v.failed(s, "", BridgeDrift, Loop, VLANLeak, NativeVLANMismatch, NotTrunked, OneWay, PeersFiltered)
+	case TestMAC:
+		return v.failed(s, "", MACFiltered, DuplicateMAC)
+	case TestMTU:
+		return v.failed(s, "", MTUBelowIntent)
+	case TestGateway:
+		return v.failed(s, target, GatewaySilent, GatewayFiltered, DuplicateAddress)
+	case TestDHCP:
+		return v.failed(s, "", DHCPSilent, DHCPRogue)
+	case TestRouters:
+		return v.failed(s, "", RAUnexpected)
+	case TestLLDP:
+		return v.failed(s, "", LLDPVLANMissing)
+	}
+	return ""
+}
+
+// untested says why a test that has found nothing wrong has not found it right either.
+func (v *view) untested(s *station, t Test, target string) string {
+	if code := v.out[s]; code != "" {
+		return string(code)
+	}
+	alone := len(v.members) < 2
+	switch t {
+	case TestTrunk:
+		if w := v.live[s]; w != nil && w.sends == works && w.hears == works || v.byGateway(s) {
+			return ""
+		}
+		return string(NoPeer)
+	case TestMAC:
+		switch {
+		case v.unclear != "":
+			return string(v.unclear)
+		case alone:
+			return string(NoPeer)
+		}
+	case TestMTU:
+		if alone {
+			return string(NoPeer)
+		}
+	case TestGateway:
+		switch {
+		case slices.ContainsFunc(v.gateways, func(g netip.Addr) bool { return g.String() == target && v.answered(s, g) }):
+		default:
+			return cmp.Or(string(v.unclear), "no answer")
+		}
+	case TestDHCP:
+		if len(s.obs.In(v.tagAt(s)).Offers) == 0 {
+			return cmp.Or(string(v.unclear), "no answer")
+		}
+	case TestLLDP:
+		if s.Switch == nil || s.Switch.VLANs.Empty() {
+			return "the switch lists no VLANs"
+		}
+	}
+	return ""
+}
+
+// findings joins claims that differ in their VLAN alone, worst and widest first.
+func (s *seen) findings(claims []claim) (all []Finding) {
+	index := map[string]int{}
+	for _, c := range claims {
+		key := strings.Join([]string{string(c.code), c.trunk, strings.Join(c.nodes, " "), fmt.Sprint(c.either), strings.Join(c.targets, " "), c.message, fmt.Sprint(c.size)}, "|")
+		if c.code == GatewaySilent || c.code == GatewayFiltered { // one router has many addresses
+			key = strings.Join([]string{string(c.code), c.trunk, strings.Join(c.nodes, " ")}, "|")
+		}
+		i, known := index[key]
+		if !known {
+			i = len(all)
+			index[key] = i
+			text, _ := c.code.Text()
+			all = append(all, Finding{Code: c.code, Severity: text.Severity, Trunk: c.trunk, Nodes: c.nodes, Either: c.either,
+				Message: text.Meaning, Evidence: c.evidence, Next: text.Next, Ports: s.ports(c), LargestMTU: c.size})
+			if c.message != "" {
+				all[i].Message = strings.ToUpper(c.message[:1]) + c.message[1:] + ". " + text.Meaning
+			}
+		}
+		for _, t := range c.targets {
+			if !slices.Contains(all[i].Targets, t) {
+				all[i].Targets = append(all[i].Targets, t)
+			}
+		}
+		if c.vlan != 0 {
+			_ = all[i].VLANs.Add(c.vlan) // segments have none but valid ones
+			for _, g := range s.segments {
+				if g.trunk == c.trunk && g.vlan == c.vlan {
+					for _, n := range g.networks {
+						if !slices.Contains(all[i].Networks, n) {
+							all[i].Networks = append(all[i].Networks, n)
+						}
+					}
+				}
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(b.Severity.Rank(), a.Severity.Rank()), cmp.Compare(b.VLANs.Len(), a.VLANs.Len()), cmp.Compare(a.Code, b.Code),
+			slices.Compare(a.Nodes, b.Nodes), slices.Compare(a.Targets, b.Targets))
+	})
+	return all
+}
+
+// ports are those that a claim's nodes are at.
+func (s *seen) ports(c claim) (list []string) {
+	for _, st := range s.stations {
+		if slices.Contains(c.nodes, st.node) && (c.trunk == "" || st.Name == c.trunk) && st.Switch != nil {
+			list = append(list, fmt.Sprintf("%s %s: %v", st.node, st.Uplink, st.Switch))
+		}
+	}
+	return list
+}
+
+func (s *seen) nodes() (all []Node) {
+	for _, st := range s.stations {
+		n := Node{Node: st.node, Trunk: st.Name, Uplink: st.Uplink, Version: st.version, Frames: st.obs.Sent}
+		if st.Switch != nil {
+			n.Switch, n.Port = cmp.Or(st.Switch.Name, st.Switch.Chassis), st.Switch.Port
+		}
+		all = append(all, n)
+	}
+	for _, a := range s.absent {
+		all = append(all, Node{Node: a.Node, Absent: a.Why})
+	}
+	slices.SortFunc(all, func(a, b Node) int { return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Trunk, b.Trunk)) })
+	return all
+}
+
+func (r *Report) sum() {
+	r.Summary = Summary{Cells: len(r.Cells)}
+	for _, c := range r.Cells {
+		switch c.Result {
+		case Pass:
+			r.Summary.Passed++
+		case Fail:
+			r.Summary.Failed++
+		default:
+			r.Summary.Untested++
+		}
+	}
+	for _, f := range r.Findings {
+		switch f.Severity {
+		case Error:
+			r.Summary.Errors++
+		case Warning:
+			r.Summary.Warnings++
+		default:
+			r.Summary.Infos++
+		}
+	}
+}

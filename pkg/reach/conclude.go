@@ -1,0 +1,291 @@
+package reach
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/probe"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// What masks what, in the order in which a segment (a VLAN of a trunk) is looked at; what is
+// masked at a node is untested there, and no finding:
+//
+//	AGENT_ABSENT          all of the node
+//	LINK_DOWN             all of the node's uplink
+//	PROBE_NOT_SENT        all of the VLAN at the node
+//	LOOP, VLAN_LEAK       of the VLAN: MACs and gateways (switches learn MACs at the wrong port), and who offers
+//	                      or advertises what
+//	NATIVE_VLAN_MISMATCH  all else of the VLAN at the node
+//	NOT_TRUNKED, ONE_WAY, PEERS_FILTERED   all else of the VLAN at the node
+//	DUPLICATE_MAC         of nodes: MACs and gateways there, whose answers go to one of them
+//	NO_PEER               nothing: it stands where nothing was asked
+//
+// MAC_FILTERED, MTU_BELOW_INTENT and what is of gateways and servers stand beside each other.
+
+// claim is what is found in one segment; claims that differ in VLANs alone become one Finding.
+type claim struct {
+	code     Code
+	trunk    string
+	vlan     vlan.ID // 0: of all
+	nodes    []string
+	either   bool
+	targets  []string
+	message  string // of the place, before the code's meaning
+	evidence []string
+	size     int
+}
+
+// view is a segment in the making of conclusions.
+type view struct {
+	*segment
+	o       *Options
+	members []*station // that could speak, and did
+	claims  []claim
+	// out are members of which nothing more is said, and by which code.
+	out map[*station]Code
+	// unclear: the VLAN loops or leaks.
+	unclear Code
+	live    map[*station]*ways
+}
+
+// ways are what is known of a member's sending and receiving.
+type ways struct{ sends, hears known }
+
+type known int
+
+const (
+	unknown known = iota
+	works
+	broken
+)
+
+// conclude makes the report.
+func conclude(s *seen) *Report {
+	r := &Report{APIVersion: "homeport.dev/v1alpha1", Kind: "ReachabilityReport", Cancelled: s.cancelled, Findings: []Finding{}, Nodes: []Node{}, Cells: []Cell{}}
+	claims := s.ofNodes()
+	var cells []Cell
+	for _, g := range s.segments {
+		v := &view{segment: g, o: &s.options, out: map[*station]Code{}, live: map[*station]*ways{}}
+		v.conclude()
+		claims = append(claims, v.claims...)
+		cells = append(cells, v.cells()...)
+	}
+	r.Cells = append(r.Cells, cells...)
+	r.Findings = append(r.Findings, s.findings(claims)...)
+	r.Nodes = append(r.Nodes, s.nodes()...)
+	r.sum()
+	return r
+}
+
+func (v *view) claim(c claim) {
+	c.trunk, c.vlan = v.trunk, v.vlan
+	v.claims = append(v.claims, c)
+}
+
+// put says something of a member, and that nothing more will be.
+func (v *view) put(s *station, code Code) {
+	if v.out[s] == "" {
+		v.out[s] = code
+	}
+}
+
+// clear are the members of which nothing was said yet.
+func (v *view) clear() (all []*station) {
+	for _, s := range v.members {
+		if v.out[s] == "" {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func (v *view) conclude() {
+	v.drift()
+	v.unsent()
+	v.misplaced()
+	if v.o.wants(TestTrunk) || v.o.wants(TestMAC) || v.o.wants(TestMTU) {
+		v.passing()
+	}
+	if v.o.wants(TestMTU) {
+		v.mtus()
+	}
+	v.twins()
+	if v.o.wants(TestMAC) {
+		v.macs()
+	}
+	if v.o.wants(TestGateway) {
+		v.gateway()
+	}
+	if v.o.wants(TestDHCP) && (v.o.DHCP || v.dhcp) {
+		v.offers()
+	}
+	if v.o.wants(TestRouters) {
+		v.advertisements()
+	}
+	v.duplicateMACs()
+	if v.o.wants(TestLLDP) {
+		v.lldp()
+	}
+	v.alone()
+}
+
+func (v *view) drift() {
+	for _, s := range v.segment.members {
+		for _, d := range s.Drift {
+			if d.VLANs.Contains(v.vlan) {
+				v.claim(claim{code: BridgeDrift, nodes: []string{s.node}, evidence: []string{s.node + ": " + d.What}})
+			}
+		}
+	}
+}
+
+// unsent finds who could not speak. What is too large for the interface itself is the MTU's.
+func (v *view) unsent() {
+	for _, s := range v.segment.members {
+		if s.masked() {
+			v.out[s] = LinkDown
+			continue
+		}
+		v.members = append(v.members, s)
+		for _, u := range s.obs.Unsent {
+			if u.VLAN == v.vlan && u.Kind == probe.Hello && !v.anyHeard(s) {
+				v.claim(claim{code: ProbeNotSent, nodes: []string{s.node}, evidence: []string{s.node + ": " + u.Error}})
+				v.put(s, ProbeNotSent)
+			}
+		}
+	}
+}
+
+func (v *view) anyHeard(from *station) bool {
+	for _, at := range v.members {
+		if at != from && v.heard(from, at, probe.Hello) {
+			return true
+		}
+	}
+	return false
+}
+
+// misplaced finds hellos that came where or as they should not.
+func (v *view) misplaced() {
+	var looped []*station
+	type told struct {
+		from *station
+		text string
+	}
+	leaks := map[vlan.ID][]told{}
+	mismatch := map[*station][]string{}
+	for _, at := range v.members {
+		for i := range at.obs.Heard {
+			h := &at.obs.Heard[i]
+			for _, hello := range h.Hellos {
+				if hello.VLAN != v.vlan {
+					continue
+				}
+				from := v.find(hello.Node, hello.Uplink)
+				if from == nil {
+					continue
+				}
+				text := fmt.Sprintf("%s heard in %s what %s had sent %s", at.node, asTag(h.VLAN), from.node, v.sentAs(from))
+				// Where it came as it should, too, a second way leads there.
+				both := from == at || v.heard(from, at, probe.Hello)
+				switch want := v.tagAt(at); {
+				case h.VLAN == want && from == at:
+					if !slices.Contains(looped, at) {
+						looped = append(looped, at)
+					}
+				case h.VLAN == want:
+				case from.Native == v.vlan && !both && !v.anyHeard(from):
+					mismatch[from] = append(mismatch[from], text)
+				case (h.VLAN == 0 || h.VLAN == v.vlan) && !both:
+					mismatch[at] = append(mismatch[at], text)
+				default:
+					leaks[h.VLAN] = append(leaks[h.VLAN], told{from, text})
+				}
+			}
+		}
+	}
+	// What went into another VLAN by its first port may have been turned back, or have leaked, there.
+	looped = slices.DeleteFunc(looped, func(s *station) bool { return mismatch[s] != nil })
+	if len(looped) > 0 {
+		v.unclear = Loop
+		v.claim(claim{code: Loop, evidence: []string{fmt.Sprintf("heard their own hellos: %s", names(looped))}})
+	}
+	for _, into := range slices.Sorted(maps.Keys(leaks)) {
+		var evidence []string
+		for _, l := range leaks[into] {
+			if mismatch[l.from] == nil {
+				evidence = append(evidence, l.text)
+			}
+		}
+		if evidence != nil {
+			v.unclear = cmp.Or(v.unclear, VLANLeak)
+			v.claim(claim{code: VLANLeak, targets: []string{asTag(into)}, evidence: short(evidence)})
+		}
+	}
+	for _, s := range v.members {
+		if text := mismatch[s]; text != nil {
+			v.claim(claim{code: NativeVLANMismatch, nodes: []string{s.node}, evidence: short(text)})
+			v.put(s, NativeVLANMismatch)
+		}
+	}
+}
+
+func asTag(id vlan.ID) string {
+	if id == 0 {
+		return "untagged frames"
+	}
+	return fmt.Sprintf("VLAN %d", id)
+}
+
+func (v *view) sentAs(from *station) string {
+	if from.Native == v.vlan {
+		return fmt.Sprintf("untagged, for VLAN %d", v.vlan)
+	}
+	return fmt.Sprintf("in VLAN %d", v.vlan)
+}
+
+func (v *view) find(node, uplink string) *station {
+	for _, s := range v.members {
+		if s.node == node && s.Uplink == uplink {
+			return s
+		}
+	}
+	return nil
+}
+
+// names lists stations' nodes, few of many.
+func names(all []*station) string {
+	var list []string
+	for _, s := range all {
+		list = append(list, s.node)
+	}
+	return strings.Join(short(list), ", ")
+}
+
+// short keeps the first of a long list, and says how many more there were.
+func short(list []string) []string {
+	const most = 8
+	if len(list) <= most {
+		return list
+	}
+	return append(slices.Clone(list[:most]), fmt.Sprintf("and %d more", len(list)-most))
+}
+
+func (g *segment) answered(s *station, a netip.Addr) bool {
+	for _, c := range s.obs.In(g.tagAt(s)).Claims {
+		if c.Address == a && c.Answers > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// byGateway says that a gateway has answered: both ways work.
+func (v *view) byGateway(s *station) bool {
+	return slices.ContainsFunc(v.gateways, func(a netip.Addr) bool { return a.Is4() && v.answered(s, a) })
+}

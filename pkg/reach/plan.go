@@ -1,0 +1,128 @@
+package reach
+
+import (
+	"cmp"
+	"hash/fnv"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/probe"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// station is one node's place on a trunk.
+type station struct {
+	Trunk
+	node, version string
+	agent         Agent
+	obs           probe.Observation
+}
+
+func (s *station) masked() bool { return s.Down != "" }
+
+// segment is a VLAN of a trunk, with all who should have it.
+type segment struct {
+	trunk   string
+	vlan    vlan.ID
+	members []*station // by node and uplink
+	mtu     int        // the largest that a network there has
+	// networks that have the VLAN, by name.
+	networks []string
+	gateways []netip.Addr
+	dhcp     bool
+	servers  []netip.Addr
+}
+
+// segments are what is intended and selected: VLANs of networks, on the nodes where
+// their trunks are.
+func segments(stations []*station, o *Options) []*segment {
+	type key struct {
+		trunk string
+		vlan  vlan.ID
+	}
+	found := map[key]*segment{}
+	for _, s := range stations {
+		for _, n := range s.Networks {
+			if !o.wantsNetwork(n.Name) {
+				continue
+			}
+			for id := range n.VLANs.All() {
+				if !o.wantsVLAN(id) {
+					continue
+				}
+				g := found[key{s.Name, id}]
+				if g == nil {
+					g = &segment{trunk: s.Name, vlan: id}
+					found[key{s.Name, id}] = g
+				}
+				g.add(s, n)
+			}
+		}
+	}
+	all := slices.Collect(maps.Values(found))
+	slices.SortFunc(all, func(a, b *segment) int { return cmp.Or(cmp.Compare(a.trunk, b.trunk), cmp.Compare(a.vlan, b.vlan)) })
+	for _, g := range all {
+		slices.SortFunc(g.members, func(a, b *station) int { return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.Uplink, b.Uplink)) })
+		slices.Sort(g.networks)
+		slices.SortFunc(g.gateways, netip.Addr.Compare)
+	}
+	return all
+}
+
+func (g *segment) add(s *station, n Network) {
+	if !slices.Contains(g.members, s) {
+		g.members = append(g.members, s)
+	}
+	if !slices.Contains(g.networks, n.Name) {
+		g.networks = append(g.networks, n.Name)
+	}
+	g.mtu = max(g.mtu, n.MTU)
+	if n.Home != g.vlan {
+		return // its addresses may be anywhere
+	}
+	for _, a := range n.Gateways {
+		if !slices.Contains(g.gateways, a) {
+			g.gateways = append(g.gateways, a)
+		}
+	}
+	g.dhcp = g.dhcp || n.DHCP
+	for _, a := range n.DHCPServers {
+		if !slices.Contains(g.servers, a) {
+			g.servers = append(g.servers, a)
+		}
+	}
+}
+
+// active are the members that can speak.
+func (g *segment) active() []*station {
+	return slices.DeleteFunc(slices.Clone(g.members), (*station).masked)
+}
+
+// asked is the MTU that a segment's full hellos of a station have: no more than its uplink's.
+func (g *segment) asked(s *station) int { return min(g.mtu, s.MTU) }
+
+// neighbours are the peers that a station sends unicasts to: the next ones on a ring in an order
+// that each VLAN has of its own, so that what one node sends does not grow with their number.
+func (g *segment) neighbours(s *station) []*station {
+	const width = 2
+	ring := g.active()
+	at := func(x *station) uint64 {
+		h := fnv.New64a()
+		h.Write([]byte{byte(g.vlan >> 8), byte(g.vlan)})
+		h.Write([]byte(x.node))
+		h.Write([]byte{0})
+		h.Write([]byte(x.Uplink))
+		return h.Sum64()
+	}
+	slices.SortFunc(ring, func(a, b *station) int { return cmp.Compare(at(a), at(b)) })
+	i := slices.Index(ring, s)
+	if i < 0 {
+		return nil
+	}
+	var next []*station
+	for k := 1; k <= width && k < len(ring); k++ {
+		next = append(next, ring[(i+k)%len(ring)])
+	}
+	return next
+}

@@ -1,0 +1,292 @@
+package reach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+
+	"github.com/homeport-cni/homeport/pkg/probe"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// site is a fabric of two switches, four nodes and twenty VLANs, one of them native. Each VLAN
+// has its gateway, at the first switch; VLANs up to dhcpUpTo a DHCP server, too.
+type site struct {
+	*fabric
+	a, b     *fakeSwitch
+	ab, ba   *fakePort
+	vlans    []vlan.ID
+	tagged   vlan.Set
+	gateways map[vlan.ID]*host
+	absent   []Absent
+}
+
+const (
+	native   = vlan.ID(1)
+	dhcpUpTo = vlan.ID(104)
+)
+
+func gatewayOf(id vlan.ID) netip.Addr  { return addrOf("10.%d.%d.1", id/256, id%256) }
+func gateway6Of(id vlan.ID) netip.Addr { return addrOf("fd00:%x::1", int(id)) }
+func serverOf(id vlan.ID) netip.Addr   { return gatewayOf(id) }
+
+func newSite(seed uint64) *site {
+	s := &site{fabric: newFabric(seed), gateways: map[vlan.ID]*host{}}
+	s.vlans = []vlan.ID{native}
+	for id := vlan.ID(100); id < 119; id++ {
+		s.vlans = append(s.vlans, id)
+		s.tagged = s.tagged.Union(setOf(id))
+	}
+	s.a, s.b = s.newSwitch("sw-a"), s.newSwitch("sw-b")
+	s.ab, s.ba = s.link(s.a, s.b, native, s.tagged)
+	var networks []Network
+	for _, id := range s.vlans {
+		n := Network{Name: fmt.Sprint("net-", id), VLANs: setOf(id), Home: id, MTU: 1500, Gateways: []netip.Addr{gatewayOf(id), gateway6Of(id)}}
+		mac := probe.MAC{0x02, 0xaa, 0, 0, byte(id >> 8), byte(id)}
+		linkLocal := addrOf("fe80::%x", int(id))
+		hears := []func(*host, probe.Frame, gopacket.Packet){holds(gatewayOf(id)), holds(gateway6Of(id)), routes(linkLocal, netip.MustParsePrefix(fmt.Sprintf("fd00:%x::/64", int(id))))}
+		if id <= dhcpUpTo && id != native {
+			n.DHCP, n.DHCPServers = true, []netip.Addr{serverOf(id)}
+			hears = append(hears, serves(serverOf(id), addrOf("10.%d.%d.200", id/256, id%256)))
+		}
+		s.gateways[id] = s.host(s.a, id, mac, hears...)
+		networks = append(networks, n)
+	}
+	for i, sw := range []*fakeSwitch{s.a, s.a, s.b, s.b} {
+		s.node(fmt.Sprint("n", i+1), sw, native, s.tagged, networks)
+	}
+	return s
+}
+
+// check runs one.
+func (s *site) check(t *testing.T, o Options) *Report {
+	t.Helper()
+	var agents []Agent
+	for _, n := range s.nodes {
+		agents = append(agents, n)
+	}
+	r, err := Run(t.Context(), agents, s.absent, o, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.stormed {
+		t.Fatal("a frame went round and round: the test's fabric is wrong")
+	}
+	return r
+}
+
+// atoms are what a report finds, each by its code, node and VLAN.
+func atoms(r *Report) []string {
+	var list []string
+	for _, f := range r.Findings {
+		nodes := f.Nodes
+		if len(nodes) == 0 {
+			nodes = []string{"*"}
+		}
+		for _, n := range nodes {
+			if f.VLANs.Empty() {
+				list = append(list, atom(f.Code, n, 0))
+			}
+			for id := range f.VLANs.All() {
+				list = append(list, atom(f.Code, n, id))
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func atom(c Code, node string, id vlan.ID) string { return fmt.Sprintf("%s %s %d", c, node, id) }
+
+// each is a code at a node in all of these VLANs.
+func each(c Code, node string, ids []vlan.ID) (list []string) {
+	for _, id := range ids {
+		list = append(list, atom(c, node, id))
+	}
+	slices.Sort(list)
+	return list
+}
+
+func inBubble(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	synctest.Test(t, f)
+}
+
+// TestHealthy: nothing is found where nothing is wrong, with loss, jitter, hosts that ask for
+// each other and hosts in the middle of their own duplicate detection, who see no conflict.
+func TestHealthy(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(1)
+		s.loss, s.jitter = 0.01, 20*time.Millisecond
+		stop := make(chan struct{})
+		var all []*detects
+		for i, id := range s.vlans {
+			d := &detects{address4: addrOf("10.%d.%d.77", id/256, id%256), address6: addrOf("fd00:%x::77", int(id))}
+			all = append(all, d)
+			h := s.host([]*fakeSwitch{s.a, s.b}[i%2], id, probe.MAC{0x02, 0xbb, 0, 0, byte(id >> 8), byte(id)}, d.hear)
+			go d.run(h, stop)
+		}
+		r := s.check(t, Options{})
+		close(stop)
+		if len(r.Findings) > 0 {
+			t.Errorf("found %v", atoms(r))
+		}
+		if r.Summary.Failed+r.Summary.Untested > 0 || r.Summary.Passed != len(r.Cells) || len(r.Cells) < 4*20*6 {
+			t.Errorf("%+v", r.Summary)
+			for _, c := range r.Cells {
+				if c.Result != Pass {
+					t.Logf("%+v", c)
+				}
+			}
+		}
+		for _, d := range all {
+			if d.conflicts != nil {
+				t.Errorf("the host that is about to take %v sees a conflict: %v", d.address4, d.conflicts)
+			}
+		}
+		for _, n := range r.Nodes {
+			if n.Switch == "" || n.Port != n.Node || n.Frames == 0 {
+				t.Errorf("%+v", n)
+			}
+		}
+		if r.Took > 10*time.Second {
+			t.Errorf("took %v", r.Took)
+		}
+	})
+}
+
+// TestCodes: each code has a fault that provokes it, and nothing else.
+func TestCodes(t *testing.T) {
+	seen := map[Code]bool{}
+	for _, tt := range []struct {
+		name  string
+		fault func(*site)
+		want  func(*site) []string
+	}{
+		{"link down", func(s *site) { s.nodes[1].desc.Trunks[0].Down = "no carrier" }, func(s *site) []string { return []string{atom(LinkDown, "n2", 0)} }},
+		{"no agent", func(s *site) { s.nodes[1].absent = errors.New("connection refused") }, func(s *site) []string { return []string{atom(AgentAbsent, "n2", 0)} }},
+		{"unknown agent", func(s *site) { s.absent = []Absent{{"n9", "no address"}} }, func(s *site) []string { return []string{atom(AgentAbsent, "n9", 0)} }},
+		{"cannot send", func(s *site) { s.nodes[1].fails = errors.New("operation not permitted") }, func(s *site) []string { return each(ProbeNotSent, "n2", s.vlans) }},
+		{"drift", func(s *site) { s.nodes[1].desc.Trunks[0].Drift = []Drift{{setOf(105), "eth1 lacks VLAN 105"}} }, func(s *site) []string { return []string{atom(BridgeDrift, "n2", 105)} }},
+		{"drift of all", func(s *site) { s.nodes[1].desc.Trunks[0].Drift = []Drift{{vlan.Set{}, "vlan_filtering is off"}} }, func(s *site) []string { return []string{atom(BridgeDrift, "n2", 0)} }},
+		{"loop", func(s *site) { s.reflect(s.b, 105) }, func(s *site) []string { return []string{atom(Loop, "*", 105)} }},
+		{"leak", func(s *site) { s.join(s.b, 105, 106) }, func(s *site) []string { return append(each(VLANLeak, "*", []vlan.ID{105}), atom(VLANLeak, "*", 106)) }},
+		{"native", func(s *site) { s.nodes[1].port.setNative(105) }, func(s *site) []string { return each(NativeVLANMismatch, "n2", []vlan.ID{native, 105}) }},
+		{"native, not carried elsewhere, by LLDP", func(s *site) { s.nodes[1].port.setNative(999) }, func(s *site) []string { return each(NativeVLANMismatch, "n2", []vlan.ID{native}) }},
+		{"not trunked", func(s *site) { s.nodes[1].port.remove(105) }, func(s *site) []string { return each(NotTrunked, "n2", []vlan.ID{105}) }},
+		{"native not carried", func(s *site) { s.nodes[1].port.pvid = 0 }, func(s *site) []string { return each(NotTrunked, "n2", []vlan.ID{native}) }},
+		{"not between switches", func(s *site) { s.ab.remove(105) }, func(s *site) []string {
+			return append(each(NotTrunked, "n3", []vlan.ID{105}), atom(NotTrunked, "n4", 105))
+		}},
+		{"nothing arrives", func(s *site) { s.nodes[2].port.noOut = everything }, func(s *site) []string { return each(OneWay, "n3", s.vlans) }},
+		{"nothing gets away", func(s *site) { s.nodes[2].port.noIn = everything }, func(s *site) []string { return each(OneWay, "n3", s.vlans) }},
+		{"one way between switches", func(s *site) { s.ab.noOut = everything }, func(s *site) []string {
+			return append(each(OneWay, "n3", s.vlans), each(OneWay, "n4", s.vlans)...)
+		}},
+		{"isolated ports", func(s *site) {
+			hello := func(f probe.Frame) bool { return f.Data[12] == 0x88 && f.Data[13] == 0xb5 }
+			s.nodes[1].port.noIn, s.nodes[1].port.noOut = hello, hello
+		}, func(s *site) []string { return each(PeersFiltered, "n2", s.vlans) }},
+		{"port security", func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, func(s *site) []string { return each(MACFiltered, "n2", s.vlans) }},
+		{"only its own MAC gets there", func(s *site) {
+			m := s.nodes[1].desc.Trunks[0].MAC
+			s.nodes[1].port.noOut = func(f probe.Frame) bool { return f.Data[0]&1 == 0 && probe.MAC(f.Data[:6]) != m }
+		}, func(s *site) []string { return each(MACFiltered, "n2", s.vlans) }},
+		{"MTU of a port", func(s *site) { s.nodes[1].port.mtu = 1400 }, func(s *site) []string { return each(MTUBelowIntent, "n2", s.vlans) }},
+		{"MTU between switches", func(s *site) { s.ab.mtu = 1400 }, func(s *site) (all []string) {
+			for _, n := range s.nodes {
+				all = append(all, each(MTUBelowIntent, n.Node(), s.vlans)...)
+			}
+			return all
+		}},
+		{"MTU of the uplink", func(s *site) { s.nodes[1].desc.Trunks[0].MTU = 1400 }, func(s *site) []string { return each(MTUBelowIntent, "n2", s.vlans) }},
+		{"gateway silent", func(s *site) { s.gateways[105].silent = true }, func(s *site) []string { return []string{atom(GatewaySilent, "*", 105)} }},
+		{"gateway filtered", func(s *site) { s.nodes[2].port.noOut = isARPReply }, func(s *site) []string { return each(GatewayFiltered, "n3", s.vlans) }},
+		{"two have the gateway's address", func(s *site) { s.host(s.b, 105, otherMAC, holds(gatewayOf(105))) }, func(s *site) []string { return []string{atom(DuplicateAddress, "*", 105)} }},
+		{"two nodes have one MAC", func(s *site) { s.nodes[2].desc.Trunks[0].MAC = s.nodes[1].desc.Trunks[0].MAC }, func(s *site) []string {
+			return []string{atom(DuplicateMAC, "n2", 0), atom(DuplicateMAC, "n3", 0)}
+		}},
+		{"no DHCP server", func(s *site) { s.gateways[103].hears = s.gateways[103].hears[:3] }, func(s *site) []string { return []string{atom(DHCPSilent, "*", 103)} }},
+		{"a DHCP server that nobody knows", func(s *site) { s.host(s.b, 103, otherMAC, serves(addrOf("10.0.103.9"), addrOf("10.0.103.99"))) },
+			func(s *site) []string { return []string{atom(DHCPRogue, "*", 103)} }},
+		{"a router that nobody knows", func(s *site) {
+			s.host(s.b, 105, otherMAC, routes(addrOf("fe80::bad"), netip.MustParsePrefix("2001:db8::/64")))
+		}, func(s *site) []string { return []string{atom(RAUnexpected, "*", 105)} }},
+		{"no LLDP", func(s *site) { s.nodes[1].port.lldpOff = true }, func(s *site) []string { return []string{atom(LLDPAbsent, "n2", 0)} }},
+		{"LLDP does not list it", func(s *site) { s.nodes[1].desc.Trunks[0].Networks[5].VLANs = setOf(105) }, func(s *site) []string { return nil }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newSite(2)
+				tt.fault(s)
+				r := s.check(t, Options{})
+				want := tt.want(s)
+				slices.Sort(want)
+				if d := cmp.Diff(want, atoms(r)); d != "" {
+					t.Errorf("want -, got +\n%s", d)
+				}
+				for _, f := range r.Findings {
+					seen[f.Code] = true
+					text, ok := f.Code.Text()
+					if !ok || f.Severity != text.Severity || f.Next == "" || !strings.Contains(f.Message, text.Meaning) || f.Code != LLDPAbsent && len(f.Evidence) == 0 {
+						t.Errorf("%+v", f)
+					}
+				}
+				if len(want) == 1 && len(r.Findings) != 1 {
+					t.Errorf("%d findings of one cause", len(r.Findings))
+				}
+			})
+		})
+	}
+	_ = seen
+}
+
+func everything(probe.Frame) bool { return true }
+
+func isARPReply(f probe.Frame) bool { return f.Data[12] == 8 && f.Data[13] == 6 && f.Data[21] == 2 }
+
+var otherMAC = probe.MAC{0x02, 0xcc, 0, 0, 0, 1}
+
+// remove takes a VLAN off a port.
+func (p *fakePort) remove(id vlan.ID) {
+	if p.pvid == id {
+		p.pvid = 0
+	}
+	p.tagged.Remove(id)
+}
+
+// setNative gives a port another native VLAN, in which it then sends without a tag.
+func (p *fakePort) setNative(id vlan.ID) {
+	p.pvid = id
+	p.tagged.Remove(id)
+}
+
+// secure lets in what has the node's own MAC alone.
+func (p *fakePort) secure(n *fakeNode) {
+	own := n.desc.Trunks[0].MAC
+	p.allowed = func(m probe.MAC) bool { return m == own }
+}
+
+// reflect plugs in something that sends back what it gets, once.
+func (s *site) reflect(sw *fakeSwitch, id vlan.ID) {
+	var p *fakePort
+	p = sw.port("reflector", id, vlan.Set{}, func(f probe.Frame, hops int) { s.wire(f, hops, p.in) })
+}
+
+// join plugs a cable from an access port of one VLAN into one of another.
+func (s *site) join(sw *fakeSwitch, a, b vlan.ID) {
+	var pa, pb *fakePort
+	pa = sw.port("cable a", a, vlan.Set{}, func(f probe.Frame, hops int) { pb.in(f, hops) })
+	pb = sw.port("cable b", b, vlan.Set{}, func(f probe.Frame, hops int) { pa.in(f, hops) })
+}
+
+var _ = context.Background
