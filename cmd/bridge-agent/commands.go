@@ -17,6 +17,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/kube"
 	"github.com/homeport-cni/homeport/pkg/kube/live"
+	"github.com/homeport-cni/homeport/pkg/peer"
 )
 
 func newRun() *cobra.Command {
@@ -45,17 +46,23 @@ binary, {"runDir": "/..."}, moves it (the CNI plugin reads the one beside it).`,
 			if err := from.check(cfg.SourceName); err != nil {
 				return err // usage
 			}
+			if err := from.fabric(&cfg.Fabric); err != nil {
+				return err // usage
+			}
 			return failed(serve(cmd.Context(), cfg, from))
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.SourceName, "source", "", "where desired state comes from: kube, or dir:PATH, a directory of manifests")
-	f.StringVar(&from.node, "node", os.Getenv("NODE_NAME"), "this node's name in Kubernetes (default: $NODE_NAME); for --source kube")
+	f.StringVar(&from.node, "node", os.Getenv("NODE_NAME"), "this node's name, as Kubernetes and other agents have it (default: $NODE_NAME, or the host's where manifests are read)")
 	f.StringVar(&from.kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API (default: as a pod); for --source kube")
 	f.StringVar(&cfg.BPFFS, "bpffs", "/sys/fs/bpf", "where the BPF file system is mounted, or a directory in it")
 	f.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "serve /metrics, /healthz and /readyz at this host:port")
 	f.StringVar(&cfg.RuleLog, "rule-log", "/var/log/homeport/rules.log", "write what rules with log: true decide to this file; \"\" writes nothing")
 	f.StringVar(&cfg.CNIBin, "cni-bin", "", "keep the CNI plugin in place in this directory, as install does (default: not looked at)")
+	f.StringVar(&cfg.Fabric.Addr, "agents-addr", "", "answer the agents of other nodes at this host:port, for checks of the fabric")
+	f.StringVar(&cfg.Fabric.KeyFile, "fabric-key", "", "file with the keys that agents know each other by, one a line (default: this agent is alone)")
+	f.StringVar(&from.agents, "agents", "", "agents of the other nodes, as n2=10.0.0.2:9748,n3=10.0.0.3:9748; for --source dir")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
 }
@@ -64,6 +71,25 @@ binary, {"runDir": "/..."}, moves it (the CNI plugin reads the one beside it).`,
 type source struct {
 	dir              string // a directory of manifests; "" is Kubernetes
 	node, kubeconfig string
+	agents           string // of other nodes
+}
+
+// fabric reads how this agent is known to others, and they to it.
+func (s *source) fabric(f *agent.Fabric) error {
+	f.Node = s.node
+	peers, err := agent.ParsePeers(s.agents)
+	switch {
+	case err != nil:
+		return fmt.Errorf("--agents: %w", err)
+	case len(peers) > 0 && s.dir == "":
+		return errors.New("--agents goes with --source dir: in Kubernetes agents find each other")
+	case (len(peers) > 0 || f.Addr != "") && f.KeyFile == "":
+		return errors.New("--fabric-key is missing: agents take each other for what they are by a key that they share; make one with head -c 32 /dev/urandom | base64")
+	}
+	if len(peers) > 0 {
+		f.Peers = func(context.Context) ([]peer.Peer, error) { return peers, nil }
+	}
+	return nil
 }
 
 // check reads --source, and wants what goes with it.

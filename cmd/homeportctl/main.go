@@ -50,6 +50,7 @@ func (f *failure) Unwrap() error { return f.err }
 type surroundings struct {
 	stdout, stderr io.Writer
 	color          bool
+	terminal       bool   // stderr is one
 	name           string // as people call it: "homeportctl" or "kubectl homeport"
 	version        string
 	findPaths      func() (attach.Paths, error)
@@ -62,6 +63,7 @@ func main() {
 		stdout:    os.Stdout,
 		stderr:    os.Stderr,
 		color:     wantsColor(os.Stdout, os.Getenv),
+		terminal:  isTerminal(os.Stderr),
 		name:      calledAs(os.Args[0]),
 		version:   version,
 		findPaths: attach.FindPaths,

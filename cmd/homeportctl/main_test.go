@@ -56,6 +56,11 @@ func newAgent(tb testing.TB, views map[string]any) (socket string) {
 
 func serve(tb testing.TB, view wire.Handler) (socket string) {
 	tb.Helper()
+	return serveAll(tb, view, newFabric(tb).handle)
+}
+
+func serveAll(tb testing.TB, view, fabric wire.Handler) (socket string) {
+	tb.Helper()
 	socket = filepath.Join(shortDir(tb), "agent.sock")
 	l, err := wire.Listen(socket)
 	if err != nil {
@@ -73,7 +78,7 @@ func serve(tb testing.TB, view wire.Handler) (socket string) {
 	refused := func(context.Context, json.RawMessage) (any, error) {
 		return nil, attach.Invalid("port", "Kubernetes says where VMs run", "migrate it")
 	}
-	s := wire.Server{Handlers: map[wire.Verb]wire.Handler{wire.View: view, wire.Open: opened, wire.Release: refused}, Log: slog.New(slog.DiscardHandler)}
+	s := wire.Server{Handlers: map[wire.Verb]wire.Handler{wire.View: view, wire.Open: opened, wire.Release: refused, wire.Reach: fabric}, Log: slog.New(slog.DiscardHandler)}
 	go func() { done <- s.Serve(ctx, l) }()
 	tb.Cleanup(func() {
 		cancel()

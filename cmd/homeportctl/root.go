@@ -13,12 +13,10 @@ const helpText = `{{if .Example}}Examples:
 {{.Example}}
 
 {{end}}{{with or .Long .Short}}{{.}}
-
 {{end}}Usage: {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND [flags]{{else}}{{.UseLine}}{{end}}
 {{if .HasAvailableSubCommands}}Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
-{{end}}
-Flags:
+{{end}}Flags:
 {{.Flags.FlagUsages}}{{if not .HasParent}}Exit codes: 0 well, 1 something is wrong, 2 usage, 3 could not find out, 130 interrupted.
 {{end}}`
 
@@ -60,9 +58,9 @@ func newRoot(s surroundings) *cobra.Command {
 	root := &cobra.Command{
 		Use:         "homeportctl",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: s.name},
-		Long:        "Shows the VM ports of this node, their VLANs and their firewall.",
+		Long:        "Shows the VM ports of this node, their VLANs and firewall, and what the fabric carries.",
 		Example: fmt.Sprintf(`  %[1]s status                    is this node doing what it should, and if not, why
-  %[1]s policy show web           one policy's rules with their ids and hits
+  %[1]s check                     what the fabric carries, by node and VLAN
   %[1]s observe -f                new connections and drops, each with its rule`, s.name),
 		Args:              noArgs,
 		SilenceErrors:     true,
@@ -84,7 +82,7 @@ func newRoot(s surroundings) *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("output", complete); err != nil {
 		panic(err) // as above
 	}
-	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), observeCommand(o), traceCommand(o), bundleCommand(o), versionCommand(o))
+	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), observeCommand(o), traceCommand(o), checkCommand(o), explainCommand(o), bundleCommand(o), versionCommand(o))
 	return root
 }
 

@@ -30,6 +30,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/datapath"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/hostfw"
+	"github.com/homeport-cni/homeport/pkg/peer"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
 	"github.com/homeport-cni/homeport/pkg/store"
 )
@@ -55,6 +56,7 @@ type Config struct {
 	Version     string
 	Log         *slog.Logger
 	RecentLog   *RecentLog // what Log also writes to, for support bundles; nil is nowhere
+	Fabric      Fabric
 	// Report tells others of the node; nil tells nobody.
 	Report Report
 }
@@ -75,6 +77,11 @@ type Agent struct {
 	watched   watchedUplinks
 	hostfw    *hostFirewall
 	fast      *fastBook
+	ring      *peer.Ring
+	client    *peer.Client
+	prober    *prober
+	checks    checks
+	lldp      *lldpBook
 	events    eventBook
 	ruleLog   *ruleLog
 	ended     chan datapath.Event    // connections that were silent for too long
@@ -115,9 +122,12 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		hostfw: newHostFirewall(hostfw.NewHost()), fast: newFastBook(), ruleLog: newRuleLog(cfg.RuleLog), ended: make(chan datapath.Event, endsQueued),
+		hostfw: newHostFirewall(hostfw.NewHost()), fast: newFastBook(), lldp: newLLDPBook(), ruleLog: newRuleLog(cfg.RuleLog), ended: make(chan datapath.Event, endsQueued),
 		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		watched: watchedUplinks{news: make(chan struct{}, 1)}}
+	if err := a.joinFabric(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -151,6 +161,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.lock.Close()
 	defer a.kernel.Close()
 	defer a.announcer.close()
+	defer a.prober.close()
+	defer a.checks.close()
+	defer a.client.Close()
 	listener, err := wire.Listen(a.cfg.Paths.Socket())
 	if err != nil {
 		return err
@@ -185,6 +198,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"plugin", a.keepPlugin},
 		{"host firewall", a.keepHostFirewall},
 		{"fast path", a.keepFastPath},
+		{"LLDP", a.followLLDP},
+		{"agents", a.serveAgents},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
 	return runTasks(ctx, tasks)

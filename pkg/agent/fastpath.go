@@ -91,7 +91,7 @@ func (a *Agent) keepFastPath(ctx context.Context) error {
 	var looked time.Time
 	due := true
 	for {
-		at, err := a.kernel.net.Captures()
+		at, err := a.kernel.net.Captures(a.prober.isOwn)
 		now := captures{at: at}
 		if err != nil {
 			now.unknown = err.Error()

@@ -24,6 +24,7 @@ func (a *Agent) handlers() map[wire.Verb]wire.Handler {
 		wire.Status:  handle(a.status),
 		wire.Open:    handle(a.openByHand),
 		wire.Release: handle(a.releaseByHand),
+		wire.Reach:   handle(a.reach),
 		wire.View:    handle(a.view),
 	}
 }

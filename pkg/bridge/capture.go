@@ -10,8 +10,9 @@ import (
 )
 
 // Captures are the interfaces at which somebody looks at IP packets through packet sockets, as tcpdump
-// does; 0 is all of them. Sockets for other protocols, as LLDP, are none.
-func (n *Net) Captures() (map[int]bool, error) {
+// does; 0 is all of them. Sockets for other protocols, as LLDP, are none, and neither are those that
+// own says of, by their inode, that they are the caller's.
+func (n *Net) Captures(own func(inode uint64) bool) (map[int]bool, error) {
 	var list []byte
 	err := inNetns(n.ns, func() (err error) {
 		list, err = os.ReadFile("/proc/thread-self/net/packet")
@@ -22,10 +23,13 @@ func (n *Net) Captures() (map[int]bool, error) {
 	}
 	found := map[int]bool{}
 	// sk RefCnt Type Proto Iface R Rmem User Inode (net/packet/af_packet.c, packet_seq_show); first of all a head.
-	const proto, iface, running = 3, 4, 5
+	const proto, iface, running, inode = 3, 4, 5, 8
 	for line := range strings.Lines(string(list)) {
 		w := strings.Fields(line)
-		if len(w) <= running || w[running] != "1" {
+		if len(w) <= inode || w[running] != "1" {
+			continue
+		}
+		if ino, err := strconv.ParseUint(w[inode], 10, 64); err == nil && own != nil && own(ino) {
 			continue
 		}
 		p, err1 := strconv.ParseUint(w[proto], 16, 16)

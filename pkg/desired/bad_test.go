@@ -201,9 +201,15 @@ networks.yml:18: VLANNetwork vlan100: spec.addressing: Forbidden: this version d
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.ipGuard: Forbidden: this version does not enforce Enabled: want Disabled, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.macChanges: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
-networks.yml:20: VLANNetwork vlan100: spec.reachability: Forbidden: this version does not enforce this field: leave it out
+networks.yml:20: VLANNetwork vlan100: spec.reachability.targets: Forbidden: this version does not enforce this field: leave it out
 networks.yml:21: VLANNetwork vlan100: spec.namespaces: Forbidden: is enforced with --source kube alone: leave it out
 networks.yml:22: VLANNetwork vlan100: spec.clusterNetworkPolicies: Forbidden: is enforced with --source kube alone: leave it out
+`},
+		{name: "reachability", content: vlan100 + "  reachability: {dhcp: Maybe, dhcpServers: [fd00::1, 10.0.0.1, 10.0.0.1, x]}\n", want: `
+networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcp: Unsupported value: "Maybe": supported values: "Enabled", "Disabled"
+networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[0]: Invalid value: "fd00::1": want an IPv4 address
+networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[2]: Duplicate value: "10.0.0.1": name each server once
+networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[3]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1
 `},
 		{name: "namespace", content: network("{name: vlan100}", "{name: vlan100, namespace: prod}"), want: `
 networks.yml:11: VLANNetwork vlan100: metadata.namespace: unknown field: want one of name, labels, annotations

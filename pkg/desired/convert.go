@@ -75,6 +75,12 @@ func FromNetwork(o *v1alpha1.VLANNetwork) (Network, field.ErrorList) {
 		}
 		n.Subnets = append(n.Subnets, subnet)
 	}
+	if r := o.Spec.Reachability; r != nil {
+		n.Reach.DHCP = r.DHCP == v1alpha1.SwitchEnabled
+		for _, s := range r.DHCPServers {
+			n.Reach.DHCPServers = append(n.Reach.DHCPServers, must(&errs, "spec.reachability.dhcpServers", v1alpha1.ParseIP, s))
+		}
+	}
 	return n, errs
 }
 

@@ -45,6 +45,7 @@ type Network struct {
 	// Cluster: the cluster's ClusterNetworkPolicies are for its ports.
 	Cluster bool     `json:"cluster,omitempty"`
 	Subnets []Subnet `json:"subnets,omitempty"`
+	Reach   Reach    `json:"reach,omitzero"`
 	// Namespaces that may use it, sorted; nil is all.
 	Namespaces []string `json:"namespaces,omitzero"`
 	// Kept says that the source has it no more, but living ports use it. The
@@ -56,6 +57,12 @@ type Network struct {
 type Subnet struct {
 	CIDR    netip.Prefix `json:"cidr"`
 	Gateway netip.Addr   `json:"gateway,omitzero"`
+}
+
+// Reach is what checks of the fabric ask for on a network, beside its gateways.
+type Reach struct {
+	DHCP        bool         `json:"dhcp,omitempty"`
+	DHCPServers []netip.Addr `json:"dhcpServers,omitempty"` // none: any one
 }
 
 // Policy is a FirewallPolicy whose rules are ready to be judged.

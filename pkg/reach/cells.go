@@ -121,7 +121,12 @@ func (v *view) untested(s *station, t Test, target string) string {
 	return ""
 }
 
-// findings joins claims that differ in their VLAN alone, worst and widest first.
+// rank is a code's place in the table: those that mask others come first.
+func (c Code) rank() int {
+	return slices.IndexFunc(codes[:], func(t CodeText) bool { return t.Code == c })
+}
+
+// findings joins claims that differ in their VLAN alone, the worst first, then what masks others, then the widest.
 func (s *seen) findings(claims []claim) (all []Finding) {
 	index := map[string]int{}
 	for _, c := range claims {
@@ -159,7 +164,7 @@ func (s *seen) findings(claims []claim) (all []Finding) {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(b.Severity.Rank(), a.Severity.Rank()), cmp.Compare(b.VLANs.Len(), a.VLANs.Len()), cmp.Compare(a.Code, b.Code),
+		return cmp.Or(cmp.Compare(b.Severity.Rank(), a.Severity.Rank()), cmp.Compare(a.Code.rank(), b.Code.rank()), cmp.Compare(b.VLANs.Len(), a.VLANs.Len()),
 			slices.Compare(a.Nodes, b.Nodes), slices.Compare(a.Targets, b.Targets))
 	})
 	return all

@@ -54,10 +54,12 @@ const (
 
 // CodeText is what is said of a code.
 type CodeText struct {
-	Code     Code
-	Severity Severity
+	Code     Code     `json:"code"`
+	Severity Severity `json:"severity"`
 	// Meaning in one sentence; How it is known; Next is what to do, the first step first.
-	Meaning, How, Next string
+	Meaning string `json:"meaning"`
+	How     string `json:"how"`
+	Next    string `json:"next"`
 }
 
 // Codes are all, those first that have others masked (see conclude.go).

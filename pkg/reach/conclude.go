@@ -66,7 +66,7 @@ const (
 
 // conclude makes the report.
 func conclude(s *seen) *Report {
-	r := &Report{APIVersion: "homeport.dev/v1alpha1", Kind: "ReachabilityReport", Cancelled: s.cancelled, Findings: []Finding{}, Nodes: []Node{}, Cells: []Cell{}}
+	r := &Report{APIVersion: "homeport.dev/v1alpha1", Kind: ReportKind, Cancelled: s.cancelled, Findings: []Finding{}, Nodes: []Node{}, Cells: []Cell{}}
 	claims := s.ofNodes()
 	var cells []Cell
 	for _, g := range s.segments {
@@ -75,8 +75,10 @@ func conclude(s *seen) *Report {
 		claims = append(claims, v.claims...)
 		cells = append(cells, v.cells()...)
 	}
-	r.Cells = append(r.Cells, cells...)
-	r.Findings = append(r.Findings, s.findings(claims)...)
+	r.Cells = append(r.Cells, slices.DeleteFunc(cells, func(c Cell) bool { return !s.options.wantsNode(c.Node) })...)
+	r.Findings = append(r.Findings, slices.DeleteFunc(s.findings(claims), func(f Finding) bool {
+		return len(f.Nodes) > 0 && !slices.ContainsFunc(f.Nodes, s.options.wantsNode)
+	})...)
 	r.Nodes = append(r.Nodes, s.nodes()...)
 	r.sum()
 	return r

@@ -55,6 +55,7 @@ type fakePort struct {
 	allowed func(probe.MAC) bool   // source MACs; nil: any
 	deliver func(probe.Frame, int) // to what is plugged in
 	lldpOff bool
+	hides   vlan.Set // carried, and not listed by LLDP
 }
 
 func newFabric(seed uint64) *fabric {
@@ -155,7 +156,10 @@ type fakeNode struct {
 	conns  []*fakeConn
 	absent error // of all that it is asked
 	fails  error // of what it sends
-	at     map[probe.RunID]*probe.Station
+	own    map[probe.MAC]bool
+	// lostAfter is how many questions about what it heard it answers; 0 is all.
+	lostAfter, asked int
+	at               map[probe.RunID]*probe.Station
 }
 
 // node plugs a node into a switch; its trunk has these networks.
@@ -184,7 +188,7 @@ func (n *fakeNode) Describe(context.Context) (Description, error) {
 		if id != 0 {
 			v = v.Union(setOf(id))
 		}
-		d.Trunks[0].Switch = &probe.Neighbour{Chassis: "02:00:00:00:00:99", Name: n.port.sw.name, Port: n.port.name, Native: id, VLANs: v, TTL: 120 * time.Second}
+		d.Trunks[0].Switch = &probe.Neighbour{Chassis: "02:00:00:00:00:99", Name: n.port.sw.name, Port: n.port.name, Native: id, VLANs: v.Minus(n.port.hides), TTL: 120 * time.Second}
 	}
 	return d, n.absent
 }
@@ -195,7 +199,7 @@ func (n *fakeNode) Start(_ context.Context, run probe.RunID, _ []string, pps int
 	c := &fakeConn{node: n, frames: make(chan probe.Frame, 1<<16)}
 	n.conns = append(n.conns, c)
 	t := n.desc.Trunks[0]
-	n.at[run] = probe.Start(c, testKeys{1}, pace(time.Second/time.Duration(pps)), run, probe.Place{Node: n.desc.Node, Uplink: t.Uplink, MAC: t.MAC})
+	n.at[run] = probe.Start(c, testKeys{1}, pace(time.Second/time.Duration(pps)), run, probe.Place{Node: n.desc.Node, Uplink: t.Uplink, MAC: t.MAC, Own: n.own})
 	return nil
 }
 
@@ -204,6 +208,9 @@ func (n *fakeNode) Send(ctx context.Context, run probe.RunID, _ string, asks []p
 }
 
 func (n *fakeNode) Observe(_ context.Context, run probe.RunID, _ string) (probe.Observation, error) {
+	if n.asked++; n.lostAfter > 0 && n.asked > n.lostAfter {
+		return probe.Observation{}, errors.New("connection reset by peer")
+	}
 	return n.at[run].Observation(), nil
 }
 

@@ -283,7 +283,7 @@ func (v *view) mtus() {
 	all := v.clear()
 	for _, s := range all {
 		if s.MTU < v.mtu {
-			v.claim(claim{code: MTUBelowIntent, nodes: []string{s.node}, size: s.MTU, targets: []string{fmt.Sprint(v.mtu)},
+			v.claim(claim{code: MTUBelowIntent, nodes: []string{s.node}, size: s.MTU, targets: []string{fmt.Sprint("MTU ", v.mtu)},
 				evidence: []string{fmt.Sprintf("%s: the uplink %s itself has an MTU of %d", s.node, s.Uplink, s.MTU)}})
 		}
 	}
@@ -316,7 +316,7 @@ func (v *view) mtus() {
 			at = append(at, s)
 		}
 	}
-	c := claim{code: MTUBelowIntent, size: largest, targets: []string{fmt.Sprint(v.mtu)}}
+	c := claim{code: MTUBelowIntent, size: largest, targets: []string{fmt.Sprint("MTU ", v.mtu)}}
 	explained := func(p pair) bool { return slices.Contains(at, p.from) || slices.Contains(at, p.at) }
 	switch {
 	case len(bad) == len(small) && len(all) == 2:

@@ -60,7 +60,9 @@ func segments(stations []*station, o *Options) []*segment {
 			}
 		}
 	}
-	all := slices.Collect(maps.Values(found))
+	all := slices.DeleteFunc(slices.Collect(maps.Values(found)), func(g *segment) bool {
+		return !slices.ContainsFunc(g.members, func(s *station) bool { return o.wantsNode(s.node) })
+	})
 	slices.SortFunc(all, func(a, b *segment) int { return cmp.Or(cmp.Compare(a.trunk, b.trunk), cmp.Compare(a.vlan, b.vlan)) })
 	for _, g := range all {
 		slices.SortFunc(g.members, func(a, b *station) int { return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.Uplink, b.Uplink)) })

@@ -222,7 +222,22 @@ func TestCodes(t *testing.T) {
 			s.host(s.b, 105, otherMAC, routes(addrOf("fe80::bad"), netip.MustParsePrefix("2001:db8::/64")))
 		}, func(s *site) []string { return []string{atom(RAUnexpected, "*", 105)} }},
 		{"no LLDP", func(s *site) { s.nodes[1].port.lldpOff = true }, func(s *site) []string { return []string{atom(LLDPAbsent, "n2", 0)} }},
-		{"LLDP does not list it", func(s *site) { s.nodes[1].desc.Trunks[0].Networks[5].VLANs = setOf(105) }, func(s *site) []string { return nil }},
+		{"LLDP does not list it", func(s *site) { s.nodes[1].port.hides = setOf(105) }, func(s *site) []string { return []string{atom(LLDPVLANMissing, "n2", 105)} }},
+		{"one end alone", func(s *site) {
+			t := &s.nodes[1].desc.Trunks[0]
+			t.Networks = append(slices.Clone(t.Networks), Network{Name: "lonely", VLANs: setOf(200), Home: 200, MTU: 1500})
+			_ = s.nodes[1].port.tagged.Add(200)
+		}, func(s *site) []string { return []string{atom(NoPeer, "n2", 200)} }},
+		{"a VM's MAC elsewhere", func(s *site) {
+			s.nodes[1].own = map[probe.MAC]bool{otherMAC: true}
+			d := &detects{address4: addrOf("10.0.105.66"), address6: addrOf("fd00::66")}
+			h := s.host(s.b, 105, otherMAC)
+			time.AfterFunc(100*time.Millisecond, func() {
+				stop := make(chan struct{})
+				close(stop)
+				d.run(h, stop)
+			})
+		}, func(s *site) []string { return []string{atom(DuplicateMAC, "n2", 105)} }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T) {
@@ -237,7 +252,7 @@ func TestCodes(t *testing.T) {
 				for _, f := range r.Findings {
 					seen[f.Code] = true
 					text, ok := f.Code.Text()
-					if !ok || f.Severity != text.Severity || f.Next == "" || !strings.Contains(f.Message, text.Meaning) || f.Code != LLDPAbsent && len(f.Evidence) == 0 {
+					if !ok || f.Severity != text.Severity || f.Next == "" || !strings.Contains(f.Message, text.Meaning) || f.Code != LLDPAbsent && f.Code != NoPeer && len(f.Evidence) == 0 {
 						t.Errorf("%+v", f)
 					}
 				}
@@ -247,7 +262,11 @@ func TestCodes(t *testing.T) {
 			})
 		})
 	}
-	_ = seen
+	for _, c := range Codes() {
+		if !seen[c.Code] {
+			t.Errorf("%s is provoked by nothing", c.Code)
+		}
+	}
 }
 
 func everything(probe.Frame) bool { return true }
@@ -289,4 +308,136 @@ func (s *site) join(sw *fakeSwitch, a, b vlan.ID) {
 	pb = sw.port("cable b", b, vlan.Set{}, func(f probe.Frame, hops int) { pa.in(f, hops) })
 }
 
-var _ = context.Background
+// TestNode: of one node is told what concerns it, though all take part.
+func TestNode(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(4)
+		s.nodes[1].port.remove(105)
+		s.nodes[2].port.remove(106)
+		s.gateways[107].silent = true
+		r := s.check(t, Options{Nodes: []string{"n2"}})
+		if d := cmp.Diff([]string{atom(GatewaySilent, "*", 107), atom(NotTrunked, "n2", 105)}, atoms(r)); d != "" {
+			t.Error(d)
+		}
+		for _, c := range r.Cells {
+			if c.Node != "n2" {
+				t.Fatalf("%+v", c)
+			}
+		}
+	})
+}
+
+// TestRefused: what is not there is told before anything is sent.
+func TestRefused(t *testing.T) {
+	for _, tt := range []struct {
+		options Options
+		want    string
+	}{
+		{Options{Nodes: []string{"n7"}}, `--node: no agent is known of a node "n7"`},
+		{Options{Networks: []string{"net-1000"}}, `no node that was asked has a VLANNetwork "net-1000" on an uplink`},
+		{Options{VLANs: setOf(100, 4000)}, "--vlan: no network that was asked for has VLAN 4000"},
+		{Options{Networks: []string{"net-101"}, VLANs: setOf(100)}, "--vlan: no network that was asked for has VLAN 100"},
+	} {
+		inBubble(t, func(t *testing.T) {
+			s := newSite(5)
+			var agents []Agent
+			for _, n := range s.nodes {
+				agents = append(agents, n)
+			}
+			if _, err := Run(t.Context(), agents, nil, tt.options, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%+v: %v", tt.options, err)
+			}
+			for _, n := range s.nodes {
+				if len(n.conns) != 0 {
+					t.Errorf("%s was opened", n.Node())
+				}
+			}
+		})
+	}
+}
+
+// TestDryRun tells what a check would do, and does nothing.
+func TestDryRun(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(6)
+		dry := s.check(t, Options{DryRun: true})
+		for _, n := range s.nodes {
+			if len(n.conns) != 0 {
+				t.Errorf("%s was opened", n.Node())
+			}
+		}
+		wet := s.check(t, Options{Rounds: 1})
+		if len(dry.Cells) != len(wet.Cells) || dry.Summary.Untested != len(dry.Cells) || len(dry.Findings) != 0 {
+			t.Errorf("%+v", dry.Summary)
+		}
+		for i, n := range dry.Nodes {
+			if n.Frames != wet.Nodes[i].Frames {
+				t.Errorf("%s: %d frames, and then %d", n.Node, n.Frames, wet.Nodes[i].Frames)
+			}
+		}
+	})
+}
+
+// TestCancelled: what was found until then is kept, and no node goes on.
+func TestCancelled(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(7)
+		s.nodes[1].port.remove(105)
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		var agents []Agent
+		for _, n := range s.nodes {
+			agents = append(agents, n)
+		}
+		r, err := Run(ctx, agents, nil, Options{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.Cancelled || !slices.Contains(atoms(r), atom(NotTrunked, "n2", 105)) || r.Conclusive() {
+			t.Errorf("%+v %v", r.Summary, atoms(r))
+		}
+		for _, n := range s.nodes {
+			for _, c := range n.conns {
+				if !c.closed {
+					t.Errorf("%s still listens", n.Node())
+				}
+			}
+		}
+	})
+}
+
+// TestTwoAtOnce: checks that run at the same time come to the same.
+func TestTwoAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(8)
+		s.nodes[1].port.remove(105)
+		var reports [2]*Report
+		done := make(chan bool)
+		for i := range reports {
+			go func() {
+				reports[i] = s.check(t, Options{})
+				done <- true
+			}()
+		}
+		<-done
+		<-done
+		for _, r := range reports {
+			if d := cmp.Diff([]string{atom(NotTrunked, "n2", 105)}, atoms(r)); d != "" {
+				t.Error(d)
+			}
+		}
+	})
+}
+
+// TestAgentLost: a node that goes in the middle is told, and no other is blamed for its silence.
+func TestAgentLost(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(9)
+		s.nodes[1].port.remove(105)
+		s.nodes[3].lostAfter = 2
+		r := s.check(t, Options{})
+		if d := cmp.Diff([]string{atom(AgentAbsent, "n4", 0), atom(NotTrunked, "n2", 105)}, atoms(r)); d != "" {
+			t.Error(d)
+		}
+	})
+}

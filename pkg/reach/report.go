@@ -1,10 +1,14 @@
 package reach
 
 import (
+	"slices"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
+
+// ReportKind is a Report's kind.
+const ReportKind = "ReachabilityReport"
 
 // Report is what a check has come to.
 type Report struct {
@@ -87,4 +91,39 @@ type Cell struct {
 	Result Result  `json:"result"`
 	// Why: the finding's code of what failed, or what kept it from being tested.
 	Why string `json:"why,omitempty"`
+}
+
+// Covers says that a finding is no news where f is known: the same, of no other nodes or VLANs.
+func (f *Finding) Covers(o *Finding) bool {
+	within := func(a, b []string) bool {
+		return !slices.ContainsFunc(a, func(s string) bool { return !slices.Contains(b, s) })
+	}
+	return f.Code == o.Code && f.Trunk == o.Trunk && within(o.Nodes, f.Nodes) && len(o.Nodes) == 0 == (len(f.Nodes) == 0) &&
+		within(o.Targets, f.Targets) && o.VLANs.Minus(f.VLANs).Empty() && o.VLANs.Empty() == f.VLANs.Empty()
+}
+
+// Concerns says that a cell is one of the finding's.
+func (f *Finding) Concerns(c *Cell) bool {
+	return (f.Trunk == "" || f.Trunk == c.Trunk) && (len(f.Nodes) == 0 || slices.Contains(f.Nodes, c.Node)) &&
+		(f.VLANs.Empty() || f.VLANs.Contains(c.VLAN)) && (c.Target == "" || len(f.Targets) == 0 || slices.Contains(f.Targets, c.Target))
+}
+
+// News are the findings that a baseline does not have.
+func (r *Report) News(baseline *Report) (news, known []Finding) {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if baseline != nil && slices.ContainsFunc(baseline.Findings, func(b Finding) bool { return b.Covers(f) }) {
+			known = append(known, *f)
+		} else {
+			news = append(news, *f)
+		}
+	}
+	return news, known
+}
+
+// Conclusive says that all that was intended could be tried.
+func (r *Report) Conclusive() bool {
+	return !r.Cancelled && len(r.Cells) > 0 && !slices.ContainsFunc(r.Findings, func(f Finding) bool {
+		return f.Code == AgentAbsent || f.Code == ProbeNotSent || f.Code == NoPeer
+	})
 }

@@ -16,7 +16,8 @@ import (
 
 // Options select what is checked, and how. The zero value checks all.
 type Options struct {
-	// Networks by name, Nodes by name, VLANs: none is all.
+	// Networks by name, VLANs, and Nodes by name, of which all is told, while the others only take
+	// part; none is all.
 	Networks []string `json:"networks,omitempty"`
 	Nodes    []string `json:"nodes,omitempty"`
 	VLANs    vlan.Set `json:"vlans,omitzero"`
@@ -25,6 +26,8 @@ type Options struct {
 	Skip []Test `json:"skip,omitempty"`
 	// DHCP asks for offers in all networks, whatever they say.
 	DHCP bool `json:"dhcp,omitempty"`
+	// DryRun tells what would be tested, and sends nothing.
+	DryRun bool `json:"dryRun,omitempty"`
 	// MaxPPS frames go out of an uplink in a second; 0 is DefaultPPS.
 	MaxPPS int `json:"maxPPS,omitempty"`
 	// Rounds is how often what has not been heard is sent; 0 is DefaultRounds.
@@ -32,6 +35,31 @@ type Options struct {
 	// Settle is how long after each round answers may take; 0 is DefaultSettle.
 	Settle time.Duration `json:"settle,omitempty"`
 }
+
+// Validate says what of it makes no sense.
+func (o *Options) Validate() error {
+	var errs []error
+	for _, list := range []struct {
+		flag  string
+		tests []Test
+	}{{"--only", o.Only}, {"--skip", o.Skip}} {
+		for _, t := range list.tests {
+			if !slices.Contains(Tests(), t) {
+				errs = append(errs, fmt.Errorf("%s: there is no test %q: want some of %v", list.flag, t, Tests()))
+			}
+		}
+	}
+	if o.MaxPPS < 0 || o.MaxPPS > MaxPPS {
+		errs = append(errs, fmt.Errorf("--max-pps %d: want 1 to %d", o.MaxPPS, MaxPPS))
+	}
+	if o.Rounds < 0 || o.Rounds > 100 || o.Settle < 0 || o.Settle > time.Minute {
+		errs = append(errs, fmt.Errorf("%d rounds of %v: want at most 100, of a minute", o.Rounds, o.Settle))
+	}
+	return errors.Join(errs...)
+}
+
+// MaxPPS is the fastest that a check may be.
+const MaxPPS = 100000
 
 // Defaults of Options.
 const (
@@ -106,6 +134,9 @@ func Run(ctx context.Context, agents []Agent, absent []Absent, o Options, progre
 		return nil, err
 	}
 	c.segments = segments(c.stations, &c.options)
+	if o.DryRun {
+		return c.plan(begun), nil
+	}
 	c.start(ctx)
 	defer c.stop(ctx)
 	c.rounds(ctx)
@@ -113,6 +144,29 @@ func Run(ctx context.Context, agents []Agent, absent []Absent, o Options, progre
 	r := conclude(c.seen(ctx))
 	r.Run, r.Started, r.Took = c.run.String(), begun.UTC(), time.Since(begun)
 	return r, nil
+}
+
+// plan is the report of a check that sends nothing: cells as they would be tested, and the frames
+// of the first round.
+func (c *check) plan(begun time.Time) *Report {
+	asks := map[*station][]probe.Ask{}
+	r := conclude(&seen{options: c.options, stations: c.stations, segments: c.segments, absent: c.absent})
+	for _, g := range c.segments {
+		g.asks(&c.options, asks)
+	}
+	r.Run, r.Started, r.Took, r.Findings = c.run.String(), begun.UTC(), time.Since(begun), []Finding{}
+	for i := range r.Cells {
+		r.Cells[i].Result, r.Cells[i].Why = Untested, "a dry run sends nothing"
+	}
+	for i := range r.Nodes {
+		for s, a := range asks {
+			if s.node == r.Nodes[i].Node && s.Name == r.Nodes[i].Trunk {
+				r.Nodes[i].Frames = len(a)
+			}
+		}
+	}
+	r.sum()
+	return r
 }
 
 // check is a run.
@@ -147,8 +201,6 @@ func (c *check) each(agents []Agent, f func(Agent) error) (failed []Agent) {
 }
 
 func (c *check) describe(ctx context.Context, agents []Agent) {
-	agents = slices.DeleteFunc(slices.Clone(agents), func(a Agent) bool { return !c.options.wantsNode(a.Node()) })
-	c.absent = slices.DeleteFunc(c.absent, func(a Absent) bool { return !c.options.wantsNode(a.Node) })
 	c.progress("asking nodes what they should carry", 0, len(agents))
 	c.each(agents, func(a Agent) error {
 		d, err := a.Describe(ctx)
@@ -191,7 +243,7 @@ func (c *check) refuse() error {
 	var has vlan.Set
 	for _, s := range c.stations {
 		for _, n := range s.Networks {
-			if c.options.wantsNetwork(n.Name) {
+			if c.options.wantsNetwork(n.Name) && c.options.wantsNode(s.node) {
 				has = has.Union(n.VLANs)
 			}
 		}

@@ -90,7 +90,8 @@ type VLANNetworkSpec struct {
 	// +optional
 	PortSecurity *PortSecurity `json:"portSecurity,omitempty"`
 
-	// Reachability names targets to probe. Not enforced by this version.
+	// Reachability says what a check of the fabric asks for on the network, beside that its
+	// VLANs pass and its gateways answer.
 	// +optional
 	Reachability *Reachability `json:"reachability,omitempty"`
 
@@ -219,9 +220,24 @@ const (
 	SwitchDisabled Switch = "Disabled"
 )
 
-// Reachability names what should answer on a network.
+// Reachability says what should answer on a network.
 type Reachability struct {
-	// Targets are addresses to probe.
+	// DHCP, if Enabled, has checks ask for a DHCP offer. Nothing is taken of what is
+	// offered, but servers may hold an address back for a moment.
+	// +optional
+	DHCP Switch `json:"dhcp,omitempty"`
+
+	// DHCPServers are those who may make offers, by their server identifiers; a check
+	// reports any other. Absent, it reports when there is more than one.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=15
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self) && ip(self).family() == 4",message="want an IPv4 address"
+	// +listType=set
+	DHCPServers []string `json:"dhcpServers,omitempty"`
+
+	// Targets are addresses to probe. Not enforced by this version.
+	// +optional
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=45
 	Targets []string `json:"targets,omitempty"`

@@ -108,7 +108,7 @@ func ValidateVLANNetwork(n *VLANNetwork) field.ErrorList {
 		errs = append(errs, validatePortSecurity(spec.Child("portSecurity"), n.Spec.PortSecurity)...)
 	}
 	if n.Spec.Reachability != nil {
-		errs = append(errs, notEnforced(spec.Child("reachability")))
+		errs = append(errs, validateReachability(spec.Child("reachability"), n.Spec.Reachability)...)
 	}
 	if n.Spec.Namespaces != nil {
 		errs = append(errs, clusterOnly(spec.Child("namespaces")))
@@ -180,6 +180,32 @@ func validateSubnets(path *field.Path, subnets []Subnet) field.ErrorList {
 		} else if !cidr.Contains(gw) {
 			errs = append(errs, field.Invalid(at.Child("gateway"), s.Gateway, "want an address inside "+s.CIDR))
 		}
+	}
+	return errs
+}
+
+func validateReachability(path *field.Path, r *Reachability) (errs field.ErrorList) {
+	switch r.DHCP {
+	case "", SwitchEnabled, SwitchDisabled:
+	default:
+		errs = append(errs, field.NotSupported(path.Child("dhcp"), r.DHCP, []Switch{SwitchEnabled, SwitchDisabled}))
+	}
+	seen := map[netip.Addr]bool{}
+	for i, s := range r.DHCPServers {
+		at := path.Child("dhcpServers").Index(i)
+		a, err := ParseIP(s)
+		switch {
+		case err != nil:
+			errs = append(errs, field.Invalid(at, s, err.Error()))
+		case !a.Is4():
+			errs = append(errs, field.Invalid(at, s, "want an IPv4 address"))
+		case seen[a]:
+			errs = append(errs, duplicate(at, s, "name each server once"))
+		}
+		seen[a] = true
+	}
+	if r.Targets != nil {
+		errs = append(errs, notEnforced(path.Child("targets")))
 	}
 	return errs
 }

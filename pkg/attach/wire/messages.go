@@ -35,7 +35,8 @@ const (
 	// VM has come, or has left.
 	Open    Verb = "Open"
 	Release Verb = "Release"
-	View    Verb = "View" // ViewRequest -> JSON for homeportctl, see package agent
+	Reach   Verb = "Reach" // ReachRequest -> ReachState
+	View    Verb = "View"  // ViewRequest -> JSON for homeportctl, see package agent
 )
 
 // Request is the envelope of what is asked.
@@ -86,6 +87,33 @@ type GCRequest struct {
 // Collected lists the attachments that GC ended.
 type Collected struct {
 	Removed []attach.Key `json:"removed,omitempty"`
+}
+
+// ReachRequest starts a check of the fabric, asks how far it is, or ends it.
+type ReachRequest struct {
+	Do      string          `json:"do"`                // one of the Reach constants
+	ID      string          `json:"id,omitempty"`      // of Look and Cancel, as Start has told
+	Options json.RawMessage `json:"options,omitempty"` // of Start: reach.Options
+}
+
+// What to do about a check.
+const (
+	ReachStart  = "Start"
+	ReachLook   = "Look" // at least every thirty seconds, or the check is ended
+	ReachCancel = "Cancel"
+)
+
+// ReachState is how far a check is.
+type ReachState struct {
+	ID   string `json:"id"`
+	What string `json:"what,omitempty"` // is done now, and the steps of it
+	Done int    `json:"done"`
+	Of   int    `json:"of"`
+	// Over: there is a Report (reach.Report), or an Error; Refused, if that is of what was asked for.
+	Over    bool            `json:"over,omitempty"`
+	Error   string          `json:"error,omitempty"`
+	Refused bool            `json:"refused,omitempty"`
+	Report  json.RawMessage `json:"report,omitempty"`
 }
 
 // ViewRequest names what homeportctl wants to see.

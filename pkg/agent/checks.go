@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/reach"
+)
+
+// checks are those of the fabric that people run from this node.
+type checks struct {
+	mu  sync.Mutex
+	all map[string]*runningCheck
+	n   int
+}
+
+// runningCheck is one; its report stays until it was fetched, or nobody looks any more.
+type runningCheck struct {
+	cancel context.CancelFunc
+	asked  *time.Timer
+
+	mu    sync.Mutex
+	state wire.ReachState
+}
+
+const (
+	// lookEvery is how soon somebody has to look again, or the check is ended.
+	lookWithin = 30 * time.Second
+	// maxChecks is how many run from one node at once.
+	maxChecks = 4
+)
+
+// reach starts a check of the fabric, tells how far it is, or ends it.
+func (a *Agent) reach(_ context.Context, req *wire.ReachRequest) (any, error) {
+	switch req.Do {
+	case wire.ReachStart:
+		return a.startCheck(req)
+	case wire.ReachLook, wire.ReachCancel:
+		a.checks.mu.Lock()
+		c := a.checks.all[req.ID]
+		a.checks.mu.Unlock()
+		if c == nil {
+			return nil, attach.Invalid("id", fmt.Sprintf("no check %q runs here", req.ID), "start one")
+		}
+		if req.Do == wire.ReachCancel {
+			c.cancel()
+		}
+		c.asked.Reset(lookWithin)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.state, nil
+	}
+	return nil, attach.Invalid("do", fmt.Sprintf("%q", req.Do), "ask for Start, Look or Cancel")
+}
+
+func (a *Agent) startCheck(req *wire.ReachRequest) (any, error) {
+	var o reach.Options
+	if len(req.Options) > 0 {
+		if err := json.Unmarshal(req.Options, &o); err != nil {
+			return nil, attach.Invalid("options", err.Error(), "install homeportctl and agent of one release")
+		}
+	}
+	if err := o.Validate(); err != nil {
+		return nil, attach.Invalid("options", err.Error(), "see homeportctl check --help")
+	}
+	a.checks.mu.Lock()
+	defer a.checks.mu.Unlock()
+	running := 0
+	for _, c := range a.checks.all {
+		c.mu.Lock()
+		if !c.state.Over {
+			running++
+		}
+		c.mu.Unlock()
+	}
+	if running >= maxChecks {
+		return nil, &attach.Error{Kind: attach.TryAgain, Message: fmt.Sprintf("%d checks run from this node already", running), Remedy: "try again when one has ended"}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.checks.n++
+	id := fmt.Sprint(a.checks.n)
+	c := &runningCheck{cancel: cancel, state: wire.ReachState{ID: id}}
+	c.asked = time.AfterFunc(lookWithin, func() {
+		cancel()
+		a.checks.mu.Lock()
+		defer a.checks.mu.Unlock()
+		delete(a.checks.all, id)
+	})
+	if a.checks.all == nil {
+		a.checks.all = map[string]*runningCheck{}
+	}
+	a.checks.all[id] = c
+	go c.run(ctx, a, o)
+	return c.state, nil
+}
+
+func (c *runningCheck) run(ctx context.Context, a *Agent, o reach.Options) {
+	defer c.cancel()
+	var report *reach.Report
+	agents, err := a.agents(ctx)
+	refused := err == nil
+	if err == nil {
+		report, err = reach.Run(ctx, agents, nil, o, func(what string, done, of int) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.state.What, c.state.Done, c.state.Of = what, done, of
+		})
+	}
+	var raw []byte
+	if err == nil {
+		raw, err = json.Marshal(report)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Over = true
+	if err != nil {
+		c.state.Error, c.state.Refused = err.Error(), refused
+		return
+	}
+	c.state.Report = raw
+}
+
+// close ends all.
+func (c *checks) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.all {
+		r.cancel()
+		r.asked.Stop()
+	}
+}

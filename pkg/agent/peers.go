@@ -1,0 +1,200 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/peer"
+	"github.com/homeport-cni/homeport/pkg/probe"
+	"github.com/homeport-cni/homeport/pkg/reach"
+)
+
+// Fabric is how agents of one fabric know and trust each other.
+type Fabric struct {
+	// Node is this node's name among them; "" is the host's.
+	Node string
+	// Addr is the host:port at which the others ask this agent; "" is nowhere.
+	Addr string
+	// KeyFile holds the fabric keys; "" is a key that nobody else has.
+	KeyFile string
+	// Peers are the agents of the other nodes; nil is none.
+	Peers func(context.Context) ([]peer.Peer, error)
+}
+
+// The verbs by which agents ask each other, with the bodies of reachRequest and the answers that
+// reach.Agent has.
+const (
+	verbDescribe = "describe"
+	verbStart    = "start"
+	verbSend     = "send"
+	verbObserve  = "observe"
+	verbStop     = "stop"
+)
+
+// reachRequest has what the verb needs of it.
+type reachRequest struct {
+	Run    probe.RunID `json:"run,omitzero"`
+	Trunk  string      `json:"trunk,omitempty"`
+	Trunks []string    `json:"trunks,omitempty"`
+	PPS    int         `json:"pps,omitempty"`
+	Asks   []probe.Ask `json:"asks,omitempty"`
+}
+
+// openRing reads the fabric keys, or makes one for this process alone.
+func openRing(file string) (*peer.Ring, error) {
+	if file != "" {
+		return peer.OpenRing(file)
+	}
+	var secret [32]byte
+	if _, err := rand.Read(secret[:]); err != nil {
+		return nil, err
+	}
+	keys, err := peer.ParseKeys([]byte(base64.StdEncoding.EncodeToString(secret[:])))
+	if err != nil {
+		return nil, err
+	}
+	return peer.Fixed(keys), nil
+}
+
+// joinFabric has the agent know its name, its keys and its peers.
+func (a *Agent) joinFabric() (err error) {
+	node := a.cfg.Fabric.Node
+	if node == "" {
+		if node, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	if a.ring, err = openRing(a.cfg.Fabric.KeyFile); err != nil {
+		return fmt.Errorf("keys of the fabric (--fabric-key): %w", err)
+	}
+	a.client = peer.NewClient(a.ring, node, a.cfg.Version)
+	a.prober = newProber(a, node, helloKeys{a.ring})
+	return nil
+}
+
+// helloKeys are a ring's, as hellos need them.
+type helloKeys struct{ ring *peer.Ring }
+
+func (k helloKeys) Sign(message []byte) ([4]byte, [16]byte) {
+	id, mac := k.ring.Keys().Sign(message)
+	return id, mac
+}
+
+func (k helloKeys) Verify(id [4]byte, message []byte, mac [16]byte) bool {
+	return k.ring.Keys().Verify(id, message, mac)
+}
+
+// serveAgents answers the agents of other nodes.
+func (a *Agent) serveAgents(ctx context.Context) error {
+	if a.cfg.Fabric.Addr == "" {
+		return nil
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", a.cfg.Fabric.Addr)
+	if err != nil {
+		return fmt.Errorf("listen for the agents of other nodes (--agents-addr): %w", err)
+	}
+	s := &peer.Server{Ring: a.ring, Node: a.prober.node, Version: a.cfg.Version, Log: a.log, Handlers: map[string]peer.Handler{
+		verbDescribe: reachHandler(func(ctx context.Context, _ reachRequest) (any, error) { return a.prober.Describe(ctx) }),
+		verbStart: reachHandler(func(ctx context.Context, r reachRequest) (any, error) {
+			return nil, a.prober.Start(ctx, r.Run, r.Trunks, r.PPS)
+		}),
+		verbSend: reachHandler(func(ctx context.Context, r reachRequest) (any, error) {
+			return nil, a.prober.Send(ctx, r.Run, r.Trunk, r.Asks)
+		}),
+		verbObserve: reachHandler(func(ctx context.Context, r reachRequest) (any, error) { return a.prober.Observe(ctx, r.Run, r.Trunk) }),
+		verbStop:    reachHandler(func(ctx context.Context, r reachRequest) (any, error) { return nil, a.prober.Stop(ctx, r.Run) }),
+	}}
+	return s.Serve(ctx, l)
+}
+
+// reachHandler decodes the body for h.
+func reachHandler(h func(context.Context, reachRequest) (any, error)) peer.Handler {
+	return func(ctx context.Context, _ string, body json.RawMessage) (any, error) {
+		var r reachRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, fmt.Errorf("%w; install one release on all nodes", err)
+		}
+		return h(ctx, r)
+	}
+}
+
+// farAgent is the agent of another node.
+type farAgent struct {
+	client *peer.Client
+	peer   peer.Peer
+}
+
+func (f farAgent) Node() string { return f.peer.Node }
+
+func (f farAgent) Describe(ctx context.Context) (d reach.Description, err error) {
+	err = f.client.Call(ctx, f.peer, verbDescribe, reachRequest{}, &d)
+	return d, err
+}
+
+func (f farAgent) Start(ctx context.Context, run probe.RunID, trunks []string, pps int) error {
+	return f.client.Call(ctx, f.peer, verbStart, reachRequest{Run: run, Trunks: trunks, PPS: pps}, nil)
+}
+
+func (f farAgent) Send(ctx context.Context, run probe.RunID, trunk string, asks []probe.Ask) error {
+	return f.client.Call(ctx, f.peer, verbSend, reachRequest{Run: run, Trunk: trunk, Asks: asks}, nil)
+}
+
+func (f farAgent) Observe(ctx context.Context, run probe.RunID, trunk string) (o probe.Observation, err error) {
+	err = f.client.Call(ctx, f.peer, verbObserve, reachRequest{Run: run, Trunk: trunk}, &o)
+	return o, err
+}
+
+func (f farAgent) Stop(ctx context.Context, run probe.RunID) error {
+	return f.client.Call(ctx, f.peer, verbStop, reachRequest{Run: run}, nil)
+}
+
+// agents are those of all nodes, this one's among them.
+func (a *Agent) agents(ctx context.Context) ([]reach.Agent, error) {
+	all := []reach.Agent{a.prober}
+	if a.cfg.Fabric.Peers == nil {
+		return all, nil
+	}
+	peers, err := a.cfg.Fabric.Peers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("find the agents of other nodes: %w", err)
+	}
+	slices.SortFunc(peers, func(x, y peer.Peer) int { return cmp.Compare(x.Node, y.Node) })
+	for _, p := range peers {
+		if p.Node != a.prober.node {
+			all = append(all, farAgent{a.client, p})
+		}
+	}
+	return all, nil
+}
+
+// ParsePeers reads "n1=10.0.0.1:9748,n2=10.0.0.2:9748".
+func ParsePeers(text string) ([]peer.Peer, error) {
+	var all []peer.Peer
+	var errs []error
+	if text == "" {
+		return nil, nil
+	}
+	for _, part := range strings.Split(text, ",") {
+		node, address, ok := strings.Cut(strings.TrimSpace(part), "=")
+		_, _, err := net.SplitHostPort(address)
+		switch {
+		case !ok || node == "" || err != nil:
+			errs = append(errs, fmt.Errorf("%q: want NODE=HOST:PORT", part))
+		case slices.ContainsFunc(all, func(p peer.Peer) bool { return p.Node == node }):
+			errs = append(errs, fmt.Errorf("node %q is named twice", node))
+		default:
+			all = append(all, peer.Peer{Node: node, Address: address})
+		}
+	}
+	return all, errors.Join(errs...)
+}

@@ -1,0 +1,328 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/probe"
+	"github.com/homeport-cni/homeport/pkg/reach"
+)
+
+// prober is this node's part in checks of the fabric: it is the reach.Agent of its own node, for
+// the agent of any node that runs one.
+type prober struct {
+	a    *Agent
+	node string
+	keys probe.Keys
+
+	mu    sync.Mutex
+	runs  map[probe.RunID]*proberRun
+	paces map[string]*uplinkPace // by uplink; of all runs together
+	// sockets are those by which it listens, by inode: no captures.
+	sockets map[uint64]bool
+}
+
+// proberRun is the node's part in one check.
+type proberRun struct {
+	stations map[string]*probe.Station // by trunk
+	inodes   []uint64
+	lease    *time.Timer
+	busy     int // requests at work, for which the lease waits
+}
+
+// maxRuns is how many checks a node takes part in at once; they share the pace.
+const maxRuns = 4
+
+func newProber(a *Agent, node string, keys probe.Keys) *prober {
+	return &prober{a: a, node: node, keys: keys, runs: map[probe.RunID]*proberRun{}, paces: map[string]*uplinkPace{}, sockets: map[uint64]bool{}}
+}
+
+// Node is the name of the node in checks.
+func (p *prober) Node() string { return p.node }
+
+// Describe tells what the node should carry, and how it is.
+func (p *prober) Describe(context.Context) (reach.Description, error) {
+	p.a.mu.RLock()
+	snap, health := p.a.world.snap, p.a.world.health
+	p.a.mu.RUnlock()
+	d := reach.Description{Node: p.node, Version: p.a.cfg.Version}
+	if snap == nil {
+		return d, errors.New("the agent has not read its desired state yet; see homeportctl status on that node")
+	}
+	for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
+		if t := snap.Trunks[name]; t.Uplink != "" {
+			d.Trunks = append(d.Trunks, p.describe(t, snap, health[name]))
+		}
+	}
+	return d, nil
+}
+
+func (p *prober) describe(t desired.Trunk, snap *desired.Snapshot, h trunkHealth) reach.Trunk {
+	out := reach.Trunk{Name: t.Name, Bridge: t.Bridge, Uplink: t.Uplink, Allowed: t.AllowedVLANs, Native: t.NativeVLAN}
+	l, err := p.a.kernel.net.LinkInfo(bridge.Ref{Name: t.Uplink})
+	switch {
+	case err != nil:
+		out.Down = err.Error()
+	case !l.Up:
+		out.Down = "the interface is down"
+	case !l.Running:
+		out.Down = "no carrier"
+	}
+	if err == nil {
+		out.MTU = l.MTU
+		if mac, err := probe.MACOf(l.MAC); err != nil {
+			out.Down = err.Error()
+		} else {
+			out.MAC = mac
+		}
+		out.Switch, out.LLDPHeard, out.LLDPLapsed = p.a.lldp.at(l)
+	}
+	if h.problem != "" {
+		out.Drift = append(out.Drift, reach.Drift{What: h.problem})
+	} else if err == nil {
+		out.Drift = append(out.Drift, p.drift(t, l)...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(snap.Networks)) {
+		if n := snap.Networks[name]; n.Trunk == t.Name {
+			out.Networks = append(out.Networks, reachOf(n, t, h))
+		}
+	}
+	return out
+}
+
+// drift compares the uplink's VLANs in the kernel with those that are wanted.
+func (p *prober) drift(t desired.Trunk, up bridge.Link) []reach.Drift {
+	has, err := p.a.kernel.net.ReadVLANs(up.Ref())
+	if err != nil {
+		return []reach.Drift{{What: err.Error()}}
+	}
+	want := t.AllowedVLANs
+	if t.NativeVLAN != 0 {
+		_ = want.Add(t.NativeVLAN) // a snapshot has none but valid ones
+	}
+	if missing := want.Minus(has.Members); !missing.Empty() {
+		return []reach.Drift{{VLANs: missing, What: fmt.Sprintf("the bridge %s does not have VLANs %v at %s", t.Bridge, missing, t.Uplink)}}
+	}
+	return nil
+}
+
+// reachOf is what should be reached on a network.
+func reachOf(n desired.Network, t desired.Trunk, h trunkHealth) reach.Network {
+	out := reach.Network{Name: n.Name, VLANs: n.Tagged, Home: n.PVID, MTU: n.MTU, DHCP: n.Reach.DHCP, DHCPServers: n.Reach.DHCPServers}
+	if n.PVID != 0 {
+		_ = out.VLANs.Add(n.PVID)
+	}
+	for _, m := range []int{t.MTU, h.mtu} {
+		if out.MTU == 0 {
+			out.MTU = m
+		}
+	}
+	for _, s := range n.Subnets {
+		if s.Gateway.IsValid() && !slices.Contains(out.Gateways, s.Gateway) {
+			out.Gateways = append(out.Gateways, s.Gateway)
+		}
+	}
+	return out
+}
+
+// Start has the node listen at the uplinks of these trunks.
+func (p *prober) Start(_ context.Context, run probe.RunID, trunks []string, pps int) error {
+	if pps < 1 {
+		return fmt.Errorf("a pace of %d frames a second: want 1 or more", pps)
+	}
+	desired := p.a.trunks()
+	r := &proberRun{stations: map[string]*probe.Station{}}
+	for _, name := range trunks {
+		t, ok := desired[name]
+		if !ok || t.Uplink == "" {
+			r.close()
+			return fmt.Errorf("node %s has no trunk %q with an uplink", p.node, name)
+		}
+		if err := p.open(r, run, t, pps); err != nil {
+			r.close()
+			return fmt.Errorf("trunk %s: %w", name, err)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.runs[run] != nil || len(p.runs) >= maxRuns {
+		r.close()
+		return fmt.Errorf("node %s takes part in %d checks already: try again when one has ended", p.node, len(p.runs))
+	}
+	p.runs[run] = r
+	for _, i := range r.inodes {
+		p.sockets[i] = true
+	}
+	r.lease = time.AfterFunc(reach.Lease, func() { p.end(run) })
+	return nil
+}
+
+func (p *prober) open(r *proberRun, run probe.RunID, t desired.Trunk, pps int) error {
+	l, err := p.a.kernel.net.LinkInfo(bridge.Ref{Name: t.Uplink})
+	if err != nil {
+		return err
+	}
+	mac, err := probe.MACOf(l.MAC)
+	if err != nil {
+		return err
+	}
+	s, err := probe.OpenSocket(l.Index)
+	if err != nil {
+		return err
+	}
+	own := map[probe.MAC]bool{}
+	for _, rec := range p.a.activeOnly(p.a.portsOf(t.Bridge)) {
+		if m, err := probe.MACOf(rec.MAC); err == nil {
+			own[m] = true
+		}
+	}
+	r.inodes = append(r.inodes, s.Inode())
+	r.stations[t.Name] = probe.Start(s, p.keys, p.pace(t.Uplink, pps), run, probe.Place{Node: p.node, Uplink: t.Uplink, MAC: mac, Own: own})
+	return nil
+}
+
+func (r *proberRun) close() {
+	for _, s := range r.stations {
+		_ = s.Close() // nothing is written by it
+	}
+}
+
+// station finds a run's, and keeps its lease until done is called.
+func (p *prober) station(run probe.RunID, trunk string) (s *probe.Station, done func(), err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.runs[run]
+	if r == nil || r.stations[trunk] == nil {
+		return nil, nil, fmt.Errorf("node %s takes no part in check %v on trunk %s any more", p.node, run, trunk)
+	}
+	r.busy++
+	r.lease.Stop()
+	return r.stations[trunk], func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if r.busy--; r.busy == 0 && p.runs[run] == r {
+			r.lease.Reset(reach.Lease)
+		}
+	}, nil
+}
+
+// Send puts frames on the wire.
+func (p *prober) Send(ctx context.Context, run probe.RunID, trunk string, asks []probe.Ask) error {
+	s, done, err := p.station(run, trunk)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return s.Send(ctx, asks)
+}
+
+// Observe tells what was heard.
+func (p *prober) Observe(_ context.Context, run probe.RunID, trunk string) (probe.Observation, error) {
+	s, done, err := p.station(run, trunk)
+	if err != nil {
+		return probe.Observation{}, err
+	}
+	defer done()
+	return s.Observation(), nil
+}
+
+// Stop ends the node's part.
+func (p *prober) Stop(_ context.Context, run probe.RunID) error {
+	p.end(run)
+	return nil
+}
+
+func (p *prober) end(run probe.RunID) {
+	p.mu.Lock()
+	r := p.runs[run]
+	delete(p.runs, run)
+	p.mu.Unlock()
+	if r == nil {
+		return
+	}
+	r.lease.Stop()
+	r.close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, i := range r.inodes {
+		delete(p.sockets, i)
+	}
+}
+
+func (p *prober) close() {
+	p.mu.Lock()
+	var all []probe.RunID
+	for run := range p.runs {
+		all = append(all, run)
+	}
+	p.mu.Unlock()
+	for _, run := range all {
+		p.end(run)
+	}
+}
+
+// isOwn says that a packet socket is one of the prober's, by its inode.
+func (p *prober) isOwn(inode uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sockets[inode]
+}
+
+// uplinkPace spreads the frames of all checks at an uplink: none follows another sooner than
+// the slower of their paces allows, with some jitter, so that nodes do not speak in step.
+type uplinkPace struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+func (p *prober) pace(uplink string, pps int) probe.Pace {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.paces[uplink] == nil {
+		p.paces[uplink] = &uplinkPace{}
+	}
+	return runPace{p.paces[uplink], time.Second / time.Duration(pps)}
+}
+
+// runPace is one check's share of an uplink's pace.
+type runPace struct {
+	*uplinkPace
+	gap time.Duration
+}
+
+// sleepLeast is less than what a sleep takes anyway: shorter gaps are made up for by frames
+// that go together.
+const sleepLeast = time.Millisecond
+
+// Wait waits until a frame may go.
+func (r runPace) Wait(ctx context.Context) error {
+	r.mu.Lock()
+	now := time.Now()
+	if r.next.Before(now) {
+		r.next = now
+	}
+	wait := r.next.Sub(now)
+	r.next = r.next.Add(r.gap/2 + rand.N(r.gap+1))
+	r.mu.Unlock()
+	if wait < sleepLeast {
+		return ctx.Err()
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+var _ reach.Agent = (*prober)(nil)
