@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -70,18 +71,20 @@ func discover(from MAC, xid uint32) ([]byte, error) {
 	if err := udp.SetNetworkLayerForChecksum(ip); err != nil {
 		return nil, err
 	}
-	const broadcastFlag = 0x8000 // there is no address to answer to
-	return build(ether(from, broadcast, layers.EthernetTypeIPv4), ip, udp, &layers.DHCPv4{Operation: layers.DHCPOpRequest,
-		HardwareType: layers.LinkTypeEthernet, HardwareLen: 6, Xid: xid, Flags: broadcastFlag, ClientHWAddr: from[:], Options: layers.DHCPOptions{
-			layers.NewDHCPOption(layers.DHCPOptMessageType, []byte{byte(layers.DHCPMsgTypeDiscover)}),
-			layers.NewDHCPOption(layers.DHCPOptEnd, nil)}})
+	const (
+		broadcastFlag = 0x8000 // there is no address to answer to
+		minBOOTP      = 300    // relays and servers discard what is shorter (RFC 1542, 2.1)
+	)
+	dhcp := &layers.DHCPv4{Operation: layers.DHCPOpRequest, HardwareType: layers.LinkTypeEthernet, HardwareLen: 6, Xid: xid, Flags: broadcastFlag,
+		ClientHWAddr: from[:], Options: layers.DHCPOptions{layers.NewDHCPOption(layers.DHCPOptMessageType, []byte{byte(layers.DHCPMsgTypeDiscover)})}}
+	return build(ether(from, broadcast, layers.EthernetTypeIPv4), ip, udp, dhcp, gopacket.Payload(make([]byte, minBOOTP-int(dhcp.Len()))))
 }
 
 // claim is an address that a frame's sender says to have.
 type claim struct {
 	address netip.Addr
 	mac     MAC
-	answer  bool // to a question
+	answer  bool // to a question; by ARP, to mine
 }
 
 // word is what a frame says, of what is listened for.
@@ -92,33 +95,41 @@ type word struct {
 	ra    *Router
 }
 
-// read takes a frame apart; what is broken says nothing.
-func read(data []byte) (w word) {
+// cut is set where a packet ends before it says.
+type cut bool
+
+func (c *cut) SetTruncated() { *c = true }
+
+// read takes a frame apart, as one who has a MAC and asks from it; what is broken says nothing.
+func read(data []byte, me MAC) (w word) {
 	if len(data) < etherHead {
 		return w
 	}
 	body := data[etherHead:]
 	switch layers.EthernetType(binary.BigEndian.Uint16(data[12:])) {
 	case layers.EthernetTypeARP:
-		w.claim = readARP(body)
+		w.claim = readARP(body, me)
 	case layers.EthernetTypeIPv6:
 		w.claim, w.ra = readICMPv6(body, MAC(data[6:12]))
 	case layers.EthernetTypeIPv4:
-		w.offer, w.xid = readOffer(body, MAC(data[6:12]))
+		w.offer, w.xid = readOffer(body, MAC(data[6:12]), me)
 	}
 	return w
 }
 
-func readARP(body []byte) *claim {
+// readARP reads who has an address. A gateway that announces itself may do so by replies, to all or
+// to itself, and a switch floods replies to others: an answer is for who has asked.
+func readARP(body []byte, me MAC) *claim {
 	var a layers.ARP
-	if a.DecodeFromBytes(body, gopacket.NilDecodeFeedback) != nil || len(a.SourceHwAddress) != 6 || len(a.SourceProtAddress) != 4 {
+	if a.DecodeFromBytes(body, gopacket.NilDecodeFeedback) != nil || a.Protocol != layers.EthernetTypeIPv4 ||
+		len(a.SourceHwAddress) != 6 || len(a.SourceProtAddress) != 4 {
 		return nil
 	}
 	ip, _ := netip.AddrFromSlice(a.SourceProtAddress)
 	if ip.IsUnspecified() {
 		return nil
 	}
-	return &claim{ip, MAC(a.SourceHwAddress), a.Operation == layers.ARPReply}
+	return &claim{ip, MAC(a.SourceHwAddress), a.Operation == layers.ARPReply && MAC(a.DstHwAddress) == me}
 }
 
 // readICMPv6 reads neighbour and router advertisements, which none but neighbours can send
@@ -126,8 +137,9 @@ func readARP(body []byte) *claim {
 func readICMPv6(body []byte, from MAC) (*claim, *Router) {
 	var ip layers.IPv6
 	var icmp layers.ICMPv6
-	if ip.DecodeFromBytes(body, gopacket.NilDecodeFeedback) != nil || ip.NextHeader != layers.IPProtocolICMPv6 || ip.HopLimit != 255 ||
-		icmp.DecodeFromBytes(ip.Payload, gopacket.NilDecodeFeedback) != nil {
+	var short cut
+	if ip.DecodeFromBytes(body, &short) != nil || ip.NextHeader != layers.IPProtocolICMPv6 || ip.HopLimit != 255 ||
+		icmp.DecodeFromBytes(ip.Payload, &short) != nil || bool(short) {
 		return nil, nil
 	}
 	source, _ := netip.AddrFromSlice(ip.SrcIP)
@@ -165,13 +177,16 @@ func readICMPv6(body []byte, from MAC) (*claim, *Router) {
 	return nil, nil
 }
 
-func readOffer(body []byte, from MAC) (*Offer, uint32) {
+// readOffer reads what a server offers to me. All of a run ask with one xid, and offers are broadcast.
+func readOffer(body []byte, from, me MAC) (*Offer, uint32) {
 	var ip layers.IPv4
 	var udp layers.UDP
 	var dhcp layers.DHCPv4
-	if ip.DecodeFromBytes(body, gopacket.NilDecodeFeedback) != nil || ip.Protocol != layers.IPProtocolUDP ||
-		udp.DecodeFromBytes(ip.Payload, gopacket.NilDecodeFeedback) != nil || udp.DstPort != 68 ||
-		dhcp.DecodeFromBytes(udp.Payload, gopacket.NilDecodeFeedback) != nil || dhcp.Operation != layers.DHCPOpReply {
+	var short cut
+	if ip.DecodeFromBytes(body, &short) != nil || ip.Protocol != layers.IPProtocolUDP || ip.FragOffset != 0 ||
+		udp.DecodeFromBytes(ip.Payload, &short) != nil || udp.DstPort != 68 ||
+		dhcp.DecodeFromBytes(udp.Payload, &short) != nil || bool(short) ||
+		dhcp.Operation != layers.DHCPOpReply || !bytes.Equal(dhcp.ClientHWAddr, me[:]) {
 		return nil, 0
 	}
 	o := &Offer{MAC: from}

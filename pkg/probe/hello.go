@@ -22,7 +22,7 @@ const EtherHello = 0x88b5
 //	 8  length of the uplink's name
 //	 9  -
 //	10  VLAN that is meant
-//	12  run
+//	12  run; here in all versions
 //	20  sequence number in the run, of the sender
 //	24  size of the payload with padding
 //	26  key's ID
@@ -103,7 +103,7 @@ func (g Greeting) frame(keys Keys, from, to MAC) ([]byte, error) {
 }
 
 // readHello reads a frame of EtherHello. ok is false for what is no hello of any version;
-// the error is of one that cannot be believed.
+// the error is of one that cannot be believed, whose run is told all the same.
 func readHello(keys Keys, f Frame) (g Greeting, ok bool, err error) {
 	b := f.Data
 	if len(b) < etherHead+len(helloMagic) || string(b[etherHead:etherHead+len(helloMagic)]) != helloMagic {
@@ -113,6 +113,7 @@ func readHello(keys Keys, f Frame) (g Greeting, ok bool, err error) {
 	if len(p) < helloHead {
 		return g, true, errShort
 	}
+	g.Run = RunID(p[12:20])
 	if p[4] != helloVersion {
 		return g, true, fmt.Errorf("hello of version %d, this agent knows %d", p[4], helloVersion)
 	}

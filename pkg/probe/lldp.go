@@ -65,7 +65,7 @@ func ReadLLDP(b []byte) (*Neighbour, error) {
 		if kind == tlvEnd {
 			break
 		}
-		if kind < len(has) {
+		if kind < len(has) && len(value) >= 2 {
 			has[kind] = true
 		}
 		n.take(kind, value)
@@ -132,6 +132,8 @@ func id(v []byte, shift byte) string {
 		return net.IP(v[1:]).String()
 	case kind == idNetwork && len(v) == 17 && v[0] == 2:
 		return net.IP(v[1:]).String()
+	case kind == idMAC, kind == idNetwork: // a broken one is no text
+		return ""
 	}
 	return text(v)
 }

@@ -34,8 +34,8 @@ type Unsent struct {
 // Heard is what came in one VLAN.
 type Heard struct {
 	VLAN vlan.ID `json:"vlan"`
-	// Others is how many frames of others than agents came: the VLAN arrives. Broadcasts and
-	// multicasts alone are listened for.
+	// Others is how many frames came that are no hellos: the VLAN arrives. Of broadcasts and
+	// multicasts nearly all are listened for; those of the link alone, as LLDP, tell nothing of a VLAN.
 	Others int             `json:"others,omitempty"`
 	Hellos []HeardHello    `json:"hellos,omitempty"`
 	Claims []Claim         `json:"claims,omitempty"`
@@ -102,6 +102,7 @@ func (o *Observation) In(id vlan.ID) *Heard {
 type book struct {
 	sent      int
 	unsent    map[unsentKey]string
+	lost      uint64
 	unread    int
 	unreadWhy string
 	heard     map[vlan.ID]*page
@@ -199,7 +200,7 @@ func (p *page) claim(c *claim) {
 
 // observation gives the book as it is now, in an order of its own.
 func (b *book) observation() Observation {
-	o := Observation{Sent: b.sent, Unread: b.unread, UnreadWhy: b.unreadWhy}
+	o := Observation{Sent: b.sent, Lost: b.lost, Unread: b.unread, UnreadWhy: b.unreadWhy}
 	for k, why := range b.unsent {
 		o.Unsent = append(o.Unsent, Unsent{k.vlan, k.kind, why})
 	}
@@ -216,7 +217,8 @@ func (p *page) heard(id vlan.ID) Heard {
 		h.Hellos = append(h.Hellos, HeardHello{k.node, k.uplink, k.vlan, k.untagged, k.kind, c.count, c.again, c.largest})
 	}
 	slices.SortFunc(h.Hellos, func(x, y HeardHello) int {
-		return cmp.Or(cmp.Compare(x.Node, y.Node), cmp.Compare(x.Uplink, y.Uplink), cmp.Compare(x.VLAN, y.VLAN), cmp.Compare(x.Kind, y.Kind))
+		return cmp.Or(cmp.Compare(x.Node, y.Node), cmp.Compare(x.Uplink, y.Uplink), cmp.Compare(x.VLAN, y.VLAN), cmp.Compare(x.Kind, y.Kind),
+			boolCompare(x.Untagged, y.Untagged))
 	})
 	for _, c := range p.claims {
 		h.Claims = append(h.Claims, *c)
@@ -224,11 +226,23 @@ func (p *page) heard(id vlan.ID) Heard {
 	slices.SortFunc(h.Claims, func(x, y Claim) int {
 		return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.MAC.String(), y.MAC.String()))
 	})
-	h.Offers = slices.SortedFunc(maps.Keys(p.offers), func(x, y Offer) int { return cmp.Or(x.Server.Compare(y.Server), x.Address.Compare(y.Address)) })
+	h.Offers = slices.SortedFunc(maps.Keys(p.offers), func(x, y Offer) int {
+		return cmp.Or(x.Server.Compare(y.Server), x.Address.Compare(y.Address), cmp.Compare(x.MAC.String(), y.MAC.String()))
+	})
 	h.RAs = slices.SortedFunc(maps.Values(p.ras), func(x, y Router) int { return x.Address.Compare(y.Address) })
 	for m, n := range p.mine {
 		h.Mine = append(h.Mine, MineElsewhere{m, n})
 	}
 	slices.SortFunc(h.Mine, func(x, y MineElsewhere) int { return cmp.Compare(x.MAC.String(), y.MAC.String()) })
 	return h
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
 }

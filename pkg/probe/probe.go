@@ -109,7 +109,8 @@ func (a Ask) validate() error {
 	switch {
 	case a.Kind.isHello(), a.Kind == DHCP, a.Kind == Routers:
 	case a.Kind == Gateway:
-		if !a.Target.IsValid() || a.Target.IsMulticast() || a.Target.IsUnspecified() {
+		// A zone would not be in an answer, and what is written as IPv6 is asked for as that.
+		if !a.Target.IsValid() || a.Target.IsMulticast() || a.Target.IsUnspecified() || a.Target.Zone() != "" || a.Target.Is4In6() {
 			return fmt.Errorf("target %v is no address of a gateway", a.Target)
 		}
 	default:
@@ -154,6 +155,12 @@ func (m *MAC) UnmarshalText(text []byte) error {
 }
 
 func (m MAC) isGroup() bool { return m[0]&1 != 0 || m == MAC{} }
+
+// ofLink says that frames to it are of a switch and its neighbour, whatever VLANs pass: those to
+// the reserved addresses (IEEE 802.1Q, 8.6.3), and CDP with its kin.
+func ofLink(to MAC) bool {
+	return [5]byte(to[:5]) == [5]byte{0x01, 0x80, 0xc2, 0, 0} && to[5] < 0x10 || to == MAC{0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcc}
+}
 
 // Foreign is a MAC that is no one's NIC, made of the uplink's: 02:48 and a hash, of the locally
 // administered kind, and always the same, so that checks do not fill the tables of switches.

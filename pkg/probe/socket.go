@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -18,12 +19,13 @@ import (
 // Socket is a Conn at an interface of the kernel, whether it is under a bridge or not: it
 // hears before the bridge does, and what it sends passes the bridge by.
 type Socket struct {
-	file  *os.File
-	raw   syscall.RawConn
-	buf   []byte
-	oob   []byte
-	lost  uint64
-	inode uint64
+	file   *os.File
+	raw    syscall.RawConn
+	buf    []byte
+	oob    []byte
+	lost   uint64
+	inode  uint64
+	closed atomic.Bool
 }
 
 const (
@@ -115,6 +117,9 @@ func (s *Socket) Inode() uint64 { return s.inode }
 
 // Send puts a frame on the wire, with its tag.
 func (s *Socket) Send(f Frame) error {
+	if len(f.Data) < etherHead {
+		return errShort
+	}
 	b := f.Data
 	if f.VLAN != 0 {
 		b = make([]byte, 0, len(f.Data)+4)
@@ -129,7 +134,7 @@ func (s *Socket) Send(f Frame) error {
 		n, err = unix.Write(int(fd), b)
 		return !errors.Is(err, unix.EAGAIN)
 	}); e != nil {
-		return closed(e)
+		return s.ended(e)
 	}
 	if err == nil && n != len(b) {
 		err = fmt.Errorf("%d of %d bytes were sent", n, len(b))
@@ -146,7 +151,7 @@ func (s *Socket) Receive() (Frame, error) {
 			n, oobn, _, _, err = unix.Recvmsg(int(fd), s.buf, s.oob, 0)
 			return !errors.Is(err, unix.EAGAIN)
 		}); e != nil {
-			return Frame{}, closed(e)
+			return Frame{}, s.ended(e)
 		}
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN): // it may come up again
@@ -190,7 +195,7 @@ func (s *Socket) Lost() (uint64, error) {
 	if e := s.raw.Control(func(fd uintptr) {
 		st, err = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	}); e != nil {
-		return 0, closed(e)
+		return 0, s.ended(e)
 	}
 	if err != nil {
 		return 0, err
@@ -200,10 +205,14 @@ func (s *Socket) Lost() (uint64, error) {
 }
 
 // Close ends Receive, too.
-func (s *Socket) Close() error { return s.file.Close() }
+func (s *Socket) Close() error {
+	s.closed.Store(true)
+	return s.file.Close()
+}
 
-func closed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
+// ended is what came of a call; the error of a file that was closed has no name.
+func (s *Socket) ended(err error) error {
+	if s.closed.Load() {
 		return net.ErrClosed
 	}
 	return err

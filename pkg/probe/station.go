@@ -127,11 +127,10 @@ func (s *Station) xid() uint32 { return binary.BigEndian.Uint32(s.run[:4]) }
 func (s *Station) Observation() Observation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := s.book.observation()
 	if lost, err := s.conn.Lost(); err == nil {
-		o.Lost = lost
+		s.book.lost = lost // what was lost stays so when nobody can tell any more
 	}
-	return o
+	return s.book.observation()
 }
 
 func (s *Station) listen() {
@@ -155,7 +154,7 @@ func (s *Station) hear(f Frame) {
 			return
 		}
 	}
-	w := read(f.Data)
+	w := read(f.Data, s.place.MAC)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.book.page(f.VLAN)
@@ -165,7 +164,9 @@ func (s *Station) hear(f Frame) {
 		}
 		return
 	}
-	p.others++
+	if !ofLink(MAC(f.Data[:6])) {
+		p.others++
+	}
 	switch {
 	case w.claim != nil:
 		if s.asked[w.claim.address] {
@@ -187,8 +188,10 @@ func (s *Station) hearHello(f Frame, g Greeting, err error) {
 	defer s.mu.Unlock()
 	switch {
 	case err != nil:
-		s.book.unread++
-		s.book.unreadWhy = err.Error()
+		if g.Run == s.run {
+			s.book.unread++
+			s.book.unreadWhy = err.Error()
+		}
 	case g.Run == s.run && g.Kind == Unicast && MAC(f.Data[:6]) != s.place.MAC.Foreign():
 		// A peer's, that the switch has not learnt yet.
 	case g.Run == s.run && vlan.ID(g.VLAN).Validate() == nil:
