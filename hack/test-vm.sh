@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 kernels=("$@")
 [ ${#kernels[@]} -gt 0 ] || { echo "usage: hack/test-vm.sh 6.1 6.12" >&2; exit 2; }
-read -ra pkgs <<<"${HOMEPORT_VM_PKGS:-pkg/store pkg/bridge pkg/datapath pkg/agent test/netns}"
+read -ra pkgs <<<"${HOMEPORT_VM_PKGS:-pkg/store pkg/bridge pkg/datapath pkg/probe pkg/agent test/netns}"
 export CGO_ENABLED=0
 out=out/vm
 mkdir -p $out/bin
