@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// LLDPSocket hears LLDP at the interfaces it was told to Join. It costs other frames nothing.
-type LLDPSocket struct {
-	file *os.File
-	raw  syscall.RawConn
-}
+// LLDPSocket hears LLDP at the interfaces it was told to Join. It costs other frames nothing. Close ends
+// Receive with net.ErrClosed.
+type LLDPSocket struct{ packetFile }
 
 // nearestBridge is where LLDP goes; bridges do not pass it on (IEEE 802.1AB-2016, 7.1).
 var nearestBridge = MAC{0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e}
@@ -26,7 +23,7 @@ func OpenLLDP() (*LLDPSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a packet socket for LLDP (it takes CAP_NET_RAW): %w", err)
 	}
-	s := &LLDPSocket{file: os.NewFile(uintptr(fd), "LLDP socket")}
+	s := &LLDPSocket{packetFile{file: os.NewFile(uintptr(fd), "LLDP socket")}}
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, s.file.Close())
 	}
@@ -42,7 +39,7 @@ func (s *LLDPSocket) Join(ifindex int) error {
 	if e := s.raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptPacketMreq(int(fd), unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m)
 	}); e != nil {
-		return closed(e)
+		return s.ended(e)
 	}
 	return err
 }
@@ -56,7 +53,7 @@ func (s *LLDPSocket) Receive(buf []byte) (ifindex int, data []byte, err error) {
 			n, from, err = unix.Recvfrom(int(fd), buf, 0)
 			return !errors.Is(err, unix.EAGAIN)
 		}); e != nil {
-			return 0, nil, closed(e)
+			return 0, nil, s.ended(e)
 		}
 		at, ok := from.(*unix.SockaddrLinklayer)
 		switch {
@@ -68,6 +65,3 @@ func (s *LLDPSocket) Receive(buf []byte) (ifindex int, data []byte, err error) {
 		}
 	}
 }
-
-// Close ends Receive, too, with net.ErrClosed.
-func (s *LLDPSocket) Close() error { return s.file.Close() }

@@ -19,12 +19,17 @@ import (
 // Socket is a Conn at an interface of the kernel, whether it is under a bridge or not: it
 // hears before the bridge does, and what it sends passes the bridge by.
 type Socket struct {
+	packetFile
+	buf   []byte
+	oob   []byte
+	lost  uint64
+	inode uint64
+}
+
+// packetFile is a packet socket whose calls wait and can be ended.
+type packetFile struct {
 	file   *os.File
 	raw    syscall.RawConn
-	buf    []byte
-	oob    []byte
-	lost   uint64
-	inode  uint64
 	closed atomic.Bool
 }
 
@@ -46,7 +51,7 @@ func OpenSocket(ifindex int) (*Socket, error) {
 	if err := prepare(fd, ifindex); err != nil {
 		return nil, errors.Join(fmt.Errorf("packet socket at interface %d: %w", ifindex, err), unix.Close(fd))
 	}
-	s := &Socket{file: os.NewFile(uintptr(fd), "packet socket"), buf: make([]byte, snap), oob: make([]byte, unix.CmsgSpace(int(unsafe.Sizeof(unix.TpacketAuxdata{}))))}
+	s := &Socket{packetFile: packetFile{file: os.NewFile(uintptr(fd), "packet socket")}, buf: make([]byte, snap), oob: make([]byte, unix.CmsgSpace(int(unsafe.Sizeof(unix.TpacketAuxdata{}))))}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, errors.Join(err, s.file.Close())
@@ -205,13 +210,13 @@ func (s *Socket) Lost() (uint64, error) {
 }
 
 // Close ends Receive, too.
-func (s *Socket) Close() error {
+func (s *packetFile) Close() error {
 	s.closed.Store(true)
 	return s.file.Close()
 }
 
 // ended is what came of a call; the error of a file that was closed has no name.
-func (s *Socket) ended(err error) error {
+func (s *packetFile) ended(err error) error {
 	if s.closed.Load() {
 		return net.ErrClosed
 	}

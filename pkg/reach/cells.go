@@ -26,7 +26,7 @@ func (v *view) failed(s *station, target string, codes ...Code) Code {
 func (v *view) cells() (cells []Cell) {
 	for _, s := range v.segment.members {
 		for _, t := range Tests() {
-			if !v.o.wants(t) {
+			if !v.o.wants(t) || t == TestLLDP && (s.Switch == nil || s.Switch.VLANs.Empty()) { // it lists none, of which each must be
 				continue
 			}
 			for _, target := range v.targets(t) {
@@ -51,7 +51,7 @@ func (v *view) targets(t Test) (list []string) {
 			list = append(list, a.String())
 		}
 		return list
-	case t == TestDHCP && !v.o.DHCP && !v.dhcp:
+	case t == TestDHCP && !v.o.DHCP && !v.dhcp, t == TestRouters && len(v.networks) == 0:
 		return nil
 	}
 	return []string{""}
@@ -112,10 +112,6 @@ func (v *view) untested(s *station, t Test, target string) string {
 	case TestDHCP:
 		if len(s.obs.In(v.tagAt(s)).Offers) == 0 {
 			return cmp.Or(string(v.unclear), "no answer")
-		}
-	case TestLLDP:
-		if s.Switch == nil || s.Switch.VLANs.Empty() {
-			return "the switch lists no VLANs"
 		}
 	}
 	return ""

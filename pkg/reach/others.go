@@ -111,7 +111,7 @@ func (v *view) offers() {
 // advertisements finds routers that nobody knows. A gateway is known by its address, or by the
 // MAC that answers for it.
 func (v *view) advertisements() {
-	if v.unclear == VLANLeak {
+	if v.unclear == VLANLeak || len(v.networks) == 0 { // what a VLAN without a network should have, nobody has said
 		return
 	}
 	known := map[probe.MAC]bool{}

@@ -35,14 +35,27 @@ type segment struct {
 }
 
 // segments are what is intended and selected: VLANs of networks, on the nodes where
-// their trunks are.
+// their trunks are; and those that were asked for by number, if the trunk allows them.
 func segments(stations []*station, o *Options) []*segment {
 	type key struct {
 		trunk string
 		vlan  vlan.ID
 	}
 	found := map[key]*segment{}
+	at := func(s *station, id vlan.ID) *segment {
+		g := found[key{s.Name, id}]
+		if g == nil {
+			g = &segment{trunk: s.Name, vlan: id}
+			found[key{s.Name, id}] = g
+		}
+		return g
+	}
 	for _, s := range stations {
+		if len(o.Networks) == 0 {
+			for id := range o.VLANs.Intersect(s.Allowed).All() {
+				at(s, id).add(s, Network{MTU: s.MTU})
+			}
+		}
 		for _, n := range s.Networks {
 			if !o.wantsNetwork(n.Name) {
 				continue
@@ -51,12 +64,7 @@ func segments(stations []*station, o *Options) []*segment {
 				if !o.wantsVLAN(id) {
 					continue
 				}
-				g := found[key{s.Name, id}]
-				if g == nil {
-					g = &segment{trunk: s.Name, vlan: id}
-					found[key{s.Name, id}] = g
-				}
-				g.add(s, n)
+				at(s, id).add(s, n)
 			}
 		}
 	}
@@ -76,10 +84,12 @@ func (g *segment) add(s *station, n Network) {
 	if !slices.Contains(g.members, s) {
 		g.members = append(g.members, s)
 	}
-	if !slices.Contains(g.networks, n.Name) {
+	if n.Name != "" && !slices.Contains(g.networks, n.Name) {
 		g.networks = append(g.networks, n.Name)
 	}
-	g.mtu = max(g.mtu, n.MTU)
+	if n.Name != "" || g.mtu == 0 {
+		g.mtu = max(g.mtu, n.MTU)
+	}
 	if n.Home != g.vlan {
 		return // its addresses may be anywhere
 	}

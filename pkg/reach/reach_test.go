@@ -327,6 +327,23 @@ func TestNode(t *testing.T) {
 	})
 }
 
+// TestVLANWithoutNetwork: a VLAN that the trunk allows can be tested before a network has it.
+func TestVLANWithoutNetwork(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(10)
+		for _, n := range s.nodes {
+			n.desc.Trunks[0].Networks = n.desc.Trunks[0].Networks[:3]
+		}
+		s.nodes[1].port.remove(110)
+		s.nodes[2].port.mtu = 1400
+		r := s.check(t, Options{VLANs: setOf(100, 110)})
+		want := []string{atom(MTUBelowIntent, "n3", 100), atom(MTUBelowIntent, "n3", 110), atom(NotTrunked, "n2", 110)}
+		if d := cmp.Diff(want, atoms(r)); d != "" {
+			t.Error(d)
+		}
+	})
+}
+
 // TestRefused: what is not there is told before anything is sent.
 func TestRefused(t *testing.T) {
 	for _, tt := range []struct {
@@ -335,7 +352,7 @@ func TestRefused(t *testing.T) {
 	}{
 		{Options{Nodes: []string{"n7"}}, `--node: no agent is known of a node "n7"`},
 		{Options{Networks: []string{"net-1000"}}, `no node that was asked has a VLANNetwork "net-1000" on an uplink`},
-		{Options{VLANs: setOf(100, 4000)}, "--vlan: no network that was asked for has VLAN 4000"},
+		{Options{VLANs: setOf(100, 4000)}, "--vlan: no trunk of a node that was asked for allows VLAN 4000 (uplink.allowedVLANs)"},
 		{Options{Networks: []string{"net-101"}, VLANs: setOf(100)}, "--vlan: no network that was asked for has VLAN 100"},
 	} {
 		inBubble(t, func(t *testing.T) {

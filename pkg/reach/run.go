@@ -242,6 +242,9 @@ func (c *check) refuse() error {
 	}
 	var has vlan.Set
 	for _, s := range c.stations {
+		if len(c.options.Networks) == 0 && c.options.wantsNode(s.node) {
+			has = has.Union(s.Allowed)
+		}
 		for _, n := range s.Networks {
 			if c.options.wantsNetwork(n.Name) && c.options.wantsNode(s.node) {
 				has = has.Union(n.VLANs)
@@ -249,7 +252,11 @@ func (c *check) refuse() error {
 		}
 	}
 	if missing := c.options.VLANs.Minus(has); !missing.Empty() {
-		errs = append(errs, fmt.Errorf("--vlan: no network that was asked for has VLAN %v", missing))
+		where := "no trunk of a node that was asked for allows VLAN %v (uplink.allowedVLANs)"
+		if len(c.options.Networks) > 0 {
+			where = "no network that was asked for has VLAN %v"
+		}
+		errs = append(errs, fmt.Errorf("--vlan: "+where, missing))
 	}
 	return errors.Join(errs...)
 }
