@@ -161,7 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.lock.Close()
 	defer a.kernel.Close()
 	defer a.announcer.close()
-	defer a.prober.close()
+	defer a.prober.closeAll()
 	defer a.checks.close()
 	defer a.client.Close()
 	listener, err := wire.Listen(a.cfg.Paths.Socket())

@@ -143,26 +143,26 @@ func (p *prober) Start(_ context.Context, run probe.RunID, trunks []string, pps 
 	for _, name := range trunks {
 		t, ok := desired[name]
 		if !ok || t.Uplink == "" {
-			r.close()
+			p.close(r)
 			return fmt.Errorf("node %s has no trunk %q with an uplink", p.node, name)
 		}
 		if err := p.open(r, run, t, pps); err != nil {
-			r.close()
+			p.close(r)
 			return fmt.Errorf("trunk %s: %w", name, err)
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.runs[run] != nil || len(p.runs) >= maxRuns {
-		r.close()
-		return fmt.Errorf("node %s takes part in %d checks already: try again when one has ended", p.node, len(p.runs))
-	}
-	p.runs[run] = r
-	for _, i := range r.inodes {
-		p.sockets[i] = true
-	}
 	r.lease = time.AfterFunc(reach.Lease, func() { p.end(run) })
-	return nil
+	p.mu.Lock()
+	n := len(p.runs)
+	if taken := p.runs[run] != nil || n >= maxRuns; !taken {
+		p.runs[run] = r
+		p.mu.Unlock()
+		return nil
+	}
+	p.mu.Unlock()
+	r.lease.Stop()
+	p.close(r)
+	return fmt.Errorf("node %s takes part in %d checks already: try again when one has ended", p.node, n)
 }
 
 func (p *prober) open(r *proberRun, run probe.RunID, t desired.Trunk, pps int) error {
@@ -174,24 +174,40 @@ func (p *prober) open(r *proberRun, run probe.RunID, t desired.Trunk, pps int) e
 	if err != nil {
 		return err
 	}
-	s, err := probe.OpenSocket(l.Index)
+	s, err := probe.OpenSocket(l.Index, func(inode uint64) {
+		r.inodes = append(r.inodes, inode)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.sockets[inode] = true
+	})
 	if err != nil {
 		return err
 	}
-	own := map[probe.MAC]bool{}
-	for _, rec := range p.a.activeOnly(p.a.portsOf(t.Bridge)) {
-		if m, err := probe.MACOf(rec.MAC); err == nil {
-			own[m] = true
-		}
-	}
-	r.inodes = append(r.inodes, s.Inode())
-	r.stations[t.Name] = probe.Start(s, p.keys, p.pace(t.Uplink, pps), run, probe.Place{Node: p.node, Uplink: t.Uplink, MAC: mac, Own: own})
+	r.stations[t.Name] = probe.Start(s, p.keys, p.pace(t.Uplink, pps), run, probe.Place{Node: p.node, Uplink: t.Uplink, MAC: mac, Own: p.ownMACs(t.Bridge)})
 	return nil
 }
 
-func (r *proberRun) close() {
+// ownMACs are those of VMs that run on this node and nowhere else.
+func (p *prober) ownMACs(bridgeName string) map[probe.MAC]bool {
+	own := map[probe.MAC]bool{}
+	for _, rec := range p.a.activeOnly(p.a.portsOf(bridgeName)) {
+		m, err := probe.MACOf(rec.MAC)
+		if move, _ := p.a.moveOf(rec.Pod); err == nil && !move.UnderWay {
+			own[m] = true
+		}
+	}
+	return own
+}
+
+// close ends what a run has here; its sockets are known until they are gone.
+func (p *prober) close(r *proberRun) {
 	for _, s := range r.stations {
 		_ = s.Close() // nothing is written by it
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, i := range r.inodes {
+		delete(p.sockets, i)
 	}
 }
 
@@ -231,7 +247,14 @@ func (p *prober) Observe(_ context.Context, run probe.RunID, trunk string) (prob
 		return probe.Observation{}, err
 	}
 	defer done()
-	return s.Observation(), nil
+	o := s.Observation()
+	// A VM that has left meanwhile speaks elsewhere by right.
+	t := p.a.trunks()[trunk]
+	still := p.ownMACs(t.Bridge)
+	for i := range o.Heard {
+		o.Heard[i].Mine = slices.DeleteFunc(o.Heard[i].Mine, func(m probe.MineElsewhere) bool { return m.MAC != s.MAC() && !still[m.MAC] })
+	}
+	return o, nil
 }
 
 // Stop ends the node's part.
@@ -249,15 +272,11 @@ func (p *prober) end(run probe.RunID) {
 		return
 	}
 	r.lease.Stop()
-	r.close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, i := range r.inodes {
-		delete(p.sockets, i)
-	}
+	p.close(r)
 }
 
-func (p *prober) close() {
+// closeAll ends the node's part in all checks.
+func (p *prober) closeAll() {
 	p.mu.Lock()
 	var all []probe.RunID
 	for run := range p.runs {

@@ -99,7 +99,7 @@ func (c *cable) running() {
 // open opens the Socket at the near end.
 func (c *cable) open() *Socket {
 	c.tb.Helper()
-	s, err := OpenSocket(c.near.Attrs().Index)
+	s, err := OpenSocket(c.near.Attrs().Index, nil)
 	must(c.tb, err)
 	c.tb.Cleanup(func() { _ = s.Close() }) // it may be closed
 	return s

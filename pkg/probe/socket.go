@@ -41,24 +41,28 @@ const (
 )
 
 // OpenSocket opens a Socket at an interface of the calling thread's network namespace. It
-// takes CAP_NET_RAW.
-func OpenSocket(ifindex int) (*Socket, error) {
+// takes CAP_NET_RAW. Before it hears anything known is told its inode, by which /proc/net/packet
+// tells it from others; nil is told nothing.
+func OpenSocket(ifindex int, known func(inode uint64)) (*Socket, error) {
 	// It hears nothing until it is bound, when the filter is in place.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open a packet socket (it takes CAP_NET_RAW): %w", err)
 	}
-	if err := prepare(fd, ifindex); err != nil {
-		return nil, errors.Join(fmt.Errorf("packet socket at interface %d: %w", ifindex, err), unix.Close(fd))
-	}
-	s := &Socket{packetFile: packetFile{file: os.NewFile(uintptr(fd), "packet socket")}, buf: make([]byte, snap), oob: make([]byte, unix.CmsgSpace(int(unsafe.Sizeof(unix.TpacketAuxdata{}))))}
+	s := &Socket{packetFile: packetFile{file: os.NewFile(uintptr(fd), "packet socket")}, buf: make([]byte, snap),
+		oob: make([]byte, unix.CmsgSpace(int(unsafe.Sizeof(unix.TpacketAuxdata{}))))}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, errors.Join(err, s.file.Close())
 	}
-	s.inode = st.Ino
+	if s.inode = st.Ino; known != nil {
+		known(s.inode)
+	}
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, s.file.Close())
+	}
+	if err := prepare(fd, ifindex); err != nil {
+		return nil, errors.Join(fmt.Errorf("packet socket at interface %d: %w", ifindex, err), s.file.Close())
 	}
 	return s, nil
 }

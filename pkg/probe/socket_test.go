@@ -268,7 +268,7 @@ func TestSocketDown(t *testing.T) {
 			}
 			return ""
 		})
-		late, err := OpenSocket(c.near.Attrs().Index)
+		late, err := OpenSocket(c.near.Attrs().Index, nil)
 		must(t, err)
 		heard := c.listen(late)
 		must(t, netlink.LinkSetUp(c.near))
@@ -312,7 +312,7 @@ func packetSockets(t *testing.T) (inodes []uint64) {
 func TestSocketInode(t *testing.T) {
 	c := newCable(t, 1500)
 	before := packetSockets(t)
-	if s, err := OpenSocket(9999); !errors.Is(err, unix.ENODEV) {
+	if s, err := OpenSocket(9999, nil); !errors.Is(err, unix.ENODEV) {
 		t.Errorf("at no interface: %v, %v", s, err)
 	}
 	if d := cmp.Diff(before, packetSockets(t)); d != "" {
@@ -328,7 +328,7 @@ func TestSocketInode(t *testing.T) {
 // TestSocketStations: two stations at the ends of the cable hear each other, and the host behind it.
 func TestSocketStations(t *testing.T) {
 	c := newCable(t, 1500)
-	farSocket, err := OpenSocket(c.far.Attrs().Index)
+	farSocket, err := OpenSocket(c.far.Attrs().Index, nil)
 	must(t, err)
 	near := Start(c.open(), keys, freely{}, testRun, Place{Node: "node1", Uplink: "eth1", MAC: myMAC})
 	far := Start(farSocket, keys, freely{}, testRun, Place{Node: "node2", Uplink: "eth2", MAC: peerMAC})

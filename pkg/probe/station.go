@@ -48,6 +48,9 @@ func Start(conn Conn, keys Keys, pace Pace, run RunID, at Place) *Station {
 	return s
 }
 
+// MAC is the uplink's.
+func (s *Station) MAC() MAC { return s.place.MAC }
+
 // Close ends it.
 func (s *Station) Close() error {
 	err := s.conn.Close()

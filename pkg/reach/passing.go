@@ -50,6 +50,9 @@ func (v *view) cutOff(g, core, all []*station) {
 	}
 	c.evidence = append([]string{v.whoHears(all)}, c.evidence...)
 	for _, s := range g {
+		if s.obs.Lost > 0 {
+			c.evidence = append(c.evidence, fmt.Sprintf("%s had no room for %d frames: too much is broadcast there, or the node is overloaded", s.node, s.obs.Lost))
+		}
 		c.nodes = append(c.nodes, s.node)
 		v.put(s, c.code)
 	}

@@ -61,6 +61,9 @@ func (o *Options) Validate() error {
 // MaxPPS is the fastest that a check may be.
 const MaxPPS = 100000
 
+// answerWithin is how long a node may take to answer; sending has its time besides.
+const answerWithin = 10 * time.Second
+
 // Defaults of Options.
 const (
 	DefaultPPS    = 1000
@@ -184,11 +187,13 @@ type check struct {
 }
 
 // each does f for all, at once, and gives up those for which it fails.
-func (c *check) each(agents []Agent, f func(Agent) error) (failed []Agent) {
+func (c *check) each(ctx context.Context, agents []Agent, f func(context.Context, Agent) error) (failed []Agent) {
 	var wg sync.WaitGroup
 	for _, a := range agents {
 		wg.Go(func() {
-			if err := f(a); err != nil {
+			ctx, cancel := context.WithTimeout(ctx, answerWithin)
+			defer cancel()
+			if err := f(ctx, a); err != nil {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				failed = append(failed, a)
@@ -202,7 +207,7 @@ func (c *check) each(agents []Agent, f func(Agent) error) (failed []Agent) {
 
 func (c *check) describe(ctx context.Context, agents []Agent) {
 	c.progress("asking nodes what they should carry", 0, len(agents))
-	c.each(agents, func(a Agent) error {
+	c.each(ctx, agents, func(ctx context.Context, a Agent) error {
 		d, err := a.Describe(ctx)
 		if err != nil {
 			return err
@@ -287,7 +292,7 @@ func (c *check) drop(failed []Agent) {
 func (c *check) start(ctx context.Context) {
 	agents := c.agents()
 	c.progress("having nodes listen", 0, len(agents))
-	c.drop(c.each(agents, func(a Agent) error {
+	c.drop(c.each(ctx, agents, func(ctx context.Context, a Agent) error {
 		var trunks []string
 		for _, s := range c.stations {
 			if s.agent == a && !s.masked() {
@@ -319,12 +324,16 @@ func (c *check) stop(ctx context.Context) {
 // say has stations send, and fetches what was heard once answers had their time. It says
 // whether to go on.
 func (c *check) say(ctx context.Context, asks map[*station][]probe.Ask) bool {
-	c.eachStation(func(s *station) error {
+	c.eachStation(ctx, func(s *station) error {
 		if len(asks[s]) == 0 {
 			return nil
 		}
+		// At half of the pace, and it may share that with other checks.
+		most := answerWithin + time.Duration(len(asks[s]))*4*time.Second/time.Duration(c.options.MaxPPS)
+		ctx, cancel := context.WithTimeout(ctx, most)
+		defer cancel()
 		return s.agent.Send(ctx, c.run, s.Name, asks[s])
-	}, ctx)
+	})
 	select {
 	case <-ctx.Done():
 		return false
@@ -334,17 +343,19 @@ func (c *check) say(ctx context.Context, asks map[*station][]probe.Ask) bool {
 }
 
 func (c *check) observe(ctx context.Context) bool {
-	return c.eachStation(func(s *station) (err error) {
+	return c.eachStation(ctx, func(s *station) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, answerWithin)
+		defer cancel()
 		obs, err := s.agent.Observe(ctx, c.run, s.Name)
 		if err == nil {
 			s.obs = obs
 		}
 		return err
-	}, ctx)
+	})
 }
 
 // eachStation does f for all that can speak; a node that fails is out, unless the check itself was ended.
-func (c *check) eachStation(f func(*station) error, ctx context.Context) bool {
+func (c *check) eachStation(ctx context.Context, f func(*station) error) bool {
 	var wg sync.WaitGroup
 	var failed []Agent
 	for _, s := range c.stations {
