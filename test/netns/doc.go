@@ -17,6 +17,11 @@
 // address was dark, a stream (test/vm/stream) what one TCP connection lived through,
 // knocks whether anything passed that policy drops.
 //
+// What a fabric does to frames when it is wrong, a script has it do by command, for as
+// long as it likes: faults are at the ports of switches, each is undone by itself, and
+// nodes are left as they are (testdata/fabric.txtar shows each). Beside the switches,
+// nodes may have a management network.
+//
 // Everything belongs to a Lab and goes with it. Laboratories are independent of
 // each other, so tests may run side by side.
 //

@@ -32,8 +32,8 @@ type Frame struct {
 }
 
 // ParseFrame reads words as src=MAC dst=MAC tag=100 tag=88a8:200 type=0x88b5
-// data=text. Without dst it is broadcast, and its type one for local
-// experiments (IEEE 802, 88b5).
+// size=1500 data=text. Without dst it is broadcast, and its type one for local
+// experiments (IEEE 802, 88b5). The size is that of the payload, 46 without it.
 func ParseFrame(words []string) (Frame, error) {
 	f := Frame{Dst: net.HardwareAddr{255, 255, 255, 255, 255, 255}, Type: 0x88b5, Payload: make([]byte, 46)}
 	for _, w := range words {
@@ -59,10 +59,13 @@ func ParseFrame(words []string) (Frame, error) {
 		case "type":
 			n, err = strconv.ParseUint(v, 0, 16)
 			f.Type = uint16(n)
+		case "size":
+			n, err = strconv.ParseUint(v, 10, 16)
+			f.Payload = append(f.Payload, make([]byte, max(46, int(n))-46)...)
 		case "data":
 			copy(f.Payload, v)
 		default:
-			err = errors.New("want src=, dst=, tag=, type= or data=")
+			err = errors.New("want src=, dst=, tag=, type=, size= or data=")
 		}
 		if err != nil {
 			return f, fmt.Errorf("frame: %s: %w", w, err)
@@ -147,6 +150,7 @@ func (s *Space) Send(ifName string, f Frame, count int) error {
 // Sniffer keeps the frames that come in at an interface, whoever they are for.
 type Sniffer struct {
 	fd   int
+	each func(Frame) // instead of keeping; nil keeps
 	done chan struct{}
 	stop chan struct{}
 	mu   sync.Mutex
@@ -154,7 +158,10 @@ type Sniffer struct {
 }
 
 // Sniff starts to listen at an interface; Close ends it.
-func (s *Space) Sniff(ifName string) (*Sniffer, error) {
+func (s *Space) Sniff(ifName string) (*Sniffer, error) { return s.hear(ifName, nil) }
+
+// hear is Sniff; with each, nothing is kept, but each frame given to that.
+func (s *Space) hear(ifName string, each func(Frame)) (*Sniffer, error) {
 	fd, err := s.rawSocket()
 	if err != nil {
 		return nil, err
@@ -173,7 +180,7 @@ func (s *Space) Sniff(ifName string) (*Sniffer, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: listen at %s: %w", s.Name, ifName, err), unix.Close(fd))
 	}
-	sn := &Sniffer{fd: fd, done: make(chan struct{}), stop: make(chan struct{})}
+	sn := &Sniffer{fd: fd, each: each, done: make(chan struct{}), stop: make(chan struct{})}
 	go sn.loop()
 	return sn, nil
 }
@@ -209,6 +216,10 @@ func (sn *Sniffer) loop() {
 			continue
 		}
 		f := readFrame(buf[:n], oob[:oobn])
+		if sn.each != nil {
+			sn.each(f)
+			continue
+		}
 		sn.mu.Lock()
 		sn.seen = append(sn.seen, f)
 		sn.mu.Unlock()

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,7 +67,12 @@ type Lab struct {
 	spaces  map[string]*Space
 	nodes   map[string]*Node
 	pods    map[string]*Pod
-	cables  map[string]int // ports of a switch used so far
+	cables  map[string]int     // ports of a switch used so far
+	ports   []switchPort       // with what is at their other end
+	limits  map[switchPort]int // the longest payload, where it is limited
+	faults  []fault            // that are on, the latest last
+	serial  int                // of the latest fault
+	managed int                // nodes in the management network
 	closers []func() error
 }
 
@@ -79,7 +86,7 @@ func New(name string, bin Binaries) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{ID: filepath.Base(dir), Dir: dir, bin: bin, spaces: map[string]*Space{}, nodes: map[string]*Node{},
-		pods: map[string]*Pod{}, cables: map[string]int{}}
+		pods: map[string]*Pod{}, cables: map[string]int{}, limits: map[switchPort]int{}}
 	l.atEnd(func() error { return os.RemoveAll(dir) })
 	return l, nil
 }
@@ -148,6 +155,7 @@ func (l *Lab) Remove(name string) error {
 	}
 	delete(l.spaces, name)
 	delete(l.pods, name)
+	l.ports = slices.DeleteFunc(l.ports, func(p switchPort) bool { return p.to == s })
 	return s.close()
 }
 
@@ -173,6 +181,43 @@ func (l *Lab) Switch(name string) (*Space, error) {
 		return nil, fmt.Errorf("switch %s: %w", name, err)
 	}
 	return s, s.up(switchBridge)
+}
+
+// ManagementIf is a node's interface in the management network.
+const ManagementIf = "mgmt0"
+
+// Manage joins a node to the management network, which is apart from all switches, and
+// gives its address there.
+func (l *Lab) Manage(n *Node) (netip.Addr, error) {
+	const name = "management"
+	mgmt, err := l.Space(name)
+	if err != nil {
+		if mgmt, err = l.newSpace(name); err != nil {
+			return netip.Addr{}, err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = name
+		if err := errors.Join(mgmt.Sysctl("ipv6/conf/default/disable_ipv6", "1"),
+			mgmt.Link.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}), mgmt.up(name)); err != nil {
+			return netip.Addr{}, err
+		}
+	}
+	br, err := mgmt.Link.LinkByName(name)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	l.managed++
+	port := fmt.Sprintf("node%d", l.managed)
+	if err := cable(mgmt, port, n.Space, ManagementIf); err != nil {
+		return netip.Addr{}, err
+	}
+	end, err := mgmt.Link.LinkByName(port)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	addr := netip.AddrFrom4([4]byte{10, 255, 0, byte(l.managed)})
+	return addr, errors.Join(mgmt.Link.LinkSetMaster(end, br), mgmt.up(port), n.up(ManagementIf),
+		n.address(ManagementIf, addr.String()+"/24"))
 }
 
 // SwitchPort is what a port of the switch carries.
@@ -243,6 +288,7 @@ func (l *Lab) Trunk(a, b *Space, port SwitchPort) error {
 	if err != nil {
 		return err
 	}
+	l.addPort(switchPort{sw: b, name: ifName, to: a, toIf: name})
 	return errors.Join(setPort(b, ifName, port), a.up(name), b.up(ifName))
 }
 
@@ -257,6 +303,7 @@ func (l *Lab) cableTo(sw, space *Space, ifName string, port SwitchPort) (portNam
 	if err := cable(sw, portName, space, ifName); err != nil {
 		return "", err
 	}
+	l.addPort(switchPort{sw: sw, name: portName, to: space, toIf: ifName})
 	return portName, setPort(sw, portName, port)
 }
 

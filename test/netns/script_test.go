@@ -56,6 +56,14 @@ func TestMain(m *testing.M) {
 //	realguest NAME POD                       a VM beside the node does; one that can move is booted
 //	migrate VERB GUEST ...                   live migration, see cmdMigrate
 //	trunk SWITCH SWITCH VLANS                joins two switches: a node with a plain bridge is one
+//	manage NODE...                           a network of their own, mgmt0: $MGMT_NODE is 10.255.0.1 and so on
+//	fault KIND ...                           something of the switches breaks, see faultUsage
+//	heal [KIND ...]                          the faults that begin with these words end; or all
+//	lldp|stp SWITCH on|off [NAME...]         LLDP, or BPDUs, out of its ports, each second
+//	ra HOST prefix=P [every=1s] [lifetime=30m]  advertises a router; ra HOST off
+//	dhcpd HOST server=ADDR offer=ADDR        offers that address to all who ask; dhcpd HOST off
+//	arpburst HOST NET count=N [guests=N]     that many guests ask by ARP, all at once
+//	dad start|clear|conflict HOST ADDR       duplicate address detection, see cmdDAD
 //	plug POD SWITCH VLANS MAC                a pod on a port of it, without any of the product
 //	pings start|check|stop ID ...            how long an address was dark, see cmdPings
 //	stream start|accept|check|stop ID ...    what a TCP connection lived through, see cmdStream
@@ -169,6 +177,9 @@ type session struct {
 	feeds     map[string]*feed
 	knocks    map[string]*knocks
 	observers map[string][]observer // by node
+	tellers   map[string]*teller    // lldp and stp, by switch
+	stations  map[string]func()     // what stops ra and dhcpd, by host
+	dads      map[string]*detection // by host and address
 	figures   figures
 	impostor  io.Closer // nil when the agent's socket is its own
 	ctx       context.Context
@@ -184,6 +195,7 @@ func setup(env *testscript.Env, bin Binaries) error {
 	}
 	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{},
 		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, feeds: map[string]*feed{}, knocks: map[string]*knocks{}, observers: map[string][]observer{},
+		tellers: map[string]*teller{}, stations: map[string]func(){}, dads: map[string]*detection{},
 		figures: figures{script: name}, ctx: context.Background()}
 	env.Values[sessionKey{}] = s
 	env.Vars = append(env.Vars, "LAB="+lab.Dir)
@@ -265,6 +277,8 @@ func commands() map[string]command {
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "feed": cmdFeed, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
+		"fault": cmdFault, "heal": cmdHeal, "manage": cmdManage, "lldp": cmdLLDP, "stp": cmdSTP,
+		"ra": cmdRA, "dhcpd": cmdDHCPD, "arpburst": cmdARPBurst, "dad": cmdDAD,
 		"observe": cmdObserve, "port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"way": cmdWay, "refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	vns "github.com/vishvananda/netns"
@@ -200,6 +202,17 @@ func cable(a *Space, aName string, b *Space, bName string) error {
 	v := &netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(int(b.handle))}
 	if err := a.Link.LinkAdd(v); err != nil {
 		return fmt.Errorf("cable from %s (%s) to %s (%s): %w", a.Name, aName, b.Name, bName, err)
+	}
+	return nil
+}
+
+// tool runs one of iproute2's programs inside the namespace.
+func (s *Space) tool(name string, args ...string) error {
+	cmd := s.Command(context.Background(), name, args...)
+	var diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &diag, &diag
+	if err := s.Run(cmd); err != nil {
+		return fmt.Errorf("%s: %s %s: %w: %s", s.Name, name, strings.Join(args, " "), err, strings.TrimSpace(diag.String()))
 	}
 	return nil
 }
