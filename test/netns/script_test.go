@@ -64,6 +64,7 @@ func TestMain(m *testing.M) {
 //	dhcpd HOST server=ADDR offer=ADDR        offers that address to all who ask; dhcpd HOST off
 //	arpburst HOST NET count=N [guests=N]     that many guests ask by ARP, all at once
 //	dad start|clear|conflict HOST ADDR       duplicate address detection, see cmdDAD
+//	finds NODE [FLAG...] -- ['CODE NODES VLANS'...]  a check of the fabric finds this, and no more
 //	plug POD SWITCH VLANS MAC                a pod on a port of it, without any of the product
 //	pings start|check|stop ID ...            how long an address was dark, see cmdPings
 //	stream start|accept|check|stop ID ...    what a TCP connection lived through, see cmdStream
@@ -277,7 +278,7 @@ func commands() map[string]command {
 		"on": cmdOn, "tcp": cmdTCP, "say": cmdSay, "udp": cmdUDP,
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "feed": cmdFeed, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
-		"fault": cmdFault, "heal": cmdHeal, "manage": cmdManage, "lldp": cmdLLDP, "stp": cmdSTP,
+		"fault": cmdFault, "heal": cmdHeal, "manage": cmdManage, "finds": cmdFinds, "lldp": cmdLLDP, "stp": cmdSTP,
 		"ra": cmdRA, "dhcpd": cmdDHCPD, "arpburst": cmdARPBurst, "dad": cmdDAD,
 		"observe": cmdObserve, "port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"way": cmdWay, "refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
