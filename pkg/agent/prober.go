@@ -183,6 +183,9 @@ func (p *prober) open(r *proberRun, run probe.RunID, t desired.Trunk, pps int) e
 	if err != nil {
 		return err
 	}
+	if err := s.Join(l.Index, mac.Foreign()); err != nil {
+		return errors.Join(err, s.Close())
+	}
 	r.stations[t.Name] = probe.Start(s, p.keys, p.pace(t.Uplink, pps), run, probe.Place{Node: p.node, Uplink: t.Uplink, MAC: mac, Own: p.ownMACs(t.Bridge)})
 	return nil
 }
