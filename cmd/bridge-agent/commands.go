@@ -61,7 +61,7 @@ binary, {"runDir": "/..."}, moves it (the CNI plugin reads the one beside it).`,
 	f.StringVar(&cfg.RuleLog, "rule-log", "/var/log/homeport/rules.log", "write what rules with log: true decide to this file; \"\" writes nothing")
 	f.StringVar(&cfg.CNIBin, "cni-bin", "", "keep the CNI plugin in place in this directory, as install does (default: not looked at)")
 	f.StringVar(&cfg.Fabric.Addr, "agents-addr", "", "answer the agents of other nodes at this host:port, for checks of the fabric")
-	f.StringVar(&cfg.Fabric.KeyFile, "fabric-key", "", "file with the keys that agents know each other by, one a line (default: this agent is alone)")
+	f.StringVar(&cfg.Fabric.KeyFile, "fabric-key", "", "file with the keys that agents know each other by, one a line (default: this agent is alone); with --source kube it may come later")
 	f.StringVar(&from.agents, "agents", "", "agents of the other nodes, as n2=10.0.0.2:9748,n3=10.0.0.3:9748; for --source dir")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
@@ -76,7 +76,7 @@ type source struct {
 
 // fabric reads how this agent is known to others, and they to it.
 func (s *source) fabric(f *agent.Fabric) error {
-	f.Node = s.node
+	f.Node, f.Patient = s.node, s.dir == "" // an agent that does not start attaches no VM
 	peers, err := agent.ParsePeers(s.agents)
 	switch {
 	case err != nil:
@@ -133,6 +133,9 @@ func (s *source) open(cfg *agent.Config) error {
 	}
 	live.Log(cfg.Log)
 	from.TellOfPods(reporter.PodChanged)
+	if cfg.Fabric.KeyFile != "" {
+		cfg.Fabric.Peers = reporter.Peers
+	}
 	cfg.Source, cfg.Cluster = from, true
 	cfg.Report = func(ctx context.Context, node agent.View) error { return reporter.Run(ctx, node) }
 	return nil

@@ -23,7 +23,8 @@ func newController() *cobra.Command {
 		Long: `Gives namespaces the NetworkAttachmentDefinitions of their VLANNetworks, sums up in
 the status of VLANTrunks, VLANNetworks, FirewallPolicies, AddressSets and
 ServiceSets what nodes report, keeps what is in use from being deleted, and
-clears away what nodes reported that are gone. One replica works at a time: the others wait for its Lease.
+clears away what nodes reported that are gone. It makes the Secret ` + controller.FabricKeySecret + `,
+by which agents know each other, if there is none. One replica works at a time: the others wait for its Lease.
 
 Nodes do not need it: trunks, ports and the firewall go on without.`,
 		Args: cobra.NoArgs,
@@ -42,7 +43,7 @@ Nodes do not need it: trunks, ports and the firewall go on without.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&kubeconfig, "kubeconfig", "", "how to reach the Kubernetes API (default: as a pod)")
-	f.StringVar(&cfg.Namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "homeport-system"), "namespace of the Lease and of the agents' pods; $POD_NAMESPACE if that is set")
+	f.StringVar(&cfg.Namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "homeport-system"), "namespace of the Lease, and of the agents' pods and Secret; $POD_NAMESPACE if that is set")
 	f.BoolVar(&cfg.LeaderElect, "leader-elect", true, "wait for the Lease "+controller.LeaseName+" before anything is written")
 	f.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "serve /metrics at this host:port")
 	f.StringVar(&cfg.HealthAddr, "health-addr", "", "serve /healthz and /readyz at this host:port")

@@ -102,10 +102,10 @@ func (a *Agent) startCheck(req *wire.ReachRequest) (any, error) {
 func (c *runningCheck) run(ctx context.Context, a *Agent, o reach.Options) {
 	defer c.cancel()
 	var report *reach.Report
-	agents, err := a.agents(ctx)
+	agents, absent, err := a.agents(ctx)
 	refused := err == nil
 	if err == nil {
-		report, err = reach.Run(ctx, agents, nil, o, func(what string, done, of int) {
+		report, err = reach.Run(ctx, agents, absent, o, func(what string, done, of int) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.state.What, c.state.Done, c.state.Of = what, done, of

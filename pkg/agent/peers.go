@@ -3,15 +3,16 @@ package agent
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/peer"
 	"github.com/homeport-cni/homeport/pkg/probe"
@@ -26,8 +27,26 @@ type Fabric struct {
 	Addr string
 	// KeyFile holds the fabric keys; "" is a key that nobody else has.
 	KeyFile string
-	// Peers are the agents of the other nodes; nil is none.
+	// Patient has the agent run while KeyFile or Addr cannot be used, and take part as soon as they
+	// can; else each is an error.
+	Patient bool
+	// Peers are the agents of the other nodes; nil is none. One without an address is known to be
+	// there, and not where.
 	Peers func(context.Context) ([]peer.Peer, error)
+}
+
+// told is Addr as others can use it; "" if they cannot.
+func (f *Fabric) told() string {
+	host, port, err := net.SplitHostPort(f.Addr)
+	if err != nil {
+		return ""
+	}
+	ip, err := netip.ParseAddr(host)
+	n, err2 := strconv.ParseUint(port, 10, 16)
+	if err != nil || err2 != nil || n == 0 || ip.IsUnspecified() || ip.Zone() != "" {
+		return ""
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(n)).String()
 }
 
 // The verbs by which agents ask each other, with the bodies of reachRequest and the answers that
@@ -49,16 +68,15 @@ type reachRequest struct {
 	Asks   []probe.Ask `json:"asks,omitempty"`
 }
 
-// openRing reads the fabric keys, or makes one for this process alone.
-func openRing(file string) (*peer.Ring, error) {
-	if file != "" {
-		return peer.OpenRing(file)
+// ring reads the fabric keys, or makes one for this process alone.
+func (f *Fabric) ring() (*peer.Ring, error) {
+	switch {
+	case f.KeyFile != "" && f.Patient:
+		return peer.AwaitRing(f.KeyFile)
+	case f.KeyFile != "":
+		return peer.OpenRing(f.KeyFile)
 	}
-	var secret [32]byte
-	if _, err := rand.Read(secret[:]); err != nil {
-		return nil, err
-	}
-	keys, err := peer.ParseKeys([]byte(base64.StdEncoding.EncodeToString(secret[:])))
+	keys, err := peer.ParseKeys([]byte(peer.MakeKey()))
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +91,7 @@ func (a *Agent) joinFabric() (err error) {
 			return err
 		}
 	}
-	if a.ring, err = openRing(a.cfg.Fabric.KeyFile); err != nil {
+	if a.ring, err = a.cfg.Fabric.ring(); err != nil {
 		return fmt.Errorf("keys of the fabric (--fabric-key): %w", err)
 	}
 	a.client = peer.NewClient(a.ring, node, a.cfg.Version)
@@ -93,15 +111,46 @@ func (k helloKeys) Verify(id [4]byte, message []byte, mac [16]byte) bool {
 	return k.ring.Keys().Verify(id, message, mac)
 }
 
+// tryEvery is how soon what others have to see to is looked at again.
+const tryEvery = 5 * time.Second
+
+// awaitAgents listens for the agents of other nodes, as soon as there is a key to know them by.
+func (a *Agent) awaitAgents(ctx context.Context) (net.Listener, error) {
+	said := ""
+	for {
+		err := a.ring.Alone()
+		if err == nil {
+			var l net.Listener
+			var lc net.ListenConfig
+			if l, err = lc.Listen(ctx, "tcp", a.cfg.Fabric.Addr); err == nil {
+				a.log.Info("agents of other nodes are answered", "address", l.Addr(), "keys", a.ring.Keys())
+				return l, nil
+			}
+			err = fmt.Errorf("listen for the agents of other nodes (--agents-addr): %w", err)
+		}
+		if !a.cfg.Fabric.Patient {
+			return nil, err
+		}
+		if text := err.Error(); text != said {
+			a.log.Warn("this node takes no part in checks of the fabric yet; tried again", "err", err)
+			said = text
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(tryEvery):
+		}
+	}
+}
+
 // serveAgents answers the agents of other nodes.
 func (a *Agent) serveAgents(ctx context.Context) error {
 	if a.cfg.Fabric.Addr == "" {
 		return nil
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", a.cfg.Fabric.Addr)
+	l, err := a.awaitAgents(ctx)
 	if err != nil {
-		return fmt.Errorf("listen for the agents of other nodes (--agents-addr): %w", err)
+		return err
 	}
 	s := &peer.Server{Ring: a.ring, Node: a.prober.node, Version: a.cfg.Version, Log: a.log, Handlers: map[string]peer.Handler{
 		verbDescribe: reachHandler(func(ctx context.Context, _ reachRequest) (any, error) { return a.prober.Describe(ctx) }),
@@ -158,23 +207,30 @@ func (f farAgent) Stop(ctx context.Context, run probe.RunID) error {
 	return f.client.Call(ctx, f.peer, verbStop, reachRequest{Run: run}, nil)
 }
 
-// agents are those of all nodes, this one's among them.
-func (a *Agent) agents(ctx context.Context) ([]reach.Agent, error) {
-	all := []reach.Agent{a.prober}
+// agents are those of all nodes, this one's among them, and the nodes whose agents cannot be asked.
+func (a *Agent) agents(ctx context.Context) (all []reach.Agent, absent []reach.Absent, err error) {
+	all = []reach.Agent{a.prober}
 	if a.cfg.Fabric.Peers == nil {
-		return all, nil
+		return all, nil, nil
 	}
 	peers, err := a.cfg.Fabric.Peers(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find the agents of other nodes: %w", err)
+		return nil, nil, fmt.Errorf("find the agents of other nodes: %w", err)
 	}
 	slices.SortFunc(peers, func(x, y peer.Peer) int { return cmp.Compare(x.Node, y.Node) })
+	alone := a.ring.Alone()
 	for _, p := range peers {
-		if p.Node != a.prober.node {
+		switch {
+		case p.Node == a.prober.node:
+		case alone != nil:
+			absent = append(absent, reach.Absent{Node: p.Node, Why: fmt.Sprintf("the agent of %s, which was to ask it, has no key of the fabric yet: %v", a.prober.node, alone)})
+		case p.Address == "":
+			absent = append(absent, reach.Absent{Node: p.Node, Why: "its agent has told no address to be asked at: it runs without --agents-addr, or is of an older release"})
+		default:
 			all = append(all, farAgent{a.client, p})
 		}
 	}
-	return all, nil
+	return all, absent, nil
 }
 
 // ParsePeers reads "n1=10.0.0.1:9748,n2=10.0.0.2:9748".

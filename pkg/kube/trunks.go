@@ -106,7 +106,7 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 	known := map[string]bool{}
 	for _, t := range s.Trunks {
 		known[t.Name] = true
-		st := v1alpha1.VLANTrunkNodeStatus{Bridge: t.Bridge, MTU: int32(t.MTU), Agent: s.Version,
+		st := v1alpha1.VLANTrunkNodeStatus{Bridge: t.Bridge, MTU: int32(t.MTU), Agent: s.Version, AgentAddress: s.AgentAddress,
 			Generation: v1alpha1.GenerationStatus{Desired: int64(s.Desired), Compiled: int64(s.Compiled), Active: int64(s.Active)}}
 		if t.Uplink != "" {
 			st.Uplink = &v1alpha1.UplinkStatus{Interface: t.Uplink, State: t.Link, VLANs: t.VLANs.String()}
@@ -128,7 +128,7 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 	for _, p := range s.Problems {
 		if p.Kind == v1alpha1.KindVLANTrunk && !known[p.Name] && p.Name != "" {
 			known[p.Name] = true
-			out = append(out, trunkState{p.Name, v1alpha1.VLANTrunkNodeStatus{Agent: s.Version},
+			out = append(out, trunkState{p.Name, v1alpha1.VLANTrunkNodeStatus{Agent: s.Version, AgentAddress: s.AgentAddress},
 				notReady(v1alpha1.ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), nil, false})
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -115,6 +116,13 @@ func ParseKeys(text []byte) (Keys, error) {
 		return Keys{}, errors.New("no key: " + makeKey + ", and give the same to every node")
 	}
 	return Keys{set}, nil
+}
+
+// MakeKey makes a key, as a line of a key file.
+func MakeKey() string {
+	var secret [minKey]byte
+	_, _ = rand.Read(secret[:]) // never fails
+	return base64.StdEncoding.EncodeToString(secret[:]) + "\n"
 }
 
 func decodeKey(line []byte) ([]byte, error) {

@@ -78,6 +78,17 @@ func secretFree(tb testing.TB, text string) {
 	}
 }
 
+// TestMakeKey: each is another, and a file of one can be read.
+func TestMakeKey(t *testing.T) {
+	one, err := ParseKeys([]byte(MakeKey()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if two, err := ParseKeys([]byte(MakeKey())); err != nil || two.same(one) {
+		t.Errorf("%v %v", two, err)
+	}
+}
+
 // TestSecretFree: the test that many others trust sees what it looks for.
 func TestSecretFree(t *testing.T) {
 	for _, text := range []string{

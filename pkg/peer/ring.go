@@ -39,6 +39,8 @@ type Ring struct {
 type ringState struct {
 	keys Keys
 	err  error
+	// alone says that keys are the ring's own, and the file's have not been read yet.
+	alone bool
 }
 
 // OpenRing reads the keys at path. Errors name the file, what is wrong in it and the
@@ -51,6 +53,27 @@ func OpenRing(path string) (*Ring, error) {
 		return nil, r.fileError(err)
 	}
 	return r, nil
+}
+
+// AwaitRing is OpenRing for a file that may come later, or be mended: until it can be
+// read the ring has a key that nobody else has.
+func AwaitRing(path string) (*Ring, error) {
+	own, err := ParseKeys([]byte(MakeKey()))
+	if err != nil {
+		return nil, err
+	}
+	r := &Ring{path: path, made: time.Now()}
+	r.state.Store(&ringState{keys: own, alone: true})
+	r.look()
+	return r, nil
+}
+
+// Alone says why the ring of AwaitRing has no key of the file's yet; nil if it has.
+func (r *Ring) Alone() error {
+	if s := r.now(); s.alone {
+		return r.fileError(s.err)
+	}
+	return nil
 }
 
 // Fixed holds keys that do not change.
@@ -66,10 +89,14 @@ func (r *Ring) Keys() Keys { return r.now().keys }
 // Err says why the file cannot be used as it is now; nil if it can. Keys are then
 // those that it had before.
 func (r *Ring) Err() error {
-	if err := r.now().err; err != nil {
-		return fmt.Errorf("%w; the keys read before stay in use", r.fileError(err))
+	s := r.now()
+	switch {
+	case s.err == nil:
+		return nil
+	case s.alone:
+		return r.fileError(s.err)
 	}
-	return nil
+	return fmt.Errorf("%w; the keys read before stay in use", r.fileError(s.err))
 }
 
 // String shows the file and the ids of the keys.
@@ -122,7 +149,7 @@ func (r *Ring) look() {
 	}
 	switch {
 	case err != nil:
-		r.state.Store(&ringState{keys: old.keys, err: err})
+		r.state.Store(&ringState{keys: old.keys, err: err, alone: old.alone})
 	case old.err != nil || !keys.same(old.keys):
 		// Otherwise the value stays that others have made certificates for.
 		if keys.same(old.keys) {

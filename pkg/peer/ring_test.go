@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -140,6 +141,54 @@ func TestRingFollowsSecret(t *testing.T) {
 	ring.lookNow()
 	if got, want := ring.Keys().IDs(), keys(t, 2).IDs(); !slices.Equal(got, want) {
 		t.Errorf("keys %v, want %v", got, want)
+	}
+}
+
+// TestAwaitRing: who waits for the file has a key of its own until it is there and good,
+// and says what is wrong with it.
+func TestAwaitRing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	ring, err := AwaitRing(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := AwaitRing(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := ring.Keys()
+	if len(own.IDs()) != 1 || own.same(other.Keys()) {
+		t.Errorf("%v and %v: want a key each", own, other)
+	}
+	for _, step := range []struct{ text, want string }{{"", "no such file"}, {"rubbish", "line 1: not base64"}} {
+		if step.text != "" {
+			write(t, path, step.text)
+		}
+		ring.lookNow()
+		alone, bad := ring.Alone(), ring.Err()
+		if alone == nil || bad == nil || alone.Error() != bad.Error() || !strings.HasPrefix(alone.Error(), "fabric keys "+path+": "+step.want) {
+			t.Errorf("%q: alone: %v; %v", step.text, alone, bad)
+		}
+		if ring.Keys() != own {
+			t.Errorf("%q: another key", step.text)
+		}
+	}
+	write(t, path, lines(1))
+	ring.lookNow()
+	if err := errors.Join(ring.Alone(), ring.Err()); err != nil || !ring.Keys().same(keys(t, 1)) {
+		t.Errorf("%v %v", ring, err)
+	}
+	write(t, path, "rubbish")
+	ring.lookNow()
+	if err := ring.Err(); ring.Alone() != nil || err == nil || !ring.Keys().same(keys(t, 1)) {
+		t.Errorf("%v: the keys that were read stay: %v", ring, err)
+	}
+	if ring, err := AwaitRing(path + ".other"); err != nil || ring.Alone() == nil {
+		t.Errorf("%v %v", ring, err)
+	}
+	write(t, path, lines(2))
+	if ring, err := AwaitRing(path); err != nil || ring.Alone() != nil || !ring.Keys().same(keys(t, 2)) {
+		t.Errorf("a file that is there: %v %v", ring, err)
 	}
 }
 

@@ -69,7 +69,7 @@ var codes = [...]CodeText{
 		"See ip link on the node: bring the interface up, or see to cable and switch port."},
 	{AgentAbsent, Warning, "A node's agent did not take part, so nothing is known of the node's VLANs.",
 		"It could not be reached, did not answer in time, has another key, or is of another version; the evidence says which.",
-		"See that bridge-agent runs there (kubectl -n homeport-system get pods -o wide), and that the agents' port is open between nodes."},
+		"See that bridge-agent runs there (kubectl -n homeport-system get pods -o wide), that the agents' port (TCP 9748) is open between nodes, and that all have the same key (in Kubernetes the Secret homeport-fabric-key)."},
 	{ProbeNotSent, Warning, "The node could not send in this VLAN, so nothing is known of it there.",
 		"The interface refused the frames; the evidence has its words.",
 		"See homeportctl status on the node, and the log of its agent."},

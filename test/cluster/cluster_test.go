@@ -90,6 +90,7 @@ func TestCluster(t *testing.T) {
 		run  func(*scenario)
 	}{
 		{"attach", testAttach},
+		{"check", testCheck},
 		{"shop", testDemo},
 		{"api", testAPI},
 		{"chained", testChained},

@@ -68,7 +68,12 @@ func (c *Cluster) makeDisk(n *Node) error {
 	conf := node.Conf{
 		Name: n.Name, Address: n.address() + "/24", Gateway: n.gateway(),
 		API: fmt.Sprintf("%s:%d", n.gateway(), c.plane.apiPort), Service: serviceIP,
-		EthMAC: n.mac(0), TrunkMAC: n.mac(1), NoBPFFS: n.Kernel.Series == "6.1",
+		EthMAC: n.mac(0), TrunkMAC: n.mac(1), NoBPFFS: n.Kernel.Series == "6.1", Agents: map[string]string{},
+	}
+	for _, o := range c.Nodes {
+		if o != n {
+			conf.Agents[fmt.Sprintf("%s:%d", o.address(), node.AgentPort)] = fmt.Sprintf("%s:%d", n.gateway(), o.agentPort)
+		}
 	}
 	b, err := json.Marshal(conf)
 	if err != nil {

@@ -21,6 +21,7 @@ type Node struct {
 	index       int
 	kubeletPort int // on loopback
 	execPort    int
+	agentPort   int
 	initramfs   string
 	machine     *vm.Machine
 	alone       bool // no VM is beside it any more
@@ -41,11 +42,11 @@ func (c *Cluster) newNode(index int, series string) (*Node, error) {
 		return nil, err
 	}
 	k.Args = vm.CoarseTimers
-	ports, err := freePorts(2)
+	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
-	return &Node{Name: "node" + strconv.Itoa(index), Kernel: k, c: c, index: index, kubeletPort: ports[0], execPort: ports[1]}, nil
+	return &Node{Name: "node" + strconv.Itoa(index), Kernel: k, c: c, index: index, kubeletPort: ports[0], execPort: ports[1], agentPort: ports[2]}, nil
 }
 
 func (n *Node) address() string { return fmt.Sprintf("10.10.%d.15", n.index) }
@@ -88,8 +89,8 @@ func (c *Cluster) writeInitramfs(file string, n *Node) error {
 // boot starts the machine.
 func (n *Node) boot() (err error) {
 	m := vm.NewMachine(n.Name, n.Kernel, n.initramfs, filepath.Join(n.c.dir, n.Name+".console"), nodeMem, nodeCPUs)
-	m.Args("-netdev", fmt.Sprintf("user,id=mgmt,net=10.10.%d.0/24,host=%s,hostfwd=tcp:127.0.0.1:%d-%s:%d,hostfwd=tcp:127.0.0.1:%d-%s:%d",
-		n.index, n.gateway(), n.kubeletPort, n.address(), node.KubeletPort, n.execPort, n.address(), node.ExecPort),
+	m.Args("-netdev", fmt.Sprintf("user,id=mgmt,net=10.10.%d.0/24,host=%s,hostfwd=tcp:127.0.0.1:%d-%s:%d,hostfwd=tcp:127.0.0.1:%d-%s:%d,hostfwd=tcp:127.0.0.1:%d-%s:%d",
+		n.index, n.gateway(), n.kubeletPort, n.address(), node.KubeletPort, n.execPort, n.address(), node.ExecPort, n.agentPort, n.address(), node.AgentPort),
 		"-device", "virtio-net-pci,romfile=,netdev=mgmt,mac="+n.mac(0),
 		"-drive", "file="+n.disk()+",if=none,id=disk,format=raw,cache=unsafe,discard=unmap",
 		"-device", "virtio-blk-pci,drive=disk")

@@ -8,10 +8,12 @@ import (
 )
 
 // trunk is the wire between the nodes: what one sends, all others get, whatever its
-// tag. So a VLAN is kept from another by nobody but the nodes.
+// tag, unless a test has taken that VLAN off a port. So a VLAN is kept from another by
+// nobody but the nodes.
 type trunk struct {
 	mu    sync.Mutex
 	ports map[string]*plug
+	cut   map[string]map[uint16]bool // VLANs that a port does not have, by name
 }
 
 type plug struct {
@@ -57,7 +59,7 @@ func (t *trunk) read(name string, p *plug) {
 		if _, err := io.ReadFull(p.wire, frame[4:]); err != nil {
 			break
 		}
-		t.forward(p, frame)
+		t.forward(name, p, frame)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -66,11 +68,38 @@ func (t *trunk) read(name string, p *plug) {
 	}
 }
 
-func (t *trunk) forward(from *plug, frame []byte) {
+// carry puts a VLAN on a node's port, or takes it off both ways, as an administrator of
+// the switch does. Port and wire may be another's later: it stays.
+func (t *trunk) carry(name string, vlan uint16, on bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, p := range t.ports {
-		if p == from {
+	if t.cut == nil {
+		t.cut = map[string]map[uint16]bool{}
+	}
+	if t.cut[name] == nil {
+		t.cut[name] = map[uint16]bool{}
+	}
+	t.cut[name][vlan] = !on
+}
+
+// vlanOf is the VLAN of a frame with its length before it; 0 is none.
+func vlanOf(frame []byte) uint16 {
+	const tag = 4 + 12
+	if len(frame) < tag+4 || binary.BigEndian.Uint16(frame[tag:]) != 0x8100 {
+		return 0
+	}
+	return binary.BigEndian.Uint16(frame[tag+2:]) & 0xfff
+}
+
+func (t *trunk) forward(name string, from *plug, frame []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	vlan := vlanOf(frame)
+	if t.cut[name][vlan] {
+		return
+	}
+	for to, p := range t.ports {
+		if p == from || t.cut[to][vlan] {
 			continue
 		}
 		select {

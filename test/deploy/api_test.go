@@ -362,7 +362,8 @@ func nodeSteps(admin, n1, n2, nobody client.Client) []step {
 	}
 }
 
-// right is verbs on a resource, as "group/resource" or "group/resource/subresource".
+// right is verbs on a resource, as "group/resource" or "group/resource/subresource", in a
+// namespace, as "namespace" or "namespace/name".
 type right struct{ resource, verbs, namespace string }
 
 // testRights asks the server what the two accounts may do.
@@ -380,7 +381,7 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), false, []right{
 		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/servicesets", write, ""},
 		{"homeport.dev/firewallpolicies/status", "update patch", ""}, {"homeport.dev/vmports", "deletecollection", ""},
-		{"/secrets", read, namespace}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
+		{"/secrets", read + " " + write, namespace}, {"/secrets", read + " " + write, namespace + "/homeport-fabric-key"}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
 		{"/serviceaccounts/token", "create", namespace}, {"kubevirt.io/virtualmachineinstances", write, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", write, ""},
 		{"coordination.k8s.io/leases", read + " " + write, namespace},
 	})
@@ -389,10 +390,12 @@ func testRights(t *testing.T, s *apiserver.Server) {
 		{"homeport.dev/vlantrunks/status", "patch", ""}, {"homeport.dev/vlannetworks/status", "patch", ""}, {"homeport.dev/firewallpolicies/status", "patch", ""}, {"homeport.dev/addresssets/status", "patch", ""}, {"homeport.dev/servicesets/status", "patch", ""},
 		{"homeport.dev/vlantrunknodes", read + " delete", ""}, {"homeport.dev/vmports", read + " delete", ""}, {"homeport.dev/vmports/status", "patch", ""}, {"homeport.dev/vmidentities", read, ""},
 		{"k8s.cni.cncf.io/network-attachment-definitions", read + " create patch delete", ""}, {"/namespaces", read, ""}, {"/nodes", read, ""}, {"/pods", read, namespace},
+		{"/secrets", "create", namespace}, {"/secrets", "get", namespace + "/homeport-fabric-key"},
 		{"coordination.k8s.io/leases", "get create update", namespace}, {"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), false, []right{
-		{"/pods", read + " " + write, ""}, {"/secrets", read, namespace}, {"/nodes", write, ""}, {"/nodes/status", "update patch", ""}, {"/namespaces", write, ""},
+		{"/pods", read + " " + write, ""}, {"/secrets", read + " update patch delete", namespace}, {"/secrets", "get", namespace + "/other"}, {"/secrets", "list watch update patch delete", namespace + "/homeport-fabric-key"},
+		{"/secrets", "create get", "kube-system"}, {"/secrets", "get", "kube-system/homeport-fabric-key"}, {"/nodes", write, ""}, {"/nodes/status", "update patch", ""}, {"/namespaces", write, ""},
 		{"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/servicesets", write, ""}, {"homeport.dev/vmidentities", write, ""},
 		{"homeport.dev/vlantrunks", "create update delete", ""}, {"homeport.dev/vlannetworks", "create update delete", ""}, {"homeport.dev/vmports", "create update patch", ""}, {"homeport.dev/vmports/status", "update", ""},
 		{"coordination.k8s.io/leases", "get update", "kube-system"}, {"coordination.k8s.io/leases", "delete patch", namespace},
@@ -404,9 +407,10 @@ func ask(t *testing.T, c client.Client, want bool, rights []right) {
 	t.Helper()
 	for _, r := range rights {
 		parts := append(strings.Split(r.resource, "/"), "")
+		in, name, _ := strings.Cut(r.namespace, "/")
 		for _, verb := range strings.Fields(r.verbs) {
 			review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
-				ResourceAttributes: &authorizationv1.ResourceAttributes{Group: parts[0], Resource: parts[1], Subresource: parts[2], Verb: verb, Namespace: r.namespace}}}
+				ResourceAttributes: &authorizationv1.ResourceAttributes{Group: parts[0], Resource: parts[1], Subresource: parts[2], Verb: verb, Namespace: in, Name: name}}}
 			if err := c.Create(t.Context(), review); err != nil {
 				t.Fatal(err)
 			}

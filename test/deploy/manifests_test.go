@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/homeport-cni/homeport/pkg/kube/controller"
 )
 
 const (
@@ -256,6 +258,44 @@ func TestAgentPod(t *testing.T) {
 	}
 }
 
+// TestAgentsFindEachOther: each agent listens at its node's own address, of either family, for
+// others; and has the key that the controller makes, as soon as there is one.
+func TestAgentsFindEachOther(t *testing.T) {
+	for _, all := range [][]*unstructured.Unstructured{objects(t, read(t, "deploy", "daemonset.yaml")), objects(t, build(t, "overlays", "openshift"))} {
+		p := pod(t, find(t, all, "DaemonSet", "homeport-agent"))
+		agent := p.Containers[0]
+		i := slices.IndexFunc(agent.Env, func(e corev1.EnvVar) bool { return e.Name == "HOST_IP" })
+		if i < 0 || agent.Env[i].ValueFrom.FieldRef.FieldPath != "status.hostIP" || !slices.Contains(agent.Args, "--agents-addr=[$(HOST_IP)]:9748") {
+			t.Errorf("environment %+v, args %q", agent.Env, agent.Args)
+		}
+		i = slices.IndexFunc(p.Volumes, func(v corev1.Volume) bool { return v.Secret != nil })
+		if i < 0 {
+			t.Fatal("no Secret is mounted")
+		}
+		v := p.Volumes[i]
+		if v.Secret.SecretName != controller.FabricKeySecret || v.Secret.Optional == nil || !*v.Secret.Optional || *v.Secret.DefaultMode != 0o400 {
+			t.Errorf("volume %+v", v.Secret)
+		}
+		i = slices.IndexFunc(agent.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name })
+		// A subPath would not be followed when the Secret changes.
+		if i < 0 || !agent.VolumeMounts[i].ReadOnly || agent.VolumeMounts[i].SubPath != "" ||
+			!slices.Contains(agent.Args, "--fabric-key="+agent.VolumeMounts[i].MountPath+"/"+controller.FabricKeyField) {
+			t.Errorf("mounts %+v, args %q", agent.VolumeMounts, agent.Args)
+		}
+		for _, c := range p.InitContainers {
+			if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
+				t.Errorf("container %s has the key", c.Name)
+			}
+		}
+	}
+	scc := find(t, objects(t, build(t, "overlays", "openshift")), "SecurityContextConstraints", "homeport-agent")
+	volumes, _, _ := unstructured.NestedStringSlice(scc.Object, "volumes")
+	network, _, _ := unstructured.NestedBool(scc.Object, "allowHostNetwork")
+	if !slices.Contains(volumes, "secret") || !network {
+		t.Errorf("SecurityContextConstraints: volumes %q, host network %v", volumes, network)
+	}
+}
+
 // TestReasons: every right and path of the base has its reason beside it.
 func TestReasons(t *testing.T) {
 	text := string(read(t, "deploy", "base", "daemonset.yaml"))
@@ -268,6 +308,9 @@ func TestReasons(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^ +# .*\n +- name: ` + name + `\n +hostPath:`).MatchString(text) {
 			t.Errorf("volume %s: no comment says what it is for", name)
 		}
+	}
+	if !regexp.MustCompile(`(?m)^ +# .*\n +- name: fabric-key\n +secret:`).MatchString(text) {
+		t.Error("volume fabric-key: no comment says what it is for")
 	}
 	rules := regexp.MustCompile(`(?m)^(.*)\n- apiGroups:`).FindAllStringSubmatch(string(read(t, "deploy", "base", "rbac.yaml")), -1)
 	for _, m := range rules {

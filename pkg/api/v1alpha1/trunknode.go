@@ -73,6 +73,12 @@ type VLANTrunkNodeStatus struct {
 	// +kubebuilder:validation:MaxLength=128
 	Agent string `json:"agent,omitempty"`
 
+	// AgentAddress is where the agents of other nodes ask this one, as host:port, in
+	// checks of the fabric. Absent if they cannot.
+	// +optional
+	// +kubebuilder:validation:MaxLength=261
+	AgentAddress string `json:"agentAddress,omitempty"`
+
 	// Drift lists what others changed at the trunk and its ports and what is
 	// not repaired, the oldest first.
 	// +optional

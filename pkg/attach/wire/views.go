@@ -45,6 +45,8 @@ type Text struct {
 type NodeStatus struct {
 	TypeMeta `json:",inline"`
 	Version  string `json:"version"` // of the agent
+	// AgentAddress is where agents of other nodes ask this one, as host:port; "" is nowhere.
+	AgentAddress string `json:"agentAddress,omitempty"`
 	// Ready is true only when the active policy is the desired one and nothing of
 	// it is refused, every trunk is whole and every known port is attached.
 	Ready   bool     `json:"ready"`

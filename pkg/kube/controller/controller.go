@@ -1,8 +1,8 @@
 // Package controller is the cluster-wide part of Homeport, of which one replica
 // works at a time. It gives namespaces the NetworkAttachmentDefinitions of their
 // VLANNetworks, sums up in the status of what people write what nodes report,
-// keeps what is in use from being deleted, and clears away what nodes leave that
-// are gone.
+// keeps what is in use from being deleted, clears away what nodes leave that
+// are gone, and has the key be there by which agents know each other.
 //
 // Everything is level-triggered: what is done depends on the objects as they are,
 // never on which of them changed. What can only be said of all objects together
@@ -47,7 +47,8 @@ const LeaseName = "homeport-controller"
 type Config struct {
 	// REST reaches the API server.
 	REST *rest.Config
-	// Namespace of the Lease, and of the agents.
+	// Namespace of the Lease, of the agents and of their Secret, which is not looked after if
+	// it is "".
 	Namespace string
 	// WatchAgents has nodes told of whose agent, as a pod of the DaemonSet, is not
 	// ready.
@@ -73,6 +74,7 @@ type Controller struct {
 	retry  time.Duration // between tries of an API server that cannot be asked at the start
 	word   time.Duration // that a new VLANTrunkNode may have no status yet
 	grace  time.Duration // that a node may be without a ready agent
+	look   time.Duration // between looks at the agents' Secret
 }
 
 // LogTo makes the libraries that a controller is built on write to a log. It is
@@ -84,7 +86,7 @@ func LogTo(log *slog.Logger) {
 
 // New makes a controller. Nothing is asked of the API server before Run.
 func New(cfg Config) (*Controller, error) {
-	c := &Controller{cfg: cfg, settle: 300 * time.Millisecond, poll: 10 * time.Second, retry: 2 * time.Second, word: 10 * time.Second, grace: time.Minute}
+	c := &Controller{cfg: cfg, settle: 300 * time.Millisecond, poll: 10 * time.Second, retry: 2 * time.Second, word: 10 * time.Second, grace: time.Minute, look: time.Minute}
 	c.cfg.REST = rest.CopyConfig(cfg.REST)
 	if c.cfg.REST.QPS == 0 {
 		c.cfg.REST.QPS, c.cfg.REST.Burst = 50, 100
@@ -215,7 +217,7 @@ func mapper() meta.RESTMapper {
 	for _, kind := range []string{"Node", "Namespace"} {
 		m.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
-	for _, kind := range []string{"Pod", "PodList"} { // a cache of one namespace asks for both
+	for _, kind := range []string{"Secret", "Pod", "PodList"} { // a cache of one namespace asks for both
 		m.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	for _, kind := range ourKinds() {

@@ -63,7 +63,7 @@ func (l *lab) start(cfg Config) (c *Controller, stop func()) {
 		l.Fatal(err)
 	}
 	c.settle, c.poll, c.retry, c.word = 20*time.Millisecond, 300*time.Millisecond, 100*time.Millisecond, 3*time.Second
-	c.grace = 2 * time.Second
+	c.grace, c.look = 2*time.Second, 100*time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
@@ -103,7 +103,7 @@ func gvkOf(kind string) (u *unstructured.Unstructured) {
 	switch kind {
 	case "NAD":
 		return newNAD()
-	case "Node", "Namespace", "Pod":
+	case "Node", "Namespace", "Pod", "Secret":
 		u = &unstructured.Unstructured{}
 		u.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind))
 		return u

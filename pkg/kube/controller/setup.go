@@ -39,6 +39,7 @@ func (c *Controller) setup(ctx context.Context) error {
 		func() error { return c.addNodes(&nodes{writer: w, log: c.cfg.Log}) },
 		func() error { return c.mgr.Add(c.judge) },
 		func() error { return c.mgr.Add(c.nads) },
+		func() error { return c.addFabricKey(w) },
 		c.readOnce,
 	} {
 		if err := do(); err != nil {

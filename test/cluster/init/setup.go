@@ -130,7 +130,16 @@ func network(conf *node.Conf) error {
 	}
 	// Once for all pods: the bridge plugin's ipMasq would run iptables ten times a pod.
 	toAPI := " -d " + conf.Service + " -p tcp --dport 443 -j DNAT --to-destination " + conf.API
-	for _, rule := range []string{"OUTPUT" + toAPI, "PREROUTING" + toAPI, "POSTROUTING -s 10.20.0.0/16 -o " + eth0 + " -j MASQUERADE"} {
+	rules := []string{"OUTPUT" + toAPI, "PREROUTING" + toAPI, "POSTROUTING -s 10.20.0.0/16 -o " + eth0 + " -j MASQUERADE"}
+	// Nodes have no network in common but the trunk: QEMU passes on what agents ask each other.
+	for own, way := range conf.Agents {
+		ip, port, err := net.SplitHostPort(own)
+		if err != nil {
+			return err
+		}
+		rules = append(rules, "OUTPUT -d "+ip+" -p tcp --dport "+port+" -j DNAT --to-destination "+way)
+	}
+	for _, rule := range rules {
 		out, err := exec.Command("iptables", append([]string{"-t", "nat", "-A"}, strings.Fields(rule)...)...).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("iptables %s: %w: %s", rule, err, out)

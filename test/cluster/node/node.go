@@ -24,6 +24,7 @@ const (
 	ExecPort    = 7000
 	KubeletPort = 10250
 	ProbePort   = 7001 // of pods that run test/cluster/probe
+	AgentPort   = 9748 // of agents, for each other; deploy/base/daemonset.yaml
 )
 
 // APIProxy is where a node passes requests on to the API server.
@@ -48,6 +49,8 @@ type Conf struct {
 	EthMAC   string `json:"ethMAC"`
 	TrunkMAC string `json:"trunkMAC"`
 	NoBPFFS  bool   `json:"noBPFFS"` // as on a node whose init mounts none
+	// Agents are where those of other nodes are reached, by their own address:port.
+	Agents map[string]string `json:"agents"`
 }
 
 // Command is to be run on a node.
