@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,12 +131,34 @@ func (f *checkFlags) readBaseline() error {
 	if err := json.Unmarshal(b, f.known); err != nil || f.known.Kind != reach.ReportKind {
 		return fmt.Errorf("--baseline %s: want a report that check -o json has written", f.baseline)
 	}
+	if f.known.Cancelled {
+		return fmt.Errorf("--baseline %s: that check was ended before its time, so what it did not find is not known: make another", f.baseline)
+	}
 	return nil
+}
+
+// replaced says that the output file is to be put in place whole: not where there is a device or a pipe.
+func (f *checkFlags) replaced() (bool, error) {
+	st, err := os.Stat(f.file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err == nil && st.IsDir():
+		return false, fmt.Errorf("%s is a directory: name a file", f.file)
+	}
+	return err == nil && st.Mode().IsRegular(), err
 }
 
 // tryFile finds out before the check whether its report can be written.
 func (f *checkFlags) tryFile() error {
 	if f.file == "" {
+		return nil
+	}
+	whole, err := f.replaced()
+	if err != nil {
+		return fmt.Errorf("--output-file: %w", err)
+	}
+	if !whole {
 		return nil
 	}
 	t, err := os.CreateTemp(filepath.Dir(f.file), ".check-*")
@@ -184,7 +207,7 @@ func (f *checkFlags) once(ctx context.Context, o *options) error {
 		return f.failOn != "never" && n.Severity.Rank() >= reach.Severity(f.failOn).Rank()
 	}):
 		return &failure{code: exitFailed}
-	case !r.Conclusive():
+	case !r.Conclusive(f.known):
 		return &failure{code: exitInconclusive}
 	}
 	return nil
@@ -287,11 +310,23 @@ func (f *checkFlags) write(o *options, r *reach.Report, raw json.RawMessage) err
 		_, err := io.Copy(o.stdout, &buf)
 		return err
 	}
-	temp := f.file + ".tmp"
-	if err := os.WriteFile(temp, buf.Bytes(), 0o644); err != nil {
+	whole, err := f.replaced()
+	if err != nil {
 		return err
 	}
-	return os.Rename(temp, f.file)
+	if !whole {
+		return os.WriteFile(f.file, buf.Bytes(), 0o644)
+	}
+	temp, err := os.CreateTemp(filepath.Dir(f.file), ".check-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name()) // nothing is there any more if all went well
+	_, err = temp.Write(buf.Bytes())
+	if err := errors.Join(err, temp.Chmod(0o644), temp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temp.Name(), f.file)
 }
 
 // progress is a bar on a terminal, and nothing elsewhere.

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/reach"
 )
@@ -91,6 +93,10 @@ func TestCheckUsage(t *testing.T) {
 	if err := os.WriteFile(notReport, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ended := filepath.Join(t.TempDir(), "ended.json")
+	if err := os.WriteFile(ended, []byte(`{"kind":"ReachabilityReport","cancelled":true}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args []string
 		want string
@@ -108,6 +114,8 @@ func TestCheckUsage(t *testing.T) {
 		{[]string{"--baseline", "/nonexistent"}, "--baseline: open /nonexistent"},
 		{[]string{"--baseline", notReport}, "want a report that check -o json has written"},
 		{[]string{"--output-file", "/nonexistent/dir/file"}, "--output-file: "},
+		{[]string{"--output-file", "/"}, "--output-file: / is a directory: name a file"},
+		{[]string{"--baseline", ended}, "was ended before its time"},
 		{[]string{"nosuch"}, `no node that was asked has a VLANNetwork "nosuch"`},
 	} {
 		r := homeportctl(t, socket, append([]string{"check"}, tt.args...)...)
@@ -120,7 +128,10 @@ func TestCheckUsage(t *testing.T) {
 // TestCheckExit: the exit code says what was found, as far as it is asked to matter.
 func TestCheckExit(t *testing.T) {
 	dir := t.TempDir()
-	base := filepath.Join(dir, "base.json")
+	base, absent := filepath.Join(dir, "base.json"), filepath.Join(dir, "absent.json")
+	if err := os.WriteFile(absent, []byte(`{"kind":"ReachabilityReport","findings":[{"code":"AGENT_ABSENT","nodes":["n9"]}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name   string
 		change func(*fakeFabric)
@@ -143,6 +154,11 @@ func TestCheckExit(t *testing.T) {
 			f.report.Findings = []reach.Finding{{Code: reach.AgentAbsent, Severity: reach.Warning}}
 		}, nil, exitInconclusive, "AGENT_ABSENT"},
 		{"nothing to test", func(f *fakeFabric) { f.report = &reach.Report{Kind: reach.ReportKind} }, nil, exitInconclusive, "Nothing was tested"},
+		{"a node that is known to be absent", func(f *fakeFabric) {
+			f.report.Findings = []reach.Finding{{Code: reach.AgentAbsent, Severity: reach.Warning, Nodes: []string{"n9"}}}
+		}, []string{"--baseline", absent}, exitOK, "AGENT_ABSENT"},
+		{"a smaller MTU than known", func(f *fakeFabric) { f.report.Findings[1].LargestMTU = 576 }, []string{"--baseline", base}, exitFailed, "576"},
+		{"a larger MTU than known", func(f *fakeFabric) { f.report.Findings[1].LargestMTU = 1450 }, []string{"--baseline", base}, exitOK, "1450"},
 		{"a dry run", nil, []string{"--dry-run"}, exitOK, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -191,6 +207,24 @@ func TestCheckFormats(t *testing.T) {
 		if err != nil || string(b) != r.Stdout || w.Stdout != "" || w.Code != exitFailed || !strings.HasPrefix(r.Stdout, begins) {
 			t.Errorf("%s: %v %+v %+v", format, err, r, w)
 		}
+	}
+}
+
+// TestCheckDevice: what is no file stays what it is.
+func TestCheckDevice(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	go func() {
+		b, _ := os.ReadFile(pipe)
+		got <- string(b)
+	}()
+	r := homeportctl(t, serveFabric(t, newFabric(t)), "check", "-o", "table", "--output-file", pipe)
+	st, err := os.Lstat(pipe)
+	if text := <-got; err != nil || st.Mode()&os.ModeNamedPipe == 0 || !strings.HasPrefix(text, "SEVERITY") || r.Code != exitFailed {
+		t.Errorf("%v %v %q %+v", err, st, text, r)
 	}
 }
 

@@ -29,8 +29,10 @@ type runningCheck struct {
 }
 
 const (
-	// lookEvery is how soon somebody has to look again, or the check is ended.
+	// lookWithin is how soon somebody has to look again, or the check is ended.
 	lookWithin = 30 * time.Second
+	// maxReport leaves room for the rest of a message.
+	maxReport = wire.MaxMessage - 64<<10
 	// maxChecks is how many run from one node at once.
 	maxChecks = 4
 )
@@ -95,8 +97,9 @@ func (a *Agent) startCheck(req *wire.ReachRequest) (any, error) {
 		a.checks.all = map[string]*runningCheck{}
 	}
 	a.checks.all[id] = c
+	begun := c.state
 	go c.run(ctx, a, o)
-	return c.state, nil
+	return begun, nil
 }
 
 func (c *runningCheck) run(ctx context.Context, a *Agent, o reach.Options) {
@@ -114,6 +117,13 @@ func (c *runningCheck) run(ctx context.Context, a *Agent, o reach.Options) {
 	var raw []byte
 	if err == nil {
 		raw, err = json.Marshal(report)
+	}
+	if len(raw) > maxReport { // what passed is counted, and takes the most
+		report.LeaveOutPassed()
+		raw, err = json.Marshal(report)
+	}
+	if err == nil && len(raw) > maxReport {
+		err = fmt.Errorf("the report has %d bytes, more than fit into a message: check fewer networks or VLANs at once", len(raw))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -128,7 +128,7 @@ func (a *Agent) awaitAgents(ctx context.Context) (net.Listener, error) {
 			}
 			err = fmt.Errorf("listen for the agents of other nodes (--agents-addr): %w", err)
 		}
-		if !a.cfg.Fabric.Patient {
+		if a.ring.Alone() != nil && !a.cfg.Fabric.Patient {
 			return nil, err
 		}
 		if text := err.Error(); text != said {
@@ -217,6 +217,7 @@ func (a *Agent) agents(ctx context.Context) (all []reach.Agent, absent []reach.A
 	if err != nil {
 		return nil, nil, fmt.Errorf("find the agents of other nodes: %w", err)
 	}
+	peers = slices.Clone(peers)
 	slices.SortFunc(peers, func(x, y peer.Peer) int { return cmp.Compare(x.Node, y.Node) })
 	alone := a.ring.Alone()
 	for _, p := range peers {

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,6 +87,10 @@ func (p *prober) describe(t desired.Trunk, snap *desired.Snapshot, h trunkHealth
 		}
 		out.Switch, out.LLDPHeard, out.LLDPLapsed = p.a.lldp.at(l)
 	}
+	for m := range p.ownMACs(t.Bridge) {
+		out.VMs = append(out.VMs, m)
+	}
+	slices.SortFunc(out.VMs, func(a, b probe.MAC) int { return bytes.Compare(a[:], b[:]) })
 	if h.problem != "" {
 		out.Drift = append(out.Drift, reach.Drift{What: h.problem})
 	} else if err == nil {
@@ -92,7 +98,7 @@ func (p *prober) describe(t desired.Trunk, snap *desired.Snapshot, h trunkHealth
 	}
 	for _, name := range slices.Sorted(maps.Keys(snap.Networks)) {
 		if n := snap.Networks[name]; n.Trunk == t.Name {
-			out.Networks = append(out.Networks, reachOf(n, t, h))
+			out.Networks = append(out.Networks, reachOf(n, t))
 		}
 	}
 	return out
@@ -115,17 +121,13 @@ func (p *prober) drift(t desired.Trunk, up bridge.Link) []reach.Drift {
 }
 
 // reachOf is what should be reached on a network.
-func reachOf(n desired.Network, t desired.Trunk, h trunkHealth) reach.Network {
-	out := reach.Network{Name: n.Name, VLANs: n.Tagged, Home: n.PVID, MTU: n.MTU, DHCP: n.Reach.DHCP, DHCPServers: n.Reach.DHCPServers}
+func reachOf(n desired.Network, t desired.Trunk) reach.Network {
+	out := reach.Network{Name: n.Name, VLANs: n.Tagged, Home: n.PVID, MTU: cmp.Or(n.MTU, t.MTU), DHCP: n.Reach.DHCP, DHCPServers: n.Reach.DHCPServers}
 	if n.PVID != 0 {
 		_ = out.VLANs.Add(n.PVID)
 	}
-	for _, m := range []int{t.MTU, h.mtu} {
-		if out.MTU == 0 {
-			out.MTU = m
-		}
-	}
 	for _, s := range n.Subnets {
+		out.Subnets = append(out.Subnets, s.CIDR)
 		if s.Gateway.IsValid() && !slices.Contains(out.Gateways, s.Gateway) {
 			out.Gateways = append(out.Gateways, s.Gateway)
 		}
@@ -135,8 +137,8 @@ func reachOf(n desired.Network, t desired.Trunk, h trunkHealth) reach.Network {
 
 // Start has the node listen at the uplinks of these trunks.
 func (p *prober) Start(_ context.Context, run probe.RunID, trunks []string, pps int) error {
-	if pps < 1 {
-		return fmt.Errorf("a pace of %d frames a second: want 1 or more", pps)
+	if pps < 1 || pps > reach.MaxPPS {
+		return fmt.Errorf("a pace of %d frames a second: want 1 to %d", pps, reach.MaxPPS)
 	}
 	desired := p.a.trunks()
 	r := &proberRun{stations: map[string]*probe.Station{}}
@@ -240,7 +242,35 @@ func (p *prober) Send(ctx context.Context, run probe.RunID, trunk string, asks [
 		return err
 	}
 	defer done()
+	if err := p.allowed(trunk, asks); err != nil {
+		return err
+	}
 	return s.Send(ctx, asks)
+}
+
+// allowed keeps a check to what this node itself should carry, whoever runs it: its VLANs, and its
+// gateways, since others must not be asked without an address.
+func (p *prober) allowed(trunk string, asks []probe.Ask) error {
+	p.a.mu.RLock()
+	snap := p.a.world.snap
+	p.a.mu.RUnlock()
+	t := snap.Trunks[trunk]
+	for _, a := range asks {
+		if !t.AllowedVLANs.Contains(a.VLAN) && a.VLAN != t.NativeVLAN {
+			return fmt.Errorf("VLAN %d is not in uplink.allowedVLANs of trunk %s on node %s", a.VLAN, trunk, p.node)
+		}
+		if a.Kind != probe.Gateway {
+			continue
+		}
+		known := false
+		for _, n := range snap.Networks {
+			known = known || n.Trunk == trunk && n.PVID == a.VLAN && slices.ContainsFunc(n.Subnets, func(s desired.Subnet) bool { return s.Gateway == a.Target })
+		}
+		if !known {
+			return fmt.Errorf("%v is no gateway of a network in VLAN %d on node %s", a.Target, a.VLAN, p.node)
+		}
+	}
+	return nil
 }
 
 // Observe tells what was heard.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/homeport-cni/homeport/pkg/probe"
 )
 
 // lldpPatience is how long a switch may be silent: three times its usual pause, and some.
@@ -51,7 +53,7 @@ func (v *view) targets(t Test) (list []string) {
 			list = append(list, a.String())
 		}
 		return list
-	case t == TestDHCP && !v.o.DHCP && !v.dhcp, t == TestRouters && len(v.networks) == 0:
+	case t == TestDHCP && !v.o.DHCP && !v.dhcp, t == TestRouters && len(v.subnets) == 0:
 		return nil
 	}
 	return []string{""}
@@ -80,12 +82,31 @@ func (v *view) fails(s *station, t Test, target string) Code {
 	return ""
 }
 
+// proved says that a test was seen to pass, as far as that can be seen in one VLAN by itself.
+func (v *view) proved(s *station, t Test) bool {
+	switch t {
+	case TestTrunk:
+		w := v.live[s]
+		return w != nil && w.sends == works && w.hears == works
+	case TestMAC:
+		return v.allHeard(s, v.members, probe.Foreign) && !slices.ContainsFunc(v.neighbours(s), func(p *station) bool { return !v.heard(s, p, probe.Unicast) })
+	case TestMTU:
+		return v.allHeard(s, v.members, probe.Full)
+	case TestRouters:
+		return false
+	}
+	return true // what is said of the others says it, too
+}
+
 // untested says why a test that has found nothing wrong has not found it right either.
 func (v *view) untested(s *station, t Test, target string) string {
 	if code := v.out[s]; code != "" {
 		return string(code)
 	}
 	alone := len(v.members) < 2
+	if v.early && !v.proved(s, t) {
+		return "the check was ended before its time"
+	}
 	switch t {
 	case TestTrunk:
 		if w := v.live[s]; w != nil && w.sends == works && w.hears == works || v.byGateway(s) {
@@ -106,12 +127,20 @@ func (v *view) untested(s *station, t Test, target string) string {
 	case TestGateway:
 		switch {
 		case slices.ContainsFunc(v.gateways, func(g netip.Addr) bool { return g.String() == target && v.answered(s, g) }):
+		case slices.ContainsFunc(v.gateways, func(g netip.Addr) bool { return g.String() == target && !v.asksFor(s, g) }):
+			return "the node does not name it"
+		case v.isOwn(s, target):
+			return "it is a VM of this node"
 		default:
 			return cmp.Or(string(v.unclear), "no answer")
 		}
 	case TestDHCP:
 		if len(s.obs.In(v.tagAt(s)).Offers) == 0 {
 			return cmp.Or(string(v.unclear), "no answer")
+		}
+	case TestLLDP:
+		if !s.Switch.VLANs.Contains(v.vlan) && s.Native != v.vlan {
+			return "the switch does not list it, and it works"
 		}
 	}
 	return ""

@@ -221,7 +221,7 @@ func ofVLAN(s *site, id vlan.ID, gone func(int) bool, has func(string, int, vlan
 	switch {
 	case clean && silent: // of two addresses; the other station has but one of them
 		find(GatewaySilent, -1, id)
-	case !silent && two && !leaks:
+	case clean && two:
 		find(DuplicateAddress, -1, id)
 	}
 	atSecond := !between || atFar

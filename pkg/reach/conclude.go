@@ -50,6 +50,7 @@ type view struct {
 	out map[*station]Code
 	// unclear: the VLAN loops or leaks.
 	unclear Code
+	early   bool // it was ended before silence could be believed
 	live    map[*station]*ways
 }
 
@@ -70,8 +71,9 @@ func conclude(s *seen) *Report {
 	claims := s.ofNodes()
 	var cells []Cell
 	for _, g := range s.segments {
-		v := &view{segment: g, o: &s.options, out: map[*station]Code{}, live: map[*station]*ways{}}
+		v := &view{segment: g, o: &s.options, out: map[*station]Code{}, live: map[*station]*ways{}, early: !s.believed}
 		v.conclude()
+		v.forgetSilence()
 		claims = append(claims, v.claims...)
 		cells = append(cells, v.cells()...)
 	}
@@ -82,6 +84,19 @@ func conclude(s *seen) *Report {
 	r.Nodes = append(r.Nodes, s.nodes()...)
 	r.sum()
 	return r
+}
+
+// fromSilence are codes that rest on what was not heard.
+var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUBelowIntent, GatewaySilent, GatewayFiltered, DHCPSilent, NoPeer}
+
+// forgetSilence takes back what more questions might have refuted.
+func (v *view) forgetSilence() {
+	if !v.early {
+		return
+	}
+	silent := func(c Code) bool { return slices.Contains(fromSilence[:], c) }
+	v.claims = slices.DeleteFunc(v.claims, func(c claim) bool { return silent(c.code) })
+	maps.DeleteFunc(v.out, func(_ *station, c Code) bool { return silent(c) })
 }
 
 func (v *view) claim(c claim) {
@@ -110,7 +125,7 @@ func (v *view) conclude() {
 	v.drift()
 	v.unsent()
 	v.misplaced()
-	if v.o.wants(TestTrunk) || v.o.wants(TestMAC) || v.o.wants(TestMTU) {
+	if v.o.wantsHellos() {
 		v.passing()
 	}
 	if v.o.wants(TestMTU) {

@@ -15,18 +15,19 @@ func (v *view) gateway() {
 	with := map[*station]bool{} // have an answer of the address in turn
 	for _, a := range v.gateways {
 		clear(with)
-		for _, s := range v.clear() {
+		asked := slices.DeleteFunc(v.clear(), func(s *station) bool { return !v.asksFor(s, a) })
+		for _, s := range asked {
 			if v.answered(s, a) {
 				with[s] = true
 			}
 		}
 		v.twoHave(a)
-		for _, s := range v.clear() {
-			if len(with) > 0 && !with[s] {
+		for _, s := range asked {
+			if len(with) > 0 && !with[s] && !v.isOwn(s, a.String()) {
 				filtered[s] = append(filtered[s], a.String())
 			}
 		}
-		if len(with) == 0 && len(v.clear()) > 0 {
+		if len(with) == 0 && len(asked) > 0 {
 			silent = append(silent, a.String())
 		}
 	}
@@ -50,14 +51,19 @@ func (v *view) gateway() {
 // twoHave finds an address that two stations say to have.
 func (v *view) twoHave(a netip.Addr) {
 	macs := map[probe.MAC][]string{}
+	two := false // both have answered one node
 	for _, s := range v.clear() {
+		here := 0
 		for _, c := range s.obs.In(v.tagAt(s)).Claims {
-			if c.Address == a {
+			if c.Address == a && c.Answers > 0 {
 				macs[c.MAC] = append(macs[c.MAC], s.node)
+				here++
 			}
 		}
+		two = two || here > 1
 	}
-	if len(macs) < 2 || v.unclear == VLANLeak {
+	// A router that shares its load answers each node from one of several MACs (GLBP).
+	if !two || v.unclear != "" {
 		return
 	}
 	var evidence []string
@@ -111,7 +117,7 @@ func (v *view) offers() {
 // advertisements finds routers that nobody knows. A gateway is known by its address, or by the
 // MAC that answers for it.
 func (v *view) advertisements() {
-	if v.unclear == VLANLeak || len(v.networks) == 0 { // what a VLAN without a network should have, nobody has said
+	if v.unclear == VLANLeak || len(v.subnets) == 0 { // what there should be, nobody has said
 		return
 	}
 	known := map[probe.MAC]bool{}
@@ -125,7 +131,8 @@ func (v *view) advertisements() {
 	told := map[netip.Addr]bool{}
 	for _, s := range v.clear() {
 		for _, r := range s.obs.In(v.tagAt(s)).RAs {
-			if known[r.MAC] || slices.Contains(v.gateways, r.Address) || told[r.Address] {
+			ours := len(r.Prefixes) > 0 && !slices.ContainsFunc(r.Prefixes, func(p netip.Prefix) bool { return !slices.Contains(v.subnets, p.Masked()) })
+			if known[r.MAC] || ours || slices.Contains(v.gateways, r.Address) || told[r.Address] {
 				continue
 			}
 			told[r.Address] = true
@@ -160,7 +167,8 @@ func (v *view) duplicateMACs() {
 
 func (v *view) lldp() {
 	for _, s := range v.clear() {
-		if s.Switch != nil && !s.Switch.VLANs.Empty() && !s.Switch.VLANs.Contains(v.vlan) && s.Native != v.vlan {
+		// Switches list no more than fits into a frame: what works is not missing.
+		if s.Switch != nil && !s.Switch.VLANs.Empty() && !s.Switch.VLANs.Contains(v.vlan) && s.Native != v.vlan && !v.proved(s, TestTrunk) {
 			v.claim(claim{code: LLDPVLANMissing, nodes: []string{s.node}, evidence: []string{fmt.Sprintf("%v lists %v", s.Switch, s.Switch.VLANs)}})
 		}
 	}
@@ -168,7 +176,7 @@ func (v *view) lldp() {
 
 // alone finds what could not be asked at all.
 func (v *view) alone() {
-	if len(v.members) == 1 && len(v.claims) == 0 && len(v.gateways) == 0 {
+	if len(v.members) == 1 && len(v.segment.members) == 1 && len(v.claims) == 0 && len(v.gateways) == 0 {
 		v.claim(claim{code: NoPeer, nodes: []string{v.members[0].node}})
 	}
 }
@@ -178,14 +186,21 @@ func (s *seen) ofNodes() (all []claim) {
 	for _, a := range s.absent {
 		all = append(all, claim{code: AgentAbsent, nodes: []string{a.Node}, evidence: []string{a.Node + ": " + a.Why}})
 	}
+	here := map[*station]bool{} // in what was asked for
+	for _, g := range s.segments {
+		for _, st := range g.members {
+			here[st] = true
+		}
+	}
+	stations := slices.DeleteFunc(slices.Clone(s.stations), func(st *station) bool { return !here[st] })
 	speaks := map[string]bool{} // trunks on which a switch does
-	for _, st := range s.stations {
+	for _, st := range stations {
 		if st.Switch != nil {
 			speaks[st.Name] = true
 		}
 	}
 	macs := map[probe.MAC][]*station{}
-	for _, st := range s.stations {
+	for _, st := range stations {
 		if st.masked() {
 			all = append(all, claim{code: LinkDown, trunk: st.Name, nodes: []string{st.node}, evidence: []string{fmt.Sprintf("%s: %s: %s", st.node, st.Uplink, st.Down)}})
 			continue

@@ -41,7 +41,7 @@ func (v *view) cutOff(g, core, all []*station) {
 		c.code, c.message = OneWay, "from "+who+" nothing arrives at the others"
 	case from && !to:
 		c.code, c.message = OneWay, "to "+who+" nothing arrives from the others"
-	case to && from, v.sameGateway(g, core):
+	case to && from, len(g) == 1 && v.sameGateway(g, core):
 		c.code = PeersFiltered
 	case len(g) == 1:
 		c.code, c.evidence = v.bySwitch(g[0])
@@ -62,6 +62,11 @@ func (v *view) cutOff(g, core, all []*station) {
 // withoutCore: no two hear each other. Each direction of each is looked at by itself: what somebody
 // has heard works; what nobody has heard is broken if there is one who hears others.
 func (v *view) withoutCore(all []*station) {
+	// Where others are heard everywhere, it is not the VLAN of one of them.
+	if !v.between(all, all) && !slices.ContainsFunc(all, func(s *station) bool { return v.live[s].hears != works }) {
+		v.cannotTell(all)
+		return
+	}
 	var cut []*station
 	put := func(s *station, c claim) {
 		cut = append(cut, s)
@@ -143,7 +148,10 @@ func (v *view) directions(all []*station) {
 func (v *view) cannotTell(all []*station) {
 	c := claim{code: NotTrunked, either: true, message: "no node hears another",
 		evidence: []string{fmt.Sprintf("nothing was heard in VLAN %d on any of them, of hosts and gateways neither", v.vlan)}}
-	if slices.ContainsFunc(all, func(s *station) bool { return v.live[s].sends == works || v.live[s].hears == works }) {
+	if !slices.ContainsFunc(all, func(s *station) bool { return v.live[s].hears != works }) {
+		c.message = "hosts are heard on all of them, and no node hears another: it does not pass between them, or frames of EtherType 0x88B5 do not"
+		c.evidence = []string{v.whoHears(all)}
+	} else if v.between(all, all) {
 		c.code, c.message = OneWay, "one hears the other, who does not hear it"
 		c.evidence = []string{v.whoHears(all)}
 	}
@@ -214,7 +222,7 @@ func boolCompare(a, b bool) int {
 func (v *view) between(from, at []*station) bool {
 	for _, f := range from {
 		for _, a := range at {
-			if v.heard(f, a, probe.Hello) {
+			if f != a && v.heard(f, a, probe.Hello) {
 				return true
 			}
 		}

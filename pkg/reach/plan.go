@@ -30,6 +30,7 @@ type segment struct {
 	// networks that have the VLAN, by name.
 	networks []string
 	gateways []netip.Addr
+	subnets  []netip.Prefix
 	dhcp     bool
 	servers  []netip.Addr
 }
@@ -53,7 +54,7 @@ func segments(stations []*station, o *Options) []*segment {
 	for _, s := range stations {
 		if len(o.Networks) == 0 {
 			for id := range o.VLANs.Intersect(s.Allowed).All() {
-				at(s, id).add(s, Network{MTU: s.MTU})
+				at(s, id).add(s, Network{})
 			}
 		}
 		for _, n := range s.Networks {
@@ -74,6 +75,9 @@ func segments(stations []*station, o *Options) []*segment {
 	slices.SortFunc(all, func(a, b *segment) int { return cmp.Or(cmp.Compare(a.trunk, b.trunk), cmp.Compare(a.vlan, b.vlan)) })
 	for _, g := range all {
 		slices.SortFunc(g.members, func(a, b *station) int { return cmp.Or(cmp.Compare(a.node, b.node), cmp.Compare(a.Uplink, b.Uplink)) })
+		if g.mtu == 0 {
+			g.mtu = slices.MinFunc(g.members, func(a, b *station) int { return cmp.Compare(a.MTU, b.MTU) }).MTU
+		}
 		slices.Sort(g.networks)
 		slices.SortFunc(g.gateways, netip.Addr.Compare)
 	}
@@ -87,11 +91,14 @@ func (g *segment) add(s *station, n Network) {
 	if n.Name != "" && !slices.Contains(g.networks, n.Name) {
 		g.networks = append(g.networks, n.Name)
 	}
-	if n.Name != "" || g.mtu == 0 {
-		g.mtu = max(g.mtu, n.MTU)
-	}
+	g.mtu = max(g.mtu, n.MTU)
 	if n.Home != g.vlan {
 		return // its addresses may be anywhere
+	}
+	for _, p := range n.Subnets {
+		if !slices.Contains(g.subnets, p) {
+			g.subnets = append(g.subnets, p)
+		}
 	}
 	for _, a := range n.Gateways {
 		if !slices.Contains(g.gateways, a) {
@@ -109,6 +116,25 @@ func (g *segment) add(s *station, n Network) {
 // active are the members that can speak.
 func (g *segment) active() []*station {
 	return slices.DeleteFunc(slices.Clone(g.members), (*station).masked)
+}
+
+// asksFor says that the node itself names an address as a gateway in this VLAN: what others name, it does
+// not ask for.
+func (g *segment) asksFor(s *station, a netip.Addr) bool {
+	return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Home == g.vlan && slices.Contains(n.Gateways, a) })
+}
+
+// isOwn says that a VM of the node itself answers for an address, to others: what the node sends out
+// of its uplink does not get there.
+func (g *segment) isOwn(s *station, address string) bool {
+	for _, p := range g.members {
+		for _, c := range p.obs.In(g.tagAt(p)).Claims {
+			if p != s && c.Address.String() == address && slices.Contains(s.VMs, c.MAC) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // asked is the MTU that a segment's full hellos of a station have: no more than its uplink's.

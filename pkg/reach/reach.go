@@ -58,6 +58,8 @@ type Trunk struct {
 	Allowed  vlan.Set  `json:"allowed"`
 	Native   vlan.ID   `json:"native,omitempty"`
 	Networks []Network `json:"networks,omitempty"`
+	// VMs are the MACs of those that run on the node.
+	VMs []probe.MAC `json:"vms,omitempty"`
 	// Drift is what is wrong with the node's own bridge, in words; of VLANs where it is known.
 	Drift []Drift `json:"drift,omitempty"`
 	// Switch is what the switch says of itself by LLDP; nil if nothing was heard in
@@ -78,9 +80,10 @@ type Network struct {
 	Name  string   `json:"name"`
 	VLANs vlan.Set `json:"vlans"`
 	// Home is the VLAN that its addresses live in; 0: it is not known in which.
-	Home     vlan.ID      `json:"home,omitempty"`
-	MTU      int          `json:"mtu"`
-	Gateways []netip.Addr `json:"gateways,omitempty"`
+	Home     vlan.ID        `json:"home,omitempty"`
+	MTU      int            `json:"mtu,omitempty"` // in bytes; 0 was not told, and is what all uplinks have
+	Subnets  []netip.Prefix `json:"subnets,omitempty"`
+	Gateways []netip.Addr   `json:"gateways,omitempty"`
 	// DHCP asks for offers; DHCPServers are those who may make them, none: any one.
 	DHCP        bool         `json:"dhcp,omitempty"`
 	DHCPServers []netip.Addr `json:"dhcpServers,omitempty"`

@@ -23,6 +23,14 @@ type Report struct {
 	Findings  []Finding `json:"findings"`
 	Nodes     []Node    `json:"nodes"`
 	Cells     []Cell    `json:"cells"`
+	// PassedLeftOut: cells that passed are not among Cells, since there are so many.
+	PassedLeftOut bool `json:"passedLeftOut,omitempty"`
+}
+
+// LeaveOutPassed takes out the cells that passed; Summary counts them still.
+func (r *Report) LeaveOutPassed() {
+	r.Cells = slices.DeleteFunc(r.Cells, func(c Cell) bool { return c.Result == Pass })
+	r.PassedLeftOut = true
 }
 
 // Summary counts.
@@ -93,13 +101,34 @@ type Cell struct {
 	Why string `json:"why,omitempty"`
 }
 
-// Covers says that a finding is no news where f is known: the same, of no other nodes or VLANs.
-func (f *Finding) Covers(o *Finding) bool {
-	within := func(a, b []string) bool {
-		return !slices.ContainsFunc(a, func(s string) bool { return !slices.Contains(b, s) })
+// part is the least that a finding is about.
+type part struct {
+	code                Code
+	trunk, node, target string
+	vlan                vlan.ID
+	either              bool
+}
+
+// parts are a finding's, each with the MTU that passed.
+func (f *Finding) parts(to map[part]int) {
+	nodes, targets, vlans := f.Nodes, f.Targets, slices.Collect(f.VLANs.All())
+	if len(nodes) == 0 {
+		nodes = []string{""}
 	}
-	return f.Code == o.Code && f.Trunk == o.Trunk && within(o.Nodes, f.Nodes) && len(o.Nodes) == 0 == (len(f.Nodes) == 0) &&
-		within(o.Targets, f.Targets) && o.VLANs.Minus(f.VLANs).Empty() && o.VLANs.Empty() == f.VLANs.Empty()
+	if len(targets) == 0 {
+		targets = []string{""}
+	}
+	if len(vlans) == 0 {
+		vlans = []vlan.ID{0}
+	}
+	for _, n := range nodes {
+		for _, t := range targets {
+			for _, id := range vlans {
+				p := part{f.Code, f.Trunk, n, t, id, f.Either}
+				to[p] = max(to[p], f.LargestMTU)
+			}
+		}
+	}
 }
 
 // Concerns says that a cell is one of the finding's.
@@ -108,22 +137,36 @@ func (f *Finding) Concerns(c *Cell) bool {
 		(f.VLANs.Empty() || f.VLANs.Contains(c.VLAN)) && (c.Target == "" || len(f.Targets) == 0 || slices.Contains(f.Targets, c.Target))
 }
 
-// News are the findings that a baseline does not have.
+// News are the findings that a baseline does not have, node for node and VLAN for VLAN, or not so bad.
 func (r *Report) News(baseline *Report) (news, known []Finding) {
+	before := map[part]int{}
+	if baseline != nil {
+		for i := range baseline.Findings {
+			baseline.Findings[i].parts(before)
+		}
+	}
 	for i := range r.Findings {
 		f := &r.Findings[i]
-		if baseline != nil && slices.ContainsFunc(baseline.Findings, func(b Finding) bool { return b.Covers(f) }) {
-			known = append(known, *f)
-		} else {
+		now := map[part]int{}
+		f.parts(now)
+		isNew := false
+		for p, size := range now {
+			was, ok := before[p]
+			isNew = isNew || !ok || size < was
+		}
+		if isNew {
 			news = append(news, *f)
+		} else {
+			known = append(known, *f)
 		}
 	}
 	return news, known
 }
 
-// Conclusive says that all that was intended could be tried.
-func (r *Report) Conclusive() bool {
-	return !r.Cancelled && len(r.Cells) > 0 && !slices.ContainsFunc(r.Findings, func(f Finding) bool {
+// Conclusive says that all that was intended could be tried, but for what a baseline had as well.
+func (r *Report) Conclusive(baseline *Report) bool {
+	news, _ := r.News(baseline)
+	return !r.Cancelled && r.Summary.Cells > 0 && !slices.ContainsFunc(news, func(f Finding) bool {
 		return f.Code == AgentAbsent || f.Code == ProbeNotSent || f.Code == NoPeer
 	})
 }

@@ -93,6 +93,11 @@ func Tests() []Test {
 func (o *Options) wants(t Test) bool {
 	return (len(o.Only) == 0 || slices.Contains(o.Only, t)) && !slices.Contains(o.Skip, t)
 }
+
+// wantsHellos: all but the switch's word rests on who hears whom.
+func (o *Options) wantsHellos() bool {
+	return slices.ContainsFunc(Tests(), func(t Test) bool { return t != TestLLDP && o.wants(t) })
+}
 func (o *Options) wantsNetwork(name string) bool {
 	return len(o.Networks) == 0 || slices.Contains(o.Networks, name)
 }
@@ -117,6 +122,7 @@ type seen struct {
 	segments  []*segment
 	absent    []Absent
 	cancelled bool
+	believed  bool // silence was given time enough
 }
 
 // Run checks. What was found until ctx ended is in the report, which says that it was ended.
@@ -143,6 +149,8 @@ func Run(ctx context.Context, agents []Agent, absent []Absent, o Options, progre
 	c.start(ctx)
 	defer c.stop(ctx)
 	c.rounds(ctx)
+	c.linger(ctx, begun)
+	c.believed = ctx.Err() == nil
 	c.sizes(ctx)
 	r := conclude(c.seen(ctx))
 	r.Run, r.Started, r.Took = c.run.String(), begun.UTC(), time.Since(begun)
@@ -184,16 +192,19 @@ type check struct {
 	absent  []Absent
 	known   []Description
 	started []Agent
+	// believed: what was not heard was asked for often enough.
+	believed bool
 }
 
 // each does f for all, at once, and gives up those for which it fails.
 func (c *check) each(ctx context.Context, agents []Agent, f func(context.Context, Agent) error) (failed []Agent) {
 	var wg sync.WaitGroup
+	outer := ctx
 	for _, a := range agents {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, answerWithin)
+			ctx, cancel := context.WithTimeout(outer, answerWithin)
 			defer cancel()
-			if err := f(ctx, a); err != nil {
+			if err := f(ctx, a); err != nil && outer.Err() == nil {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				failed = append(failed, a)
@@ -321,19 +332,29 @@ func (c *check) stop(ctx context.Context) {
 	wg.Wait()
 }
 
+// sliceTime is how much is sent at once: nodes that have nothing to send are asked all the same, and
+// so do not take the check for dead.
+const sliceTime = 5 * time.Second
+
 // say has stations send, and fetches what was heard once answers had their time. It says
 // whether to go on.
 func (c *check) say(ctx context.Context, asks map[*station][]probe.Ask) bool {
-	c.eachStation(ctx, func(s *station) error {
-		if len(asks[s]) == 0 {
-			return nil
+	size := max(1, c.options.MaxPPS*int(sliceTime/time.Second))
+	most := 0
+	for _, a := range asks {
+		most = max(most, len(a))
+	}
+	for from := 0; from < most; from += size {
+		if !c.eachStation(ctx, func(s *station) error {
+			part := asks[s][min(from, len(asks[s])):min(from+size, len(asks[s]))]
+			// At half of the pace, and it may share that with other checks.
+			ctx, cancel := context.WithTimeout(ctx, answerWithin+time.Duration(len(part))*4*time.Second/time.Duration(c.options.MaxPPS))
+			defer cancel()
+			return s.agent.Send(ctx, c.run, s.Name, part)
+		}) {
+			return false
 		}
-		// At half of the pace, and it may share that with other checks.
-		most := answerWithin + time.Duration(len(asks[s]))*4*time.Second/time.Duration(c.options.MaxPPS)
-		ctx, cancel := context.WithTimeout(ctx, most)
-		defer cancel()
-		return s.agent.Send(ctx, c.run, s.Name, asks[s])
-	})
+	}
 	select {
 	case <-ctx.Done():
 		return false
@@ -400,6 +421,22 @@ func (c *check) rounds(ctx context.Context) {
 	c.progress("asking the fabric", c.options.Rounds, c.options.Rounds)
 }
 
+// slowAnswer is how long routers and DHCP servers may take: half a second at random (RFC 4861, 6.2.6), a
+// second to see whether an address is taken.
+const slowAnswer = 1500 * time.Millisecond
+
+// linger gives the slow their time.
+func (c *check) linger(ctx context.Context, begun time.Time) {
+	if !c.options.wants(TestRouters) && !c.options.wants(TestDHCP) || len(c.segments) == 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Until(begun.Add(slowAnswer))):
+		c.observe(ctx)
+	}
+}
+
 // asks adds what is still to be sent in a segment.
 func (g *segment) asks(o *Options, to map[*station][]probe.Ask) {
 	active := g.active()
@@ -408,7 +445,7 @@ func (g *segment) asks(o *Options, to map[*station][]probe.Ask) {
 			a.VLAN, a.Untagged = g.vlan, s.Native == g.vlan
 			to[s] = append(to[s], a)
 		}
-		if o.wants(TestTrunk) || o.wants(TestMAC) || o.wants(TestMTU) {
+		if o.wantsHellos() {
 			if !g.allHeard(s, active, probe.Hello) {
 				ask(probe.Ask{Kind: probe.Hello})
 			}
@@ -428,7 +465,7 @@ func (g *segment) asks(o *Options, to map[*station][]probe.Ask) {
 		}
 		if o.wants(TestGateway) {
 			for _, a := range g.gateways {
-				if !g.answered(s, a) {
+				if g.asksFor(s, a) && !g.answered(s, a) {
 					ask(probe.Ask{Kind: probe.Gateway, Target: a})
 				}
 			}
@@ -471,5 +508,5 @@ func (g *segment) allHeard(from *station, peers []*station, k probe.Kind) bool {
 }
 
 func (c *check) seen(ctx context.Context) *seen {
-	return &seen{options: c.options, stations: c.stations, segments: c.segments, absent: c.absent, cancelled: ctx.Err() != nil}
+	return &seen{options: c.options, stations: c.stations, segments: c.segments, absent: c.absent, cancelled: ctx.Err() != nil, believed: c.believed}
 }

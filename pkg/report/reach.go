@@ -18,7 +18,7 @@ func (p Printer) Reach(r *reach.Report, known []reach.Finding) error {
 		return p.Document(r)
 	}
 	pg := p.text()
-	if len(r.Cells) == 0 {
+	if r.Summary.Cells == 0 {
 		pg.line(say("Nothing was tested: no VLANNetwork is on a trunk with an uplink, on the nodes that were asked."))
 	}
 	for _, t := range trunksOf(r) {
@@ -30,7 +30,10 @@ func (p Printer) Reach(r *reach.Report, known []reach.Finding) error {
 		pg.blank()
 	}
 	for i := range r.Findings {
-		finding(pg, &r.Findings[i], slices.ContainsFunc(known, func(f reach.Finding) bool { return f.Covers(&r.Findings[i]) }))
+		f := &r.Findings[i]
+		finding(pg, f, slices.ContainsFunc(known, func(k reach.Finding) bool {
+			return k.Code == f.Code && k.VLANs == f.VLANs && slices.Equal(k.Nodes, f.Nodes) && slices.Equal(k.Targets, f.Targets)
+		}))
 	}
 	untested(pg, r)
 	sum(pg, r, len(known))

@@ -84,7 +84,7 @@ func (p Printer) ReachJUnit(r *reach.Report) error {
 	// What is of no cell must fail, too.
 	for i := range r.Findings {
 		f := &r.Findings[i]
-		if f.VLANs.Empty() && f.Severity == reach.Error {
+		if f.VLANs.Empty() && (f.Severity == reach.Error || f.Code == reach.AgentAbsent) {
 			s.Tests, s.Failures = s.Tests+1, s.Failures+1
 			s.Cases = append(s.Cases, junitCase{Class: "fabric", Name: strings.TrimSpace(string(f.Code) + " " + Where(f)), Failure: &junitText{Message: string(f.Code), Text: f.Message + "\n" + f.Next}})
 		}
@@ -158,5 +158,5 @@ func (p Printer) ReachMarkdown(r *reach.Report) error {
 
 // md keeps what switches and hosts say from being Markdown.
 func md(s string) string {
-	return strings.NewReplacer("|", `\|`, "*", `\*`, "_", `\_`, "`", "\\`", "<", "&lt;", "[", `\[`).Replace(printable(s))
+	return strings.NewReplacer(`\`, `\\`, "|", `\|`, "*", `\*`, "_", `\_`, "`", "\\`", "<", "&lt;", "[", `\[`).Replace(printable(s))
 }
