@@ -197,32 +197,27 @@ func (v *view) misplaced() {
 	leaks := map[vlan.ID][]told{}
 	mismatch := map[*station][]string{}
 	for _, at := range v.members {
-		for i := range at.obs.Heard {
-			h := &at.obs.Heard[i]
-			for _, hello := range h.Hellos {
-				if hello.VLAN != v.vlan {
-					continue
+		for _, h := range at.meant[v.vlan] {
+			from := v.find(h.Node, h.Uplink)
+			if from == nil {
+				continue
+			}
+			if h.in == v.tagAt(at) {
+				if from == at && !slices.Contains(looped, at) {
+					looped = append(looped, at)
 				}
-				from := v.find(hello.Node, hello.Uplink)
-				if from == nil {
-					continue
-				}
-				text := fmt.Sprintf("%s heard in %s what %s had sent %s", at.node, asTag(h.VLAN), from.node, v.sentAs(from))
-				// Where it came as it should, too, a second way leads there.
-				both := from == at || v.heard(from, at, probe.Hello)
-				switch want := v.tagAt(at); {
-				case h.VLAN == want && from == at:
-					if !slices.Contains(looped, at) {
-						looped = append(looped, at)
-					}
-				case h.VLAN == want:
-				case from.Native == v.vlan && !both && !v.anyHeard(from):
-					mismatch[from] = append(mismatch[from], text)
-				case (h.VLAN == 0 || h.VLAN == v.vlan) && !both:
-					mismatch[at] = append(mismatch[at], text)
-				default:
-					leaks[h.VLAN] = append(leaks[h.VLAN], told{from, text})
-				}
+				continue
+			}
+			// Where it came as it should, too, a second way leads there.
+			both := from == at || v.heard(from, at, probe.Hello)
+			text := fmt.Sprintf("%s heard in %s what %s had sent %s", at.node, asTag(h.in), from.node, v.sentAs(from))
+			switch {
+			case from.Native == v.vlan && !both && !v.anyHeard(from):
+				mismatch[from] = append(mismatch[from], text)
+			case (h.in == 0 || h.in == v.vlan) && !both:
+				mismatch[at] = append(mismatch[at], text)
+			default:
+				leaks[h.in] = append(leaks[h.in], told{from, text})
 			}
 		}
 	}

@@ -17,6 +17,34 @@ type station struct {
 	node, version string
 	agent         Agent
 	obs           probe.Observation
+	// index of obs: which hellos came, and those of each VLAN that was meant.
+	came  map[hello]bool
+	meant map[vlan.ID][]located
+}
+
+// hello is one of a kind, as it came.
+type hello struct {
+	in, vlan     vlan.ID // with this tag; of that VLAN
+	node, uplink string
+	kind         probe.Kind
+}
+
+type located struct {
+	in vlan.ID
+	*probe.HeardHello
+}
+
+// take notes what the station has heard.
+func (s *station) take(obs probe.Observation) {
+	s.obs, s.came, s.meant = obs, map[hello]bool{}, map[vlan.ID][]located{}
+	for i := range obs.Heard {
+		in := obs.Heard[i].VLAN
+		for j := range obs.Heard[i].Hellos {
+			h := &obs.Heard[i].Hellos[j]
+			s.came[hello{in, h.VLAN, h.Node, h.Uplink, h.Kind}] = true
+			s.meant[h.VLAN] = append(s.meant[h.VLAN], located{in, h})
+		}
+	}
 }
 
 func (s *station) masked() bool { return s.Down != "" }

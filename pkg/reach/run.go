@@ -369,7 +369,7 @@ func (c *check) observe(ctx context.Context) bool {
 		defer cancel()
 		obs, err := s.agent.Observe(ctx, c.run, s.Name)
 		if err == nil {
-			s.obs = obs
+			s.take(obs)
 		}
 		return err
 	})
@@ -489,12 +489,7 @@ func (g *segment) tagAt(s *station) vlan.ID {
 
 // heard says whether a peer has heard a station's hello of a kind, in the right form.
 func (g *segment) heard(from, at *station, k probe.Kind) bool {
-	for _, h := range at.obs.In(g.tagAt(at)).Hellos {
-		if h.Node == from.node && h.Uplink == from.Uplink && h.VLAN == g.vlan && h.Kind == k {
-			return true
-		}
-	}
-	return false
+	return at.came[hello{g.tagAt(at), g.vlan, from.node, from.Uplink, k}]
 }
 
 func (g *segment) allHeard(from *station, peers []*station, k probe.Kind) bool {
