@@ -90,14 +90,14 @@ func prepare(fd, ifindex int) error {
 func htons(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
 // filter lets through what others sent to many, hellos, ARP and DHCP's answers; the
-// traffic of VMs costs no copy. The kernel has taken the outer tag off.
+// traffic of VMs costs no copy, nor do streams of IPv4 multicast. The kernel has taken the outer tag off.
 func filter() (*unix.SockFprog, error) {
-	const take, drop = 13, 14
+	const many, take, drop = 13, 15, 16
 	ins, err := bpf.Assemble([]bpf.Instruction{
 		0:  bpf.LoadExtension{Num: bpf.ExtType},
 		1:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: drop - 2},
 		2:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_BROADCAST, SkipTrue: take - 3},
-		3:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_MULTICAST, SkipTrue: take - 4},
+		3:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_MULTICAST, SkipTrue: many - 4},
 		4:  bpf.LoadAbsolute{Off: 12, Size: 2},
 		5:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: EtherHello, SkipTrue: take - 6},
 		6:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_ARP, SkipTrue: take - 7},
@@ -106,7 +106,10 @@ func filter() (*unix.SockFprog, error) {
 		9:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: drop - 10},
 		10: bpf.LoadMemShift{Off: etherHead},
 		11: bpf.LoadIndirect{Off: etherHead + 2, Size: 2},
-		12: bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 68, SkipTrue: drop - 13},
+		12: bpf.JumpIf{Cond: bpf.JumpEqual, Val: 68, SkipTrue: take - 13, SkipFalse: drop - 13},
+
+		many: bpf.LoadAbsolute{Off: 12, Size: 2},
+		14:   bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IP, SkipTrue: drop - 15},
 
 		take: bpf.RetConstant{Val: snap},
 		drop: bpf.RetConstant{Val: 0},

@@ -135,9 +135,9 @@ func TestSocketFilter(t *testing.T) {
 	}
 	for _, to := range []MAC{broadcast, {0x33, 0x33, 0, 0, 0, 1}, {0x01, 0, 0x5e, 0, 0, 1}, {0x01, 0x80, 0xc2, 0, 0, 0x0e}} {
 		at := " to " + to.String()
-		add(true, "TCP"+at, frame(to, ip4, ipv4(tcp, 0, 0, ports(443, 443)...)...))
+		add(to == broadcast, "TCP"+at, frame(to, ip4, ipv4(tcp, 0, 0, ports(443, 443)...)...))
 		add(true, "IPv6"+at, frame(to, ip6, make([]byte, 60)...))
-		add(true, "fragment"+at, frame(to, ip4, ipv4(udp, 0x0010, 0, ports(1, 1)...)...))
+		add(to == broadcast, "fragment"+at, frame(to, ip4, ipv4(udp, 0x0010, 0, ports(1, 1)...)...))
 		add(true, "nothing"+at, frame(to, 0x1234))
 	}
 	// Each tells by a number at its end which it is; where ports would be it is none that is listened for.

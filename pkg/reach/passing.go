@@ -53,6 +53,9 @@ func (v *view) cutOff(g, core, all []*station) {
 		if s.obs.Lost > 0 {
 			c.evidence = append(c.evidence, fmt.Sprintf("%s had no room for %d frames: too much is broadcast there, or the node is overloaded", s.node, s.obs.Lost))
 		}
+		if s.obs.Unread > 0 {
+			c.evidence = append(c.evidence, fmt.Sprintf("%s heard %d hellos that it does not believe: %s", s.node, s.obs.Unread, s.obs.UnreadWhy))
+		}
 		c.nodes = append(c.nodes, s.node)
 		v.put(s, c.code)
 	}
