@@ -34,8 +34,8 @@ type Unsent struct {
 // Heard is what came in one VLAN.
 type Heard struct {
 	VLAN vlan.ID `json:"vlan"`
-	// Others is how many frames came that are no hellos: the VLAN arrives. Of broadcasts and
-	// multicasts nearly all are listened for; those of the link alone, as LLDP, tell nothing of a VLAN.
+	// Others is how many frames came that are no hellos: the VLAN arrives. Broadcasts are listened
+	// for, and multicasts but IPv4's; those of the link alone, as LLDP, tell nothing of a VLAN.
 	Others int             `json:"others,omitempty"`
 	Hellos []HeardHello    `json:"hellos,omitempty"`
 	Claims []Claim         `json:"claims,omitempty"`
