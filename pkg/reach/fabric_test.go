@@ -203,7 +203,13 @@ func (n *fakeNode) Start(_ context.Context, run probe.RunID, _ []string, pps int
 	return nil
 }
 
+// Send refuses, as a real node does, to ask for an address that the node itself does not name.
 func (n *fakeNode) Send(ctx context.Context, run probe.RunID, _ string, asks []probe.Ask) error {
+	for _, a := range asks {
+		if a.Kind == probe.Gateway && !slices.ContainsFunc(n.desc.Trunks[0].Networks, func(w Network) bool { return w.Home == a.VLAN && slices.Contains(w.Gateways, a.Target) }) {
+			return fmt.Errorf("%v is no gateway in VLAN %d", a.Target, a.VLAN)
+		}
+	}
 	return n.at[run].Send(ctx, asks)
 }
 
