@@ -27,8 +27,8 @@ type Fabric struct {
 	Addr string
 	// KeyFile holds the fabric keys; "" is a key that nobody else has.
 	KeyFile string
-	// Patient has the agent run while KeyFile or Addr cannot be used, and take part as soon as they
-	// can; else each is an error.
+	// Patient has the agent run while KeyFile cannot be used, and take part as soon as it can; else
+	// that is an error. Addr is waited for in any case, as one that is given to the node later.
 	Patient bool
 	// Peers are the agents of the other nodes; nil is none. One without an address is known to be
 	// there, and not where.
@@ -114,7 +114,8 @@ func (k helloKeys) Verify(id [4]byte, message []byte, mac [16]byte) bool {
 // tryEvery is how soon what others have to see to is looked at again.
 const tryEvery = 5 * time.Second
 
-// awaitAgents listens for the agents of other nodes, as soon as there is a key to know them by.
+// awaitAgents listens for the agents of other nodes, as soon as there is a key to know them by and
+// the address is there: no VM waits for that.
 func (a *Agent) awaitAgents(ctx context.Context) (net.Listener, error) {
 	said := ""
 	for {
@@ -127,9 +128,6 @@ func (a *Agent) awaitAgents(ctx context.Context) (net.Listener, error) {
 				return l, nil
 			}
 			err = fmt.Errorf("listen for the agents of other nodes (--agents-addr): %w", err)
-		}
-		if a.ring.Alone() != nil && !a.cfg.Fabric.Patient {
-			return nil, err
 		}
 		if text := err.Error(); text != said {
 			a.log.Warn("this node takes no part in checks of the fabric yet; tried again", "err", err)

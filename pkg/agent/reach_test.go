@@ -177,7 +177,7 @@ func TestStranger(t *testing.T) {
 	if err := p.Start(t.Context(), probe.RunID{1}, []string{"physnet1"}, 1000); err == nil || !strings.Contains(err.Error(), `node n1 has no trunk "physnet1"`) {
 		t.Error(err)
 	}
-	if err := p.Start(t.Context(), probe.RunID{1}, nil, 0); err == nil || !strings.Contains(err.Error(), "want 1 or more") {
+	if err := p.Start(t.Context(), probe.RunID{1}, nil, 0); err == nil || !strings.Contains(err.Error(), "want 1 to 100000") {
 		t.Error(err)
 	}
 	if err := p.Stop(t.Context(), probe.RunID{1}); err != nil {
