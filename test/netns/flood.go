@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // FloodSpec is two streams of numbered datagrams from one namespace to another:
@@ -112,7 +114,17 @@ func listenUDP(s *Space, port uint16) (*net.UDPConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
-	return c, c.SetReadBuffer(4 << 20)
+	// Past net.core.rmem_max, which holds a tenth of a second of a flood: a reader that waits for its CPU
+	// for longer would look like packets that were lost on their way.
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return c, err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)
+	})
+	return c, errors.Join(err, failed)
 }
 
 func (f *Flood) receive(c net.PacketConn) {
