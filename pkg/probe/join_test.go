@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"runtime"
 	"slices"
 	"testing"
 
@@ -11,17 +10,7 @@ import (
 
 // TestJoin: the interface takes a MAC beside its own as long as the socket is open.
 func TestJoin(t *testing.T) {
-	runtime.LockOSThread() // never undone: the thread ends with its namespace
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("wants a network namespace: %v", err)
-	}
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up"}, PeerName: "far"}); err != nil {
-		t.Skipf("wants a veth: %v", err)
-	}
-	up, err := netlink.LinkByName("up")
-	if err != nil {
-		t.Fatal(err)
-	}
+	up := newCable(t, 1500).near
 	index := up.Attrs().Index
 	foreign := MAC(up.Attrs().HardwareAddr).Foreign()
 	takes := func() bool {
