@@ -99,11 +99,25 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	}
 	a.followNames(ports, got)
 	for _, p := range got.Ports {
-		if p.Name == t.Uplink && h.problem == "" && a.followUplink(t.Name, h, p, got.MTU) {
+		if p.Name != t.Uplink || h.problem != "" {
+			continue
+		}
+		if a.followUplink(t.Name, h, p, got.MTU) {
 			return a.lookAtTrunk(t)
 		}
+		a.readyUplink(t, p.Index)
 	}
 	return a.findings(t.Name, want, got, h.problem != "")
+}
+
+// readyUplink makes the uplink ready for the fast path, long before the first VM takes it.
+func (a *Agent) readyUplink(t desired.Trunk, ifindex int) {
+	if t.NoFastPath {
+		return
+	}
+	if err := a.kernel.dp.ReadyUplink(ifindex); err != nil { // it is tried again, and when it is needed
+		a.log.Warn("the uplink is not ready for the fast path", "trunk", t.Name, "err", err)
+	}
 }
 
 // followUplink notes what the uplink carries. A trunk that takes its MTU from it

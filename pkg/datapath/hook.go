@@ -180,9 +180,16 @@ func clsact(ifindex int) *netlink.Clsact {
 	}}
 }
 
-func (d *Datapath) attachClsact(ifindex int, h Hook) error {
+func (d *Datapath) addClsact(ifindex int) error {
 	if err := d.netlink.QdiscAdd(clsact(ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add clsact to interface %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+func (d *Datapath) attachClsact(ifindex int, h Hook) error {
+	if err := d.addClsact(ifindex); err != nil {
+		return err
 	}
 	if err := d.netlink.FilterReplace(filter(ifindex, h, d.progs[h])); err != nil {
 		return fmt.Errorf("attach %s to interface %d by clsact: %w", h, ifindex, err)

@@ -103,11 +103,23 @@ func (d *Datapath) AttachInbound(uplinks ...int) (failed map[int]error, err erro
 	return failed, errors.Join(errs...)
 }
 
+// ReadyUplink makes the place for the program at an uplink, before VMs use it: where that is by clsact
+// (without tcx), kernels stop the interface's queues for the moment that the qdisc is added, and what is sent then is
+// lost (qdisc_graft, up to Linux 6.3). Once it is there, programs come and go without that.
+func (d *Datapath) ReadyUplink(ifindex int) error {
+	if d.progs[inbound] == nil || d.inboundByTCX() {
+		return nil
+	}
+	return d.addClsact(ifindex)
+}
+
+func (d *Datapath) inboundByTCX() bool { return d.tcx && d.cfg.Attach != AttachClsact }
+
 func (d *Datapath) attachInbound(ifindex int) error {
 	if d.progs[inbound] == nil {
 		return ErrNoFastPath
 	}
-	if d.tcx && d.cfg.Attach != AttachClsact {
+	if d.inboundByTCX() {
 		return d.attachTCX(ifindex, inbound)
 	}
 	return d.attachClsact(ifindex, inbound)

@@ -228,3 +228,52 @@ func TestInboundFails(t *testing.T) {
 		t.Errorf("between VMs a packet went by %q", way)
 	}
 }
+
+// Once an uplink is ready, programs come and go without its qdiscs being touched, which has older kernels lose
+// what is sent meanwhile.
+func TestReadyUplink(t *testing.T) {
+	modes(t, func(t *testing.T, m AttachMode) {
+		l := newInboundLAN(t, Config{Attach: m, BPFFS: newBPFFS(t)}, 0)
+		other, peer := netlink.NewLinkAttrs(), "far-"+fmt.Sprint(l.uplink.Index)
+		other.Name = "up-" + fmt.Sprint(l.uplink.Index)
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: other, PeerName: peer}); err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := netlink.LinkByName(other.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := netlink.LinkDel(fresh); err != nil {
+				t.Error(err)
+			}
+		}()
+		places := func() (n int) {
+			t.Helper()
+			all, err := netlink.QdiscList(fresh)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, q := range all {
+				if q.Type() == "clsact" {
+					n++
+				}
+			}
+			return n
+		}
+		want := 1
+		if l.inboundByTCX() { // it needs none
+			want = 0
+		}
+		for range 2 {
+			if err := l.ReadyUplink(fresh.Attrs().Index); err != nil || places() != want {
+				t.Errorf("an uplink that is ready has %d clsact, want %d: %v", places(), want, err)
+			}
+		}
+		for _, uplinks := range [][]int{{fresh.Attrs().Index}, {}, {fresh.Attrs().Index}, {}} {
+			if failed, err := l.AttachInbound(uplinks...); err != nil || len(failed) > 0 || places() != want {
+				t.Errorf("with the program at %v it has %d clsact, want %d: %v, %v", uplinks, places(), want, failed, err)
+			}
+		}
+	})
+}

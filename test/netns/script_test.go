@@ -250,6 +250,9 @@ func (s *session) close() error {
 // autopsy tells what a failed script leaves to look at.
 func (s *session) autopsy() string {
 	var b strings.Builder
+	for name, space := range s.lab.spaces {
+		fmt.Fprintf(&b, "--- what was lost in %s: %s\n", name, space.losses())
+	}
 	for name, n := range s.lab.nodes {
 		fmt.Fprintf(&b, "--- agent of %s\n%s\n", name, n.LogTail(25))
 		for _, args := range [][]string{{"status"}, {"ports", "-o", "wide"}, {"drops"}} {
