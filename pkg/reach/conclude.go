@@ -82,6 +82,7 @@ func conclude(s *seen) *Report {
 		return len(f.Nodes) > 0 && !slices.ContainsFunc(f.Nodes, s.options.wantsNode)
 	})...)
 	r.Nodes = append(r.Nodes, s.nodes()...)
+	r.findEverywhere()
 	r.sum()
 	return r
 }

@@ -55,6 +55,8 @@ type Finding struct {
 	// Nodes where it is; none is the fabric's. One of them, where Either is set: which cannot be told.
 	Nodes  []string `json:"nodes,omitempty"`
 	Either bool     `json:"either,omitempty"`
+	// Everywhere: on all nodes that have the VLANs, and more than one.
+	Everywhere bool `json:"everywhere,omitempty"`
 	// Targets are the addresses, MACs or VLANs that it is about.
 	Targets []string `json:"targets,omitempty"`
 	// Message says what is wrong here; Evidence what was seen; Next what to do.
