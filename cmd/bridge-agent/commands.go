@@ -134,7 +134,7 @@ func (s *source) open(cfg *agent.Config) error {
 	live.Log(cfg.Log)
 	from.TellOfPods(reporter.PodChanged)
 	if cfg.Fabric.KeyFile != "" {
-		cfg.Fabric.Peers = reporter.Peers
+		cfg.Fabric.Peers, cfg.Fabric.Conductors = reporter.Peers, reporter
 	}
 	cfg.Source, cfg.Cluster = from, true
 	cfg.Report = func(ctx context.Context, node agent.View) error { return reporter.Run(ctx, node) }

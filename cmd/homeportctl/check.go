@@ -27,11 +27,11 @@ var checkFormats = []string{"matrix", "wide", "table", "json", "yaml", "jsonl", 
 
 // checkFlags are what the flags of check say.
 type checkFlags struct {
-	format, file, baseline, vlans, failOn string
-	nodes, only, skip                     []string
-	dhcp, dryRun                          bool
-	timeout, every                        time.Duration
-	maxPPS                                int
+	format, file, baseline, vlans, failOn, last string
+	nodes, only, skip                           []string
+	dhcp, dryRun                                bool
+	timeout, every                              time.Duration
+	maxPPS                                      int
 
 	options reach.Options
 	known   *reach.Report
@@ -51,7 +51,11 @@ func checkCommand(o *options) *cobra.Command {
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			f.options.Networks = args
-			if err := f.check(); err != nil {
+			err := f.check()
+			if f.last != "" {
+				err = errors.Join(err, asItWas(c, args))
+			}
+			if err != nil {
 				return &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
 			}
 			return f.run(c.Context(), o)
@@ -70,12 +74,30 @@ func checkCommand(o *options) *cobra.Command {
 	flags.DurationVar(&f.timeout, "timeout", 2*time.Minute, "end it after so long; what was found until then is told")
 	flags.DurationVar(&f.every, "every", 0, "check again and again, so often, until interrupted")
 	flags.IntVar(&f.maxPPS, "max-pps", reach.DefaultPPS, "at most so many frames a second out of each uplink")
+	flags.StringVar(&f.last, "last", "", "show what the last run of this ReachabilityCheck found, and check nothing; name it by `CHECK`")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "only tell what would be tested, and send nothing")
 	complete := cobra.FixedCompletions(checkFormats, cobra.ShellCompDirectiveNoFileComp)
 	if err := c.RegisterFlagCompletionFunc("output", complete); err != nil {
 		panic(err) // the flag is defined above
 	}
 	return c
+}
+
+// asItWas refuses what selects what is checked, where nothing is.
+func asItWas(c *cobra.Command, args []string) error {
+	var named []string
+	if len(args) > 0 {
+		named = append(named, "NETWORK")
+	}
+	for _, name := range []string{"node", "vlan", "only", "skip", "dhcp", "dry-run", "every", "max-pps"} {
+		if c.Flags().Changed(name) {
+			named = append(named, "--"+name)
+		}
+	}
+	if len(named) == 0 {
+		return nil
+	}
+	return fmt.Errorf("--last shows a run as it was: leave out %s", strings.Join(named, ", "))
 }
 
 func testNames() string {
@@ -220,6 +242,15 @@ const (
 	endWithin = 10 * time.Second
 )
 
+// lastRun has the agent tell what a ReachabilityCheck has found.
+func (f *checkFlags) lastRun(ctx context.Context, o *options) (wire.ReachState, error) {
+	state, err := o.reach(ctx, wire.ReachRequest{Do: wire.ReachLast, ID: f.last})
+	if err == nil && state.What != "" {
+		fmt.Fprintf(o.stderr, "%s: %s\n", o.name, state.What)
+	}
+	return state, err
+}
+
 // ask has the agent check, and gives its report, as it sent it, too. When ctx ends, or time is up, the
 // check is ended, and its report is of what was found until then.
 func (f *checkFlags) ask(ctx context.Context, o *options) (*reach.Report, json.RawMessage, error) {
@@ -227,7 +258,12 @@ func (f *checkFlags) ask(ctx context.Context, o *options) (*reach.Report, json.R
 	if err != nil {
 		return nil, nil, inconclusive(err)
 	}
-	state, err := o.reach(ctx, wire.ReachRequest{Do: wire.ReachStart, Options: opts})
+	var state wire.ReachState
+	if f.last != "" {
+		state, err = f.lastRun(ctx, o)
+	} else {
+		state, err = o.reach(ctx, wire.ReachRequest{Do: wire.ReachStart, Options: opts})
+	}
 	if err != nil {
 		return nil, nil, err
 	}

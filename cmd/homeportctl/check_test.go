@@ -28,6 +28,7 @@ type fakeFabric struct {
 	stuck   bool // does not end even then
 	over    bool
 	refused bool
+	lastOf  string
 }
 
 func newFabric(tb testing.TB) *fakeFabric {
@@ -58,6 +59,18 @@ func (f *fakeFabric) handle(_ context.Context, body json.RawMessage) (any, error
 		}
 		f.looks, f.refused = 0, len(f.asked.Networks) == 1 && f.asked.Networks[0] == "nosuch"
 		return state, nil
+	case wire.ReachLast:
+		f.lastOf = req.ID
+		if state.What, state.Over = "", true; req.ID == "new" {
+			state.Error = "ReachabilityCheck new has not run yet"
+			return state, nil
+		}
+		if req.ID == "far" {
+			state.What = "this node's part alone, for the whole cannot be had from n9: no agent is known of it"
+		}
+		raw, err := json.Marshal(f.report)
+		state.Report = raw
+		return state, err
 	case wire.ReachLook:
 		if f.looks++; f.looks < 2 || f.never && !f.over {
 			return state, nil
@@ -116,12 +129,33 @@ func TestCheckUsage(t *testing.T) {
 		{[]string{"--output-file", "/nonexistent/dir/file"}, "--output-file: "},
 		{[]string{"--output-file", "/"}, "--output-file: / is a directory: name a file"},
 		{[]string{"--baseline", ended}, "was ended before its time"},
+		{[]string{"--last", "hourly", "legacy-100", "--vlan", "100", "--every", "1m"}, "--last shows a run as it was: leave out NETWORK, --vlan, --every"},
 		{[]string{"nosuch"}, `no node that was asked has a VLANNetwork "nosuch"`},
 	} {
 		r := homeportctl(t, socket, append([]string{"check"}, tt.args...)...)
 		if r.Code != exitUsage || !strings.Contains(r.Stderr, tt.want) || r.Stdout != "" {
 			t.Errorf("%v: %+v", tt.args, r)
 		}
+	}
+}
+
+// TestCheckLast: what a ReachabilityCheck found is shown as a check of now is, and judged so.
+func TestCheckLast(t *testing.T) {
+	f := newFabric(t)
+	socket := serveFabric(t, f)
+	now := homeportctl(t, socket, "check")
+	last := homeportctl(t, socket, "check", "--last", "hourly")
+	if f.lastOf != "hourly" || last.Stdout != now.Stdout || last.Code != now.Code || last.Stdout == "" || last.Stderr != "" {
+		t.Errorf("of %q: %+v, want as %+v", f.lastOf, last, now)
+	}
+	if r := homeportctl(t, socket, "check", "--last", "hourly", "-o", "json", "--fail-on", "never"); r.Code != 0 || !strings.Contains(r.Stdout, `"kind": "ReachabilityReport"`) {
+		t.Errorf("as JSON: %+v", r)
+	}
+	if r := homeportctl(t, socket, "check", "--last", "far"); r.Code != now.Code || !strings.HasPrefix(r.Stderr, "homeportctl: this node's part alone") || r.Stdout != now.Stdout {
+		t.Errorf("a part: %+v", r)
+	}
+	if r := homeportctl(t, socket, "check", "--last", "new"); r.Code != exitInconclusive || !strings.Contains(r.Stderr, "has not run yet") {
+		t.Errorf("one that has not run: %+v", r)
 	}
 }
 

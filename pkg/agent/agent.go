@@ -81,6 +81,7 @@ type Agent struct {
 	client    *peer.Client
 	prober    *prober
 	checks    checks
+	book      checkBook
 	lldp      *lldpBook
 	events    eventBook
 	ruleLog   *ruleLog
@@ -122,7 +123,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a := &Agent{cfg: cfg, log: cfg.Log, boot: boot, store: st, lock: lock, table: newTable(), drift: newDriftBook(), orphans: newOrphanBook(),
-		hostfw: newHostFirewall(hostfw.NewHost()), fast: newFastBook(), lldp: newLLDPBook(), ruleLog: newRuleLog(cfg.RuleLog), ended: make(chan datapath.Event, endsQueued),
+		hostfw: newHostFirewall(hostfw.NewHost()), fast: newFastBook(), lldp: newLLDPBook(), book: checkBook{kick: make(chan struct{}, 1)}, ruleLog: newRuleLog(cfg.RuleLog), ended: make(chan datapath.Event, endsQueued),
 		kick: make(chan struct{}, 1), fresh: make(chan struct{}, 1), held: make(chan struct{}, 1), moves: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		watched: watchedUplinks{news: make(chan struct{}, 1)}}
 	if err := a.joinFabric(); err != nil {
@@ -200,6 +201,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"fast path", a.keepFastPath},
 		{"LLDP", a.followLLDP},
 		{"agents", a.serveAgents},
+		{"checks", a.keepChecks},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
 	return runTasks(ctx, tasks)

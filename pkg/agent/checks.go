@@ -38,8 +38,10 @@ const (
 )
 
 // reach starts a check of the fabric, tells how far it is, or ends it.
-func (a *Agent) reach(_ context.Context, req *wire.ReachRequest) (any, error) {
+func (a *Agent) reach(ctx context.Context, req *wire.ReachRequest) (any, error) {
 	switch req.Do {
+	case wire.ReachLast:
+		return a.lastRun(ctx, req.ID)
 	case wire.ReachStart:
 		return a.startCheck(req)
 	case wire.ReachLook, wire.ReachCancel:
@@ -57,7 +59,7 @@ func (a *Agent) reach(_ context.Context, req *wire.ReachRequest) (any, error) {
 		defer c.mu.Unlock()
 		return c.state, nil
 	}
-	return nil, attach.Invalid("do", fmt.Sprintf("%q", req.Do), "ask for Start, Look or Cancel")
+	return nil, attach.Invalid("do", fmt.Sprintf("%q", req.Do), "ask for Start, Look, Cancel or Last")
 }
 
 func (a *Agent) startCheck(req *wire.ReachRequest) (any, error) {
@@ -116,14 +118,7 @@ func (c *runningCheck) run(ctx context.Context, a *Agent, o reach.Options) {
 	}
 	var raw []byte
 	if err == nil {
-		raw, err = json.Marshal(report)
-	}
-	if len(raw) > maxReport { // what passed is counted, and takes the most
-		report.LeaveOutPassed()
-		raw, err = json.Marshal(report)
-	}
-	if err == nil && len(raw) > maxReport {
-		err = fmt.Errorf("the report has %d bytes, more than fit into a message: check fewer networks or VLANs at once", len(raw))
+		raw, err = fitting(report)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,6 +128,19 @@ func (c *runningCheck) run(ctx context.Context, a *Agent, o reach.Options) {
 		return
 	}
 	c.state.Report = raw
+}
+
+// fitting is a report as a message takes it: without what passed, if it is large, which is counted and takes the most.
+func fitting(report *reach.Report) ([]byte, error) {
+	raw, err := json.Marshal(report)
+	if len(raw) > maxReport {
+		report.LeaveOutPassed()
+		raw, err = json.Marshal(report)
+	}
+	if err == nil && len(raw) > maxReport {
+		return nil, fmt.Errorf("the report has %d bytes, more than fit into a message: check fewer networks or VLANs at once", len(raw))
+	}
+	return raw, err
 }
 
 // close ends all.

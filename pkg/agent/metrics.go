@@ -45,8 +45,10 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 
 func (a *Agent) metricsHandler() (http.Handler, error) {
 	reg := prometheus.NewRegistry()
-	if err := reg.Register(newCollector(a)); err != nil {
-		return nil, err
+	for _, c := range []prometheus.Collector{newCollector(a), newCheckCollector(a)} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/homeport-cni/homeport/pkg/desired"
 )
@@ -25,6 +26,18 @@ func (l live) get(path string) (int, string) {
 	l.must(err)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, w.Body.String()
+}
+
+// metricsOf are an agent's of checks alone.
+func metricsOf(t *testing.T, a *Agent) (int, string) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	if err := reg.Register(newCheckCollector(a)); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	return w.Code, w.Body.String()
 }
 
@@ -186,13 +199,19 @@ func TestMetricsAreDocumented(t *testing.T) {
 		m := name.FindStringSubmatch(d.String())
 		got[m[1]] = m[2]
 	}
-	if d := cmp.Diff(got, documented); d != "" {
-		t.Errorf("docs/reference/metrics.md (-code +docs):\n%s", d)
-	}
 	for f, n := reflect.TypeFor[collector](), 0; n < f.NumField(); n++ {
 		if f.Field(n).Type == reflect.TypeFor[*prometheus.Desc]() {
 			fields++
 		}
+	}
+	k := newCheckCollector(c.agent)
+	for _, d := range []*prometheus.Desc{k.cell, k.cells, k.findings, k.last, k.every, k.ok, k.offered} {
+		m := name.FindStringSubmatch(d.String())
+		got[m[1]] = m[2]
+		fields++
+	}
+	if d := cmp.Diff(got, documented); d != "" {
+		t.Errorf("docs/reference/metrics.md (-code +docs):\n%s", d)
 	}
 	if fields != len(got) {
 		t.Errorf("the collector has %d metrics, this test knows %d", fields, len(got))

@@ -30,6 +30,8 @@ type Fabric struct {
 	// Patient has the agent run while KeyFile cannot be used, and take part as soon as it can; else
 	// that is an error. Addr is waited for in any case, as one that is given to the node later.
 	Patient bool
+	// Conductors settle who runs ReachabilityChecks; nil: the agents among themselves.
+	Conductors Conductors
 	// Peers are the agents of the other nodes; nil is none. One without an address is known to be
 	// there, and not where.
 	Peers func(context.Context) ([]peer.Peer, error)
@@ -49,14 +51,17 @@ func (f *Fabric) told() string {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(n)).String()
 }
 
-// The verbs by which agents ask each other, with the bodies of reachRequest and the answers that
-// reach.Agent has.
+// The verbs by which agents ask each other, where nothing else is said with the bodies of reachRequest and
+// the answers that reach.Agent has.
 const (
 	verbDescribe = "describe"
 	verbStart    = "start"
 	verbSend     = "send"
 	verbObserve  = "observe"
 	verbStop     = "stop"
+	verbRan      = "ran"    // reach.Ran: what came of a ReachabilityCheck
+	verbTurn     = "turn"   // turnRequest -> turnAnswer
+	verbReport   = "report" // turnRequest -> reach.Report: the whole
 )
 
 // reachRequest has what the verb needs of it.
@@ -160,14 +165,17 @@ func (a *Agent) serveAgents(ctx context.Context) error {
 		}),
 		verbObserve: reachHandler(func(ctx context.Context, r reachRequest) (any, error) { return a.prober.Observe(ctx, r.Run, r.Trunk) }),
 		verbStop:    reachHandler(func(ctx context.Context, r reachRequest) (any, error) { return nil, a.prober.Stop(ctx, r.Run) }),
+		verbRan:     reachHandler(func(_ context.Context, r reach.Ran) (any, error) { return nil, a.takeRun(r) }),
+		verbTurn:    reachHandler(func(_ context.Context, r turnRequest) (any, error) { return a.takeTurn(r), nil }),
+		verbReport:  reachHandler(func(_ context.Context, r turnRequest) (any, error) { return a.wholeOf(r) }),
 	}}
 	return s.Serve(ctx, l)
 }
 
 // reachHandler decodes the body for h.
-func reachHandler(h func(context.Context, reachRequest) (any, error)) peer.Handler {
+func reachHandler[T any](h func(context.Context, T) (any, error)) peer.Handler {
 	return func(ctx context.Context, _ string, body json.RawMessage) (any, error) {
-		var r reachRequest
+		var r T
 		if err := json.Unmarshal(body, &r); err != nil {
 			return nil, fmt.Errorf("%w; install one release on all nodes", err)
 		}

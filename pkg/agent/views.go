@@ -95,8 +95,12 @@ func (a *Agent) judgeNode() (s wire.NodeStatus, broken []string) {
 		say(false, "the policy of network %q is refused: %s", p.Name, p.Message)
 	}
 	s.Trunks = w.trunkStatuses(links)
+	offers, reachable := a.offers(w.snap)
 	for i, t := range s.Trunks {
-		s.Trunks[i].Conditions = a.hostfw.conditions(t.Name)
+		s.Trunks[i].Conditions, s.Trunks[i].Offers = a.hostfw.conditions(t.Name), offers[t.Name]
+		if c, ok := reachable[t.Name]; ok {
+			s.Trunks[i].Conditions = append(s.Trunks[i].Conditions, c)
+		}
 		if !t.Ready {
 			say(false, "trunk %s: %s", t.Name, t.Message)
 		}

@@ -78,6 +78,7 @@ func (a *Agent) takeLocked(snap *desired.Snapshot) {
 		a.world.since = time.Now()
 	}
 	a.world.source, a.world.snap, a.world.kept, a.world.stale = snap, next, kept, true
+	ask(a.book.kick)
 	if err := saveJSON(a.statePath(snapshotFile), next); err != nil {
 		a.log.Error("the desired state in force cannot be saved", "err", err)
 	}

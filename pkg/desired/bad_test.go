@@ -506,13 +506,13 @@ more.yaml:1: has 2 bytes that are not UTF-8: want UTF-8
 more.yaml:1: is no object: want a mapping with apiVersion, kind, metadata and spec
 `},
 		{name: "no kind", content: "apiVersion: homeport.dev/v1alpha1\nmetadata: {name: x}\n", want: `
-more.yaml:1: x: kind: is missing, or no text: want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet; this version knows no other kinds
+more.yaml:1: x: kind: is missing, or no text: want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet, ReachabilityCheck; this version knows no other kinds
 `},
 		{name: "kind not for people", content: "apiVersion: homeport.dev/v1alpha1\nkind: VMPort\nmetadata: {name: x}\n", want: `
-more.yaml:2: VMPort x: kind: is "VMPort": want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet; this version knows no other kinds
+more.yaml:2: VMPort x: kind: is "VMPort": want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet, ReachabilityCheck; this version knows no other kinds
 `},
 		{name: "foreign", content: "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\n", want: `
-more.yaml:2: ConfigMap x: kind: is "ConfigMap": want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet; this version knows no other kinds
+more.yaml:2: ConfigMap x: kind: is "ConfigMap": want VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet, ReachabilityCheck; this version knows no other kinds
 `},
 		{name: "bad list item", content: "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: x}\nspec:\n  rules:\n  - {id: 1}\n  - {id: 2}}\n  - {id: 3}\n", want: `
 more.yaml:7: is not YAML: did not find expected key

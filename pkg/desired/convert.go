@@ -2,6 +2,7 @@ package desired
 
 import (
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -76,7 +77,7 @@ func FromNetwork(o *v1alpha1.VLANNetwork) (Network, field.ErrorList) {
 		n.Subnets = append(n.Subnets, subnet)
 	}
 	if r := o.Spec.Reachability; r != nil {
-		n.Reach.DHCP = r.DHCP == v1alpha1.SwitchEnabled
+		n.Reach.DHCP, n.Reach.Required = r.DHCP == v1alpha1.SwitchEnabled, r.Required
 		for _, s := range r.DHCPServers {
 			n.Reach.DHCPServers = append(n.Reach.DHCPServers, must(&errs, "spec.reachability.dhcpServers", v1alpha1.ParseIP, s))
 		}
@@ -161,6 +162,21 @@ func FromServiceSet(o *v1alpha1.ServiceSet) (ServiceSet, field.ErrorList) {
 	}
 	var errs field.ErrorList
 	return ServiceSet{Name: o.Name, Services: services(&errs, o.Spec.Services), Includes: slices.Sorted(slices.Values(o.Spec.Includes))}, errs
+}
+
+// FromCheck checks an object and turns it into what it means.
+func FromCheck(o *v1alpha1.ReachabilityCheck) (Check, field.ErrorList) {
+	if errs := v1alpha1.ValidateReachabilityCheck(o); len(errs) > 0 {
+		return Check{}, errs
+	}
+	var errs field.ErrorList
+	c := Check{Name: o.Name, Run: o.Spec.Run, Networks: slices.Sorted(slices.Values(o.Spec.Networks)),
+		Nodes: slices.Sorted(slices.Values(o.Spec.Nodes)), Skip: slices.Sorted(slices.Values(o.Spec.Skip)), MaxPPS: int(deref(o.Spec.MaxPPS))}
+	if o.Spec.Every != "" {
+		c.Every = must(&errs, "spec.every", time.ParseDuration, o.Spec.Every)
+	}
+	c.VLANs = must(&errs, "spec.vlans", vlan.ParseSet, o.Spec.VLANs)
+	return c, errs
 }
 
 // must parses what validation has passed already. Should there be a gap between

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +64,28 @@ type Subnet struct {
 type Reach struct {
 	DHCP        bool         `json:"dhcp,omitempty"`
 	DHCPServers []netip.Addr `json:"dhcpServers,omitempty"` // none: any one
+	// Required: its resource is offered only where checks find its VLANs well.
+	Required bool `json:"required,omitempty"`
+}
+
+// Check is a ReachabilityCheck.
+type Check struct {
+	Name string `json:"name"`
+	// Every is from the end of a run to the next; 0 is when asked alone. Run is new for each run that is asked for.
+	Every time.Duration `json:"every,omitempty"`
+	Run   string        `json:"run,omitempty"`
+	// Networks, Nodes by name and VLANs; none is all. Far are those of Networks that other nodes alone have.
+	Networks []string `json:"networks,omitempty"`
+	Far      []string `json:"far,omitempty"`
+	Nodes    []string `json:"nodes,omitempty"`
+	VLANs    vlan.Set `json:"vlans,omitzero"`
+	Skip     []string `json:"skip,omitempty"` // tests
+	MaxPPS   int      `json:"maxPPS,omitempty"`
+}
+
+// Covers says that the check looks again and again whether a network can be reached, in all its VLANs and on all nodes.
+func (c *Check) Covers(network string) bool {
+	return c.Every > 0 && len(c.Nodes) == 0 && c.VLANs.Empty() && (len(c.Networks) == 0 || slices.Contains(c.Networks, network)) && !slices.Contains(c.Skip, "trunk")
 }
 
 // Policy is a FirewallPolicy whose rules are ready to be judged.
@@ -185,8 +208,10 @@ type Snapshot struct {
 	PodPolicies []PodPolicy `json:"podPolicies,omitempty"`
 	// Pods are those of this node, by namespace/name, where policies select by
 	// label; else it is empty. The Revision does not rise with them.
-	Pods     map[string]Pod `json:"pods,omitempty"`
-	Problems []Problem      `json:"problems,omitempty"`
+	Pods map[string]Pod `json:"pods,omitempty"`
+	// Checks of the fabric, by name. The Revision does not rise with them.
+	Checks   map[string]Check `json:"checks,omitempty"`
+	Problems []Problem        `json:"problems,omitempty"`
 	// Elsewhere has the VLANNetworks that other nodes have and this one has not, each
 	// with its trunk: to tell those who ask for them here. The Revision does not rise
 	// with them.

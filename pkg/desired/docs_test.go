@@ -25,7 +25,7 @@ func TestReferenceExamples(t *testing.T) {
 		all = append(all, m[1])
 	}
 	s := replay(state{"manifests.md": docs(all...)})
-	if len(s.Problems) > 0 || len(s.Trunks) != 1 || len(s.Networks) != 2 || len(s.Policies) != 5 || len(s.Sets) != 2 || len(s.ServiceSets) != 2 {
+	if len(s.Problems) > 0 || len(s.Trunks) != 1 || len(s.Networks) != 2 || len(s.Policies) != 5 || len(s.Sets) != 2 || len(s.ServiceSets) != 2 || len(s.Checks) != 1 {
 		t.Errorf("in force %s\nproblems %v", inForce(s), s.Problems)
 	}
 }
@@ -37,7 +37,7 @@ func TestReferenceFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]bool{}
-	for _, kind := range []any{v1alpha1.VLANTrunkSpec{}, v1alpha1.VLANNetworkSpec{}, v1alpha1.FirewallPolicySpec{}, v1alpha1.AddressSetSpec{}, v1alpha1.ServiceSetSpec{}} {
+	for _, kind := range []any{v1alpha1.VLANTrunkSpec{}, v1alpha1.VLANNetworkSpec{}, v1alpha1.FirewallPolicySpec{}, v1alpha1.AddressSetSpec{}, v1alpha1.ServiceSetSpec{}, v1alpha1.ReachabilityCheckSpec{}} {
 		leaves(reflect.TypeOf(kind), "spec", func(path string) { want[path] = true })
 	}
 	got := map[string]bool{}

@@ -15,7 +15,7 @@ import (
 )
 
 // Judge says what is wrong with the objects of a cluster (VLANTrunk, VLANNetwork,
-// FirewallPolicy, AddressSet, ServiceSet; all of them), as far as that is the same on every node: with
+// FirewallPolicy, AddressSet, ServiceSet, ReachabilityCheck; all of them), as far as that is the same on every node: with
 // each alone, and with what they say of each other. Which nodes have a trunk is
 // not looked at, nor are trunks compared, which may be on different nodes.
 func Judge(objects []unstructured.Unstructured) []Problem {

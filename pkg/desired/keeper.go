@@ -40,7 +40,7 @@ func (k *keeper) take(files []manifest, place func(string) string) *Snapshot {
 	if k.pods != nil && next.ByLabel() {
 		next.Pods = k.pods()
 	}
-	k.unsaved = k.unsaved || k.last == nil || k.last.Stale != nil || !next.sameContent(k.last) || !next.samePods(k.last) || !maps.Equal(origins, k.files)
+	k.unsaved = k.unsaved || k.last == nil || k.last.Stale != nil || !next.sameContent(k.last) || !next.samePods(k.last) || !next.sameChecks(k.last) || !maps.Equal(origins, k.files)
 	switch {
 	case k.last == nil:
 		next.Revision = 1
@@ -136,6 +136,9 @@ func (k *keeper) objects() map[key]held {
 	for name, a := range s.ServiceSets {
 		put(v1alpha1.KindServiceSet, name, a)
 	}
+	for name, c := range s.Checks {
+		put(v1alpha1.KindReachabilityCheck, name, c)
+	}
 	for _, p := range s.PodPolicies {
 		put(kindPodPolicy, p.FullName(), p)
 	}
@@ -158,6 +161,11 @@ func build(objects map[key]held, problems []Problem, last *Snapshot) (*Snapshot,
 			s.Policies = append(s.Policies, v)
 		case PodPolicy:
 			s.PodPolicies = append(s.PodPolicies, v)
+		case Check:
+			if s.Checks == nil {
+				s.Checks = map[string]Check{}
+			}
+			s.Checks[v.Name] = v
 		}
 	}
 	slices.SortFunc(s.Policies, judgedBefore)
@@ -185,6 +193,10 @@ func (s *Snapshot) sameContent(o *Snapshot) bool {
 }
 
 func (s *Snapshot) samePods(o *Snapshot) bool { return maps.EqualFunc(s.Pods, o.Pods, Pod.equal) }
+
+func (s *Snapshot) sameChecks(o *Snapshot) bool {
+	return maps.EqualFunc(s.Checks, o.Checks, func(a, b Check) bool { return reflect.DeepEqual(a, b) })
+}
 
 func (p Pod) equal(o Pod) bool {
 	return p.UID == o.UID && p.Owner == o.Owner && maps.Equal(p.Labels, o.Labels) && maps.Equal(p.VM, o.VM) && maps.Equal(p.Namespace, o.Namespace)

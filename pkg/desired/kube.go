@@ -344,7 +344,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 		if err := k.cache.List(ctx, list, 0); err != nil {
 			return m, ReasonUnreadable, err
 		}
-		if !slices.Contains(setKinds, kind) { // what is left when all else is lost says nothing
+		if !slices.Contains(setKinds, kind) && kind != v1alpha1.KindReachabilityCheck { // what is left when all else is lost says nothing
 			total += len(list.Items)
 		}
 		slices.SortFunc(list.Items, func(a, b unstructured.Unstructured) int { return strings.Compare(a.GetName(), b.GetName()) })
@@ -453,8 +453,12 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		if cluster {
 			o.Spec.ClusterNetworkPolicies = ""
 		}
+		required := o.Spec.Reachability != nil && o.Spec.Reachability.Required
+		if required {
+			o.Spec.Reachability.Required = false
+		}
 		n, errs := FromNetwork(&o)
-		n.Cluster = cluster
+		n.Cluster, n.Reach.Required = cluster, required
 		d.value = n
 		d.failAll(errs)
 	case v1alpha1.KindFirewallPolicy:
@@ -482,6 +486,14 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		}
 		s, errs := FromServiceSet(&o)
 		d.value = s
+		d.failAll(errs)
+	case v1alpha1.KindReachabilityCheck:
+		var o v1alpha1.ReachabilityCheck
+		if !fill(&o) {
+			return d
+		}
+		c, errs := FromCheck(&o)
+		d.value = c
 		d.failAll(errs)
 	}
 	return d

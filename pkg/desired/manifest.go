@@ -35,7 +35,7 @@ type object struct {
 	key
 	file  string
 	lines map[string]int // by field path; "" is the document itself
-	value any            // Trunk, Network, Policy, AddressSet or ServiceSet; nil if the document is refused
+	value any            // Trunk, Network, Policy, AddressSet, ServiceSet or Check; nil if the document is refused
 }
 
 // manifest is what a file holds.
@@ -225,6 +225,10 @@ func (d *decoder) object(root *yaml.Node, kind string) (value any) {
 		var o v1alpha1.ServiceSet
 		d.decode(root, reflect.ValueOf(&o).Elem(), "")
 		value, errs = FromServiceSet(&o)
+	case v1alpha1.KindReachabilityCheck:
+		var o v1alpha1.ReachabilityCheck
+		d.decode(root, reflect.ValueOf(&o).Elem(), "")
+		value, errs = FromCheck(&o)
 	default:
 		errs = field.ErrorList{field.InternalError(nil, fmt.Errorf("no decoder for kind %s", kind))}
 	}

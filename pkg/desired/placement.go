@@ -33,7 +33,7 @@ func inRule(rules []v1alpha1.FirewallRule, field string) string {
 }
 
 // placement tells which objects of the cluster are for this node. Objects are
-// placed in the order of kinds: trunks, networks, policies.
+// placed in the order of kinds: trunks, networks, policies and the rest.
 type placement struct {
 	node       labels.Set                     // this node's labels
 	namespaces []metav1.PartialObjectMetadata // of the cluster
@@ -74,6 +74,13 @@ func (p *placement) place(m *manifest, d decoded) {
 			return
 		}
 		v.Namespaces = names
+		d.value = v
+	case Check:
+		for _, n := range v.Networks {
+			if p.elsewhere[key{v1alpha1.KindVLANNetwork, n}] {
+				v.Far = append(v.Far, n)
+			}
+		}
 		d.value = v
 	case Policy:
 		here := slices.DeleteFunc(slices.Clone(v.Networks), func(n string) bool {

@@ -25,7 +25,7 @@ import (
 // held is an object in force and the file that it came from.
 type held struct {
 	file  string
-	value any // Trunk, Network, Policy, AddressSet, ServiceSet or PodPolicy
+	value any // Trunk, Network, Policy, AddressSet, ServiceSet, PodPolicy or Check
 }
 
 // slot is one object while it is decided which version of it is in force.
@@ -99,6 +99,11 @@ func (r *resolver) resolve() (map[key]held, []Problem) {
 		if !s.refused {
 			r.reportAbsent(s)
 			r.reportFutile(s)
+		}
+	}
+	for _, s := range r.of(v1alpha1.KindReachabilityCheck) {
+		if !s.refused {
+			r.reportUnchecked(s)
 		}
 	}
 	for i, p := range r.problems {
@@ -309,7 +314,7 @@ func (r *resolver) settle(a, b *slot, equals bool, test func(a, b any) *clash) {
 	}
 }
 
-// passPolicies refuses policies that change and name networks that are not there. A
+// passPolicies refuses policies and checks that change and name networks that are not there. A
 // network may go while a policy names it: then the policy stays, and is reported.
 func (r *resolver) passPolicies() bool {
 	var wrong []*slot
@@ -318,10 +323,31 @@ func (r *resolver) passPolicies() bool {
 			wrong = append(wrong, s)
 		}
 	}
+	for _, s := range r.of(v1alpha1.KindReachabilityCheck) {
+		if s.changing() && r.reportUnchecked(s) {
+			wrong = append(wrong, s)
+		}
+	}
 	for _, s := range wrong {
 		s.refused = true
 	}
 	return len(wrong) > 0
+}
+
+// reportUnchecked reports the networks that a check names and that are not there.
+func (r *resolver) reportUnchecked(s *slot) (found bool) {
+	v, ok := s.current().(Check)
+	if !ok || s.next == nil {
+		return false
+	}
+	for _, name := range v.Networks {
+		if n := r.slots[key{v1alpha1.KindVLANNetwork, name}]; n != nil && n.current() != nil || slices.Contains(v.Far, name) {
+			continue
+		}
+		r.report(refusal{s, "spec.networks", r.absent(v1alpha1.KindVLANNetwork, name)})
+		found = true
+	}
+	return found
 }
 
 // reportAbsent reports the networks that a policy names and that are not there.

@@ -23,6 +23,7 @@ func mapper() meta.RESTMapper {
 	m.Add(vmiVersion, meta.RESTScopeNamespace)
 	m.Add(v1alpha1.GroupVersion.WithKind("VLANTrunkNode"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("VMPort"), meta.RESTScopeNamespace)
+	m.Add(v1alpha1.GroupVersion.WithKind(v1alpha1.KindReachabilityCheck), meta.RESTScopeRoot)
 	m.AddSpecific(v1alpha1.GroupVersion.WithKind("VMIdentity"), v1alpha1.GroupVersion.WithResource("vmidentities"),
 		v1alpha1.GroupVersion.WithResource("vmidentity"), meta.RESTScopeNamespace)
 	return m

@@ -226,7 +226,7 @@ func TestResource(t *testing.T) {
 	if err := b.Create(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
-	node.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("4"), "homeport.dev/gone": resource.MustParse("1k")}
+	node.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("4"), "homeport.dev/gone": resource.MustParse("1k"), "network.homeport.dev/gone": resource.MustParse("1k")}
 	if err := b.Client.Status().Update(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
@@ -237,10 +237,11 @@ func TestResource(t *testing.T) {
 			for _, list := range []corev1.ResourceList{n.Status.Capacity, n.Status.Allocatable} {
 				var have []string
 				for name := range list {
-					if strings.HasPrefix(string(name), "homeport.dev/") {
+					if strings.Contains(string(name), "homeport.dev/") {
 						have = append(have, string(name))
 					}
 				}
+				slices.Sort(have)
 				same = same && slices.Equal(have, want)
 			}
 			return same
@@ -267,7 +268,19 @@ func TestResource(t *testing.T) {
 		q := n.Status.Capacity["homeport.dev/t"]
 		return q.Value() == 1000
 	})
+	networks := func(names ...string) {
+		b.node.set(func() {
+			b.node.status.Trunks = slices.Clone(b.node.status.Trunks)
+			b.node.status.Trunks[0].Offers = names
+		})
+	}
+	long := strings.Repeat("a", 200)
+	networks("lan", "dmz.x", long)
+	offers("homeport.dev/t", v1alpha1.NetworkResource(long), "network.homeport.dev/dmz.x", "network.homeport.dev/lan")
+	networks("lan")
 	link(wire.LinkUp, false)
+	offers("network.homeport.dev/lan")
+	link(wire.LinkDown, false)
 	offers()
 }
 

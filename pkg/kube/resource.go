@@ -18,12 +18,14 @@ import (
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 )
 
-// A trunk's resource is homeport.dev/<trunk>. Each VM takes one; there are as many
-// as a node will never have ports.
-const (
-	resourcePrefix = v1alpha1.Group + "/"
-	resourceAmount = "1k"
-)
+// A trunk's resource is homeport.dev/<trunk>, a network's network.homeport.dev/<network>. Each
+// VM takes one; there are as many as a node will never have ports.
+const resourceAmount = "1k"
+
+// ours says whether a resource is one of these.
+func ours(resource string) bool {
+	return strings.HasPrefix(resource, v1alpha1.ResourcePrefix) || strings.HasPrefix(resource, v1alpha1.NetworkResourcePrefix)
+}
 
 // carries says whether VMs may be scheduled to the node for the trunk: what is
 // repaired within moments does not count.
@@ -32,7 +34,7 @@ func (t *trunkState) carries() bool {
 }
 
 // reportResources has the node offer the resources of trunks that ask for it and
-// carry what they should. One that is withdrawn is taken away altogether, not set
+// carry what they should, and of those of their networks that checks find well. One that is withdrawn is taken away altogether, not set
 // to nought: of a resource that a node does not have at all, the kubelet does not
 // ask whether it is enough, so that VMs that run stay, also when it restarts.
 //
@@ -41,8 +43,14 @@ func (t *trunkState) carries() bool {
 func (r *Reporter) reportResources(ctx context.Context, trunks []trunkState) error {
 	want := map[string]bool{}
 	for _, t := range trunks {
-		if t.resource && t.carries() {
-			want[resourcePrefix+t.trunk] = true
+		if !t.carries() {
+			continue
+		}
+		if t.resource {
+			want[v1alpha1.ResourcePrefix+t.trunk] = true
+		}
+		for _, n := range t.offers {
+			want[v1alpha1.NetworkResource(n)] = true
 		}
 	}
 	// What an agent before this one offered is not known until the node was looked at.
@@ -73,7 +81,7 @@ func resourcePatch(node *corev1.Node, want map[string]bool) (patch []byte, diffe
 	lists := map[string]map[string]any{"capacity": {}, "allocatable": {}}
 	for field, have := range map[string]corev1.ResourceList{"capacity": node.Status.Capacity, "allocatable": node.Status.Allocatable} {
 		for name := range have {
-			if strings.HasPrefix(string(name), resourcePrefix) && !want[string(name)] {
+			if ours(string(name)) && !want[string(name)] {
 				lists[field][string(name)] = nil
 			}
 		}

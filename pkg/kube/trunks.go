@@ -97,6 +97,8 @@ type trunkState struct {
 	others []metav1.Condition // beside ready
 	// resource says that the trunk wants its resource offered where it is healthy.
 	resource bool
+	// offers are networks whose VLANs checks find well here.
+	offers []string
 }
 
 // trunkStates sorts what a node says by trunk, also by those that it should have
@@ -123,13 +125,13 @@ func trunkStates(s wire.NodeStatus, ports []wire.Port) []trunkState {
 				st.Drift = append(st.Drift, v1alpha1.DriftStatus{Kind: d.Kind, Subject: d.Subject, Message: d.Message})
 			}
 		}
-		out = append(out, trunkState{t.Name, st, trunkReady(s, t, st), conditions(t.Conditions), t.Resource})
+		out = append(out, trunkState{t.Name, st, trunkReady(s, t, st), conditions(t.Conditions), t.Resource, t.Offers})
 	}
 	for _, p := range s.Problems {
 		if p.Kind == v1alpha1.KindVLANTrunk && !known[p.Name] && p.Name != "" {
 			known[p.Name] = true
 			out = append(out, trunkState{p.Name, v1alpha1.VLANTrunkNodeStatus{Agent: s.Version, AgentAddress: s.AgentAddress},
-				notReady(v1alpha1.ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), nil, false})
+				notReady(v1alpha1.ReasonRefused, strings.TrimPrefix(p.Field+": "+p.Message, ": ")), nil, false, nil})
 		}
 	}
 	return out

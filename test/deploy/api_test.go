@@ -243,6 +243,7 @@ func testOwnNode(t *testing.T, s *apiserver.Server) {
 	steps = append(steps, identitySteps(admin, n1, n2)...)
 	steps = append(steps, podIdentitySteps(admin, n1, n2, nobody)...)
 	steps = append(steps, nodeSteps(admin, n1, n2, nobody)...)
+	steps = append(steps, checkSteps(admin, n1, n2, nobody)...)
 	for _, st := range steps {
 		err := st.do(t.Context())
 		switch {
@@ -371,23 +372,23 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	const read, write = "get list watch", "create update patch delete"
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), true, []right{
 		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""},
-		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""},
+		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""}, {"homeport.dev/reachabilitychecks", read, ""},
 		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""},
 		{"policy.networking.k8s.io/clusternetworkpolicies", read, ""},
 		{"homeport.dev/vmports", read + " " + write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""}, {"homeport.dev/vlantrunknodes", read + " " + write, ""},
-		{"homeport.dev/vmports/status", "update patch", ""}, {"homeport.dev/vmidentities/status", "update patch", ""}, {"homeport.dev/vlantrunknodes/status", "update patch", ""},
+		{"homeport.dev/vmports/status", "update patch", ""}, {"homeport.dev/vmidentities/status", "update patch", ""}, {"homeport.dev/vlantrunknodes/status", "update patch", ""}, {"homeport.dev/reachabilitychecks/status", "update", ""},
 		{"/events", "create patch", vms}, {"events.k8s.io/events", "create patch", vms},
 	})
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), false, []right{
-		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/servicesets", write, ""},
+		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/servicesets", write, ""}, {"homeport.dev/reachabilitychecks", write, ""},
 		{"homeport.dev/firewallpolicies/status", "update patch", ""}, {"homeport.dev/vmports", "deletecollection", ""},
 		{"/secrets", read + " " + write, namespace}, {"/secrets", read + " " + write, namespace + "/homeport-fabric-key"}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
 		{"/serviceaccounts/token", "create", namespace}, {"kubevirt.io/virtualmachineinstances", write, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", write, ""},
 		{"coordination.k8s.io/leases", read + " " + write, namespace},
 	})
 	ask(t, newClient(t, s.User(controllerUser, nil, nil)), true, []right{
-		{"homeport.dev/vlantrunks", read + " patch", ""}, {"homeport.dev/vlannetworks", read + " patch", ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""},
-		{"homeport.dev/vlantrunks/status", "patch", ""}, {"homeport.dev/vlannetworks/status", "patch", ""}, {"homeport.dev/firewallpolicies/status", "patch", ""}, {"homeport.dev/addresssets/status", "patch", ""}, {"homeport.dev/servicesets/status", "patch", ""},
+		{"homeport.dev/vlantrunks", read + " patch", ""}, {"homeport.dev/vlannetworks", read + " patch", ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""}, {"homeport.dev/reachabilitychecks", read, ""},
+		{"homeport.dev/vlantrunks/status", "patch", ""}, {"homeport.dev/vlannetworks/status", "patch", ""}, {"homeport.dev/firewallpolicies/status", "patch", ""}, {"homeport.dev/addresssets/status", "patch", ""}, {"homeport.dev/servicesets/status", "patch", ""}, {"homeport.dev/reachabilitychecks/status", "patch", ""},
 		{"homeport.dev/vlantrunknodes", read + " delete", ""}, {"homeport.dev/vmports", read + " delete", ""}, {"homeport.dev/vmports/status", "patch", ""}, {"homeport.dev/vmidentities", read, ""},
 		{"k8s.cni.cncf.io/network-attachment-definitions", read + " create patch delete", ""}, {"/namespaces", read, ""}, {"/nodes", read, ""}, {"/pods", read, namespace},
 		{"/secrets", "create", namespace}, {"/secrets", "get", namespace + "/homeport-fabric-key"},

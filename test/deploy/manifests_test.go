@@ -362,7 +362,7 @@ func TestUninstallOrder(t *testing.T) {
 		rest := string(read(t, path...))
 		for _, step := range []string{
 			`kubectl get vlantrunks -o name | xargs -rn1 kubectl patch --type=merge -p '{"spec":{"advertiseResource":false}}'`,
-			"kubectl delete vlannetworks,vlantrunks,firewallpolicies,addresssets,servicesets --all",
+			"kubectl delete vlannetworks,vlantrunks,firewallpolicies,addresssets,servicesets,reachabilitychecks --all",
 			"kubectl -n homeport-system delete daemonset homeport-agent",
 			"rollout status daemonset homeport-uninstall",
 		} {

@@ -24,7 +24,7 @@ func kinds() map[string]any {
 	return map[string]any{
 		v1alpha1.KindVLANTrunk: new(v1alpha1.VLANTrunk), v1alpha1.KindVLANNetwork: new(v1alpha1.VLANNetwork),
 		v1alpha1.KindFirewallPolicy: new(v1alpha1.FirewallPolicy), v1alpha1.KindAddressSet: new(v1alpha1.AddressSet),
-		v1alpha1.KindServiceSet: new(v1alpha1.ServiceSet),
+		v1alpha1.KindServiceSet: new(v1alpha1.ServiceSet), v1alpha1.KindReachabilityCheck: new(v1alpha1.ReachabilityCheck),
 	}
 }
 
@@ -152,7 +152,7 @@ func TestLinks(t *testing.T) {
 }
 
 // fine are reasons of conditions and events behind which there is no trouble.
-var fine = []string{"Ready", "Healthy", "PortsUpToDate", "PeersKnown", "VMsSelected", "NotEmpty", "PortActive", "MACSet", "NotFiltered", "Bypassed"}
+var fine = []string{"Ready", "Healthy", "PortsUpToDate", "PeersKnown", "VMsSelected", "NotEmpty", "PortActive", "MACSet", "NotFiltered", "Bypassed", "Offered", "AllPassed"}
 
 // TestTroubleshooting: each reason of a condition that is no good news has its
 // line, and what has a line is a reason.

@@ -23,6 +23,13 @@ const AnnotationResource = "k8s.v1.cni.cncf.io/resourceName"
 // VLANTrunk.spec.advertiseResource.
 const ResourcePrefix = Group + "/"
 
+// NetworkResourcePrefix begins the resource of a network that nodes offer which carry its VLANs; see
+// VLANNetwork.spec.reachability.required.
+const NetworkResourcePrefix = "network." + Group + "/"
+
+// NetworkResource is the resource of a network.
+func NetworkResource(network string) string { return NetworkResourcePrefix + LabelValue(network) }
+
 // LabelValue is an object's name as a label value, which has 63 bytes at most: a
 // longer name is cut, and its hash added.
 func LabelValue(name string) string {
@@ -57,6 +64,11 @@ const (
 	// the frames of a VLANTrunk's VMs. It is of the VLANTrunkNode, and its being True
 	// makes nothing else of the trunk untrue.
 	ConditionHostFiltered = "HostFiltered"
+	// ConditionReachable says whether a node lets new VMs come on all networks of a VLANTrunk that
+	// say reachability.required. A trunk without any has none.
+	ConditionReachable = "Reachable"
+	// ConditionPassed says whether the last run of a ReachabilityCheck has found all as it should be.
+	ConditionPassed = "Passed"
 )
 
 // Reasons of conditions that the controller writes; docs/reference/conditions.md
@@ -165,6 +177,28 @@ const (
 	ReasonOtherFirewall = "OtherFirewall"
 	// ReasonHostUnknown: it cannot be found out.
 	ReasonHostUnknown = "HostUnknown"
+)
+
+// Reasons of the condition Reachable.
+const (
+	// ReasonOffered: the resources of all these networks are offered.
+	ReasonOffered = "Offered"
+	// ReasonNotOffered: a check found the VLANs of one at fault on the node.
+	ReasonNotOffered = "NotOffered"
+	// ReasonNotChecked: no check has told yet, or none covers it.
+	ReasonNotChecked = "NotChecked"
+)
+
+// Reasons of the condition Passed.
+const (
+	// ReasonAllPassed: the last run has found neither errors nor warnings.
+	ReasonAllPassed = "AllPassed"
+	// ReasonFindings: it has found errors or warnings.
+	ReasonFindings = "Findings"
+	// ReasonNothingTested: nothing could be tested.
+	ReasonNothingTested = "NothingTested"
+	// ReasonCheckFailed: the check could not be run.
+	ReasonCheckFailed = "CheckFailed"
 )
 
 // Reasons of events that tell no transition of a condition.

@@ -1,6 +1,6 @@
 // Package v1alpha1 has the kinds of group homeport.dev/v1alpha1: what people write
-// (VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet), what nodes report
-// (VLANTrunkNode, VMPort, VMIdentity), the defaults, and the checks that need
+// (VLANTrunk, VLANNetwork, FirewallPolicy, AddressSet, ServiceSet, ReachabilityCheck), what
+// nodes report (VLANTrunkNode, VMPort, VMIdentity), the defaults, and the checks that need
 // nothing but the object itself. It is data; what the objects come to together is
 // pkg/desired.
 //
@@ -33,11 +33,13 @@ const (
 	KindAddressSet = "AddressSet"
 	// KindServiceSet is the kind of [ServiceSet].
 	KindServiceSet = "ServiceSet"
+	// KindReachabilityCheck is the kind of [ReachabilityCheck].
+	KindReachabilityCheck = "ReachabilityCheck"
 )
 
 // Kinds lists the kinds that say what nodes should be.
 func Kinds() []string {
-	return []string{KindVLANTrunk, KindVLANNetwork, KindFirewallPolicy, KindAddressSet, KindServiceSet}
+	return []string{KindVLANTrunk, KindVLANNetwork, KindFirewallPolicy, KindAddressSet, KindServiceSet, KindReachabilityCheck}
 }
 
 // MTUs that Linux gives a bridge or a veth (include/uapi/linux/if_ether.h:

@@ -222,6 +222,15 @@ const (
 
 // Reachability says what should answer on a network.
 type Reachability struct {
+	// Required, if true, has nodes offer the resource network.homeport.dev/<network's
+	// name> only while a ReachabilityCheck finds the network's VLANs well there, and the
+	// NetworkAttachmentDefinitions ask for that resource instead of the trunk's: VMs are
+	// scheduled only where their VLAN works. A node offers it once a run has passed, and
+	// takes it back after two in turn have failed there. VMs that run stay. What is wrong on all nodes
+	// alike, as a gateway that is silent, takes it from none.
+	// +optional
+	Required bool `json:"required,omitempty"`
+
 	// DHCP, if Enabled, has checks ask for a DHCP offer. Nothing is taken of what is
 	// offered, but servers may hold an address back for a moment.
 	// +optional

@@ -14,7 +14,8 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&VLANTrunk{}, &VLANTrunkList{}, &VLANTrunkNode{}, &VLANTrunkNodeList{},
 		&VLANNetwork{}, &VLANNetworkList{}, &VMPort{}, &VMPortList{}, &VMIdentity{}, &VMIdentityList{},
-		&FirewallPolicy{}, &FirewallPolicyList{}, &AddressSet{}, &AddressSetList{}, &ServiceSet{}, &ServiceSetList{})
+		&FirewallPolicy{}, &FirewallPolicyList{}, &AddressSet{}, &AddressSetList{}, &ServiceSet{}, &ServiceSetList{},
+		&ReachabilityCheck{}, &ReachabilityCheckList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

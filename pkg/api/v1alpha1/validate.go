@@ -185,6 +185,9 @@ func validateSubnets(path *field.Path, subnets []Subnet) field.ErrorList {
 }
 
 func validateReachability(path *field.Path, r *Reachability) (errs field.ErrorList) {
+	if r.Required {
+		errs = append(errs, clusterOnly(path.Child("required")))
+	}
 	switch r.DHCP {
 	case "", SwitchEnabled, SwitchDisabled:
 	default:

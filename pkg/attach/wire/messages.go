@@ -92,7 +92,7 @@ type Collected struct {
 // ReachRequest starts a check of the fabric, asks how far it is, or ends it.
 type ReachRequest struct {
 	Do      string          `json:"do"`                // one of the Reach constants
-	ID      string          `json:"id,omitempty"`      // of Look and Cancel, as Start has told
+	ID      string          `json:"id,omitempty"`      // of Look and Cancel, as Start has told; of Last, a check's name
 	Options json.RawMessage `json:"options,omitempty"` // of Start: reach.Options
 }
 
@@ -101,6 +101,7 @@ const (
 	ReachStart  = "Start"
 	ReachLook   = "Look" // at least every thirty seconds, or the check is ended
 	ReachCancel = "Cancel"
+	ReachLast   = "Last" // of the ReachabilityCheck ID: what its last run found
 )
 
 // ReachState is how far a check is.

@@ -120,7 +120,9 @@ type TrunkStatus struct {
 	Message string   `json:"message,omitempty"` // what is wrong
 	// Resource says that healthy nodes offer homeport.dev/<name> to the scheduler.
 	Resource bool `json:"resource,omitempty"`
-	// Conditions are those of the VLANTrunkNode beside Ready: HostFiltered.
+	// Offers are the networks with reachability.required whose resource the node offers while the trunk is healthy.
+	Offers []string `json:"offers,omitempty"`
+	// Conditions are those of the VLANTrunkNode beside Ready: HostFiltered, Reachable.
 	Conditions []Condition `json:"conditions,omitempty"`
 }
 

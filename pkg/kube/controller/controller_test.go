@@ -39,6 +39,7 @@ func TestController(t *testing.T) {
 		{"migration required", testMigration},
 		{"sets", testSets},
 		{"service sets", testServiceSets},
+		{"required network", testRequired},
 		{"node gone", testNodeGone},
 		{"node down", testNodeDown},
 		{"burst", testBurst},

@@ -156,13 +156,14 @@ func testQuiet(l *lab) {
 		"VLANNetwork": func(n string) error {
 			return (&networks{writer: w, judge: l.c.judge, nads: l.c.nads}).reconcile(l.Context(), n)
 		},
-		"FirewallPolicy": func(n string) error { return (&policies{writer: w, judge: l.c.judge}).reconcile(l.Context(), n) },
-		"AddressSet":     func(n string) error { return (&sets{w, l.c.judge, addressSets}).reconcile(l.Context(), n) },
-		"ServiceSet":     func(n string) error { return (&sets{w, l.c.judge, serviceSets}).reconcile(l.Context(), n) },
+		"FirewallPolicy":    func(n string) error { return (&policies{writer: w, judge: l.c.judge}).reconcile(l.Context(), n) },
+		"AddressSet":        func(n string) error { return (&sets{w, l.c.judge, addressSets}).reconcile(l.Context(), n) },
+		"ServiceSet":        func(n string) error { return (&sets{w, l.c.judge, serviceSets}).reconcile(l.Context(), n) },
+		"ReachabilityCheck": func(n string) error { return (&checks{w, l.c.judge}).reconcile(l.Context(), n) },
 	}
 	versions := func() map[string]string {
 		seen := map[string]string{}
-		for _, kind := range []string{"VLANTrunk", "VLANNetwork", "FirewallPolicy", "AddressSet", "ServiceSet", "NAD"} {
+		for _, kind := range []string{"VLANTrunk", "VLANNetwork", "FirewallPolicy", "AddressSet", "ServiceSet", "ReachabilityCheck", "NAD"} {
 			list := &unstructured.UnstructuredList{}
 			list.SetGroupVersionKind(gvkOf(kind).GroupVersionKind())
 			if err := l.List(l.Context(), list, client.InNamespace("")); err != nil {

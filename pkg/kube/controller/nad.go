@@ -194,7 +194,8 @@ func (p *placing) mend(ctx context.Context, nad *unstructured.Unstructured) erro
 	setResource(before, p.resource)
 	if asWas := before.DeepCopy(); complete(asWas, p.network, p.resource) == nil && same(before, asWas) {
 		p.event(p.network, right, corev1.EventTypeNormal, v1alpha1.EventNADUpdated, fmt.Sprintf(
-			"NetworkAttachmentDefinition of namespace %s follows spec.advertiseResource of VLANTrunk %s", nad.GetNamespace(), p.network.Spec.Trunk))
+			"NetworkAttachmentDefinition of namespace %s asks for the resource %q now, by spec.advertiseResource of VLANTrunk %s and spec.reachability.required",
+			nad.GetNamespace(), p.resource, p.network.Spec.Trunk))
 		return nil
 	}
 	p.event(p.network, right, corev1.EventTypeWarning, v1alpha1.EventNADRestored, fmt.Sprintf(

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/desired"
 )
 
 // networks look after VLANNetworks: their NetworkAttachmentDefinitions, the ports
@@ -30,6 +31,7 @@ func (c *Controller) addNetworks(n *networks) error {
 	return c.control("network", 4, by(n.reconcile), judged(v1alpha1.KindVLANNetwork), []watch{
 		{&v1alpha1.VMPort{}, reaction{whom: one(networkOf), when: newSpec, after: c.settle}},
 		{judged(v1alpha1.KindVLANTrunk), reaction{whom: n.ofTrunk, when: otherTrunk, after: c.settle}},
+		{judged(v1alpha1.KindReachabilityCheck), reaction{whom: n.requiring, when: newSpec, after: c.settle}},
 		{namesOnly("Namespace"), reaction{whom: n.selecting, when: otherLabels, after: c.settle}},
 	}, c.verdicts(v1alpha1.KindVLANNetwork),
 		told(c.settle, func(add func(string)) { n.nads.onChange(add, func() { n.each(add) }) }))
@@ -56,6 +58,40 @@ func (n *networks) list(ctx context.Context) ([]unstructured.Unstructured, error
 func (n *networks) ofTrunk(ctx context.Context, o client.Object) []string {
 	names, _ := namesOf(ctx, n, v1alpha1.KindVLANNetwork, byTrunk, o.GetName()) // from memory
 	return names
+}
+
+// requiring names the networks that VMs may only use where a check finds them well.
+func (n *networks) requiring(ctx context.Context, _ client.Object) []string {
+	list, _ := n.list(ctx) // from memory
+	var names []string
+	for i := range list {
+		if is, _, _ := unstructured.NestedBool(list[i].Object, "spec", "reachability", "required"); is {
+			names = append(names, list[i].GetName())
+		}
+	}
+	return names
+}
+
+// checked says whether a network that requires it is checked again and again.
+func (n *networks) checked(ctx context.Context, network *v1alpha1.VLANNetwork) (bool, error) {
+	if r := network.Spec.Reachability; r == nil || !r.Required {
+		return true, nil
+	}
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindReachabilityCheck + "List"))
+	if err := n.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
+		return false, err
+	}
+	for i := range list.Items {
+		o, err := typed[v1alpha1.ReachabilityCheck](&list.Items[i])
+		if err != nil {
+			continue // its own status says so
+		}
+		if c, errs := desired.FromCheck(o); len(errs) == 0 && c.Covers(network.Name) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // selecting names the networks that select a namespace.
@@ -105,6 +141,9 @@ func (n *networks) reconcile(ctx context.Context, name string) error {
 		return err
 	}
 	s := state{network: network, trunk: trunk, ports: ports.Items}
+	if s.checked, err = n.checked(ctx, network); err != nil {
+		return err
+	}
 	if err := n.place(ctx, &s); err != nil {
 		return err
 	}
@@ -158,7 +197,10 @@ func (n *networks) place(ctx context.Context, s *state) error {
 		used[s.ports[i].Namespace] = true
 	}
 	p := placing{writer: n.writer, direct: n.nads.direct, network: s.network}
-	if s.trunk != nil && s.trunk.Spec.AdvertiseResource {
+	switch r := s.network.Spec.Reachability; {
+	case r != nil && r.Required:
+		p.resource = v1alpha1.NetworkResource(s.network.Name)
+	case s.trunk != nil && s.trunk.Spec.AdvertiseResource:
 		p.resource = v1alpha1.ResourcePrefix + s.trunk.Name
 	}
 	if err := p.run(ctx, have, want, used, living); err != nil {
@@ -203,6 +245,7 @@ type state struct {
 	looked, noKind bool  // for NetworkAttachmentDefinitions; the cluster has no such kind
 	unread         error // why they cannot be read
 	selector       error // of spec.namespaces
+	checked        bool  // by a ReachabilityCheck, where that is required
 }
 
 // trunkKnown says whether the trunk's status is on its present generation.
@@ -243,6 +286,9 @@ func (s *state) ready(problems string, poll time.Duration) metav1.Condition {
 	}
 	if c := meta.FindStatusCondition(s.trunk.Status.Conditions, v1alpha1.ConditionReady); c.Status != metav1.ConditionTrue {
 		return no(v1alpha1.ReasonTrunkUnhealthy, "VLANTrunk %s is not ready (%s): see kubectl describe vlantrunk %s", s.trunk.Name, c.Reason, s.trunk.Name)
+	}
+	if !s.checked {
+		return no(v1alpha1.ReasonNotChecked, "spec.reachability.required is true, but no ReachabilityCheck with spec.every, and without spec.vlans and spec.nodes, covers the network, so that no node takes new VMs on it: make one")
 	}
 	return ready(n, true, v1alpha1.ReasonReady, fmt.Sprintf("%s can use it", count(len(s.in), "namespace"))+s.keptText())
 }

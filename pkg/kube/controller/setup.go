@@ -36,6 +36,7 @@ func (c *Controller) setup(ctx context.Context) error {
 		func() error { return c.addPolicies(&policies{writer: w, judge: c.judge, watching: map[string]bool{}}) },
 		func() error { return c.addSets(&sets{w, c.judge, addressSets}) },
 		func() error { return c.addSets(&sets{w, c.judge, serviceSets}) },
+		func() error { return c.addChecks(&checks{writer: w, judge: c.judge}) },
 		func() error { return c.addNodes(&nodes{writer: w, log: c.cfg.Log}) },
 		func() error { return c.mgr.Add(c.judge) },
 		func() error { return c.mgr.Add(c.nads) },

@@ -1,0 +1,285 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/reach"
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// TestStanding: one run decides at first, two in turn afterwards, and one that does not tell decides nothing.
+func TestStanding(t *testing.T) {
+	for runs, want := range map[string]string{
+		"":        "?",
+		"?":       "?",
+		"+":       "+",
+		"-":       "-",
+		"?+":      "+",
+		"+-":      "+!",
+		"+--":     "-",
+		"+-+-":    "+!",
+		"+-?-":    "-",
+		"+--+":    "-!",
+		"+--++":   "+",
+		"-+":      "-!",
+		"-++":     "+",
+		"-+-+":    "-!",
+		"+--??":   "-",
+		"+--+?+-": "+!",
+	} {
+		var s standing
+		for _, r := range runs {
+			s.judge(map[rune]reach.Standing{'+': reach.Well, '-': reach.Unwell, '?': reach.Unknown}[r], "because", time.Now())
+		}
+		got := map[bool]string{true: "+", false: "-"}[s.Offered]
+		if !s.Known {
+			got = "?"
+		}
+		if s.Against > 0 {
+			got += "!"
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q: %+v", runs, got, want, s)
+		}
+	}
+}
+
+func TestDue(t *testing.T) {
+	at := func(d time.Duration) time.Time { return time.Unix(1000, 0).Add(d) }
+	net := []required{{"a", "t", vlan.Set{}}}
+	told := func(s standing) *keptCheck {
+		return &keptCheck{Last: reach.Ran{ID: "1", Run: "x"}, At: at(0), seen: at(-time.Hour), asked: at(time.Second), Stands: map[string]standing{"a": s}}
+	}
+	settled := standing{Of: net[0].definition(), Known: true, Offered: true}
+	against, other := settled, settled
+	against.Against, other.Of = 1, "t 7"
+	later := told(settled)
+	later.notBefore = at(2 * time.Hour)
+	wanted := told(settled)
+	wanted.wanted = true
+	for name, c := range map[string]struct {
+		k     *keptCheck
+		check desired.Check
+		want  time.Time
+	}{
+		"never ran":                      {&keptCheck{seen: at(0)}, desired.Check{Every: time.Hour}, at(firstRunAfter)},
+		"ran":                            {told(settled), desired.Check{Every: time.Hour, Run: "x"}, at(time.Hour)},
+		"ran, when asked":                {told(settled), desired.Check{Run: "x"}, time.Time{}},
+		"asked":                          {told(settled), desired.Check{Run: "y"}, at(time.Second)},
+		"asked, and on schedule":         {told(settled), desired.Check{Every: time.Hour, Run: "y"}, at(time.Second)},
+		"not settled":                    {told(against), desired.Check{Every: time.Hour}, at(soonAfter)},
+		"not settled, but often":         {told(against), desired.Check{Every: time.Minute}, at(time.Minute)},
+		"a network of another VLAN":      {told(other), desired.Check{Every: time.Hour}, at(soonAfter)},
+		"a try that failed":              {later, desired.Check{Every: time.Hour}, at(2 * time.Hour)},
+		"another agent has asked for it": {wanted, desired.Check{Every: time.Hour}, at(0)},
+	} {
+		if got := c.k.due(&c.check, net); !got.Equal(c.want) {
+			t.Errorf("%s: due %v, want %v", name, got.Sub(at(0)), c.want.Sub(at(0)))
+		}
+	}
+}
+
+// TestTurn: nodes spread over some seconds, otherwise at each run.
+func TestTurn(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for _, node := range []string{"n1", "n2", "n3"} {
+		for _, last := range []string{"", "1"} {
+			d := turn(node, "c", last)
+			if d < 0 || d >= turnsOver || seen[d] || d != turn(node, "c", last) {
+				t.Errorf("%s after %q: %v", node, last, d)
+			}
+			seen[d] = true
+		}
+	}
+}
+
+// checked is an agent of node n1 with a network of VLANs 100 and 101 that is required, and a check of it.
+func checked(t *testing.T, dir string) *Agent {
+	a := idleAgent(t)
+	a.cfg.Paths = attach.Paths{RunDir: dir}
+	a.prober = newProber(a, "n1", nil)
+	if err := os.MkdirAll(filepath.Dir(a.statePath("x")), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	vlans := vlan.Set{}
+	for _, id := range []vlan.ID{100, 101} {
+		if err := vlans.Add(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.world.snap = &desired.Snapshot{Trunks: map[string]desired.Trunk{"t": {Name: "t"}},
+		Networks: map[string]desired.Network{"lan": {Name: "lan", Trunk: "t", Tagged: vlans, Reach: desired.Reach{Required: true}}, "free": {Name: "free", Trunk: "t", PVID: 100}},
+		Checks:   map[string]desired.Check{"hourly": {Name: "hourly", Every: time.Hour}}}
+	return a
+}
+
+// ranWith is a run that found these VLANs at fault at n1, all else well, also on n2.
+func ranWith(id string, bad ...vlan.ID) reach.Ran {
+	r := &reach.Report{Run: id, Nodes: []reach.Node{{Node: "n1", Trunk: "t"}, {Node: "n2", Trunk: "t"}}}
+	for _, node := range []string{"n1", "n2"} {
+		for _, v := range []vlan.ID{100, 101} {
+			r.Cells = append(r.Cells, reach.Cell{Node: node, Trunk: "t", VLAN: v, Test: reach.TestTrunk, Result: reach.Pass})
+		}
+	}
+	for _, v := range bad {
+		f := reach.Finding{Code: reach.NotTrunked, Severity: reach.Error, Trunk: "t", Nodes: []string{"n1"}, Message: "The VLAN does not get here."}
+		_ = f.VLANs.Add(v)
+		r.Findings = append(r.Findings, f)
+		for i := range r.Cells {
+			if c := &r.Cells[i]; c.Node == "n1" && c.VLAN == v {
+				c.Result, c.Why = reach.Fail, string(f.Code)
+			}
+		}
+	}
+	return reach.Ran{Check: "hourly", ID: id, By: "n2", Started: time.Unix(1, 0).UTC(), Ended: time.Unix(2, 0).UTC(), Report: r}
+}
+
+// TestTakeRun: what a run says decides what the node offers, is there after a restart, and is told in the
+// conditions of trunks and in metrics.
+func TestTakeRun(t *testing.T) {
+	dir := t.TempDir()
+	a := checked(t, dir)
+	says := func(when, offered, status, reason, text string) {
+		t.Helper()
+		offers, conds := a.offers(a.world.snap)
+		c := conds["t"]
+		if got := strings.Join(offers["t"], " "); got != offered || c.Status != status || c.Reason != reason || !strings.Contains(c.Message, text) {
+			t.Errorf("%s: offers %q, %s %s: %s; want %q, %s %s with %q", when, got, c.Status, c.Reason, c.Message, offered, status, reason, text)
+		}
+	}
+	take := func(ran reach.Ran) {
+		t.Helper()
+		if err := a.takeRun(ran); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says("at first", "", "Unknown", v1alpha1.ReasonNotChecked, "lan: ReachabilityCheck hourly has not told yet")
+	take(ranWith("1"))
+	says("well", "lan", "True", v1alpha1.ReasonOffered, "")
+	take(ranWith("2", 101))
+	says("bad once", "lan", "True", v1alpha1.ReasonOffered, "")
+	take(ranWith("3", 101))
+	says("bad twice", "", "False", v1alpha1.ReasonNotOffered, "lan: NOT_TRUNKED in VLAN 101: The VLAN does not get here. (ReachabilityCheck hourly)")
+
+	last, at := a.knownRun("hourly")
+	if last.ID != "3" || time.Since(at) > time.Minute || len(last.Report.Cells) != 2 || len(last.Report.Nodes) != 1 {
+		t.Errorf("known is %+v of %v", last, at)
+	}
+	a = checked(t, dir) // a restart
+	a.keepCheck(&desired.Check{Name: "hourly"})
+	says("after a restart", "", "False", v1alpha1.ReasonNotOffered, "NOT_TRUNKED")
+	_, body := metricsOf(t, a)
+	for _, want := range []string{
+		`homeport_reachability_cell_passed{check="hourly",target="",test="trunk",trunk="t",vlan="100"} 1`,
+		`homeport_reachability_cell_passed{check="hourly",target="",test="trunk",trunk="t",vlan="101"} 0`,
+		`homeport_reachability_cells{check="hourly",result="fail"} 1`, `homeport_reachability_cells{check="hourly",result="untested"} 0`,
+		`homeport_reachability_findings{check="hourly",code="NOT_TRUNKED",severity="error"} 1`,
+		`homeport_reachability_every_seconds{check="hourly"} 3600`, `homeport_reachability_last_run_error{check="hourly"} 0`,
+		`homeport_reachability_network_offered{network="lan"} 0`, `homeport_reachability_last_run_timestamp_seconds{check="hourly"} `,
+	} {
+		if !strings.Contains(body, "\n"+want) {
+			t.Errorf("no %s in\n%s", want, body)
+		}
+	}
+	take(reach.Ran{Check: "hourly", ID: "4", By: "n1", Error: "no keys"})
+	says("a run that could not be", "", "False", v1alpha1.ReasonNotOffered, "NOT_TRUNKED")
+	take(ranWith("5"))
+	says("well once", "", "False", v1alpha1.ReasonNotOffered, "")
+	take(ranWith("6"))
+	says("well twice", "lan", "True", v1alpha1.ReasonOffered, "")
+
+	n := a.world.snap.Networks["lan"]
+	n.PVID = 102
+	a.world.snap.Networks["lan"] = n
+	says("one more VLAN", "", "Unknown", v1alpha1.ReasonNotChecked, "has not told yet")
+	take(ranWith("7"))
+	says("it is not among the cells", "", "Unknown", v1alpha1.ReasonNotChecked, "ReachabilityCheck hourly does not tell: VLAN 102 was not tested")
+
+	if err := a.takeRun(reach.Ran{Check: "other"}); err == nil || !strings.Contains(err.Error(), `no ReachabilityCheck "other"`) {
+		t.Errorf("of another check: %v", err)
+	}
+	delete(a.world.snap.Checks, "hourly")
+	says("no check", "", "Unknown", v1alpha1.ReasonNotChecked, "covers it: make one")
+	a.forgetChecks(a.world.snap)
+	if left, err := filepath.Glob(a.statePath("check-*")); err != nil || len(left) > 0 {
+		t.Errorf("left is %v, %v", left, err)
+	}
+}
+
+// TestStandingOf: errors of the node alone count, of VLANs of the network.
+func TestOffersOfTwoChecks(t *testing.T) {
+	a := checked(t, t.TempDir())
+	a.world.snap.Checks["daily"] = desired.Check{Name: "daily", Every: 24 * time.Hour}
+	ran := ranWith("1")
+	if err := a.takeRun(ran); err != nil {
+		t.Fatal(err)
+	}
+	if offers, _ := a.offers(a.world.snap); len(offers["t"]) != 1 {
+		t.Errorf("one has told: %v", offers)
+	}
+	ran = ranWith("2", 100)
+	ran.Check = "daily"
+	if err := a.takeRun(ran); err != nil {
+		t.Fatal(err)
+	}
+	if offers, conds := a.offers(a.world.snap); len(offers["t"]) != 0 || !strings.Contains(conds["t"].Message, "(ReachabilityCheck daily)") {
+		t.Errorf("the other one has, too, that it does not work: %v, %v", offers, conds)
+	}
+}
+
+// TestLastRun: who ran a check has the whole report, and who cannot ask him this node's part.
+func TestLastRun(t *testing.T) {
+	a := checked(t, t.TempDir())
+	get := func(name string) (error, string, string) {
+		t.Helper()
+		s, err := a.lastRun(t.Context(), name)
+		if err != nil {
+			return err, "", ""
+		}
+		return nil, s.Error + s.What, string(s.Report)
+	}
+	if err, _, _ := get("other"); err == nil || !strings.Contains(err.Error(), `no ReachabilityCheck "other"; name one of hourly`) && !strings.Contains(err.Error(), "hourly") {
+		t.Errorf("another: %v", err)
+	}
+	if _, said, _ := get(""); said != "ReachabilityCheck hourly has not run yet" {
+		t.Errorf("before: %q", said)
+	}
+	own := ranWith("1")
+	own.By = "n1"
+	if err := a.takeRun(own); err != nil {
+		t.Fatal(err)
+	}
+	if err, said, report := get("hourly"); err != nil || said != "" || strings.Count(report, `"node":"n2"`) != 3 {
+		t.Errorf("run here: %v, %q, %s", err, said, report)
+	}
+	if err := a.takeRun(ranWith("2", 100)); err != nil {
+		t.Fatal(err)
+	}
+	if err, said, report := get("hourly"); err != nil || !strings.HasPrefix(said, "this node's part alone") || strings.Contains(report, `"node":"n2"`) {
+		t.Errorf("run elsewhere: %v, %q, %s", err, said, report)
+	}
+	if err := a.takeRun(reach.Ran{Check: "hourly", ID: "3", By: "n2", Error: "no such VLAN"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, said, report := get("hourly"); said != "ReachabilityCheck hourly could not be run by the agent of n2: no such VLAN" || report != "" {
+		t.Errorf("one that failed: %q, %s", said, report)
+	}
+	if d := cmp.Diff(turnAnswer{Takes: true}, a.takeTurn(turnRequest{"hourly", "3"})); d != "" || !a.book.kept["hourly"].wanted {
+		t.Errorf("asked to run it: %s", d)
+	}
+	if got := a.takeTurn(turnRequest{"hourly", "2"}); !got.Takes || got.Last.ID != "3" {
+		t.Errorf("asked by who has missed a run: %+v", got)
+	}
+	if got := a.takeTurn(turnRequest{"other", ""}); got.Takes {
+		t.Errorf("asked for another: %+v", got)
+	}
+}

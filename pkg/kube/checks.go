@@ -1,0 +1,158 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/reach"
+)
+
+// The ReachabilityCheck itself settles who runs it: who first writes its name into status.running does. It may be called
+// while the Reporter reports.
+
+// claimOver is when a claim counts no more: its agent is gone, or its clock is.
+const claimOver = 6 * time.Minute
+
+// Claim asks to run a check, if the last run is still the one that this node knows of.
+func (r *Reporter) Claim(ctx context.Context, check, last string) (reach.Claim, error) {
+	o, err := r.check(ctx, check)
+	if err != nil {
+		return reach.Claim{}, err
+	}
+	var known reach.Claim
+	if l := o.Status.Last; l != nil {
+		known.Last = reach.Ran{Check: check, ID: l.ID, By: l.Node, Run: l.Run, Started: l.Started.Time, Ended: l.Ended.Time, Error: l.Error}
+		known.Age = time.Since(l.Ended.Time)
+	}
+	if known.Last.ID != last {
+		return known, nil
+	}
+	if by := o.Status.Running; by != nil && by.Node != r.node && time.Since(by.Since.Time).Abs() < claimOver {
+		return known, nil
+	}
+	o.Status.Running = &v1alpha1.CheckRunning{Node: r.node, Since: metav1.Now()}
+	if err := r.client.Status().Update(ctx, o); apierrors.IsConflict(err) {
+		return known, nil // somebody was faster
+	} else if err != nil {
+		return reach.Claim{}, fmt.Errorf("write ReachabilityCheck %s: %w", check, err)
+	}
+	known.Mine = true
+	return known, nil
+}
+
+// Publish writes what a run has found, unless another node has taken the check over.
+func (r *Reporter) Publish(ctx context.Context, ran reach.Ran) error {
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		o, err := r.check(ctx, ran.Check)
+		if err != nil {
+			return err
+		}
+		if by := o.Status.Running; by == nil || by.Node != r.node {
+			r.log.Warn("another node has taken a ReachabilityCheck over; what this one found is not written", "check", ran.Check)
+			return nil
+		}
+		o.Status.Running, o.Status.Last = nil, lastRun(&ran)
+		passed := passed(&ran)
+		if passed.Status == metav1.ConditionTrue {
+			o.Status.LastPassed = &o.Status.Last.Ended
+		}
+		passed.ObservedGeneration = o.Generation
+		changed := meta.SetStatusCondition(&o.Status.Conditions, passed)
+		if err := r.client.Status().Update(ctx, o); err != nil {
+			return err
+		}
+		if changed {
+			o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindReachabilityCheck))
+			r.events.transition(ctx, o, passed)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("write ReachabilityCheck %s: %w", ran.Check, err)
+	}
+	return nil
+}
+
+func (r *Reporter) check(ctx context.Context, name string) (*v1alpha1.ReachabilityCheck, error) {
+	o := &v1alpha1.ReachabilityCheck{}
+	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, o); err != nil {
+		return nil, fmt.Errorf("read ReachabilityCheck %s: %w", name, err)
+	}
+	return o, nil
+}
+
+// lastRun is what a status holds of a run.
+func lastRun(ran *reach.Ran) *v1alpha1.CheckRun {
+	out := &v1alpha1.CheckRun{ID: ran.ID, Node: ran.By, Run: ran.Run, Started: metav1.NewTime(ran.Started), Ended: metav1.NewTime(ran.Ended),
+		Error: clipped(ran.Error)}
+	if ran.Report == nil {
+		return out
+	}
+	s := ran.Report.Summary
+	out.Cells, out.Passed, out.Failed, out.Untested = int32(s.Cells), int32(s.Passed), int32(s.Failed), int32(s.Untested)
+	out.Errors, out.Warnings, out.Infos = int32(s.Errors), int32(s.Warnings), int32(s.Infos)
+	for i := range ran.Report.Findings[:min(len(ran.Report.Findings), v1alpha1.MaxCheckFindings)] {
+		f := &ran.Report.Findings[i]
+		out.Findings = append(out.Findings, v1alpha1.CheckFinding{Code: string(f.Code), Severity: string(f.Severity), Trunk: f.Trunk, VLANs: f.VLANs.String(),
+			Networks: someOf(f.Networks), Nodes: someOf(f.Nodes), Targets: someOf(f.Targets), SwitchPorts: someOf(f.Ports),
+			Message: clipped(f.Message), Next: clipped(f.Next)})
+	}
+	return out
+}
+
+func someOf(names []string) []string { return names[:min(len(names), v1alpha1.MaxCheckNames)] }
+
+// clipped is a text of at most 1024 bytes, whole characters all of them.
+func clipped(text string) string {
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) <= 1024 {
+		return text
+	}
+	cut := 1024 - len("...")
+	for !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + "..."
+}
+
+// passed is the condition of a run.
+func passed(ran *reach.Ran) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionPassed, Status: metav1.ConditionUnknown, Message: clipped(ran.Sum())}
+	switch r := ran.Report; {
+	case r == nil:
+		c.Reason, c.Message = v1alpha1.ReasonCheckFailed, clipped("the agent of "+ran.By+" could not run it: "+ran.Error)
+	case r.Summary.Errors+r.Summary.Warnings > 0:
+		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonFindings
+		worst := &r.Findings[0]
+		c.Message = clipped(fmt.Sprintf("%s; first %s%s: %s", c.Message, worst.Code, where(worst), worst.Message))
+	case r.Summary.Passed == 0:
+		c.Reason = v1alpha1.ReasonNothingTested
+	default:
+		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonAllPassed
+	}
+	return c
+}
+
+// where a finding is, in words.
+func where(f *reach.Finding) (text string) {
+	if len(f.Nodes) > 0 {
+		text = " at " + strings.Join(f.Nodes[:min(len(f.Nodes), 3)], ", ")
+		if more := len(f.Nodes) - 3; more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+	}
+	if !f.VLANs.Empty() {
+		text += " in VLAN " + f.VLANs.String()
+	}
+	return text
+}
