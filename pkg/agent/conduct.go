@@ -127,6 +127,15 @@ func (a *Agent) conduct(ctx context.Context, c *desired.Check, last string) {
 	}
 }
 
+// letOther has this agent leave a check that is due to the one that runs it now.
+func (a *Agent) letOther(check string) {
+	a.book.mu.Lock()
+	defer a.book.mu.Unlock()
+	if k := a.book.kept[check]; k != nil {
+		k.notBefore = time.Now().Add(tryAgainAfter)
+	}
+}
+
 // publish is patient: what was found is lost to people else.
 func (a *Agent) publish(ctx context.Context, ran reach.Ran) (err error) {
 	for wait := time.Second; wait < time.Minute; wait *= 4 {
@@ -154,6 +163,12 @@ func (a *Agent) runCheck(ctx context.Context, c *desired.Check) (ran reach.Ran, 
 	limited, cancel := context.WithTimeout(ctx, runWithin)
 	defer cancel()
 	agents, absent, err := a.agents(limited)
+	for i := range agents {
+		if far, ok := agents[i].(farAgent); ok {
+			far.check = c.Name
+			agents[i] = far
+		}
+	}
 	if err == nil {
 		ran.Report, err = reach.Run(limited, agents, absent, o, nil)
 	}

@@ -71,6 +71,8 @@ type reachRequest struct {
 	Trunks []string    `json:"trunks,omitempty"`
 	PPS    int         `json:"pps,omitempty"`
 	Asks   []probe.Ask `json:"asks,omitempty"`
+	// Check is the ReachabilityCheck that is run, if it is one.
+	Check string `json:"check,omitempty"`
 }
 
 // ring reads the fabric keys, or makes one for this process alone.
@@ -156,7 +158,10 @@ func (a *Agent) serveAgents(ctx context.Context) error {
 		return err
 	}
 	s := &peer.Server{Ring: a.ring, Node: a.prober.node, Version: a.cfg.Version, Log: a.log, Handlers: map[string]peer.Handler{
-		verbDescribe: reachHandler(func(ctx context.Context, _ reachRequest) (any, error) { return a.prober.Describe(ctx) }),
+		verbDescribe: reachHandler(func(ctx context.Context, r reachRequest) (any, error) {
+			a.letOther(r.Check)
+			return a.prober.Describe(ctx)
+		}),
 		verbStart: reachHandler(func(ctx context.Context, r reachRequest) (any, error) {
 			return nil, a.prober.Start(ctx, r.Run, r.Trunks, r.PPS)
 		}),
@@ -187,12 +192,13 @@ func reachHandler[T any](h func(context.Context, T) (any, error)) peer.Handler {
 type farAgent struct {
 	client *peer.Client
 	peer   peer.Peer
+	check  string // that it is asked for, if there is one
 }
 
 func (f farAgent) Node() string { return f.peer.Node }
 
 func (f farAgent) Describe(ctx context.Context) (d reach.Description, err error) {
-	err = f.client.Call(ctx, f.peer, verbDescribe, reachRequest{}, &d)
+	err = f.client.Call(ctx, f.peer, verbDescribe, reachRequest{Check: f.check}, &d)
 	return d, err
 }
 
@@ -234,7 +240,7 @@ func (a *Agent) agents(ctx context.Context) (all []reach.Agent, absent []reach.A
 		case p.Address == "":
 			absent = append(absent, reach.Absent{Node: p.Node, Why: "its agent has told no address to be asked at: it runs without --agents-addr, or is of an older release"})
 		default:
-			all = append(all, farAgent{a.client, p})
+			all = append(all, farAgent{client: a.client, peer: p})
 		}
 	}
 	return all, absent, nil
