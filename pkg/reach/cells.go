@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/probe"
+	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // lldpPatience is how long a switch may be silent: three times its usual pause, and some.
@@ -205,11 +206,22 @@ func (s *seen) ports(c claim) (list []string) {
 	return list
 }
 
-func (s *seen) nodes() (all []Node) {
+// nodes are all that took part, or should have, with the VLANs that they have cells of.
+func (s *seen) nodes(cells []Cell) (all []Node) {
+	type key struct{ node, trunk string }
+	tested := map[key]vlan.Set{}
+	for _, c := range cells {
+		set := tested[key{c.Node, c.Trunk}]
+		_ = set.Add(c.VLAN) // segments have none but valid ones
+		tested[key{c.Node, c.Trunk}] = set
+	}
 	for _, st := range s.stations {
-		n := Node{Node: st.node, Trunk: st.Name, Uplink: st.Uplink, Version: st.version, Frames: st.obs.Sent}
+		n := Node{Node: st.node, Trunk: st.Name, Uplink: st.Uplink, Version: st.version, VLANs: tested[key{st.node, st.Name}], Frames: st.obs.Sent}
 		if st.Switch != nil {
 			n.Switch, n.Port = cmp.Or(st.Switch.Name, st.Switch.Chassis), st.Switch.Port
+			if st.Switch.Chassis != n.Switch {
+				n.Chassis = st.Switch.Chassis
+			}
 		}
 		all = append(all, n)
 	}

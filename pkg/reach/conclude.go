@@ -81,7 +81,7 @@ func conclude(s *seen) *Report {
 	r.Findings = append(r.Findings, slices.DeleteFunc(s.findings(claims), func(f Finding) bool {
 		return len(f.Nodes) > 0 && !slices.ContainsFunc(f.Nodes, s.options.wantsNode)
 	})...)
-	r.Nodes = append(r.Nodes, s.nodes()...)
+	r.Nodes = append(r.Nodes, s.nodes(r.Cells)...)
 	r.findEverywhere()
 	r.sum()
 	return r

@@ -188,7 +188,7 @@ func (n *fakeNode) Describe(context.Context) (Description, error) {
 		if id != 0 {
 			v = v.Union(setOf(id))
 		}
-		d.Trunks[0].Switch = &probe.Neighbour{Chassis: "02:00:00:00:00:99", Name: n.port.sw.name, Port: n.port.name, Native: id, VLANs: v.Minus(n.port.hides), TTL: 120 * time.Second}
+		d.Trunks[0].Switch = &probe.Neighbour{Chassis: fmt.Sprintf("02:00:00:00:00:%02x", n.port.sw.name[len(n.port.sw.name)-1]), Name: n.port.sw.name, Port: n.port.name, Native: id, VLANs: v.Minus(n.port.hides), TTL: 120 * time.Second}
 	}
 	return d, n.absent
 }

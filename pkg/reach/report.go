@@ -71,14 +71,19 @@ type Finding struct {
 
 // Node is one that took part, or should have.
 type Node struct {
-	Node    string `json:"node"`
-	Trunk   string `json:"trunk,omitempty"`
-	Uplink  string `json:"uplink,omitempty"`
+	Node   string `json:"node"`
+	Trunk  string `json:"trunk,omitempty"`
+	Uplink string `json:"uplink,omitempty"`
+	// Switch and Port are as the switch has them by LLDP; Chassis is its own, where that is not
+	// Switch already: switches may share a name.
 	Switch  string `json:"switch,omitempty"`
+	Chassis string `json:"chassis,omitempty"`
 	Port    string `json:"port,omitempty"`
-	Version string `json:"version,omitempty"`
-	Absent  string `json:"absent,omitempty"` // why
-	Frames  int    `json:"frames"`           // sent
+	// VLANs that cells are of, also of such cells as were left out.
+	VLANs   vlan.Set `json:"vlans,omitzero"`
+	Version string   `json:"version,omitempty"`
+	Absent  string   `json:"absent,omitempty"` // why
+	Frames  int      `json:"frames"`           // sent
 }
 
 // Result of a cell.

@@ -69,3 +69,25 @@ func TestReference(t *testing.T) {
 		t.Errorf("UPDATE_GOLDEN=1 writes it anew: want -, got +\n%s", d)
 	}
 }
+
+// TestNodesOfReport: what was tested is known of each node when cells that passed are left out; of
+// nodes that were not asked for, nothing was.
+func TestNodesOfReport(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(3)
+		s.absent = []Absent{{Node: "n9", Why: "no answer"}}
+		r := s.check(t, Options{VLANs: setOf(105).Union(setOf(107)), Nodes: []string{"n1", "n2"}})
+		r.LeaveOutPassed()
+		want := map[string]string{"n1": "105,107", "n2": "105,107", "n3": "", "n4": "", "n9": ""}
+		got := map[string]string{}
+		for _, n := range r.Nodes {
+			got[n.Node] = n.VLANs.String()
+			if chassis := map[string]string{"sw-a": "02:00:00:00:00:61", "sw-b": "02:00:00:00:00:62"}[n.Switch]; n.Chassis != chassis {
+				t.Errorf("%s is at %q, chassis %q", n.Node, n.Switch, n.Chassis)
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("want -, got +\n%s", d)
+		}
+	})
+}
