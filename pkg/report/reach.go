@@ -19,7 +19,7 @@ func (p Printer) Reach(r *reach.Report, known []reach.Finding) error {
 	}
 	pg := p.text()
 	if r.Summary.Cells == 0 {
-		pg.line(say("Nothing was tested: no VLANNetwork is on a trunk with an uplink, on the nodes that were asked."))
+		pg.line(say(nothingTested))
 	}
 	for _, t := range trunksOf(r) {
 		matrix(pg, r, t)
@@ -31,13 +31,21 @@ func (p Printer) Reach(r *reach.Report, known []reach.Finding) error {
 	}
 	for i := range r.Findings {
 		f := &r.Findings[i]
-		finding(pg, f, slices.ContainsFunc(known, func(k reach.Finding) bool {
-			return k.Code == f.Code && k.VLANs == f.VLANs && slices.Equal(k.Nodes, f.Nodes) && slices.Equal(k.Targets, f.Targets)
-		}))
+		finding(pg, f, isKnown(f, known))
 	}
-	untested(pg, r)
+	for _, why := range untestedWhy(r) {
+		pg.line(say("Not tested: " + why))
+	}
 	sum(pg, r, len(known))
 	return p.flush(pg)
+}
+
+const nothingTested = "Nothing was tested: no VLANNetwork is on a trunk with an uplink, on the nodes that were asked."
+
+func isKnown(f *reach.Finding, known []reach.Finding) bool {
+	return slices.ContainsFunc(known, func(k reach.Finding) bool {
+		return k.Code == f.Code && k.VLANs == f.VLANs && slices.Equal(k.Nodes, f.Nodes) && slices.Equal(k.Targets, f.Targets)
+	})
 }
 
 func trunksOf(r *reach.Report) (names []string) {
@@ -202,8 +210,8 @@ func Where(f *reach.Finding) string {
 	return strings.Join(parts, "; ")
 }
 
-// untested says what was not, and why.
-func untested(pg *page, r *reach.Report) {
+// untestedWhy says what was not tested, and why.
+func untestedWhy(r *reach.Report) []string {
 	why := map[string]int{}
 	var order []string
 	for _, c := range r.Cells {
@@ -217,9 +225,10 @@ func untested(pg *page, r *reach.Report) {
 		why[k]++
 	}
 	slices.SortStableFunc(order, func(a, b string) int { return cmp.Compare(why[b], why[a]) })
-	for _, k := range order {
-		pg.line(say(fmt.Sprintf("Not tested: %d of %s", why[k], k)))
+	for i, k := range order {
+		order[i] = printable(fmt.Sprintf("%d of %s", why[k], k))
 	}
+	return order
 }
 
 func sum(pg *page, r *reach.Report, known int) {

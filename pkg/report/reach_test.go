@@ -34,6 +34,7 @@ func TestReachGolden(t *testing.T) {
 		"reach.jsonl":    Printer.ReachLines,
 		"reach.xml":      Printer.ReachJUnit,
 		"reach.md":       Printer.ReachMarkdown,
+		"reach.html":     func(p Printer, r *reach.Report) error { return p.ReachHTML(r, r.Findings[1:2]) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var buf bytes.Buffer
