@@ -23,7 +23,7 @@ import (
 )
 
 // checkFormats are the values of check's -o.
-var checkFormats = []string{"matrix", "wide", "table", "json", "yaml", "jsonl", "junit", "markdown"}
+var checkFormats = []string{"matrix", "wide", "table", "json", "yaml", "jsonl", "junit", "markdown", "html"}
 
 // checkFlags are what the flags of check say.
 type checkFlags struct {
@@ -336,6 +336,8 @@ func (f *checkFlags) write(o *options, r *reach.Report, raw json.RawMessage) err
 		err = p.ReachJUnit(r)
 	case "markdown":
 		err = p.ReachMarkdown(r)
+	case "html":
+		err = p.ReachHTML(r, known)
 	default:
 		err = p.Reach(r, known)
 	}

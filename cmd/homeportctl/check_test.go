@@ -114,7 +114,7 @@ func TestCheckUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-o", "pdf"}, `output format "pdf" is unknown: want matrix,`},
+		{[]string{"-o", "pdf"}, `output format "pdf" is unknown: want matrix, wide, table, json, yaml, jsonl, junit, markdown, html`},
 		{[]string{"--vlan", "100-"}, "--vlan: VLAN"},
 		{[]string{"--vlan", "4095"}, "4095 is out of range"},
 		{[]string{"--only", "ping"}, `--only: there is no test "ping": want some of [trunk`},
@@ -233,7 +233,7 @@ func TestCheckOptions(t *testing.T) {
 func TestCheckFormats(t *testing.T) {
 	socket := serveFabric(t, newFabric(t))
 	for format, begins := range map[string]string{"matrix": "TRUNK", "wide": "TRUNK", "table": "SEVERITY", "json": "{", "yaml": "apiVersion: homeport.dev", "jsonl": `{"type":"finding"`,
-		"junit": "<?xml", "markdown": "### Trunk"} {
+		"junit": "<?xml", "markdown": "### Trunk", "html": "<!DOCTYPE html>"} {
 		file := filepath.Join(t.TempDir(), "out")
 		r := homeportctl(t, socket, "check", "-o", format)
 		w := homeportctl(t, socket, "check", "-o", format, "--output-file", file)
