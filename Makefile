@@ -39,9 +39,9 @@ verify: ## generated files are current; vet, staticcheck, gofmt
 	hack/verify.sh
 
 .PHONY: test
-test: deps ## everything below: unit, bpf, netns, and both kernels in VMs
+test: deps ## everything below: unit, bpf, netns, pages in a browser, and both kernels in VMs
 	rm -rf out/test
-	@code=0; for t in test-unit test-bpf test-netns test-vm; do $(MAKE) $$t || code=1; done; $(TESTSUM) report || code=1; exit $$code
+	@code=0; for t in test-unit test-bpf test-netns test-browser test-vm; do $(MAKE) $$t || code=1; done; $(TESTSUM) report || code=1; exit $$code
 
 .PHONY: test-unit
 test-unit: ## all other packages; what needs root or a kernel feature says why it skips
@@ -55,6 +55,10 @@ test-bpf: ## port programs against the reference evaluator, natively (root)
 .PHONY: test-netns
 test-netns: ## the lab on this host's kernel, as far as it goes (root)
 	$(TESTSUM) run -name netns -- go test -json -count=1 -timeout 20m ./test/netns
+
+.PHONY: test-browser
+test-browser: deps ## pages of HTML in a real browser (PHOTOS=DIR keeps pictures); nothing skips
+	HOMEPORT_BROWSER=1 HOMEPORT_PHOTOS='$(PHOTOS)' $(TESTSUM) run -noskip -name browser -- go test -C test/browser -json -count=1 -timeout 10m ./...
 
 .PHONY: test-vm
 test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips

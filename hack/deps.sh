@@ -27,6 +27,7 @@ iputils-ping|ping, on the host and in the VM
 nftables|nft, for the reference bridge plugin macspoofchk
 iptables|what br_netfilter sends bridged frames through
 tcpdump|packet traces of the demo
+chromium-headless-shell|shows pages of HTML to their tests
 e2fsprogs|mke2fs: disks of nodes of the test cluster
 ca-certificates|downloads of Go modules'
 

@@ -11,7 +11,7 @@ state() { git ls-files -co --exclude-standard -z | { xargs -0 sha256sum 2>/dev/n
 
 # The product, and what needs other dependencies. hack/tools and test/cluster/tools
 # only pin versions of programs: they have no code.
-modules=(. test/bench test/deploy/tools test/cyclonus)
+modules=(. test/bench test/deploy/tools test/cyclonus test/browser)
 
 before=$(state)
 go generate ./...

@@ -28,19 +28,20 @@ var (
 
 // htmlPage is what the template is given. All text in it is printable, and escaped by the template.
 type htmlPage struct {
-	Policy         string
-	Style          template.CSS
-	Script         template.JS
-	Title, Verdict string
-	Tone           string // of the verdict: good, warn, bad
-	Facts          []htmlFact
-	Summary        reach.Summary
-	Bar            []htmlBar
-	Findings       []htmlFinding
-	Trunks         []htmlTrunk
-	Drawings       []*drawing
-	Untested       []string
-	LeftOut        bool
+	Policy        string
+	Style         template.CSS
+	Script        template.JS
+	When, Machine string // when it was begun
+	Verdict       string
+	Tone          string // of the verdict: good, warn, bad
+	Facts         []htmlFact
+	Summary       reach.Summary
+	Bar           []htmlBar
+	Findings      []htmlFinding
+	Trunks        []htmlTrunk
+	Drawings      []*drawing
+	Untested      []string
+	LeftOut       bool
 }
 
 type htmlFact struct{ Name, Text string }
@@ -86,7 +87,8 @@ func newHTMLPage(r *reach.Report, known []reach.Finding) *htmlPage {
 	pg := &htmlPage{
 		Policy: "default-src 'none'; img-src data:; style-src " + sumOf(htmlStyle) + "; script-src " + sumOf(htmlScript) + "; base-uri 'none'; form-action 'none'",
 		Style:  template.CSS(htmlStyle), Script: template.JS(htmlScript),
-		Title:   "Fabric check, " + r.Started.UTC().Format("2006-01-02 15:04") + " UTC",
+		When:    r.Started.UTC().Format("2006-01-02 15:04") + " UTC",
+		Machine: r.Started.UTC().Format(time.RFC3339),
 		Summary: r.Summary, Untested: untestedWhy(r), LeftOut: r.PassedLeftOut, Facts: facts(r), Bar: bars(r.Summary),
 	}
 	pg.Tone, pg.Verdict = verdictOf(r, len(known))
