@@ -199,7 +199,7 @@ func linkOf(ix *findingIndex, list []int) drawnLink {
 
 // split cuts switches that are longer than a column.
 func split(all []drawnSwitch, most int) (parts []drawnSwitch) {
-	most = max(most, 8)
+	most = max(most, 12)
 	for _, s := range all {
 		rows, name := s.Rows, s.Full
 		for i := 0; len(rows) > 0; i++ {
