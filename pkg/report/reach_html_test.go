@@ -343,6 +343,8 @@ func TestDrawnSwitches(t *testing.T) {
 		{Code: reach.LinkDown, Severity: reach.Error, Trunk: "other", Nodes: []string{"n2"}},
 		{Code: reach.LLDPVLANMissing, Severity: reach.Warning, Nodes: []string{"n3"}},
 		{Code: reach.NotTrunked, Severity: reach.Error, Trunk: "t", Nodes: []string{"n3"}},
+		{Code: reach.OneWay, Severity: reach.Error, Trunk: "t", Nodes: []string{"n4"}},
+		{Code: reach.RAUnexpected, Severity: reach.Warning, Trunk: "t", Nodes: []string{"n4"}},
 	}}
 	for i := range r.Nodes {
 		_ = r.Nodes[i].VLANs.Add(vlan.ID(100))
@@ -354,7 +356,7 @@ func TestDrawnSwitches(t *testing.T) {
 			got = append(got, fmt.Sprintf("  %s %s %s %s", w.Port, w.Name, w.Link.Class, w.Link.To))
 		}
 	}
-	want := []string{"sw 00:00:01", "  9 n4 pass ", "  10 n3 fail f4", "sw 00:00:02", "  2 n2 pass ", "unknown switch", "  no LLDP n1 info f1", "did not take part", "   n0 none "}
+	want := []string{"sw 00:00:01", "  9 n4 fail f5", "  10 n3 fail f4", "sw 00:00:02", "  2 n2 pass ", "unknown switch", "  no LLDP n1 info f1", "did not take part", "   n0 none "}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
@@ -373,5 +375,35 @@ func TestHTMLWellFormed(t *testing.T) {
 	}
 	if !slices.Contains(v.Text, "sw-a") {
 		t.Errorf("labels: %q", v.Text)
+	}
+}
+
+// TestColumns: VLANs share a column where nodes fare the same for the same reason, and not where they
+// fail for another.
+func TestColumns(t *testing.T) {
+	r := &reach.Report{Nodes: []reach.Node{{Node: "n1", Trunk: "t"}, {Node: "n2", Trunk: "t"}}, Findings: []reach.Finding{
+		{Code: reach.MTUBelowIntent, Severity: reach.Error, Nodes: []string{"n1"}, VLANs: set(t, "101,103-104")},
+		{Code: reach.MTUBelowIntent, Severity: reach.Error, Nodes: []string{"n1"}, VLANs: set(t, "105")},
+	}}
+	for i, id := range []vlan.ID{100, 101, 103, 104, 105, 106, 107} {
+		c := reach.Cell{Node: "n1", Trunk: "t", VLAN: id, Test: reach.TestMTU, Result: reach.Pass}
+		if i > 0 && i < 5 {
+			c.Result, c.Why = reach.Fail, "MTU_BELOW_INTENT"
+		}
+		if id == 104 {
+			r.Cells = append(r.Cells, reach.Cell{Node: "n1", Trunk: "t", VLAN: id, Test: reach.TestTrunk, Result: reach.Fail, Why: "ONE_WAY"})
+		}
+		r.Cells = append(r.Cells, c)
+	}
+	r.Cells = append(r.Cells, reach.Cell{Node: "n2", Trunk: "t", VLAN: 100, Test: reach.TestTrunk, Result: reach.Pass})
+	tr := newHTMLTrunk(r, newFindingIndex(r), "t", 1)
+	var got []string
+	for i, c := range tr.Columns {
+		a, b := tr.Rows[0].Cells[i], tr.Rows[1].Cells[i]
+		got = append(got, strings.TrimSpace(fmt.Sprintf("%s: %s %s %s %s, %s", c.VLANs, a.Symbol, a.Class, a.Tests, a.To, b.Symbol)))
+	}
+	want := []string{"100: ✓ pass  , ✓", "101,103: ✕ fail mtu f1, ·", "104: ✕ fail trunk, mtu f1, ·", "105: ✕ fail mtu f2, ·", "106-107: ✓ pass  , ·"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
