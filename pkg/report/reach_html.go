@@ -232,7 +232,7 @@ func bars(s reach.Summary) (all []htmlBar) {
 func newHTMLFinding(f *reach.Finding, i int, trunks []htmlTrunk, known bool) htmlFinding {
 	text, _ := f.Code.Text()
 	class := severityClass(f.Severity)
-	out := htmlFinding{ID: findingID(i), Class: class, Symbol: symbols[class], Code: printable(string(f.Code)), Severity: printable(string(f.Severity)),
+	out := htmlFinding{ID: findingID(i), Class: class, Symbol: symbol(class), Code: printable(string(f.Code)), Severity: printable(string(f.Severity)),
 		Where: printable(Where(f)), Message: printable(f.Message), Known: known, Text: text}
 	const most = 16
 	for _, t := range trunks {

@@ -11,8 +11,24 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// symbols say what colours say, to those who do not see them.
-var symbols = map[string]string{"fail": "✕", "warn": "!", "info": "i", "pass": "✓", "part": "◐", "none": "?", "": "·"}
+// symbol says what the colour of a class says, to those who do not see it.
+func symbol(class string) string {
+	switch class {
+	case "fail":
+		return "✕"
+	case "warn":
+		return "!"
+	case "info":
+		return "i"
+	case "pass":
+		return "✓"
+	case "part":
+		return "◐"
+	case "none":
+		return "?"
+	}
+	return "·"
+}
 
 // htmlTrunk is the matrix of a trunk.
 type htmlTrunk struct {
@@ -74,7 +90,7 @@ func newHTMLTrunk(r *reach.Report, ix *findingIndex, trunk string, number int) h
 		row.Text = strings.ToLower(row.Node + " " + row.Uplink + " " + row.Port)
 		for _, c := range columns {
 			m := marks[n.Node][first(c)]
-			m.Symbol = symbols[m.Class]
+			m.Symbol = symbol(m.Class)
 			m.Title = fmt.Sprintf("%s, VLAN %v: %s", row.Node, c, cmp.Or(m.why, "not intended here"))
 			row.Bad = row.Bad || m.Class == "fail" || m.Class == "warn"
 			row.Cells = append(row.Cells, m)
