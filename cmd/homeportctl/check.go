@@ -52,8 +52,8 @@ func checkCommand(o *options) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			f.options.Networks = args
 			err := f.check()
-			if f.last != "" {
-				err = errors.Join(err, asItWas(c, args))
+			if c.Flags().Changed("last") {
+				err = errors.Join(err, f.asItWas(c, args))
 			}
 			if err != nil {
 				return &failure{exitUsage, fmt.Errorf("%w; next: %s --help", err, c.CommandPath())}
@@ -84,8 +84,11 @@ func checkCommand(o *options) *cobra.Command {
 }
 
 // asItWas refuses what selects what is checked, where nothing is.
-func asItWas(c *cobra.Command, args []string) error {
+func (f *checkFlags) asItWas(c *cobra.Command, args []string) error {
 	var named []string
+	if f.last == "" {
+		return errors.New("--last wants the name of a ReachabilityCheck")
+	}
 	if len(args) > 0 {
 		named = append(named, "NETWORK")
 	}

@@ -129,6 +129,7 @@ func TestCheckUsage(t *testing.T) {
 		{[]string{"--output-file", "/nonexistent/dir/file"}, "--output-file: "},
 		{[]string{"--output-file", "/"}, "--output-file: / is a directory: name a file"},
 		{[]string{"--baseline", ended}, "was ended before its time"},
+		{[]string{"--last", ""}, "--last wants the name of a ReachabilityCheck"},
 		{[]string{"--last", "hourly", "legacy-100", "--vlan", "100", "--every", "1m"}, "--last shows a run as it was: leave out NETWORK, --vlan, --every"},
 		{[]string{"nosuch"}, `no node that was asked has a VLANNetwork "nosuch"`},
 	} {

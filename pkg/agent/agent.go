@@ -87,6 +87,7 @@ type Agent struct {
 	ruleLog   *ruleLog
 	ended     chan datapath.Event    // connections that were silent for too long
 	orphans   *orphanBook            // the loop's
+	unready   map[string]string      // the loop's: why uplinks are not ready for the fast path, by trunk
 	uplinks   map[place]uplinkRecord // of adopted bridges; the loop's
 	collected time.Time              // when leftovers were last cleared; the loop's
 	sets      desired.SetBuilder     // the loop's

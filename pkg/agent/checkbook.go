@@ -34,8 +34,13 @@ type keptCheck struct {
 	At time.Time `json:"at,omitzero"`
 	// Stands are those of required networks, by name.
 	Stands map[string]standing `json:"stands,omitempty"`
+	// Answered is the spec.run for which a run was made, whatever the agent that made it had for one.
+	Answered string `json:"answered,omitempty"`
+	// Failures are runs in turn that could not be done.
+	Failures int `json:"failures,omitempty"`
 
 	wanted bool // another agent has asked that this one runs it
+	caught bool // what was run while there was no agent here is known
 	// seen and asked are when this agent first knew of the check, and of its present spec.run.
 	seen, asked time.Time
 	run         string
@@ -50,10 +55,13 @@ type standing struct {
 	// Known: a run has told. Offered then says whether VMs may come.
 	Known   bool `json:"known,omitempty"`
 	Offered bool `json:"offered,omitempty"`
-	// Against are runs in turn that said the opposite.
+	// Against are runs in turn that said the opposite, none of them within voteGap of the one before; Voted is the last.
 	Against int       `json:"against,omitempty"`
-	Why     string    `json:"why,omitempty"` // it is not offered, or not known
-	Since   time.Time `json:"since"`
+	Voted   time.Time `json:"voted,omitzero"`
+	// Soon: the last run asks for another one soon, to have it settled.
+	Soon  bool      `json:"soon,omitempty"`
+	Why   string    `json:"why,omitempty"` // it is not offered, or not known
+	Since time.Time `json:"since"`
 }
 
 const (
@@ -63,35 +71,42 @@ const (
 	soonAfter = time.Minute
 	// turnsOver is the time over which nodes spread their claims.
 	turnsOver = 5 * time.Second
-	// settledBy is how many runs in turn change a standing.
+	// settledBy is how many runs in turn change a standing, and voteGap the least time between them: what passes by in
+	// seconds, as a spanning tree that settles, is one observation.
 	settledBy = 2
+	voteGap   = 30 * time.Second
 )
 
 // judge takes a run's word.
 func (s *standing) judge(is reach.Standing, why string, now time.Time) {
+	s.Soon = false
 	switch {
 	case is == reach.Unknown:
 		if !s.Known {
 			s.Why = why
 		}
-	case !s.Known:
-		*s = standing{Of: s.Of, Known: true, Offered: is == reach.Well, Why: why, Since: now}
+	case !s.Known: // a node that has just started may be at fault for a moment
+		*s = standing{Of: s.Of, Known: true, Offered: is == reach.Well, Soon: is == reach.Unwell, Voted: now, Why: why, Since: now}
 	case s.Offered == (is == reach.Well):
-		s.Against, s.Why = 0, why
+		s.Against, s.Why, s.Voted = 0, why, now
+	case s.Against > 0 && now.Sub(s.Voted).Abs() < voteGap:
+		s.Soon = true
 	default:
-		if s.Against++; s.Against >= settledBy {
-			*s = standing{Of: s.Of, Known: true, Offered: !s.Offered, Why: why, Since: now}
+		s.Against, s.Voted, s.Soon = s.Against+1, now, true
+		if s.Against >= settledBy {
+			*s = standing{Of: s.Of, Known: true, Offered: !s.Offered, Voted: now, Why: why, Since: now}
 		}
 	}
 }
 
 // required is a network whose resource is offered only where it can be reached.
 type required struct {
-	name, trunk string
-	vlans       vlan.Set
+	name, trunk, uplink string
+	vlans               vlan.Set
 }
 
-func (r *required) definition() string { return r.trunk + " " + r.vlans.String() }
+// definition tells whether what was found of it still counts.
+func (r *required) definition() string { return r.trunk + " " + r.uplink + " " + r.vlans.String() }
 
 // requiredBy are the networks of this node that a check decides about; of all checks if c is nil.
 func requiredBy(snap *desired.Snapshot, c *desired.Check) (list []required) {
@@ -100,7 +115,7 @@ func requiredBy(snap *desired.Snapshot, c *desired.Check) (list []required) {
 		if !n.Reach.Required || c != nil && !c.Covers(name) {
 			continue
 		}
-		r := required{name, n.Trunk, n.Tagged}
+		r := required{name, n.Trunk, snap.Trunks[n.Trunk].Uplink, n.Tagged}
 		if n.PVID != 0 {
 			_ = r.vlans.Add(n.PVID) // a snapshot has none but valid ones
 		}
@@ -111,27 +126,30 @@ func requiredBy(snap *desired.Snapshot, c *desired.Check) (list []required) {
 
 // due is when the check is to be run next; the zero time is never.
 func (k *keptCheck) due(c *desired.Check, networks []required) (at time.Time) {
+	retry := k.At.Add(soonAfter << min(max(k.Failures-1, 0), 6))
 	switch {
 	case k.wanted:
-		return k.At
-	case c.Run != "" && c.Run != k.Last.Run:
-		at = k.asked
+		at = k.seen
+	case c.Run != "" && c.Run != k.Last.Run && c.Run != k.Answered:
+		if at = k.asked; k.Failures > 0 {
+			at = maxTime(at, retry)
+		}
 	case c.Every == 0:
 		return time.Time{}
 	case k.Last.ID == "":
 		at = k.seen.Add(firstRunAfter)
 	default:
 		at = k.At.Add(c.Every)
+		if k.Failures > 0 {
+			at = minTime(at, retry)
+		}
 		for _, r := range networks {
-			if s := k.Stands[r.name]; s.Of != r.definition() || s.Against > 0 {
+			if s := k.Stands[r.name]; s.Of != r.definition() || s.Soon {
 				at = k.At.Add(min(c.Every, soonAfter))
 			}
 		}
 	}
-	if at.Before(k.notBefore) {
-		at = k.notBefore
-	}
-	return at
+	return maxTime(at, k.notBefore)
 }
 
 // turn spreads the nodes over turnsOver, otherwise for each run.
@@ -185,8 +203,11 @@ func (a *Agent) forgetChecks(snap *desired.Snapshot) {
 	}
 }
 
-// takeRun notes what came of a run, as far as it is about this node.
-func (a *Agent) takeRun(ran reach.Ran) error {
+// takeRun notes what came of a run just now, as far as it is about this node.
+func (a *Agent) takeRun(ran reach.Ran) error { return a.takeRunOf(ran, 0) }
+
+// takeRunOf is takeRun of one that ended some time ago.
+func (a *Agent) takeRunOf(ran reach.Ran, age time.Duration) error {
 	snap := a.inForceNow()
 	if snap == nil {
 		return fmt.Errorf("node %s has not read its desired state yet", a.prober.node)
@@ -195,17 +216,25 @@ func (a *Agent) takeRun(ran reach.Ran) error {
 	if !ok {
 		return fmt.Errorf("node %s has no ReachabilityCheck %q", a.prober.node, ran.Check)
 	}
-	a.book.mu.Lock()
-	defer a.book.mu.Unlock()
-	k, now := a.keepCheck(&c), time.Now()
-	k.Last, k.At, k.wanted, k.notBefore = ran, now, false, time.Time{}
-	if ran.By == a.prober.node && ran.Report != nil {
+	if ran.By == a.prober.node && ran.Report != nil && age == 0 {
 		if err := saveJSON(a.reportPath(c.Name), ran); err != nil {
 			a.log.Warn("the report of a ReachabilityCheck cannot be saved", "check", c.Name, "err", err)
 		}
 	}
 	if ran.Report != nil {
-		k.Last.Report = ran.Report.Of(a.prober.node)
+		ran.Report = ran.Report.Of(a.prober.node)
+	}
+	a.book.mu.Lock()
+	defer a.book.mu.Unlock()
+	k, now := a.keepCheck(&c), time.Now().Add(-min(max(age, 0), v1alpha1.MaxCheckEvery))
+	k.Last, k.At, k.wanted, k.notBefore, k.caught = ran, now, false, time.Time{}, true
+	switch {
+	case ran.Error != "":
+		k.Failures++
+	case !now.Add(ran.Started.Sub(ran.Ended)).Before(k.asked): // it was begun when somebody had asked
+		k.Failures, k.Answered = 0, c.Run
+	default:
+		k.Failures = 0
 	}
 	stands := map[string]standing{}
 	for _, r := range requiredBy(snap, &c) {
@@ -214,9 +243,9 @@ func (a *Agent) takeRun(ran reach.Ran) error {
 			s = standing{Of: r.definition(), Since: now}
 		}
 		if ran.Report == nil {
-			s.judge(reach.Unknown, "the check could not be run: "+ran.Error, now)
+			s.judge(reach.Unknown, "the last run told nothing: "+orElse(ran.Error, "this node was not told of it"), now)
 		} else {
-			is, why := k.Last.Report.Standing(a.prober.node, r.trunk, r.vlans)
+			is, why := ran.Report.Standing(a.prober.node, r.trunk, r.vlans)
 			was := s
 			if s.judge(is, why, now); s.Offered != was.Offered {
 				a.log.Info("the resource of a network", "network", r.name, "offered", s.Offered, "check", c.Name, "why", orElse(why, "its VLANs are well"))
@@ -231,12 +260,6 @@ func (a *Agent) takeRun(ran reach.Ran) error {
 	ask(a.book.kick)
 	a.tell()
 	return nil
-}
-
-// adoptRun notes a run that this agent has missed, which is known by its ID alone.
-func (k *keptCheck) adoptRun(last reach.Ran, age time.Duration, now time.Time) {
-	last.Report = k.Last.Report // the latest that there is
-	k.Last, k.At = last, now.Add(-min(max(age, 0), v1alpha1.MaxCheckEvery))
 }
 
 // inForceNow is the snapshot in force; nil is none yet.
@@ -268,11 +291,8 @@ func (a *Agent) offers(snap *desired.Snapshot) (offered map[string][]string, con
 			if !c.Covers(r.name) {
 				continue
 			}
-			k := a.book.kept[name]
-			if why = cmp.Or(why, fmt.Sprintf("ReachabilityCheck %s has not told yet", name)); k == nil {
-				continue
-			}
-			s := k.Stands[r.name]
+			why = cmp.Or(why, fmt.Sprintf("ReachabilityCheck %s has not told yet", name))
+			s := a.keepCheck(&c).Stands[r.name]
 			w.since = maxTime(w.since, s.Since)
 			switch {
 			case s.Of != r.definition():
@@ -290,7 +310,7 @@ func (a *Agent) offers(snap *desired.Snapshot) (offered map[string][]string, con
 		case yes:
 			offered[r.trunk] = append(offered[r.trunk], r.name)
 		default:
-			w.unknown = append(w.unknown, r.name+": "+orElse(why, "no ReachabilityCheck with spec.every, and without spec.vlans and spec.nodes, covers it: make one"))
+			w.unknown = append(w.unknown, r.name+": "+orElse(why, "no ReachabilityCheck covers it: make one with spec.every, and without spec.vlans, spec.nodes and trunk in spec.skip"))
 		}
 	}
 	for trunk, w := range words {

@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,19 +20,28 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// TestStanding: one run decides at first, two in turn afterwards, and one that does not tell decides nothing.
+// TestStanding: one run decides at first, two in turn afterwards, and one that does not tell decides nothing; a
+// small letter is a run of the same moment, which is no second observation. ! is that another run is wanted soon.
 func TestStanding(t *testing.T) {
 	for runs, want := range map[string]string{
 		"":        "?",
 		"?":       "?",
 		"+":       "+",
-		"-":       "-",
+		"-":       "-!",
+		"-?":      "-",
+		"--":      "-",
 		"?+":      "+",
 		"+-":      "+!",
+		"+-?":     "+",
+		"+-n":     "+!",
+		"+-nn":    "+!",
+		"+-n-":    "-",
 		"+--":     "-",
 		"+-+-":    "+!",
+		"+-y-":    "+!",
 		"+-?-":    "-",
 		"+--+":    "-!",
+		"+--+y":   "-!",
 		"+--++":   "+",
 		"-+":      "-!",
 		"-++":     "+",
@@ -37,14 +50,21 @@ func TestStanding(t *testing.T) {
 		"+--+?+-": "+!",
 	} {
 		var s standing
+		now := time.Unix(1000, 0)
 		for _, r := range runs {
-			s.judge(map[rune]reach.Standing{'+': reach.Well, '-': reach.Unwell, '?': reach.Unknown}[r], "because", time.Now())
+			is := map[rune]reach.Standing{'+': reach.Well, '-': reach.Unwell, '?': reach.Unknown, 'y': reach.Well, 'n': reach.Unwell}[r]
+			if r == '+' || r == '-' {
+				now = now.Add(voteGap)
+			} else {
+				now = now.Add(time.Second)
+			}
+			s.judge(is, "because", now)
 		}
 		got := map[bool]string{true: "+", false: "-"}[s.Offered]
 		if !s.Known {
 			got = "?"
 		}
-		if s.Against > 0 {
+		if s.Soon {
 			got += "!"
 		}
 		if got != want {
@@ -55,17 +75,19 @@ func TestStanding(t *testing.T) {
 
 func TestDue(t *testing.T) {
 	at := func(d time.Duration) time.Time { return time.Unix(1000, 0).Add(d) }
-	net := []required{{"a", "t", vlan.Set{}}}
+	net := []required{{"a", "t", "eth1", vlan.Set{}}}
 	told := func(s standing) *keptCheck {
 		return &keptCheck{Last: reach.Ran{ID: "1", Run: "x"}, At: at(0), seen: at(-time.Hour), asked: at(time.Second), Stands: map[string]standing{"a": s}}
 	}
 	settled := standing{Of: net[0].definition(), Known: true, Offered: true}
-	against, other := settled, settled
-	against.Against, other.Of = 1, "t 7"
-	later := told(settled)
-	later.notBefore = at(2 * time.Hour)
-	wanted := told(settled)
-	wanted.wanted = true
+	soon, other := settled, settled
+	soon.Soon, other.Of = true, "t eth2 "
+	with := func(change func(*keptCheck)) *keptCheck {
+		k := told(settled)
+		change(k)
+		return k
+	}
+	failed := func(n int) *keptCheck { return with(func(k *keptCheck) { k.Failures = n }) }
 	for name, c := range map[string]struct {
 		k     *keptCheck
 		check desired.Check
@@ -76,11 +98,17 @@ func TestDue(t *testing.T) {
 		"ran, when asked":                {told(settled), desired.Check{Run: "x"}, time.Time{}},
 		"asked":                          {told(settled), desired.Check{Run: "y"}, at(time.Second)},
 		"asked, and on schedule":         {told(settled), desired.Check{Every: time.Hour, Run: "y"}, at(time.Second)},
-		"not settled":                    {told(against), desired.Check{Every: time.Hour}, at(soonAfter)},
-		"not settled, but often":         {told(against), desired.Check{Every: time.Minute}, at(time.Minute)},
-		"a network of another VLAN":      {told(other), desired.Check{Every: time.Hour}, at(soonAfter)},
-		"a try that failed":              {later, desired.Check{Every: time.Hour}, at(2 * time.Hour)},
-		"another agent has asked for it": {wanted, desired.Check{Every: time.Hour}, at(0)},
+		"asked, and answered by another": {with(func(k *keptCheck) { k.Answered = "y" }), desired.Check{Every: time.Hour, Run: "y"}, at(time.Hour)},
+		"not settled":                    {told(soon), desired.Check{Every: time.Hour}, at(soonAfter)},
+		"not settled, but often":         {told(soon), desired.Check{Every: time.Minute}, at(time.Minute)},
+		"a network at another uplink":    {told(other), desired.Check{Every: time.Hour}, at(soonAfter)},
+		"could not be done":              {failed(1), desired.Check{Every: time.Hour}, at(soonAfter)},
+		"could not be done, again":       {failed(3), desired.Check{Every: time.Hour}, at(4 * soonAfter)},
+		"could never be done":            {failed(1000), desired.Check{Every: 2 * time.Hour}, at(64 * soonAfter)},
+		"asked, and could not be done":   {failed(2), desired.Check{Run: "y"}, at(2 * soonAfter)},
+		"a try that failed":              {with(func(k *keptCheck) { k.notBefore = at(2 * time.Hour) }), desired.Check{Every: time.Hour}, at(2 * time.Hour)},
+		"another agent has asked for it": {with(func(k *keptCheck) { k.wanted = true }), desired.Check{Every: time.Hour}, at(-time.Hour)},
+		"another agent has asked for one that never ran": {&keptCheck{seen: at(0), wanted: true}, desired.Check{Every: time.Hour, Run: "y"}, at(0)},
 	} {
 		if got := c.k.due(&c.check, net); !got.Equal(c.want) {
 			t.Errorf("%s: due %v, want %v", name, got.Sub(at(0)), c.want.Sub(at(0)))
@@ -156,8 +184,14 @@ func TestTakeRun(t *testing.T) {
 			t.Errorf("%s: offers %q, %s %s: %s; want %q, %s %s with %q", when, got, c.Status, c.Reason, c.Message, offered, status, reason, text)
 		}
 	}
-	take := func(ran reach.Ran) {
+	take := func(ran reach.Ran) { // each a while after the one before
 		t.Helper()
+		if k := a.book.kept["hourly"]; k != nil {
+			for name, s := range k.Stands {
+				s.Voted = s.Voted.Add(-voteGap)
+				k.Stands[name] = s
+			}
+		}
 		if err := a.takeRun(ran); err != nil {
 			t.Fatal(err)
 		}
@@ -170,12 +204,11 @@ func TestTakeRun(t *testing.T) {
 	take(ranWith("3", 101))
 	says("bad twice", "", "False", v1alpha1.ReasonNotOffered, "lan: NOT_TRUNKED in VLAN 101: The VLAN does not get here. (ReachabilityCheck hourly)")
 
-	last, at := a.knownRun("hourly")
+	last, at := a.knownRun(a.world.snap.Checks["hourly"])
 	if last.ID != "3" || time.Since(at) > time.Minute || len(last.Report.Cells) != 2 || len(last.Report.Nodes) != 1 {
 		t.Errorf("known is %+v of %v", last, at)
 	}
 	a = checked(t, dir) // a restart
-	a.keepCheck(&desired.Check{Name: "hourly"})
 	says("after a restart", "", "False", v1alpha1.ReasonNotOffered, "NOT_TRUNKED")
 	_, body := metricsOf(t, a)
 	for _, want := range []string{
@@ -208,14 +241,14 @@ func TestTakeRun(t *testing.T) {
 		t.Errorf("of another check: %v", err)
 	}
 	delete(a.world.snap.Checks, "hourly")
-	says("no check", "", "Unknown", v1alpha1.ReasonNotChecked, "covers it: make one")
+	says("no check", "", "Unknown", v1alpha1.ReasonNotChecked, "no ReachabilityCheck covers it: make one")
 	a.forgetChecks(a.world.snap)
 	if left, err := filepath.Glob(a.statePath("check-*")); err != nil || len(left) > 0 {
 		t.Errorf("left is %v, %v", left, err)
 	}
 }
 
-// TestStandingOf: errors of the node alone count, of VLANs of the network.
+// TestOffersOfTwoChecks: what one of them found at fault is not offered, and what one found well is, if the other has not told.
 func TestOffersOfTwoChecks(t *testing.T) {
 	a := checked(t, t.TempDir())
 	a.world.snap.Checks["daily"] = desired.Check{Name: "daily", Every: 24 * time.Hour}
@@ -247,10 +280,10 @@ func TestLastRun(t *testing.T) {
 		}
 		return nil, s.Error + s.What, string(s.Report)
 	}
-	if err, _, _ := get("other"); err == nil || !strings.Contains(err.Error(), `no ReachabilityCheck "other"; name one of hourly`) && !strings.Contains(err.Error(), "hourly") {
-		t.Errorf("another: %v", err)
+	if s, err := a.lastRun(t.Context(), "other"); err != nil || !s.Refused || s.Error != `this node has no ReachabilityCheck "other": name one of hourly` {
+		t.Errorf("another: %+v, %v", s, err)
 	}
-	if _, said, _ := get(""); said != "ReachabilityCheck hourly has not run yet" {
+	if _, said, _ := get("hourly"); said != "ReachabilityCheck hourly has not run yet" {
 		t.Errorf("before: %q", said)
 	}
 	own := ranWith("1")
@@ -273,13 +306,80 @@ func TestLastRun(t *testing.T) {
 	if _, said, report := get("hourly"); said != "ReachabilityCheck hourly could not be run by the agent of n2: no such VLAN" || report != "" {
 		t.Errorf("one that failed: %q, %s", said, report)
 	}
-	if d := cmp.Diff(turnAnswer{Takes: true}, a.takeTurn(turnRequest{"hourly", "3"})); d != "" || !a.book.kept["hourly"].wanted {
+	if d := cmp.Diff(turnAnswer{Takes: true}, a.takeTurn(turnRequest{Check: "hourly", Last: "3"})); d != "" || !a.book.kept["hourly"].wanted {
 		t.Errorf("asked to run it: %s", d)
 	}
-	if got := a.takeTurn(turnRequest{"hourly", "2"}); !got.Takes || got.Last.ID != "3" {
+	if got := a.takeTurn(turnRequest{Check: "hourly", Last: "2", Age: time.Hour}); !got.Takes || got.Last.ID != "3" {
 		t.Errorf("asked by who has missed a run: %+v", got)
 	}
-	if got := a.takeTurn(turnRequest{"other", ""}); got.Takes {
+	if got := a.takeTurn(turnRequest{Check: "hourly", Last: "9", Age: 0}); !got.Takes || got.Last.ID != "" {
+		t.Errorf("asked by who knows of a later run: %+v", got)
+	}
+	if got := a.takeTurn(turnRequest{Check: "hourly", Look: true}); got.Takes || got.Last.ID != "3" {
+		t.Errorf("asked for the last run alone: %+v", got)
+	}
+	if got := a.takeTurn(turnRequest{Check: "other"}); got.Takes {
 		t.Errorf("asked for another: %+v", got)
+	}
+}
+
+// fakeBook is Conductors that know of a run, or of none.
+type fakeBook struct {
+	claim reach.Claim
+	err   error
+	asked int
+}
+
+func (f *fakeBook) Claim(context.Context, string, string) (reach.Claim, error) {
+	f.asked++
+	return f.claim, f.err
+}
+func (f *fakeBook) Last(context.Context, string) (reach.Claim, error) { return f.claim, f.err }
+func (f *fakeBook) Release(context.Context, string) error             { return f.err }
+func (f *fakeBook) Publish(context.Context, reach.Ran) error          { return f.err }
+
+// TestMissed: an agent that begins, or is told that a run was made without it, takes its part of that run, as of
+// when it was; and one that cannot learn of it goes on.
+func TestMissed(t *testing.T) {
+	missed := ranWith("5", 100)
+	missed.By = "n1" // its report is here, but it had not come further
+	for name, learn := range map[string]func(*Agent, *desired.Check, *fakeBook){
+		"an agent that begins": func(a *Agent, c *desired.Check, _ *fakeBook) { a.catchUp(t.Context(), c) },
+		"a claim that fails":   func(a *Agent, c *desired.Check, _ *fakeBook) { a.conduct(t.Context(), c, "4") },
+	} {
+		a := checked(t, t.TempDir())
+		book := &fakeBook{claim: reach.Claim{Last: missed, Age: 10 * time.Minute}}
+		book.claim.Last.Report = nil
+		a.cfg.Fabric.Conductors = book
+		c := a.world.snap.Checks["hourly"]
+		if err := saveJSON(a.reportPath("hourly"), missed); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.takeRun(ranWith("4")); err != nil {
+			t.Fatal(err)
+		}
+		learn(a, &c, book)
+		k := a.book.kept["hourly"]
+		if age := time.Since(k.At); k.Last.ID != "5" || age < 10*time.Minute || age > 11*time.Minute || k.Stands["lan"].Against != 1 || len(k.Last.Report.Cells) != 2 {
+			t.Errorf("%s: %+v", name, k)
+		}
+	}
+	a := checked(t, t.TempDir())
+	a.ring, a.log = nil, slog.New(slog.NewTextHandler(io.Discard, nil))
+	a.cfg.Fabric.Conductors = &fakeBook{err: errors.New("no API server")}
+	c := a.world.snap.Checks["hourly"]
+	if again := time.Until(a.catchUp(t.Context(), &c)); a.book.kept["hourly"].caught || again < time.Second {
+		t.Errorf("who cannot ask tries again in %v", again)
+	}
+	a.book.kept["hourly"].seen = time.Now().Add(-catchUpWithin)
+	if a.catchUp(t.Context(), &c); !a.book.kept["hourly"].caught {
+		t.Error("it never goes on")
+	}
+	a.conduct(t.Context(), &c, "")
+	if wait := time.Until(a.book.kept["hourly"].notBefore); wait < tryAgainAfter/2 || a.book.kept["hourly"].trouble != "no API server" {
+		t.Errorf("after a claim that failed: %v, %q", wait, a.book.kept["hourly"].trouble)
+	}
+	if a.letOther("hourly"); time.Until(a.book.kept["hourly"].notBefore) < tryAgainAfter/2 {
+		t.Error("who is asked to take part tries as well")
 	}
 }

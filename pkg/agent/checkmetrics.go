@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/reach"
 )
 
@@ -27,7 +28,7 @@ func newCheckCollector(a *Agent) *checkCollector {
 		findings: d("findings", "findings of the last run that concern the node", "check", "code", "severity"),
 		last:     d("last_run_timestamp_seconds", "when the node was last told of a run, Unix time", "check"),
 		every:    d("every_seconds", "spec.every of the check; 0 is when asked alone", "check"),
-		ok:       d("last_run_error", "1 when the last run could not be done", "check"),
+		ok:       d("last_run_error", "1 when the last run could not be done, or this node was not told what it found", "check"),
 		offered:  d("network_offered", "1 when the node lets new VMs come on a network with reachability.required, as far as checks decide", "network"),
 	}
 }
@@ -50,12 +51,12 @@ func (c *checkCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(snap.Checks)) {
 		gauge(c.every, snap.Checks[name].Every.Seconds(), name)
-		last, at := c.agent.knownRun(name)
+		last, at := c.agent.knownRun(snap.Checks[name])
 		if at.IsZero() {
 			continue
 		}
 		gauge(c.last, float64(at.UnixMilli())/1000, name)
-		gauge(c.ok, oneIf(last.Error != ""), name)
+		gauge(c.ok, oneIf(last.Report == nil), name)
 		if last.Report != nil {
 			c.collect(gauge, name, last.Report)
 		}
@@ -64,8 +65,14 @@ func (c *checkCollector) Collect(ch chan<- prometheus.Metric) {
 
 func (c *checkCollector) collect(gauge func(*prometheus.Desc, float64, ...string), check string, r *reach.Report) {
 	n := map[reach.Result]int{reach.Pass: 0, reach.Fail: 0, reach.Untested: 0}
+	seen := map[reach.Cell]bool{} // two of one name would spoil all metrics
 	for i := range r.Cells {
 		cell := &r.Cells[i]
+		name := reach.Cell{Trunk: cell.Trunk, VLAN: cell.VLAN, Test: cell.Test, Target: cell.Target}
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
 		if n[cell.Result]++; cell.Result != reach.Untested {
 			gauge(c.cell, oneIf(cell.Result == reach.Pass), check, cell.Trunk, strconv.Itoa(int(cell.VLAN)), string(cell.Test), cell.Target)
 		}
@@ -84,11 +91,9 @@ func (c *checkCollector) collect(gauge func(*prometheus.Desc, float64, ...string
 }
 
 // knownRun is the last run of a check that this node knows of, with its part of the report, and when it was told.
-func (a *Agent) knownRun(check string) (reach.Ran, time.Time) {
+func (a *Agent) knownRun(check desired.Check) (reach.Ran, time.Time) {
 	a.book.mu.Lock()
 	defer a.book.mu.Unlock()
-	if k := a.book.kept[check]; k != nil {
-		return k.Last, k.At
-	}
-	return reach.Ran{}, time.Time{}
+	k := a.keepCheck(&check)
+	return k.Last, k.At
 }

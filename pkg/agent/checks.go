@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -134,8 +135,10 @@ func (c *runningCheck) run(ctx context.Context, a *Agent, o reach.Options) {
 func fitting(report *reach.Report) ([]byte, error) {
 	raw, err := json.Marshal(report)
 	if len(raw) > maxReport {
-		report.LeaveOutPassed()
-		raw, err = json.Marshal(report)
+		short := *report // others may be reading it
+		short.Cells = slices.Clone(report.Cells)
+		short.LeaveOutPassed()
+		raw, err = json.Marshal(&short)
 	}
 	if err == nil && len(raw) > maxReport {
 		return nil, fmt.Errorf("the report has %d bytes, more than fit into a message: check fewer networks or VLANs at once", len(raw))

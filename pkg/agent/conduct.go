@@ -23,15 +23,28 @@ import (
 type Conductors interface {
 	// Claim asks to run the check; last is the ID of the last run that this agent knows of.
 	Claim(ctx context.Context, check, last string) (reach.Claim, error)
-	// Publish tells of the run that was claimed.
+	// Last tells of the last run, without its report.
+	Last(ctx context.Context, check string) (reach.Claim, error)
+	// Publish tells of the run that was claimed. ErrOvertaken: another agent has it now.
 	Publish(ctx context.Context, ran reach.Ran) error
+	// Release gives a claim back of which nothing comes.
+	Release(ctx context.Context, check string) error
 }
 
 const (
 	// runWithin bounds a run.
 	runWithin = 5 * time.Minute
 	// tryAgainAfter is when a claim that failed, or was another's, is made again.
-	tryAgainAfter = 20 * time.Second
+	tryAgainAfter = time.Minute
+	// askedBefore is how many agents one asks that come before it and do not answer, and turnWithin how long each may take.
+	askedBefore = 8
+	turnWithin  = 3 * time.Second
+	// reportWithin is how long another agent may take to give its report.
+	reportWithin = 7 * time.Second
+	// catchUpWithin is how long an agent tries to learn what it has missed, before it goes on.
+	catchUpWithin = time.Minute
+	// askedAtStart is of how many agents one asks, that has just begun, what it has missed.
+	askedAtStart = 5
 	// tellAtOnce is how many agents are told at a time.
 	tellAtOnce = 16
 )
@@ -64,14 +77,17 @@ func (a *Agent) runDue(ctx context.Context, snap *desired.Snapshot) time.Duratio
 		c := snap.Checks[name]
 		a.book.mu.Lock()
 		k := a.keepCheck(&c)
+		caught := k.caught
 		at, last := k.due(&c, requiredBy(snap, &c)), k.Last.ID
 		a.book.mu.Unlock()
+		if !caught {
+			next = minTime(next, a.catchUp(ctx, &c))
+			continue
+		}
 		if at.IsZero() {
 			continue
 		}
-		if a.cfg.Fabric.Conductors != nil {
-			at = at.Add(turn(a.prober.node, name, last))
-		}
+		at = at.Add(turn(a.prober.node, name, last))
 		if time.Until(at) > 0 {
 			next = minTime(next, at)
 			continue
@@ -95,35 +111,74 @@ func (a *Agent) conduct(ctx context.Context, c *desired.Check, last string) {
 	a.book.mu.Lock()
 	k := a.keepCheck(c)
 	k.wanted = false
-	trouble := ""
+	trouble, missed := "", false
 	switch {
 	case err != nil:
 		trouble = err.Error()
 		fallthrough
 	case !claim.Mine:
 		k.notBefore = time.Now().Add(tryAgainAfter)
-		if err == nil && claim.Last.ID != k.Last.ID && claim.Last.ID != "" {
-			k.adoptRun(claim.Last, claim.Age, time.Now())
-		}
+		missed = err == nil && claim.Last.ID != k.Last.ID && claim.Last.ID != ""
 	}
 	if trouble != "" && trouble != k.trouble && ctx.Err() == nil {
 		a.log.Warn("a ReachabilityCheck is due and cannot be run; tried again", "check", c.Name, "err", err)
 	}
 	k.trouble = trouble
 	a.book.mu.Unlock()
+	if missed {
+		a.takeMissed(ctx, claim)
+	}
 	if err != nil || !claim.Mine {
 		return
 	}
 	ran, agents := a.runCheck(ctx, c)
-	if ctx.Err() != nil {
-		return // another agent runs it, or this one when it is back
+	if ctx.Err() != nil { // another agent runs it, or this one when it is back
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = a.conductors().Release(detached, c.Name) // or the claim ends by itself
+		return
+	}
+	if err := a.publish(ctx, ran); err != nil && ctx.Err() == nil {
+		a.log.Warn("what a ReachabilityCheck found cannot be published", "check", c.Name, "err", err)
+		if errors.Is(err, reach.ErrOvertaken) {
+			return // what it finds is newer
+		}
 	}
 	if err := a.takeRun(ran); err != nil {
 		a.log.Warn("a ReachabilityCheck has run in vain", "check", c.Name, "err", err)
 	}
 	a.tellRun(ctx, ran, agents)
-	if err := a.publish(ctx, ran); err != nil && ctx.Err() == nil {
-		a.log.Warn("what a ReachabilityCheck found cannot be published", "check", c.Name, "err", err)
+}
+
+// catchUp asks what was run while there was no agent here. It says when to look at the check again.
+func (a *Agent) catchUp(ctx context.Context, c *desired.Check) time.Time {
+	claim, err := a.conductors().Last(ctx, c.Name)
+	a.book.mu.Lock()
+	k := a.keepCheck(c)
+	if err != nil && time.Since(k.seen) < catchUpWithin {
+		a.book.mu.Unlock()
+		return time.Now().Add(tryEvery)
+	}
+	k.caught = true // or it is when the check is due
+	missed := err == nil && claim.Last.ID != "" && claim.Last.ID != k.Last.ID
+	a.book.mu.Unlock()
+	if missed {
+		a.takeMissed(ctx, claim)
+	}
+	return time.Now()
+}
+
+// takeMissed notes a run that this agent was not told of, with this node's part if that can be had.
+func (a *Agent) takeMissed(ctx context.Context, claim reach.Claim) {
+	ran := claim.Last
+	if ran.Error == "" {
+		var err error
+		if ran.Report, err = a.askReport(ctx, ran, a.prober.node); err != nil {
+			a.log.Warn("what a ReachabilityCheck found on this node cannot be had", "check", ran.Check, "from", ran.By, "err", err)
+		}
+	}
+	if err := a.takeRunOf(ran, claim.Age); err != nil {
+		a.log.Debug("a run of a ReachabilityCheck was missed", "check", ran.Check, "err", err)
 	}
 }
 
@@ -139,8 +194,8 @@ func (a *Agent) letOther(check string) {
 // publish is patient: what was found is lost to people else.
 func (a *Agent) publish(ctx context.Context, ran reach.Ran) (err error) {
 	for wait := time.Second; wait < time.Minute; wait *= 4 {
-		if err = a.conductors().Publish(ctx, ran); err == nil {
-			return nil
+		if err = a.conductors().Publish(ctx, ran); err == nil || errors.Is(err, reach.ErrOvertaken) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -172,8 +227,8 @@ func (a *Agent) runCheck(ctx context.Context, c *desired.Check) (ran reach.Ran, 
 	if err == nil {
 		ran.Report, err = reach.Run(limited, agents, absent, o, nil)
 	}
-	if err != nil {
-		ran.Error = err.Error()
+	if err != nil { // in the words of the object's fields
+		ran.Error = strings.NewReplacer("--node:", "spec.nodes:", "--vlan:", "spec.vlans:").Replace(err.Error())
 	}
 	ran.Ended = time.Now().UTC()
 	a.log.Info("a ReachabilityCheck has run", "check", c.Name, "took", ran.Ended.Sub(ran.Started).Round(time.Millisecond), "found", ran.Sum())
@@ -220,6 +275,11 @@ type amongAgents struct{ a *Agent }
 type turnRequest struct {
 	Check string `json:"check"`
 	Last  string `json:"last"`
+	// Age of that run, as the one who asks knows it.
+	Age time.Duration `json:"age,omitempty"`
+	// Look asks for the last run alone. Node asks for its part of a report.
+	Look bool   `json:"look,omitempty"`
+	Node string `json:"node,omitempty"`
 }
 type turnAnswer struct {
 	// Takes: it will, or has.
@@ -235,14 +295,15 @@ func (m amongAgents) Claim(ctx context.Context, check, last string) (reach.Claim
 		return reach.Claim{}, err
 	}
 	slices.SortFunc(agents, func(x, y reach.Agent) int { return strings.Compare(x.Node(), y.Node()) })
-	for _, to := range agents {
+	_, told := m.a.knownRun(desired.Check{Name: check})
+	for i, to := range agents {
 		far, ok := to.(farAgent)
-		if !ok {
+		if !ok || i == askedBefore {
 			break // none before this one answers
 		}
 		var answer turnAnswer
-		limited, cancel := context.WithTimeout(ctx, 3*time.Second)
-		err := m.a.client.Call(limited, far.peer, verbTurn, turnRequest{check, last}, &answer)
+		limited, cancel := context.WithTimeout(ctx, turnWithin)
+		err := m.a.client.Call(limited, far.peer, verbTurn, turnRequest{Check: check, Last: last, Age: time.Since(told)}, &answer)
 		cancel()
 		if err == nil && answer.Takes {
 			return reach.Claim{Last: answer.Last, Age: answer.Age}, nil
@@ -251,8 +312,44 @@ func (m amongAgents) Claim(ctx context.Context, check, last string) (reach.Claim
 	return reach.Claim{Mine: true}, ctx.Err()
 }
 
+// Last asks some of the other agents.
+func (m amongAgents) Last(ctx context.Context, check string) (last reach.Claim, err error) {
+	agents, absent, err := m.a.agents(ctx)
+	if err != nil {
+		return last, err
+	}
+	answers, others := 0, len(absent)
+	for _, to := range agents {
+		far, ok := to.(farAgent)
+		if !ok {
+			continue
+		}
+		others++
+		var answer turnAnswer
+		limited, cancel := context.WithTimeout(ctx, turnWithin)
+		err := m.a.client.Call(limited, far.peer, verbTurn, turnRequest{Check: check, Look: true}, &answer)
+		cancel()
+		if err != nil {
+			continue
+		}
+		if answer.Last.ID != "" && (last.Last.ID == "" || answer.Age < last.Age) {
+			last = reach.Claim{Last: answer.Last, Age: answer.Age}
+		}
+		if answers++; answers == askedAtStart {
+			break
+		}
+	}
+	if answers == 0 && others > 0 {
+		return last, errors.New("no other agent answers")
+	}
+	return last, nil
+}
+
 // Publish has nothing to do: the agents were told.
 func (amongAgents) Publish(context.Context, reach.Ran) error { return nil }
+
+// Release has nothing to do: nothing was claimed for longer than it took to ask.
+func (amongAgents) Release(context.Context, string) error { return nil }
 
 // takeTurn answers an agent for which a check is due, that this one has to run: it does so at once,
 // unless it knows of a run that the other does not.
@@ -268,10 +365,10 @@ func (a *Agent) takeTurn(r turnRequest) turnAnswer {
 	a.book.mu.Lock()
 	defer a.book.mu.Unlock()
 	k := a.keepCheck(&c)
-	if k.Last.ID != r.Last && k.Last.ID != "" {
+	if r.Look || k.Last.ID != r.Last && k.Last.ID != "" && (r.Last == "" || time.Since(k.At) < r.Age) {
 		last := k.Last
 		last.Report = nil
-		return turnAnswer{true, last, time.Since(k.At)}
+		return turnAnswer{!r.Look, last, time.Since(k.At)}
 	}
 	k.wanted = true
 	ask(a.book.kick)
@@ -285,15 +382,12 @@ func (a *Agent) lastRun(ctx context.Context, name string) (*wire.ReachState, err
 		return nil, &attach.Error{Kind: attach.TryAgain, Message: "the agent has not read its desired state yet", Remedy: "see homeportctl status"}
 	}
 	names := slices.Sorted(maps.Keys(snap.Checks))
-	if name == "" && len(names) == 1 {
-		name = names[0]
-	}
 	if _, ok := snap.Checks[name]; !ok {
 		remedy := "name one of " + strings.Join(names, ", ")
 		if len(names) == 0 {
 			remedy = "make one, or check now: homeportctl check"
 		}
-		return nil, attach.Invalid("check", fmt.Sprintf("this node has no ReachabilityCheck %q", name), remedy)
+		return &wire.ReachState{Over: true, Refused: true, Error: fmt.Sprintf("this node has no ReachabilityCheck %q: %s", name, remedy)}, nil
 	}
 	a.book.mu.Lock()
 	var ran reach.Ran
@@ -310,7 +404,7 @@ func (a *Agent) lastRun(ctx context.Context, name string) (*wire.ReachState, err
 		state.Error = fmt.Sprintf("ReachabilityCheck %s could not be run by the agent of %s: %s", name, ran.By, ran.Error)
 		return state, nil
 	}
-	whole, err := a.askWhole(ctx, ran)
+	whole, err := a.askReport(ctx, ran, "")
 	if err != nil {
 		state.What, whole = fmt.Sprintf("this node's part alone, for the whole cannot be had from %s: %v", ran.By, err), ran.Report
 	}
@@ -322,10 +416,11 @@ func (a *Agent) lastRun(ctx context.Context, name string) (*wire.ReachState, err
 	return state, err
 }
 
-// askWhole asks the agent that ran a check for all of its report.
-func (a *Agent) askWhole(ctx context.Context, ran reach.Ran) (*reach.Report, error) {
+// askReport asks the agent that ran a check for its report: a node's part, or all of it.
+func (a *Agent) askReport(ctx context.Context, ran reach.Ran, node string) (*reach.Report, error) {
+	request := turnRequest{Check: ran.Check, Last: ran.ID, Node: node}
 	if ran.By == a.prober.node {
-		return a.wholeOf(turnRequest{ran.Check, ran.ID})
+		return a.reportOf(request)
 	}
 	agents, _, err := a.agents(ctx)
 	if err != nil {
@@ -334,7 +429,9 @@ func (a *Agent) askWhole(ctx context.Context, ran reach.Ran) (*reach.Report, err
 	for _, to := range agents {
 		if far, ok := to.(farAgent); ok && far.Node() == ran.By {
 			var report reach.Report
-			if err := a.client.Call(ctx, far.peer, verbReport, turnRequest{ran.Check, ran.ID}, &report); err != nil {
+			ctx, cancel := context.WithTimeout(ctx, reportWithin)
+			defer cancel()
+			if err := a.client.Call(ctx, far.peer, verbReport, request, &report); err != nil {
 				return nil, err
 			}
 			return &report, nil
@@ -343,10 +440,13 @@ func (a *Agent) askWhole(ctx context.Context, ran reach.Ran) (*reach.Report, err
 	return nil, errors.New("no agent is known of it")
 }
 
-// wholeOf gives the whole report of a run of this agent's.
-func (a *Agent) wholeOf(r turnRequest) (*reach.Report, error) {
+// reportOf gives the report of a run of this agent's, or a node's part of it.
+func (a *Agent) reportOf(r turnRequest) (*reach.Report, error) {
 	var ran reach.Ran
 	if err := readJSON(a.reportPath(r.Check), &ran); err == nil && ran.Check == r.Check && ran.ID == r.Last {
+		if r.Node != "" {
+			return ran.Report.Of(r.Node), nil
+		}
 		return ran.Report, nil
 	}
 	return nil, fmt.Errorf("node %s does not have that run any more", a.prober.node)

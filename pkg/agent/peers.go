@@ -170,9 +170,16 @@ func (a *Agent) serveAgents(ctx context.Context) error {
 		}),
 		verbObserve: reachHandler(func(ctx context.Context, r reachRequest) (any, error) { return a.prober.Observe(ctx, r.Run, r.Trunk) }),
 		verbStop:    reachHandler(func(ctx context.Context, r reachRequest) (any, error) { return nil, a.prober.Stop(ctx, r.Run) }),
-		verbRan:     reachHandler(func(_ context.Context, r reach.Ran) (any, error) { return nil, a.takeRun(r) }),
-		verbTurn:    reachHandler(func(_ context.Context, r turnRequest) (any, error) { return a.takeTurn(r), nil }),
-		verbReport:  reachHandler(func(_ context.Context, r turnRequest) (any, error) { return a.wholeOf(r) }),
+		verbRan: func(ctx context.Context, from string, body json.RawMessage) (any, error) {
+			return reachHandler(func(_ context.Context, r reach.Ran) (any, error) {
+				if r.By != from { // each speaks for itself
+					return nil, fmt.Errorf("node %s tells what node %q has found", from, r.By)
+				}
+				return nil, a.takeRun(r)
+			})(ctx, from, body)
+		},
+		verbTurn:   reachHandler(func(_ context.Context, r turnRequest) (any, error) { return a.takeTurn(r), nil }),
+		verbReport: reachHandler(func(_ context.Context, r turnRequest) (any, error) { return a.reportOf(r) }),
 	}}
 	return s.Serve(ctx, l)
 }

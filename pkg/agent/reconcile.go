@@ -115,9 +115,16 @@ func (a *Agent) readyUplink(t desired.Trunk, ifindex int) {
 	if t.NoFastPath {
 		return
 	}
+	said := ""
 	if err := a.kernel.dp.ReadyUplink(ifindex); err != nil { // it is tried again, and when it is needed
-		a.log.Warn("the uplink is not ready for the fast path", "trunk", t.Name, "err", err)
+		if said = err.Error(); said != a.unready[t.Name] {
+			a.log.Warn("the uplink is not ready for the fast path", "trunk", t.Name, "err", err)
+		}
 	}
+	if a.unready == nil {
+		a.unready = map[string]string{}
+	}
+	a.unready[t.Name] = said
 }
 
 // followUplink notes what the uplink carries. A trunk that takes its MTU from it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -20,8 +21,40 @@ import (
 // The ReachabilityCheck itself settles who runs it: who first writes its name into status.running does. It may be called
 // while the Reporter reports.
 
-// claimOver is when a claim counts no more: its agent is gone, or its clock is.
-const claimOver = 6 * time.Minute
+// claimOver is for how long this agent has to see a claim of another until it counts no more: its agent is gone. That is
+// longer than a run takes, with what is written afterwards; clocks of others are not gone by.
+const claimOver = 10 * time.Minute
+
+// claims are those of others, and since when this agent has seen them.
+type claims struct {
+	mu   sync.Mutex
+	seen map[string]seenClaim // by check
+	now  func() time.Time
+}
+
+type seenClaim struct {
+	by    v1alpha1.CheckRunning
+	since time.Time
+}
+
+// stale says that a claim has been there for too long.
+func (c *claims) stale(check string, by *v1alpha1.CheckRunning) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if c.now != nil {
+		now = c.now()
+	}
+	s, ok := c.seen[check]
+	if !ok || s.by.Node != by.Node || !s.by.Since.Equal(&by.Since) {
+		if c.seen == nil {
+			c.seen = map[string]seenClaim{}
+		}
+		c.seen[check] = seenClaim{*by, now}
+		return false
+	}
+	return now.Sub(s.since) > claimOver
+}
 
 // Claim asks to run a check, if the last run is still the one that this node knows of.
 func (r *Reporter) Claim(ctx context.Context, check, last string) (reach.Claim, error) {
@@ -29,15 +62,11 @@ func (r *Reporter) Claim(ctx context.Context, check, last string) (reach.Claim, 
 	if err != nil {
 		return reach.Claim{}, err
 	}
-	var known reach.Claim
-	if l := o.Status.Last; l != nil {
-		known.Last = reach.Ran{Check: check, ID: l.ID, By: l.Node, Run: l.Run, Started: l.Started.Time, Ended: l.Ended.Time, Error: l.Error}
-		known.Age = time.Since(l.Ended.Time)
-	}
-	if known.Last.ID != last {
+	known := knownRun(o)
+	if known.Last.ID != "" && known.Last.ID != last { // without one, what was written is lost
 		return known, nil
 	}
-	if by := o.Status.Running; by != nil && by.Node != r.node && time.Since(by.Since.Time).Abs() < claimOver {
+	if by := o.Status.Running; by != nil && by.Node != r.node && !r.claims.stale(check, by) {
 		return known, nil
 	}
 	o.Status.Running = &v1alpha1.CheckRunning{Node: r.node, Since: metav1.Now()}
@@ -50,6 +79,33 @@ func (r *Reporter) Claim(ctx context.Context, check, last string) (reach.Claim, 
 	return known, nil
 }
 
+// Last tells of a check's last run.
+func (r *Reporter) Last(ctx context.Context, check string) (reach.Claim, error) {
+	o, err := r.check(ctx, check)
+	if err != nil {
+		return reach.Claim{}, err
+	}
+	return knownRun(o), nil
+}
+
+func knownRun(o *v1alpha1.ReachabilityCheck) (known reach.Claim) {
+	if l := o.Status.Last; l != nil {
+		known.Last = reach.Ran{Check: o.Name, ID: l.ID, By: l.Node, Run: l.Run, Started: l.Started.Time, Ended: l.Ended.Time, Error: l.Error}
+		known.Age = time.Since(l.Ended.Time)
+	}
+	return known
+}
+
+// Release gives a claim back.
+func (r *Reporter) Release(ctx context.Context, check string) error {
+	o, err := r.check(ctx, check)
+	if err != nil || o.Status.Running == nil || o.Status.Running.Node != r.node {
+		return err
+	}
+	o.Status.Running = nil
+	return r.client.Status().Update(ctx, o)
+}
+
 // Publish writes what a run has found, unless another node has taken the check over.
 func (r *Reporter) Publish(ctx context.Context, ran reach.Ran) error {
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
@@ -58,8 +114,7 @@ func (r *Reporter) Publish(ctx context.Context, ran reach.Ran) error {
 			return err
 		}
 		if by := o.Status.Running; by == nil || by.Node != r.node {
-			r.log.Warn("another node has taken a ReachabilityCheck over; what this one found is not written", "check", ran.Check)
-			return nil
+			return reach.ErrOvertaken
 		}
 		o.Status.Running, o.Status.Last = nil, lastRun(&ran)
 		passed := passed(&ran)
@@ -103,14 +158,28 @@ func lastRun(ran *reach.Ran) *v1alpha1.CheckRun {
 	out.Errors, out.Warnings, out.Infos = int32(s.Errors), int32(s.Warnings), int32(s.Infos)
 	for i := range ran.Report.Findings[:min(len(ran.Report.Findings), v1alpha1.MaxCheckFindings)] {
 		f := &ran.Report.Findings[i]
-		out.Findings = append(out.Findings, v1alpha1.CheckFinding{Code: string(f.Code), Severity: string(f.Severity), Trunk: f.Trunk, VLANs: f.VLANs.String(),
+		out.Findings = append(out.Findings, v1alpha1.CheckFinding{Code: string(f.Code), Severity: string(f.Severity), Trunk: f.Trunk, VLANs: clippedList(f.VLANs.String()),
 			Networks: someOf(f.Networks), Nodes: someOf(f.Nodes), Targets: someOf(f.Targets), SwitchPorts: someOf(f.Ports),
 			Message: clipped(f.Message), Next: clipped(f.Next)})
 	}
 	return out
 }
 
-func someOf(names []string) []string { return names[:min(len(names), v1alpha1.MaxCheckNames)] }
+func someOf(names []string) (some []string) {
+	for _, n := range names[:min(len(names), v1alpha1.MaxCheckNames)] {
+		some = append(some, clipped(n))
+	}
+	return some
+}
+
+// clippedList is a list of VLANs as far as a status takes it, with three dots for the rest.
+func clippedList(vlans string) string {
+	const most = 1024
+	if len(vlans) <= most {
+		return vlans
+	}
+	return vlans[:strings.LastIndexByte(vlans[:most-len(",...")], ',')] + ",..."
+}
 
 // clipped is a text of at most 1024 bytes, whole characters all of them.
 func clipped(text string) string {
@@ -131,6 +200,9 @@ func passed(ran *reach.Ran) metav1.Condition {
 	switch r := ran.Report; {
 	case r == nil:
 		c.Reason, c.Message = v1alpha1.ReasonCheckFailed, clipped("the agent of "+ran.By+" could not run it: "+ran.Error)
+	case r.Cancelled:
+		c.Reason = v1alpha1.ReasonCheckFailed
+		c.Message = clipped(fmt.Sprintf("it took too long, and was ended after %s; raise spec.maxPPS, or name fewer spec.networks or spec.vlans; until then %s", r.Took.Round(time.Second), c.Message))
 	case r.Summary.Errors+r.Summary.Warnings > 0:
 		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonFindings
 		worst := &r.Findings[0]

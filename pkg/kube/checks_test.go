@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -70,7 +71,7 @@ func TestChecks(t *testing.T) {
 		other = nodes["n2"]
 	}
 	ran := reach.Ran{Check: "hourly", ID: "r1", By: by[0], Run: "now", Started: time.Now().Add(-2 * time.Second), Ended: time.Now(), Report: reportOf(40)}
-	if err := other.Publish(b.Context(), reach.Ran{Check: "hourly", ID: "r0", By: other.node}); err != nil || status().Last != nil {
+	if err := other.Publish(b.Context(), reach.Ran{Check: "hourly", ID: "r0", By: other.node}); !errors.Is(err, reach.ErrOvertaken) || status().Last != nil {
 		b.Errorf("another publishes: %v, %+v", err, status().Last)
 	}
 	if err := me.Publish(b.Context(), ran); err != nil {
@@ -82,7 +83,7 @@ func TestChecks(t *testing.T) {
 		b.Errorf("status %+v", s)
 	}
 	f := l.Findings[0]
-	if len(l.Findings) != 32 || f.Code != "NOT_TRUNKED" || f.VLANs != "100-119" || len(f.Nodes) != 16 || len(f.Message) != 1023 || f.SwitchPorts[0] != "n0 eth1: leaf1 Eth1/1" {
+	if len(l.Findings) != 32 || f.Code != "NOT_TRUNKED" || f.VLANs != "100-119" || clippedList(strings.Repeat("100,", 400)+"9") != strings.Repeat("100,", 254)+"100,..." || len(f.Nodes) != 16 || len(f.Message) != 1023 || f.SwitchPorts[0] != "n0 eth1: leaf1 Eth1/1" {
 		b.Errorf("%d findings, first %+v", len(l.Findings), f)
 	}
 	is := func(want metav1.ConditionStatus, reason, text string) {
@@ -99,13 +100,16 @@ func TestChecks(t *testing.T) {
 	if c, err := other.Claim(b.Context(), "hourly", ""); err != nil || c.Mine || c.Last.ID != "r1" || c.Last.Run != "now" || c.Age < 0 || c.Age > time.Minute {
 		b.Errorf("who has missed a run: %+v, %v", c, err)
 	}
+	if c, err := other.Last(b.Context(), "hourly"); err != nil || c.Mine || c.Last.ID != "r1" || c.Last.By != by[0] {
+		b.Errorf("who asks for the last run: %+v, %v", c, err)
+	}
 	// Others' claims end when nothing was heard of them for long.
 	if by := claimAll("r1"); len(by) != 1 {
 		b.Fatalf("%v run it next", by)
 	}
 	stale := status().Running.Node
 	o = until(b, &v1alpha1.ReachabilityCheck{}, "", "hourly", func(_ *v1alpha1.ReachabilityCheck, found bool) bool { return found })
-	for _, since := range []time.Duration{-2 * claimOver, 2 * claimOver} { // or say that they are in the future
+	for _, since := range []time.Duration{-24 * time.Hour, 24 * time.Hour} { // by clocks that are wrong
 		o.Status.Running = &v1alpha1.CheckRunning{Node: stale, Since: metav1.NewTime(time.Now().Add(since))}
 		if err := b.Status().Update(b.Context(), o); err != nil {
 			b.Fatal(err)
@@ -114,14 +118,23 @@ func TestChecks(t *testing.T) {
 		if stale == "n3" {
 			taker = nodes["n4"]
 		}
-		if c, err := taker.Claim(b.Context(), "hourly", "r1"); err != nil || !c.Mine {
-			b.Fatalf("a claim of %v: %+v, %v", since, c, err)
+		for later, mine := range []bool{false, false, true} {
+			taker.claims.now = func() time.Time { return time.Now().Add(time.Duration(later) * (claimOver/2 + time.Minute)) }
+			if c, err := taker.Claim(b.Context(), "hourly", "r1"); err != nil || c.Mine != mine {
+				b.Fatalf("a claim of %v, looked at for the %d. time: %+v, %v", since, later+1, c, err)
+			}
 		}
-		if err := nodes[stale].Publish(b.Context(), reach.Ran{Check: "hourly", ID: "late", By: stale}); err != nil || status().Last.ID != "r1" {
+		if err := nodes[stale].Publish(b.Context(), reach.Ran{Check: "hourly", ID: "late", By: stale}); !errors.Is(err, reach.ErrOvertaken) || status().Last.ID != "r1" {
 			b.Errorf("who is late: %v, %+v", err, status().Last)
 		}
 		stale = taker.node
 		o = until(b, &v1alpha1.ReachabilityCheck{}, "", "hourly", func(_ *v1alpha1.ReachabilityCheck, found bool) bool { return found })
+	}
+	if err := nodes[stale].Release(b.Context(), "hourly"); err != nil || status().Running != nil {
+		b.Errorf("given back: %v, %+v", err, status().Running)
+	}
+	if err := nodes["n5"].Release(b.Context(), "hourly"); err != nil {
+		b.Errorf("another's, given back: %v", err)
 	}
 	for _, c := range []struct {
 		report       *reach.Report
@@ -130,6 +143,7 @@ func TestChecks(t *testing.T) {
 		reason, text string
 	}{
 		{&reach.Report{Summary: reach.Summary{Cells: 2, Passed: 2, Infos: 1}}, "", metav1.ConditionTrue, v1alpha1.ReasonAllPassed, "2 of 2 cells passed"},
+		{&reach.Report{Cancelled: true, Took: 5 * time.Minute, Summary: reach.Summary{Cells: 100, Passed: 1, Untested: 99}}, "", metav1.ConditionUnknown, v1alpha1.ReasonCheckFailed, "ended after 5m0s; raise spec.maxPPS"},
 		{&reach.Report{Summary: reach.Summary{Cells: 2, Untested: 2, Infos: 1}}, "", metav1.ConditionUnknown, v1alpha1.ReasonNothingTested, "0 of 2 cells passed"},
 		{nil, "there is no VLAN 7", metav1.ConditionUnknown, v1alpha1.ReasonCheckFailed, "could not run it: there is no VLAN 7"},
 	} {
@@ -144,6 +158,15 @@ func TestChecks(t *testing.T) {
 		if s := status(); s.LastPassed == nil || s.Last.Error != c.fails {
 			b.Errorf("%s: %+v", c.reason, s)
 		}
+	}
+	// What was written is lost, as by a backup without status: any of them runs it.
+	o = until(b, &v1alpha1.ReachabilityCheck{}, "", "hourly", func(_ *v1alpha1.ReachabilityCheck, found bool) bool { return found })
+	o.Status = v1alpha1.ReachabilityCheckStatus{}
+	if err := b.Status().Update(b.Context(), o); err != nil {
+		b.Fatal(err)
+	}
+	if by := claimAll("r1"); len(by) != 1 {
+		b.Errorf("%v run it, of which nothing is known", by)
 	}
 	if _, err := me.Claim(b.Context(), "gone", ""); err == nil || !strings.Contains(err.Error(), `"gone" not found`) {
 		b.Errorf("of one that is gone: %v", err)

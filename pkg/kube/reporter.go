@@ -55,6 +55,7 @@ type Reporter struct {
 	looked  time.Time                          // when the server's objects were last listed
 	offered map[string]bool                    // resources that the node has of us
 	failing string                             // what was last wrong, to say it once
+	claims  claims                             // of ReachabilityChecks
 	// When the node was last looked at for its resources.
 	nodeLooked time.Time
 	// Waits; tests shorten them. The first one after an error is a second.

@@ -1,6 +1,7 @@
 package reach
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -28,6 +29,9 @@ func (r *Ran) Sum() string {
 	s := r.Report.Summary
 	return fmt.Sprintf("%d of %d cells passed, %d failed, %d untested; %d errors, %d warnings", s.Passed, s.Cells, s.Failed, s.Untested, s.Errors, s.Warnings)
 }
+
+// ErrOvertaken is that another agent has taken a check over, since its run took too long.
+var ErrOvertaken = errors.New("another agent has taken the check over")
 
 // Claim is what an agent is told that asks to run a check.
 type Claim struct {

@@ -55,8 +55,6 @@ type Finding struct {
 	// Nodes where it is; none is the fabric's. One of them, where Either is set: which cannot be told.
 	Nodes  []string `json:"nodes,omitempty"`
 	Either bool     `json:"either,omitempty"`
-	// Everywhere: on all nodes that have the VLANs, and more than one.
-	Everywhere bool `json:"everywhere,omitempty"`
 	// Targets are the addresses, MACs or VLANs that it is about.
 	Targets []string `json:"targets,omitempty"`
 	// Message says what is wrong here; Evidence what was seen; Next what to do.
@@ -106,6 +104,8 @@ type Cell struct {
 	Result Result  `json:"result"`
 	// Why: the finding's code of what failed, or what kept it from being tested.
 	Why string `json:"why,omitempty"`
+	// Everywhere: it failed, and on no node it passed.
+	Everywhere bool `json:"everywhere,omitempty"`
 }
 
 // part is the least that a finding is about.

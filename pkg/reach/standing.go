@@ -7,28 +7,47 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// Of is the part of the report that is about a node: its cells, and the findings that concern it.
+// Of is the part of the report that is about a node: its cells, and the findings that concern it. It keeps nothing of the rest.
 func (r *Report) Of(node string) *Report {
 	part := *r
-	part.Cells = slices.DeleteFunc(slices.Clone(r.Cells), func(c Cell) bool { return c.Node != node })
-	part.Nodes = slices.DeleteFunc(slices.Clone(r.Nodes), func(n Node) bool { return n.Node != node })
-	part.Findings = slices.DeleteFunc(slices.Clone(r.Findings), func(f Finding) bool {
-		if len(f.Nodes) > 0 {
-			return !slices.Contains(f.Nodes, node)
+	part.Cells, part.Nodes, part.Findings = []Cell{}, []Node{}, []Finding{}
+	for i := range r.Cells {
+		if r.Cells[i].Node == node {
+			part.Cells = append(part.Cells, r.Cells[i])
 		}
-		return f.Trunk != "" && !slices.ContainsFunc(part.Cells, func(c Cell) bool { return f.Concerns(&c) })
-	})
+	}
+	for _, n := range r.Nodes {
+		if n.Node == node {
+			part.Nodes = append(part.Nodes, n)
+		}
+	}
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		if slices.Contains(f.Nodes, node) || len(f.Nodes) == 0 && (f.Trunk == "" || slices.ContainsFunc(part.Cells, func(c Cell) bool { return f.Concerns(&c) })) {
+			part.Findings = append(part.Findings, *f)
+		}
+	}
 	part.sum()
 	return &part
 }
 
-// findEverywhere marks the findings that no node is without which has the VLAN.
+// findEverywhere marks the cells that failed where no node has passed.
 func (r *Report) findEverywhere() {
-	for i := range r.Findings {
-		f := &r.Findings[i]
-		f.Everywhere = len(f.Nodes) > 1 && !slices.ContainsFunc(r.Cells, func(c Cell) bool {
-			return c.Trunk == f.Trunk && (f.VLANs.Empty() || f.VLANs.Contains(c.VLAN)) && !slices.Contains(f.Nodes, c.Node)
-		})
+	type test struct {
+		trunk, target string
+		vlan          vlan.ID
+		test          Test
+	}
+	of := func(c *Cell) test { return test{c.Trunk, c.Target, c.VLAN, c.Test} }
+	passed := map[test]bool{}
+	for i := range r.Cells {
+		if c := &r.Cells[i]; c.Result == Pass {
+			passed[of(c)] = true
+		}
+	}
+	for i := range r.Cells {
+		c := &r.Cells[i]
+		c.Everywhere = c.Result == Fail && !passed[of(c)]
 	}
 }
 
@@ -43,8 +62,8 @@ const (
 )
 
 // Standing tells from a report, or a node's part of one, whether VMs of a network can be reached on the
-// node, and why not. Errors of the node count: what is wrong with the fabric, or on all nodes alike, as a gateway
-// that is silent, makes no node worse than another, nor does what may as well be the other side's.
+// node, and why not. Errors of the node count, if another node has passed: what is wrong with the fabric, or on all nodes,
+// as a gateway that is silent, makes no node worse than another, nor does what may as well be the other side's.
 func (r *Report) Standing(node, trunk string, vlans vlan.Set) (Standing, string) {
 	missing := vlans
 	untested := map[vlan.ID]string{}
@@ -55,7 +74,7 @@ func (r *Report) Standing(node, trunk string, vlans vlan.Set) (Standing, string)
 		}
 		for j := range r.Findings {
 			f := &r.Findings[j]
-			if c.Result == Fail && string(f.Code) == c.Why && f.Severity == Error && !f.Either && !f.Everywhere && slices.Contains(f.Nodes, node) && f.Concerns(c) {
+			if c.Result == Fail && !c.Everywhere && string(f.Code) == c.Why && f.Severity == Error && !f.Either && slices.Contains(f.Nodes, node) && f.Concerns(c) {
 				return Unwell, fmt.Sprintf("%s in VLAN %d: %s", f.Code, c.VLAN, f.Message)
 			}
 		}

@@ -20,15 +20,37 @@ func TestStandings(t *testing.T) {
 		fault func(*site)
 		want  string // of n1 to n4 in VLAN 105
 	}{
-		"well":                        {func(*site) {}, "++++"},
-		"not trunked":                 {func(s *site) { s.nodes[1].port.remove(105) }, "+-++"},
-		"another VLAN is not":         {func(s *site) { s.nodes[1].port.remove(106) }, "++++"},
-		"link down":                   {func(s *site) { s.nodes[1].desc.Trunks[0].Down = "no carrier" }, "+-++"},
-		"between switches":            {func(s *site) { s.ab.remove(105) }, "++--"},
-		"one way":                     {func(s *site) { s.nodes[2].port.noOut = everything }, "++-+"},
-		"port security":               {func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, "+-++"},
-		"MTU of a port":               {func(s *site) { s.nodes[1].port.mtu = 1400 }, "+-++"},
-		"MTU between switches":        {func(s *site) { s.ab.mtu = 1400 }, "++++"},
+		"well":                 {func(*site) {}, "++++"},
+		"not trunked":          {func(s *site) { s.nodes[1].port.remove(105) }, "+-++"},
+		"another VLAN is not":  {func(s *site) { s.nodes[1].port.remove(106) }, "++++"},
+		"link down":            {func(s *site) { s.nodes[1].desc.Trunks[0].Down = "no carrier" }, "+-++"},
+		"between switches":     {func(s *site) { s.ab.remove(105) }, "++--"},
+		"one way":              {func(s *site) { s.nodes[2].port.noOut = everything }, "++-+"},
+		"port security":        {func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, "+-++"},
+		"MTU of a port":        {func(s *site) { s.nodes[1].port.mtu = 1400 }, "+-++"},
+		"MTU between switches": {func(s *site) { s.ab.mtu = 1400 }, "++++"},
+		"MTU everywhere, and one without a link": {func(s *site) {
+			for _, n := range s.nodes {
+				n.port.mtu = 1400
+			}
+			s.nodes[3].desc.Trunks[0].Down = "no carrier"
+		}, "+++-"},
+		"MTU everywhere, and one not trunked": {func(s *site) {
+			for _, n := range s.nodes {
+				n.port.mtu = 1400
+			}
+			s.nodes[3].port.remove(105)
+		}, "+++-"},
+		"port security everywhere": {func(s *site) {
+			for _, n := range s.nodes {
+				n.port.secure(n)
+			}
+		}, "++++"},
+		"trunked nowhere": {func(s *site) {
+			for _, n := range s.nodes {
+				n.port.remove(105)
+			}
+		}, "????"},
 		"gateway silent":              {func(s *site) { s.gateways[105].silent = true }, "++++"},
 		"gateway filtered":            {func(s *site) { s.nodes[2].port.noOut = isARPReply }, "++-+"},
 		"two have the address":        {func(s *site) { s.host(s.b, 105, otherMAC, holds(gatewayOf(105))) }, "++++"},

@@ -91,6 +91,7 @@ func TestCluster(t *testing.T) {
 	}{
 		{"attach", testAttach},
 		{"check", testCheck},
+		{"required", testRequired},
 		{"shop", testDemo},
 		{"api", testAPI},
 		{"chained", testChained},

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,6 +32,11 @@ func checkSteps(admin, n1, n2, nobody client.Client) []step {
 	as := func(c client.Client, change func(*v1alpha1.ReachabilityCheck)) func(context.Context) error {
 		return fresh(c, admin, check(), true, change)
 	}
+	passed := func(condition string) func(*v1alpha1.ReachabilityCheck) {
+		return func(o *v1alpha1.ReachabilityCheck) {
+			o.Status.Conditions = append(o.Status.Conditions, metav1.Condition{Type: condition, Status: "True", Reason: "AllPassed", LastTransitionTime: metav1.Now()})
+		}
+	}
 	const (
 		notRuns1 = "the agent of node 'n1' may not say that node 'n2' does, or does not, run the check"
 		notRuns2 = "the agent of node 'n2' may not say that node 'n1' does, or does not, run the check"
@@ -47,7 +53,17 @@ func checkSteps(admin, n1, n2, nobody client.Client) []step {
 		{"who runs it, in another's name", notFound, as(n1, found("a", "n2", ""))},
 		{"what was found", "", as(n1, found("a", "n1", ""))},
 		{"another's word is changed", notFound, as(n2, func(o *v1alpha1.ReachabilityCheck) { o.Status.Last.Failed = 7 })},
+		{"a condition, without running it", notFound, as(n2, passed("Passed"))},
+		{"that it passed, without running it", notFound, as(n2, func(o *v1alpha1.ReachabilityCheck) { o.Status.LastPassed = &metav1.Time{Time: time.Unix(1, 0)} })},
 		{"another runs it next", "", as(n2, runs("n2"))},
+		{"who runs it does not say whether its spec is in force", notFound, as(n2, func(o *v1alpha1.ReachabilityCheck) {
+			passed("Ready")(o)
+			found("b", "n2", "")(o)
+		})},
+		{"but whether it passed", "", as(n2, func(o *v1alpha1.ReachabilityCheck) {
+			passed("Passed")(o)
+			found("b", "n2", "n2")(o)
+		})},
 		{"one takes it over whose agent is gone", "", as(n1, runs("n1"))},
 		{"people are not held to it", "", as(admin, runs("n2"))},
 		{"its spec is for people", "cannot update resource", fresh(n1, admin, check(), false, func(o *v1alpha1.ReachabilityCheck) { o.Spec.Every = "2h" })},

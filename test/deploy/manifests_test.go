@@ -361,8 +361,9 @@ func TestUninstallOrder(t *testing.T) {
 	for _, path := range [][]string{{"docs", "install.md"}, {"deploy", "uninstall.yaml"}} {
 		rest := string(read(t, path...))
 		for _, step := range []string{
+			"kubectl delete reachabilitychecks --all",
 			`kubectl get vlantrunks -o name | xargs -rn1 kubectl patch --type=merge -p '{"spec":{"advertiseResource":false}}'`,
-			"kubectl delete vlannetworks,vlantrunks,firewallpolicies,addresssets,servicesets,reachabilitychecks --all",
+			"kubectl delete vlannetworks,vlantrunks,firewallpolicies,addresssets,servicesets --all",
 			"kubectl -n homeport-system delete daemonset homeport-agent",
 			"rollout status daemonset homeport-uninstall",
 		} {

@@ -62,7 +62,7 @@ type ReachabilityCheckSpec struct {
 	// +optional
 	// +kubebuilder:validation:MaxItems=256
 	// +kubebuilder:validation:items:MinLength=1
-	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:MaxLength=253
 	// +listType=set
 	Networks []string `json:"networks,omitempty"`
 
@@ -204,9 +204,9 @@ type CheckFinding struct {
 	// +kubebuilder:validation:MaxLength=63
 	Trunk string `json:"trunk,omitempty"`
 
-	// VLANs that are concerned, as "100-110,200"; absent: all.
+	// VLANs that are concerned, as "100-110,200", some of them if there are many ranges; absent: all.
 	// +optional
-	// +kubebuilder:validation:MaxLength=8192
+	// +kubebuilder:validation:MaxLength=1024
 	VLANs string `json:"vlans,omitempty"`
 
 	// Networks that are concerned, some of them if there are more than 16.

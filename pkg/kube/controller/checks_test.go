@@ -27,7 +27,7 @@ func testRequired(l *lab) {
 		})
 	}
 	resource("network.homeport.dev/req")
-	l.says("VLANNetwork", "req", "Ready", "False", v1alpha1.ReasonNotChecked, "no ReachabilityCheck with spec.every")
+	l.says("VLANNetwork", "req", "Ready", "False", v1alpha1.ReasonNotChecked, "no ReachabilityCheck covers the network", "with spec.every")
 	for i, fields := range []string{ // none of which covers it
 		`spec: {run: now}`, `spec: {every: 1h, vlans: "1"}`, `spec: {every: 1h, nodes: [n1]}`, `spec: {every: 1h, skip: [trunk]}`,
 	} {

@@ -87,6 +87,9 @@ func (n *networks) checked(ctx context.Context, network *v1alpha1.VLANNetwork) (
 		if err != nil {
 			continue // its own status says so
 		}
+		if wrong, known := n.judge.of(o); wrong != "" || !known {
+			continue // agents do not have it so
+		}
 		if c, errs := desired.FromCheck(o); len(errs) == 0 && c.Covers(network.Name) {
 			return true, nil
 		}
@@ -288,7 +291,7 @@ func (s *state) ready(problems string, poll time.Duration) metav1.Condition {
 		return no(v1alpha1.ReasonTrunkUnhealthy, "VLANTrunk %s is not ready (%s): see kubectl describe vlantrunk %s", s.trunk.Name, c.Reason, s.trunk.Name)
 	}
 	if !s.checked {
-		return no(v1alpha1.ReasonNotChecked, "spec.reachability.required is true, but no ReachabilityCheck with spec.every, and without spec.vlans and spec.nodes, covers the network, so that no node takes new VMs on it: make one")
+		return no(v1alpha1.ReasonNotChecked, "spec.reachability.required is true, but no ReachabilityCheck covers the network, so that no node takes new VMs on it: make one with spec.every, and without spec.vlans, spec.nodes and trunk in spec.skip")
 	}
 	return ready(n, true, v1alpha1.ReasonReady, fmt.Sprintf("%s can use it", count(len(s.in), "namespace"))+s.keptText())
 }
