@@ -47,6 +47,9 @@ func TestCodes(t *testing.T) {
 			hello := func(f probe.Frame) bool { return f.Data[12] == 0x88 && f.Data[13] == 0xb5 }
 			s.nodes[1].port.noIn, s.nodes[1].port.noOut = hello, hello
 		}, func(s *site) []string { return each(PeersFiltered, "n2", s.vlans) }},
+		{"two ports that nothing passes between", func(s *site) { s.apart(s.nodes[0], s.nodes[1]) }, func(s *site) []string {
+			return append(each(PeersFiltered, "n1", s.vlans), each(PeersFiltered, "n2", s.vlans)...)
+		}},
 		{"port security", func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, func(s *site) []string { return each(MACFiltered, "n2", s.vlans) }},
 		{"only its own MAC gets there", func(s *site) {
 			m := s.nodes[1].desc.Trunks[0].MAC
@@ -78,6 +81,17 @@ func TestCodes(t *testing.T) {
 			t := &s.nodes[1].desc.Trunks[0]
 			t.Networks = append(slices.Clone(t.Networks), Network{Name: "lonely", VLANs: setOf(200), Home: 200, MTU: 1500})
 		}, func(s *site) []string { return []string{atom(LLDPVLANMissing, "n2", 200)} }},
+		{"LLDP does not list it, nor does a gateway answer", func(s *site) {
+			t := &s.nodes[1].desc.Trunks[0]
+			t.Networks = append(slices.Clone(t.Networks), Network{Name: "lonely", VLANs: setOf(200), Home: 200, MTU: 1500, Gateways: []netip.Addr{gatewayOf(200)}})
+		}, func(s *site) []string { return []string{atom(LLDPVLANMissing, "n2", 200)} }},
+		{"LLDP does not list it, and a gateway answers", func(s *site) {
+			s.nodes[1].port.hides = setOf(200)
+			_ = s.nodes[1].port.tagged.Add(200)
+			s.host(s.a, 200, otherMAC, holds(gateway6Of(200)))
+			t := &s.nodes[1].desc.Trunks[0]
+			t.Networks = append(slices.Clone(t.Networks), Network{Name: "lonely", VLANs: setOf(200), Home: 200, MTU: 1500, Gateways: []netip.Addr{gateway6Of(200)}})
+		}, func(s *site) []string { return []string{} }},
 		{"a router of a known subnet", func(s *site) {
 			s.host(s.b, 105, otherMAC, routes(addrOf("fe80::2"), netip.MustParsePrefix("fd00:69::/64")))
 		}, func(s *site) []string { return []string{} }},
@@ -212,6 +226,15 @@ func everything(probe.Frame) bool { return true }
 func isARPReply(f probe.Frame) bool { return f.Data[12] == 8 && f.Data[13] == 6 && f.Data[21] == 2 }
 
 var otherMAC = probe.MAC{0x02, 0xcc, 0, 0, 0, 1}
+
+// apart lets nothing of one node out at the other's port.
+func (s *site) apart(a, b *fakeNode) {
+	of := func(n *fakeNode) func(probe.Frame) bool {
+		m := n.desc.Trunks[0].MAC
+		return func(f probe.Frame) bool { from := probe.MAC(f.Data[6:12]); return from == m || from == m.Foreign() }
+	}
+	a.port.noOut, b.port.noOut = of(b), of(a)
+}
 
 // remove takes a VLAN off a port.
 func (p *fakePort) remove(id vlan.ID) {

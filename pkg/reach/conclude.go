@@ -21,7 +21,8 @@ import (
 //	LOOP, VLAN_LEAK       of the VLAN: MACs and gateways (switches learn MACs at the wrong port), and who offers
 //	                      or advertises what
 //	NATIVE_VLAN_MISMATCH  all else of the VLAN at the node
-//	NOT_TRUNKED, ONE_WAY, PEERS_FILTERED   all else of the VLAN at the node
+//	NOT_TRUNKED, ONE_WAY, PEERS_FILTERED   all else of the VLAN at the node; where it hears others, nothing
+//	LLDP_VLAN_MISSING     all else of the VLAN at the node, where nothing shows that it works
 //	DUPLICATE_MAC         of nodes: MACs and gateways there, whose answers go to one of them
 //	NO_PEER               nothing: it stands where nothing was asked
 //
@@ -88,7 +89,7 @@ func conclude(s *seen) *Report {
 }
 
 // fromSilence are codes that rest on what was not heard.
-var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUBelowIntent, GatewaySilent, GatewayFiltered, DHCPSilent, NoPeer}
+var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUBelowIntent, GatewaySilent, GatewayFiltered, DHCPSilent, LLDPVLANMissing, NoPeer}
 
 // forgetSilence takes back what more questions might have refuted.
 func (v *view) forgetSilence() {
@@ -129,6 +130,9 @@ func (v *view) conclude() {
 	if v.o.wantsHellos() {
 		v.passing()
 	}
+	if v.o.wants(TestLLDP) {
+		v.lldp()
+	}
 	if v.o.wants(TestMTU) {
 		v.mtus()
 	}
@@ -146,9 +150,6 @@ func (v *view) conclude() {
 		v.advertisements()
 	}
 	v.duplicateMACs()
-	if v.o.wants(TestLLDP) {
-		v.lldp()
-	}
 	v.alone()
 }
 

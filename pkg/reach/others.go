@@ -165,12 +165,21 @@ func (v *view) duplicateMACs() {
 	}
 }
 
+// lldp finds VLANs that the switch does not list. What nothing else shows to work it explains, with all that
+// is silent there.
 func (v *view) lldp() {
 	for _, s := range v.clear() {
 		// Switches list no more than fits into a frame: what works is not missing.
-		if s.Switch != nil && !s.Switch.VLANs.Empty() && !s.Switch.VLANs.Contains(v.vlan) && s.Native != v.vlan && !v.proved(s, TestTrunk) {
-			v.claim(claim{code: LLDPVLANMissing, nodes: []string{s.node}, evidence: []string{fmt.Sprintf("%v lists %v", s.Switch, s.Switch.VLANs)}})
+		if s.Switch == nil || s.Switch.VLANs.Empty() || s.Switch.VLANs.Contains(v.vlan) || s.Native == v.vlan || v.proved(s, TestTrunk) ||
+			slices.ContainsFunc(v.gateways, func(a netip.Addr) bool { return v.answered(s, a) }) {
+			continue
 		}
+		c := claim{code: LLDPVLANMissing, nodes: []string{s.node}, evidence: []string{fmt.Sprintf("%v lists %v", s.Switch, s.Switch.VLANs)}}
+		if len(v.gateways) > 0 && v.o.wants(TestGateway) {
+			c.evidence = append(c.evidence, "no gateway there answers")
+		}
+		v.claim(c)
+		v.put(s, LLDPVLANMissing)
 	}
 }
 

@@ -29,6 +29,31 @@ func (v *view) passing() {
 			v.cutOff(g, core, all)
 		}
 	}
+	v.apart(core)
+}
+
+// apart finds pairs that do not hear each other, though others hear both: what is beyond them is
+// tested all the same.
+func (v *view) apart(core []*station) {
+	c := claim{code: PeersFiltered, message: "nothing passes between some nodes, and each hears others"}
+	for _, at := range core {
+		var not []*station
+		for _, from := range core {
+			if from != at && !v.heard(from, at, probe.Hello) {
+				not = append(not, from)
+			}
+		}
+		if not != nil {
+			c.evidence = append(c.evidence, fmt.Sprintf("%s does not hear %s", at.node, names(not)))
+		}
+		if not != nil || slices.ContainsFunc(core, func(o *station) bool { return o != at && !v.heard(at, o, probe.Hello) }) {
+			c.nodes = append(c.nodes, at.node)
+		}
+	}
+	if c.nodes != nil {
+		c.evidence = short(c.evidence)
+		v.claim(c)
+	}
 }
 
 // cutOff says how a group is cut off from the core.

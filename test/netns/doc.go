@@ -19,7 +19,7 @@
 //
 // What a fabric does to frames when it is wrong, a script has it do by command, for as
 // long as it likes: faults are at the ports of switches, each is undone by itself, and
-// nodes are left as they are (testdata/fabric.txtar shows each). Beside the switches,
+// nodes are left as they are but for what "refuse" does (testdata/fabric.txtar shows each). Beside the switches,
 // nodes may have a management network.
 //
 // Everything belongs to a Lab and goes with it. Laboratories are independent of

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const faultUsage = `fault vlan PORT VLAN...            the port loses VLANs
@@ -18,6 +20,10 @@ const faultUsage = `fault vlan PORT VLAN...            the port loses VLANs
 	fault loop SWITCH VLAN             what is sent to everyone comes back, once
 	fault leak SWITCH VLAN VLAN        two VLANs are one
 	fault silent HOST[/IF]             answers no ARP, no neighbor solicitation
+	fault arp PORT                     ARP that comes in there is lost
+	fault isolated PORT PORT...        nothing passes between these ports of a switch
+	fault refuse NODE[/IF]             the node's own kernel sends nothing, and says so
+	fault twin HOST MAC                the host speaks from that MAC, too, ten times a second
 	fault netem PORT [in|out] [delay=20ms] [jitter=5ms] [loss=1%] [duplicate=1%]
 	PORT is what it leads to, [SWITCH:]NAME[/IF]: a node, a host, another switch`
 
@@ -25,7 +31,8 @@ const faultUsage = `fault vlan PORT VLAN...            the port loses VLANs
 type faultAt func(s *session, p switchPort, words []string) (undo func() error, err error)
 
 func faultsAt() map[string]faultAt {
-	return map[string]faultAt{"vlan": faultVLAN, "native": faultNative, "mtu": faultMTU, "drop": faultDrop, "security": faultSecurity, "netem": faultNetem}
+	return map[string]faultAt{"vlan": faultVLAN, "native": faultNative, "mtu": faultMTU, "drop": faultDrop, "security": faultSecurity,
+		"arp": faultARP, "isolated": faultIsolated, "netem": faultNetem}
 }
 
 // cmdFault breaks something of the fabric, until heal.
@@ -50,8 +57,13 @@ func cmdFault(s *session, _ io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	if kind == "silent" {
+	switch kind {
+	case "silent":
 		return s.lab.add(args, nil, func() (func() error, error) { return s.lab.silence(space, ifName, s.lab.serial) })
+	case "refuse":
+		return s.lab.add(args, nil, func() (func() error, error) { return space.refuse(cmp.Or(ifName, Uplink)) })
+	case "twin":
+		return s.lab.add(args, nil, func() (func() error, error) { return faultTwin(s, space, words) })
 	}
 	vids, err := parseVLANs(words)
 	switch {
@@ -151,6 +163,44 @@ func faultSecurity(_ *session, p switchPort, words []string) (func() error, erro
 		macs = append(macs, mac)
 	}
 	return p.secure(macs)
+}
+
+func faultARP(s *session, p switchPort, words []string) (func() error, error) {
+	if len(words) > 0 {
+		return nil, &usageError{faultUsage}
+	}
+	return p.inspect(s.lab.serial)
+}
+
+func faultIsolated(s *session, p switchPort, words []string) (func() error, error) {
+	ports := []switchPort{p}
+	for _, w := range words {
+		other, err := s.lab.findPort(w)
+		if err != nil || other.sw != p.sw {
+			return nil, &usageError{faultUsage}
+		}
+		ports = append(ports, other)
+	}
+	if len(ports) < 2 {
+		return nil, &usageError{faultUsage}
+	}
+	return isolate(ports)
+}
+
+// faultTwin has the switches learn a MAC at the host's port again and again, as where a VM was cloned.
+func faultTwin(s *session, space *Space, words []string) (func() error, error) {
+	mac, err := net.ParseMAC(strings.Join(words, ""))
+	if err != nil {
+		return nil, &usageError{faultUsage}
+	}
+	out, err := space.Sender()
+	if err != nil {
+		return nil, err
+	}
+	const every = 100 * time.Millisecond
+	frame := arpRequest(mac, net.IPv4zero, net.IPv4bcast)
+	stop := s.lab.repeat(every, func() { _ = out.Send(hostIf, frame, 1) }) // a cable may be unplugged meanwhile
+	return func() error { stop(); return out.Close() }, nil
 }
 
 func faultNetem(s *session, p switchPort, words []string) (func() error, error) {

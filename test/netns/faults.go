@@ -356,6 +356,38 @@ func joined(a *Space, aName string, b *Space, bName string) error {
 	})
 }
 
+// inspect has the switch throw away all ARP that comes in at the port, as dynamic ARP inspection
+// does of whom it does not know.
+func (p switchPort) inspect(pref int) (undo func() error, err error) {
+	var done undos
+	for i, match := range []string{"protocol arp matchall", "protocol 802.1Q flower vlan_ethtype arp"} {
+		off, err := p.sw.filter(p.name, "ingress", pref+i, append(strings.Fields(match), "action", "drop")...)
+		if err != nil {
+			return done.run, err
+		}
+		done = append(done, off)
+	}
+	return done.run, nil
+}
+
+// isolate lets nothing pass between these ports, as protected ports of a switch.
+func isolate(ports []switchPort) (undo func() error, err error) {
+	var done undos
+	for _, p := range ports {
+		if err := p.sw.tool("bridge", "link", "set", "dev", p.name, "isolated", "on"); err != nil {
+			return done.run, err
+		}
+		done = append(done, func() error { return p.sw.tool("bridge", "link", "set", "dev", p.name, "isolated", "off") })
+	}
+	return done.run, nil
+}
+
+// refuse leaves an interface no room for what is to be sent: senders are told so (ENOBUFS).
+func (s *Space) refuse(ifName string) (undo func() error, err error) {
+	undo = func() error { return s.tool("tc", "qdisc", "del", "dev", ifName, "root") }
+	return undo, s.tool("tc", "qdisc", "add", "dev", ifName, "root", "pfifo", "limit", "0")
+}
+
 // silence lets a host be deaf to those who ask for its MAC, at one interface, or with ""
 // at all: it answers no ARP request and no neighbor solicitation.
 func (l *Lab) silence(s *Space, ifName string, pref int) (undo func() error, err error) {
