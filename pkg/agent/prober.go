@@ -98,7 +98,7 @@ func (p *prober) describe(t desired.Trunk, snap *desired.Snapshot, h trunkHealth
 	}
 	for _, name := range slices.Sorted(maps.Keys(snap.Networks)) {
 		if n := snap.Networks[name]; n.Trunk == t.Name {
-			out.Networks = append(out.Networks, reachOf(n, t))
+			out.Networks = append(out.Networks, reachOf(n, t, p.node))
 		}
 	}
 	return out
@@ -120,9 +120,10 @@ func (p *prober) drift(t desired.Trunk, up bridge.Link) []reach.Drift {
 	return nil
 }
 
-// reachOf is what should be reached on a network.
-func reachOf(n desired.Network, t desired.Trunk) reach.Network {
-	out := reach.Network{Name: n.Name, VLANs: n.Tagged, Home: n.PVID, MTU: cmp.Or(n.MTU, t.MTU), DHCP: n.Reach.DHCP, DHCPServers: n.Reach.DHCPServers}
+// reachOf is what should be reached on a network, by a node.
+func reachOf(n desired.Network, t desired.Trunk, node string) reach.Network {
+	out := reach.Network{Name: n.Name, VLANs: n.Tagged, Home: n.PVID, MTU: cmp.Or(n.MTU, t.MTU), DHCP: n.Reach.DHCP, DHCPServers: n.Reach.DHCPServers,
+		Sources: n.Reach.Sources[node], Targets: n.Reach.Targets}
 	if n.PVID != 0 {
 		_ = out.VLANs.Add(n.PVID)
 	}
@@ -188,6 +189,13 @@ func (p *prober) open(r *proberRun, run probe.RunID, t desired.Trunk, pps int) e
 	if err := s.Join(l.Index, mac.Foreign()); err != nil {
 		return errors.Join(err, s.Close())
 	}
+	for _, n := range p.networksOf(t.Name) {
+		for _, a := range n.Reach.Sources[p.node] {
+			if err := s.JoinSource(l.Index, a); err != nil {
+				return errors.Join(err, s.Close())
+			}
+		}
+	}
 	r.stations[t.Name] = probe.Start(s, p.keys, p.pace(t.Uplink, pps), run, probe.Place{Node: p.node, Uplink: t.Uplink, MAC: mac, Own: p.ownMACs(t.Bridge)})
 	return nil
 }
@@ -248,29 +256,61 @@ func (p *prober) Send(ctx context.Context, run probe.RunID, trunk string, asks [
 	return s.Send(ctx, asks)
 }
 
-// allowed keeps a check to what this node itself should carry, whoever runs it: its VLANs, and its
-// gateways, since others must not be asked without an address.
+// allowed keeps a check to what this node itself should carry, whoever runs it: its VLANs, and addresses
+// that its networks name, since others must not be asked, nor asked from.
 func (p *prober) allowed(trunk string, asks []probe.Ask) error {
-	p.a.mu.RLock()
-	snap := p.a.world.snap
-	p.a.mu.RUnlock()
-	t := snap.Trunks[trunk]
+	t, networks := p.a.trunks()[trunk], p.networksOf(trunk)
 	for _, a := range asks {
 		if !t.AllowedVLANs.Contains(a.VLAN) && a.VLAN != t.NativeVLAN {
 			return fmt.Errorf("VLAN %d is not in uplink.allowedVLANs of trunk %s on node %s", a.VLAN, trunk, p.node)
 		}
-		if a.Kind != probe.Gateway {
-			continue
-		}
-		known := false
-		for _, n := range snap.Networks {
-			known = known || n.Trunk == trunk && n.PVID == a.VLAN && slices.ContainsFunc(n.Subnets, func(s desired.Subnet) bool { return s.Gateway == a.Target })
+		known := !a.Target.IsValid()
+		for _, n := range networks {
+			known = known || n.PVID == a.VLAN && names(n, a, p.node)
 		}
 		if !known {
-			return fmt.Errorf("%v is no gateway of a network in VLAN %d on node %s", a.Target, a.VLAN, p.node)
+			return fmt.Errorf("%v is nothing that a %s may ask for in VLAN %d on node %s, from %v", a.Target, a.Kind, a.VLAN, p.node, a.Source)
 		}
 	}
 	return nil
+}
+
+// names says that a network names the addresses of an Ask as what they are there.
+func names(n desired.Network, a probe.Ask, node string) bool {
+	gateway := slices.ContainsFunc(n.Subnets, func(s desired.Subnet) bool { return s.Gateway == a.Target })
+	switch own := slices.Contains(n.Reach.Sources[node], a.Source); a.Kind {
+	case probe.Gateway:
+		return gateway
+	case probe.Host:
+		return own && (gateway || slices.Contains(n.Reach.Targets, a.Target))
+	case probe.Echo:
+		return own && gateway
+	case probe.Detect:
+		if a.Source.IsValid() {
+			return own
+		}
+		for _, addresses := range n.Reach.Sources { // of a peer
+			if slices.Contains(addresses, a.Target) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// networksOf are a trunk's.
+func (p *prober) networksOf(trunk string) (list []desired.Network) {
+	p.a.mu.RLock()
+	defer p.a.mu.RUnlock()
+	if p.a.world.snap == nil {
+		return nil
+	}
+	for _, n := range p.a.world.snap.Networks {
+		if n.Trunk == trunk {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // Observe tells what was heard.

@@ -196,20 +196,45 @@ networks.yml:15: VLANNetwork vlan100: spec.mtu: aliases are not followed: write 
 `},
 		{name: "not enforced", content: vlan100 + "  addressing: {mode: Declared}\n" +
 			"  portSecurity: {macChanges: Accept, forgedTransmits: Reject, promiscuous: Accept, ipGuard: Enabled, raGuard: Disabled}\n" +
-			"  reachability: {targets: [10.100.0.1]}\n  namespaces: {matchLabels: {team: a}}\n  clusterNetworkPolicies: Enabled\n", want: `
+			"  namespaces: {matchLabels: {team: a}}\n  clusterNetworkPolicies: Enabled\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.addressing: Forbidden: this version does not enforce this field: leave it out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.ipGuard: Forbidden: this version does not enforce Enabled: want Disabled, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.macChanges: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
-networks.yml:20: VLANNetwork vlan100: spec.reachability.targets: Forbidden: this version does not enforce this field: leave it out
-networks.yml:21: VLANNetwork vlan100: spec.namespaces: Forbidden: is enforced with --source kube alone: leave it out
-networks.yml:22: VLANNetwork vlan100: spec.clusterNetworkPolicies: Forbidden: is enforced with --source kube alone: leave it out
+networks.yml:20: VLANNetwork vlan100: spec.namespaces: Forbidden: is enforced with --source kube alone: leave it out
+networks.yml:21: VLANNetwork vlan100: spec.clusterNetworkPolicies: Forbidden: is enforced with --source kube alone: leave it out
 `},
 		{name: "reachability", content: vlan100 + "  reachability: {dhcp: Maybe, dhcpServers: [fd00::1, 10.0.0.1, 10.0.0.1, x]}\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcp: Unsupported value: "Maybe": supported values: "Enabled", "Disabled"
 networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[0]: Invalid value: "fd00::1": want an IPv4 address
 networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[2]: Duplicate value: "10.0.0.1": name each server once
 networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[3]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1
+`},
+		{name: "sources and targets", content: vlan100 + "  reachability:\n    sources:\n    - {node: n1, addresses: [10.100.0.251, 10.100.0.252, x]}\n" +
+			"    - {node: n2, addresses: [10.100.0.251]}\n    - {node: n1, addresses: [10.100.0.1]}\n    - {node: \"\", addresses: []}\n" +
+			"    targets: [10.100.0.0, 10.100.0.255, 10.200.0.7, 10.100.0.251, \"fd00::1\"]\n", want: `
+networks.yml:20: VLANNetwork vlan100: spec.reachability.sources[0].addresses[1]: Invalid value: "10.100.0.252": is the second of its family: one is enough, take the other out
+networks.yml:20: VLANNetwork vlan100: spec.reachability.sources[0].addresses[2]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1
+networks.yml:21: VLANNetwork vlan100: spec.reachability.sources[1].addresses[0]: Duplicate value: "10.100.0.251": spec.reachability.sources[0].addresses[0] has it: want an address that is used once
+networks.yml:22: VLANNetwork vlan100: spec.reachability.sources[2].addresses[0]: Invalid value: "10.100.0.1": is a gateway of spec.subnets, which is asked anyway: want another address
+networks.yml:22: VLANNetwork vlan100: spec.reachability.sources[2].node: Duplicate value: "n1": name each node once, with all its addresses
+networks.yml:23: VLANNetwork vlan100: spec.reachability.sources[3].addresses: Required value: want an address of spec.subnets that nobody else has
+networks.yml:23: VLANNetwork vlan100: spec.reachability.sources[3].node: is empty: give it a value or leave the key out
+networks.yml:24: VLANNetwork vlan100: spec.reachability.targets[0]: Invalid value: "10.100.0.0": is the network's own address: want a host's
+networks.yml:24: VLANNetwork vlan100: spec.reachability.targets[1]: Invalid value: "10.100.0.255": is the broadcast address of 10.100.0.0/24: want a host's
+networks.yml:24: VLANNetwork vlan100: spec.reachability.targets[2]: Invalid value: "10.200.0.7": is in none of spec.subnets: want an address of the VLAN, or add its subnet there
+networks.yml:24: VLANNetwork vlan100: spec.reachability.targets[3]: Duplicate value: "10.100.0.251": spec.reachability.sources[0].addresses[0] has it: want an address that is used once
+networks.yml:24: VLANNetwork vlan100: spec.reachability.targets[4]: Invalid value: "fd00::1": is in none of spec.subnets: want an address of the VLAN, or add its subnet there
+`},
+		{name: "sources of no VLAN", content: network("{mode: Access, id: 100}", "{mode: Trunk, trunk: [\"100\"]}") +
+			"  reachability: {sources: [{node: n1, addresses: [10.100.0.251]}], targets: [10.100.0.20]}\n", want: `
+networks.yml:18: VLANNetwork vlan100: spec.reachability.sources: Forbidden: mode Trunk has no untagged VLAN, so nobody knows in which one the addresses are: leave it out
+networks.yml:18: VLANNetwork vlan100: spec.reachability.targets: Forbidden: mode Trunk has no untagged VLAN, so nobody knows in which one the addresses are: leave it out
+`},
+		{name: "unknown field of a source", content: vlan100 + "  reachability: {sources: [{node: n1, address: 10.100.0.251}], source: x}\n", want: `
+networks.yml:18: VLANNetwork vlan100: spec.reachability.source: unknown field: want one of dhcp, dhcpServers, sources, targets
+networks.yml:18: VLANNetwork vlan100: spec.reachability.sources[0].address: unknown field: want one of node, addresses
+networks.yml:18: VLANNetwork vlan100: spec.reachability.sources[0].addresses: Required value: want an address of spec.subnets that nobody else has
 `},
 		{name: "namespace", content: network("{name: vlan100}", "{name: vlan100, namespace: prod}"), want: `
 networks.yml:11: VLANNetwork vlan100: metadata.namespace: unknown field: want one of name, labels, annotations

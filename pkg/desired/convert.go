@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -77,12 +78,28 @@ func FromNetwork(o *v1alpha1.VLANNetwork) (Network, field.ErrorList) {
 		n.Subnets = append(n.Subnets, subnet)
 	}
 	if r := o.Spec.Reachability; r != nil {
-		n.Reach.DHCP, n.Reach.Required = r.DHCP == v1alpha1.SwitchEnabled, r.Required
-		for _, s := range r.DHCPServers {
-			n.Reach.DHCPServers = append(n.Reach.DHCPServers, must(&errs, "spec.reachability.dhcpServers", v1alpha1.ParseIP, s))
-		}
+		n.Reach = reachOf(&errs, r)
 	}
 	return n, errs
+}
+
+func reachOf(errs *field.ErrorList, r *v1alpha1.Reachability) Reach {
+	out := Reach{DHCP: r.DHCP == v1alpha1.SwitchEnabled, Required: r.Required}
+	for _, s := range r.DHCPServers {
+		out.DHCPServers = append(out.DHCPServers, must(errs, "spec.reachability.dhcpServers", v1alpha1.ParseIP, s))
+	}
+	for _, s := range r.Sources {
+		if out.Sources == nil {
+			out.Sources = map[string][]netip.Addr{}
+		}
+		for _, a := range s.Addresses {
+			out.Sources[s.Node] = append(out.Sources[s.Node], must(errs, "spec.reachability.sources", v1alpha1.ParseIP, a))
+		}
+	}
+	for _, t := range r.Targets {
+		out.Targets = append(out.Targets, must(errs, "spec.reachability.targets", v1alpha1.ParseIP, t))
+	}
+	return out
 }
 
 // FromPolicy checks an object and turns it into what it means.

@@ -66,6 +66,9 @@ type Reach struct {
 	DHCPServers []netip.Addr `json:"dhcpServers,omitempty"` // none: any one
 	// Required: its resource is offered only where checks find its VLANs well.
 	Required bool `json:"required,omitempty"`
+	// Sources are the addresses that a node asks from, by its name; Targets are hosts that must answer.
+	Sources map[string][]netip.Addr `json:"sources,omitempty"`
+	Targets []netip.Addr            `json:"targets,omitempty"`
 }
 
 // Check is a ReachabilityCheck.

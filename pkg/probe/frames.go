@@ -29,10 +29,15 @@ func ether(from, to MAC, t layers.EthernetType) *layers.Ethernet {
 
 // arpProbe asks for an address from none (RFC 5227, 2.1.1).
 func arpProbe(from MAC, target netip.Addr) ([]byte, error) {
-	ip := target.As4()
-	return build(ether(from, broadcast, layers.EthernetTypeARP), &layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4,
-		HwAddressSize: 6, ProtAddressSize: 4, Operation: layers.ARPRequest, SourceHwAddress: from[:], SourceProtAddress: make([]byte, 4),
-		DstHwAddress: make([]byte, 6), DstProtAddress: ip[:]})
+	return arpPacket(layers.ARPRequest, from, netip.IPv4Unspecified(), broadcast, MAC{}, target)
+}
+
+// arpPacket is sent to a station, or to all while it asks for nobody's hardware address yet.
+func arpPacket(op uint16, from MAC, source netip.Addr, to, targetMAC MAC, target netip.Addr) ([]byte, error) {
+	a, b := source.As4(), target.As4()
+	return build(ether(from, to, layers.EthernetTypeARP), &layers.ARP{AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4,
+		HwAddressSize: 6, ProtAddressSize: 4, Operation: op, SourceHwAddress: from[:], SourceProtAddress: a[:],
+		DstHwAddress: targetMAC[:], DstProtAddress: b[:]})
 }
 
 // ipv6To is the head of an ICMPv6 message to a multicast group, from no address.
@@ -42,11 +47,16 @@ func ipv6To(from MAC, group netip.Addr) (*layers.Ethernet, *layers.IPv6) {
 		&layers.IPv6{Version: 6, HopLimit: 255, NextHeader: layers.IPProtocolICMPv6, SrcIP: net.IPv6unspecified, DstIP: g[:]}
 }
 
+// solicitedNode is the group in which an address is asked for (RFC 4291, 2.7.1).
+func solicitedNode(target netip.Addr) netip.Addr {
+	t := target.As16()
+	return netip.AddrFrom16([16]byte{0xff, 0x02, 11: 0x01, 12: 0xff, 13: t[13], 14: t[14], 15: t[15]})
+}
+
 // solicitation asks for an address from none (RFC 4862, 5.4.2).
 func solicitation(from MAC, target netip.Addr) ([]byte, error) {
 	t := target.As16()
-	group := [16]byte{0xff, 0x02, 11: 0x01, 12: 0xff, 13: t[13], 14: t[14], 15: t[15]} // RFC 4291, 2.7.1
-	eth, ip := ipv6To(from, netip.AddrFrom16(group))
+	eth, ip := ipv6To(from, solicitedNode(target))
 	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeNeighborSolicitation, 0)}
 	if err := icmp.SetNetworkLayerForChecksum(ip); err != nil {
 		return nil, err
@@ -129,7 +139,7 @@ func readARP(body []byte, me MAC) *claim {
 	if ip.IsUnspecified() {
 		return nil
 	}
-	return &claim{ip, MAC(a.SourceHwAddress), a.Operation == layers.ARPReply && MAC(a.DstHwAddress) == me}
+	return &claim{ip, MAC(a.SourceHwAddress), a.Operation == layers.ARPReply && (MAC(a.DstHwAddress) == me || MAC(a.DstHwAddress) == me.Foreign())}
 }
 
 // readICMPv6 reads neighbour and router advertisements, which none but neighbours can send

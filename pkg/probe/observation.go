@@ -20,6 +20,8 @@ type Observation struct {
 	// Unread is how many hellos of this run were not believed, and why the last was not.
 	Unread    int    `json:"unread,omitempty"`
 	UnreadWhy string `json:"unreadWhy,omitempty"`
+	// Sources are the addresses that were asked from, or were to be.
+	Sources []Source `json:"sources,omitempty"`
 	// Heard is what came, by the VLAN in which it came, 0 for without a tag.
 	Heard []Heard `json:"heard,omitempty"`
 }
@@ -42,6 +44,22 @@ type Heard struct {
 	Offers []Offer         `json:"offers,omitempty"`
 	RAs    []Router        `json:"routerAdvertisements,omitempty"`
 	Mine   []MineElsewhere `json:"mine,omitempty"`
+	Echoes []Echoed        `json:"echoes,omitempty"`
+}
+
+// Source is an address that the station was told to ask from.
+type Source struct {
+	Tag     vlan.ID    `json:"tag,omitempty"` // of its VLAN here, 0 for without
+	Address netip.Addr `json:"address"`
+	Asked   int        `json:"asked"`         // how often it was asked whether anybody has it
+	Held    MAC        `json:"held,omitzero"` // who else has it, or wants it
+}
+
+// Echoed is who has answered echo requests, how often, and the size of the largest answer, as an MTU.
+type Echoed struct {
+	Address netip.Addr `json:"address"`
+	Count   int        `json:"count"`
+	Largest int        `json:"largest"`
 }
 
 // HeardHello is how often hellos of one station and kind came.
@@ -121,6 +139,7 @@ type page struct {
 	offers map[Offer]bool
 	ras    map[netip.Addr]Router
 	mine   map[MAC]int
+	echoes map[netip.Addr]Echoed
 }
 
 type helloKey struct {
@@ -154,7 +173,7 @@ func newBook() *book {
 func (b *book) page(id vlan.ID) *page {
 	p := b.heard[id]
 	if p == nil {
-		p = &page{hellos: map[helloKey]*helloCount{}, claims: map[claimKey]*Claim{}, offers: map[Offer]bool{}, ras: map[netip.Addr]Router{}, mine: map[MAC]int{}}
+		p = &page{hellos: map[helloKey]*helloCount{}, claims: map[claimKey]*Claim{}, offers: map[Offer]bool{}, ras: map[netip.Addr]Router{}, mine: map[MAC]int{}, echoes: map[netip.Addr]Echoed{}}
 		b.heard[id] = p
 	}
 	return p
@@ -198,6 +217,12 @@ func (p *page) claim(c *claim) {
 	}
 }
 
+// echo notes an answer of one who was asked.
+func (p *page) echo(from netip.Addr, size int) {
+	e := p.echoes[from]
+	p.echoes[from] = Echoed{from, e.Count + 1, max(e.Largest, size)}
+}
+
 // observation gives the book as it is now, in an order of its own.
 func (b *book) observation() Observation {
 	o := Observation{Sent: b.sent, Lost: b.lost, Unread: b.unread, UnreadWhy: b.unreadWhy}
@@ -234,6 +259,7 @@ func (p *page) heard(id vlan.ID) Heard {
 		h.Mine = append(h.Mine, MineElsewhere{m, n})
 	}
 	slices.SortFunc(h.Mine, func(x, y MineElsewhere) int { return cmp.Compare(x.MAC.String(), y.MAC.String()) })
+	h.Echoes = slices.SortedFunc(maps.Values(p.echoes), func(x, y Echoed) int { return x.Address.Compare(y.Address) })
 	return h
 }
 

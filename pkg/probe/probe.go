@@ -11,6 +11,9 @@
 // by ARP and neighbour solicitation from no address (RFC 5227, 2.1.1; RFC 4862, 5.4.2):
 // to a host that is about to take an address such a question is a conflict, to one that
 // has it none. It answers nobody, and nobody's traffic is learnt from or changed by it.
+//
+// Where the node was given an address to ask from (sources.go), it asks other hosts, too, and
+// gateways for echoes. It has that address as long as the Station is there, if nobody else does.
 package probe
 
 import (
@@ -76,6 +79,9 @@ const (
 	Gateway Kind = "gateway" // ARP or ND for an address
 	DHCP    Kind = "dhcp"    // DISCOVER
 	Routers Kind = "routers" // router solicitation
+	Detect  Kind = "detect"  // ARP or ND, from no address, for one that a node is to ask from
+	Host    Kind = "host"    // ARP or ND for an address, from a source
+	Echo    Kind = "echo"    // ICMP echo request from a source, not to be fragmented
 )
 
 // isHello says that peers hear it.
@@ -93,13 +99,15 @@ type Ask struct {
 	VLAN     vlan.ID `json:"vlan"`
 	Untagged bool    `json:"untagged,omitempty"`
 	Kind     Kind    `json:"kind"`
-	// Size of a hello, in bytes of Ethernet payload, as an MTU is counted. Less than a
-	// hello needs is what it needs.
+	// Size of a hello or an Echo, in bytes of Ethernet payload, as an MTU is counted. Less than
+	// it needs is what it needs.
 	Size int `json:"size,omitempty"`
-	// To is the MAC that a Unicast is for.
+	// To is the MAC that a Unicast or an Echo is for.
 	To MAC `json:"to,omitzero"`
-	// Target is the address that Gateway asks for.
+	// Target is the address that is asked for; Source the one that Host and Echo ask from. A Detect
+	// whose Source is its Target is for one's own.
 	Target netip.Addr `json:"target,omitzero"`
+	Source netip.Addr `json:"source,omitzero"`
 }
 
 func (a Ask) validate() error {
@@ -108,21 +116,33 @@ func (a Ask) validate() error {
 	}
 	switch {
 	case a.Kind.isHello(), a.Kind == DHCP, a.Kind == Routers:
-	case a.Kind == Gateway:
-		// A zone would not be in an answer, and what is written as IPv6 is asked for as that.
-		if !a.Target.IsValid() || a.Target.IsMulticast() || a.Target.IsUnspecified() || a.Target.Zone() != "" || a.Target.Is4In6() {
-			return fmt.Errorf("target %v is no address of a gateway", a.Target)
+	case a.Kind == Gateway, a.Kind == Detect:
+		if !isHost(a.Target) {
+			return fmt.Errorf("target %v is no address of a gateway or host", a.Target)
+		}
+		if a.Source.IsValid() && a.Source != a.Target {
+			return fmt.Errorf("source %v: a %s has none", a.Source, a.Kind)
+		}
+	case a.Kind == Host, a.Kind == Echo:
+		if !isHost(a.Target) || !isHost(a.Source) || a.Target.Is4() != a.Source.Is4() || a.Target == a.Source {
+			return fmt.Errorf("target %v, source %v: want two addresses of hosts, of one family", a.Target, a.Source)
 		}
 	default:
 		return fmt.Errorf("there is no probe %q", a.Kind)
 	}
-	if a.Kind == Unicast && a.To.isGroup() {
+	if (a.Kind == Unicast || a.Kind == Echo) && a.To.isGroup() {
 		return fmt.Errorf("unicast to %v: want a station's MAC", a.To)
 	}
 	if a.Size < 0 || a.Size > maxSize {
 		return fmt.Errorf("size %d: want at most %d", a.Size, maxSize)
 	}
 	return nil
+}
+
+// isHost says that an address is one that a host may have. A zone would not be in an answer, and what
+// is written as IPv6 is asked for as that.
+func isHost(a netip.Addr) bool {
+	return a.IsValid() && !a.IsMulticast() && !a.IsUnspecified() && a.Zone() == "" && !a.Is4In6()
 }
 
 // maxSize is the largest MTU that Linux has.
@@ -168,6 +188,9 @@ func (m MAC) Foreign() MAC {
 	h := sha256.Sum256(m[:])
 	return MAC{0x02, 0x48, h[0], h[1], h[2], h[3]}
 }
+
+// isForeign says that a MAC is some uplink's Foreign.
+func (m MAC) isForeign() bool { return m[0] == 0x02 && m[1] == 0x48 }
 
 var broadcast = MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 

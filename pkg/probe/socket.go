@@ -89,10 +89,10 @@ func prepare(fd, ifindex int) error {
 
 func htons(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
-// filter lets through what others sent to many, hellos, ARP and DHCP's answers; the
-// traffic of VMs costs no copy, nor do streams of IPv4 multicast. The kernel has taken the outer tag off.
+// filter lets through what others sent to many, hellos, ARP, DHCP's answers, and ICMP for a Foreign MAC;
+// the traffic of VMs costs no copy, nor do streams of IPv4 multicast. The kernel has taken the outer tag off.
 func filter() (*unix.SockFprog, error) {
-	const many, take, drop = 13, 15, 16
+	const six, foreign, many, take, drop = 15, 17, 19, 21, 22
 	ins, err := bpf.Assemble([]bpf.Instruction{
 		0:  bpf.LoadExtension{Num: bpf.ExtType},
 		1:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: drop - 2},
@@ -101,15 +101,23 @@ func filter() (*unix.SockFprog, error) {
 		4:  bpf.LoadAbsolute{Off: 12, Size: 2},
 		5:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: EtherHello, SkipTrue: take - 6},
 		6:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_ARP, SkipTrue: take - 7},
-		7:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: drop - 8},
-		8:  bpf.LoadAbsolute{Off: etherHead + 9, Size: 1},
-		9:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: drop - 10},
-		10: bpf.LoadMemShift{Off: etherHead},
-		11: bpf.LoadIndirect{Off: etherHead + 2, Size: 2},
-		12: bpf.JumpIf{Cond: bpf.JumpEqual, Val: 68, SkipTrue: take - 13, SkipFalse: drop - 13},
+		7:  bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IPV6, SkipTrue: six - 8},
+		8:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.ETH_P_IP, SkipTrue: drop - 9},
+		9:  bpf.LoadAbsolute{Off: etherHead + 9, Size: 1},
+		10: bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_ICMP, SkipTrue: foreign - 11},
+		11: bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: drop - 12},
+		12: bpf.LoadMemShift{Off: etherHead},
+		13: bpf.LoadIndirect{Off: etherHead + 2, Size: 2},
+		14: bpf.JumpIf{Cond: bpf.JumpEqual, Val: 68, SkipTrue: take - 15, SkipFalse: drop - 15},
+
+		six: bpf.LoadAbsolute{Off: etherHead + 6, Size: 1},
+		16:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_ICMPV6, SkipTrue: drop - 17},
+
+		foreign: bpf.LoadAbsolute{Off: 0, Size: 2},
+		18:      bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x0248, SkipTrue: take - 19, SkipFalse: drop - 19},
 
 		many: bpf.LoadAbsolute{Off: 12, Size: 2},
-		14:   bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IP, SkipTrue: drop - 15},
+		20:   bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.ETH_P_IP, SkipTrue: drop - 21},
 
 		take: bpf.RetConstant{Val: snap},
 		drop: bpf.RetConstant{Val: 0},

@@ -140,6 +140,13 @@ func TestSocketFilter(t *testing.T) {
 		add(to == broadcast, "fragment"+at, frame(to, ip4, ipv4(udp, 0x0010, 0, ports(1, 1)...)...))
 		add(true, "nothing"+at, frame(to, 0x1234))
 	}
+	foreign := peerMAC.Foreign()
+	add(true, "echo to a foreign MAC", frame(foreign, ip4, ipv4(unix.IPPROTO_ICMP, 0, 0, make([]byte, 40)...)...))
+	add(true, "ICMPv6 to it", frame(foreign, ip6, changed(make([]byte, 60), 6, unix.IPPROTO_ICMPV6)...))
+	add(false, "TCP to it", frame(foreign, ip4, ipv4(tcp, 0, 0, ports(443, 68)...)...))
+	add(false, "TCP of IPv6 to it", frame(foreign, ip6, changed(make([]byte, 60), 6, tcp)...))
+	add(false, "echo to another", frame(myMAC, ip4, ipv4(unix.IPPROTO_ICMP, 0, 0, make([]byte, 40)...)...))
+	add(false, "ICMPv6 to another", frame(away, ip6, changed(make([]byte, 60), 6, unix.IPPROTO_ICMPV6)...))
 	// Each tells by a number at its end which it is; where ports would be it is none that is listened for.
 	const base = 1000
 	for i := range frames {

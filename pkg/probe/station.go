@@ -1,11 +1,13 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -32,8 +34,14 @@ type Station struct {
 	mu    sync.Mutex
 	book  *book
 	seq   uint32
-	asked map[netip.Addr]bool // gateways
-	done  chan struct{}       // closed when nothing is received any more
+	asked map[netip.Addr]bool // addresses of others
+	// sources are those that the station asks from itself.
+	sources map[sourceKey]*source
+	replies chan Frame
+	ctx     context.Context // until Close
+	end     context.CancelFunc
+	work    sync.WaitGroup
+	done    chan struct{} // closed when nothing is received any more
 }
 
 // Pace lets frames out: it waits until one more may go.
@@ -43,8 +51,11 @@ type Pace interface {
 
 // Start begins to listen; conn is the station's from now on.
 func Start(conn Conn, keys Keys, pace Pace, run RunID, at Place) *Station {
-	s := &Station{place: at, run: run, keys: keys, conn: conn, pace: pace, book: newBook(), asked: map[netip.Addr]bool{}, done: make(chan struct{})}
-	go s.listen()
+	s := &Station{place: at, run: run, keys: keys, conn: conn, pace: pace, book: newBook(), asked: map[netip.Addr]bool{},
+		sources: map[sourceKey]*source{}, replies: make(chan Frame, maxReplies), done: make(chan struct{})}
+	s.ctx, s.end = context.WithCancel(context.Background())
+	s.work.Go(s.listen)
+	s.work.Go(s.answer)
 	return s
 }
 
@@ -53,8 +64,9 @@ func (s *Station) MAC() MAC { return s.place.MAC }
 
 // Close ends it.
 func (s *Station) Close() error {
+	s.end()
 	err := s.conn.Close()
-	<-s.done
+	s.work.Wait()
 	return err
 }
 
@@ -72,11 +84,7 @@ func (s *Station) Send(ctx context.Context, asks []Ask) error {
 		}
 		data, err := s.frame(a)
 		if err == nil {
-			f := Frame{Data: data, Length: len(data)}
-			if !a.Untagged {
-				f.VLAN = a.VLAN
-			}
-			err = s.conn.Send(f)
+			err = s.conn.Send(Frame{VLAN: a.tagOf(), Data: data, Length: len(data)})
 		}
 		s.mu.Lock()
 		if err == nil {
@@ -108,6 +116,8 @@ func (s *Station) frame(a Ask) ([]byte, error) {
 		return discover(me, s.xid())
 	case Routers:
 		return routerSolicitation(me)
+	case Detect, Host, Echo:
+		return s.addressed(a)
 	}
 	from, to := me, broadcast
 	switch a.Kind {
@@ -133,7 +143,12 @@ func (s *Station) Observation() Observation {
 	if lost, err := s.conn.Lost(); err == nil {
 		s.book.lost = lost // what was lost stays so when nobody can tell any more
 	}
-	return s.book.observation()
+	o := s.book.observation()
+	for k, src := range s.sources {
+		o.Sources = append(o.Sources, Source{k.tag, k.address, src.asked, src.held})
+	}
+	slices.SortFunc(o.Sources, func(x, y Source) int { return cmp.Or(cmp.Compare(x.Tag, y.Tag), x.Address.Compare(y.Address)) })
+	return o
 }
 
 func (s *Station) listen() {
@@ -170,6 +185,7 @@ func (s *Station) hear(f Frame) {
 	if !ofLink(MAC(f.Data[:6])) {
 		p.others++
 	}
+	s.hearOfSources(f, w.claim)
 	switch {
 	case w.claim != nil:
 		if s.asked[w.claim.address] {

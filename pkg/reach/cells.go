@@ -54,6 +54,19 @@ func (v *view) targets(t Test) (list []string) {
 			list = append(list, a.String())
 		}
 		return list
+	case t == TestTarget:
+		for _, a := range v.segment.hosts {
+			list = append(list, a.String())
+		}
+		return list
+	case t == TestMTU:
+		list = []string{""}
+		for _, a := range v.gateways {
+			if slices.ContainsFunc(v.members, func(s *station) bool { return v.sourceIn(s, a).IsValid() }) {
+				list = append(list, a.String())
+			}
+		}
+		return list
 	case t == TestDHCP && !v.o.DHCP && !v.dhcp, t == TestRouters && len(v.subnets) == 0:
 		return nil
 	}
@@ -70,7 +83,9 @@ func (v *view) fails(s *station, t Test, target string) Code {
 	case TestMAC:
 		return v.failed(s, "", MACFiltered, DuplicateMAC)
 	case TestMTU:
-		return v.failed(s, "", MTUBelowIntent)
+		return v.failed(s, cmp.Or(target, fmt.Sprint("MTU ", v.mtu)), MTUBelowIntent)
+	case TestTarget:
+		return v.failed(s, target, TargetSilent)
 	case TestGateway:
 		return v.failed(s, target, GatewaySilent, GatewayFiltered, DuplicateAddress)
 	case TestDHCP:
@@ -105,6 +120,9 @@ func (v *view) untested(s *station, t Test, target string) string {
 		return string(code)
 	}
 	alone := len(v.members) < 2
+	if a, err := netip.ParseAddr(target); err == nil && (t == TestTarget || t == TestMTU) {
+		return v.untestedFrom(s, t, a)
+	}
 	if v.early && !v.proved(s, t) {
 		return "the check was ended before its time"
 	}
@@ -147,6 +165,27 @@ func (v *view) untested(s *station, t Test, target string) string {
 	return ""
 }
 
+// untestedFrom is untested of what is asked from a source.
+func (v *view) untestedFrom(s *station, t Test, a netip.Addr) string {
+	var passed bool
+	var why string
+	switch {
+	case t == TestTarget:
+		passed, why = v.answered(s, a), v.noTarget(s, a)
+	case !v.sourceIn(s, a).IsValid():
+		why = noSource
+	default:
+		passed, why = v.echoed(s, a).Largest >= v.asked(s), v.noEcho(s, a)
+	}
+	switch {
+	case passed:
+		return ""
+	case v.early:
+		return "the check was ended before its time"
+	}
+	return cmp.Or(string(v.unclear), why, "no answer")
+}
+
 // rank is a code's place in the table: those that mask others come first.
 func (c Code) rank() int {
 	return slices.IndexFunc(codes[:], func(t CodeText) bool { return t.Code == c })
@@ -157,7 +196,10 @@ func (s *seen) findings(claims []claim) (all []Finding) {
 	index := map[string]int{}
 	for _, c := range claims {
 		key := strings.Join([]string{string(c.code), c.trunk, strings.Join(c.nodes, " "), fmt.Sprint(c.either), strings.Join(c.targets, " "), c.message, fmt.Sprint(c.size)}, "|")
-		if c.code == GatewaySilent || c.code == GatewayFiltered { // one router has many addresses
+		if c.code == MTUBelowIntent && c.message == toGateway { // and MTUs of its interfaces that are one
+			key = strings.Join([]string{string(c.code), c.trunk, strings.Join(c.nodes, " "), c.message, fmt.Sprint(c.size)}, "|")
+		}
+		if c.code == GatewaySilent || c.code == GatewayFiltered || c.code == TargetSilent { // one router has many addresses
 			key = strings.Join([]string{string(c.code), c.trunk, strings.Join(c.nodes, " ")}, "|")
 		}
 		i, known := index[key]

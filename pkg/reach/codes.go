@@ -42,6 +42,7 @@ const (
 	MTUBelowIntent     Code = "MTU_BELOW_INTENT"
 	GatewaySilent      Code = "GATEWAY_SILENT"
 	GatewayFiltered    Code = "GATEWAY_FILTERED"
+	TargetSilent       Code = "TARGET_SILENT"
 	DuplicateAddress   Code = "DUPLICATE_ADDRESS"
 	DuplicateMAC       Code = "DUPLICATE_MAC"
 	DHCPSilent         Code = "DHCP_SILENT"
@@ -98,7 +99,7 @@ var codes = [...]CodeText{
 		"Hellos from the uplink's MAC arrive; those from or to another MAC of the node do not.",
 		"Switch port security off, or raise its number of MACs; see that all links of a bond carry the VLAN. If the node is a VM itself: have its virtual switch accept forged transmits, MAC changes and promiscuous mode."},
 	{MTUBelowIntent, Error, "Frames as large as the network's MTU do not pass.",
-		"Small hellos arrive, those of full size do not; the largest size that passed is told.",
+		"Small hellos arrive, those of full size do not; the largest size that passed is told. To a gateway, if one is named: it answers small echo requests, and none of full size.",
 		"Raise the MTU of the switch port or of the link that is named, or lower mtu of the VLANNetwork."},
 	{GatewaySilent, Error, "Nobody gets an answer from the gateway.",
 		"All nodes on which the VLAN works asked for its address by ARP or ND, several times.",
@@ -106,9 +107,12 @@ var codes = [...]CodeText{
 	{GatewayFiltered, Error, "The gateway answers other nodes and not this one, though the VLAN works here.",
 		"The node hears its peers and they hear it; they have the gateway's answer, and it has none.",
 		"Look for filters at the node's switch port: dynamic ARP inspection, IP source guard, access lists; in many VLANs at once, for a limit of ARP on the router: try a smaller --max-pps."},
+	{TargetSilent, Error, "A host that should be reachable does not answer.",
+		"It was asked by ARP or ND from addresses of reachability.sources, several times, on nodes on which the VLAN works. Where nodes are named, it answers others and not these.",
+		"See that the host is up, has this address and is in this VLAN, and that reachability.targets of the VLANNetwork is right; where nodes are named, look for filters at their switch ports."},
 	{DuplicateAddress, Error, "Two stations say that they have the same address.",
-		"Answers for one address came from more than one MAC.",
-		"Find both MACs in the switches' tables, and give one of the two another address."},
+		"Answers for one address came from more than one MAC. An address of reachability.sources is asked for before it is used, and is not used then.",
+		"Find both MACs in the switches' tables, and give one of the two another address; of a source, name another in reachability.sources."},
 	{DuplicateMAC, Error, "Two stations have the same MAC.",
 		"Two nodes' uplinks have it, or frames from a MAC of this node came from the wire.",
 		"Find the MAC in the switches' tables: a cloned VM or node, or one that still runs where it was moved from. Give one of the two another MAC."},

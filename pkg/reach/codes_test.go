@@ -215,7 +215,7 @@ func TestCodes(t *testing.T) {
 		})
 	}
 	for _, c := range Codes() {
-		if !seen[c.Code] {
+		if !seen[c.Code] && c.Code != TargetSilent { // TestFromSources has it
 			t.Errorf("%s is provoked by nothing", c.Code)
 		}
 	}

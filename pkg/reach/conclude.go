@@ -24,6 +24,9 @@ import (
 //	NOT_TRUNKED, ONE_WAY, PEERS_FILTERED   all else of the VLAN at the node; where it hears others, nothing
 //	LLDP_VLAN_MISSING     all else of the VLAN at the node, where nothing shows that it works
 //	DUPLICATE_MAC         of nodes: MACs and gateways there, whose answers go to one of them
+//	MAC_FILTERED, GATEWAY_FILTERED   targets at the node
+//	MTU_BELOW_INTENT      between nodes: of the way to gateways, at the node
+//	DUPLICATE_ADDRESS     of a source: what is asked from it
 //	NO_PEER               nothing: it stands where nothing was asked
 //
 // MAC_FILTERED, MTU_BELOW_INTENT and what is of gateways and servers stand beside each other.
@@ -89,7 +92,7 @@ func conclude(s *seen) *Report {
 }
 
 // fromSilence are codes that rest on what was not heard.
-var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUBelowIntent, GatewaySilent, GatewayFiltered, DHCPSilent, LLDPVLANMissing, NoPeer}
+var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUBelowIntent, GatewaySilent, GatewayFiltered, TargetSilent, DHCPSilent, LLDPVLANMissing, NoPeer}
 
 // forgetSilence takes back what more questions might have refuted.
 func (v *view) forgetSilence() {
@@ -142,6 +145,13 @@ func (v *view) conclude() {
 	}
 	if v.o.wants(TestGateway) {
 		v.gateway()
+	}
+	v.ownAddresses()
+	if v.o.wants(TestTarget) {
+		v.silentHosts()
+	}
+	if v.o.wants(TestMTU) {
+		v.echoes()
 	}
 	if v.o.wants(TestDHCP) && (v.o.DHCP || v.dhcp) {
 		v.offers()

@@ -203,11 +203,16 @@ func (n *fakeNode) Start(_ context.Context, run probe.RunID, _ []string, pps int
 	return nil
 }
 
-// Send refuses, as a real node does, to ask for an address that the node itself does not name.
+// Send refuses, as a real node does, to ask for an address that the node itself does not name, or from one.
 func (n *fakeNode) Send(ctx context.Context, run probe.RunID, _ string, asks []probe.Ask) error {
 	for _, a := range asks {
-		if a.Kind == probe.Gateway && !slices.ContainsFunc(n.desc.Trunks[0].Networks, func(w Network) bool { return w.Home == a.VLAN && slices.Contains(w.Gateways, a.Target) }) {
-			return fmt.Errorf("%v is no gateway in VLAN %d", a.Target, a.VLAN)
+		names := func(w Network) bool {
+			gateway, own := slices.Contains(w.Gateways, a.Target), slices.Contains(w.Sources, a.Source)
+			return w.Home == a.VLAN && (a.Kind == probe.Gateway && gateway || a.Kind == probe.Detect && (own || !a.Source.IsValid()) ||
+				own && (gateway || a.Kind == probe.Host && slices.Contains(w.Targets, a.Target)))
+		}
+		if a.Target.IsValid() && !slices.ContainsFunc(n.desc.Trunks[0].Networks, names) {
+			return fmt.Errorf("%+v is not named", a)
 		}
 	}
 	return n.at[run].Send(ctx, asks)

@@ -20,10 +20,11 @@ type host struct {
 	mac    probe.MAC
 	hears  []func(*host, probe.Frame, gopacket.Packet)
 	silent bool
+	macs   map[netip.Addr]probe.MAC // of those who have asked by ND
 }
 
 func (f *fabric) host(sw *fakeSwitch, id vlan.ID, mac probe.MAC, hears ...func(*host, probe.Frame, gopacket.Packet)) *host {
-	h := &host{fabric: f, mac: mac, hears: hears}
+	h := &host{fabric: f, mac: mac, hears: hears, macs: map[netip.Addr]probe.MAC{}}
 	h.port = sw.port(mac.String(), id, vlan.Set{}, func(fr probe.Frame, _ int) {
 		to := probe.MAC(fr.Data[:6])
 		if h.silent || to != h.mac && to[0]&1 == 0 {
@@ -55,8 +56,11 @@ func holds(a netip.Addr) func(*host, probe.Frame, gopacket.Packet) {
 		}
 		if ns, ok := p.Layer(layers.LayerTypeICMPv6NeighborSolicitation).(*layers.ICMPv6NeighborSolicitation); ok {
 			if t, _ := netip.AddrFromSlice(ns.TargetAddress); t == a {
-				allNodes := netip.MustParseAddr("ff02::1")
-				h.icmpv6(a, allNodes, layers.ICMPv6TypeNeighborAdvertisement, &layers.ICMPv6NeighborAdvertisement{Flags: 0x20, TargetAddress: ns.TargetAddress,
+				to := netip.MustParseAddr("ff02::1")
+				if from, _ := netip.AddrFromSlice(p.Layer(layers.LayerTypeIPv6).(*layers.IPv6).SrcIP); !from.IsUnspecified() {
+					to, h.macs[from] = from, probe.MAC(p.LinkLayer().LinkFlow().Src().Raw())
+				}
+				h.icmpv6(a, to, layers.ICMPv6TypeNeighborAdvertisement, &layers.ICMPv6NeighborAdvertisement{Flags: 0x20, TargetAddress: ns.TargetAddress,
 					Options: layers.ICMPv6Options{{Type: layers.ICMPv6OptTargetAddress, Data: h.mac[:]}}})
 			}
 		}
@@ -74,6 +78,10 @@ func (h *host) icmpv6(from, to netip.Addr, kind uint8, body gopacket.Serializabl
 	ip := &layers.IPv6{Version: 6, HopLimit: 255, NextHeader: layers.IPProtocolICMPv6, SrcIP: f[:], DstIP: t[:]}
 	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
 	_ = icmp.SetNetworkLayerForChecksum(ip)
+	if !to.IsMulticast() {
+		h.say(h.macs[to], layers.EthernetTypeIPv6, ip, icmp, body)
+		return
+	}
 	h.say(probe.MAC{0x33, 0x33, t[12], t[13], t[14], t[15]}, layers.EthernetTypeIPv6, ip, icmp, body)
 }
 

@@ -61,6 +61,9 @@ type segment struct {
 	subnets  []netip.Prefix
 	dhcp     bool
 	servers  []netip.Addr
+	hosts    []netip.Addr // beside gateways, that must answer
+	// like is the segment in which the size of echoes was measured for this one, too.
+	like *segment
 }
 
 // segments are what is intended and selected: VLANs of networks, on the nodes where
@@ -108,6 +111,7 @@ func segments(stations []*station, o *Options) []*segment {
 		}
 		slices.Sort(g.networks)
 		slices.SortFunc(g.gateways, netip.Addr.Compare)
+		slices.SortFunc(g.hosts, netip.Addr.Compare)
 	}
 	return all
 }
@@ -123,22 +127,21 @@ func (g *segment) add(s *station, n Network) {
 	if n.Home != g.vlan {
 		return // its addresses may be anywhere
 	}
-	for _, p := range n.Subnets {
-		if !slices.Contains(g.subnets, p) {
-			g.subnets = append(g.subnets, p)
-		}
-	}
-	for _, a := range n.Gateways {
-		if !slices.Contains(g.gateways, a) {
-			g.gateways = append(g.gateways, a)
-		}
-	}
+	g.subnets = union(g.subnets, n.Subnets)
+	g.gateways = union(g.gateways, n.Gateways)
+	g.hosts = union(g.hosts, n.Targets)
 	g.dhcp = g.dhcp || n.DHCP
-	for _, a := range n.DHCPServers {
-		if !slices.Contains(g.servers, a) {
-			g.servers = append(g.servers, a)
+	g.servers = union(g.servers, n.DHCPServers)
+}
+
+// union adds what is new to a list.
+func union[T comparable](list, more []T) []T {
+	for _, x := range more {
+		if !slices.Contains(list, x) {
+			list = append(list, x)
 		}
 	}
+	return list
 }
 
 // active are the members that can speak.

@@ -28,6 +28,7 @@ type site struct {
 	tagged   vlan.Set
 	gateways map[vlan.ID]*host
 	absent   []Absent
+	over     chan struct{} // closed when the test has its report
 }
 
 const (

@@ -80,6 +80,7 @@ const (
 	TestMAC     Test = "mac"     // so it does for MACs that are not the uplink's
 	TestMTU     Test = "mtu"     // and for frames of full size
 	TestGateway Test = "gateway" // an address of a gateway answers
+	TestTarget  Test = "target"  // another host answers, asked from an address
 	TestDHCP    Test = "dhcp"    // a server offers an address
 	TestRouters Test = "ra"      // no router that nobody knows
 	TestLLDP    Test = "lldp"    // the switch's own word
@@ -87,7 +88,7 @@ const (
 
 // Tests are all, in the order of reports.
 func Tests() []Test {
-	return []Test{TestTrunk, TestMAC, TestMTU, TestGateway, TestDHCP, TestRouters, TestLLDP}
+	return []Test{TestTrunk, TestMAC, TestMTU, TestGateway, TestTarget, TestDHCP, TestRouters, TestLLDP}
 }
 
 func (o *Options) wants(t Test) bool {
@@ -149,9 +150,11 @@ func Run(ctx context.Context, agents []Agent, absent []Absent, o Options, progre
 	c.start(ctx)
 	defer c.stop(ctx)
 	c.rounds(ctx)
+	c.fromSources(ctx)
 	c.linger(ctx, begun)
 	c.believed = ctx.Err() == nil
 	c.sizes(ctx)
+	c.echoSizes(ctx)
 	r := conclude(c.seen(ctx))
 	r.Run, r.Started, r.Took = c.run.String(), begun.UTC(), time.Since(begun)
 	return r, nil

@@ -102,15 +102,25 @@ func (g *segment) nextSizes(s *station, tried []int) (next []int) {
 			continue
 		}
 		low, high := g.largest(s, p), g.asked(s)
-		for _, t := range tried {
-			if t > low {
-				high = min(high, t)
-			}
-		}
-		for i := range steps {
-			if size := low + (high-low)*(i+1)/(steps+1); size > low && size < high && !slices.Contains(next, size) {
+		for _, size := range between(low, high, tried) {
+			if !slices.Contains(next, size) {
 				next = append(next, size)
 			}
+		}
+	}
+	return next
+}
+
+// between are sizes from one that passed to one that did not, or the least that was tried above it.
+func between(low, high int, tried []int) (next []int) {
+	for _, t := range tried {
+		if t > low {
+			high = min(high, t)
+		}
+	}
+	for i := range steps {
+		if size := low + (high-low)*(i+1)/(steps+1); size > low && size < high && !slices.Contains(next, size) {
+			next = append(next, size)
 		}
 	}
 	return next

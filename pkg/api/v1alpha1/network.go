@@ -245,9 +245,36 @@ type Reachability struct {
 	// +listType=set
 	DHCPServers []string `json:"dhcpServers,omitempty"`
 
-	// Targets are addresses to probe. Not enforced by this version.
+	// Sources are addresses that checks ask from: each node has its own, one of a family, that nobody
+	// else uses, and has it while a check runs alone. With them checks find the MTU of the way to
+	// gateways, and ask targets. Nodes that are not named ask from no address.
+	// +optional
+	// +kubebuilder:validation:MaxItems=1000
+	// +listType=map
+	// +listMapKey=node
+	Sources []ReachabilitySource `json:"sources,omitempty"`
+
+	// Targets are hosts, beside gateways, that must answer ARP or neighbour solicitation on every
+	// node that has an address in sources.
 	// +optional
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="want an address as 10.1.2.3 or 2001:db8::1"
+	// +listType=set
 	Targets []string `json:"targets,omitempty"`
+}
+
+// ReachabilitySource are the addresses that one node's checks ask from.
+type ReachabilitySource struct {
+	// Node is its name.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+
+	// Addresses of the network's subnets, at most one of a family.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:MaxLength=45
+	// +listType=set
+	Addresses []string `json:"addresses"`
 }

@@ -109,6 +109,7 @@ func ValidateVLANNetwork(n *VLANNetwork) field.ErrorList {
 	}
 	if n.Spec.Reachability != nil {
 		errs = append(errs, validateReachability(spec.Child("reachability"), n.Spec.Reachability)...)
+		errs = append(errs, validateProbed(spec.Child("reachability"), &n.Spec)...)
 	}
 	if n.Spec.Namespaces != nil {
 		errs = append(errs, clusterOnly(spec.Child("namespaces")))
@@ -206,9 +207,6 @@ func validateReachability(path *field.Path, r *Reachability) (errs field.ErrorLi
 			errs = append(errs, duplicate(at, s, "name each server once"))
 		}
 		seen[a] = true
-	}
-	if r.Targets != nil {
-		errs = append(errs, notEnforced(path.Child("targets")))
 	}
 	return errs
 }

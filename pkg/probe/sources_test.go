@@ -1,0 +1,250 @@
+package probe
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+)
+
+var (
+	mySource  = addr("192.0.2.241")
+	mySource6 = addr("fd00::f1")
+	router    = addr("192.0.2.1")
+	router6   = addr("fd00::1")
+)
+
+// sourced is a station that has asked for its sources, and may use them.
+func sourced(t *testing.T) stationed {
+	t.Helper()
+	s := newStation(t, here)
+	for range Detections {
+		must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}, {VLAN: 5, Kind: Detect, Target: mySource6, Source: mySource6}}))
+	}
+	time.Sleep(detectionWait)
+	s.wire.take()
+	return s
+}
+
+// take gives what was sent, and forgets it.
+func (m *memory) take() []Frame {
+	synctest.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sent := m.sent
+	m.sent = nil
+	return sent
+}
+
+// nsOf is a neighbour solicitation to all nodes; from "::" it has no link MAC.
+func nsOf(t *testing.T, from MAC, fromIP, target string) []byte {
+	a := addr(target).As16()
+	ns := &layers.ICMPv6NeighborSolicitation{TargetAddress: a[:]}
+	if fromIP != "::" {
+		ns.Options = layers.ICMPv6Options{{Type: layers.ICMPv6OptSourceAddress, Data: from[:]}}
+	}
+	return icmpv6Of(t, from, fromIP, 255, layers.ICMPv6TypeNeighborSolicitation, ns)
+}
+
+// TestSourceRefuses: what makes no sense of a source is not asked.
+func TestSourceRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		ask Ask
+		err string
+	}{
+		{Ask{VLAN: 5, Kind: Detect}, "no address of a gateway or host"},
+		{Ask{VLAN: 5, Kind: Detect, Target: router, Source: mySource}, "a detect has none"},
+		{Ask{VLAN: 5, Kind: Gateway, Target: router, Source: mySource}, "a gateway has none"},
+		{Ask{VLAN: 5, Kind: Host, Target: router}, "want two addresses"},
+		{Ask{VLAN: 5, Kind: Host, Target: router, Source: mySource6}, "of one family"},
+		{Ask{VLAN: 5, Kind: Host, Target: mySource, Source: mySource}, "want two addresses"},
+		{Ask{VLAN: 5, Kind: Echo, Target: addr("224.0.0.1"), Source: mySource, To: otherMAC}, "want two addresses"},
+		{Ask{VLAN: 5, Kind: Echo, Target: router, Source: mySource}, "want a station's MAC"},
+		{Ask{VLAN: 5, Kind: Echo, Target: router, Source: mySource, To: otherMAC, Size: 70000}, "want at most 65535"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStation(t, here)
+			if err := s.Send(t.Context(), []Ask{tt.ask}); !says(err, tt.err) || len(s.wire.take()) != 0 {
+				t.Errorf("%+v: %v, want %q", tt.ask, err, tt.err)
+			}
+		})
+	}
+}
+
+// TestSourceUnasked: an address is used once it was asked for, often enough, in the VLAN in which it is used, and
+// answers had their time.
+func TestSourceUnasked(t *testing.T) {
+	host := Ask{VLAN: 5, Kind: Host, Target: router, Source: mySource}
+	detect := Ask{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}
+	elsewhere, untagged := detect, detect
+	elsewhere.VLAN, untagged.Untagged = 6, true
+	peers := Ask{VLAN: 5, Kind: Detect, Target: mySource}
+	for _, tt := range []struct {
+		name   string
+		before []Ask
+		wait   time.Duration
+		may    bool
+	}{
+		{"never", nil, time.Second, false},
+		{"once", []Ask{detect}, time.Second, false},
+		{"for a peer", []Ask{peers, peers}, time.Second, false},
+		{"in another VLAN", []Ask{elsewhere, elsewhere}, time.Second, false},
+		{"without a tag", []Ask{untagged, untagged}, time.Second, false},
+		{"just now", []Ask{detect, detect}, detectionWait - 2*time.Millisecond, false},
+		{"twice", []Ask{detect, detect}, detectionWait, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStation(t, here)
+			must(t, s.Send(t.Context(), tt.before))
+			time.Sleep(tt.wait)
+			s.wire.take()
+			must(t, s.Send(t.Context(), []Ask{host}))
+			if sent := len(s.wire.take()); (sent == 1) != tt.may || (s.Observation().Unsent == nil) != tt.may {
+				t.Errorf("%s: %d sent, %+v", tt.name, sent, s.Observation().Unsent)
+			}
+		})
+	}
+}
+
+// TestSourceHeld: who shows to have an address, or to want it, has it; a peer that asks on the node's behalf,
+// one's own frames that come back, and what is said in other VLANs do not.
+func TestSourceHeld(t *testing.T) {
+	me := myMAC.Foreign()
+	for _, tt := range []struct {
+		name  string
+		frame []byte
+		vlan  int
+		held  bool
+	}{
+		{"an answer", arpOf(t, layers.ARPReply, otherMAC, "192.0.2.241", me, me, "0.0.0.0"), 5, true},
+		{"a request from it", arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.241", broadcast, MAC{}, "192.0.2.1"), 5, true},
+		{"an announcement", arpOf(t, layers.ARPReply, otherMAC, "192.0.2.241", broadcast, broadcast, "192.0.2.241"), 5, true},
+		{"a probe", arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", broadcast, MAC{}, "192.0.2.241"), 5, true},
+		{"a peer's probe", arpOf(t, layers.ARPRequest, peerMAC.Foreign(), "0.0.0.0", broadcast, MAC{}, "192.0.2.241"), 5, false},
+		{"a peer that uses it", arpOf(t, layers.ARPRequest, peerMAC.Foreign(), "192.0.2.241", broadcast, MAC{}, "192.0.2.1"), 5, true},
+		{"one's own probe", arpOf(t, layers.ARPRequest, me, "0.0.0.0", broadcast, MAC{}, "192.0.2.241"), 5, false},
+		{"one's own question", arpOf(t, layers.ARPRequest, me, "192.0.2.241", broadcast, MAC{}, "192.0.2.1"), 5, false},
+		{"in another VLAN", arpOf(t, layers.ARPReply, otherMAC, "192.0.2.241", me, me, "0.0.0.0"), 6, false},
+		{"another address", arpOf(t, layers.ARPReply, otherMAC, "192.0.2.242", me, me, "0.0.0.0"), 5, false},
+		{"a question for it", arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.9", broadcast, MAC{}, "192.0.2.241"), 5, false},
+		{"an advertisement", naOf(t, otherMAC, 255, "fd00::f1", otherMAC[:]), 5, true},
+		{"a solicitation from nobody", nsOf(t, otherMAC, "::", "fd00::f1"), 5, true},
+		{"a peer's", nsOf(t, peerMAC.Foreign(), "::", "fd00::f1"), 5, false},
+		{"a solicitation from somebody", nsOf(t, otherMAC, "fd00::9", "fd00::f1"), 5, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := sourced(t)
+			f := whole(5, tt.frame)
+			if tt.vlan == 6 {
+				f.VLAN = 6
+			}
+			s.wire.tell(f)
+			held := slices.ContainsFunc(s.Observation().Sources, func(x Source) bool { return x.Held != MAC{} })
+			if held != tt.held {
+				t.Errorf("%s: %+v", tt.name, s.Observation().Sources)
+			}
+			// From then on it is used no more, nor answered for.
+			s.wire.take()
+			must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Host, Target: router, Source: mySource}, {VLAN: 5, Kind: Host, Target: router6, Source: mySource6}}))
+			s.wire.tell(whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.241")), whole(5, nsOf(t, otherMAC, "fd00::1", "fd00::f1")))
+			time.Sleep(time.Second)
+			want := 4
+			if held {
+				want = 2 // of the other family
+			}
+			if n := len(s.wire.take()); n != want {
+				t.Errorf("%s: %d frames, want %d", tt.name, n, want)
+			}
+		})
+	}
+}
+
+// TestSourceAnswers: who was asked is answered, from whichever of its addresses it asks, and nobody else; never
+// one who has no address.
+func TestSourceAnswers(t *testing.T) {
+	me := myMAC.Foreign()
+	reply := func(to MAC, ip string) Frame {
+		f, err := arpPacket(layers.ARPReply, me, mySource, to, to, addr(ip))
+		must(t, err)
+		return whole(5, f)
+	}
+	advertised, err := neighbour(layers.ICMPv6TypeNeighborAdvertisement, me, mySource6, otherMAC, router6, mySource6)
+	must(t, err)
+	for _, tt := range []struct {
+		name string
+		came Frame
+		want []Frame
+	}{
+		{"the gateway", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.241")), []Frame{reply(otherMAC, "192.0.2.1")}},
+		{"its MAC, from another address", whole(5, arpOf(t, layers.ARPRequest, peerMAC, "192.0.2.3", broadcast, MAC{}, "192.0.2.241")), []Frame{reply(peerMAC, "192.0.2.3")}},
+		{"somebody", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.9", broadcast, MAC{}, "192.0.2.241")), nil},
+		{"nobody", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", broadcast, MAC{}, "192.0.2.241")), nil},
+		{"for another address", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.242")), nil},
+		{"in another VLAN", whole(6, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.241")), nil},
+		{"the gateway, by IPv6", whole(5, nsOf(t, otherMAC, "fd00::1", "fd00::f1")), []Frame{whole(5, advertised)}},
+		{"somebody, by IPv6", whole(5, nsOf(t, otherMAC, "fd00::9", "fd00::f1")), nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := sourced(t)
+			must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Host, Target: router, Source: mySource}, {VLAN: 5, Kind: Host, Target: router6, Source: mySource6}}))
+			s.wire.tell(whole(5, arpOf(t, layers.ARPReply, peerMAC, "192.0.2.1", me, me, "192.0.2.241")))
+			s.wire.take()
+			s.wire.tell(tt.came)
+			time.Sleep(time.Second)
+			if d := cmp.Diff(tt.want, s.wire.take()); d != "" {
+				t.Errorf("%s (-want +got):\n%s", tt.name, d)
+			}
+		})
+	}
+}
+
+// echoReplyOf is an answer with a payload, of a size as an MTU.
+func echoReplyOf(t *testing.T, from string, run RunID, size int, flags layers.IPv4Flag, kind uint8) []byte {
+	a, b := addr(from), mySource
+	payload := gopacket.Payload(append(run[:], make([]byte, size-28-len(run))...))
+	if a.Is6() {
+		f, d := a.As16(), mySource6.As16()
+		ip := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolICMPv6, SrcIP: f[:], DstIP: d[:]}
+		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, 0)}
+		must(t, icmp.SetNetworkLayerForChecksum(ip))
+		return serialized(t, ether(otherMAC, myMAC.Foreign(), layers.EthernetTypeIPv6), ip, icmp, &layers.ICMPv6Echo{}, payload[:size-48])
+	}
+	f, d := a.As4(), b.As4()
+	return serialized(t, ether(otherMAC, myMAC.Foreign(), layers.EthernetTypeIPv4),
+		&layers.IPv4{Version: 4, IHL: 5, TTL: 64, Flags: flags, Protocol: layers.IPProtocolICMPv4, SrcIP: f[:], DstIP: d[:]},
+		&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, 0)}, payload)
+}
+
+// TestEcho: a request has the size that is asked for, may not be fragmented, and comes back as it went, of
+// this run; a fragment, or what was cut, does not count.
+func TestEcho(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := sourced(t)
+		asks := []Ask{{VLAN: 5, Kind: Echo, Target: router, Source: mySource, To: otherMAC, Size: 1500},
+			{VLAN: 5, Kind: Echo, Target: router6, Source: mySource6, To: otherMAC, Size: 1280}, {VLAN: 5, Kind: Echo, Target: router, Source: mySource, To: otherMAC}}
+		must(t, s.Send(t.Context(), asks))
+		sent := s.wire.take()
+		if len(sent) != 3 || sent[0].Length != 1514 || sent[1].Length != 1294 || sent[2].Length != 60 || MAC(sent[0].Data[6:]) != myMAC.Foreign() || MAC(sent[0].Data) != otherMAC {
+			t.Fatalf("%v", sent)
+		}
+		p := gopacket.NewPacket(sent[0].Data, layers.LayerTypeEthernet, gopacket.Default)
+		if ip := p.Layer(layers.LayerTypeIPv4).(*layers.IPv4); ip.Flags != layers.IPv4DontFragment || ip.Length != 1500 {
+			t.Errorf("%+v", ip)
+		}
+		short := whole(5, echoReplyOf(t, "192.0.2.1", testRun, 1400, 0, layers.ICMPv4TypeEchoReply)[:100])
+		cutOff := whole(5, echoReplyOf(t, "192.0.2.1", testRun, 1400, 0, layers.ICMPv4TypeEchoReply)[:100])
+		cutOff.Length = 1414 // the socket has looked at its beginning
+		s.wire.tell(short, whole(5, echoReplyOf(t, "192.0.2.1", testRun, 1450, layers.IPv4MoreFragments, layers.ICMPv4TypeEchoReply)),
+			whole(5, echoReplyOf(t, "192.0.2.1", RunID{}, 1450, 0, layers.ICMPv4TypeEchoReply)), whole(5, echoReplyOf(t, "192.0.2.1", testRun, 1450, 0, layers.ICMPv4TypeEchoRequest)),
+			whole(5, echoReplyOf(t, "192.0.2.9", testRun, 1450, 0, layers.ICMPv4TypeEchoReply)), whole(5, echoReplyOf(t, "fd00::1", testRun, 1280, 0, layers.ICMPv6TypeEchoReply)),
+			whole(5, echoReplyOf(t, "192.0.2.1", testRun, 128, 0, layers.ICMPv4TypeEchoReply)), cutOff)
+		o := s.Observation()
+		if d := cmp.Diff([]Echoed{{router, 2, 1400}, {router6, 1, 1280}}, o.In(5).Echoes, comparing); d != "" {
+			t.Error(d)
+		}
+	})
+}
