@@ -160,7 +160,7 @@ func (v *view) duplicateMACs() {
 	for _, s := range v.clear() {
 		for _, m := range s.obs.In(v.tagAt(s)).Mine {
 			v.claim(claim{code: DuplicateMAC, nodes: []string{s.node}, targets: []string{m.MAC.String()},
-				evidence: []string{fmt.Sprintf("%s heard %d frames from it in VLAN %d", s.node, m.Count, v.vlan)}})
+				evidence: []string{fmt.Sprintf("%s heard %d frames from it in VLAN %d: with each, switches learn it elsewhere, until its own speaks again", s.node, m.Count, v.vlan)}})
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
 
 	"github.com/homeport-cni/homeport/pkg/probe"
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -429,6 +430,69 @@ func TestAgentLost(t *testing.T) {
 			t.Error(d)
 		}
 	})
+}
+
+// TestFlapping: a VM's MAC that another speaks from, while the VM speaks, too, moves in the switches' tables
+// again and again. It is told once, with how often it was heard; and where a loop is the reason, that is.
+func TestFlapping(t *testing.T) {
+	for _, loop := range []bool{false, true} {
+		inBubble(t, func(t *testing.T) {
+			s := newSite(15)
+			n := s.nodes[1]
+			n.own = map[probe.MAC]bool{otherMAC: true}
+			clone := s.host(s.b, 105, otherMAC)
+			if loop {
+				s.reflect(s.b, 105)
+			}
+			speak := func(h *host) {
+				h.say(probe.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, layers.EthernetTypeARP, arpOf(layers.ARPRequest, otherMAC, addrOf("10.0.105.66"), probe.MAC{}, gatewayOf(105)))
+			}
+			vm := &host{fabric: s.fabric, mac: otherMAC, port: &fakePort{}}
+			moves, last := 0, (*fakePort)(nil)
+			stop := make(chan struct{})
+			go func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(50 * time.Millisecond):
+					}
+					s.mu.Lock()
+					if at := s.a.fdb[fdbKey{105, otherMAC}]; at != last {
+						moves, last = moves+1, at
+					}
+					if moves%2 == 0 && !loop {
+						speak(clone)
+					} else {
+						vm.port = n.port
+						s.inAs(105, vm, speak)
+					}
+					s.mu.Unlock()
+				}
+			}()
+			r := s.check(t, Options{})
+			close(stop)
+			want := []string{atom(DuplicateMAC, "n2", 105)}
+			if loop {
+				want = []string{atom(Loop, "*", 105)}
+			}
+			if d := cmp.Diff(want, atoms(r)); d != "" {
+				t.Errorf("loop %v: %s", loop, d)
+			}
+			var times int
+			if _, err := fmt.Sscanf(r.Findings[0].Evidence[0], "n2 heard %d frames", &times); !loop && (err != nil || times < 5 || moves < 10) {
+				t.Errorf("moved %d times: %v", moves, r.Findings[0].Evidence)
+			}
+		})
+	}
+}
+
+// inAs has a host behind a node's trunk speak in a VLAN.
+func (s *site) inAs(id vlan.ID, h *host, speak func(*host)) {
+	port := h.port
+	h.port = &fakePort{sw: &fakeSwitch{fabric: s.fabric, fdb: map[fdbKey]*fakePort{}}, pvid: id}
+	h.port.sw.port("up", 0, setOf(id), port.in)
+	speak(h)
 }
 
 // TestCost: 8 nodes and 100 VLANs take less than 20 s at the default pace, healthy or not, and a report
