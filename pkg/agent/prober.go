@@ -369,17 +369,18 @@ func (p *prober) isOwn(inode uint64) bool {
 }
 
 // uplinkPace spreads the frames of all checks at an uplink: none follows another sooner than
-// the slower of their paces allows, with some jitter, so that nodes do not speak in step.
+// the slower of their paces allows, with some jitter, so that nodes do not speak in step. So it is
+// with each class, as reach.PPS has it.
 type uplinkPace struct {
 	mu   sync.Mutex
-	next time.Time
+	next map[probe.Class]time.Time // "" is of all
 }
 
 func (p *prober) pace(uplink string, pps int) probe.Pace {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.paces[uplink] == nil {
-		p.paces[uplink] = &uplinkPace{}
+		p.paces[uplink] = &uplinkPace{next: map[probe.Class]time.Time{}}
 	}
 	return runPace{p.paces[uplink], time.Second / time.Duration(pps)}
 }
@@ -395,14 +396,26 @@ type runPace struct {
 const sleepLeast = time.Millisecond
 
 // Wait waits until a frame may go.
-func (r runPace) Wait(ctx context.Context) error {
+func (r runPace) Wait(ctx context.Context, class probe.Class) error {
+	if pps := reach.PPS(class); pps > 0 {
+		// Less jitter: in no second there must be many more than the pace says.
+		gap := time.Second / time.Duration(pps)
+		if err := r.turn(ctx, class, gap*3/4+rand.N(gap/2+1)); err != nil {
+			return err
+		}
+	}
+	return r.turn(ctx, "", r.gap/2+rand.N(r.gap+1))
+}
+
+// turn waits for the turn of a frame, and puts off the next one.
+func (r runPace) turn(ctx context.Context, class probe.Class, gap time.Duration) error {
 	r.mu.Lock()
 	now := time.Now()
-	if r.next.Before(now) {
-		r.next = now
+	if r.next[class].Before(now) {
+		r.next[class] = now
 	}
-	wait := r.next.Sub(now)
-	r.next = r.next.Add(r.gap/2 + rand.N(r.gap+1))
+	wait := r.next[class].Sub(now)
+	r.next[class] = r.next[class].Add(gap)
 	r.mu.Unlock()
 	if wait < sleepLeast {
 		return ctx.Err()

@@ -1,16 +1,18 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/bridge"
@@ -33,7 +35,7 @@ func TestParsePeers(t *testing.T) {
 	}
 	got, err := ParsePeers("n2=10.0.0.2:9748, n3=[fd00::3]:9748")
 	want := []peer.Peer{{Node: "n2", Address: "10.0.0.2:9748"}, {Node: "n3", Address: "[fd00::3]:9748"}}
-	if d := cmp.Diff(want, got); d != "" || err != nil {
+	if d := gocmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("%v %s", err, d)
 	}
 	if got, err := ParsePeers(""); got != nil || err != nil {
@@ -52,7 +54,7 @@ func TestPace(t *testing.T) {
 			pace := p.pace("eth1", pps)
 			go func() {
 				for range each {
-					if err := pace.Wait(t.Context()); err != nil {
+					if err := pace.Wait(t.Context(), probe.ClassHello); err != nil {
 						t.Error(err)
 					}
 				}
@@ -66,7 +68,7 @@ func TestPace(t *testing.T) {
 		}
 		// Another uplink has a pace of its own.
 		begun = time.Now()
-		if err := p.pace("eth2", 1).Wait(t.Context()); err != nil || time.Since(begun) > 0 {
+		if err := p.pace("eth2", 1).Wait(t.Context(), probe.ClassHello); err != nil || time.Since(begun) > 0 {
 			t.Errorf("%v %v", err, time.Since(begun))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -74,12 +76,64 @@ func TestPace(t *testing.T) {
 		slow := p.pace("eth3", 1)
 		var err error
 		for range 3 {
-			err = slow.Wait(ctx)
+			err = slow.Wait(ctx, probe.ClassHello)
 		}
 		if err == nil {
 			t.Error("ctx has ended, and the pace does not")
 		}
 	})
+}
+
+// TestPaceOfClasses: in no second more ARP, ND, DHCP or echo requests go out of an uplink than switches stand,
+// whatever checks want and how many, while hellos do not wait for them; and all together are within the pace of all.
+func TestPaceOfClasses(t *testing.T) {
+	const inspected = 15 // ARP packets in a second after which Cisco's inspection shuts the port
+	for _, pps := range []int{5, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProber(nil, "n1", nil)
+			var mu sync.Mutex
+			var all sync.WaitGroup
+			at := map[probe.Class][]time.Duration{}
+			begun := time.Now()
+			for range 2 { // checks
+				pace := p.pace("eth1", pps)
+				for _, c := range []probe.Class{probe.ClassHello, probe.ClassARP, probe.ClassND, probe.ClassDHCP, probe.ClassEcho} {
+					all.Go(func() {
+						for range 100 {
+							if err := pace.Wait(t.Context(), c); err != nil {
+								t.Error(err)
+							}
+							mu.Lock()
+							at[c] = append(at[c], time.Since(begun))
+							at[""] = append(at[""], time.Since(begun))
+							mu.Unlock()
+						}
+					})
+				}
+			}
+			all.Wait()
+			for c, list := range at {
+				limit := cmp.Or(reach.PPS(c), pps)
+				most := 0
+				for i := range list {
+					n := 0
+					for _, x := range list[i:] {
+						if x-list[i] < time.Second {
+							n++
+						}
+					}
+					most = max(most, n)
+				}
+				t.Logf("%d a second, %q: at most %d in a second, %d in %v", pps, c, most, len(list), list[len(list)-1])
+				if most > limit*3/2+1 || (c == probe.ClassARP || c == probe.ClassDHCP) && most >= inspected {
+					t.Errorf("at %d a second there are %d %q in a second", pps, most, c)
+				}
+			}
+			if last := at[probe.ClassHello][199]; pps == 1000 && last > 2*time.Second {
+				t.Errorf("hellos wait for others: %v", last)
+			}
+		})
+	}
 }
 
 func lldpFrame(ttl byte, system string) []byte {

@@ -93,6 +93,39 @@ func (k Kind) isHello() bool {
 	return false
 }
 
+// Class is of frames that switches and routers limit by themselves, so that each has a pace of its own.
+type Class string
+
+// The classes.
+const (
+	ClassHello Class = "hello"
+	ClassARP   Class = "arp"
+	ClassND    Class = "nd" // router solicitations, too
+	ClassDHCP  Class = "dhcp"
+	ClassEcho  Class = "echo"
+)
+
+// Class of an Ask.
+func (a Ask) Class() Class {
+	switch {
+	case a.Kind == DHCP:
+		return ClassDHCP
+	case a.Kind == Echo:
+		return ClassEcho
+	case a.Kind.isHello():
+		return ClassHello
+	}
+	return classOf(a.Target)
+}
+
+// classOf is the class of a question for an address.
+func classOf(target netip.Addr) Class {
+	if target.Is4() {
+		return ClassARP
+	}
+	return ClassND
+}
+
 // Ask is one frame to be sent.
 type Ask struct {
 	// VLAN that is meant; Untagged if it is native at this uplink.

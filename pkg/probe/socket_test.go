@@ -377,4 +377,4 @@ func TestSocketStations(t *testing.T) {
 // freely is a Pace that has none wait.
 type freely struct{}
 
-func (freely) Wait(ctx context.Context) error { return ctx.Err() }
+func (freely) Wait(ctx context.Context, _ Class) error { return ctx.Err() }

@@ -245,6 +245,12 @@ func (s *Station) answeredBy(tag vlan.ID, m MAC) bool {
 	return false
 }
 
+// reply waits for its turn.
+type reply struct {
+	class Class
+	frame Frame
+}
+
 // reply tells who asks for a source that the station has it, if there is room.
 func (s *Station) reply(tag vlan.ID, q question) {
 	me := s.place.MAC.Foreign()
@@ -259,7 +265,7 @@ func (s *Station) reply(tag vlan.ID, q question) {
 		return
 	}
 	select {
-	case s.replies <- Frame{VLAN: tag, Data: data, Length: len(data)}:
+	case s.replies <- reply{classOf(q.target), Frame{VLAN: tag, Data: data, Length: len(data)}}:
 	default:
 	}
 }
@@ -270,11 +276,11 @@ func (s *Station) answer() {
 		select {
 		case <-s.ctx.Done():
 			return
-		case f := <-s.replies:
-			if s.pace.Wait(s.ctx) != nil {
+		case r := <-s.replies:
+			if s.pace.Wait(s.ctx, r.class) != nil {
 				return
 			}
-			if s.conn.Send(f) == nil {
+			if s.conn.Send(r.frame) == nil {
 				s.mu.Lock()
 				s.book.sent++
 				s.mu.Unlock()

@@ -37,22 +37,22 @@ type Station struct {
 	asked map[netip.Addr]bool // addresses of others
 	// sources are those that the station asks from itself.
 	sources map[sourceKey]*source
-	replies chan Frame
+	replies chan reply
 	ctx     context.Context // until Close
 	end     context.CancelFunc
 	work    sync.WaitGroup
 	done    chan struct{} // closed when nothing is received any more
 }
 
-// Pace lets frames out: it waits until one more may go.
+// Pace lets frames out: it waits until one more of a class may go. Many may wait at once.
 type Pace interface {
-	Wait(context.Context) error
+	Wait(context.Context, Class) error
 }
 
 // Start begins to listen; conn is the station's from now on.
 func Start(conn Conn, keys Keys, pace Pace, run RunID, at Place) *Station {
 	s := &Station{place: at, run: run, keys: keys, conn: conn, pace: pace, book: newBook(), asked: map[netip.Addr]bool{},
-		sources: map[sourceKey]*source{}, replies: make(chan Frame, maxReplies), done: make(chan struct{})}
+		sources: map[sourceKey]*source{}, replies: make(chan reply, maxReplies), done: make(chan struct{})}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.work.Go(s.listen)
 	s.work.Go(s.answer)
@@ -70,16 +70,34 @@ func (s *Station) Close() error {
 	return err
 }
 
-// Send puts frames on the wire, one by one. What the interface does not take is noted, and
-// the next is tried; the error is of a question that makes no sense, or the context's.
+// Send puts frames on the wire, those of each class in their order; classes do not wait for each
+// other. What the interface does not take is noted, and the next is tried; the error is of a question
+// that makes no sense, or the context's.
 func (s *Station) Send(ctx context.Context, asks []Ask) error {
+	of := map[Class][]Ask{}
 	for _, a := range asks {
 		if err := a.validate(); err != nil {
 			return err
 		}
+		of[a.Class()] = append(of[a.Class()], a)
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var all sync.WaitGroup
+	for class, asks := range of {
+		all.Go(func() {
+			if err := s.sendAll(ctx, class, asks); err != nil {
+				stop(err)
+			}
+		})
+	}
+	all.Wait()
+	return context.Cause(ctx)
+}
+
+func (s *Station) sendAll(ctx context.Context, class Class, asks []Ask) error {
 	for _, a := range asks {
-		if err := s.pace.Wait(ctx); err != nil {
+		if err := s.pace.Wait(ctx, class); err != nil {
 			return err
 		}
 		data, err := s.frame(a)

@@ -91,8 +91,8 @@ func conclude(s *seen) *Report {
 	return r
 }
 
-// fromSilence are codes that rest on what was not heard.
-var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUBelowIntent, GatewaySilent, GatewayFiltered, TargetSilent, DHCPSilent, LLDPVLANMissing, NoPeer}
+// fromSilence are codes that rest on what was not heard: DUPLICATE_MAC on that no hello came back, as in a loop.
+var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUBelowIntent, GatewaySilent, GatewayFiltered, TargetSilent, DuplicateMAC, DHCPSilent, LLDPVLANMissing, NoPeer}
 
 // forgetSilence takes back what more questions might have refuted.
 func (v *view) forgetSilence() {

@@ -199,7 +199,7 @@ func (n *fakeNode) Start(_ context.Context, run probe.RunID, _ []string, pps int
 	c := &fakeConn{node: n, frames: make(chan probe.Frame, 1<<16)}
 	n.conns = append(n.conns, c)
 	t := n.desc.Trunks[0]
-	n.at[run] = probe.Start(c, testKeys{1}, pace(time.Second/time.Duration(pps)), run, probe.Place{Node: n.desc.Node, Uplink: t.Uplink, MAC: t.MAC, Own: n.own})
+	n.at[run] = probe.Start(c, testKeys{1}, &pace{gap: time.Second / time.Duration(pps), next: map[probe.Class]time.Time{}}, run, probe.Place{Node: n.desc.Node, Uplink: t.Uplink, MAC: t.MAC, Own: n.own})
 	return nil
 }
 
@@ -227,13 +227,34 @@ func (n *fakeNode) Observe(_ context.Context, run probe.RunID, _ string) (probe.
 
 func (n *fakeNode) Stop(_ context.Context, run probe.RunID) error { return n.at[run].Close() }
 
-type pace time.Duration
+// pace is that of a node, of each class and of all together.
+type pace struct {
+	gap  time.Duration
+	mu   sync.Mutex
+	next map[probe.Class]time.Time // "" is of all
+}
 
-func (p pace) Wait(ctx context.Context) error {
+func (p *pace) Wait(ctx context.Context, c probe.Class) error {
+	if pps := PPS(c); pps > 0 {
+		if err := p.turn(ctx, c, time.Second/time.Duration(pps)); err != nil {
+			return err
+		}
+	}
+	return p.turn(ctx, "", p.gap)
+}
+
+func (p *pace) turn(ctx context.Context, c probe.Class, gap time.Duration) error {
+	p.mu.Lock()
+	at := time.Now()
+	if p.next[c].After(at) {
+		at = p.next[c]
+	}
+	p.next[c] = at.Add(gap)
+	p.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(time.Duration(p)):
+	case <-time.After(time.Until(at)):
 		return nil
 	}
 }

@@ -20,6 +20,8 @@ type station struct {
 	// index of obs: which hellos came, and those of each VLAN that was meant.
 	came  map[hello]bool
 	meant map[vlan.ID][]located
+	// tries are how often it was to ask.
+	tries map[question]int
 }
 
 // hello is one of a kind, as it came.

@@ -357,7 +357,7 @@ func TestEarly(t *testing.T) {
 				}
 			}
 			for _, c := range r.Cells {
-				if after < 20*time.Millisecond && c.Result == Pass && (c.Test == TestTrunk || c.Test == TestMAC || c.Test == TestMTU || c.Test == TestRouters) {
+				if after < 20*time.Millisecond && c.Result == Pass && (c.Test == TestMAC || c.Test == TestMTU || c.Test == TestRouters) {
 					t.Fatalf("after %v: %+v", after, c)
 				}
 			}
@@ -498,7 +498,28 @@ func (s *site) inAs(id vlan.ID, h *host, speak func(*host)) {
 // TestCost: 8 nodes and 100 VLANs take less than 20 s at the default pace, healthy or not, and a report
 // of them fits into a message. The time is that of pauses and paces, not of a machine.
 func TestCost(t *testing.T) {
-	for _, fault := range []bool{false, true} {
+	for _, tt := range []struct {
+		name  string
+		fault func(*fabric, []*host)
+	}{
+		{"healthy", nil},
+		{"one node that hears nothing, one with a smaller MTU", func(f *fabric, _ []*host) {
+			f.nodes[0].port.noOut = everything
+			f.nodes[1].port.mtu = 1400
+		}},
+		{"the router is down", func(_ *fabric, routers []*host) {
+			for _, r := range routers {
+				r.silent = true
+			}
+		}},
+		{"it is down in 20 VLANs", func(_ *fabric, routers []*host) {
+			for _, r := range routers[:20] {
+				r.silent = true
+			}
+		}},
+		{"one node's port inspects ARP", func(f *fabric, _ []*host) { f.nodes[0].port.noOut = isARPReply }},
+		{"one node's port carries one VLAN", func(f *fabric, _ []*host) { f.nodes[0].port.tagged = setOf(100) }},
+	} {
 		inBubble(t, func(t *testing.T) {
 			f := newFabric(11)
 			sw := f.newSwitch("sw-a")
@@ -507,17 +528,17 @@ func TestCost(t *testing.T) {
 				t.Fatal(err)
 			}
 			var networks []Network
+			var routers []*host
 			for id := range tagged.All() {
 				networks = append(networks, Network{Name: fmt.Sprint("net-", id), VLANs: setOf(id), Home: id, MTU: 1500, Gateways: []netip.Addr{gatewayOf(id)}})
-				f.host(sw, id, probe.MAC{0x02, 0xaa, 0, 0, 0, byte(id)}, holds(gatewayOf(id)))
+				routers = append(routers, f.host(sw, id, probe.MAC{0x02, 0xaa, 0, 0, 0, byte(id)}, holds(gatewayOf(id))))
 			}
 			s := &site{fabric: f}
 			for i := range 8 {
 				f.node(fmt.Sprint("n", i+1), sw, 0, tagged, networks)
 			}
-			if fault {
-				f.nodes[0].port.noOut = everything
-				f.nodes[1].port.mtu = 1400
+			if tt.fault != nil {
+				tt.fault(f, routers)
 			}
 			r := s.check(t, Options{})
 			raw, err := json.Marshal(r)
@@ -528,9 +549,9 @@ func TestCost(t *testing.T) {
 			for _, n := range r.Nodes {
 				most = max(most, n.Frames)
 			}
-			t.Logf("faults %v: %v, at most %d frames a node, report of %d bytes", fault, r.Took, most, len(raw))
-			if r.Took > 20*time.Second || len(raw) > 3<<20 || fault == (len(r.Findings) == 0) {
-				t.Errorf("%v, %d bytes, %d findings", r.Took, len(raw), len(r.Findings))
+			t.Logf("%s: %v, at most %d frames a node, report of %d bytes, %d findings", tt.name, r.Took, most, len(raw), len(r.Findings))
+			if r.Took > 20*time.Second || len(raw) > 3<<20 || (tt.fault == nil) != (len(r.Findings) == 0) {
+				t.Errorf("%s: %v, %d bytes, %d findings", tt.name, r.Took, len(raw), len(r.Findings))
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -155,6 +156,7 @@ func Run(ctx context.Context, agents []Agent, absent []Absent, o Options, progre
 	c.believed = ctx.Err() == nil
 	c.sizes(ctx)
 	c.echoSizes(ctx)
+	c.lastLook(ctx)
 	r := conclude(c.seen(ctx))
 	r.Run, r.Started, r.Took = c.run.String(), begun.UTC(), time.Since(begun)
 	return r, nil
@@ -166,7 +168,7 @@ func (c *check) plan(begun time.Time) *Report {
 	asks := map[*station][]probe.Ask{}
 	r := conclude(&seen{options: c.options, stations: c.stations, segments: c.segments, absent: c.absent})
 	for _, g := range c.segments {
-		g.asks(&c.options, asks)
+		g.asks(&c.options, nil, asks)
 	}
 	r.Run, r.Started, r.Took, r.Findings = c.run.String(), begun.UTC(), time.Since(begun), []Finding{}
 	for i := range r.Cells {
@@ -335,23 +337,23 @@ func (c *check) stop(ctx context.Context) {
 	wg.Wait()
 }
 
-// sliceTime is how much is sent at once: nodes that have nothing to send are asked all the same, and
-// so do not take the check for dead.
-const sliceTime = 5 * time.Second
-
 // say has stations send, and fetches what was heard once answers had their time. It says
 // whether to go on.
 func (c *check) say(ctx context.Context, asks map[*station][]probe.Ask) bool {
-	size := max(1, c.options.MaxPPS*int(sliceTime/time.Second))
+	parts := map[*station][][]probe.Ask{}
 	most := 0
-	for _, a := range asks {
-		most = max(most, len(a))
+	for st, a := range asks {
+		parts[st] = c.parts(a)
+		most = max(most, len(parts[st]))
 	}
-	for from := 0; from < most; from += size {
+	for i := range most {
 		if !c.eachStation(ctx, func(s *station) error {
-			part := asks[s][min(from, len(asks[s])):min(from+size, len(asks[s]))]
+			var part []probe.Ask
+			if i < len(parts[s]) {
+				part = parts[s][i]
+			}
 			// At half of the pace, and it may share that with other checks.
-			ctx, cancel := context.WithTimeout(ctx, answerWithin+time.Duration(len(part))*4*time.Second/time.Duration(c.options.MaxPPS))
+			ctx, cancel := context.WithTimeout(ctx, answerWithin+4*c.sendTime(part))
 			defer cancel()
 			return s.agent.Send(ctx, c.run, s.Name, part)
 		}) {
@@ -364,6 +366,24 @@ func (c *check) say(ctx context.Context, asks map[*station][]probe.Ask) bool {
 	case <-time.After(c.options.Settle):
 	}
 	return c.observe(ctx)
+}
+
+// lastLook has what was heard until a check was ended.
+func (c *check) lastLook(ctx context.Context) {
+	if ctx.Err() == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, s := range c.stations {
+		wg.Go(func() {
+			if obs, err := s.agent.Observe(ctx, c.run, s.Name); err == nil { // what it does not tell is not known
+				s.take(obs)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func (c *check) observe(ctx context.Context) bool {
@@ -406,8 +426,9 @@ func (c *check) eachStation(ctx context.Context, f func(*station) error) bool {
 func (c *check) rounds(ctx context.Context) {
 	for round := range c.options.Rounds {
 		asks := map[*station][]probe.Ask{}
+		again := c.again()
 		for _, g := range c.segments {
-			g.asks(&c.options, asks)
+			g.asks(&c.options, again, asks)
 		}
 		frames := 0
 		for _, a := range asks {
@@ -441,7 +462,7 @@ func (c *check) linger(ctx context.Context, begun time.Time) {
 }
 
 // asks adds what is still to be sent in a segment.
-func (g *segment) asks(o *Options, to map[*station][]probe.Ask) {
+func (g *segment) asks(o *Options, again *again, to map[*station][]probe.Ask) {
 	active := g.active()
 	for _, s := range active {
 		ask := func(a probe.Ask) {
@@ -468,12 +489,12 @@ func (g *segment) asks(o *Options, to map[*station][]probe.Ask) {
 		}
 		if o.wants(TestGateway) {
 			for _, a := range g.gateways {
-				if g.asksFor(s, a) && !g.answered(s, a) {
+				if g.asksFor(s, a) && !g.answered(s, a) && again.worth(g, s, a) {
 					ask(probe.Ask{Kind: probe.Gateway, Target: a})
 				}
 			}
 		}
-		if o.wants(TestDHCP) && (o.DHCP || g.dhcp) && len(s.obs.In(g.tagAt(s)).Offers) == 0 {
+		if g.wantsOffer(o) && len(s.obs.In(g.tagAt(s)).Offers) == 0 && again.worth(g, s, netip.Addr{}) {
 			ask(probe.Ask{Kind: probe.DHCP})
 		}
 		if o.wants(TestRouters) && s.obs.Sent == 0 {

@@ -116,7 +116,7 @@ func (c *check) fromSources(ctx context.Context) {
 	for round := range c.options.Rounds {
 		asks := map[*station][]probe.Ask{}
 		for _, g := range c.segments {
-			g.asksFromSources(&c.options, asks)
+			g.asksFromSources(&c.options, round, asks)
 		}
 		if len(asks) == 0 {
 			return
@@ -147,9 +147,9 @@ func (g *segment) detect(round int, to map[*station][]probe.Ask) {
 	}
 }
 
-// asksFromSources adds what was not answered yet. Who is asked for an echo is asked for its MAC first, and
-// so learns that of the source.
-func (g *segment) asksFromSources(o *Options, to map[*station][]probe.Ask) {
+// asksFromSources adds what was not answered yet. Who is asked for an echo is asked for its MAC first, a
+// round before, and so learns that of the source.
+func (g *segment) asksFromSources(o *Options, round int, to map[*station][]probe.Ask) {
 	for _, s := range g.active() {
 		ask := func(a probe.Ask) {
 			a.VLAN, a.Untagged = g.vlan, s.Native == g.vlan
@@ -172,7 +172,7 @@ func (g *segment) asksFromSources(o *Options, to map[*station][]probe.Ask) {
 			if has.Count == 0 {
 				ask(probe.Ask{Kind: probe.Host, Target: a, Source: source})
 			}
-			if to, known := g.macOf(s, a); known {
+			if to, known := g.macOf(s, a); known && round > 0 {
 				if has.Count == 0 {
 					ask(probe.Ask{Kind: probe.Echo, Target: a, Source: source, To: to, Size: smallEcho})
 				}
