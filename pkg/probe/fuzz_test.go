@@ -51,6 +51,37 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
+// FuzzAddressed: whatever comes, whoever asks or has answered is an address, of one family with what it asks for.
+func FuzzAddressed(f *testing.F) {
+	for _, ask := range []func() ([]byte, error){
+		func() ([]byte, error) { return arpProbe(myMAC, router) },
+		func() ([]byte, error) { return solicitation(myMAC, router6) },
+		func() ([]byte, error) {
+			return echoRequest(myMAC, Ask{Kind: Echo, Target: router, Source: mySource, To: otherMAC, Size: 128}, testRun)
+		},
+		func() ([]byte, error) {
+			return echoRequest(myMAC, Ask{Kind: Echo, Target: router6, Source: mySource6, To: otherMAC, Size: 128}, testRun)
+		},
+	} {
+		b, err := ask()
+		must(f, err)
+		f.Add(b, len(b))
+		f.Add(b[:len(b)-20], len(b))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, length int) {
+		if len(data) < etherHead { // as listen has it
+			return
+		}
+		data = slices.Clip(data)
+		if q, ok := readQuestion(data); ok && (!q.target.IsValid() || !q.from.IsValid() || q.target.Is4() != q.from.Is4()) {
+			t.Errorf("%+v", q)
+		}
+		if from, size, ok := readEcho(Frame{Data: data, Length: length}, testRun); ok && (!from.IsValid() || size > length) {
+			t.Errorf("%v has answered %d bytes of %d", from, size, length)
+		}
+	})
+}
+
 // FuzzHello: what is believed is what this version makes.
 func FuzzHello(f *testing.F) {
 	for _, k := range helloKinds[1:] {

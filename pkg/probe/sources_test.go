@@ -181,6 +181,7 @@ func TestSourceAnswers(t *testing.T) {
 	}{
 		{"the gateway", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.241")), []Frame{reply(otherMAC, "192.0.2.1")}},
 		{"its MAC, from another address", whole(5, arpOf(t, layers.ARPRequest, peerMAC, "192.0.2.3", broadcast, MAC{}, "192.0.2.241")), []Frame{reply(peerMAC, "192.0.2.3")}},
+		{"the gateway, that it be told to all", whole(5, arpOf(t, layers.ARPRequest, broadcast, "192.0.2.1", broadcast, MAC{}, "192.0.2.241")), nil},
 		{"somebody", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.9", broadcast, MAC{}, "192.0.2.241")), nil},
 		{"nobody", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", broadcast, MAC{}, "192.0.2.241")), nil},
 		{"for another address", whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.242")), nil},

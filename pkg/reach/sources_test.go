@@ -143,6 +143,10 @@ func TestSources(t *testing.T) {
 		if len(r.Findings) > 0 {
 			t.Errorf("found %v %v", atoms(r), r.Findings[0].Evidence)
 		}
+		t.Logf("took %v", r.Took)
+		if r.Took > 15*time.Second {
+			t.Errorf("took %v", r.Took)
+		}
 		of := map[Test]int{}
 		for _, c := range r.Cells {
 			if c.Result != Pass {

@@ -275,6 +275,7 @@ type ReachabilitySource struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=2
 	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="want an address as 10.1.2.3 or 2001:db8::1"
 	// +listType=set
 	Addresses []string `json:"addresses"`
 }
