@@ -215,17 +215,28 @@ func (n *fakeNode) Send(ctx context.Context, run probe.RunID, _ string, asks []p
 			return fmt.Errorf("%+v is not named", a)
 		}
 	}
-	return n.at[run].Send(ctx, asks)
+	return n.station(run).Send(ctx, asks)
+}
+
+// station is the node's part in a check.
+func (n *fakeNode) station(run probe.RunID) *probe.Station {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.at[run]
 }
 
 func (n *fakeNode) Observe(_ context.Context, run probe.RunID, _ string) (probe.Observation, error) {
-	if n.asked++; n.lostAfter > 0 && n.asked > n.lostAfter {
+	n.mu.Lock()
+	n.asked++
+	lost := n.lostAfter > 0 && n.asked > n.lostAfter
+	n.mu.Unlock()
+	if lost {
 		return probe.Observation{}, errors.New("connection reset by peer")
 	}
-	return n.at[run].Observation(), nil
+	return n.station(run).Observation(), nil
 }
 
-func (n *fakeNode) Stop(_ context.Context, run probe.RunID) error { return n.at[run].Close() }
+func (n *fakeNode) Stop(_ context.Context, run probe.RunID) error { return n.station(run).Close() }
 
 // pace is that of a node, of each class and of all together.
 type pace struct {
@@ -251,6 +262,9 @@ func (p *pace) turn(ctx context.Context, c probe.Class, gap time.Duration) error
 	}
 	p.next[c] = at.Add(gap)
 	p.mu.Unlock()
+	if time.Until(at) <= 0 {
+		return ctx.Err()
+	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -299,7 +313,11 @@ func (c *fakeConn) Receive() (probe.Frame, error) {
 	return fr, nil
 }
 
-func (c *fakeConn) Lost() (uint64, error) { return c.lost, nil }
+func (c *fakeConn) Lost() (uint64, error) {
+	c.node.mu.Lock()
+	defer c.node.mu.Unlock()
+	return c.lost, nil
+}
 
 func (c *fakeConn) Close() error {
 	c.node.mu.Lock()
