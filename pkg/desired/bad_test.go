@@ -232,7 +232,7 @@ networks.yml:18: VLANNetwork vlan100: spec.reachability.sources: Forbidden: mode
 networks.yml:18: VLANNetwork vlan100: spec.reachability.targets: Forbidden: mode Trunk has no untagged VLAN, so nobody knows in which one the addresses are: leave it out
 `},
 		{name: "unknown field of a source", content: vlan100 + "  reachability: {sources: [{node: n1, address: 10.100.0.251}], source: x}\n", want: `
-networks.yml:18: VLANNetwork vlan100: spec.reachability.source: unknown field: want one of dhcp, dhcpServers, sources, targets
+networks.yml:18: VLANNetwork vlan100: spec.reachability.source: unknown field: want one of required, dhcp, dhcpServers, sources, targets
 networks.yml:18: VLANNetwork vlan100: spec.reachability.sources[0].address: unknown field: want one of node, addresses
 networks.yml:18: VLANNetwork vlan100: spec.reachability.sources[0].addresses: Required value: want an address of spec.subnets that nobody else has
 `},

@@ -7,6 +7,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/reach"
 )
 
 const hourly = `apiVersion: homeport.dev/v1alpha1
@@ -56,10 +61,10 @@ more.yaml:7: ReachabilityCheck hourly: spec.networks[1]: Invalid value: "vlan100
 more.yaml:8: ReachabilityCheck hourly: spec.vlans: Invalid value: "0": VLAN list "0": VLAN 0 is out of range: want 1-4094
 `},
 		{name: "a test that there is not", content: check("[lldp]", "[ping]"), want: `
-more.yaml:10: ReachabilityCheck hourly: spec.skip[0]: Invalid value: "ping": want some of [trunk mac mtu gateway dhcp ra lldp]
+more.yaml:10: ReachabilityCheck hourly: spec.skip[0]: Invalid value: "ping": want some of [trunk mac mtu gateway target dhcp ra lldp]
 `},
-		{name: "nothing left", content: check("[lldp]", "[trunk, mac, mtu, gateway, dhcp, ra, lldp]"), want: `
-more.yaml:10: ReachabilityCheck hourly: spec.skip: Invalid value: ["trunk","mac","mtu","gateway","dhcp","ra","lldp"]: leaves nothing to test: want at least one test left
+		{name: "nothing left", content: check("[lldp]", "[trunk, mac, mtu, gateway, target, dhcp, ra, lldp]"), want: `
+more.yaml:10: ReachabilityCheck hourly: spec.skip: Invalid value: ["trunk","mac","mtu","gateway","target","dhcp","ra","lldp"]: leaves nothing to test: want at least one test left
 `},
 		{name: "no pace", content: check("maxPPS: 100", "maxPPS: 0"), want: `
 more.yaml:11: ReachabilityCheck hourly: spec.maxPPS: Invalid value: 0: want 1 to 100000
@@ -123,6 +128,16 @@ func TestCovers(t *testing.T) {
 	} {
 		if got := c.check.Covers("a"); got != c.want {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// Each test can be skipped, whatever tests there are.
+func TestSkippable(t *testing.T) {
+	for _, test := range reach.Tests() {
+		c := v1alpha1.ReachabilityCheck{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Spec: v1alpha1.ReachabilityCheckSpec{Every: "1h", Skip: []string{string(test)}}}
+		if errs := v1alpha1.ValidateReachabilityCheck(&c); len(errs) > 0 {
+			t.Errorf("%s: %v", test, errs)
 		}
 	}
 }

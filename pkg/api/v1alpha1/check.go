@@ -80,10 +80,10 @@ type ReachabilityCheckSpec struct {
 	// +listType=set
 	Nodes []string `json:"nodes,omitempty"`
 
-	// Skip are tests that are left out: trunk, mac, mtu, gateway, dhcp, ra, lldp.
+	// Skip are tests that are left out: trunk, mac, mtu, gateway, target, dhcp, ra, lldp.
 	// +optional
-	// +kubebuilder:validation:MaxItems=7
-	// +kubebuilder:validation:items:Enum=trunk;mac;mtu;gateway;dhcp;ra;lldp
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:Enum=trunk;mac;mtu;gateway;target;dhcp;ra;lldp
 	// +listType=set
 	Skip []string `json:"skip,omitempty"`
 
@@ -95,7 +95,7 @@ type ReachabilityCheckSpec struct {
 }
 
 // The tests of a check, as pkg/reach has them.
-var reachTests = []string{"trunk", "mac", "mtu", "gateway", "dhcp", "ra", "lldp"}
+var reachTests = []string{"trunk", "mac", "mtu", "gateway", "target", "dhcp", "ra", "lldp"}
 
 // Limits of ReachabilityCheckSpec.Every.
 const (
