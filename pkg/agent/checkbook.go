@@ -59,9 +59,11 @@ type standing struct {
 	Against int       `json:"against,omitempty"`
 	Voted   time.Time `json:"voted,omitzero"`
 	// Soon: the last run asks for another one soon, to have it settled.
-	Soon  bool      `json:"soon,omitempty"`
-	Why   string    `json:"why,omitempty"` // it is not offered, or not known
-	Since time.Time `json:"since"`
+	Soon bool `json:"soon,omitempty"`
+	// Unclear are runs in turn that have not told, where none has.
+	Unclear int       `json:"unclear,omitempty"`
+	Why     string    `json:"why,omitempty"` // it is not offered, or not known
+	Since   time.Time `json:"since"`
 }
 
 const (
@@ -83,7 +85,7 @@ func (s *standing) judge(is reach.Standing, why string, now time.Time) {
 	switch {
 	case is == reach.Unknown:
 		if !s.Known {
-			s.Why = why
+			s.Unclear, s.Why = s.Unclear+1, why
 		}
 	case !s.Known: // a node that has just started may be at fault for a moment
 		*s = standing{Of: s.Of, Known: true, Offered: is == reach.Well, Soon: is == reach.Unwell, Voted: now, Why: why, Since: now}
@@ -124,9 +126,12 @@ func requiredBy(snap *desired.Snapshot, c *desired.Check) (list []required) {
 	return list
 }
 
+// later is how long after the nth attempt in vain the next one comes: 1, 2, 4, ... minutes, at most 64.
+func later(n int) time.Duration { return soonAfter << min(max(n-1, 0), 6) }
+
 // due is when the check is to be run next; the zero time is never.
 func (k *keptCheck) due(c *desired.Check, networks []required) (at time.Time) {
-	retry := k.At.Add(soonAfter << min(max(k.Failures-1, 0), 6))
+	retry := k.At.Add(later(k.Failures))
 	switch {
 	case k.wanted:
 		at = k.seen
@@ -144,8 +149,11 @@ func (k *keptCheck) due(c *desired.Check, networks []required) (at time.Time) {
 			at = minTime(at, retry)
 		}
 		for _, r := range networks {
-			if s := k.Stands[r.name]; s.Of != r.definition() || s.Soon {
-				at = k.At.Add(min(c.Every, soonAfter))
+			switch s := k.Stands[r.name]; {
+			case s.Of != r.definition(), s.Soon:
+				at = minTime(at, k.At.Add(soonAfter))
+			case s.Unclear > 0: // as where this node came too late
+				at = minTime(at, k.At.Add(later(s.Unclear)))
 			}
 		}
 	}

@@ -64,6 +64,9 @@ func TestStanding(t *testing.T) {
 		if !s.Known {
 			got = "?"
 		}
+		if n := len(runs); s.Known == (s.Unclear > 0) && n > 0 || !s.Known && s.Unclear != n {
+			t.Errorf("%q: unclear for %d runs, known %v", runs, s.Unclear, s.Known)
+		}
 		if s.Soon {
 			got += "!"
 		}
@@ -80,7 +83,7 @@ func TestDue(t *testing.T) {
 		return &keptCheck{Last: reach.Ran{ID: "1", Run: "x"}, At: at(0), seen: at(-time.Hour), asked: at(time.Second), Stands: map[string]standing{"a": s}}
 	}
 	settled := standing{Of: net[0].definition(), Known: true, Offered: true}
-	soon, other := settled, settled
+	soon, other, unclear := settled, settled, standing{Of: net[0].definition(), Unclear: 4}
 	soon.Soon, other.Of = true, "t eth2 "
 	with := func(change func(*keptCheck)) *keptCheck {
 		k := told(settled)
@@ -102,6 +105,8 @@ func TestDue(t *testing.T) {
 		"not settled":                    {told(soon), desired.Check{Every: time.Hour}, at(soonAfter)},
 		"not settled, but often":         {told(soon), desired.Check{Every: time.Minute}, at(time.Minute)},
 		"a network at another uplink":    {told(other), desired.Check{Every: time.Hour}, at(soonAfter)},
+		"not told yet":                   {told(unclear), desired.Check{Every: time.Hour}, at(8 * soonAfter)},
+		"not told yet, but often":        {told(unclear), desired.Check{Every: time.Minute}, at(time.Minute)},
 		"could not be done":              {failed(1), desired.Check{Every: time.Hour}, at(soonAfter)},
 		"could not be done, again":       {failed(3), desired.Check{Every: time.Hour}, at(4 * soonAfter)},
 		"could never be done":            {failed(1000), desired.Check{Every: 2 * time.Hour}, at(64 * soonAfter)},
