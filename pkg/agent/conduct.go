@@ -295,7 +295,12 @@ func (m amongAgents) Claim(ctx context.Context, check, last string) (reach.Claim
 		return reach.Claim{}, err
 	}
 	slices.SortFunc(agents, func(x, y reach.Agent) int { return strings.Compare(x.Node(), y.Node()) })
-	_, told := m.a.knownRun(desired.Check{Name: check})
+	var told time.Time
+	m.a.book.mu.Lock()
+	if k := m.a.book.kept[check]; k != nil {
+		told = k.At
+	}
+	m.a.book.mu.Unlock()
 	for i, to := range agents {
 		far, ok := to.(farAgent)
 		if !ok || i == askedBefore {
