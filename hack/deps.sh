@@ -1,9 +1,9 @@
 #!/bin/bash
 # deps.sh puts in place what Homeport's build and tests need and Go does not bring:
 # Debian packages (as root, by apt-get) and, as any user into a cache, Debian's 6.1
-# and 6.12 kernels for the VMs and containerd and runc for the nodes of the test
-# cluster, which would begin to run here if they were installed. It does nothing,
-# quickly, when nothing is missing.
+# and 6.12 kernels for the VMs, containerd and runc for the nodes of the test cluster
+# and promtool for the alerts' tests, whose packages would begin to run services here if
+# they were installed. It does nothing, quickly, when nothing is missing.
 #
 #   hack/deps.sh          install what is missing
 #   hack/deps.sh --check  only report; exit 1 if something is missing
@@ -52,6 +52,8 @@ missing_packages() {
 }
 
 why() { grep -m1 "^$1|" <<<"$packages" | cut -d'|' -f2; }
+
+promtool_ready() { [[ -x $cache/prometheus/usr/bin/promtool ]]; }
 
 runtime_ready() { [[ -x $cache/containerd/usr/bin/containerd && -x $cache/containerd/usr/sbin/runc ]]; }
 
@@ -120,18 +122,19 @@ fetch_kernel() {
 	say "kernel $series: $release is in $cache/kernels/$series"
 }
 
-# fetch_runtime is the same for containerd and runc.
-fetch_runtime() {
-	local tmp deb
+# fetch_packages FOLDER PACKAGE... is the same for packages as they are.
+fetch_packages() {
+	local name=$1 tmp deb
+	shift
 	update
 	mkdir -p "$cache"
-	tmp=$(mktemp -d "$cache/.containerd.XXXXXX")
+	tmp=$(mktemp -d "$cache/.$name.XXXXXX")
 	trap "rm -rf ${tmp@Q}" EXIT # locals are gone by then
-	say "downloading containerd and runc"
-	(cd "$tmp" && apt-get "${apt[@]}" -qq download containerd runc) || die "apt-get download containerd runc failed"
+	say "downloading $*"
+	(cd "$tmp" && apt-get "${apt[@]}" -qq download "$@") || die "apt-get download $* failed"
 	for deb in "$tmp"/*.deb; do dpkg -x "$deb" "$tmp/new"; done
-	rm -rf "$cache/containerd"
-	mv "$tmp/new" "$cache/containerd"
+	rm -rf "$cache/$name"
+	mv "$tmp/new" "$cache/$name"
 	rm -rf "$tmp"
 	trap - EXIT
 }
@@ -155,6 +158,7 @@ main() {
 		kernel_ready "$series" || { say "kernel $series is missing: the VM tests run on it"; wanting=1; }
 	done <<<"$kernels"
 	runtime_ready || { say "containerd and runc are missing: the test cluster's nodes run them"; wanting=1; }
+	promtool_ready || { say "promtool is missing: the tests of alerts and dashboard evaluate them with it"; wanting=1; }
 	if $check_only; then
 		[[ $wanting -eq 0 ]] || say "run hack/deps.sh to install it"
 		exit $wanting
@@ -164,7 +168,8 @@ main() {
 	while IFS='|' read -r series meta; do
 		kernel_ready "$series" || fetch_kernel "$series" "$meta"
 	done <<<"$kernels"
-	runtime_ready || fetch_runtime
+	runtime_ready || fetch_packages containerd containerd runc
+	promtool_ready || fetch_packages prometheus prometheus
 	[[ $wanting -eq 0 ]] || say "everything is in place"
 }
 
