@@ -12,7 +12,7 @@ FUZZTIME ?= 30s
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## bin/cni-plugin, bin/bridge-agent, bin/homeportctl (static)
@@ -39,13 +39,13 @@ verify: ## generated files are current; vet, staticcheck, gofmt
 	hack/verify.sh
 
 .PHONY: test
-test: deps ## everything below: unit, bpf, netns, pages in a browser, and both kernels in VMs
+test: deps ## everything below: unit, bpf, netns, pages in a browser, alerts, and both kernels in VMs
 	rm -rf out/test
-	@code=0; for t in test-unit test-bpf test-netns test-browser test-vm; do $(MAKE) $$t || code=1; done; $(TESTSUM) report || code=1; exit $$code
+	@code=0; for t in test-unit test-bpf test-netns test-browser test-monitoring test-vm; do $(MAKE) $$t || code=1; done; $(TESTSUM) report || code=1; exit $$code
 
 .PHONY: test-unit
 test-unit: ## all other packages; what needs root or a kernel feature says why it skips
-	HOMEPORT_CLUSTER=0 $(TESTSUM) run -name unit -- go test -json $$(go list ./... | grep -v -e pkg/datapath$$ -e test/netns$$)
+	HOMEPORT_CLUSTER=0 $(TESTSUM) run -name unit -- go test -json $$(go list ./... | grep -v -e pkg/datapath$$ -e test/netns$$ -e test/monitoring$$)
 	$(TESTSUM) run -name bench -- go test -C test/bench -json ./...
 
 .PHONY: test-bpf
@@ -59,6 +59,10 @@ test-netns: ## the lab on this host's kernel, as far as it goes (root)
 .PHONY: test-browser
 test-browser: deps ## pages of HTML in a real browser (PHOTOS=DIR keeps pictures); nothing skips
 	HOMEPORT_BROWSER=1 HOMEPORT_PHOTOS='$(PHOTOS)' $(TESTSUM) run -noskip -name browser -- go test -C test/browser -json -count=1 -timeout 10m ./...
+
+.PHONY: test-monitoring
+test-monitoring: deps ## alerts and dashboard, evaluated by promtool; nothing skips
+	HOMEPORT_PROMTOOL=1 $(TESTSUM) run -noskip -name monitoring -- go test -json -count=1 ./test/monitoring
 
 .PHONY: test-vm
 test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips

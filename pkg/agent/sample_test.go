@@ -94,8 +94,7 @@ func seriesOf(text string) []string {
 		series, _, _ := strings.Cut(line, "} ")
 		name, value, _ := strings.Cut(line, " ")
 		switch {
-		case strings.HasPrefix(line, "#"):
-			out = append(out, line)
+		case strings.HasPrefix(line, "#"): // its help may be said better
 		case strings.Contains(line, "_total") || strings.Contains(line, "_timestamp_") || strings.HasPrefix(line, "homeport_policy_generation"):
 			out = append(out, series)
 		default:

@@ -55,6 +55,20 @@ func Pages(tb testing.TB) []Page {
 	return pages
 }
 
+var (
+	heading  = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	noAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// Anchors are those that GitHub gives a page's headings.
+func Anchors(text string) []string {
+	var out []string
+	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+		out = append(out, strings.ReplaceAll(noAnchor.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
+	}
+	return out
+}
+
 // Block is a fenced block of a page.
 type Block struct {
 	Page string

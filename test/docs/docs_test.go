@@ -103,20 +103,7 @@ func checkCNI(t *testing.T, where, config string) {
 	}
 }
 
-var (
-	link     = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	heading  = regexp.MustCompile(`(?m)^#+ (.*)$`)
-	noAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
-)
-
-// anchors are those that GitHub gives a page's headings.
-func anchors(text string) []string {
-	var out []string
-	for _, m := range heading.FindAllStringSubmatch(text, -1) {
-		out = append(out, strings.ReplaceAll(noAnchor.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-"))
-	}
-	return out
-}
+var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 
 // TestLinks: what a page points at is there, with the heading.
 func TestLinks(t *testing.T) {
@@ -141,7 +128,7 @@ func TestLinks(t *testing.T) {
 				continue
 			}
 			text, err := os.ReadFile(full)
-			if err != nil || !slices.Contains(anchors(string(text)), anchor) {
+			if err != nil || !slices.Contains(Anchors(string(text)), anchor) {
 				t.Errorf("%s: link to %s: no such heading in %s", p.Name, m[1], file)
 			}
 		}

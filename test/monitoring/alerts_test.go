@@ -1,0 +1,119 @@
+package monitoring
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/homeport-cni/homeport/test/docs"
+)
+
+type rule struct {
+	Record, Alert, Expr, For string
+	Labels, Annotations      map[string]string
+}
+
+type ruleGroup struct {
+	Name  string
+	Rules []rule
+}
+
+// alertRules are all, and the name of a rules file with them.
+func alertRules(t *testing.T) ([]rule, string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(docs.Root(), "deploy/monitoring/alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var object struct {
+		APIVersion, Kind string
+		Metadata         map[string]any
+		Spec             struct{ Groups []ruleGroup }
+	}
+	if err := yaml.UnmarshalStrict(text, &object); err != nil {
+		t.Fatal(err)
+	}
+	if object.APIVersion != "monitoring.coreos.com/v1" || object.Kind != "PrometheusRule" {
+		t.Errorf("it is a %s of %s", object.Kind, object.APIVersion)
+	}
+	var raw struct{ Spec map[string]any }
+	if err := yaml.Unmarshal(text, &raw); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := yaml.Marshal(raw.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(file, spec, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var all []rule
+	for _, g := range object.Spec.Groups {
+		all = append(all, g.Rules...)
+	}
+	return all, file
+}
+
+func TestRulesAreRules(t *testing.T) {
+	_, file := alertRules(t)
+	if out, err := promtool(t, "check", "rules", "--lint=all", "--lint-fatal", file); err != nil {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+}
+
+// TestAlertsAreDocumented: alerts name only metrics and labels that are documented, say what to do and where
+// to read on, and have their row in the table, with their severity.
+func TestAlertsAreDocumented(t *testing.T) {
+	rules, _ := alertRules(t)
+	known := documented(t)
+	page, err := os.ReadFile(filepath.Join(docs.Root(), "docs/reference/metrics.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(Homeport\\w+)` \\| (\\w+) \\| [^|]+ \\| [^|]+ \\|$").FindAllStringSubmatch(string(page), -1) {
+		rows[m[1]] = m[2]
+	}
+	for _, r := range rules {
+		var said []string
+		for _, m := range regexp.MustCompile(`\$labels\.(\w+)`).FindAllStringSubmatch(r.Annotations["summary"]+r.Annotations["description"], -1) {
+			said = append(said, m[1])
+		}
+		checkNames(t, r.Record+r.Alert, r.Expr, known, said...)
+		if r.Record != "" {
+			_, _, grouping := named(r.Expr)
+			known[r.Record] = append([]string{}, grouping...) // what it keeps of the metrics' labels
+			continue
+		}
+		if got := rows[r.Alert]; got == "" || got != r.Labels["severity"] {
+			t.Errorf("%s: severity %q, in the table %q", r.Alert, r.Labels["severity"], got)
+		}
+		delete(rows, r.Alert)
+		if s := r.Labels["severity"]; s != "critical" && s != "warning" {
+			t.Errorf("%s: severity %q", r.Alert, s)
+		}
+		if r.Annotations["summary"] == "" || r.Annotations["description"] == "" || len(r.Annotations) != 3 {
+			t.Errorf("%s: annotations %v", r.Alert, r.Annotations)
+		}
+		checkRunbook(t, r)
+	}
+	for name := range rows {
+		t.Errorf("%s is in the table, and no alert", name)
+	}
+}
+
+func checkRunbook(t *testing.T, r rule) {
+	t.Helper()
+	path, ok := strings.CutPrefix(r.Annotations["runbook_url"], "https://github.com/homeport-cni/homeport/blob/main/")
+	path, anchor, _ := strings.Cut(path, "#")
+	text, err := os.ReadFile(filepath.Join(docs.Root(), path))
+	if !ok || err != nil || anchor != "" && !slices.Contains(docs.Anchors(string(text)), anchor) {
+		t.Errorf("%s: runbook %q: %v", r.Alert, r.Annotations["runbook_url"], err)
+	}
+}
