@@ -98,6 +98,12 @@ func reachability() map[string]scenario {
 		"one lost frame": {changes: []change{{cells + `vlan="101"`, "0x2 1x600"}}, want: none("6m", "30m")},
 		"an agent restarts meanwhile": {changes: []change{{cells + `node="n1".*vlan="101"`, "0x10 stale _x5 0x600"}, {`^up.*"n1"`, "1x10 0x5 1x600"}},
 			want: []fires{{"10m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`}}, {"13m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`}}, {"20m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`}}}},
+		"all agents restart": {
+			changes: []change{{`_network_offered`, "0x12 stale _x5 0x600"}, {`_last_run_error`, "1x12 stale _x5 1x600"}, {`_every_seconds`, "3600x12 stale _x5 3600x600"},
+				{`_last_run_timestamp_seconds`, "_"}, {`_desired_state_stale.*"n1"`, "1x12 stale _x5 1x600"}},
+			more: []series{{`homeport_reachability_findings{node="n1",check="hourly",code="LOOP",severity="warning"}`, "1x12 stale _x5 1x600"}},
+			want: []fires{{"16m", []string{`HomeportFinding check="hourly",code="LOOP"`, `HomeportCheckFailed check="hourly"`, `HomeportCheckNotRun check="hourly"`,
+				`HomeportNetworkNotOffered network="lan"`, `HomeportDesiredStateStale `}}}},
 		"a node leaves": {changes: []change{{`"n1"`, "0x10 stale"}}, want: none("40m")},
 
 		"a finding on two nodes": {more: []series{
