@@ -10,6 +10,8 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/homeport-cni/homeport/pkg/kube/controller"
+	"github.com/homeport-cni/homeport/pkg/reach"
 	"github.com/homeport-cni/homeport/test/docs"
 )
 
@@ -105,6 +107,29 @@ func TestAlertsAreDocumented(t *testing.T) {
 	}
 	for name := range rows {
 		t.Errorf("%s is in the table, and no alert", name)
+	}
+}
+
+// TestValues: what alerts choose by is what there is.
+func TestValues(t *testing.T) {
+	rules, _ := alertRules(t)
+	there := map[string][]string{"severity": {string(reach.Error), string(reach.Warning), string(reach.Info)}, "name": {controller.LeaseName}}
+	for _, test := range reach.Tests() {
+		there["test"] = append(there["test"], string(test))
+	}
+	chosen := map[string]bool{}
+	for _, r := range rules {
+		for _, m := range regexp.MustCompile(`\b(test|severity|name)=~?"([^"]*)"`).FindAllStringSubmatch(r.Expr, -1) {
+			chosen[m[1]] = true
+			for _, value := range strings.Split(m[2], "|") {
+				if !slices.Contains(there[m[1]], value) {
+					t.Errorf("%s%s: no %s is %s: they are %q", r.Record, r.Alert, m[1], value, there[m[1]])
+				}
+			}
+		}
+	}
+	if len(chosen) != len(there) {
+		t.Errorf("only %v are chosen by", chosen)
 	}
 }
 
