@@ -19,7 +19,7 @@ import (
 )
 
 // volatile are series that depend on what the kernel sends by itself.
-var volatile = regexp.MustCompile(`(?m)^homeport_port_\w+\{.*reason="(nd|launcher_noise|mac_spoof)".*\n`)
+var volatile = regexp.MustCompile(`(?m)^homeport_port_\w+\{.*(direction="In"|reason="(nd|launcher_noise|mac_spoof)").*\n`)
 
 // TestMetricsSample: testdata has the text of an agent whose node is well, and of one where much is wrong, for
 // the tests of deploy/monitoring. It has the series that agents have now; HOMEPORT_UPDATE=1 writes it anew.
