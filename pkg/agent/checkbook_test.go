@@ -277,18 +277,18 @@ func TestOffersOfTwoChecks(t *testing.T) {
 // TestLastRun: who ran a check has the whole report, and who cannot ask him this node's part.
 func TestLastRun(t *testing.T) {
 	a := checked(t, t.TempDir())
-	get := func(name string) (error, string, string) {
+	get := func(name string) (said, report string, err error) {
 		t.Helper()
 		s, err := a.lastRun(t.Context(), name)
 		if err != nil {
-			return err, "", ""
+			return "", "", err
 		}
-		return nil, s.Error + s.What, string(s.Report)
+		return s.Error + s.What, string(s.Report), nil
 	}
 	if s, err := a.lastRun(t.Context(), "other"); err != nil || !s.Refused || s.Error != `this node has no ReachabilityCheck "other": name one of hourly` {
 		t.Errorf("another: %+v, %v", s, err)
 	}
-	if _, said, _ := get("hourly"); said != "ReachabilityCheck hourly has not run yet" {
+	if said, _, _ := get("hourly"); said != "ReachabilityCheck hourly has not run yet" {
 		t.Errorf("before: %q", said)
 	}
 	own := ranWith("1")
@@ -296,19 +296,19 @@ func TestLastRun(t *testing.T) {
 	if err := a.takeRun(own); err != nil {
 		t.Fatal(err)
 	}
-	if err, said, report := get("hourly"); err != nil || said != "" || strings.Count(report, `"node":"n2"`) != 3 {
+	if said, report, err := get("hourly"); err != nil || said != "" || strings.Count(report, `"node":"n2"`) != 3 {
 		t.Errorf("run here: %v, %q, %s", err, said, report)
 	}
 	if err := a.takeRun(ranWith("2", 100)); err != nil {
 		t.Fatal(err)
 	}
-	if err, said, report := get("hourly"); err != nil || !strings.HasPrefix(said, "this node's part alone") || strings.Contains(report, `"node":"n2"`) {
+	if said, report, err := get("hourly"); err != nil || !strings.HasPrefix(said, "this node's part alone") || strings.Contains(report, `"node":"n2"`) {
 		t.Errorf("run elsewhere: %v, %q, %s", err, said, report)
 	}
 	if err := a.takeRun(reach.Ran{Check: "hourly", ID: "3", By: "n2", Error: "no such VLAN"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, said, report := get("hourly"); said != "ReachabilityCheck hourly could not be run by the agent of n2: no such VLAN" || report != "" {
+	if said, report, _ := get("hourly"); said != "ReachabilityCheck hourly could not be run by the agent of n2: no such VLAN" || report != "" {
 		t.Errorf("one that failed: %q, %s", said, report)
 	}
 	if d := cmp.Diff(turnAnswer{Takes: true}, a.takeTurn(turnRequest{Check: "hourly", Last: "3"})); d != "" || !a.book.kept["hourly"].wanted {
