@@ -32,7 +32,7 @@ type judge struct {
 
 	mu       sync.Mutex
 	verdicts map[types.UID]verdict
-	tell     map[string]func(name string) // by kind
+	tell     map[string][]func(name string) // by kind
 	runs     int
 }
 
@@ -44,7 +44,7 @@ type verdict struct {
 
 func newJudge(c cache.Cache) *judge {
 	return &judge{cache: c, quiet: 100 * time.Millisecond, limit: 2 * time.Second, news: make(chan struct{}, 1),
-		read: map[types.UID]int64{}, verdicts: map[types.UID]verdict{}, tell: map[string]func(string){}}
+		read: map[types.UID]int64{}, verdicts: map[types.UID]verdict{}, tell: map[string][]func(string){}}
 }
 
 // of gives the problems of an object's present generation; known is false while
@@ -61,7 +61,7 @@ func (j *judge) of(o metav1.Object) (problems string, known bool) {
 func (j *judge) onVerdict(kind string, tell func(name string)) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.tell[kind] = tell
+	j.tell[kind] = append(j.tell[kind], tell)
 }
 
 func (j *judge) changed() {
@@ -170,7 +170,7 @@ func (j *judge) take(objects []unstructured.Unstructured, problems []desired.Pro
 	tell := maps.Clone(j.tell)
 	j.mu.Unlock()
 	for _, k := range news {
-		if t := tell[k.kind]; t != nil {
+		for _, t := range tell[k.kind] {
 			t(k.name)
 		}
 	}

@@ -34,6 +34,13 @@ func (c *Controller) addNetworks(n *networks) error {
 		{judged(v1alpha1.KindReachabilityCheck), reaction{whom: n.requiring, when: newSpec, after: c.settle}},
 		{namesOnly("Namespace"), reaction{whom: n.selecting, when: otherLabels, after: c.settle}},
 	}, c.verdicts(v1alpha1.KindVLANNetwork),
+		told(c.settle, func(add func(string)) {
+			c.judge.onVerdict(v1alpha1.KindReachabilityCheck, func(string) {
+				for _, name := range n.requiring(context.Background(), nil) {
+					add(name)
+				}
+			})
+		}),
 		told(c.settle, func(add func(string)) { n.nads.onChange(add, func() { n.each(add) }) }))
 }
 
