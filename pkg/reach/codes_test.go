@@ -27,6 +27,10 @@ func TestCodes(t *testing.T) {
 		{"no agent", func(s *site) { s.nodes[1].absent = errors.New("connection refused") }, func(s *site) []string { return []string{atom(AgentAbsent, "n2", 0)} }},
 		{"unknown agent", func(s *site) { s.absent = []Absent{{"n9", "no address"}} }, func(s *site) []string { return []string{atom(AgentAbsent, "n9", 0)} }},
 		{"cannot send", func(s *site) { s.nodes[1].fails = errors.New("operation not permitted") }, func(s *site) []string { return each(ProbeNotSent, "n2", s.vlans) }},
+		{"cannot send, at a port with another native VLAN", func(s *site) {
+			s.nodes[1].fails = errors.New("operation not permitted")
+			s.nodes[1].port.setNative(105)
+		}, func(s *site) []string { return each(ProbeNotSent, "n2", s.vlans) }},
 		{"drift", func(s *site) { s.nodes[1].desc.Trunks[0].Drift = []Drift{{setOf(105), "eth1 lacks VLAN 105"}} }, func(s *site) []string { return []string{atom(BridgeDrift, "n2", 105)} }},
 		{"drift of all", func(s *site) { s.nodes[1].desc.Trunks[0].Drift = []Drift{{vlan.Set{}, "vlan_filtering is off"}} }, func(s *site) []string { return []string{atom(BridgeDrift, "n2", 0)} }},
 		{"loop", func(s *site) { s.reflect(s.b, 105) }, func(s *site) []string { return []string{atom(Loop, "*", 105)} }},

@@ -251,7 +251,7 @@ func (v *view) misplaced() {
 			v.claim(claim{code: VLANLeak, targets: []string{asTag(into)}, evidence: short(evidence)})
 		}
 	}
-	for _, s := range v.members {
+	for _, s := range v.clear() {
 		if text := mismatch[s]; text != nil {
 			v.claim(claim{code: NativeVLANMismatch, nodes: []string{s.node}, evidence: short(text)})
 			v.put(s, NativeVLANMismatch)
