@@ -4,6 +4,7 @@
 #
 #   HOMEPORT_VM_PKGS="pkg/bridge test/netns" hack/test-vm.sh 6.12
 #   HOMEPORT_VM_ARGS="-test.run=TestScripts/attach" hack/test-vm.sh 6.12
+#   HOMEPORT_SEEDS=100 HOMEPORT_VM_ARGS="-test.run=TestCombinations" hack/test-vm.sh 6.12
 #   HOMEPORT_VM_TIMERS=fine hack/test-vm.sh 6.12     # for what measures times
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -56,6 +57,7 @@ one() { # KERNEL NAME ARGS PACKAGE...
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
 		-dir bpf:/src/bpf -dir docs/reference:/src/docs/reference \
 		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$kernel" \
+		-env HOMEPORT_SEED="${HOMEPORT_SEED:-}" -env HOMEPORT_SEEDS="${HOMEPORT_SEEDS:-}" \
 		-- /bin/sh -c "$script exit \$code")
 	"${run[@]}" || code=$?
 	if [ "$code" -eq 123 ]; then # as vmrun says

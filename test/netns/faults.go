@@ -251,7 +251,8 @@ func (p switchPort) drop(out bool, vid uint16, pref int) (undo func() error, err
 	return p.sw.filter(p.name, hook, pref, append(match, "action", "drop")...)
 }
 
-// secure lets in frames from these MACs only, in every VLAN of the port.
+// secure lets in frames from these MACs only, in every VLAN of the port. They stay there (sticky): where
+// VLANs leak or loop, another port would have them otherwise.
 func (p switchPort) secure(macs []net.HardwareAddr) (undo func() error, err error) {
 	_, vlans, err := p.vlans()
 	if err != nil {
@@ -261,7 +262,8 @@ func (p switchPort) secure(macs []net.HardwareAddr) (undo func() error, err erro
 		var errs []error
 		for _, v := range vlans {
 			for _, mac := range macs {
-				errs = append(errs, p.sw.tool("bridge", "fdb", verb[0], mac.String(), "dev", p.name, "vlan", strconv.Itoa(int(v.Vid)), "master", verb[1]))
+				words := []string{"fdb", verb[0], mac.String(), "dev", p.name, "vlan", strconv.Itoa(int(v.Vid)), "master"}
+				errs = append(errs, p.sw.tool("bridge", append(words, verb[1:]...)...))
 			}
 		}
 		return errors.Join(errs...)
@@ -270,7 +272,7 @@ func (p switchPort) secure(macs []net.HardwareAddr) (undo func() error, err erro
 		return errors.Join(entries("del", "static"), p.sw.tool("bridge", "link", "set", "dev", p.name, "locked", "off", "learning", "on"))
 	}
 	return undo, errors.Join(p.sw.tool("bridge", "link", "set", "dev", p.name, "locked", "on", "learning", "off"),
-		p.sw.tool("ip", "link", "set", "dev", p.name, "type", "bridge_slave", "fdb_flush"), entries("replace", "static"))
+		p.sw.tool("ip", "link", "set", "dev", p.name, "type", "bridge_slave", "fdb_flush"), entries("replace", "static", "sticky"))
 }
 
 // impair is for netem, which the switch has for what it sends; what it receives goes
