@@ -13,7 +13,7 @@ import (
 type Observation struct {
 	// Sent is how many frames went out.
 	Sent int `json:"sent"`
-	// Unsent are those that the interface did not take.
+	// Unsent are those that the interface did not take, or that make no sense.
 	Unsent []Unsent `json:"unsent,omitempty"`
 	// Lost is how many frames came that there was no room for: silence is no evidence then.
 	Lost uint64 `json:"lost,omitempty"`
@@ -164,10 +164,20 @@ const (
 	maxHellos = 16384
 	maxOthers = 64 // claims, offers and routers, each
 	maxSeen   = 4096
+	// maxUnsent are kinds in VLANs, of all.
+	maxUnsent = 65536
 )
 
 func newBook() *book {
 	return &book{unsent: map[unsentKey]string{}, heard: map[vlan.ID]*page{}}
+}
+
+// refuse notes what could not be sent, and why.
+func (b *book) refuse(a Ask, err error) {
+	k := unsentKey{a.VLAN, a.Kind}
+	if _, known := b.unsent[k]; known || len(b.unsent) < maxUnsent {
+		b.unsent[k] = err.Error()
+	}
 }
 
 func (b *book) page(id vlan.ID) *page {

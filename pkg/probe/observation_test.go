@@ -330,7 +330,7 @@ func TestForeign(t *testing.T) {
 	for n := range 1000 {
 		m := MAC{0x52, 0x54, 0, 0, byte(n >> 8), byte(n)}
 		f := m.Foreign()
-		if seen[f] || f.isGroup() || f[0]&2 == 0 || f == m {
+		if seen[f] || f.IsGroup() || f[0]&2 == 0 || f == m {
 			t.Errorf("of %v it is %v", m, f)
 		}
 		seen[f] = true

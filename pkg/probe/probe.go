@@ -163,7 +163,7 @@ func (a Ask) validate() error {
 	default:
 		return fmt.Errorf("there is no probe %q", a.Kind)
 	}
-	if (a.Kind == Unicast || a.Kind == Echo) && a.To.isGroup() {
+	if (a.Kind == Unicast || a.Kind == Echo) && a.To.IsGroup() {
 		return fmt.Errorf("unicast to %v: want a station's MAC", a.To)
 	}
 	if a.Size < 0 || a.Size > maxSize {
@@ -207,7 +207,8 @@ func (m *MAC) UnmarshalText(text []byte) error {
 	return err
 }
 
-func (m MAC) isGroup() bool { return m[0]&1 != 0 || m == MAC{} }
+// IsGroup says that a MAC is of no station: one of many, or none.
+func (m MAC) IsGroup() bool { return m[0]&1 != 0 || m == MAC{} }
 
 // ofLink says that frames to it are of a switch and its neighbour, whatever VLANs pass: those to
 // the reserved addresses (IEEE 802.1Q, 8.6.3), and CDP with its kin.

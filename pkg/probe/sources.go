@@ -230,7 +230,7 @@ func (s *Station) hearOfSources(f Frame, c *claim) {
 		if !q.mac.isForeign() {
 			src.held = q.mac
 		}
-	case src.usable() == nil && !q.mac.isGroup() && (s.asked[q.from] || s.answeredBy(f.VLAN, q.mac)):
+	case src.usable() == nil && !q.mac.IsGroup() && (s.asked[q.from] || s.answeredBy(f.VLAN, q.mac)):
 		s.reply(f.VLAN, q)
 	}
 }

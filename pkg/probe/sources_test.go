@@ -68,8 +68,9 @@ func TestSourceRefuses(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newStation(t, here)
-			if err := s.Send(t.Context(), []Ask{tt.ask}); !says(err, tt.err) || len(s.wire.take()) != 0 {
-				t.Errorf("%+v: %v, want %q", tt.ask, err, tt.err)
+			must(t, s.Send(t.Context(), []Ask{tt.ask}))
+			if o := s.Observation(); !refused(o, tt.ask, tt.err) || len(s.wire.take()) != 0 {
+				t.Errorf("%+v: %+v, want %q", tt.ask, o.Unsent, tt.err)
 			}
 		})
 	}

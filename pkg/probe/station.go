@@ -71,13 +71,16 @@ func (s *Station) Close() error {
 }
 
 // Send puts frames on the wire, those of each class in their order; classes do not wait for each
-// other. What the interface does not take is noted, and the next is tried; the error is of a question
-// that makes no sense, or the context's.
+// other. What makes no sense, or the interface does not take, is noted, and the next is tried; the error is
+// the context's, or that the station is closed.
 func (s *Station) Send(ctx context.Context, asks []Ask) error {
 	of := map[Class][]Ask{}
 	for _, a := range asks {
 		if err := a.validate(); err != nil {
-			return err
+			s.mu.Lock()
+			s.book.refuse(a, err)
+			s.mu.Unlock()
+			continue
 		}
 		of[a.Class()] = append(of[a.Class()], a)
 	}
@@ -108,7 +111,7 @@ func (s *Station) sendAll(ctx context.Context, class Class, asks []Ask) error {
 		if err == nil {
 			s.book.sent++
 		} else {
-			s.book.unsent[unsentKey{a.VLAN, a.Kind}] = err.Error()
+			s.book.refuse(a, err)
 		}
 		s.mu.Unlock()
 		if errors.Is(err, net.ErrClosed) {

@@ -120,7 +120,7 @@ func (s stationed) heard(t *testing.T, want Heard) {
 
 func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
 
-// TestSendRefuses: of questions of which one makes no sense none is asked.
+// TestSendRefuses: what makes no sense is noted and not sent, and keeps nothing else from being asked.
 func TestSendRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		ask Ask
@@ -145,14 +145,18 @@ func TestSendRefuses(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newStation(t, here)
-			if err := s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Hello}, tt.ask}); !says(err, tt.err) {
-				t.Errorf("%+v: %v, want %q", tt.ask, err, tt.err)
-			}
-			if o := s.Observation(); len(s.wire.sent) != 0 || s.pace.n != 0 || o.Sent != 0 || o.Unsent != nil {
+			must(t, s.Send(t.Context(), []Ask{tt.ask, {VLAN: 6, Kind: Hello}}))
+			o := s.Observation()
+			if len(s.wire.sent) != 1 || s.wire.sent[0].VLAN != 6 || s.pace.n != 1 || o.Sent != 1 || !refused(o, tt.ask, tt.err) {
 				t.Errorf("%+v: %d sent, %+v", tt.ask, len(s.wire.sent), o)
 			}
 		})
 	}
+}
+
+// refused says that an Ask is all that was not sent, and why.
+func refused(o Observation, a Ask, why string) bool {
+	return len(o.Unsent) == 1 && o.Unsent[0].VLAN == a.VLAN && o.Unsent[0].Kind == a.Kind && strings.Contains(o.Unsent[0].Error, why)
 }
 
 // TestSend: each kind as it should be on the wire, tagged or not, with a number of its own.

@@ -84,14 +84,15 @@ func (g *segment) echoed(s *station, a netip.Addr) probe.Echoed {
 	return probe.Echoed{}
 }
 
-// macOf is who has answered for an address.
+// macOf is who has answered for an address, most often if more than one has. A group's MAC is no station's.
 func (g *segment) macOf(s *station, a netip.Addr) (m probe.MAC, ok bool) {
+	most := 0
 	for _, c := range s.obs.In(g.tagAt(s)).Claims {
-		if c.Address == a && c.Answers > 0 {
-			return c.MAC, true
+		if c.Address == a && c.Answers > most && !c.MAC.IsGroup() {
+			m, most = c.MAC, c.Answers
 		}
 	}
-	return m, false
+	return m, most > 0
 }
 
 // fromSources asks what takes an address of one's own, where nodes were given any: first whether anybody

@@ -258,6 +258,17 @@ func TestFromSources(t *testing.T) {
 				t.Networks[j].Sources = nil
 			}
 		}, none, 4 * 4, 0},
+		{"one says that a gateway has a group's MAC, or none", func(s *site) {
+			for i, m := range []probe.MAC{{0x01, 0, 0x5e, 0, 0, 1}, {}} {
+				h := s.host(s.b, id, probe.MAC{0x02, 0xcc, 0, 0, 1, byte(i)})
+				h.hears = append(h.hears, func(h *host, _ probe.Frame, p gopacket.Packet) {
+					if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok && arp.Operation == layers.ARPRequest && netip.AddrFrom4([4]byte(arp.DstProtAddress)) == gatewayOf(id) {
+						to := probe.MAC(arp.SourceHwAddress)
+						h.say(to, layers.EthernetTypeARP, arpOf(layers.ARPReply, m, gatewayOf(id), to, netip.AddrFrom4([4]byte(arp.SourceProtAddress))))
+					}
+				})
+			}
+		}, func(*site) []string { return []string{atom(DuplicateAddress, "*", id)} }, 0, 0},
 		{"a loop", func(s *site) { s.reflect(s.b, id) }, func(*site) []string { return []string{atom(Loop, "*", id)} }, -1, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -290,7 +301,7 @@ func TestFromSources(t *testing.T) {
 				if len(want) > 0 && len(r.Findings) > 1 && !strings.Contains(want[0], string(DuplicateAddress)) {
 					t.Errorf("%d findings of one cause", len(r.Findings))
 				}
-				if taken := strings.Contains(strings.Join(want, " "), string(DuplicateAddress)); taken && used > 0 {
+				if taken := strings.Contains(strings.Join(want, " "), string(DuplicateAddress)+" n2"); taken && used > 0 {
 					t.Errorf("%d frames from an address that another has", used)
 				}
 			})
