@@ -54,6 +54,12 @@ func TestCodes(t *testing.T) {
 		{"two ports that nothing passes between", func(s *site) { s.apart(s.nodes[0], s.nodes[1]) }, func(s *site) []string {
 			return append(each(PeersFiltered, "n1", s.vlans), each(PeersFiltered, "n2", s.vlans)...)
 		}},
+		{"a port that nothing passes to from two others", func(s *site) {
+			s.nodes[0].port.noOut = func(f probe.Frame) bool {
+				from := probe.MAC(f.Data[6:12])
+				return from == s.nodes[1].desc.Trunks[0].MAC || from == s.nodes[2].desc.Trunks[0].MAC
+			}
+		}, func(s *site) []string { return each(PeersFiltered, "n1", s.vlans) }},
 		{"port security", func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, func(s *site) []string { return each(MACFiltered, "n2", s.vlans) }},
 		{"only its own MAC gets there", func(s *site) {
 			m := s.nodes[1].desc.Trunks[0].MAC

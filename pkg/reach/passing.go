@@ -35,25 +35,53 @@ func (v *view) passing() {
 // apart finds pairs that do not hear each other, though others hear both: what is beyond them is
 // tested all the same.
 func (v *view) apart(core []*station) {
-	c := claim{code: PeersFiltered, message: "nothing passes between some nodes, and each hears others"}
-	for _, at := range core {
+	type pair struct{ a, b *station }
+	var bad []pair
+	of := map[*station][]*station{} // with whom
+	for i, a := range core {
+		for _, b := range core[i+1:] {
+			if !v.heard(a, b, probe.Hello) || !v.heard(b, a, probe.Hello) {
+				bad = append(bad, pair{a, b})
+				of[a], of[b] = append(of[a], b), append(of[b], a)
+			}
+		}
+	}
+	// Two who lack nobody else speak against the one that both lack.
+	blamed := func(s *station) bool {
+		alone := slices.DeleteFunc(slices.Clone(of[s]), func(p *station) bool { return len(of[p]) > 1 })
+		return len(alone) > 1
+	}
+	c := claim{code: PeersFiltered, either: true}
+	var left []*station
+	for _, s := range core {
+		switch own := slices.ContainsFunc(bad, func(p pair) bool { return (p.a == s || p.b == s) && !blamed(p.a) && !blamed(p.b) }); {
+		case blamed(s):
+			v.notHeard(claim{code: PeersFiltered, nodes: []string{s.node}}, []*station{s}, of[s])
+		case own:
+			c.nodes, left = append(c.nodes, s.node), append(left, s)
+		}
+	}
+	if left != nil {
+		v.notHeard(c, left, left)
+	}
+}
+
+// notHeard claims that nothing passes between nodes and others, each of whom hears some.
+func (v *view) notHeard(c claim, these, those []*station) {
+	c.message = "nothing passes between some nodes, and each hears others"
+	for _, at := range union(slices.Clone(these), those) {
 		var not []*station
-		for _, from := range core {
-			if from != at && !v.heard(from, at, probe.Hello) {
+		for _, from := range union(slices.Clone(these), those) {
+			if (slices.Contains(these, at) || slices.Contains(these, from)) && from != at && !v.heard(from, at, probe.Hello) {
 				not = append(not, from)
 			}
 		}
 		if not != nil {
 			c.evidence = append(c.evidence, fmt.Sprintf("%s does not hear %s", at.node, names(not)))
 		}
-		if not != nil || slices.ContainsFunc(core, func(o *station) bool { return o != at && !v.heard(at, o, probe.Hello) }) {
-			c.nodes = append(c.nodes, at.node)
-		}
 	}
-	if c.nodes != nil {
-		c.evidence = short(c.evidence)
-		v.claim(c)
-	}
+	c.evidence = short(c.evidence)
+	v.claim(c)
 }
 
 // cutOff says how a group is cut off from the core.

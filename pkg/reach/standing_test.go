@@ -55,9 +55,19 @@ func TestStandings(t *testing.T) {
 		"gateway filtered":            {func(s *site) { s.nodes[2].port.noOut = isARPReply }, "++-+"},
 		"two have the address":        {func(s *site) { s.host(s.b, 105, otherMAC, holds(gatewayOf(105))) }, "++++"},
 		"the switch does not list it": {func(s *site) { s.nodes[1].port.hides = setOf(105) }, "++++"},
-		"a loop":                      {func(s *site) { s.reflect(s.b, 105) }, "????"},
-		"no agent":                    {func(s *site) { s.nodes[1].absent = fmt.Errorf("connection refused") }, "+?++"},
-		"nothing can be sent":         {func(s *site) { s.nodes[1].fails = fmt.Errorf("operation not permitted") }, "+?++"},
+		"two protected ports":         {func(s *site) { s.apart(s.nodes[0], s.nodes[1]) }, "??++"},
+		"one does not hear two": {func(s *site) {
+			s.nodes[3].port.noOut = func(f probe.Frame) bool {
+				from := probe.MAC(f.Data[6:12])
+				return from == s.nodes[1].desc.Trunks[0].MAC || from == s.nodes[2].desc.Trunks[0].MAC
+			}
+		}, "+++-"},
+		"one does not hear another": {func(s *site) {
+			s.nodes[3].port.noOut = func(f probe.Frame) bool { return probe.MAC(f.Data[6:12]) == s.nodes[1].desc.Trunks[0].MAC }
+		}, "+?+?"},
+		"a loop":              {func(s *site) { s.reflect(s.b, 105) }, "????"},
+		"no agent":            {func(s *site) { s.nodes[1].absent = fmt.Errorf("connection refused") }, "+?++"},
+		"nothing can be sent": {func(s *site) { s.nodes[1].fails = fmt.Errorf("operation not permitted") }, "+?++"},
 		"two left, who cannot both be right": {func(s *site) {
 			s.nodes = s.nodes[1:3]
 			s.ab.remove(105)

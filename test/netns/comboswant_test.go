@@ -211,15 +211,35 @@ func (o *oracle) passing(all []int, v uint16, clean bool) (clear []int) {
 			}
 		}
 	}
+	o.pairs(core, v)
+	return core
+}
+
+// pairs do not hear each other, though others hear both. Of both it may be either, unless one of them is
+// the only one that two others lack.
+func (o *oracle) pairs(core []int, v uint16) {
+	lacks := map[int][]int{}
 	for _, a := range core {
 		for _, b := range core {
-			if a != b && !o.hears(a, b, v) {
-				o.find(reach.PeersFiltered, a, v)
-				o.find(reach.PeersFiltered, b, v)
+			if a != b && !(o.hears(a, b, v) && o.hears(b, a, v)) {
+				lacks[a] = append(lacks[a], b)
 			}
 		}
 	}
-	return core
+	center := func(n int) bool {
+		only := 0
+		for _, b := range lacks[n] {
+			if len(lacks[b]) == 1 {
+				only++
+			}
+		}
+		return only >= 2
+	}
+	for a, of := range lacks {
+		if center(a) || slices.ContainsFunc(of, func(b int) bool { return !center(b) }) {
+			o.find(reach.PeersFiltered, a, v)
+		}
+	}
 }
 
 func (o *oracle) cutOff(g, core []int, v uint16) reach.Code {
