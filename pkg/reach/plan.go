@@ -64,6 +64,10 @@ type segment struct {
 	dhcp     bool
 	servers  []netip.Addr
 	hosts    []netip.Addr // beside gateways, that must answer
+	// askers are who has asked whether anybody has a member's source, beside the member; alone is that
+	// there was nobody else.
+	askers map[own][]*station
+	alone  bool
 	// like is the segment in which the size of echoes was measured for this one, too.
 	like *segment
 }
@@ -173,10 +177,16 @@ func (g *segment) isOwn(s *station, address string) bool {
 // asked is the MTU that a segment's full hellos of a station have: no more than its uplink's.
 func (g *segment) asked(s *station) int { return min(g.mtu, s.MTU) }
 
-// neighbours are the peers that a station sends unicasts to: the next ones on a ring in an order
-// that each VLAN has of its own, so that what one node sends does not grow with their number.
+// neighbours are the peers that a station sends unicasts to: the next ones on its ring, so that what one
+// node sends does not grow with their number.
 func (g *segment) neighbours(s *station) []*station {
 	const width = 2
+	next := g.after(s)
+	return next[:min(width, len(next))]
+}
+
+// after are a station's peers on a ring, the next one first, in an order that each VLAN has of its own.
+func (g *segment) after(s *station) []*station {
 	ring := g.active()
 	at := func(x *station) uint64 {
 		h := fnv.New64a()
@@ -191,9 +201,5 @@ func (g *segment) neighbours(s *station) []*station {
 	if i < 0 {
 		return nil
 	}
-	var next []*station
-	for k := 1; k <= width && k < len(ring); k++ {
-		next = append(next, ring[(i+k)%len(ring)])
-	}
-	return next
+	return append(slices.Clone(ring[i+1:]), ring[:i]...)
 }

@@ -16,8 +16,17 @@ const smallEcho = 128
 // noSource is why a node does not ask.
 const noSource = "the node has no address in reachability.sources to ask from"
 
+// noAsker is why it does not, though it has one.
+const noAsker = "no other node could ask whether a VM of the node has the address that it is to ask from"
+
 // toGateway is the message of an MTU that is not one between nodes.
 const toGateway = "on the way to the gateway"
+
+// own is a source of a station.
+type own struct {
+	*station
+	address netip.Addr
+}
 
 // sourceIn is the address that a member may ask from, of the family of another.
 func (g *segment) sourceIn(s *station, family netip.Addr) (a netip.Addr) {
@@ -71,7 +80,28 @@ func (g *segment) heldBy(s *station, source netip.Addr) string {
 // asksFrom is the source by which a member reaches an address, if it has one that is its own.
 func (g *segment) asksFrom(s *station, target netip.Addr) (netip.Addr, bool) {
 	a := g.sourceIn(s, target)
-	return a, a.IsValid() && g.heldBy(s, a) == ""
+	return a, a.IsValid() && g.heldBy(s, a) == "" && g.shared(s, a)
+}
+
+// shared says that a peer, too, has asked whether anybody has a source, if there is any: what the node
+// itself sends, its own VMs do not hear.
+func (g *segment) shared(s *station, source netip.Addr) bool {
+	asked := func(p *station) bool {
+		return slices.Contains(g.members, p) && !slices.ContainsFunc(p.obs.Unsent, func(u probe.Unsent) bool { return u.VLAN == g.vlan && u.Kind == probe.Detect })
+	}
+	return g.alone || slices.ContainsFunc(g.askers[own{s, source}], asked)
+}
+
+// mayAsk are two peers who have sources themselves (others know nothing of them), and hear the node and are heard:
+// what would be answered gets there.
+func (g *segment) mayAsk(s *station, source netip.Addr) (list []*station) {
+	const enough = 2
+	for _, p := range g.after(s) {
+		if len(list) < enough && g.sourceIn(p, source).IsValid() && g.heard(s, p, probe.Hello) && g.heard(p, s, probe.Hello) {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // echoed is the answer of an address to a member's echo requests.
@@ -107,7 +137,10 @@ func (c *check) fromSources(ctx context.Context) {
 	for round := range probe.Detections {
 		asks := map[*station][]probe.Ask{}
 		for _, g := range c.segments {
-			g.detect(round, asks)
+			if round == 0 {
+				g.findAskers()
+			}
+			g.detect(asks)
 		}
 		c.progress("asking whether sources are free", round, probe.Detections)
 		if !c.say(ctx, asks) {
@@ -129,20 +162,27 @@ func (c *check) fromSources(ctx context.Context) {
 	}
 }
 
-// detect asks whether anybody has a source. A peer asks once, too: of the node's own VMs, who do not hear
-// what goes out of its uplink.
-func (g *segment) detect(round int, to map[*station][]probe.Ask) {
+// findAskers says who asks for whose source.
+func (g *segment) findAskers() {
+	g.askers, g.alone = map[own][]*station{}, len(g.members) == 1
 	for _, s := range g.active() {
 		for _, a := range g.sourcesOf(s) {
-			if g.heldBy(s, a) != "" {
+			g.askers[own{s, a}] = g.mayAsk(s, a)
+		}
+	}
+}
+
+// detect asks whether anybody has a source. Peers ask, too: of the node's own VMs, who do not hear
+// what goes out of its uplink.
+func (g *segment) detect(to map[*station][]probe.Ask) {
+	for _, s := range g.active() {
+		for _, a := range g.sourcesOf(s) {
+			if g.heldBy(s, a) != "" || !g.alone && g.askers[own{s, a}] == nil {
 				continue
 			}
 			to[s] = append(to[s], probe.Ask{VLAN: g.vlan, Untagged: s.Native == g.vlan, Kind: probe.Detect, Target: a, Source: a})
-			for _, p := range g.neighbours(s) {
-				if round == 0 && g.sourceIn(p, a).IsValid() { // one who does not knows nothing of sources
-					to[p] = append(to[p], probe.Ask{VLAN: g.vlan, Untagged: p.Native == g.vlan, Kind: probe.Detect, Target: a})
-					break
-				}
+			for _, p := range g.askers[own{s, a}] {
+				to[p] = append(to[p], probe.Ask{VLAN: g.vlan, Untagged: p.Native == g.vlan, Kind: probe.Detect, Target: a})
 			}
 		}
 	}
@@ -324,6 +364,8 @@ func (v *view) noTarget(s *station, a netip.Addr) string {
 		return noSource
 	case v.heldBy(s, source) != "":
 		return string(DuplicateAddress)
+	case !v.shared(s, source):
+		return noAsker
 	case v.isOwn(s, a.String()):
 		return "it is a VM of this node"
 	}
@@ -338,6 +380,8 @@ func (v *view) noEcho(s *station, a netip.Addr) string {
 		return "the node does not name it"
 	case v.heldBy(s, source) != "":
 		return string(DuplicateAddress)
+	case !v.shared(s, source):
+		return noAsker
 	case v.failed(s, fmt.Sprint("MTU ", v.mtu), MTUBelowIntent) != "":
 		return string(MTUBelowIntent)
 	case v.echoed(s, a).Count == 0:

@@ -309,6 +309,77 @@ func TestFromSources(t *testing.T) {
 	}
 }
 
+// TestSourceUnshared: where no peer could ask for a node's address it is not used, and that is said; where the
+// node has no peers it is.
+func TestSourceUnshared(t *testing.T) {
+	const id = vlan.ID(101)
+	of := func(n *fakeNode) *Network {
+		i := slices.IndexFunc(n.desc.Trunks[0].Networks, func(w Network) bool { return w.Home == id })
+		return &n.desc.Trunks[0].Networks[i]
+	}
+	heard := func(f probe.Frame) bool { return f.VLAN == id }
+	for _, tt := range []struct {
+		name  string
+		fault func(*site)
+		used  bool
+		why   string // of n2's target
+	}{
+		{"all is well", func(*site) {}, true, ""},
+		{"the others have none", func(s *site) {
+			for _, i := range []int{0, 2, 3} {
+				of(s.nodes[i]).Sources = nil
+			}
+		}, false, noAsker},
+		{"one of the others has one, and is far on the ring", func(s *site) {
+			for _, i := range []int{0, 3} {
+				of(s.nodes[i]).Sources = nil
+			}
+		}, true, ""},
+		{"the others have one of the other family", func(s *site) {
+			for _, i := range []int{0, 2, 3} {
+				of(s.nodes[i]).Sources = []netip.Addr{source6Of(i, id)}
+			}
+		}, false, noAsker},
+		{"it hears nothing there", func(s *site) { s.nodes[1].port.noOut = heard }, false, string(OneWay)},
+		{"it hears the gateway and no peer", func(s *site) {
+			hello := func(f probe.Frame) bool { return f.VLAN == id && f.Data[12] == 0x88 && f.Data[13] == 0xb5 }
+			s.nodes[1].port.noIn, s.nodes[1].port.noOut = hello, hello
+		}, false, string(PeersFiltered)},
+		{"it has no peers", func(s *site) {
+			for _, i := range []int{0, 2, 3} {
+				t := &s.nodes[i].desc.Trunks[0]
+				t.Networks = slices.DeleteFunc(t.Networks, func(w Network) bool { return w.Home == id })
+			}
+		}, true, ""},
+		{"its only peer has no link", func(s *site) {
+			for _, i := range []int{2, 3} {
+				t := &s.nodes[i].desc.Trunks[0]
+				t.Networks = slices.DeleteFunc(t.Networks, func(w Network) bool { return w.Home == id })
+			}
+			s.nodes[0].desc.Trunks[0].Down = "no carrier"
+		}, false, noAsker},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newAddressed(23)
+				tt.fault(s)
+				used := 0
+				asksFromSource(s, id, sourceOf(1, id), &used)
+				r := s.check(t, Options{})
+				close(s.over)
+				if (used > 0) != tt.used {
+					t.Errorf("%d frames from it", used)
+				}
+				for _, c := range r.Cells {
+					if c.Node == "n2" && c.Target == targetOf(id).String() && c.Why != tt.why {
+						t.Errorf("%+v, want %q", c, tt.why)
+					}
+				}
+			})
+		})
+	}
+}
+
 // silence has a host hear nothing, nor say anything.
 func (s *site) silence(m probe.MAC) { s.portOf(m).noIn = everything }
 
