@@ -64,13 +64,8 @@ func (s *Station) addressed(a Ask) ([]byte, error) {
 	defer s.mu.Unlock()
 	s.asked[a.Target] = true
 	if a.Kind == Detect {
-		if a.Source.IsValid() {
-			k := sourceKey{a.tagOf(), a.Target}
-			if s.sources[k] == nil {
-				s.sources[k] = &source{}
-			}
-			s.sources[k].asked++
-			s.sources[k].last = time.Now()
+		if k := (sourceKey{a.tagOf(), a.Target}); a.Source.IsValid() && s.sources[k] == nil {
+			s.sources[k] = &source{} // an answer may come before its question is counted
 		}
 		if a.Target.Is4() {
 			return arpProbe(me, a.Target)
@@ -89,6 +84,14 @@ func (s *Station) addressed(a Ask) ([]byte, error) {
 	group := solicitedNode(a.Target)
 	g := group.As16()
 	return neighbour(layers.ICMPv6TypeNeighborSolicitation, me, a.Source, MAC{0x33, 0x33, g[12], g[13], g[14], g[15]}, group, a.Target)
+}
+
+// detected counts a question for a source that has left the node. s.mu is held.
+func (s *Station) detected(a Ask) {
+	if src := s.sources[sourceKey{a.tagOf(), a.Target}]; a.Kind == Detect && a.Source.IsValid() {
+		src.asked++
+		src.last = time.Now()
+	}
 }
 
 // neighbour is a neighbour solicitation or advertisement from an address, with the sender's MAC in it.

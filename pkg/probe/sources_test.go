@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -109,6 +110,31 @@ func TestSourceUnasked(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSourceUnsent: a question that has not left the node is none.
+func TestSourceUnsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStation(t, here)
+		detect := []Ask{{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}}
+		host := []Ask{{VLAN: 5, Kind: Host, Target: router, Source: mySource}}
+		must(t, s.Send(t.Context(), detect))
+		s.wire.fail = func(Frame) error { return errors.New("no buffer space available") }
+		must(t, s.Send(t.Context(), detect))
+		s.wire.fail = nil
+		time.Sleep(detectionWait)
+		s.wire.take()
+		must(t, s.Send(t.Context(), host))
+		if n := len(s.wire.take()); n != 0 || s.Observation().Sources[0].Asked != 1 {
+			t.Errorf("%d sent, %+v", n, s.Observation().Sources)
+		}
+		must(t, s.Send(t.Context(), detect))
+		time.Sleep(detectionWait)
+		must(t, s.Send(t.Context(), host))
+		if n := len(s.wire.take()); n != 2 {
+			t.Errorf("%d sent", n)
+		}
+	})
 }
 
 // TestSourceHeld: who shows to have an address, or to want it, has it; a peer that asks on the node's behalf,

@@ -110,6 +110,7 @@ func (s *Station) sendAll(ctx context.Context, class Class, asks []Ask) error {
 		s.mu.Lock()
 		if err == nil {
 			s.book.sent++
+			s.detected(a)
 		} else {
 			s.book.refuse(a, err)
 		}
