@@ -248,15 +248,26 @@ func (s *Station) answeredBy(tag vlan.ID, m MAC) bool {
 	return false
 }
 
-// reply waits for its turn.
+// reply waits for its turn; each asker has one that waits, for each of the station's addresses.
 type reply struct {
+	asker
 	class Class
 	frame Frame
+}
+
+// asker is a MAC that asks for an address.
+type asker struct {
+	sourceKey
+	mac MAC
 }
 
 // reply tells who asks for a source that the station has it, if there is room.
 func (s *Station) reply(tag vlan.ID, q question) {
 	me := s.place.MAC.Foreign()
+	who := asker{sourceKey{tag, q.target}, q.mac}
+	if s.waiting[who] {
+		return
+	}
 	var data []byte
 	var err error
 	if q.target.Is4() {
@@ -268,12 +279,13 @@ func (s *Station) reply(tag vlan.ID, q question) {
 		return
 	}
 	select {
-	case s.replies <- reply{classOf(q.target), Frame{VLAN: tag, Data: data, Length: len(data)}}:
+	case s.replies <- reply{who, classOf(q.target), Frame{VLAN: tag, Data: data, Length: len(data)}}:
+		s.waiting[who] = true
 	default:
 	}
 }
 
-// answer sends replies, at the pace of all else.
+// answer sends replies, at the pace of all else, but none for an address that was given up while they waited.
 func (s *Station) answer() {
 	for {
 		select {
@@ -283,7 +295,11 @@ func (s *Station) answer() {
 			if s.pace.Wait(s.ctx, r.class) != nil {
 				return
 			}
-			if s.conn.Send(r.frame) == nil {
+			s.mu.Lock()
+			delete(s.waiting, r.asker)
+			may := s.sources[r.sourceKey].usable() == nil
+			s.mu.Unlock()
+			if may && s.conn.Send(r.frame) == nil {
 				s.mu.Lock()
 				s.book.sent++
 				s.mu.Unlock()

@@ -230,6 +230,32 @@ func TestSourceAnswers(t *testing.T) {
 	}
 }
 
+// TestSourceAnswersLate: who asks again before its turn is answered once, and nobody is from an address that
+// was given up meanwhile.
+func TestSourceAnswersLate(t *testing.T) {
+	asks := whole(5, arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.241"))
+	for held, want := range map[bool]int{false: 1, true: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			s := sourced(t)
+			must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Host, Target: router, Source: mySource}}))
+			s.wire.take()
+			s.wire.tell(asks, asks, asks)
+			if held {
+				s.wire.tell(whole(5, arpOf(t, layers.ARPRequest, peerMAC, "0.0.0.0", broadcast, MAC{}, "192.0.2.241")))
+			}
+			time.Sleep(time.Second)
+			if n := len(s.wire.take()); n != want {
+				t.Errorf("given up: %v: %d replies, want %d", held, n, want)
+			}
+			s.wire.tell(asks)
+			time.Sleep(time.Second)
+			if n := len(s.wire.take()); n != want {
+				t.Errorf("given up: %v: %d replies later, want %d", held, n, want)
+			}
+		})
+	}
+}
+
 // echoReplyOf is an answer with a payload, of a size as an MTU.
 func echoReplyOf(t *testing.T, from string, run RunID, size int, flags layers.IPv4Flag, kind uint8) []byte {
 	a, b := addr(from), mySource

@@ -38,6 +38,7 @@ type Station struct {
 	// sources are those that the station asks from itself.
 	sources map[sourceKey]*source
 	replies chan reply
+	waiting map[asker]bool  // of replies
 	ctx     context.Context // until Close
 	end     context.CancelFunc
 	work    sync.WaitGroup
@@ -52,7 +53,7 @@ type Pace interface {
 // Start begins to listen; conn is the station's from now on.
 func Start(conn Conn, keys Keys, pace Pace, run RunID, at Place) *Station {
 	s := &Station{place: at, run: run, keys: keys, conn: conn, pace: pace, book: newBook(), asked: map[netip.Addr]bool{},
-		sources: map[sourceKey]*source{}, replies: make(chan reply, maxReplies), done: make(chan struct{})}
+		sources: map[sourceKey]*source{}, replies: make(chan reply, maxReplies), waiting: map[asker]bool{}, done: make(chan struct{})}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.work.Go(s.listen)
 	s.work.Go(s.answer)
