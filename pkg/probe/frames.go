@@ -95,6 +95,8 @@ type claim struct {
 	address netip.Addr
 	mac     MAC
 	answer  bool // to a question; by ARP, to mine
+	// addressed is an answer to the MAC that asks from sources.
+	addressed bool
 }
 
 // word is what a frame says, of what is listened for.
@@ -121,6 +123,9 @@ func read(data []byte, me MAC) (w word) {
 		w.claim = readARP(body, me)
 	case layers.EthernetTypeIPv6:
 		w.claim, w.ra = readICMPv6(body, MAC(data[6:12]))
+		if w.claim != nil {
+			w.claim.addressed = MAC(data[:6]) == me.Foreign()
+		}
 	case layers.EthernetTypeIPv4:
 		w.offer, w.xid = readOffer(body, MAC(data[6:12]), me)
 	}
@@ -139,7 +144,9 @@ func readARP(body []byte, me MAC) *claim {
 	if ip.IsUnspecified() {
 		return nil
 	}
-	return &claim{ip, MAC(a.SourceHwAddress), a.Operation == layers.ARPReply && (MAC(a.DstHwAddress) == me || MAC(a.DstHwAddress) == me.Foreign())}
+	c := &claim{address: ip, mac: MAC(a.SourceHwAddress), addressed: a.Operation == layers.ARPReply && MAC(a.DstHwAddress) == me.Foreign()}
+	c.answer = c.addressed || a.Operation == layers.ARPReply && MAC(a.DstHwAddress) == me
+	return c
 }
 
 // readICMPv6 reads neighbour and router advertisements, which none but neighbours can send

@@ -143,7 +143,9 @@ type spoken struct {
 func spokens(tb testing.TB) []spoken {
 	tb.Helper()
 	gw4, gw6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1")
-	says := func(a netip.Addr, m MAC, answer bool) word { return word{claim: &claim{a, m, answer}} }
+	says := func(a netip.Addr, m MAC, answer bool) word {
+		return word{claim: &claim{address: a, mac: m, answer: answer}}
+	}
 	offer := func(server, address string) word {
 		return word{offer: &Offer{netip.MustParseAddr(server), otherMAC, netip.MustParseAddr(address)}, xid: 0x01020304}
 	}
@@ -156,6 +158,8 @@ func spokens(tb testing.TB) []spoken {
 	}
 	list := []spoken{
 		{name: "ARP reply to the probe", data: arpOf(tb, layers.ARPReply, otherMAC, "192.0.2.1", myMAC, myMAC, "0.0.0.0"), want: says(gw4, otherMAC, true)},
+		{name: "ARP reply to a question from a source", data: arpOf(tb, layers.ARPReply, otherMAC, "192.0.2.1", myMAC.Foreign(), myMAC.Foreign(), "192.0.2.241"),
+			want: word{claim: &claim{gw4, otherMAC, true, true}}},
 		{name: "ARP reply to another", data: arpOf(tb, layers.ARPReply, otherMAC, "192.0.2.1", peerMAC, peerMAC, "0.0.0.0"), want: says(gw4, otherMAC, false)},
 		{name: "ARP request", data: arpOf(tb, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.77"), want: says(gw4, otherMAC, false)},
 		{name: "gratuitous request", data: arpOf(tb, layers.ARPRequest, otherMAC, "192.0.2.1", broadcast, MAC{}, "192.0.2.1"), want: says(gw4, otherMAC, false)},

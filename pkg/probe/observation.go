@@ -81,7 +81,9 @@ type Claim struct {
 	Address netip.Addr `json:"address"`
 	MAC     MAC        `json:"mac"`
 	// Answers to a question; what was only announced counts in Announced.
-	Answers   int `json:"answers,omitempty"`
+	Answers int `json:"answers,omitempty"`
+	// Addressed are those of Answers that went to the MAC that asks from sources.
+	Addressed int `json:"addressed,omitempty"`
 	Announced int `json:"announced,omitempty"`
 }
 
@@ -220,10 +222,13 @@ func (p *page) claim(c *claim) {
 		got = &Claim{Address: c.address, MAC: c.mac}
 		p.claims[k] = got
 	}
-	if c.answer {
-		got.Answers++
-	} else {
+	if !c.answer {
 		got.Announced++
+		return
+	}
+	got.Answers++
+	if c.addressed {
+		got.Addressed++
 	}
 }
 

@@ -230,7 +230,7 @@ func TestAtOnce(t *testing.T) {
 func fullObservation() Observation {
 	return Observation{Sent: 3, Unsent: []Unsent{{5, Full, "message too long"}}, Lost: 4, Unread: 2, UnreadWhy: "hello of version 2", Heard: []Heard{
 		{VLAN: 0, Others: 1},
-		{VLAN: 5, Others: 9, Hellos: []HeardHello{{"node2", "eth1", 5, true, Full, 2, 1, 1500}}, Claims: []Claim{{addr("192.0.2.1"), otherMAC, 2, 1}},
+		{VLAN: 5, Others: 9, Hellos: []HeardHello{{"node2", "eth1", 5, true, Full, 2, 1, 1500}}, Claims: []Claim{{addr("192.0.2.1"), otherMAC, 2, 1, 1}},
 			Offers: []Offer{{addr("192.0.2.2"), otherMAC, addr("192.0.2.50")}},
 			RAs:    []Router{{addr("fe80::1"), otherMAC, 1800, []netip.Prefix{netip.MustParsePrefix("2001:db8:1::/64")}}}, Mine: []MineElsewhere{{myMAC, 3}}},
 	}}
@@ -243,7 +243,7 @@ func TestJSON(t *testing.T) {
 	must(t, err)
 	want := `{"sent":3,"unsent":[{"vlan":5,"kind":"full","error":"message too long"}],"lost":4,"unread":2,"unreadWhy":"hello of version 2","heard":[` +
 		`{"vlan":0,"others":1},{"vlan":5,"others":9,"hellos":[{"node":"node2","uplink":"eth1","vlan":5,"untagged":true,"kind":"full","count":2,"again":1,"largest":1500}],` +
-		`"claims":[{"address":"192.0.2.1","mac":"00:50:56:aa:01:02","answers":2,"announced":1}],` +
+		`"claims":[{"address":"192.0.2.1","mac":"00:50:56:aa:01:02","answers":2,"addressed":1,"announced":1}],` +
 		`"offers":[{"server":"192.0.2.2","mac":"00:50:56:aa:01:02","address":"192.0.2.50"}],` +
 		`"routerAdvertisements":[{"address":"fe80::1","mac":"00:50:56:aa:01:02","lifetime":1800,"prefixes":["2001:db8:1::/64"]}],` +
 		`"mine":[{"mac":"52:54:00:00:01:01","count":3}]}]}`

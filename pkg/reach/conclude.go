@@ -301,12 +301,17 @@ func short(list []string) []string {
 }
 
 func (g *segment) answered(s *station, a netip.Addr) bool {
-	for _, c := range s.obs.In(g.tagAt(s)).Claims {
-		if c.Address == a && c.Answers > 0 {
-			return true
-		}
-	}
-	return false
+	return g.answeredNone(s, a) || g.answeredFrom(s, a)
+}
+
+// answeredNone says that a member's question without an address got an answer.
+func (g *segment) answeredNone(s *station, a netip.Addr) bool {
+	return slices.ContainsFunc(s.obs.In(g.tagAt(s)).Claims, func(c probe.Claim) bool { return c.Address == a && c.Answers > c.Addressed })
+}
+
+// answeredFrom says that one from its source did.
+func (g *segment) answeredFrom(s *station, a netip.Addr) bool {
+	return slices.ContainsFunc(s.obs.In(g.tagAt(s)).Claims, func(c probe.Claim) bool { return c.Address == a && c.Addressed > 0 })
 }
 
 // byGateway says that a gateway has answered: both ways work.

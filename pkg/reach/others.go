@@ -48,21 +48,28 @@ func (v *view) gateway() {
 	}
 }
 
-// twoHave finds an address that two stations say to have.
+// twoHave finds an address that two stations say to have, in answer to one and the same who asks: a node asks
+// from its own MAC, and from another by its source.
 func (v *view) twoHave(a netip.Addr) {
 	macs := map[probe.MAC][]string{}
-	two := false // both have answered one node
+	two := false
 	for _, s := range v.clear() {
-		here := 0
+		none, addressed := 0, 0
 		for _, c := range s.obs.In(v.tagAt(s)).Claims {
-			if c.Address == a && c.Answers > 0 {
-				macs[c.MAC] = append(macs[c.MAC], s.node)
-				here++
+			if c.Address != a || c.Answers == 0 {
+				continue
+			}
+			macs[c.MAC] = append(macs[c.MAC], s.node)
+			if c.Answers > c.Addressed {
+				none++
+			}
+			if c.Addressed > 0 {
+				addressed++
 			}
 		}
-		two = two || here > 1
+		two = two || none > 1 || addressed > 1
 	}
-	// A router that shares its load answers each node from one of several MACs (GLBP).
+	// A router that shares its load answers each who asks from one of several MACs (GLBP).
 	if !two || v.unclear != "" {
 		return
 	}

@@ -227,6 +227,20 @@ func TestFromSources(t *testing.T) {
 				}
 			}
 		}, none, 0, 0},
+		{"a gateway that shares its load", func(s *site) {
+			g := s.gateways[id]
+			other := s.host(s.a, id, otherMAC)
+			one := g.hears[0]
+			g.hears[0] = func(h *host, f probe.Frame, p gopacket.Packet) {
+				if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); ok && arp.SourceHwAddress[1] == 0x48 {
+					h = other // to the MAC that asks from sources
+				}
+				one(h, f, p)
+			}
+			for _, e := range g.hears[len(g.hears)-2:] {
+				other.hears = append(other.hears, func(_ *host, f probe.Frame, p gopacket.Packet) { e(g, f, p) })
+			}
+		}, none, 0, 0},
 		{"port security", func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, func(s *site) []string { return each(MACFiltered, "n2", s.vlans) }, 4 * 4, 0},
 		{"somebody has a source", func(s *site) { s.host(s.b, id, otherMAC, holds(sourceOf(1, id))) },
 			func(*site) []string { return []string{atom(DuplicateAddress, "n2", id)} }, 2, 0},
@@ -313,10 +327,6 @@ func TestFromSources(t *testing.T) {
 // node has no peers it is.
 func TestSourceUnshared(t *testing.T) {
 	const id = vlan.ID(101)
-	of := func(n *fakeNode) *Network {
-		i := slices.IndexFunc(n.desc.Trunks[0].Networks, func(w Network) bool { return w.Home == id })
-		return &n.desc.Trunks[0].Networks[i]
-	}
 	heard := func(f probe.Frame) bool { return f.VLAN == id }
 	for _, tt := range []struct {
 		name  string
@@ -327,17 +337,17 @@ func TestSourceUnshared(t *testing.T) {
 		{"all is well", func(*site) {}, true, ""},
 		{"the others have none", func(s *site) {
 			for _, i := range []int{0, 2, 3} {
-				of(s.nodes[i]).Sources = nil
+				s.networkOf(i, id).Sources = nil
 			}
 		}, false, noAsker},
 		{"one of the others has one, and is far on the ring", func(s *site) {
 			for _, i := range []int{0, 3} {
-				of(s.nodes[i]).Sources = nil
+				s.networkOf(i, id).Sources = nil
 			}
 		}, true, ""},
 		{"the others have one of the other family", func(s *site) {
 			for _, i := range []int{0, 2, 3} {
-				of(s.nodes[i]).Sources = []netip.Addr{source6Of(i, id)}
+				s.networkOf(i, id).Sources = []netip.Addr{source6Of(i, id)}
 			}
 		}, false, noAsker},
 		{"it hears nothing there", func(s *site) { s.nodes[1].port.noOut = heard }, false, string(OneWay)},
@@ -378,6 +388,12 @@ func TestSourceUnshared(t *testing.T) {
 			})
 		})
 	}
+}
+
+// networkOf is that of a VLAN on a node.
+func (s *site) networkOf(node int, id vlan.ID) *Network {
+	list := s.nodes[node].desc.Trunks[0].Networks
+	return &list[slices.IndexFunc(list, func(w Network) bool { return w.Home == id })]
 }
 
 // silence has a host hear nothing, nor say anything.
