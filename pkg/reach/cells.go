@@ -150,6 +150,10 @@ func (v *view) untested(s *station, t Test, target string) string {
 			return "the node does not name it"
 		case v.isOwn(s, target):
 			return "it is a VM of this node"
+		case slices.ContainsFunc(v.gateways, func(g netip.Addr) bool {
+			return g.String() == target && slices.ContainsFunc(v.members, func(p *station) bool { return v.answeredFrom(p, g) })
+		}):
+			return cmp.Or(string(v.unclear), "the gateway answers none but who asks from an address, and the node has none that it may use")
 		default:
 			return cmp.Or(string(v.unclear), "no answer")
 		}

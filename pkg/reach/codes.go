@@ -105,7 +105,7 @@ var codes = [...]CodeText{
 		"All nodes on which the VLAN works asked for its address by ARP or ND, several times in all.",
 		"See that the gateway is up, has this address and is in this VLAN; that subnets[].gateway of the VLANNetwork is right; and that no switch drops ARP without a sender's address."},
 	{GatewayFiltered, Error, "The gateway answers other nodes and not this one, though the VLAN works here.",
-		"The node hears its peers and they hear it; they have the gateway's answer, and it has none.",
+		"The node hears its peers and they hear it; they have the gateway's answer, and it has none, though it asked in the same way: from no address, or from one of reachability.sources.",
 		"Look for filters at the node's switch port: dynamic ARP inspection, IP source guard, access lists; in many VLANs at once, for a limit of ARP on the router: try fewer --vlan, or a --max-pps below 10."},
 	{TargetSilent, Error, "A host that should be reachable does not answer.",
 		"It was asked by ARP or ND from addresses of reachability.sources, several times, on nodes on which the VLAN works. Where nodes are named, it answers others and not these.",

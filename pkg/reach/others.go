@@ -22,8 +22,11 @@ func (v *view) gateway() {
 			}
 		}
 		v.twoHave(a)
+		// Who asked from no address is compared with those alone who did so, too.
+		none := slices.ContainsFunc(asked, func(s *station) bool { return v.answeredNone(s, a) })
 		for _, s := range asked {
-			if len(with) > 0 && !with[s] && !v.isOwn(s, a.String()) {
+			_, addressed := v.asksFrom(s, a)
+			if (none || addressed && len(with) > 0) && !with[s] && !v.isOwn(s, a.String()) {
 				filtered[s] = append(filtered[s], a.String())
 			}
 		}

@@ -241,6 +241,16 @@ func TestFromSources(t *testing.T) {
 				other.hears = append(other.hears, func(_ *host, f probe.Frame, p gopacket.Packet) { e(g, f, p) })
 			}
 		}, none, 0, 0},
+		{"a gateway answers none but who has an address, and one node has none", func(s *site) {
+			g := s.gateways[id]
+			answers := g.hears[0]
+			g.hears[0] = func(h *host, f probe.Frame, p gopacket.Packet) {
+				if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); !ok || arp.SourceProtAddress[0] != 0 {
+					answers(h, f, p)
+				}
+			}
+			s.networkOf(1, id).Sources = nil
+		}, none, 4, 0},
 		{"port security", func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, func(s *site) []string { return each(MACFiltered, "n2", s.vlans) }, 4 * 4, 0},
 		{"somebody has a source", func(s *site) { s.host(s.b, id, otherMAC, holds(sourceOf(1, id))) },
 			func(*site) []string { return []string{atom(DuplicateAddress, "n2", id)} }, 2, 0},
