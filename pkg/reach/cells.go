@@ -180,6 +180,9 @@ func (v *view) untestedFrom(s *station, t Test, a netip.Addr) string {
 		why = noSource
 	default:
 		passed, why = v.echoed(s, a).Largest >= v.asked(s), v.noEcho(s, a)
+		if why == "" && v.echoTooLarge(s, a) {
+			why = "the gateway answers echo requests of full size not always, or limits them"
+		}
 	}
 	switch {
 	case passed:

@@ -68,8 +68,10 @@ type segment struct {
 	// there was nobody else.
 	askers map[own][]*station
 	alone  bool
-	// like is the segment in which the size of echoes was measured for this one, too.
-	like *segment
+	// like is the segment in which the size of echoes was measured for this one, too; confirmed is there of
+	// whom it is the size that a gateway does not answer.
+	like      *segment
+	confirmed map[own]bool
 }
 
 // segments are what is intended and selected: VLANs of networks, on the nodes where

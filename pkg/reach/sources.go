@@ -20,7 +20,7 @@ const noSource = "the node has no address in reachability.sources to ask from"
 const noAsker = "no other node could ask whether a VM of the node has the address that it is to ask from"
 
 // toGateway is the message of an MTU that is not one between nodes.
-const toGateway = "on the way to the gateway"
+const toGateway = "on the way to the gateway, or the gateway limits large or many echo requests"
 
 // own is a source of a station.
 type own struct {
@@ -236,6 +236,7 @@ func (c *check) echoSizes(ctx context.Context) {
 		return
 	}
 	index := map[string]*segment{}
+	alike := map[*segment]int{} // how many
 	var measured []*segment
 	for _, g := range c.segments {
 		var who []string
@@ -255,7 +256,10 @@ func (c *check) echoSizes(ctx context.Context) {
 			measured = append(measured, g)
 		}
 		g.like = index[key]
+		alike[g.like]++
 	}
+	slices.SortStableFunc(measured, func(a, b *segment) int { return alike[b] - alike[a] })
+	measured = measured[:min(len(measured), maxAlike)]
 	tried := map[string][]int{}
 	for round := range sizeRounds {
 		asks := map[*station][]probe.Ask{}
@@ -265,13 +269,14 @@ func (c *check) echoSizes(ctx context.Context) {
 			}
 		}
 		if len(asks) == 0 {
-			return
+			break
 		}
 		c.progress("finding the largest size to gateways", round, sizeRounds)
 		if !c.say(ctx, asks) {
 			return
 		}
 	}
+	c.confirmEchoes(ctx, measured)
 }
 
 // nextEchoes are of sizes between what was answered and the least that was tried and was not.
@@ -403,7 +408,7 @@ func (v *view) echoes() {
 	var order []place
 	for _, a := range v.gateways {
 		asked := slices.DeleteFunc(v.clear(), func(s *station) bool { return !v.sourceIn(s, a).IsValid() || v.noEcho(s, a) != "" })
-		bad := slices.DeleteFunc(slices.Clone(asked), func(s *station) bool { return !v.echoTooLarge(s, a) })
+		bad := slices.DeleteFunc(slices.Clone(asked), func(s *station) bool { return !v.echoTooLarge(s, a) || !v.isConfirmed(s, a) })
 		sizes := map[int][]*station{}
 		for _, s := range bad {
 			size := v.largestEcho(s, a)

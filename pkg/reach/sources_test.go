@@ -167,6 +167,20 @@ func TestSources(t *testing.T) {
 	})
 }
 
+// limited is echoes, and answers no large request that comes too soon after another.
+func limited(a netip.Addr, last *time.Time) func(*host, probe.Frame, gopacket.Packet) {
+	answers := echoes(a, 1500)
+	return func(h *host, f probe.Frame, p gopacket.Packet) {
+		if _, reply, size := echoReply(h, a, p); reply != nil {
+			soon := time.Since(*last) < 300*time.Millisecond
+			if *last = time.Now(); soon && size > 1000 {
+				return
+			}
+		}
+		answers(h, f, p)
+	}
+}
+
 // asksFromSource counts what is sent from an address, at a host.
 func asksFromSource(s *site, id vlan.ID, a netip.Addr, n *int) {
 	s.host(s.b, id, probe.MAC{0x02, 0xab, 0, 0, 0, byte(id)}, func(_ *host, _ probe.Frame, p gopacket.Packet) {
@@ -218,6 +232,12 @@ func TestFromSources(t *testing.T) {
 		{"all is cut at one node", func(s *site) { s.nodes[1].port.mtu = 1400 },
 			func(s *site) []string { return each(MTUBelowIntent, "n2", s.vlans) }, 8, 1400},
 		{"a gateway answers no echoes", func(s *site) { s.gateways[id].hears = s.gateways[id].hears[:4] }, none, 8, 0},
+		{"gateways limit large echo requests, all together", func(s *site) {
+			var last time.Time
+			for _, id := range all {
+				s.gateways[id].hears = append(s.gateways[id].hears[:4], limited(gatewayOf(id), &last), limited(gateway6Of(id), &last))
+			}
+		}, none, -1, 0},
 		{"a gateway answers none but who has an address", func(s *site) {
 			g := s.gateways[id]
 			answers := g.hears[0]

@@ -63,7 +63,8 @@ const (
 
 // Standing tells from a report, or a node's part of one, whether VMs of a network can be reached on the
 // node, and why not. Errors of the node count, if another node has passed: what is wrong with the fabric, or on all nodes,
-// as a gateway that is silent, makes no node worse than another, nor does what may as well be the other side's.
+// as a gateway that is silent, makes no node worse than another, nor does what may as well be the other side's, or the
+// gateway's own limit of echo requests.
 func (r *Report) Standing(node, trunk string, vlans vlan.Set) (Standing, string) {
 	missing := vlans
 	untested := map[vlan.ID]string{}
@@ -73,6 +74,9 @@ func (r *Report) Standing(node, trunk string, vlans vlan.Set) (Standing, string)
 			continue
 		}
 		for j := range r.Findings {
+			if c.Test == TestMTU && c.Target != "" {
+				break
+			}
 			f := &r.Findings[j]
 			if c.Result == Fail && !c.Everywhere && string(f.Code) == c.Why && f.Severity == Error && !f.Either && slices.Contains(f.Nodes, node) && f.Concerns(c) {
 				return Unwell, fmt.Sprintf("%s in VLAN %d: %s", f.Code, c.VLAN, f.Message)

@@ -96,6 +96,18 @@ func TestStandings(t *testing.T) {
 	}
 }
 
+// TestStandingEchoes: what a gateway does not answer may be its own limit, and is held against no node.
+func TestStandingEchoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAddressed(7)
+		s.nodes[3].port.noOut = func(f probe.Frame) bool { return f.Data[12] != 0x88 && f.Length > 14+1280 }
+		r := s.check(t, Options{VLANs: setOf(101)})
+		if is, why := r.Standing("n4", "physnet1", setOf(101)); is != Well || !slices.Contains(atoms(r), atom(MTUBelowIntent, "n4", 101)) {
+			t.Errorf("%s: %s; %v", is, why, atoms(r))
+		}
+	})
+}
+
 // TestOf: a node's part has its cells and what concerns it, and counts them.
 func TestOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

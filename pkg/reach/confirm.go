@@ -1,0 +1,94 @@
+package reach
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"github.com/homeport-cni/homeport/pkg/probe"
+)
+
+const (
+	// maxAlike is in how many VLANs sizes to gateways are looked at. An MTU is the same in many, so that one of
+	// them stands for them; where there are more that are not alike, answers are missing at random.
+	maxAlike = 4
+	// maxConfirmed is how many are asked again, one after the other.
+	maxConfirmed = 32
+)
+
+// confirmEchoes asks for full size once more, while nothing else is asked, and for a smaller one right after: routers
+// limit what they answer, the large first, and only where the smaller one gets its answer again is it the size.
+func (c *check) confirmEchoes(ctx context.Context, measured []*segment) {
+	type one struct {
+		g *segment
+		own
+	}
+	var list []one
+	for _, g := range measured {
+		g.confirmed = map[own]bool{}
+		for _, a := range g.gateways {
+			bad := g.tooLargeFor(a)
+			if g.nobodyPasses(a) {
+				bad = bad[:min(1, len(bad))] // one of them for all
+			}
+			for _, s := range bad {
+				list = append(list, one{g, own{s, a}})
+			}
+		}
+	}
+	list = list[:min(len(list), maxConfirmed)]
+	for i, o := range list {
+		c.progress("asking for full size to gateways again", i, len(list))
+		asks := map[*station][]probe.Ask{}
+		before := o.g.confirm(o.own, asks)
+		if !c.say(ctx, asks) {
+			return
+		}
+		o.g.believe(o.own, before)
+	}
+}
+
+// tooLargeFor are members to whose echoes of full size a gateway does not answer.
+func (g *segment) tooLargeFor(a netip.Addr) []*station {
+	return slices.DeleteFunc(g.active(), func(s *station) bool { return !g.echoTooLarge(s, a) })
+}
+
+// nobodyPasses says that a gateway answers nobody's of full size.
+func (g *segment) nobodyPasses(a netip.Addr) bool {
+	return !slices.ContainsFunc(g.active(), func(s *station) bool { return g.echoed(s, a).Largest >= g.asked(s) })
+}
+
+// confirm asks for full size, and for what has passed; it gives the number of answers before that.
+func (g *segment) confirm(o own, to map[*station][]probe.Ask) int {
+	s, e := o.station, g.echoed(o.station, o.address)
+	source, ok := g.asksFrom(s, o.address)
+	mac, known := g.macOf(s, o.address)
+	if !ok || !known {
+		return e.Count
+	}
+	for _, size := range []int{g.asked(s), e.Largest} {
+		to[s] = append(to[s], probe.Ask{VLAN: g.vlan, Untagged: s.Native == g.vlan, Kind: probe.Echo, Target: o.address, Source: source, To: mac, Size: size})
+	}
+	return e.Count
+}
+
+// believe takes what came of confirm.
+func (g *segment) believe(o own, before int) {
+	if !g.echoTooLarge(o.station, o.address) || g.echoed(o.station, o.address).Count == before {
+		return
+	}
+	g.confirmed[o] = true
+	if g.nobodyPasses(o.address) {
+		for _, s := range g.tooLargeFor(o.address) {
+			g.confirmed[own{s, o.address}] = true
+		}
+	}
+}
+
+// isConfirmed says that it is the size that a gateway does not answer, here or in the VLAN that was looked at.
+func (g *segment) isConfirmed(s *station, a netip.Addr) bool {
+	if g.like == nil {
+		return false
+	}
+	return slices.ContainsFunc(g.like.gateways, func(other netip.Addr) bool { return other.Is4() == a.Is4() && g.like.confirmed[own{s, other}] })
+}
