@@ -7,11 +7,23 @@ import (
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
-// question is one of a node for an address in a VLAN; for the zero one it is a DISCOVER.
+// question is one of a node, in a VLAN, for an address if it is for one.
 type question struct {
 	vlan   vlan.ID
+	what   asked
 	target netip.Addr
 }
+
+// asked is what a question is for.
+type asked int
+
+const (
+	anOffer     asked = iota // DISCOVER
+	aGateway                 // from no address
+	aTarget                  // from a source
+	aGatewayToo              // from a source, so that it learns the source's MAC
+	anEcho
+)
 
 // again says which questions of the slow classes are worth another round. Silence is believed after as
 // many questions as there are rounds, but not each by itself: where a node has no answer at all in many VLANs,
@@ -22,12 +34,13 @@ type again struct {
 	pools  map[poolKey]pool
 }
 
-// poolKey is a node's questions of one class, in the VLANs in which it hears peers, or they hear it, or in
+// poolKey is a node's questions for one thing, by ARP or ND, in the VLANs in which it hears peers, or they hear it, or in
 // those in which it is cut off from them.
 type poolKey struct {
-	s     *station
-	class probe.Class
-	cut   bool
+	s    *station
+	what asked
+	is4  bool
+	cut  bool
 }
 
 // pool is how many there were, and answers.
@@ -51,38 +64,51 @@ func (g *segment) cut(s *station) bool {
 }
 
 // got says that a member has the answer to a question.
-func (g *segment) got(s *station, a netip.Addr) bool {
-	if !a.IsValid() {
+func (g *segment) got(s *station, q question) bool {
+	switch q.what {
+	case anOffer:
 		return len(s.obs.In(g.tagAt(s)).Offers) > 0
+	case aGatewayToo:
+		return g.answeredFrom(s, q.target)
+	case anEcho:
+		return g.echoed(s, q.target).Count > 0
 	}
-	return g.answered(s, a)
+	return g.answered(s, q.target)
 }
 
-func slowClass(a netip.Addr) probe.Class {
-	if !a.IsValid() {
-		return probe.ClassDHCP
+// pool of a question.
+func (q question) pool(s *station, cut bool) poolKey { return poolKey{s, q.what, q.target.Is4(), cut} }
+
+// questions are all that may be asked in the segment.
+func (g *segment) questions() []question {
+	list := []question{{vlan: g.vlan, what: anOffer}}
+	for _, a := range g.gateways {
+		list = append(list, question{g.vlan, aGateway, a}, question{g.vlan, aGatewayToo, a}, question{g.vlan, anEcho, a})
 	}
-	return probe.Ask{Kind: probe.Gateway, Target: a}.Class()
+	for _, a := range g.hosts {
+		list = append(list, question{g.vlan, aTarget, a})
+	}
+	return list
 }
 
 // again counts what was asked up to now.
 func (c *check) again() *again {
 	w := &again{rounds: c.options.Rounds, pools: map[poolKey]pool{}}
 	for _, g := range c.segments {
+		questions := g.questions()
 		for _, s := range g.active() {
 			cut := g.cut(s)
-			for _, a := range append([]netip.Addr{{}}, g.gateways...) {
-				n := s.tries[question{g.vlan, a}]
+			for _, q := range questions {
+				n := s.tries[q]
 				if n == 0 {
 					continue
 				}
-				k := poolKey{s, slowClass(a), cut}
-				p := w.pools[k]
+				p := w.pools[q.pool(s, cut)]
 				p.asked += n
-				if g.got(s, a) {
+				if g.got(s, q) {
 					p.answered++
 				}
-				w.pools[k] = p
+				w.pools[q.pool(s, cut)] = p
 			}
 		}
 	}
@@ -90,15 +116,15 @@ func (c *check) again() *again {
 }
 
 // worth says whether to ask, and counts it; nil is of a plan.
-func (w *again) worth(g *segment, s *station, a netip.Addr) bool {
+func (w *again) worth(g *segment, s *station, what asked, a netip.Addr) bool {
 	if w == nil {
 		return true
 	}
-	q := question{g.vlan, a}
+	q := question{g.vlan, what, a}
 	if s.tries[q] > 0 {
 		cut := g.cut(s)
-		p := w.pools[poolKey{s, slowClass(a), cut}]
-		if p.answered == 0 && p.asked >= 2*w.rounds || !cut && g.nobodyGot(a, 2*w.rounds) {
+		p := w.pools[q.pool(s, cut)]
+		if p.answered == 0 && p.asked >= 2*w.rounds || !cut && g.nobodyGot(q, 2*w.rounds) {
 			return false
 		}
 	}
@@ -110,14 +136,14 @@ func (w *again) worth(g *segment, s *station, a netip.Addr) bool {
 }
 
 // nobodyGot says that members who are not cut off have asked so often, and none has an answer.
-func (g *segment) nobodyGot(a netip.Addr, often int) bool {
+func (g *segment) nobodyGot(q question, often int) bool {
 	asked := 0
 	for _, s := range g.active() {
-		if g.got(s, a) {
+		if g.got(s, q) {
 			return false
 		}
 		if !g.cut(s) {
-			asked += s.tries[question{g.vlan, a}]
+			asked += s.tries[q]
 		}
 	}
 	return asked >= often

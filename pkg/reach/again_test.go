@@ -62,6 +62,47 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// TestAgainFromSources: so it is with what is asked from sources, and who has answered is not asked again.
+func TestAgainFromSources(t *testing.T) {
+	const id = vlan.ID(101)
+	type counts struct{ target, gateway, echoes int }
+	for _, tt := range []struct {
+		name  string
+		fault func(*site)
+		want  counts // of n1
+	}{
+		{"all is well", func(*site) {}, counts{1, 1, 2}},
+		{"a target is silent", func(s *site) { s.silence(targetMAC(id)) }, counts{3, 1, 2}},
+		{"a gateway answers no echoes", func(s *site) { s.gateways[id].hears = s.gateways[id].hears[:4] }, counts{1, 1, 6}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				s := newAddressed(32)
+				tt.fault(s)
+				var got counts
+				s.gateways[id].hears = append(s.gateways[id].hears, func(_ *host, _ probe.Frame, p gopacket.Packet) {
+					arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP)
+					ip, _ := p.NetworkLayer().(*layers.IPv4)
+					switch {
+					case ip != nil && ip.Protocol == layers.IPProtocolICMPv4 && netip.AddrFrom4([4]byte(ip.SrcIP)) == sourceOf(0, id):
+						got.echoes++
+					case !ok || arp.Operation != layers.ARPRequest || netip.AddrFrom4([4]byte(arp.SourceProtAddress)) != sourceOf(0, id):
+					case netip.AddrFrom4([4]byte(arp.DstProtAddress)) == gatewayOf(id):
+						got.gateway++
+					case netip.AddrFrom4([4]byte(arp.DstProtAddress)) == targetOf(id):
+						got.target++
+					}
+				})
+				s.check(t, Options{})
+				close(s.over)
+				if got != tt.want {
+					t.Errorf("asked %+v, want %+v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
 // TestParts: whatever is to be sent goes in its order, in parts that no node is busy with for longer than
 // sliceTime, so that the others, which have nothing to send, do not take the check for dead.
 func TestParts(t *testing.T) {

@@ -489,12 +489,12 @@ func (g *segment) asks(o *Options, again *again, to map[*station][]probe.Ask) {
 		}
 		if o.wants(TestGateway) {
 			for _, a := range g.gateways {
-				if g.asksFor(s, a) && !g.answered(s, a) && again.worth(g, s, a) {
+				if g.asksFor(s, a) && !g.answered(s, a) && again.worth(g, s, aGateway, a) {
 					ask(probe.Ask{Kind: probe.Gateway, Target: a})
 				}
 			}
 		}
-		if g.wantsOffer(o) && len(s.obs.In(g.tagAt(s)).Offers) == 0 && again.worth(g, s, netip.Addr{}) {
+		if g.wantsOffer(o) && len(s.obs.In(g.tagAt(s)).Offers) == 0 && again.worth(g, s, anOffer, netip.Addr{}) {
 			ask(probe.Ask{Kind: probe.DHCP})
 		}
 		if o.wants(TestRouters) && s.obs.Sent == 0 {

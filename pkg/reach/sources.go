@@ -149,8 +149,9 @@ func (c *check) fromSources(ctx context.Context) {
 	}
 	for round := range c.options.Rounds {
 		asks := map[*station][]probe.Ask{}
+		again := c.again()
 		for _, g := range c.segments {
-			g.asksFromSources(&c.options, round, asks)
+			g.asksFromSources(&c.options, round, again, asks)
 		}
 		if len(asks) == 0 {
 			return
@@ -190,14 +191,14 @@ func (g *segment) detect(to map[*station][]probe.Ask) {
 
 // asksFromSources adds what was not answered yet. Who is asked for an echo is asked for its MAC first, a
 // round before, and so learns that of the source.
-func (g *segment) asksFromSources(o *Options, round int, to map[*station][]probe.Ask) {
+func (g *segment) asksFromSources(o *Options, round int, again *again, to map[*station][]probe.Ask) {
 	for _, s := range g.active() {
 		ask := func(a probe.Ask) {
 			a.VLAN, a.Untagged = g.vlan, s.Native == g.vlan
 			to[s] = append(to[s], a)
 		}
 		for _, a := range g.hosts {
-			if source, ok := g.asksFrom(s, a); ok && o.wants(TestTarget) && g.wantsTarget(s, a) && !g.answered(s, a) {
+			if source, ok := g.asksFrom(s, a); ok && o.wants(TestTarget) && g.wantsTarget(s, a) && !g.answered(s, a) && again.worth(g, s, aTarget, a) {
 				ask(probe.Ask{Kind: probe.Host, Target: a, Source: source})
 			}
 		}
@@ -210,10 +211,10 @@ func (g *segment) asksFromSources(o *Options, round int, to map[*station][]probe
 			if !ok || !g.asksFor(s, a) || has.Largest >= g.asked(s) {
 				continue
 			}
-			if has.Count == 0 {
+			if has.Count == 0 && !g.answeredFrom(s, a) && again.worth(g, s, aGatewayToo, a) {
 				ask(probe.Ask{Kind: probe.Host, Target: a, Source: source})
 			}
-			if to, known := g.macOf(s, a); known && round > 0 {
+			if to, known := g.macOf(s, a); known && round > 0 && (has.Count > 0 || again.worth(g, s, anEcho, a)) {
 				if has.Count == 0 {
 					ask(probe.Ask{Kind: probe.Echo, Target: a, Source: source, To: to, Size: smallEcho})
 				}
