@@ -85,7 +85,7 @@ func (v *view) fails(s *station, t Test, target string) Code {
 	case TestMTU:
 		return v.failed(s, cmp.Or(target, fmt.Sprint("MTU ", v.mtu)), MTUBelowIntent)
 	case TestTarget:
-		return v.failed(s, target, TargetSilent)
+		return v.failed(s, target, TargetSilent, DuplicateAddress)
 	case TestGateway:
 		return v.failed(s, target, GatewaySilent, GatewayFiltered, DuplicateAddress)
 	case TestDHCP:

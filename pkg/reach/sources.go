@@ -328,7 +328,7 @@ func (v *view) ownAddresses() {
 	}
 }
 
-// silentHosts finds targets that are silent, to all who ask or to some.
+// silentHosts finds targets that are silent, to all who ask or to some, or two.
 func (v *view) silentHosts() {
 	if v.unclear != "" {
 		return
@@ -339,6 +339,7 @@ func (v *view) silentHosts() {
 	for _, a := range v.segment.hosts {
 		asked := slices.DeleteFunc(v.clear(), func(s *station) bool { return v.noTarget(s, a) != "" })
 		with := slices.DeleteFunc(slices.Clone(asked), func(s *station) bool { return !v.answered(s, a) })
+		v.twoHave(a)
 		switch {
 		case len(asked) == 0:
 		case len(with) == 0:

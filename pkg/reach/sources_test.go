@@ -207,6 +207,10 @@ func TestFromSources(t *testing.T) {
 			s.silence(targetMAC(id))
 			s.silence(targetMAC(id + 1))
 		}, func(*site) []string { return each(TargetSilent, "*", []vlan.ID{id, id + 1}) }, 0, 0},
+		{"two have a target's address", func(s *site) { s.host(s.a, id, otherMAC, holds(targetOf(id))) },
+			func(*site) []string { return []string{atom(DuplicateAddress, "*", id)} }, 0, 0},
+		{"two have that of IPv6", func(s *site) { s.host(s.a, id, otherMAC, holds(target6Of(id))) },
+			func(*site) []string { return []string{atom(DuplicateAddress, "*", id)} }, 0, 0},
 		{"a target is a VM of a node, which hears the others alone", func(s *site) {
 			s.nodes[1].desc.Trunks[0].VMs = []probe.MAC{targetMAC(id)}
 			me := s.nodes[1].desc.Trunks[0].MAC.Foreign()
