@@ -223,9 +223,6 @@ func (m MAC) Foreign() MAC {
 	return MAC{0x02, 0x48, h[0], h[1], h[2], h[3]}
 }
 
-// isForeign says that a MAC is some uplink's Foreign.
-func (m MAC) isForeign() bool { return m[0] == 0x02 && m[1] == 0x48 }
-
 var broadcast = MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 // errShort is of a frame that ends too early.

@@ -229,8 +229,9 @@ func (s *Station) hearOfSources(f Frame, c *claim) {
 	switch {
 	case src == nil:
 	case q.from.IsUnspecified():
-		// A peer asks on the node's behalf.
-		if !q.mac.isForeign() {
+		// A peer asks on the node's behalf; a switch asks who it has learnt whether it is still there.
+		tracked := MAC(f.Data[:6]) == me && src.usable() == nil
+		if !s.peers[q.mac] && !tracked {
 			src.held = q.mac
 		}
 	case src.usable() == nil && !q.mac.IsGroup() && (s.asked[q.from] || s.answeredBy(f.VLAN, q.mac)):

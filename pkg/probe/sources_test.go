@@ -152,6 +152,8 @@ func TestSourceHeld(t *testing.T) {
 		{"an announcement", arpOf(t, layers.ARPReply, otherMAC, "192.0.2.241", broadcast, broadcast, "192.0.2.241"), 5, true},
 		{"a probe", arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", broadcast, MAC{}, "192.0.2.241"), 5, true},
 		{"a peer's probe", arpOf(t, layers.ARPRequest, peerMAC.Foreign(), "0.0.0.0", broadcast, MAC{}, "192.0.2.241"), 5, false},
+		{"one whose MAC is like a peer's", arpOf(t, layers.ARPRequest, otherMAC.Foreign(), "0.0.0.0", broadcast, MAC{}, "192.0.2.241"), 5, true},
+		{"a switch that tracks who is there", arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", me, MAC{}, "192.0.2.241"), 5, false},
 		{"a peer that uses it", arpOf(t, layers.ARPRequest, peerMAC.Foreign(), "192.0.2.241", broadcast, MAC{}, "192.0.2.1"), 5, true},
 		{"one's own probe", arpOf(t, layers.ARPRequest, me, "0.0.0.0", broadcast, MAC{}, "192.0.2.241"), 5, false},
 		{"one's own question", arpOf(t, layers.ARPRequest, me, "192.0.2.241", broadcast, MAC{}, "192.0.2.1"), 5, false},
@@ -165,6 +167,7 @@ func TestSourceHeld(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := sourced(t)
+			s.wire.tell(whole(6, newHello(t, Greeting{Run: RunID{9}, Kind: Hello, Node: "node2", Uplink: "eth1", VLAN: 6}, peerMAC, broadcast)))
 			f := whole(5, tt.frame)
 			if tt.vlan == 6 {
 				f.VLAN = 6
@@ -188,6 +191,18 @@ func TestSourceHeld(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSourceTracked: before the address is used, one who asks the node alone wants it, too.
+func TestSourceTracked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStation(t, here)
+		must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}}))
+		s.wire.tell(whole(5, arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", myMAC.Foreign(), MAC{}, "192.0.2.241")))
+		if o := s.Observation(); o.Sources[0].Held != otherMAC {
+			t.Errorf("%+v", o.Sources)
+		}
+	})
 }
 
 // TestSourceAnswers: who was asked is answered, from whichever of its addresses it asks, and nobody else; never

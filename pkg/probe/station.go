@@ -35,6 +35,7 @@ type Station struct {
 	book  *book
 	seq   uint32
 	asked map[netip.Addr]bool // addresses of others
+	peers map[MAC]bool        // Foreign MACs of those whose hellos were heard, of whichever check
 	// sources are those that the station asks from itself.
 	sources map[sourceKey]*source
 	replies chan reply
@@ -52,7 +53,7 @@ type Pace interface {
 
 // Start begins to listen; conn is the station's from now on.
 func Start(conn Conn, keys Keys, pace Pace, run RunID, at Place) *Station {
-	s := &Station{place: at, run: run, keys: keys, conn: conn, pace: pace, book: newBook(), asked: map[netip.Addr]bool{},
+	s := &Station{place: at, run: run, keys: keys, conn: conn, pace: pace, book: newBook(), asked: map[netip.Addr]bool{}, peers: map[MAC]bool{},
 		sources: map[sourceKey]*source{}, replies: make(chan reply, maxReplies), waiting: map[asker]bool{}, done: make(chan struct{})}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.work.Go(s.listen)
@@ -228,6 +229,9 @@ func (s *Station) hear(f Frame) {
 func (s *Station) hearHello(f Frame, g Greeting, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err == nil {
+		s.meet(MAC(f.Data[6:12]), g.Kind)
+	}
 	switch {
 	case err != nil:
 		if g.Run == s.run {
@@ -238,5 +242,15 @@ func (s *Station) hearHello(f Frame, g Greeting, err error) {
 		// A peer's, that the switch has not learnt yet.
 	case g.Run == s.run && vlan.ID(g.VLAN).Validate() == nil:
 		s.book.page(f.VLAN).hello(g)
+	}
+}
+
+// meet notes a peer by a hello of a kind, and whom it is from. s.mu is held.
+func (s *Station) meet(from MAC, k Kind) {
+	if k != Foreign {
+		from = from.Foreign()
+	}
+	if len(s.peers) < maxHellos {
+		s.peers[from] = true
 	}
 }
