@@ -256,13 +256,16 @@ func (p *prober) Send(ctx context.Context, run probe.RunID, trunk string, asks [
 	return s.Send(ctx, asks)
 }
 
-// allowed keeps a check to what this node itself should carry, whoever runs it: its VLANs, and addresses
+// allowed keeps a check to what this node itself should carry, whoever runs it: its VLANs, as it has them, and addresses
 // that its networks name, since others must not be asked, nor asked from.
 func (p *prober) allowed(trunk string, asks []probe.Ask) error {
 	t, networks := p.a.trunks()[trunk], p.networksOf(trunk)
 	for _, a := range asks {
 		if !t.AllowedVLANs.Contains(a.VLAN) && a.VLAN != t.NativeVLAN {
 			return fmt.Errorf("VLAN %d is not in uplink.allowedVLANs of trunk %s on node %s", a.VLAN, trunk, p.node)
+		}
+		if a.Untagged != (a.VLAN == t.NativeVLAN) {
+			return fmt.Errorf("VLAN %d with a tag: %v; the native VLAN of trunk %s on node %s is %d", a.VLAN, !a.Untagged, trunk, p.node, t.NativeVLAN)
 		}
 		known := !a.Target.IsValid()
 		for _, n := range networks {

@@ -65,7 +65,7 @@ func TestAllowed(t *testing.T) {
 		{probe.Echo, target, mine, 100, false},
 		{probe.Echo, gateway, any, 100, false},
 	} {
-		ask := probe.Ask{VLAN: tt.vlan, Kind: tt.kind}
+		ask := probe.Ask{VLAN: tt.vlan, Untagged: tt.vlan == 1, Kind: tt.kind}
 		if tt.target != "" {
 			ask.Target = netip.MustParseAddr(tt.target)
 		}
@@ -77,6 +77,19 @@ func TestAllowed(t *testing.T) {
 		}
 		if err := p.allowed("other", []probe.Ask{ask}); err == nil && tt.target != "" {
 			t.Errorf("%+v on another trunk", ask)
+		}
+	}
+}
+
+// TestAllowedTags: what is sent without a tag is the node's own native VLAN, and nothing else is.
+func TestAllowedTags(t *testing.T) {
+	p := probed(t)
+	for id, native := range map[vlan.ID]bool{1: true, 100: false} {
+		for _, untagged := range []bool{true, false} {
+			err := p.allowed("physnet1", []probe.Ask{{VLAN: id, Untagged: untagged, Kind: probe.Hello}})
+			if (err == nil) != (untagged == native) {
+				t.Errorf("VLAN %d, untagged %v: %v", id, untagged, err)
+			}
 		}
 	}
 }
