@@ -513,7 +513,7 @@ func (s *site) addresses(routers []*host) {
 	}
 }
 
-// TestCost: 8 nodes and 100 VLANs take less than 20 s at the default pace, healthy or not, and a report
+// TestCost: 8 nodes and 100 VLANs take less than 20 s at the default pace, healthy or not (with sources, what ARP's pace takes), and a report
 // of them fits into a message. The time is that of pauses and paces, not of a machine.
 func TestCost(t *testing.T) {
 	for _, tt := range []struct {

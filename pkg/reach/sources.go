@@ -92,12 +92,13 @@ func (g *segment) shared(s *station, source netip.Addr) bool {
 	return g.alone || slices.ContainsFunc(g.askers[own{s, source}], asked)
 }
 
-// mayAsk are two peers who have sources themselves (others know nothing of them), and hear the node and are heard:
-// what would be answered gets there.
-func (g *segment) mayAsk(s *station, source netip.Addr) (list []*station) {
+// mayAsk are two peers who have sources themselves (others know nothing of them), and hear the node and are heard,
+// with the MAC that asks, too: what would be answered gets there.
+func (g *segment) mayAsk(o *Options, s *station, source netip.Addr) (list []*station) {
 	const enough = 2
 	for _, p := range g.after(s) {
-		if len(list) < enough && g.sourceIn(p, source).IsValid() && g.heard(s, p, probe.Hello) && g.heard(p, s, probe.Hello) {
+		hear := g.heard(s, p, probe.Hello) && g.heard(p, s, probe.Hello) && (!o.wants(TestMAC) || g.heard(p, s, probe.Foreign))
+		if len(list) < enough && g.sourceIn(p, source).IsValid() && hear {
 			list = append(list, p)
 		}
 	}
@@ -138,7 +139,7 @@ func (c *check) fromSources(ctx context.Context) {
 		asks := map[*station][]probe.Ask{}
 		for _, g := range c.segments {
 			if round == 0 {
-				g.findAskers()
+				g.findAskers(&c.options)
 			}
 			g.detect(asks)
 		}
@@ -164,11 +165,11 @@ func (c *check) fromSources(ctx context.Context) {
 }
 
 // findAskers says who asks for whose source.
-func (g *segment) findAskers() {
+func (g *segment) findAskers(o *Options) {
 	g.askers, g.alone = map[own][]*station{}, len(g.members) == 1
 	for _, s := range g.active() {
 		for _, a := range g.sourcesOf(s) {
-			g.askers[own{s, a}] = g.mayAsk(s, a)
+			g.askers[own{s, a}] = g.mayAsk(o, s, a)
 		}
 	}
 }
