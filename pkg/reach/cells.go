@@ -73,29 +73,37 @@ func (v *view) targets(t Test) (list []string) {
 	return []string{""}
 }
 
-func (v *view) fails(s *station, t Test, target string) Code {
+// Codes are those that fail a cell of the test; there are findings of some that fail none.
+func (t Test) Codes() []Code {
 	switch t {
 	case TestTrunk:
-		if v.out[s] == LinkDown {
-			return LinkDown
-		}
-		return v.failed(s, "", BridgeDrift, Loop, VLANLeak, NativeVLANMismatch, NotTrunked, OneWay, PeersFiltered)
+		return []Code{LinkDown, BridgeDrift, Loop, VLANLeak, NativeVLANMismatch, NotTrunked, OneWay, PeersFiltered}
 	case TestMAC:
-		return v.failed(s, "", MACFiltered, DuplicateMAC)
+		return []Code{MACFiltered, DuplicateMAC}
 	case TestMTU:
-		return v.failed(s, cmp.Or(target, fmt.Sprint("MTU ", v.mtu)), MTUBelowIntent)
-	case TestTarget:
-		return v.failed(s, target, TargetSilent, DuplicateAddress)
+		return []Code{MTUBelowIntent}
 	case TestGateway:
-		return v.failed(s, target, GatewaySilent, GatewayFiltered, DuplicateAddress)
+		return []Code{GatewaySilent, GatewayFiltered, DuplicateAddress}
+	case TestTarget:
+		return []Code{TargetSilent, DuplicateAddress}
 	case TestDHCP:
-		return v.failed(s, "", DHCPSilent, DHCPRogue)
+		return []Code{DHCPSilent, DHCPRogue}
 	case TestRouters:
-		return v.failed(s, "", RAUnexpected)
+		return []Code{RAUnexpected}
 	case TestLLDP:
-		return v.failed(s, "", LLDPVLANMissing)
+		return []Code{LLDPVLANMissing}
 	}
-	return ""
+	return nil
+}
+
+func (v *view) fails(s *station, t Test, target string) Code {
+	switch {
+	case t == TestTrunk && v.out[s] == LinkDown:
+		return LinkDown
+	case t == TestMTU:
+		target = cmp.Or(target, fmt.Sprint("MTU ", v.mtu))
+	}
+	return v.failed(s, target, t.Codes()...)
 }
 
 // proved says that a test was seen to pass, as far as that can be seen in one VLAN by itself.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
 	"github.com/homeport-cni/homeport/pkg/kube/controller"
@@ -117,9 +118,12 @@ func TestValues(t *testing.T) {
 	for _, test := range reach.Tests() {
 		there["test"] = append(there["test"], string(test))
 	}
+	for _, c := range reach.Codes() {
+		there["code"] = append(there["code"], string(c.Code))
+	}
 	chosen := map[string]bool{}
 	for _, r := range rules {
-		for _, m := range regexp.MustCompile(`\b(test|severity|name)=~?"([^"]*)"`).FindAllStringSubmatch(r.Expr, -1) {
+		for _, m := range regexp.MustCompile(`\b(test|code|severity|name)=~?"([^"]*)"`).FindAllStringSubmatch(r.Expr, -1) {
 			chosen[m[1]] = true
 			for _, value := range strings.Split(m[2], "|") {
 				if !slices.Contains(there[m[1]], value) {
@@ -130,6 +134,34 @@ func TestValues(t *testing.T) {
 	}
 	if len(chosen) != len(there) {
 		t.Errorf("only %v are chosen by", chosen)
+	}
+}
+
+// TestToldByCells: of the tests that alerts count cells of, HomeportFinding leaves out what fails them, each
+// code by its test, and nothing else.
+func TestToldByCells(t *testing.T) {
+	rules, _ := alertRules(t)
+	got, want := map[reach.Test][]reach.Code{}, map[reach.Test][]reach.Code{}
+	for _, r := range rules {
+		if r.Record == "homeport:vlan_works" || r.Record == "homeport:test_fails" {
+			for _, test := range strings.Split(regexp.MustCompile(`test=~"([^"]*)"`).FindStringSubmatch(r.Expr)[1], "|") {
+				want[reach.Test(test)] = reach.Test(test).Codes()
+			}
+		}
+		if r.Alert != "HomeportFinding" {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`code=~"([^"]*)"[^"]*test="([^"]*)"`).FindAllStringSubmatch(r.Expr, -1) {
+			for _, code := range strings.Split(m[1], "|") {
+				got[reach.Test(m[2])] = append(got[reach.Test(m[2])], reach.Code(code))
+			}
+		}
+		if codes, unless := strings.Count(r.Expr, "code="), strings.Count(r.Expr, "unless"); codes != len(got) || unless != len(got) {
+			t.Errorf("%d times code, %d times unless, of %d tests", codes, unless, len(got))
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("want -, got +\n%s", d)
 	}
 }
 

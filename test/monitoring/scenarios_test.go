@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/homeport-cni/homeport/pkg/reach"
 )
 
 // change gives series other values; "" takes them away.
@@ -61,6 +63,49 @@ func changed(t *testing.T, all []series, changes []change) []series {
 	return all
 }
 
+// withFindings adds to cells that fail what they fail by: while they do, the first code of their test.
+func withFindings(all []series) []series {
+	cell := regexp.MustCompile(cells)
+	label := func(s, name string) string {
+		return regexp.MustCompile(`\b` + name + `="([^"]*)"`).FindStringSubmatch(s)[1]
+	}
+	found := map[string]bool{}
+	for _, s := range all {
+		found[s.Series] = true
+	}
+	for _, s := range slices.Clone(all) {
+		if !cell.MatchString(s.Series) || !strings.HasPrefix(s.Values, "0x") {
+			continue
+		}
+		code, _ := reach.Test(label(s.Series, "test")).Codes()[0].Text()
+		name := fmt.Sprintf(`homeport_reachability_findings{node=%q,check=%q,code=%q,severity=%q}`, label(s.Series, "node"), label(s.Series, "check"), code.Code, code.Severity)
+		if !found[name] {
+			found[name] = true
+			all = append(all, series{name, strings.NewReplacer("0x", "1x", "1x600", "stale").Replace(s.Values)})
+		}
+	}
+	return all
+}
+
+// told are a node's findings of all codes that fail cells which alerts count, for ten hours, and the cells.
+func told(node string) (findings, failing []series) {
+	for _, test := range []reach.Test{reach.TestTrunk, reach.TestMAC, reach.TestMTU, reach.TestGateway} {
+		failing = append(failing, series{fmt.Sprintf(`homeport_reachability_cell_passed{node=%q,check="daily",trunk="t",vlan="100",test=%q,target=""}`, node, test), fail})
+		for _, c := range test.Codes() {
+			findings = append(findings, series{fmt.Sprintf(`homeport_reachability_findings{node=%q,check="daily",code=%q,severity="error"}`, node, c), "1x600"})
+		}
+	}
+	return findings, failing
+}
+
+// findingsOf are the alerts of what a check found.
+func findingsOf(found []series) (alerts []string) {
+	for _, s := range found {
+		alerts = append(alerts, "HomeportFinding "+regexp.MustCompile(`check="\w+",code="\w+"`).FindString(s.Series))
+	}
+	return alerts
+}
+
 type scenario struct {
 	changes []change
 	more    []series
@@ -75,42 +120,64 @@ func none(at ...string) []fires {
 	return out
 }
 
+// lasting are alerts of cells that fail from the beginning.
+func lasting(alerts ...string) []fires {
+	return []fires{{"4m", nil}, {"6m", alerts}, {"11m", alerts}, {"1h", alerts}}
+}
+
 func reachability() map[string]scenario {
+	found, failing := told("n1")
+	_, elsewhere := told("n2")
 	return map[string]scenario{
 		"all is well": {want: none("0m", "30m", "10h")},
 		"a VLAN is dead on all nodes": {changes: []change{{cells + `vlan="101"`, fail}},
-			want: []fires{{"4m", nil}, {"6m", []string{`HomeportVLANUnreachable trunk="t",vlan="101"`}}}},
+			want: lasting(`HomeportVLANUnreachable trunk="t",vlan="101"`)},
 		"a VLAN is dead on half of the nodes": {changes: []change{{cells + `node="n[12]".*vlan="101"`, fail}},
-			want: []fires{{"6m", []string{`HomeportVLANUnreachable trunk="t",vlan="101"`}}}},
+			want: lasting(`HomeportVLANUnreachable trunk="t",vlan="101"`)},
 		"two VLANs of one node": {changes: []change{{cells + `node="n2".*vlan="10[01]"`, fail}},
-			want: []fires{{"4m", nil}, {"6m", []string{`HomeportNodeUnreachable node="n2",trunk="t"`}}}},
+			want: lasting(`HomeportNodeUnreachable node="n2",trunk="t"`)},
 		"a node is cut off": {changes: []change{{cells + `node="n2"`, fail}},
-			want: []fires{{"6m", []string{`HomeportNodeUnreachable node="n2",trunk="t"`}}}},
+			want: lasting(`HomeportNodeUnreachable node="n2",trunk="t"`)},
 		"a VLAN on all nodes, another on one": {changes: []change{{cells + `vlan="101"`, fail}, {cells + `node="n2".*vlan="100"`, fail}},
-			want: []fires{{"6m", []string{`HomeportNodeUnreachable node="n2",trunk="t"`, `HomeportVLANUnreachable trunk="t",vlan="101"`}}}},
+			want: lasting(`HomeportNodeUnreachable node="n2",trunk="t"`, `HomeportVLANUnreachable trunk="t",vlan="101"`)},
 		"the trunk is cut": {changes: []change{{cells, fail}},
-			want: []fires{{"4m", nil}, {"6m", []string{`HomeportTrunkUnreachable trunk="t"`}}}},
+			want: lasting(`HomeportTrunkUnreachable trunk="t"`)},
 		"one test of many fails, also of another check": {
 			more: []series{{`homeport_reachability_cell_passed{node="n1",check="daily",trunk="t",vlan="100",test="mtu",target=""}`, fail}},
-			want: []fires{{"6m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`}}}},
+			want: lasting(`HomeportNodeUnreachable node="n1",trunk="t"`)},
 		"no DHCP": {more: []series{{`homeport_reachability_cell_passed{node="n1",check="hourly",trunk="t",vlan="100",test="dhcp",target=""}`, fail}},
-			want: none("30m")},
-		"one lost frame": {changes: []change{{cells + `vlan="101"`, "0x2 1x600"}}, want: none("6m", "30m")},
+			want: []fires{{"9m", nil}, {"11m", []string{`HomeportFinding check="hourly",code="DHCP_SILENT"`}}}},
+		"one lost frame": {changes: []change{{cells + `vlan="101"`, "0x2 1x600"}}, want: none("6m", "11m", "13m", "30m")},
+		"it is mended": {changes: []change{{cells + `vlan="101"`, "0x20 1x600"}},
+			want: append([]fires{{"20m", []string{`HomeportVLANUnreachable trunk="t",vlan="101"`}}}, none("21m", "29m", "30m", "31m", "32m")...)},
 		"an agent restarts meanwhile": {changes: []change{{cells + `node="n1".*vlan="101"`, "0x10 stale _x5 0x600"}, {`^up.*"n1"`, "1x10 0x5 1x600"}},
 			want: []fires{{"10m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`}}, {"13m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`}}, {"20m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`}}}},
 		"all agents restart": {
 			changes: []change{{`_network_offered`, "0x12 stale _x5 0x600"}, {`_last_run_error`, "1x12 stale _x5 1x600"}, {`_every_seconds`, "3600x12 stale _x5 3600x600"},
 				{`_last_run_timestamp_seconds`, "_"}, {`_desired_state_stale.*"n1"`, "1x12 stale _x5 1x600"}},
-			more: []series{{`homeport_reachability_findings{node="n1",check="hourly",code="LOOP",severity="warning"}`, "1x12 stale _x5 1x600"}},
-			want: []fires{{"16m", []string{`HomeportFinding check="hourly",code="LOOP"`, `HomeportCheckFailed check="hourly"`, `HomeportCheckNotRun check="hourly"`,
+			more: []series{{`homeport_reachability_findings{node="n1",check="hourly",code="AGENT_ABSENT",severity="warning"}`, "1x12 stale _x5 1x600"}},
+			want: []fires{{"16m", []string{`HomeportFinding check="hourly",code="AGENT_ABSENT"`, `HomeportCheckFailed check="hourly"`, `HomeportCheckNotRun check="hourly"`,
 				`HomeportNetworkNotOffered network="lan"`, `HomeportDesiredStateStale `}}}},
 		"a node leaves": {changes: []change{{`"n1"`, "0x10 stale"}}, want: none("40m")},
 
 		"a finding on two nodes": {more: []series{
-			{`homeport_reachability_findings{node="n1",check="hourly",code="LOOP",severity="error"}`, "1x600"},
-			{`homeport_reachability_findings{node="n2",check="hourly",code="LOOP",severity="error"}`, "2x600"},
+			{`homeport_reachability_findings{node="n1",check="hourly",code="RA_UNEXPECTED",severity="warning"}`, "1x600"},
+			{`homeport_reachability_findings{node="n2",check="hourly",code="RA_UNEXPECTED",severity="warning"}`, "2x600"},
 			{`homeport_reachability_findings{node="n2",check="hourly",code="NO_PEER",severity="info"}`, "2x600"}},
-			want: []fires{{"9m", nil}, {"11m", []string{`HomeportFinding check="hourly",code="LOOP"`}}}},
+			want: []fires{{"9m", nil}, {"11m", []string{`HomeportFinding check="hourly",code="RA_UNEXPECTED"`}}}},
+		"all that cells tell":          {more: slices.Concat(found, failing), want: lasting(`HomeportNodeUnreachable node="n1",trunk="t"`)},
+		"the same where no cell fails": {more: found, want: []fires{{"9m", nil}, {"11m", findingsOf(found)}}},
+		"the same where cells of another node fail": {more: slices.Concat(found, elsewhere),
+			want: []fires{{"11m", append(findingsOf(found), `HomeportNodeUnreachable node="n2",trunk="t"`)}}},
+		"a check that tests DHCP alone, and a link is down": {changes: []change{{cells + `node="n1"`, ""}},
+			more: []series{{`homeport_reachability_findings{node="n1",check="hourly",code="LINK_DOWN",severity="error"}`, "1x600"}},
+			want: []fires{{"11m", []string{`HomeportFinding check="hourly",code="LINK_DOWN"`}}}},
+		"such a check, and one that tests all": {changes: []change{{cells + `node="n1"`, fail}},
+			more: []series{{`homeport_reachability_findings{node="n1",check="daily",code="LINK_DOWN",severity="error"}`, "1x600"}},
+			want: lasting(`HomeportNodeUnreachable node="n1",trunk="t"`)},
+		"a cell fails, and a source's address is double": {changes: []change{{cells + `node="n1".*vlan="101"`, fail}},
+			more: []series{{`homeport_reachability_findings{node="n1",check="hourly",code="DUPLICATE_ADDRESS",severity="error"}`, "1x600"}},
+			want: []fires{{"11m", []string{`HomeportNodeUnreachable node="n1",trunk="t"`, `HomeportFinding check="hourly",code="DUPLICATE_ADDRESS"`}}}},
 		"no run any more": {changes: []change{{`_last_run_timestamp_seconds`, "0x600"}},
 			want: []fires{{"3h10m", nil}, {"3h17m", []string{`HomeportCheckNotRun check="hourly"`}}}},
 		"one node is told of none": {changes: []change{{`_last_run_timestamp_seconds.*"n1"`, "0x600"}}, want: none("5h")},
@@ -157,7 +224,7 @@ func TestAlerts(t *testing.T) {
 	for of, scenarios := range map[string]map[string]scenario{"reachability": reachability(), "nodes": nodes()} {
 		for name, s := range scenarios {
 			t.Run(of+"/"+name, func(t *testing.T) {
-				g := testGroup{Series: append(changed(t, wellNodes(t), s.changes), s.more...)}
+				g := testGroup{Series: withFindings(append(changed(t, wellNodes(t), s.changes), s.more...))}
 				for _, f := range s.want {
 					e := exprTest{Expr: `count by (alertname, trunk, vlan, node, check, code, network, kind) (ALERTS{alertstate="firing"})`, At: f.at}
 					for _, a := range f.alerts {
