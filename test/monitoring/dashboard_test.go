@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/test/docs"
 )
@@ -30,7 +32,11 @@ type panel struct {
 	FieldConfig              struct{ Defaults struct{ Unit string } }
 	Transformations          []struct {
 		ID      string
-		Options struct{ ColumnField, RowField, ValueField string }
+		Options struct {
+			ColumnField, RowField, ValueField string
+			Sort                              []struct{ Field string }
+			Conversions                       []struct{ TargetField, DestinationType string }
+		}
 	}
 }
 
@@ -152,6 +158,14 @@ func TestDashboardNames(t *testing.T) {
 			expr := strings.ReplaceAll(q.Expr, "[$__rate_interval]", "[5m]")
 			checkNames(t, p.Title, expr, known)
 			_, _, left := named(expr)
+			if label, of := joined(expr); label != "" {
+				for _, l := range of {
+					if !slices.Contains(left, l) {
+						t.Errorf("%s: label %q of %q is not left by %s", p.Title, l, label, q.Expr)
+					}
+				}
+				left = append(left, label)
+			}
 			var said []string
 			for _, m := range regexp.MustCompile(`\{\{(\w+)\}\}`).FindAllStringSubmatch(q.LegendFormat, -1) {
 				said = append(said, m[1])
@@ -168,6 +182,15 @@ func TestDashboardNames(t *testing.T) {
 			}
 		}
 	}
+}
+
+// joined is the label that an expression makes of others.
+func joined(expr string) (label string, of []string) {
+	m := regexp.MustCompile(`^label_join\(.*, "(\w+)", "[^"]*"((?:, "\w+")+)\)$`).FindStringSubmatch(expr)
+	if m == nil {
+		return "", nil
+	}
+	return m[1], regexp.MustCompile(`\w+`).FindAllString(m[2], -1)
 }
 
 // chosen is an expression with variables as Grafana puts them in.
@@ -197,21 +220,43 @@ func TestDashboardData(t *testing.T) {
 	evaluate(t, "", g)
 }
 
-// TestMatrix: a cell is as its worst test, over all checks; one that was not tested is not there.
+// TestMatrix: a cell is as its worst test, over all checks; one that was not tested is not there. Trunks may
+// have VLANs of one number: rows are by both, in their order.
 func TestMatrix(t *testing.T) {
 	d, _ := readDashboard(t)
 	i := slices.IndexFunc(d.Panels, func(p panel) bool { return p.Title == "Reachability" })
 	g := testGroup{Series: append(node(t, "n1", "well", 0), node(t, "n3", "ill", 0)...)}
 	g.Series = append(g.Series,
 		series{`homeport_reachability_cell_passed{node="n1",check="daily",trunk="t",vlan="100",test="mtu",target=""}`, "0x600"},
-		series{`homeport_reachability_cell_passed{node="n1",check="daily",trunk="t",vlan="200",test="trunk",target=""}`, "1x600"})
+		series{`homeport_reachability_cell_passed{node="n1",check="daily",trunk="t",vlan="200",test="trunk",target=""}`, "1x600"},
+		series{`homeport_reachability_cell_passed{node="n1",check="hourly",trunk="u",vlan="100",test="trunk",target=""}`, "1x600"},
+		series{`homeport_reachability_cell_passed{node="n3",check="hourly",trunk="u",vlan="100",test="trunk",target=""}`, "0x600"})
+	cell := func(trunk, vlan, node string, value float64) sample {
+		return sample{fmt.Sprintf("{trunk=%q,vlan=%q,node=%q,row=%q}", trunk, vlan, node, trunk+" "+vlan), value}
+	}
 	g.Exprs = []exprTest{{chosen(d.Panels[i].Targets[0].Expr, map[string]string{"check": ".*", "trunk": ".*", "node": ".*"}), "5m", []sample{
-		{`{node="n1",vlan="100"}`, 0}, {`{node="n1",vlan="101"}`, 1}, {`{node="n1",vlan="200"}`, 1},
-		{`{node="n3",vlan="100"}`, 1}, {`{node="n3",vlan="101"}`, 0},
+		cell("t", "100", "n1", 0), cell("t", "101", "n1", 1), cell("t", "200", "n1", 1), cell("u", "100", "n1", 1),
+		cell("t", "100", "n3", 1), cell("t", "101", "n3", 0), cell("u", "100", "n3", 0),
 	}}}
 	evaluate(t, "", g)
-	if p := d.Panels[i]; p.Type != "table" || p.Targets[0].Format != "table" || len(p.Transformations) == 0 || p.Transformations[len(p.Transformations)-1].ID != "groupingToMatrix" {
+	p := d.Panels[i]
+	if p.Type != "table" || p.Targets[0].Format != "table" {
 		t.Errorf("it is no matrix: %s of %s", p.Type, p.Targets[0].Format)
+	}
+	var steps []string
+	for _, tr := range p.Transformations {
+		o := tr.Options
+		switch tr.ID {
+		case "sortBy":
+			steps = append(steps, "by "+o.Sort[0].Field)
+		case "convertFieldType":
+			steps = append(steps, o.Conversions[0].TargetField+" is a "+o.Conversions[0].DestinationType)
+		default:
+			steps = append(steps, fmt.Sprintf("%s of %s: %s, %s", tr.ID, o.ValueField, o.RowField, o.ColumnField))
+		}
+	}
+	if diff := cmp.Diff([]string{"by node", "vlan is a number", "by vlan", "by trunk", "groupingToMatrix of Value: row, node"}, steps); diff != "" {
+		t.Errorf("want -, got +\n%s", diff)
 	}
 }
 
