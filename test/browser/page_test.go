@@ -2,6 +2,8 @@ package browser
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -18,20 +20,42 @@ import (
 // shown is what a reader sees of a text that steers.
 var shown = strings.ReplaceAll(evil, "\u202e", "?")
 
-// TestAlone: the page says nothing on the console and asks for nothing, and no script but its own runs.
+// TestAlone: the page says nothing on the console and asks for nothing. Whatever is put into it, no script but
+// its own runs, and no server is asked.
 func TestAlone(t *testing.T) {
 	p := open(t, rich())
 	p.quiet()
-	if got := eval[int](p, `
+	asked := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		http.NotFound(w, r)
+	}))
+	t.Cleanup(server.Close)
+	// What listens for an element's error hears it after the handler that it came with.
+	eval[bool](p, `
+		window.failed = 0;
+		const add = (name, set) => {
+			const e = document.createElement(name);
+			e.setAttribute("onerror", "window.foreign = '"+name+"'");
+			e.addEventListener("error", () => window.failed++);
+			set(e);
+			document.body.append(e);
+		};
 		const s = document.createElement("script");
-		s.textContent = "window.foreign = 1";
+		s.textContent = "window.foreign = 'text'";
 		document.body.append(s);
-		const i = document.createElement("img");
-		i.setAttribute("onerror", "window.foreign = 2");
-		i.src = "http://127.0.0.1:9/x.png";
-		document.body.append(i);
-		return window.foreign || 0`); got != 0 {
-		t.Errorf("a foreign script runs: %d", got)
+		add("img", e => e.src = "`+server.URL+`/image");
+		add("script", e => e.src = "`+server.URL+`/script");
+		add("link", e => { e.rel = "stylesheet"; e.href = "`+server.URL+`/style"; });
+		return true`)
+	p.settle(`window.failed === 3`)
+	if got := eval[string](p, `return window.foreign || ""`); got != "" {
+		t.Errorf("a foreign script runs: %s", got)
+	}
+	server.Close()
+	close(asked)
+	for path := range asked {
+		t.Errorf("another server is asked for %s", path)
 	}
 }
 
