@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -242,6 +243,21 @@ func TestTakeRun(t *testing.T) {
 	take(ranWith("7"))
 	says("it is not among the cells", "", "Unknown", v1alpha1.ReasonNotChecked, "ReachabilityCheck hourly does not tell: VLAN 102 was not tested")
 
+	trunk := a.world.snap.Trunks["t"]
+	n.PVID = 0
+	a.world.snap.Networks["lan"] = n
+	take(ranWith("8"))
+	says("as before", "lan", "True", v1alpha1.ReasonOffered, "")
+	trunk.Uplink = "eth2"
+	a.world.snap.Trunks["t"] = trunk
+	says("at another uplink", "", "Unknown", v1alpha1.ReasonNotChecked, "has not told yet")
+
+	twice := ranWith("9") // as nobody sends it
+	twice.Report.Cells = append(twice.Report.Cells, twice.Report.Cells[0])
+	take(twice)
+	if code, body := metricsOf(t, a); code != http.StatusOK || strings.Count(body, "\nhomeport_reachability_cell_passed{") != 2 {
+		t.Errorf("with a cell that is there twice: %d\n%s", code, body)
+	}
 	if err := a.takeRun(reach.Ran{Check: "other"}); err == nil || !strings.Contains(err.Error(), `no ReachabilityCheck "other"`) {
 		t.Errorf("of another check: %v", err)
 	}

@@ -135,6 +135,13 @@ func TestConduct(t *testing.T) {
 	if last := ran(n1); last.By != "n2" || last.ID != ran(n3).ID {
 		t.Errorf("back again n1 has %+v", last)
 	}
+	// One before it that has no such check, as its manifests are others, does not run it.
+	delete(n2.world.snap.Checks, "hourly")
+	n3.conductNow(t)
+	if last := ran(n3); last.By != "n3" {
+		t.Errorf("n2 has no such check, and n3 has %+v", last)
+	}
+	n2.world.snap.Checks["hourly"] = n3.world.snap.Checks["hourly"]
 	// Nobody speaks for another.
 	forged := ran(n3)
 	forged.ID, forged.By = "forged", "n2"
