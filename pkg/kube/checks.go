@@ -167,7 +167,7 @@ func lastRun(ran *reach.Ran) *v1alpha1.CheckRun {
 
 func someOf(names []string) (some []string) {
 	for _, n := range names[:min(len(names), v1alpha1.MaxCheckNames)] {
-		some = append(some, clipped(n))
+		some = append(some, clippedTo(n, maxName))
 	}
 	return some
 }
@@ -181,13 +181,18 @@ func clippedList(vlans string) string {
 	return vlans[:strings.LastIndexByte(vlans[:most-len(",...")], ',')] + ",..."
 }
 
+// maxName is how long a name in a finding can be, in bytes: Kubernetes' are no longer, a switch's may be.
+const maxName = 253
+
 // clipped is a text of at most 1024 bytes, whole characters all of them.
-func clipped(text string) string {
+func clipped(text string) string { return clippedTo(text, 1024) }
+
+func clippedTo(text string, most int) string {
 	text = strings.ToValidUTF8(text, "?")
-	if len(text) <= 1024 {
+	if len(text) <= most {
 		return text
 	}
-	cut := 1024 - len("...")
+	cut := most - len("...")
 	for !utf8.RuneStart(text[cut]) {
 		cut--
 	}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -185,6 +186,23 @@ func reportOf(n int) *reach.Report {
 		r.Findings = append(r.Findings, f)
 	}
 	return r
+}
+
+// TestStatusBounded: whatever switches and people call things, a status fits into an object.
+func TestStatusBounded(t *testing.T) {
+	r := reportOf(100)
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		for range 40 {
+			f.Ports, f.Targets = append(f.Ports, strings.Repeat("p", 5000)), append(f.Targets, strings.Repeat("t", 5000))
+			f.Nodes, f.Networks = append(f.Nodes, strings.Repeat("n", 253)), append(f.Networks, strings.Repeat("n", 253))
+		}
+		f.Next = strings.Repeat("x", 5000)
+	}
+	raw, err := json.Marshal(lastRun(&reach.Ran{Report: r, Error: strings.Repeat("e", 5000)}))
+	if err != nil || len(raw) > 800<<10 {
+		t.Errorf("a status of %d bytes: %v", len(raw), err)
+	}
 }
 
 func TestClipped(t *testing.T) {
