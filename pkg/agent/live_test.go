@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/bridge"
+	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
@@ -178,4 +180,34 @@ func (l live) sendFrom(name string, frame []byte) {
 	l.must(err)
 	defer unix.Close(fd)
 	l.must(unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index}))
+}
+
+// TestDriftNow: a check that comes before the round does sees for itself that the bridge has lost the uplink.
+func TestDriftNow(t *testing.T) {
+	l := newLive(t)
+	l.veth("eth1", 1)
+	trunk := desired.Trunk{Name: "site", Bridge: "br0", Uplink: "eth1"}
+	p := newProber(l.Agent, "n1", nil)
+	says := func() string {
+		t.Helper()
+		var b strings.Builder
+		for _, d := range p.describe(trunk, l.world.snap, trunkHealth{}).Drift {
+			b.WriteString(d.What)
+		}
+		return b.String()
+	}
+	if got := says(); strings.Contains(got, "UplinkUnslaved") {
+		t.Errorf("a port of the bridge: %s", got)
+	}
+	up, err := netlink.LinkByName("eth1")
+	l.must(err)
+	l.must(netlink.LinkSetNoMaster(up))
+	if got := says(); !strings.Contains(got, "UplinkUnslaved eth1: it is not a port of the bridge br0") {
+		t.Errorf("a port of nothing: %q", got)
+	}
+	l.must(netlink.LinkDel(up))
+	trunk.Uplink = "eth9"
+	if got := says(); got != "" {
+		t.Errorf("an uplink that is not there is down, and no drift: %s", got)
+	}
 }

@@ -104,8 +104,16 @@ func (p *prober) describe(t desired.Trunk, snap *desired.Snapshot, h trunkHealth
 	return out
 }
 
-// drift compares the uplink's VLANs in the kernel with those that are wanted.
+// drift is what is wrong with the uplink in the kernel at this moment: the rounds,
+// which would tell as much, may not have come by since.
 func (p *prober) drift(t desired.Trunk, up bridge.Link) []reach.Drift {
+	br, err := p.a.kernel.net.LinkInfo(bridge.Ref{Name: t.Bridge})
+	if err != nil {
+		return []reach.Drift{{What: err.Error()}}
+	}
+	if up.Master != br.Index {
+		return []reach.Drift{{What: fmt.Sprintf("%s %s: it is not a port of the bridge %s", bridge.UplinkUnslaved, t.Uplink, t.Bridge)}}
+	}
 	has, err := p.a.kernel.net.ReadVLANs(up.Ref())
 	if err != nil {
 		return []reach.Drift{{What: err.Error()}}
