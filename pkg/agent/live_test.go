@@ -18,6 +18,8 @@ import (
 	"github.com/homeport-cni/homeport/pkg/bridge"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/policy"
+	"github.com/homeport-cni/homeport/pkg/probe"
+	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // live is an agent on a kernel of its own: a network namespace and a BPF file
@@ -209,5 +211,29 @@ func TestDriftNow(t *testing.T) {
 	trunk.Uplink = "eth9"
 	if got := says(); got != "" {
 		t.Errorf("an uplink that is not there is down, and no drift: %s", got)
+	}
+}
+
+// noKeys sign nothing.
+type noKeys struct{}
+
+func (noKeys) Sign([]byte) (id [4]byte, mac [16]byte) { return id, mac }
+func (noKeys) Verify([4]byte, []byte, [16]byte) bool  { return false }
+
+// TestSendSome: what a node may not ask is told as not sent, and the rest is sent.
+func TestSendSome(t *testing.T) {
+	l := newLive(t)
+	l.veth("eth1", 1)
+	allowed, err := vlan.ParseSet("100-101")
+	l.must(err)
+	l.world.snap.Trunks = map[string]desired.Trunk{"site": {Name: "site", Bridge: "br0", Uplink: "eth1", AllowedVLANs: allowed}}
+	p, run := newProber(l.Agent, "n1", noKeys{}), probe.RunID{1}
+	l.must(p.Start(t.Context(), run, []string{"site"}, 100))
+	defer func() { l.must(p.Stop(t.Context(), run)) }()
+	l.must(p.Send(t.Context(), run, "site", []probe.Ask{{VLAN: 300, Kind: probe.Hello}, {VLAN: 100, Kind: probe.Hello}, {VLAN: 101, Kind: probe.Hello}}))
+	obs, err := p.Observe(t.Context(), run, "site")
+	l.must(err)
+	if obs.Sent != 2 || len(obs.Unsent) != 1 || obs.Unsent[0].VLAN != 300 || !strings.Contains(obs.Unsent[0].Error, "is not in uplink.allowedVLANs of trunk site on node n1") {
+		t.Errorf("%d sent, %+v", obs.Sent, obs.Unsent)
 	}
 }

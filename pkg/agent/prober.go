@@ -258,17 +258,22 @@ func (p *prober) Send(ctx context.Context, run probe.RunID, trunk string, asks [
 		return err
 	}
 	defer done()
-	if err := p.allowed(trunk, asks); err != nil {
-		return err
-	}
-	return s.Send(ctx, asks)
+	may := p.asker(trunk)
+	allowed := slices.DeleteFunc(asks, func(a probe.Ask) bool {
+		err := may(a)
+		if err != nil {
+			s.Refuse(a, err)
+		}
+		return err != nil
+	})
+	return s.Send(ctx, allowed)
 }
 
-// allowed keeps a check to what this node itself should carry, whoever runs it: its VLANs, as it has them, and addresses
-// that its networks name, since others must not be asked, nor asked from.
-func (p *prober) allowed(trunk string, asks []probe.Ask) error {
+// asker says what may not be asked on a trunk, and why. It keeps a check to what this node itself should carry, whoever
+// runs it: its VLANs, as it has them, and addresses that its networks name, since others must not be asked, nor asked from.
+func (p *prober) asker(trunk string) func(probe.Ask) error {
 	t, networks := p.a.trunks()[trunk], p.networksOf(trunk)
-	for _, a := range asks {
+	return func(a probe.Ask) error {
 		if !t.AllowedVLANs.Contains(a.VLAN) && a.VLAN != t.NativeVLAN {
 			return fmt.Errorf("VLAN %d is not in uplink.allowedVLANs of trunk %s on node %s", a.VLAN, trunk, p.node)
 		}
@@ -282,8 +287,8 @@ func (p *prober) allowed(trunk string, asks []probe.Ask) error {
 		if !known {
 			return fmt.Errorf("%v is nothing that a %s may ask for in VLAN %d on node %s, from %v", a.Target, a.Kind, a.VLAN, p.node, a.Source)
 		}
+		return nil
 	}
-	return nil
 }
 
 // names says that a network names the addresses of an Ask as what they are there.

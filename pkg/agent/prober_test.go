@@ -72,10 +72,10 @@ func TestAllowed(t *testing.T) {
 		if tt.source != "" {
 			ask.Source = netip.MustParseAddr(tt.source)
 		}
-		if err := p.allowed("physnet1", []probe.Ask{{VLAN: 100, Kind: probe.Hello}, ask}); (err == nil) != tt.ok {
+		if err := p.asker("physnet1")(ask); (err == nil) != tt.ok {
 			t.Errorf("%+v: %v", ask, err)
 		}
-		if err := p.allowed("other", []probe.Ask{ask}); err == nil && tt.target != "" {
+		if err := p.asker("other")(ask); err == nil && tt.target != "" {
 			t.Errorf("%+v on another trunk", ask)
 		}
 	}
@@ -86,7 +86,7 @@ func TestAllowedTags(t *testing.T) {
 	p := probed(t)
 	for id, native := range map[vlan.ID]bool{1: true, 100: false} {
 		for _, untagged := range []bool{true, false} {
-			err := p.allowed("physnet1", []probe.Ask{{VLAN: id, Untagged: untagged, Kind: probe.Hello}})
+			err := p.asker("physnet1")(probe.Ask{VLAN: id, Untagged: untagged, Kind: probe.Hello})
 			if (err == nil) != (untagged == native) {
 				t.Errorf("VLAN %d, untagged %v: %v", id, untagged, err)
 			}

@@ -213,7 +213,7 @@ networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[3]: Invalid 
 		{name: "sources and targets", content: vlan100 + "  reachability:\n    sources:\n    - {node: n1, addresses: [10.100.0.251, 10.100.0.252, x]}\n" +
 			"    - {node: n2, addresses: [10.100.0.251]}\n    - {node: n1, addresses: [10.100.0.1]}\n    - {node: \"\", addresses: []}\n" +
 			"    targets: [10.100.0.0, 10.100.0.255, 10.200.0.7, 10.100.0.251, \"fd00::1\"]\n", want: `
-networks.yml:20: VLANNetwork vlan100: spec.reachability.sources[0].addresses[1]: Invalid value: "10.100.0.252": is the second of its family: one is enough, take the other out
+networks.yml:20: VLANNetwork vlan100: spec.reachability.sources[0].addresses[1]: Invalid value: "10.100.0.252": is the second of 10.100.0.0/24: one is enough, take the other out
 networks.yml:20: VLANNetwork vlan100: spec.reachability.sources[0].addresses[2]: Invalid value: "x": want an address as 10.1.2.3 or 2001:db8::1
 networks.yml:21: VLANNetwork vlan100: spec.reachability.sources[1].addresses[0]: Duplicate value: "10.100.0.251": spec.reachability.sources[0].addresses[0] has it: want an address that is used once
 networks.yml:22: VLANNetwork vlan100: spec.reachability.sources[2].addresses[0]: Invalid value: "10.100.0.1": is a gateway of spec.subnets, which is asked anyway: want another address

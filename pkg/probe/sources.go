@@ -18,9 +18,11 @@ import (
 // node's own bridge and IP, and pass where those of VMs do. Who asks for it is answered if it was asked
 // itself, and never while it has no address.
 const (
-	// Detections are needed before an address is used, and as long must be waited for an answer to the last.
-	Detections    = 2
-	detectionWait = 200 * time.Millisecond
+	// Detections are needed before an address is used, so far apart at least, and as long must be waited for an
+	// answer to the last (RFC 5227, 1.1: PROBE_NUM, PROBE_MIN, ANNOUNCE_WAIT).
+	Detections    = 3
+	DetectionGap  = time.Second
+	DetectionWait = 2 * time.Second
 	// maxReplies wait to be sent; who asks again is answered then.
 	maxReplies = 16
 )
@@ -41,8 +43,8 @@ type source struct {
 // usable says why a source is not used; nil is that it may be.
 func (s *source) usable() error {
 	switch {
-	case s == nil || s.asked < Detections || time.Since(s.last) < detectionWait:
-		return fmt.Errorf("it was not asked %d times before whether anybody has the source", Detections)
+	case s == nil || s.asked < Detections || time.Since(s.last) < DetectionWait:
+		return fmt.Errorf("it was not asked %d times before, a second apart, whether anybody has the source", Detections)
 	case s.held != MAC{}:
 		return fmt.Errorf("%v has the source", s.held)
 	}
@@ -57,7 +59,7 @@ func (a Ask) tagOf() vlan.ID {
 	return a.VLAN
 }
 
-// addressed makes the frames that have to do with sources.
+// addressed makes the frame that has to do with sources.
 func (s *Station) addressed(a Ask) ([]byte, error) {
 	me := s.place.MAC.Foreign()
 	s.mu.Lock()
@@ -86,12 +88,33 @@ func (s *Station) addressed(a Ask) ([]byte, error) {
 	return neighbour(layers.ICMPv6TypeNeighborSolicitation, me, a.Source, MAC{0x33, 0x33, g[12], g[13], g[14], g[15]}, group, a.Target)
 }
 
-// detected counts a question for a source that has left the node. s.mu is held.
+// detected counts a question for a source that has left the node, if it does not come on the heels of another.
+// s.mu is held.
 func (s *Station) detected(a Ask) {
-	if src := s.sources[sourceKey{a.tagOf(), a.Target}]; a.Kind == Detect && a.Source.IsValid() {
+	if a.Kind != Detect || !a.Source.IsValid() {
+		return
+	}
+	if src := s.sources[sourceKey{a.tagOf(), a.Target}]; src.asked == 0 || time.Since(src.last) >= DetectionGap {
 		src.asked++
 		src.last = time.Now()
 	}
+}
+
+// joins makes what goes before the question for an own source: who is to have an IPv6 address joins the group of those who look for
+// it, or a switch that snoops on MLD sends it nothing of that group (RFC 4862, 5.4.2; RFC 3590).
+func (s *Station) joins(a Ask) ([]byte, error) {
+	group := solicitedNode(a.Source).As16()
+	eth, ip := ipv6To(s.place.MAC.Foreign(), netip.MustParseAddr("ff02::16"))
+	ip.NextHeader, ip.HopLimit = layers.IPProtocolIPv6HopByHop, 1
+	const routerAlert, padN = 5, 1 // RFC 2711, RFC 8200
+	hops := &layers.IPv6HopByHop{Options: []*layers.IPv6HopByHopOption{{OptionType: routerAlert, OptionData: []byte{0, 0}}, {OptionType: padN, OptionData: []byte{}}}}
+	hops.NextHeader = layers.IPProtocolICMPv6
+	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeMLDv2MulticastListenerReportMessageV2, 0)}
+	if err := icmp.SetNetworkLayerForChecksum(ip); err != nil {
+		return nil, err
+	}
+	return build(eth, ip, hops, icmp, &layers.MLDv2MulticastListenerReportMessage{NumberOfMulticastAddressRecords: 1,
+		MulticastAddressRecords: []layers.MLDv2MulticastAddressRecord{{RecordType: layers.MLDv2MulticastAddressRecordTypeChangeToExcludeMode, MulticastAddress: group[:]}}})
 }
 
 // neighbour is a neighbour solicitation or advertisement from an address, with the sender's MAC in it.

@@ -24,9 +24,10 @@ func sourced(t *testing.T) stationed {
 	t.Helper()
 	s := newStation(t, here)
 	for range Detections {
+		time.Sleep(DetectionGap)
 		must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}, {VLAN: 5, Kind: Detect, Target: mySource6, Source: mySource6}}))
 	}
-	time.Sleep(detectionWait)
+	time.Sleep(DetectionWait)
 	s.wire.take()
 	return s
 }
@@ -87,21 +88,26 @@ func TestSourceUnasked(t *testing.T) {
 	peers := Ask{VLAN: 5, Kind: Detect, Target: mySource}
 	for _, tt := range []struct {
 		name   string
-		before []Ask
+		before []Ask // DetectionGap apart
 		wait   time.Duration
 		may    bool
 	}{
-		{"never", nil, time.Second, false},
-		{"once", []Ask{detect}, time.Second, false},
-		{"for a peer", []Ask{peers, peers}, time.Second, false},
-		{"in another VLAN", []Ask{elsewhere, elsewhere}, time.Second, false},
-		{"without a tag", []Ask{untagged, untagged}, time.Second, false},
-		{"just now", []Ask{detect, detect}, detectionWait - 2*time.Millisecond, false},
-		{"twice", []Ask{detect, detect}, detectionWait, true},
+		{"never", nil, time.Minute, false},
+		{"twice", []Ask{detect, detect}, time.Minute, false},
+		{"for a peer", []Ask{peers, peers, peers}, time.Minute, false},
+		{"in another VLAN", []Ask{elsewhere, elsewhere, elsewhere}, time.Minute, false},
+		{"without a tag", []Ask{untagged, untagged, untagged}, time.Minute, false},
+		{"just now", []Ask{detect, detect, detect}, DetectionWait - 2*time.Millisecond, false},
+		{"three times", []Ask{detect, detect, detect}, DetectionWait, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newStation(t, here)
-			must(t, s.Send(t.Context(), tt.before))
+			for i, a := range tt.before {
+				if i > 0 {
+					time.Sleep(DetectionGap)
+				}
+				must(t, s.Send(t.Context(), []Ask{a}))
+			}
 			time.Sleep(tt.wait)
 			s.wire.take()
 			must(t, s.Send(t.Context(), []Ask{host}))
@@ -112,24 +118,77 @@ func TestSourceUnasked(t *testing.T) {
 	}
 }
 
+// TestSourceHurried: questions on the heels of one another are one.
+func TestSourceHurried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStation(t, here)
+		for range 10 {
+			must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}}))
+			time.Sleep(DetectionGap / 5)
+		}
+		if n := s.Observation().Sources[0].Asked; n != 2 {
+			t.Errorf("%d in %v", n, 2*DetectionGap)
+		}
+	})
+}
+
+// TestSourceJoins: who asks for an IPv6 address of its own has joined the group of those who look for it, and knows of no
+// other's address but by asking.
+func TestSourceJoins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStation(t, here)
+		must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Detect, Target: mySource6}, {VLAN: 5, Kind: Detect, Target: mySource6, Source: mySource6}}))
+		sent := s.wire.take()
+		if len(sent) != 3 {
+			t.Fatalf("%d sent", len(sent))
+		}
+		p := gopacket.NewPacket(sent[1].Data, layers.LayerTypeEthernet, gopacket.Default)
+		r, ok := p.Layer(layers.LayerTypeMLDv2MulticastListenerReport).(*layers.MLDv2MulticastListenerReportMessage)
+		if !ok || p.ErrorLayer() != nil {
+			t.Fatalf("%v", p)
+		}
+		ip := p.Layer(layers.LayerTypeIPv6).(*layers.IPv6)
+		if MAC(sent[1].Data[6:12]) != here.MAC.Foreign() || MAC(sent[1].Data[:6]) != (MAC{0x33, 0x33, 0, 0, 0, 0x16}) || !ip.SrcIP.IsUnspecified() || ip.HopLimit != 1 || sent[1].VLAN != 5 {
+			t.Errorf("from %v to %v: %v", sent[1].Data[6:12], sent[1].Data[:6], ip)
+		}
+		if hops := p.Layer(layers.LayerTypeIPv6HopByHop).(*layers.IPv6HopByHop); len(hops.Options) == 0 || hops.Options[0].OptionType != 5 || len(hops.Options[0].OptionData) != 2 {
+			t.Errorf("options %+v", hops.Options)
+		}
+		if len(r.MulticastAddressRecords) != 1 || r.MulticastAddressRecords[0].RecordType != layers.MLDv2MulticastAddressRecordTypeChangeToExcludeMode ||
+			r.MulticastAddressRecords[0].MulticastAddress.String() != "ff02::1:ff00:f1" {
+			t.Errorf("%+v", r)
+		}
+		if err := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6).SetNetworkLayerForChecksum(ip); err != nil {
+			t.Fatal(err)
+		}
+		if err, mismatches := p.VerifyChecksums(); err != nil || len(mismatches) > 0 {
+			t.Errorf("%v %v", err, mismatches)
+		}
+	})
+}
+
 // TestSourceUnsent: a question that has not left the node is none.
 func TestSourceUnsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(t, here)
 		detect := []Ask{{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}}
 		host := []Ask{{VLAN: 5, Kind: Host, Target: router, Source: mySource}}
-		must(t, s.Send(t.Context(), detect))
-		s.wire.fail = func(Frame) error { return errors.New("no buffer space available") }
-		must(t, s.Send(t.Context(), detect))
-		s.wire.fail = nil
-		time.Sleep(detectionWait)
+		for i := range Detections {
+			if i == 1 {
+				s.wire.fail = func(Frame) error { return errors.New("no buffer space available") }
+			}
+			must(t, s.Send(t.Context(), detect))
+			s.wire.fail = nil
+			time.Sleep(DetectionGap)
+		}
+		time.Sleep(DetectionWait)
 		s.wire.take()
 		must(t, s.Send(t.Context(), host))
-		if n := len(s.wire.take()); n != 0 || s.Observation().Sources[0].Asked != 1 {
+		if n := len(s.wire.take()); n != 0 || s.Observation().Sources[0].Asked != Detections-1 {
 			t.Errorf("%d sent, %+v", n, s.Observation().Sources)
 		}
 		must(t, s.Send(t.Context(), detect))
-		time.Sleep(detectionWait)
+		time.Sleep(DetectionWait)
 		must(t, s.Send(t.Context(), host))
 		if n := len(s.wire.take()); n != 2 {
 			t.Errorf("%d sent", n)

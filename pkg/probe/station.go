@@ -79,9 +79,7 @@ func (s *Station) Send(ctx context.Context, asks []Ask) error {
 	of := map[Class][]Ask{}
 	for _, a := range asks {
 		if err := a.validate(); err != nil {
-			s.mu.Lock()
-			s.book.refuse(a, err)
-			s.mu.Unlock()
+			s.Refuse(a, err)
 			continue
 		}
 		of[a.Class()] = append(of[a.Class()], a)
@@ -102,16 +100,21 @@ func (s *Station) Send(ctx context.Context, asks []Ask) error {
 
 func (s *Station) sendAll(ctx context.Context, class Class, asks []Ask) error {
 	for _, a := range asks {
-		if err := s.pace.Wait(ctx, class); err != nil {
-			return err
+		frames := []func(Ask) ([]byte, error){s.frame}
+		if a.Kind == Detect && a.Source.Is6() {
+			frames = []func(Ask) ([]byte, error){s.joins, s.frame}
 		}
-		data, err := s.frame(a)
-		if err == nil {
-			err = s.conn.Send(Frame{VLAN: a.tagOf(), Data: data, Length: len(data)})
+		var err error
+		for _, of := range frames {
+			if err := s.pace.Wait(ctx, class); err != nil {
+				return err
+			}
+			if err = s.put(a, of); err != nil {
+				break
+			}
 		}
 		s.mu.Lock()
 		if err == nil {
-			s.book.sent++
 			s.detected(a)
 		} else {
 			s.book.refuse(a, err)
@@ -121,6 +124,28 @@ func (s *Station) sendAll(ctx context.Context, class Class, asks []Ask) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// Refuse notes that the station may not send what it was asked to.
+func (s *Station) Refuse(a Ask, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.book.refuse(a, err)
+}
+
+// put sends what is made of an Ask.
+func (s *Station) put(a Ask, of func(Ask) ([]byte, error)) error {
+	data, err := of(a)
+	if err != nil {
+		return err
+	}
+	if err := s.conn.Send(Frame{VLAN: a.tagOf(), Data: data, Length: len(data)}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.book.sent++
 	return nil
 }
 

@@ -170,8 +170,12 @@ func (v *view) untested(s *station, t Test, target string) string {
 			return cmp.Or(string(v.unclear), "no answer")
 		}
 	case TestLLDP:
-		if !s.Switch.VLANs.Contains(v.vlan) && s.Native != v.vlan {
+		switch {
+		case !v.unlisted(s):
+		case v.proved(s, TestTrunk) || v.byGateway(s):
 			return "the switch does not list it, and it works"
+		default:
+			return "the switch does not list it, and no gateway answers"
 		}
 	}
 	return ""

@@ -129,7 +129,7 @@ var codes = [...]CodeText{
 		"No LLDP was heard at the uplink for longer than switches wait between two frames; peers on the same trunk hear it.",
 		"Enable LLDP on the switch port, so that findings can name it."},
 	{LLDPVLANMissing, Warning, "The switch port, by its own word, does not carry the VLAN.",
-		"Its LLDP lists VLANs, and this one is not among them; no peer and no gateway shows that it works, or that it does not.",
+		"Its LLDP lists VLANs, and this one is not among them; there is no peer, and no gateway is known, to show that it works, or that it does not.",
 		"Compare the switch port's allowed VLANs with uplink.allowedVLANs of the VLANTrunk."},
 	{NoPeer, Info, "The VLAN could not be tested: no other node has it, and no gateway is known.",
 		"It takes two ends to see what passes between.",

@@ -94,7 +94,7 @@ func TestCodes(t *testing.T) {
 		{"LLDP does not list it, nor does a gateway answer", func(s *site) {
 			t := &s.nodes[1].desc.Trunks[0]
 			t.Networks = append(slices.Clone(t.Networks), Network{Name: "lonely", VLANs: setOf(200), Home: 200, MTU: 1500, Gateways: []netip.Addr{gatewayOf(200)}})
-		}, func(s *site) []string { return []string{atom(LLDPVLANMissing, "n2", 200)} }},
+		}, func(s *site) []string { return []string{atom(GatewaySilent, "*", 200)} }},
 		{"LLDP does not list it, and a gateway answers", func(s *site) {
 			s.nodes[1].port.hides = setOf(200)
 			_ = s.nodes[1].port.tagged.Add(200)
@@ -120,6 +120,13 @@ func TestCodes(t *testing.T) {
 			}
 			s.host(s.a, 105, probe.MAC{0x02, 0xdd, 0, 0, 1, 0}, holds(gateway6Of(105)))
 		}, func(s *site) []string { return []string{} }},
+		{"a gateway that shares its load in turn, and is slow", func(s *site) {
+			s.gateways[105].hears = s.gateways[105].hears[2:]
+			inTurn(s, 105, gatewayOf(105))
+			inTurn(s, 105, gateway6Of(105))
+		}, func(s *site) []string { return []string{} }},
+		{"two have the gateway's address of IPv6", func(s *site) { s.host(s.b, 105, otherMAC, holds(gateway6Of(105))) },
+			func(s *site) []string { return []string{atom(DuplicateAddress, "*", 105)} }},
 		{"a gateway that is a VM of a node", func(s *site) {
 			s.gateways[105].silent = true
 			s.nodes[1].desc.Trunks[0].VMs = []probe.MAC{otherMAC}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/gopacket/gopacket"
@@ -65,6 +66,27 @@ func holds(a netip.Addr) func(*host, probe.Frame, gopacket.Packet) {
 			}
 		}
 	}
+}
+
+// inTurn plugs in a router that answers each question for an address late, by one of its MACs after the other.
+func inTurn(s *site, id vlan.ID, a netip.Addr) {
+	bits := byte(a.BitLen())
+	macs := []probe.MAC{{0x02, 0xdd, 0, 0, bits, 0}, {0x02, 0xdd, 0, 0, bits, 1}}
+	turn := 0
+	s.host(s.a, id, macs[0], func(h *host, f probe.Frame, p gopacket.Packet) {
+		arp, isARP := p.Layer(layers.LayerTypeARP).(*layers.ARP)
+		ns, isND := p.Layer(layers.LayerTypeICMPv6NeighborSolicitation).(*layers.ICMPv6NeighborSolicitation)
+		if isARP && !slices.Equal(arp.DstProtAddress, a.AsSlice()) || isND && !slices.Equal(ns.TargetAddress, a.AsSlice()) || !isARP && !isND {
+			return
+		}
+		time.AfterFunc(480*time.Millisecond, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.mac = macs[turn%2]
+			turn++
+			holds(a)(h, f, p)
+		})
+	})
 }
 
 func arpOf(op uint16, from probe.MAC, fromIP netip.Addr, to probe.MAC, toIP netip.Addr) *layers.ARP {

@@ -42,6 +42,12 @@ func (v *view) gateway() {
 		if len(v.segment.members) == 1 {
 			c.evidence = append(c.evidence, "no other node has the VLAN, so it may be the VLAN that does not get there")
 		}
+		for _, s := range v.clear() {
+			if v.unlisted(s) && !v.proved(s, TestTrunk) {
+				c.evidence = append(c.evidence, fmt.Sprintf("%v lists %v: look there first", s.Switch, s.Switch.VLANs))
+			}
+		}
+		c.evidence = short(c.evidence)
 		v.claim(c)
 	}
 	for _, s := range v.clear() {
@@ -51,28 +57,30 @@ func (v *view) gateway() {
 	}
 }
 
-// twoHave finds an address that two stations say to have, in answer to one and the same who asks: a node asks
-// from its own MAC, and from another by its source.
+// twoHave finds an address that two stations say to have: there are more answers than questions. A router that
+// shares its load answers each question from one of several MACs (GLBP).
 func (v *view) twoHave(a netip.Addr) {
 	macs := map[probe.MAC][]string{}
 	two := false
 	for _, s := range v.clear() {
-		none, addressed := 0, 0
+		var none, addressed answers // to the node's own MAC, and to the other, from which it asks by its source
 		for _, c := range s.obs.In(v.tagAt(s)).Claims {
 			if c.Address != a || c.Answers == 0 {
 				continue
 			}
 			macs[c.MAC] = append(macs[c.MAC], s.node)
-			if c.Answers > c.Addressed {
-				none++
-			}
-			if c.Addressed > 0 {
-				addressed++
+			none.add(c.Answers - c.Addressed)
+			addressed.add(c.Addressed)
+		}
+		asked := s.tries[question{v.vlan, aGateway, a}]
+		if a.Is6() { // who has no address is answered by multicast: all hear what each is told
+			asked = 0
+			for _, p := range v.segment.members {
+				asked += p.tries[question{v.vlan, aGateway, a}]
 			}
 		}
-		two = two || none > 1 || addressed > 1
+		two = two || none.moreThan(asked) || addressed.moreThan(s.tries[question{v.vlan, aGatewayToo, a}]+s.tries[question{v.vlan, aTarget, a}])
 	}
-	// A router that shares its load answers each who asks from one of several MACs (GLBP).
 	if !two || v.unclear != "" {
 		return
 	}
@@ -83,6 +91,19 @@ func (v *view) twoHave(a netip.Addr) {
 	slices.Sort(evidence)
 	v.claim(claim{code: DuplicateAddress, targets: []string{a.String()}, evidence: short(evidence)})
 }
+
+// answers to questions for one address: from how many MACs, and how many.
+type answers struct{ macs, count int }
+
+func (n *answers) add(count int) {
+	if count > 0 {
+		n.macs++
+		n.count += count
+	}
+}
+
+// moreThan says that two have answered one question.
+func (n *answers) moreThan(asked int) bool { return n.macs > 1 && n.count > asked }
 
 // offers finds DHCP servers that are missing, or too many.
 func (v *view) offers() {
@@ -175,21 +196,20 @@ func (v *view) duplicateMACs() {
 	}
 }
 
-// lldp finds VLANs that the switch does not list. What nothing else shows to work it explains, with all that
-// is silent there.
+// unlisted says that a member's switch lists VLANs, and this one is not among them.
+func (v *view) unlisted(s *station) bool {
+	return s.Switch != nil && !s.Switch.VLANs.Empty() && !s.Switch.VLANs.Contains(v.vlan) && s.Native != v.vlan
+}
+
+// lldp finds VLANs that the switch does not list, where nothing else shows whether they work: switches list no
+// more than fits into a frame.
 func (v *view) lldp() {
 	for _, s := range v.clear() {
-		// Switches list no more than fits into a frame: what works is not missing.
-		if s.Switch == nil || s.Switch.VLANs.Empty() || s.Switch.VLANs.Contains(v.vlan) || s.Native == v.vlan || v.proved(s, TestTrunk) ||
-			slices.ContainsFunc(v.gateways, func(a netip.Addr) bool { return v.answered(s, a) }) {
-			continue
+		asked := func(a netip.Addr) bool { return v.o.wants(TestGateway) && v.asksFor(s, a) || v.answered(s, a) }
+		if v.unlisted(s) && !v.proved(s, TestTrunk) && !slices.ContainsFunc(v.gateways, asked) {
+			v.claim(claim{code: LLDPVLANMissing, nodes: []string{s.node}, evidence: []string{fmt.Sprintf("%v lists %v", s.Switch, s.Switch.VLANs)}})
+			v.put(s, LLDPVLANMissing)
 		}
-		c := claim{code: LLDPVLANMissing, nodes: []string{s.node}, evidence: []string{fmt.Sprintf("%v lists %v", s.Switch, s.Switch.VLANs)}}
-		if len(v.gateways) > 0 && v.o.wants(TestGateway) {
-			c.evidence = append(c.evidence, "no gateway there answers")
-		}
-		v.claim(c)
-		v.put(s, LLDPVLANMissing)
 	}
 }
 

@@ -87,7 +87,7 @@ type Network struct {
 	// DHCP asks for offers; DHCPServers are those who may make them, none: any one.
 	DHCP        bool         `json:"dhcp,omitempty"`
 	DHCPServers []netip.Addr `json:"dhcpServers,omitempty"`
-	// Sources are addresses that this node may ask from, one of a family; Targets hosts that must answer
+	// Sources are addresses that this node may ask from, one of a subnet; Targets hosts that must answer
 	// who asks from one.
 	Sources []netip.Addr `json:"sources,omitempty"`
 	Targets []netip.Addr `json:"targets,omitempty"`

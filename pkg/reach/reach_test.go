@@ -505,6 +505,7 @@ func (s *site) addresses(routers []*host) {
 		for j := range t.Networks {
 			w := &t.Networks[j]
 			w.Sources, w.Targets = []netip.Addr{sourceOf(i, w.Home)}, []netip.Addr{targetOf(w.Home)}
+			w.Subnets = []netip.Prefix{netip.PrefixFrom(gatewayOf(w.Home), 24).Masked()}
 		}
 	}
 	for i, r := range routers {

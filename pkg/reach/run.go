@@ -360,12 +360,17 @@ func (c *check) say(ctx context.Context, asks map[*station][]probe.Ask) bool {
 			return false
 		}
 	}
+	return c.wait(ctx, c.options.Settle) && c.observe(ctx)
+}
+
+// wait says whether it could.
+func (c *check) wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(c.options.Settle):
+	case <-time.After(d):
+		return true
 	}
-	return c.observe(ctx)
 }
 
 // lastLook has what was heard until a check was ended.

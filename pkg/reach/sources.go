@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/probe"
 )
@@ -13,8 +14,14 @@ import (
 // smallEcho is a size that passes everywhere, as an MTU.
 const smallEcho = 128
 
+// maxAskers are the peers who ask for a source, and how often they do in all.
+const maxAskers = 2
+
+// detectionWaits come after each question for a source.
+var detectionWaits = [probe.Detections]time.Duration{probe.DetectionGap, probe.DetectionGap, probe.DetectionWait}
+
 // noSource is why a node does not ask.
-const noSource = "the node has no address in reachability.sources to ask from"
+const noSource = "the node has no address in reachability.sources to ask from, of the same subnet"
 
 // noAsker is why it does not, though it has one.
 const noAsker = "no other node could ask whether a VM of the node has the address that it is to ask from"
@@ -28,16 +35,14 @@ type own struct {
 	address netip.Addr
 }
 
-// sourceIn is the address that a member may ask from, of the family of another.
-func (g *segment) sourceIn(s *station, family netip.Addr) (a netip.Addr) {
-	for _, n := range s.Networks {
-		for _, x := range n.Sources {
-			if n.Home == g.vlan && x.Is4() == family.Is4() {
-				a = x
-			}
+// sourceIn is the address that a member may ask another from, of one subnet with it: hosts of another may not answer.
+func (g *segment) sourceIn(s *station, target netip.Addr) netip.Addr {
+	for _, a := range g.sourcesOf(s) {
+		if slices.ContainsFunc(g.subnets, func(p netip.Prefix) bool { return p.Contains(a) && p.Contains(target) }) {
+			return a
 		}
 	}
-	return a
+	return netip.Addr{}
 }
 
 // sourcesOf are all that a member may ask from in the segment.
@@ -94,11 +99,10 @@ func (g *segment) shared(s *station, source netip.Addr) bool {
 
 // mayAsk are two peers who have sources themselves (others know nothing of them), and hear the node and are heard,
 // with the MAC that asks, too: what would be answered gets there.
-func (g *segment) mayAsk(o *Options, s *station, source netip.Addr) (list []*station) {
-	const enough = 2
+func (g *segment) mayAsk(o *Options, s *station) (list []*station) {
 	for _, p := range g.after(s) {
 		hear := g.heard(s, p, probe.Hello) && g.heard(p, s, probe.Hello) && (!o.wants(TestMAC) || g.heard(p, s, probe.Foreign))
-		if len(list) < enough && g.sourceIn(p, source).IsValid() && hear {
+		if len(list) < maxAskers && len(g.sourcesOf(p)) > 0 && hear {
 			list = append(list, p)
 		}
 	}
@@ -135,16 +139,16 @@ func (c *check) fromSources(ctx context.Context) {
 	if !slices.ContainsFunc(c.segments, any) || !c.options.wants(TestTarget) && !c.options.wants(TestMTU) {
 		return
 	}
-	for round := range probe.Detections {
+	for round, wait := range detectionWaits {
 		asks := map[*station][]probe.Ask{}
 		for _, g := range c.segments {
 			if round == 0 {
 				g.findAskers(&c.options)
 			}
-			g.detect(asks)
+			g.detect(round, asks)
 		}
 		c.progress("asking whether sources are free", round, probe.Detections)
-		if !c.say(ctx, asks) {
+		if !c.say(ctx, asks) || !c.wait(ctx, wait-c.options.Settle) || !c.observe(ctx) {
 			return
 		}
 	}
@@ -169,21 +173,22 @@ func (g *segment) findAskers(o *Options) {
 	g.askers, g.alone = map[own][]*station{}, len(g.members) == 1
 	for _, s := range g.active() {
 		for _, a := range g.sourcesOf(s) {
-			g.askers[own{s, a}] = g.mayAsk(o, s, a)
+			g.askers[own{s, a}] = g.mayAsk(o, s)
 		}
 	}
 }
 
-// detect asks whether anybody has a source. Peers ask, too: of the node's own VMs, who do not hear
-// what goes out of its uplink.
-func (g *segment) detect(to map[*station][]probe.Ask) {
+// detect asks whether anybody has a source. Peers ask, too, each in a round of its own: of the node's own VMs, who do
+// not hear what goes out of its uplink.
+func (g *segment) detect(round int, to map[*station][]probe.Ask) {
 	for _, s := range g.active() {
 		for _, a := range g.sourcesOf(s) {
 			if g.heldBy(s, a) != "" || !g.alone && g.askers[own{s, a}] == nil {
 				continue
 			}
 			to[s] = append(to[s], probe.Ask{VLAN: g.vlan, Untagged: s.Native == g.vlan, Kind: probe.Detect, Target: a, Source: a})
-			for _, p := range g.askers[own{s, a}] {
+			if peers := g.askers[own{s, a}]; len(peers) > 0 && round < maxAskers {
+				p := peers[round%len(peers)]
 				to[p] = append(to[p], probe.Ask{VLAN: g.vlan, Untagged: p.Native == g.vlan, Kind: probe.Detect, Target: a})
 			}
 		}

@@ -383,7 +383,16 @@ func TestSourceUnshared(t *testing.T) {
 			for _, i := range []int{0, 2, 3} {
 				s.networkOf(i, id).Sources = []netip.Addr{source6Of(i, id)}
 			}
-		}, false, noAsker},
+		}, true, ""},
+		{"its own are of another subnet than the target", func(s *site) {
+			s.networkOf(1, id).Sources = []netip.Addr{addrOf("10.9.0.7")}
+			s.networkOf(1, id).Subnets = append(slices.Clone(s.networkOf(1, id).Subnets), netip.MustParsePrefix("10.9.0.0/24"))
+		}, false, noSource},
+		{"it has one of another subnet, too", func(s *site) {
+			w := s.networkOf(1, id)
+			w.Sources = append([]netip.Addr{addrOf("10.9.0.7")}, w.Sources...)
+			w.Subnets = append(slices.Clone(w.Subnets), netip.MustParsePrefix("10.9.0.0/24"))
+		}, true, ""},
 		{"the only one that has one is at a port with security", func(s *site) {
 			for _, i := range []int{2, 3} {
 				s.networkOf(i, id).Sources = nil

@@ -245,7 +245,7 @@ type Reachability struct {
 	// +listType=set
 	DHCPServers []string `json:"dhcpServers,omitempty"`
 
-	// Sources are addresses that checks ask from: each node has its own, one of a family, that nobody
+	// Sources are addresses that checks ask from: each node has its own, one of a subnet, that nobody
 	// else uses, and has it while a check runs alone. With them checks find the MTU of the way to
 	// gateways, and ask targets. Nodes that are not named ask from no address.
 	// +optional
@@ -271,9 +271,9 @@ type ReachabilitySource struct {
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node"`
 
-	// Addresses of the network's subnets, at most one of a family.
+	// Addresses of the network's subnets, at most one of each.
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MaxLength=45
 	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="want an address as 10.1.2.3 or 2001:db8::1"
 	// +listType=set

@@ -48,18 +48,18 @@ func validateProbed(path *field.Path, spec *VLANNetworkSpec) (errs field.ErrorLi
 		if len(s.Addresses) == 0 {
 			errs = append(errs, field.Required(at.Child("addresses"), "want an address of spec.subnets that nobody else has"))
 		}
-		families := map[bool]bool{}
+		subnets := map[netip.Prefix]bool{}
 		for j, text := range s.Addresses {
 			at := at.Child("addresses").Index(j)
-			a, err := p.take(at, text)
-			if err == nil && families[a.Is4()] {
-				err = field.Invalid(at, text, "is the second of its family: one is enough, take the other out")
+			subnet, err := p.take(at, text)
+			if err == nil && subnets[subnet] {
+				err = field.Invalid(at, text, "is the second of "+subnet.String()+": one is enough, take the other out")
 			}
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			families[a.Is4()] = true
+			subnets[subnet] = true
 		}
 	}
 	for i, text := range r.Targets {
@@ -70,20 +70,20 @@ func validateProbed(path *field.Path, spec *VLANNetworkSpec) (errs field.ErrorLi
 	return errs
 }
 
-// take judges one address, and remembers it.
-func (p *probed) take(at *field.Path, text string) (netip.Addr, *field.Error) {
+// take judges one address, remembers it, and says in which subnet it is.
+func (p *probed) take(at *field.Path, text string) (cidr netip.Prefix, bad *field.Error) {
 	a, err := ParseIP(text)
 	if err != nil {
-		return a, field.Invalid(at, text, err.Error())
+		return cidr, field.Invalid(at, text, err.Error())
 	}
 	if p.gateways[a] {
-		return a, field.Invalid(at, text, "is a gateway of spec.subnets, which is asked anyway: want another address")
+		return cidr, field.Invalid(at, text, "is a gateway of spec.subnets, which is asked anyway: want another address")
 	}
 	if by := p.taken[a]; by != "" {
-		return a, duplicate(at, text, fmt.Sprintf("%s has it: want an address that is used once", by))
+		return cidr, duplicate(at, text, fmt.Sprintf("%s has it: want an address that is used once", by))
 	}
 	p.taken[a] = at.String()
-	for _, cidr := range p.subnets {
+	for _, cidr = range p.subnets {
 		if !cidr.Contains(a) {
 			continue
 		}
@@ -91,13 +91,13 @@ func (p *probed) take(at *field.Path, text string) (netip.Addr, *field.Error) {
 		wide := cidr.Bits() < a.BitLen()-1
 		switch {
 		case wide && a == cidr.Addr() && a.Is4():
-			return a, field.Invalid(at, text, "is the network's own address: want a host's")
+			return cidr, field.Invalid(at, text, "is the network's own address: want a host's")
 		case wide && a == cidr.Addr():
-			return a, field.Invalid(at, text, "is the anycast address of the subnet's routers: want a host's")
+			return cidr, field.Invalid(at, text, "is the anycast address of the subnet's routers: want a host's")
 		case wide && a == LastOf(cidr) && a.Is4():
-			return a, field.Invalid(at, text, "is the broadcast address of "+cidr.String()+": want a host's")
+			return cidr, field.Invalid(at, text, "is the broadcast address of "+cidr.String()+": want a host's")
 		}
-		return a, nil
+		return cidr, nil
 	}
-	return a, field.Invalid(at, text, "is in none of spec.subnets: want an address of the VLAN, or add its subnet there")
+	return cidr, field.Invalid(at, text, "is in none of spec.subnets: want an address of the VLAN, or add its subnet there")
 }
