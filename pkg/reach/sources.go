@@ -21,7 +21,7 @@ const maxAskers = 2
 var detectionWaits = [probe.Detections]time.Duration{probe.DetectionGap, probe.DetectionGap, probe.DetectionWait}
 
 // noSource is why a node does not ask.
-const noSource = "the node has no address in reachability.sources to ask from, of the same subnet"
+const noSource = "the node has no address of this subnet in reachability.sources to ask from"
 
 // noAsker is why it does not, though it has one.
 const noAsker = "no other node could ask whether a VM of the node has the address that it is to ask from"
