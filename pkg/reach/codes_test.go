@@ -261,6 +261,12 @@ func (p *fakePort) remove(id vlan.ID) {
 	p.tagged.Remove(id)
 }
 
+// keep drops some more of what would get out of a port.
+func (p *fakePort) keep(f func(probe.Frame) bool) {
+	before := p.noOut
+	p.noOut = func(fr probe.Frame) bool { return before != nil && before(fr) || f(fr) }
+}
+
 // setNative gives a port another native VLAN, in which it then sends without a tag.
 func (p *fakePort) setNative(id vlan.ID) {
 	p.pvid = id

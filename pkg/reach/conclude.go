@@ -24,9 +24,10 @@ import (
 //	NOT_TRUNKED, ONE_WAY, PEERS_FILTERED   all else of the VLAN at the node; where it hears others, nothing
 //	LLDP_VLAN_MISSING     all else of the VLAN at the node, where nothing shows that it works
 //	DUPLICATE_MAC         of nodes: MACs and gateways there, whose answers go to one of them
-//	MAC_FILTERED, GATEWAY_FILTERED   targets at the node
+//	MAC_FILTERED, GATEWAY_FILTERED   targets at the node; MAC_FILTERED: that a gateway answers others alone, who ask
+//	                      from their sources
 //	MTU_BELOW_INTENT      between nodes: of the way to gateways, at the node
-//	DUPLICATE_ADDRESS     of a source: what is asked from it
+//	DUPLICATE_ADDRESS     of a source: what is asked from it; of a gateway: the size of what gets there
 //	NO_PEER               nothing: it stands where nothing was asked
 //
 // MAC_FILTERED, MTU_BELOW_INTENT and what is of gateways and servers stand beside each other.

@@ -12,8 +12,9 @@ const (
 	// maxAlike is in how many VLANs sizes to gateways are looked at. An MTU is the same in many, so that one of
 	// them stands for them; where there are more that are not alike, answers are missing at random.
 	maxAlike = 4
-	// maxConfirmed is how many are asked again, one after the other.
+	// maxConfirmed is how many are asked again, one after the other; those that get no answer up to confirmTimes.
 	maxConfirmed = 32
+	confirmTimes = 3
 )
 
 // confirmEchoes asks for full size once more, while nothing else is asked, and for a smaller one right after: routers
@@ -22,6 +23,7 @@ func (c *check) confirmEchoes(ctx context.Context, measured []*segment) {
 	type one struct {
 		g *segment
 		own
+		tries int
 	}
 	var list []one
 	for _, g := range measured {
@@ -32,20 +34,60 @@ func (c *check) confirmEchoes(ctx context.Context, measured []*segment) {
 				bad = bad[:min(1, len(bad))] // one of them for all
 			}
 			for _, s := range bad {
-				list = append(list, one{g, own{s, a}})
+				list = append(list, one{g, own{s, a}, 0})
 			}
 		}
 	}
-	list = list[:min(len(list), maxConfirmed)]
-	for i, o := range list {
-		c.progress("asking for full size to gateways again", i, len(list))
+	for i := 0; i < min(len(list), maxConfirmed); i++ {
+		o := list[i]
+		c.progress("asking for full size to gateways again", i, min(len(list), maxConfirmed))
 		asks := map[*station][]probe.Ask{}
 		before := o.g.confirm(o.own, asks)
 		if !c.say(ctx, asks) {
 			return
 		}
 		o.g.believe(o.own, before)
+		if o.tries++; o.g.echoed(o.station, o.address).Count == before && o.tries < confirmTimes {
+			list = append(list, o) // it was lost, or too soon
+		}
 	}
+}
+
+// clearFirst are the segments, those last in which hellos came where they should not: where a VLAN loops or leaks answers
+// go astray, and another should stand for those that are alike.
+func (c *check) clearFirst() []*segment {
+	astray := func(g *segment) bool {
+		return slices.ContainsFunc(g.members, func(s *station) bool {
+			return slices.ContainsFunc(s.meant[g.vlan], func(h located) bool {
+				return h.in != g.tagAt(s) || h.Node == s.node && h.Uplink == s.Uplink
+			})
+		})
+	}
+	var clear, last []*segment
+	for _, g := range c.segments {
+		if astray(g) {
+			last = append(last, g)
+		} else {
+			clear = append(clear, g)
+		}
+	}
+	return append(clear, last...)
+}
+
+// byEcho are members by the largest echo that a gateway answers. Where it answers nobody's of full size that is one
+// cause, and the largest of all is its size: what one has is less where answers were lost, or its own way is narrower yet.
+func (v *view) byEcho(bad []*station, a netip.Addr, all bool) map[int][]*station {
+	sizes := map[int][]*station{}
+	for _, s := range bad {
+		size := v.largestEcho(s, a)
+		if all {
+			for _, p := range bad {
+				size = max(size, v.largestEcho(p, a))
+			}
+		}
+		sizes[size] = append(sizes[size], s)
+	}
+	return sizes
 }
 
 // tooLargeFor are members to whose echoes of full size a gateway does not answer.

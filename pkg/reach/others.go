@@ -26,6 +26,8 @@ func (v *view) gateway() {
 		none := slices.ContainsFunc(asked, func(s *station) bool { return v.answeredNone(s, a) })
 		for _, s := range asked {
 			_, addressed := v.asksFrom(s, a)
+			// The MAC that asks from sources gets nowhere: that is told.
+			addressed = addressed && v.failed(s, "", MACFiltered) == ""
 			if (none || addressed && len(with) > 0) && !with[s] && !v.isOwn(s, a.String()) {
 				filtered[s] = append(filtered[s], a.String())
 			}

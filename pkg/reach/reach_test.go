@@ -30,6 +30,8 @@ type site struct {
 	gateways map[vlan.ID]*host
 	absent   []Absent
 	over     chan struct{} // closed when the test has its report
+	// addressed: some VLANs have sources and targets, see newAddressed.
+	addressed bool
 }
 
 const (
@@ -42,7 +44,7 @@ func gateway6Of(id vlan.ID) netip.Addr { return addrOf("fd00:%x::1", int(id)) }
 func serverOf(id vlan.ID) netip.Addr   { return gatewayOf(id) }
 
 func newSite(seed uint64) *site {
-	s := &site{fabric: newFabric(seed), gateways: map[vlan.ID]*host{}}
+	s := &site{fabric: newFabric(seed), gateways: map[vlan.ID]*host{}, over: make(chan struct{})}
 	s.vlans = []vlan.ID{native}
 	for id := vlan.ID(100); id < 119; id++ {
 		s.vlans = append(s.vlans, id)

@@ -245,7 +245,7 @@ func (c *check) echoSizes(ctx context.Context) {
 	index := map[string]*segment{}
 	alike := map[*segment]int{} // how many
 	var measured []*segment
-	for _, g := range c.segments {
+	for _, g := range c.clearFirst() {
 		var who []string
 		for _, s := range g.active() {
 			for _, a := range g.gateways {
@@ -393,6 +393,8 @@ func (v *view) noEcho(s *station, a netip.Addr) string {
 		return "the node does not name it"
 	case v.heldBy(s, source) != "":
 		return string(DuplicateAddress)
+	case v.failed(s, a.String(), DuplicateAddress) != "": // which of the two is asked is chance
+		return string(DuplicateAddress)
 	case !v.shared(s, source):
 		return noAsker
 	case v.failed(s, fmt.Sprint("MTU ", v.mtu), MTUBelowIntent) != "":
@@ -417,15 +419,11 @@ func (v *view) echoes() {
 	for _, a := range v.gateways {
 		asked := slices.DeleteFunc(v.clear(), func(s *station) bool { return !v.sourceIn(s, a).IsValid() || v.noEcho(s, a) != "" })
 		bad := slices.DeleteFunc(slices.Clone(asked), func(s *station) bool { return !v.echoTooLarge(s, a) || !v.isConfirmed(s, a) })
-		sizes := map[int][]*station{}
-		for _, s := range bad {
-			size := v.largestEcho(s, a)
-			sizes[size] = append(sizes[size], s)
-		}
-		for size, at := range sizes {
+		all := len(bad) == len(asked)
+		for size, at := range v.byEcho(bad, a, all) {
 			c := &claim{code: MTUBelowIntent, size: size, message: toGateway,
 				evidence: []string{fmt.Sprintf("the gateway answers echo requests of %d bytes to %s, of %d none", size, names(at), v.mtu)}}
-			if len(at) < len(asked) {
+			if !all {
 				for _, s := range at {
 					c.nodes = append(c.nodes, s.node)
 				}

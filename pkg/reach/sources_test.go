@@ -27,7 +27,7 @@ func target6Of(id vlan.ID) netip.Addr        { return addrOf("fd00:%x::20", int(
 // answer echo requests.
 func newAddressed(seed uint64) *site {
 	s := newSite(seed)
-	s.over = make(chan struct{})
+	s.addressed = true
 	for i, n := range s.nodes {
 		t := &n.desc.Trunks[0]
 		t.Networks = slices.Clone(t.Networks)
@@ -222,7 +222,7 @@ func TestFromSources(t *testing.T) {
 		{"ARP is filtered at one node", func(s *site) { s.nodes[2].port.noOut = isARPReply },
 			func(s *site) []string { return each(GatewayFiltered, "n3", s.vlans) }, 4 /* targets */ + 4 /* echoes, whose MAC is not known */, 0},
 		{"a gateway has a smaller MTU", func(s *site) {
-			s.gateways[id].hears = s.gateways[id].hears[:4]
+			s.mute(id)
 			s.gateways[id].hears = append(s.gateways[id].hears, echoes(gatewayOf(id), 1400), echoes(gateway6Of(id), 1400))
 		}, func(*site) []string { return []string{atom(MTUBelowIntent, "*", id)} }, 0, 1400},
 		{"all of a gateway's interfaces have", func(s *site) {
@@ -230,27 +230,18 @@ func TestFromSources(t *testing.T) {
 				s.gateways[id].port.mtu = 1372
 			}
 		}, func(*site) []string { return each(MTUBelowIntent, "*", all) }, 0, 1372},
-		{"packets are cut at one node", func(s *site) {
-			s.nodes[3].port.noOut = func(f probe.Frame) bool { return f.Data[12] != 0x88 && f.Length > 14+1280 }
-		}, func(*site) []string { return each(MTUBelowIntent, "n4", all) }, 0, 1280},
+		{"packets are cut at one node", func(s *site) { s.nodes[3].port.keep(isPacketAbove(1280)) }, func(*site) []string { return each(MTUBelowIntent, "n4", all) }, 0, 1280},
 		{"all is cut at one node", func(s *site) { s.nodes[1].port.mtu = 1400 },
 			func(s *site) []string { return each(MTUBelowIntent, "n2", s.vlans) }, 8, 1400},
-		{"a gateway answers no echoes", func(s *site) { s.gateways[id].hears = s.gateways[id].hears[:4] }, none, 8, 0},
+		{"a gateway answers no echoes", func(s *site) { s.mute(id) }, none, 8, 0},
 		{"gateways limit large echo requests, all together", func(s *site) {
 			var last time.Time
 			for _, id := range all {
-				s.gateways[id].hears = append(s.gateways[id].hears[:4], limited(gatewayOf(id), &last), limited(gateway6Of(id), &last))
+				s.mute(id)
+				s.gateways[id].hears = append(s.gateways[id].hears, limited(gatewayOf(id), &last), limited(gateway6Of(id), &last))
 			}
 		}, none, -1, 0},
-		{"a gateway answers none but who has an address", func(s *site) {
-			g := s.gateways[id]
-			answers := g.hears[0]
-			g.hears[0] = func(h *host, f probe.Frame, p gopacket.Packet) {
-				if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); !ok || arp.SourceProtAddress[0] != 0 {
-					answers(h, f, p)
-				}
-			}
-		}, none, 0, 0},
+		{"a gateway answers none but who has an address", func(s *site) { s.shy(id) }, none, 0, 0},
 		{"a gateway that shares its load", func(s *site) {
 			g := s.gateways[id]
 			other := s.host(s.a, id, otherMAC)
@@ -266,13 +257,7 @@ func TestFromSources(t *testing.T) {
 			}
 		}, none, 0, 0},
 		{"a gateway answers none but who has an address, and one node has none", func(s *site) {
-			g := s.gateways[id]
-			answers := g.hears[0]
-			g.hears[0] = func(h *host, f probe.Frame, p gopacket.Packet) {
-				if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); !ok || arp.SourceProtAddress[0] != 0 {
-					answers(h, f, p)
-				}
-			}
+			s.shy(id)
 			s.networkOf(1, id).Sources = nil
 		}, none, 4, 0},
 		{"port security", func(s *site) { s.nodes[1].port.secure(s.nodes[1]) }, func(s *site) []string { return each(MACFiltered, "n2", s.vlans) }, 4 * 4, 0},
@@ -437,6 +422,28 @@ func TestSourceUnshared(t *testing.T) {
 			})
 		})
 	}
+}
+
+// isPacketAbove is of what is no hello.
+func isPacketAbove(mtu int) func(probe.Frame) bool {
+	return func(f probe.Frame) bool { return f.Data[12] != 0x88 && f.Length > 14+mtu }
+}
+
+// shy has a gateway answer ARP of none but who has an address.
+func (s *site) shy(id vlan.ID) {
+	g := s.gateways[id]
+	answers := g.hears[0]
+	g.hears[0] = func(h *host, f probe.Frame, p gopacket.Packet) {
+		if arp, ok := p.Layer(layers.LayerTypeARP).(*layers.ARP); !ok || arp.SourceProtAddress[0] != 0 {
+			answers(h, f, p)
+		}
+	}
+}
+
+// mute has a gateway answer no echoes: they are the last that it hears.
+func (s *site) mute(id vlan.ID) {
+	g := s.gateways[id]
+	g.hears = slices.Clip(g.hears[:len(g.hears)-2])
 }
 
 // networkOf is that of a VLAN on a node.

@@ -100,7 +100,7 @@ func TestStandings(t *testing.T) {
 func TestStandingEchoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newAddressed(7)
-		s.nodes[3].port.noOut = func(f probe.Frame) bool { return f.Data[12] != 0x88 && f.Length > 14+1280 }
+		s.nodes[3].port.noOut = isPacketAbove(1280)
 		r := s.check(t, Options{VLANs: setOf(101)})
 		if is, why := r.Standing("n4", "physnet1", setOf(101)); is != Well || !slices.Contains(atoms(r), atom(MTUBelowIntent, "n4", 101)) {
 			t.Errorf("%s: %s; %v", is, why, atoms(r))
