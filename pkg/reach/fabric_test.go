@@ -156,6 +156,7 @@ type fakeNode struct {
 	conns  []*fakeConn
 	absent error // of all that it is asked
 	fails  error // of what it sends
+	sends  func(probe.Frame)
 	own    map[probe.MAC]bool
 	// lostAfter is how many questions about what it heard it answers; 0 is all.
 	lostAfter, asked int
@@ -299,6 +300,9 @@ func (c *fakeConn) Send(fr probe.Frame) error {
 	}
 	if len(fr.Data)-14 > c.node.desc.Trunks[0].MTU {
 		return errors.New("message too long")
+	}
+	if c.node.sends != nil {
+		c.node.sends(fr)
 	}
 	fr.Data = slices.Clone(fr.Data)
 	c.node.wire(fr, 0, c.node.port.in)
