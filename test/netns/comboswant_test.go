@@ -181,6 +181,9 @@ func (o *oracle) ofVLAN(v uint16) {
 		}
 	}
 	o.gateways(clear, v)
+	if v == comboSourced {
+		o.sourced(clear)
+	}
 	o.routers(clear, v, false)
 }
 
