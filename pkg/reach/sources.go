@@ -89,10 +89,16 @@ func (g *segment) asksFrom(s *station, target netip.Addr) (netip.Addr, bool) {
 }
 
 // shared says that a peer, too, has asked whether anybody has a source, if there is any: what the node
-// itself sends, its own VMs do not hear.
+// itself sends, its own VMs do not hear. One that gets no answers where those whom it hears do has asked in vain.
 func (g *segment) shared(s *station, source netip.Addr) bool {
+	filtered := func(p *station) bool {
+		return slices.ContainsFunc(g.gateways, func(a netip.Addr) bool {
+			return a.Is4() == source.Is4() && g.asksFor(p, a) && !g.answeredNone(p, a) &&
+				slices.ContainsFunc(g.members, func(o *station) bool { return g.answeredNone(o, a) && g.heard(o, p, probe.Hello) })
+		})
+	}
 	asked := func(p *station) bool {
-		return slices.Contains(g.members, p) && !slices.ContainsFunc(p.obs.Unsent, func(u probe.Unsent) bool { return u.VLAN == g.vlan && u.Kind == probe.Detect })
+		return slices.Contains(g.members, p) && !filtered(p) && !slices.ContainsFunc(p.obs.Unsent, func(u probe.Unsent) bool { return u.VLAN == g.vlan && u.Kind == probe.Detect })
 	}
 	return g.alone || slices.ContainsFunc(g.askers[own{s, source}], asked)
 }

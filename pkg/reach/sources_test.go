@@ -384,6 +384,12 @@ func TestSourceUnshared(t *testing.T) {
 			}
 			s.nodes[0].port.secure(s.nodes[0])
 		}, false, noAsker},
+		{"the only one that has one gets no answers by ARP", func(s *site) {
+			for _, i := range []int{2, 3} {
+				s.networkOf(i, id).Sources = nil
+			}
+			s.nodes[0].port.noOut = isARPReply
+		}, false, noAsker},
 		{"it hears nothing there", func(s *site) { s.nodes[1].port.noOut = heard }, false, string(OneWay)},
 		{"it hears the gateway and no peer", func(s *site) {
 			hello := func(f probe.Frame) bool { return f.VLAN == id && f.Data[12] == 0x88 && f.Data[13] == 0xb5 }
