@@ -42,8 +42,9 @@ type cell struct {
 
 // outsiders are the claims from outside in one segment, the longest unheard first.
 type outsiders struct {
-	list  *list.List // of *outsider
-	timer timer
+	segment Segment
+	list    *list.List // of *outsider
+	timer   timer
 }
 
 // New makes a book that knows networks, and nobody in them.

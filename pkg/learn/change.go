@@ -120,6 +120,12 @@ func (c Claimant) compare(o Claimant) int {
 	return cmp.Or(c.Since.Compare(o.Since), c.NIC.compare(o.NIC), slices.Compare(c.MAC[:], o.MAC[:]))
 }
 
+func (d *Conflict) clone() *Conflict {
+	c := *d
+	c.Claimants = slices.Clone(d.Claimants)
+	return &c
+}
+
 // same says whether a conflict has nothing new to tell.
 func (d *Conflict) same(o *Conflict) bool {
 	return d.Kind == o.Kind && d.Since == o.Since && slices.EqualFunc(d.Claimants, o.Claimants, func(a, b Claimant) bool {

@@ -1,6 +1,7 @@
 package learn
 
 import (
+	"cmp"
 	"container/heap"
 	"time"
 )
@@ -19,7 +20,7 @@ type timers []*timer
 
 // Len, Less, Swap, Push and Pop are for container/heap.
 func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].due.Before(t[j].due) }
+func (t timers) Less(i, j int) bool { return t[i].compare(t[j]) < 0 }
 
 // Swap is for container/heap.
 func (t timers) Swap(i, j int) {
@@ -61,6 +62,21 @@ func (t *timers) stop(e *timer) {
 	if e.index >= 0 {
 		heap.Remove(t, e.index)
 	}
+}
+
+// compare has what is due at one time come in an order that does not tell what happened before.
+func (e *timer) compare(o *timer) int {
+	switch d := e.due.Compare(o.due); {
+	case d != 0:
+		return d
+	case e.claim != nil && o.claim != nil:
+		return cmp.Or(e.claim.at().compare(o.claim.at()), e.claim.nic.id.compare(o.claim.nic.id))
+	case e.claim != nil:
+		return -1
+	case o.claim != nil:
+		return 1
+	}
+	return e.outside.segment.compare(o.outside.segment)
 }
 
 func (b *Book) schedule(c *claim) { b.timers.set(&c.timer, b.due(c)) }

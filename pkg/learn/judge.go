@@ -189,18 +189,18 @@ func (b *Book) tell(c *claim, role Role, at time.Time) {
 func (b *Book) tellConflict(x *cell, holder *claim, at time.Time) {
 	now, was := x.dispute(holder), x.conflict
 	x.conflict = now
-	c := Change{At: at, Claim: Claim{Segment: x.place.Segment, Addr: x.place.Addr}, Conflict: now}
+	c := Change{At: at, Claim: Claim{Segment: x.place.Segment, Addr: x.place.Addr}}
 	switch {
 	case now == nil && was == nil:
 		return
 	case now == nil:
 		c.Kind, c.Conflict = ConflictEnded, was
 	case was == nil:
-		c.Kind = ConflictBegan
+		c.Kind, c.Conflict = ConflictBegan, now.clone()
 	case was.same(now):
 		return
 	default:
-		c.Kind = ConflictChanged
+		c.Kind, c.Conflict = ConflictChanged, now.clone()
 	}
 	b.out = append(b.out, c)
 }

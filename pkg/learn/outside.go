@@ -33,7 +33,7 @@ func (b *Book) hearOutside(e *Event) {
 	}
 	s := b.segments[e.Segment]
 	if s == nil {
-		s = &outsiders{list: list.New()}
+		s = &outsiders{segment: e.Segment, list: list.New()}
 		s.timer = timer{index: -1, outside: s}
 		b.segments[e.Segment] = s
 	}

@@ -279,7 +279,8 @@ func checkLog(t testing.TB, s Settings, log []Event, choose chooser) {
 	b, reloaded, eager := newBook(t, s), newBook(t, s), newBook(t, s)
 	f := follower{}
 	for i, e := range log {
-		f.follow(t, b.Apply(e))
+		changes := b.Apply(e)
+		f.follow(t, changes)
 		if choose(3) == 0 || i == len(log)-1 {
 			checkReference(t, b, refer(s, log[:i+1]), e)
 		}
@@ -290,7 +291,9 @@ func checkLog(t testing.TB, s Settings, log []Event, choose chooser) {
 		if choose(4) == 0 {
 			reloaded = reload(t, reloaded)
 		}
-		reloaded.Apply(e)
+		if d := cmp.Diff(changesText(t, changes), changesText(t, reloaded.Apply(e))); d != "" {
+			t.Fatalf("event %d, %s changes else after a reload (-kept +reloaded):\n%s", i, eventText(e), d)
+		}
 		eager.Apply(e)
 		for i+1 < len(log) && choose(3) > 0 {
 			next := eager.Next()
@@ -333,6 +336,22 @@ func checkEnd(t testing.TB, b *Book, f follower) {
 		checkTruths(t, b)
 	}
 	t.Fatal("does not end")
+}
+
+func changesText(t testing.TB, changes []Change) string {
+	t.Helper()
+	for i := range changes {
+		if d := changes[i].Conflict; d != nil {
+			for j := range d.Claimants { // as of when the conflict was told, or loaded
+				d.Claimants[j].Seen, d.Claimants[j].Place = time.Time{}, ""
+			}
+		}
+	}
+	text, err := json.MarshalIndent(changes, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func eventText(e Event) string {
