@@ -149,7 +149,7 @@ func TestFlood(t *testing.T) {
 			b.Apply(Event{Kind: EventWithdraw, At: e.At, NIC: web, Addr: a, Segment: e.Segment, Provenance: p})
 		case i%1000 == 1:
 			b.Apply(Event{Kind: EventNetwork, At: e.At, Network: "a", Settings: &Network{Mode: []Mode{ModeApproved, ModeObserved}[r.IntN(2)], Limit: MaxLimit}})
-		case i%1000 == 2:
+		case i%10_000 == 2:
 			b = reload(t, b)
 		}
 		b.Apply(Event{Kind: EventClaim, At: e.At, NIC: web, Segment: someSegments[0], Addr: v4(7), Provenance: Declared, Source: fmt.Sprint(i)})
