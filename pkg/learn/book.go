@@ -77,7 +77,8 @@ func Replay(s Settings, events []Event) (*Book, error) {
 	return b, nil
 }
 
-// Apply takes an event, and says what it changes. What was due by its time changes first, as Expire does it.
+// Apply takes an event, and says what it changes. What was due by its time changes first, as Expire does it: an event
+// from a clock that is far ahead ends what others have not ended yet.
 func (b *Book) Apply(e Event) []Change {
 	b.out = nil
 	e.At, e.Until = plain(e.At), plain(e.Until)
@@ -144,7 +145,7 @@ func (b *Book) claim(e *Event) {
 		if c.denied() {
 			c.decision = Decision{} // who declares knows better
 		}
-		if unfit != "" && c.reason == "" {
+		if unfit != "" {
 			b.refuse(e, e.Segment, unfit, "")
 		}
 		c.reason = unfit
@@ -168,7 +169,7 @@ func (b *Book) unwelcome(n *nic, c *claim, at place, e *Event, unfit Reason) Rea
 			return unfit
 		case c != nil && c.denied():
 			return ReasonDenied
-		case n.network.Mode == ModeDeclared && is != firm && !b.cells[at].firmly():
+		case n.network.Mode == ModeDeclared && !b.cells[at].firmly(): // be it for this NIC or another
 			return ReasonDeclaredOnly
 		}
 	} else if c != nil && c.declarations() >= maxSources {
@@ -370,7 +371,6 @@ func (b *Book) presence(e *Event) {
 
 // setNetwork judges all NICs of a network anew.
 func (b *Book) setNetwork(e *Event, now *Network) {
-	was := b.networks[e.Network]
 	b.networks[e.Network] = now
 	if now == nil {
 		delete(b.networks, e.Network)
@@ -382,8 +382,7 @@ func (b *Book) setNetwork(e *Event, now *Network) {
 		n := b.nics[id]
 		n.network = now
 		for _, c := range slices.Clone(n.claims) {
-			if was != nil && now != nil && was.Mode == ModeObserved && now.Mode == ModeApproved &&
-				c.told.role == Holder && c.class() != firm && !c.approved() {
+			if now != nil && now.Mode == ModeApproved && c.told.role == Holder && c.class() != firm && !c.approved() {
 				c.decision = Decision{By: ByChange, At: e.At}
 			}
 			b.refit(c, e.At)

@@ -305,6 +305,35 @@ func TestReadOuts(t *testing.T) {
 	}
 }
 
+// Who approved an address before that was needed has approved it.
+func TestApproverStays(t *testing.T) {
+	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeObserved)}})
+	for _, e := range []Event{says(1, web, five, ARP), says(1, web, six, ARP), says(1, web, vip, Declared), says(1, web, vip, ARP), decides(2, EventApprove, web, five), sets(3, mode(ModeApproved))} {
+		b.Apply(e)
+	}
+	var got []Decision
+	for _, c := range b.Bindings(web) {
+		got = append(got, c.Approved)
+	}
+	if d := cmp.Diff([]Decision{{By: "ann", At: second(2)}, {By: ByChange, At: second(3)}, {}}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// A declaration that was unfit, and is withdrawn, leaves nothing.
+func TestUnfitIsWithdrawn(t *testing.T) {
+	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeApproved)}})
+	for _, e := range []Event{
+		says(1, web, five, ARP), decides(2, EventApprove, web, five), sets(3, Network{Mode: ModeApproved, Gateways: addrs(five)}),
+		says(4, web, five, Declared), withdraws(5, web, five, Declared),
+	} {
+		b.Apply(e)
+	}
+	if got := b.Unfit(web); got != nil {
+		t.Errorf("unfit are %v", got)
+	}
+}
+
 // Who is aside is in the order in which they would be promoted; who never would be comes last.
 func TestAsideInOrder(t *testing.T) {
 	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeObserved), "b": mode(ModeDeclared)}})

@@ -215,6 +215,26 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// What is seen first, and better known then, is within the bound of the better.
+func TestBoundsOfTheBetter(t *testing.T) {
+	for p, want := range map[Provenance]int{DHCP: maxLeases, Declared: maxFirm} {
+		b := newBook(t, Settings{Networks: map[string]Network{"a": {Mode: ModeObserved, Limit: MaxLimit}}})
+		for i := range 500 {
+			b.Apply(says(i, web, v4(i).String(), ARP))
+			b.Apply(says(i, web, v4(i).String(), p))
+		}
+		better := 0
+		for _, c := range b.Bindings(web) {
+			if c.Provenance == p {
+				better++
+			}
+		}
+		if better != want || len(b.Bindings(web)) != want+MaxLimit {
+			t.Errorf("%d of %d are by %v", better, len(b.Bindings(web)), p)
+		}
+	}
+}
+
 // Of decisions about what is not claimed, the latest are kept.
 func TestIdleDecisions(t *testing.T) {
 	b := newBook(t, Settings{Networks: map[string]Network{"a": {Mode: ModeObserved, Limit: MaxLimit}}})

@@ -56,13 +56,15 @@ func sets(at int, n Network) Event {
 	return Event{Kind: EventNetwork, At: second(at), Network: "a", Settings: &n}
 }
 
-func in(e Event, s Segment) Event     { e.Segment = s; return e }
-func source(e Event, s string) Event  { e.Source = s; return e }
-func by(e Event, m MAC) Event         { e.MAC = m; return e }
-func passes(at int) Event             { return Event{Kind: "passes", At: second(at)} }
-func brief(changes []Change) string   { return strings.Join(briefs(changes), ", ") }
-func mode(m Mode) Network             { return Network{Mode: m} }
-func silence(m Mode, sec int) Network { return Network{Mode: m, Expiry: time.Duration(sec) * time.Second} }
+func in(e Event, s Segment) Event    { e.Segment = s; return e }
+func source(e Event, s string) Event { e.Source = s; return e }
+func by(e Event, m MAC) Event        { e.MAC = m; return e }
+func passes(at int) Event            { return Event{Kind: "passes", At: second(at)} }
+func brief(changes []Change) string  { return strings.Join(briefs(changes), ", ") }
+func mode(m Mode) Network            { return Network{Mode: m} }
+func silence(m Mode, sec int) Network {
+	return Network{Mode: m, Expiry: time.Duration(sec) * time.Second}
+}
 
 func briefs(changes []Change) (out []string) {
 	for _, c := range changes {
@@ -90,7 +92,15 @@ type story struct {
 	steps   []step
 }
 
+// run tells a story to a book that is kept, and to one that is written down and read again after each step.
 func (s *story) run(t *testing.T) {
+	t.Helper()
+	for _, reloads := range []bool{false, true} {
+		s.tell(t, reloads)
+	}
+}
+
+func (s *story) tell(t *testing.T, reloads bool) {
 	t.Helper()
 	settings := Settings{Networks: map[string]Network{"a": s.network, "b": mode(ModeObserved)}}
 	b := newBook(t, settings)
@@ -106,7 +116,9 @@ func (s *story) run(t *testing.T) {
 			t.Errorf("step %d: got  %q,\nwant %q", i, got, st.want)
 		}
 		f.follow(t, changes)
-		b = reload(t, b)
+		if reloads {
+			b = reload(t, b)
+		}
 	}
 }
 
@@ -442,6 +454,38 @@ func TestModeApproved(t *testing.T) {
 			{of(4, EventGone, web), ""},
 			{says(5, web, five, ARP), "Bound web ARP"},
 		}},
+		{"what waits again is as young as its next approval", change, []step{
+			{says(1, web, five, Declared), "Bound web Declared"},
+			{says(2, web, five, ARP), ""},
+			{withdraws(3, web, five, Declared), "Waiting web ARP"},
+			{says(4, db, five, ARP), "Waiting db ARP"},
+			{decides(5, EventApprove, db, five), "Bound db ARP, ConflictBegan Inside"},
+			{decides(6, EventApprove, web, five), "Aside web ARP, ConflictChanged Inside"},
+		}},
+		{"an older sighting does not make an approval older", change, []step{
+			{says(5, web, five, ARP), "Waiting web ARP"},
+			{says(6, db, five, ARP), "Waiting db ARP"},
+			{decides(8, EventApprove, db, five), "Bound db ARP, ConflictBegan Inside"},
+			{decides(10, EventApprove, web, five), "Aside web ARP, ConflictChanged Inside"},
+			{says(3, web, five, ARP), "Aside web ARP, ConflictChanged Inside"},
+		}},
+		{"those who waited for the same, by age", change, []step{
+			{says(1, web, five, ARP), "Waiting web ARP"},
+			{says(2, db, five, ARP), "Waiting db ARP"},
+			{sets(4, mode(ModeObserved)), "Aside db ARP, Bound web ARP, ConflictBegan Inside"},
+		}},
+		{"an approval survives what makes its address unfit, but binds nothing", change, []step{
+			{says(1, web, five, ARP), "Waiting web ARP"},
+			{decides(2, EventApprove, web, five), "Bound web ARP"},
+			{sets(3, Network{Mode: ModeApproved, Gateways: addrs(five)}), "Refused web Gateway, Unbound web ARP"},
+			{says(4, web, five, Declared), "Refused web Gateway"},
+			{source(says(5, web, five, Declared), "Multus"), "Refused web Gateway"},
+			{says(6, web, five, Declared), ""},
+			{withdraws(7, web, five, Declared), ""},
+			{source(withdraws(8, web, five, Declared), "Multus"), ""},
+			{sets(9, change), ""},
+			{says(10, web, five, ARP), "Bound web ARP"},
+		}},
 		{"a NIC of another network", change, []step{
 			{says(1, old, five, ARP), "Bound old ARP"},
 			{says(2, web, five, ARP), "Waiting web ARP, ConflictBegan Inside"},
@@ -486,6 +530,12 @@ func TestShared(t *testing.T) {
 			{says(3, db, vip, ARP), "Aside web Declared, Promoted db Declared"},
 			{says(4, web, vip, ARP), "Aside db Declared, Promoted web Declared"},
 		}},
+		{"whoever was denied it has no say", shared, []step{
+			{says(1, old, vip, ARP), "Bound old ARP"},
+			{decides(2, EventDeny, old, vip), "Unbound old ARP"},
+			{says(3, web, vip, ARP), "Bound web ARP"},
+			{says(4, db, vip, ARP), "Aside web ARP, Bound db ARP"},
+		}},
 		{"no more", shared, []step{
 			{says(1, web, vip, ARP), "Bound web ARP"},
 			{says(2, db, vip, ARP), "Aside web ARP, Bound db ARP"},
@@ -528,6 +578,31 @@ func TestOutside(t *testing.T) {
 			{outside(9, five, 1), "ConflictBegan Outside"},
 			{outside(7, five, 1), "ConflictChanged Outside"},
 			{outside(8, five, 2), "ConflictChanged Outside"},
+		}},
+	})
+}
+
+func TestLowerLimit(t *testing.T) {
+	runStories(t, []story{
+		{"takes nothing away, nor new evidence for what is held", mode(ModeObserved), []step{
+			{says(1, web, five, ARP), "Bound web ARP"},
+			{says(2, web, six, ARP), "Bound web ARP"},
+			{sets(3, Network{Mode: ModeObserved, Limit: 1}), ""},
+			{says(4, web, six, GuestAgent), "Bound web GuestAgent"},
+			{withdraws(5, web, six, GuestAgent), "Bound web ARP"},
+			{says(6, web, vip, ARP), "Refused web Limit"},
+			{withdraws(7, web, six, ARP), "Unbound web ARP"},
+			{says(8, web, six, ARP), "Refused web Limit"},
+			{withdraws(9, web, five, ARP), "Unbound web ARP"},
+			{says(10, web, six, ARP), "Bound web ARP"},
+		}},
+		{"room for one", Network{Mode: ModeObserved, Limit: 1}, []step{
+			{says(1, web, five, Declared), "Bound web Declared"},
+			{says(2, web, five, ARP), ""},
+			{withdraws(3, web, five, Declared), "Bound web ARP"},
+			{says(4, web, six, Declared), "Bound web Declared"},
+			{says(5, web, six, ARP), ""},
+			{withdraws(6, web, six, Declared), "Refused web Limit, Unbound web Declared"},
 		}},
 	})
 }
