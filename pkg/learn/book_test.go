@@ -305,6 +305,79 @@ func TestReadOuts(t *testing.T) {
 	}
 }
 
+// What an event does not tell stays as it was, and what is not its to tell is not taken from it.
+func TestEvidenceIsKept(t *testing.T) {
+	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeObserved)}})
+	bare := func(e Event) Event { e.MAC, e.Place = MAC{}, ""; return e }
+	far := bare(leases(4, web, five, 100))
+	far.Provenance = ARP
+	for _, e := range []Event{
+		bare(says(1, web, five, Declared)), says(2, web, five, ARP), bare(says(3, web, five, ARP)), far,
+		outside(5, five, 1), {Kind: EventOutside, At: second(6), Segment: someSegments[0], Addr: netip.MustParseAddr(five), MAC: MAC{2, 0, 0, 0, 9, 1}},
+	} {
+		b.Apply(e)
+	}
+	w := b.Who(someSegments[0], netip.MustParseAddr(five))
+	if w.Holder.MAC != macOf(web) {
+		t.Errorf("the MAC is %v", w.Holder.MAC)
+	}
+	if d := cmp.Diff(Evidence{Provenance: ARP, MAC: macOf(web), Place: "n1", Since: second(2), Seen: second(4)}, w.Holder.Evidence[1]); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]Outside{{MAC: MAC{2, 0, 0, 0, 9, 1}, Place: "uplink n2", Since: second(5), Seen: second(6)}}, w.Outside); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// A change has the time at which it was due, however late that is asked for; and time does not go back.
+func TestTimes(t *testing.T) {
+	b := newBook(t, Settings{Networks: map[string]Network{"a": silence(ModeObserved, 10)}})
+	if next := b.Next(); !next.IsZero() || len(b.Expire(second(0))) > 0 {
+		t.Errorf("next is %v, of nothing", next)
+	}
+	for _, e := range []Event{says(1, web, five, ARP), says(2, db, five, ARP), of(3, EventAbsent, old)} {
+		b.Apply(e)
+	}
+	before := dumpText(t, b)
+	b.Expire(second(2))
+	if d := cmp.Diff(before, dumpText(t, b)); d != "" {
+		t.Errorf("time goes back:\n%s", d)
+	}
+	if next := b.Next(); next != second(11) {
+		t.Errorf("next is %v", next)
+	}
+	changes := b.Expire(second(50))
+	if got := brief(changes); got != "Unbound web ARP, Promoted db ARP, ConflictEnded Inside, Unbound db ARP" {
+		t.Error(got)
+	}
+	for i, c := range changes {
+		if want := second(11 + i/3); c.At != want {
+			t.Errorf("%v at %v, want %v", c, c.At, want)
+		}
+	}
+}
+
+// A time is the same in every zone, and with a clock's reading.
+func TestZones(t *testing.T) {
+	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeObserved)}})
+	now := time.Now()
+	e := says(0, web, five, DHCP)
+	e.At, e.Until = now, now.Add(time.Hour)
+	b.Apply(e)
+	reload(t, b)
+	e.At, e.Until = now.In(time.FixedZone("there", 3600)), now.Add(time.Hour).UTC()
+	if changes := b.Apply(e); len(changes) > 0 {
+		t.Errorf("the same is told again: %v", changes)
+	}
+	e.NIC, e.Addr = db, netip.MustParseAddr(six)
+	b.Apply(e)
+	for _, id := range []NIC{web, db} {
+		if c := b.Bindings(id)[0]; c.Since != now.Round(0).UTC() || c.Evidence[0].Until != now.Add(time.Hour).Round(0).UTC() {
+			t.Errorf("%v since %v until %v", id, c.Since, c.Evidence[0].Until)
+		}
+	}
+}
+
 // Who approved an address before that was needed has approved it.
 func TestApproverStays(t *testing.T) {
 	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeObserved)}})
@@ -338,7 +411,7 @@ func TestUnfitIsWithdrawn(t *testing.T) {
 func TestAsideInOrder(t *testing.T) {
 	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeObserved), "b": mode(ModeDeclared)}})
 	for _, e := range []Event{
-		says(1, db, five, Declared), says(2, old, five, ARP), says(4, web, five, ARP), says(3, someNICs[2], five, ARP),
+		says(1, db, five, Declared), says(2, old, five, ARP), says(3, web, five, ARP), says(4, someNICs[2], five, ARP),
 		{Kind: EventClaim, At: second(9), NIC: NIC{Name: "x", Network: "a"}, Segment: someSegments[0], Addr: netip.MustParseAddr(five), Provenance: Declared},
 	} {
 		b.Apply(e)
@@ -347,7 +420,7 @@ func TestAsideInOrder(t *testing.T) {
 	for _, c := range b.Who(someSegments[0], netip.MustParseAddr(five)).Aside {
 		order = append(order, c.NIC.UID)
 	}
-	if d := cmp.Diff([]string{"", "3", "1", "4"}, order); d != "" {
+	if d := cmp.Diff([]string{"", "1", "3", "4"}, order); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }

@@ -55,11 +55,9 @@ func (b *Book) Dump() State {
 		n := b.nics[id]
 		ns := NICState{NIC: id, Absent: n.absent, Turned: n.turned, Refusals: n.refusals.clone()}
 		for _, c := range n.claims {
-			cs := ClaimState{Segment: c.at().Segment, Addr: c.at().Addr, Since: c.since, Standing: c.standing, Decision: c.decision, Evidence: slices.Clone(c.evidence)}
-			if c.class() == idle {
-				cs.Since, cs.Evidence = time.Time{}, nil
-			}
-			ns.Claims = append(ns.Claims, cs)
+			ns.Claims = append(ns.Claims, ClaimState{
+				Segment: c.at().Segment, Addr: c.at().Addr, Since: c.since, Standing: c.standing, Decision: c.decision, Evidence: slices.Clone(c.evidence),
+			})
 		}
 		s.NICs = append(s.NICs, ns)
 	}

@@ -16,10 +16,6 @@ func (b *Book) touch(x *cell) {
 
 // settle judges what was touched.
 func (b *Book) settle(at time.Time) {
-	if len(b.dirty) == 0 {
-		return
-	}
-	slices.SortFunc(b.dirty, func(x, y *cell) int { return x.place.compare(y.place) })
 	for _, x := range b.dirty {
 		b.judge(x, at)
 		x.dirty = false

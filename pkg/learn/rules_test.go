@@ -56,12 +56,13 @@ func sets(at int, n Network) Event {
 	return Event{Kind: EventNetwork, At: second(at), Network: "a", Settings: &n}
 }
 
-func in(e Event, s Segment) Event    { e.Segment = s; return e }
-func source(e Event, s string) Event { e.Source = s; return e }
-func by(e Event, m MAC) Event        { e.MAC = m; return e }
-func passes(at int) Event            { return Event{Kind: "passes", At: second(at)} }
-func brief(changes []Change) string  { return strings.Join(briefs(changes), ", ") }
-func mode(m Mode) Network            { return Network{Mode: m} }
+func in(e Event, s Segment) Event        { e.Segment = s; return e }
+func toldBy(e Event, p Provenance) Event { e.Provenance = p; return e }
+func source(e Event, s string) Event     { e.Source = s; return e }
+func by(e Event, m MAC) Event            { e.MAC = m; return e }
+func passes(at int) Event                { return Event{Kind: "passes", At: second(at)} }
+func brief(changes []Change) string      { return strings.Join(briefs(changes), ", ") }
+func mode(m Mode) Network                { return Network{Mode: m} }
 func silence(m Mode, sec int) Network {
 	return Network{Mode: m, Expiry: time.Duration(sec) * time.Second}
 }
@@ -309,6 +310,11 @@ func TestSilence(t *testing.T) {
 			{passes(11), "Bound web ARP"},
 			{passes(15), "Unbound web ARP"},
 		}},
+		{"each source by itself, when that is asked late", silence(ModeObserved, 10), []step{
+			{says(1, web, five, GuestAgent), "Bound web GuestAgent"},
+			{says(5, web, five, ARP), ""},
+			{passes(99), "Bound web ARP, Unbound web ARP"},
+		}},
 		{"not of what is declared", silence(ModeObserved, 10), []step{
 			{says(1, web, five, Declared), "Bound web Declared"},
 			{says(2, web, five, ARP), ""},
@@ -390,6 +396,8 @@ func TestModeApproved(t *testing.T) {
 			{says(4, web, five, ARP), "Waiting web ARP"},
 			{in(decides(5, EventApprove, web, five), someSegments[1]), "Refused web NobodyClaims"},
 			{decides(6, EventApprove, db, five), "Refused db NobodyClaims"},
+			{toldBy(decides(7, EventDeny, web, six), ARP), "Refused web NobodyClaims"},
+			{toldBy(decides(8, EventDeny, web, six), ARP), "Refused web NobodyClaims"},
 		}},
 		{"waits", change, []step{
 			{says(1, web, five, ARP), "Waiting web ARP"},
@@ -561,6 +569,12 @@ func TestOutside(t *testing.T) {
 			{says(4, db, five, ARP), "Aside db ARP, ConflictChanged Inside"},
 			{passes(608), ""},
 			{passes(609), "ConflictChanged Inside"},
+		}},
+		{"two, one after the other", mode(ModeObserved), []step{
+			{says(1, web, five, Declared), "Bound web Declared"},
+			{outside(2, five, 1), "ConflictBegan Outside"},
+			{outside(3, five, 2), "ConflictChanged Outside"},
+			{passes(1e6), "ConflictChanged Outside, ConflictEnded Outside"},
 		}},
 		{"is nobody else than the NIC", mode(ModeObserved), []step{
 			{by(outside(1, five, 1), macOf(web)), ""},
