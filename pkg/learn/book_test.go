@@ -326,8 +326,3 @@ func TestUnfitIsWithdrawn(t *testing.T) {
 		t.Errorf("unfit are %v", got)
 	}
 }
-
-// Who is aside is in the order in which they would be promoted; who never would be comes last.
-// Sightings of many, in whatever order they come, come to the same where neither limit nor time decide.
-// What is of other NICs, other addresses and other networks may come before or after.
-// expires says whether anything may end by time: then it matters how late an event comes.

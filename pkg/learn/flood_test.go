@@ -121,7 +121,7 @@ func size(b *Book, id NIC) (claims, idles int) {
 // A NIC that claims whatever comes to its mind, by whatever it can, costs no more than the bounds say.
 func TestFlood(t *testing.T) {
 	claims := 100_000
-	if testing.Short() {
+	if testing.Short() || slow {
 		claims = 20_000
 	}
 	b := newBook(t, Settings{Networks: map[string]Network{"a": {Mode: ModeObserved, Limit: MaxLimit}, "b": mode(ModeObserved)}})

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// Sightings of many, in whatever order they come, come to the same where neither limit nor time decide.
 func TestOrderOfSightings(t *testing.T) {
 	for seed := range 300 {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
@@ -40,6 +41,7 @@ func TestOrderOfSightings(t *testing.T) {
 	}
 }
 
+// What is of other NICs, other addresses and other networks may come before or after.
 func TestOrderOfUnrelated(t *testing.T) {
 	for seed := range 300 {
 		choose := seeded(uint64(seed))
@@ -90,6 +92,7 @@ func TestOrderOfUnrelated(t *testing.T) {
 	}
 }
 
+// expires says whether anything may end by time: then it matters how late an event comes.
 func expires(s Settings, log []Event) bool {
 	for _, n := range s.Networks {
 		if n.Expiry > 0 || n.Shared != nil {

@@ -421,7 +421,7 @@ func checkTruths(t testing.TB, b *Book) {
 
 func TestAgainstReference(t *testing.T) {
 	logs := 2000
-	if testing.Short() {
+	if testing.Short() || slow {
 		logs = 300
 	}
 	for seed := range logs {

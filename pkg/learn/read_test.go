@@ -10,7 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestReadOuts(t *testing.T) {
+// disputed is a book in which there is something of everything.
+func disputed(t *testing.T) *Book {
+	t.Helper()
 	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeApproved), "b": mode(ModeObserved)}})
 	for _, e := range []Event{
 		says(1, web, five, ARP), says(2, db, five, ARP), says(3, old, five, ARP), says(4, web, six, ARP),
@@ -20,6 +22,13 @@ func TestReadOuts(t *testing.T) {
 	} {
 		b.Apply(e)
 	}
+	return b
+}
+
+var sameAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+func TestReadOuts(t *testing.T) {
+	b := disputed(t)
 	w := b.Who(someSegments[0], netip.MustParseAddr(five))
 	seen := Evidence{Provenance: ARP, MAC: macOf(web), Place: "n2", Since: second(1), Seen: second(8)}
 	want := Answer{
@@ -38,13 +47,34 @@ func TestReadOuts(t *testing.T) {
 		}},
 		Outside: []Outside{{MAC: MAC{2, 0, 0, 0, 9, 1}, Place: "uplink n2", Since: second(6), Seen: second(6)}},
 	}
-	same := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-	if d := cmp.Diff(want, w, same); d != "" {
+	if d := cmp.Diff(want, w, sameAddr); d != "" {
 		t.Errorf("who (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff([]Claim{*want.Holder}, b.Bindings(web), same); d != "" {
+	if d := cmp.Diff([]Claim{*want.Holder}, b.Bindings(web), sameAddr); d != "" {
 		t.Errorf("bindings (-want +got):\n%s", d)
 	}
+	var waiting []string
+	for _, c := range b.Waiting() {
+		waiting = append(waiting, c.NIC.Name+" "+c.Addr.String())
+	}
+	if d := cmp.Diff([]string{"db 10.0.0.5", "web 10.0.0.6"}, waiting); d != "" {
+		t.Errorf("waiting (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(Answer{}, b.Who(someSegments[1], netip.MustParseAddr(five)), sameAddr); d != "" {
+		t.Errorf("who has what nobody has:\n%s", d)
+	}
+	if b.Bindings(NIC{}) != nil || b.Unfit(NIC{}) != nil {
+		t.Error("nobody has something")
+	}
+	w.Holder.Evidence[0].MAC = MAC{9}
+	b.Dump().NICs[1].Claims[0].Evidence[0].MAC = MAC{9}
+	if d := cmp.Diff([]Claim{*want.Holder}, b.Bindings(web), sameAddr); d != "" {
+		t.Errorf("a read-out shares what it read (-want +got):\n%s", d)
+	}
+}
+
+func TestConflicts(t *testing.T) {
+	b := disputed(t)
 	conflicts := []Conflict{{
 		Segment: someSegments[0], Addr: netip.MustParseAddr(five), Kind: ConflictInside, Since: second(2),
 		Claimants: []Claimant{
@@ -60,33 +90,16 @@ func TestReadOuts(t *testing.T) {
 			{NIC: web, Role: Pending, MAC: macOf(web), Provenance: ARP, Since: second(4), Seen: second(4), Place: "n1"},
 		},
 	}}
-	if d := cmp.Diff(conflicts, b.Conflicts(), same); d != "" {
+	if d := cmp.Diff(conflicts, b.Conflicts(), sameAddr); d != "" {
 		t.Errorf("conflicts (-want +got):\n%s", d)
 	}
 	text := "10.0.0.6 in fabric/100 is claimed by bank/old on b (02:00:00:00:00:04, at n1, since 2026-03-01T12:00:09Z) and by shop/web on a (02:00:00:00:00:01, at n1, since 2026-03-01T12:00:04Z)"
 	if got := conflicts[1].String(); got != text {
 		t.Errorf("got  %s\nwant %s", got, text)
 	}
-	var waiting []string
-	for _, c := range b.Waiting() {
-		waiting = append(waiting, c.NIC.Name+" "+c.Addr.String())
-	}
-	if d := cmp.Diff([]string{"db 10.0.0.5", "web 10.0.0.6"}, waiting); d != "" {
-		t.Errorf("waiting (-want +got):\n%s", d)
-	}
-	if d := cmp.Diff(Answer{}, b.Who(someSegments[1], netip.MustParseAddr(five)), same); d != "" {
-		t.Errorf("who has what nobody has:\n%s", d)
-	}
-	if b.Bindings(NIC{}) != nil || b.Unfit(NIC{}) != nil {
-		t.Error("nobody has something")
-	}
-	w.Holder.Evidence[0].MAC = MAC{9}
-	b.Dump().NICs[1].Claims[0].Evidence[0].MAC = MAC{9}
-	if d := cmp.Diff([]Claim{*want.Holder}, b.Bindings(web), same); d != "" {
-		t.Errorf("a read-out shares what it read (-want +got):\n%s", d)
-	}
 }
 
+// Who is aside is in the order in which they would be promoted; who never would be comes last.
 func TestAsideInOrder(t *testing.T) {
 	b := newBook(t, Settings{Networks: map[string]Network{"a": mode(ModeObserved), "b": mode(ModeDeclared)}})
 	for _, e := range []Event{
