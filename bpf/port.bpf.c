@@ -107,7 +107,8 @@ static __always_inline __u32 by_state(struct __sk_buff *skb, struct track *t, st
 }
 
 /* firewall: what passes freely, what belongs to a packet that has passed, and the rest. */
-static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame *f, struct track *t)
+static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_port *port, const struct frame *f,
+				      struct track *t)
 {
 	struct packet p = { .vlan = f->vlan };
 	__u32 r;
@@ -116,6 +117,11 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct frame 
 	if (r != GO_ON) {
 		t->rule = t->told = 0; /* no rule's doing, whatever one said of the frame */
 		return r;
+	}
+	if (t->dir == HP_OUT) {
+		r = guard_servers(port, &p);
+		if (r != GO_ON)
+			return r;
 	}
 	/* By an Ethernet rule that allows it, which is left of what is not IP alone. */
 	if (t->rule) {
@@ -147,14 +153,34 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	/* Not even an Ethernet header, which the kernel keeps in the linear part. */
 	if ((void *)(f.eth + 1) > (void *)(long)skb->data_end)
 		return HP_MALFORMED;
+	if (dir == HP_IN && port->flags & HP_PORT_MAC_CHANGES) {
+		r = by_port(skb, port, dir);
+		if (r != GO_ON)
+			return r;
+		f.eth = (void *)(long)skb->data;
+		if ((void *)(f.eth + 1) > (void *)(long)skb->data_end)
+			return HP_MALFORMED;
+	}
 	r = guard_vlan(skb, port, &f);
 	if (r != GO_ON)
 		return r;
-	/* Only the VM's own MAC leaves the port. */
-	if (dir == HP_OUT && !own_mac(port, f.eth))
+	/* Only the VM's own MAC leaves the port, and enters it, unless others may, too. */
+	if (dir == HP_OUT && !(port->flags & HP_PORT_FORGED) && !own_mac(port, f.eth))
 		return foreign_mac(skb, f.ethertype, f.at);
-	if (dir == HP_IN && for_other(port, f.eth))
+	if (dir == HP_IN && !(port->flags & (HP_PORT_PROMISCUOUS | HP_PORT_MAC_CHANGES)) && for_other(port, f.eth))
 		return HP_NOT_FOR_PORT;
+	if (dir == HP_OUT && port->flags & HP_PORT_BPDU_GUARD && of_links(f.eth))
+		return HP_BPDU_GUARD;
+	if (dir == HP_OUT && port->flags & (HP_PORT_RATES | HP_PORT_FORGED)) {
+		r = by_port(skb, port, dir);
+		if (r != GO_ON)
+			return r;
+		/* Anew, rather than kept over the call: there is no room on the stack. */
+		f.eth = (void *)(long)skb->data;
+		if ((void *)(f.eth + 1) > (void *)(long)skb->data_end)
+			return HP_MALFORMED;
+		guard_vlan(skb, port, &f);
+	}
 	/* Between nodes alone: no rule has a say, and no guest passes for an agent. */
 	if (f.ethertype == HP_HELLO_ETHERTYPE)
 		state = guard_hello(skb, f.at, state);
@@ -179,7 +205,7 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	r = known_flow(skb, &f, t);
 	if (r != GO_ON)
 		return r;
-	return firewall(skb, &f, t);
+	return firewall(skb, port, &f, t);
 }
 
 /* port_of: the record of an interface; its own cell nearly always leads there. */
@@ -220,11 +246,11 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		return not_entered(skb);
 	/* Attached, but nobody has said what for. */
 	if (!port)
-		return verdict(skb, NO_SLOT, dir, HP_NO_PORT);
+		return verdict(skb, NO_SLOT, 0, dir, HP_NO_PORT);
 	if (!jumped && skb->mark) {
 		if (is_refusal(skb)) {
 			skb->mark = 0;
-			return verdict(skb, port->slot, dir, HP_REFUSAL);
+			return verdict(skb, port->slot, port->serial, dir, HP_REFUSAL);
 		}
 		if (dir == HP_OUT && is_reminder(skb)) {
 			skb->mark = 0;
@@ -236,7 +262,7 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 	t.policy = port->policy;
 	t.dir = dir;
 	reason = decide(skb, port, &t);
-	act = verdict(skb, port->slot, dir, reason);
+	act = verdict(skb, port->slot, port->serial, dir, reason);
 	/* What is flooded has its events where it belongs: here it would use up those of the VM. */
 	if (t.told & TOLD_PASS || t.frame & FRAME_LOGGED || (is_drop(reason) && !is_flooded(reason, dir)) || dry_run)
 		tell(skb, &t, reason);
@@ -337,6 +363,11 @@ const union {
 	struct addr_key addr_key;
 	struct fragmented fragmented;
 	struct page page;
+	struct hp_station_key station_key;
+	struct hp_rates rates;
+	struct hp_bucket bucket;
+	struct hp_late_key late_key;
+	struct hp_mac_key mac_key;
 } *const volatile abi_types = 0;
 
 /* bpf_ktime_get_coarse_ns and bpf_skb_load_bytes need no more than this. */

@@ -64,10 +64,17 @@ enum hp_vlan_mode {
 	X(UNTAGGED, 28, DROP, "untagged frame on a trunk port without a native VLAN")                                      \
 	X(MALFORMED, 29, DROP, "headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP")                  \
 	X(TOO_MANY_HEADERS, 30, DROP, "more IPv6 extension headers than are followed")                                     \
-	X(FRAGMENT_DROP, 31, DROP, "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports")
+	X(FRAGMENT_DROP, 31, DROP, "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports")    \
+	X(BPDU_GUARD, 32, DROP, "frame to a group of links, as spanning tree, LACP or CDP, from a VM whose network guards against it")    \
+	X(RA_GUARD, 33, DROP, "router advertisement or redirect of IPv6 from a VM whose network guards against it")                       \
+	X(DHCP_SERVER_GUARD, 34, DROP, "answer of a DHCP server, of either family, from a VM whose network guards against it")            \
+	X(MAC_LIMIT, 35, DROP, "source MAC is not the port's, which may send from others, but has sent from as many as it may") \
+	X(BROADCAST_LIMIT, 36, DROP, "broadcast of a VM that sends more of them than its network's rateLimits")                          \
+	X(MULTICAST_LIMIT, 37, DROP, "multicast of a VM that sends more of it than its network's rateLimits")
 
 #define HP_REASON_FIRST_DROP 14 /* lower it for more of them: 10 to 13 were never given out */
-#define HP_REASON_MAX 32
+#define HP_REASON_MAX 64
+#define HP_REASON_COUNTED 32 /* reasons from here on are counted in late_counters */
 
 enum hp_reason {
 #define X(name, value, kind, text) HP_##name = value,
@@ -191,7 +198,15 @@ struct hp_rule {
  */
 #define HP_RULE_LINK_SHIFT 16
 
-#define HP_PORT_FAST 1 /* of hp_port.flags: the port takes part in the fast path; an access port */
+/* Of hp_port.flags. */
+#define HP_PORT_FAST 1        /* the port takes part in the fast path; an access port */
+#define HP_PORT_PROMISCUOUS 2 /* gets unicast to other MACs, where the bridge floods it */
+#define HP_PORT_BPDU_GUARD 4  /* guards: the reasons of these names */
+#define HP_PORT_RA_GUARD 8
+#define HP_PORT_DHCP_GUARD 16
+#define HP_PORT_FORGED 32      /* frames from other MACs leave it */
+#define HP_PORT_MAC_CHANGES 64 /* it gets unicast to MACs that it has sent from */
+#define HP_PORT_RATES 128      /* port_rates has limits for what it sends */
 
 /*
  * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:
@@ -205,10 +220,48 @@ struct hp_port {
 	__u16 mode;        /* enum hp_vlan_mode */
 	__u16 pvid;        /* VLAN of untagged frames: access VLAN, native VLAN, or 0 */
 	__u8 mac[6];       /* the VM's MAC: the only source MAC let out */
-	__u16 flags;       /* HP_PORT_FAST */
+	__u16 flags;       /* HP_PORT_FAST and the others of that name */
 	__u32 serial;      /* differs for every port that ever had this slot */
 	__u32 ifindex;     /* host end */
 	__u64 vlans[64];   /* trunk and native: bit per VLAN that the VM may tag */
+};
+
+/* How much a port may send, in packets a second; 0: no limit. */
+struct hp_rates {
+	__u32 broadcast;
+	__u32 multicast;
+};
+
+/*
+ * A bucket that has what a port may send at once, in thousandths of packets, and fills at its rate, up to what a second has.
+ * One aligned 8-byte value.
+ */
+struct hp_bucket {
+	__u32 tokens;
+	__u32 at; /* when it was last looked at, in ticks */
+};
+#define HP_RATE_MAX 1000000
+
+/* A MAC beside its own that a port with HP_PORT_FORGED has sent from, in a VLAN. */
+#define HP_STATIONS_A_PORT 256
+#define HP_STATIONS 65536
+struct hp_station_key {
+	__u32 slot;
+	__u32 serial; /* hp_port.serial */
+	__u8 mac[6];
+	__u16 vlan;
+};
+
+/* Counters of a port's reasons from HP_REASON_COUNTED on. */
+struct hp_late_key {
+	__u32 serial; /* hp_port.serial */
+	__u32 reason; /* enum hp_reason */
+};
+
+/* A MAC as a key. */
+struct hp_mac_key {
+	__u8 mac[6];
+	__u16 pad;
 };
 
 /*

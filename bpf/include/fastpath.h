@@ -42,7 +42,7 @@ enum way {
 
 static __always_inline int takes_part(const struct hp_port *port)
 {
-	return port->flags & HP_PORT_FAST && port->mode == HP_ACCESS;
+	return port->flags & HP_PORT_FAST && !(port->flags & HP_PORT_FORGED) && port->mode == HP_ACCESS;
 }
 
 static __always_inline struct hp_fast_port *fast_of(const struct hp_port *port)

@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "parse.h"
+#include "verdict.h"
 
 struct frame {
 	const struct eth_header *eth;
@@ -29,6 +30,144 @@ static __always_inline int own_mac(const struct hp_port *port, const struct eth_
 static __always_inline int for_other(const struct hp_port *port, const struct eth_header *eth)
 {
 	return !(eth->dst[0] & bpf_htons(0x0100)) && !is_own(port, eth->dst);
+}
+
+/*
+ * of_links: a frame to the group addresses that bridges keep to one link (IEEE 802.1Q table 8-1) or
+ * to those that Cisco's switches talk by. A switch that hears a BPDU where no switch should be may
+ * close the port, which is the node's.
+ */
+static __always_inline int of_links(const struct eth_header *eth)
+{
+	return (eth->dst[0] == bpf_htons(0x0180) && eth->dst[1] == bpf_htons(0xc200) &&
+		bpf_ntohs(eth->dst[2]) < 0x10) ||
+	       (eth->dst[0] == bpf_htons(0x0100) && eth->dst[1] == bpf_htons(0x0ccc) &&
+		(eth->dst[2] & bpf_htons(0xfffe)) == bpf_htons(0xcccc));
+}
+
+/*
+ * guard_servers: what only routers and DHCP servers say. A DHCP answer is known by the port of clients: from
+ * which port it comes they do not ask.
+ */
+static __always_inline __u32 guard_servers(const struct hp_port *port, const struct packet *p)
+{
+	__u32 type = p->query.service >> 8;
+
+	if (port->flags & HP_PORT_RA_GUARD && p->query.group == HP_SVC_ICMPV6 && (type == 134 || type == 137))
+		return HP_RA_GUARD;
+	if (port->flags & HP_PORT_DHCP_GUARD && p->query.group == HP_SVC_UDP &&
+	    p->dport == (is_mapped(&p->query.ends.src) ? bpf_htons(68) : bpf_htons(546)))
+		return HP_DHCP_SERVER_GUARD;
+	return GO_ON;
+}
+
+/*
+ * from_station: a frame with another source MAC leaves a port that may send from others, and what is sent to that
+ * MAC is for this port from then on. Not from that of another port of this node, whose bridge would learn it here.
+ */
+static __always_inline int from_station(const struct hp_station_key *key)
+{
+	__u32 now = ticks_now(), slot = key->slot, *seen;
+	struct hp_mac_key mac = {};
+	__u64 *count;
+
+	__builtin_memcpy(mac.mac, key->mac, sizeof(mac.mac));
+	/* A group sends nothing, nor does nobody. */
+	if (key->mac[0] & 1 || !(key->mac[0] | key->mac[1] | key->mac[2] | key->mac[3] | key->mac[4] | key->mac[5]) ||
+	    bpf_map_lookup_elem(&port_macs, &mac))
+		return HP_MAC_SPOOF;
+	seen = bpf_map_lookup_elem(&stations, key);
+	if (seen) {
+		if (*seen != now && !dry_run)
+			*seen = now;
+		return GO_ON;
+	}
+	count = bpf_map_lookup_elem(&station_counts, &slot);
+	/* CPUs that add at once may add some more. */
+	if (!count || *(volatile __u64 *)count >= HP_STATIONS_A_PORT)
+		return HP_MAC_LIMIT;
+	if (dry_run)
+		return GO_ON;
+	if (bpf_map_update_elem(&stations, key, &now, BPF_NOEXIST) == 0)
+		__sync_fetch_and_add(count, 1);
+	else if (!bpf_map_lookup_elem(&stations, key))
+		return HP_MAC_LIMIT; /* the node's table is full */
+	return GO_ON;
+}
+
+/* A struct hp_bucket, as it is loaded and stored. */
+union bucket {
+	struct hp_bucket of;
+	__u64 word;
+};
+
+/* by_rate: whether the port may send one more frame to a group. */
+static __always_inline int by_rate(struct __sk_buff *skb, const struct eth_header *eth, __u32 slot)
+{
+	__u32 many = (eth->dst[0] & eth->dst[1] & eth->dst[2]) != 0xffff, place = slot * 2 + many, since, now = ticks_now();
+	struct hp_rates *rates = bpf_map_lookup_elem(&port_rates, &slot);
+	__u64 most, have, wants = packets_of(skb) * 1000, *bucket = bpf_map_lookup_elem(&buckets, &place);
+	union bucket b;
+
+	if (!rates || !bucket)
+		return GO_ON;
+	most = (many ? rates->multicast : rates->broadcast) * 1000ULL;
+	if (!most || most > HP_RATE_MAX * 1000ULL)
+		return GO_ON;
+	b.word = *(volatile __u64 *)bucket;
+	since = now - b.of.at;
+	if (-since < AHEAD) /* another CPU has looked at a later clock */
+		since = 0;
+	/* A tick is 1.05 ms, and a bucket of 0 one that nobody has looked at yet. */
+	have = b.word ? b.of.tokens + since * (most / 1000) * 1049 / 1000 : most;
+	if (have > most)
+		have = most;
+	/* A GSO packet of more segments than a second has goes when nothing else went for that long. */
+	if (have < wants && have < most)
+		return many ? HP_MULTICAST_LIMIT : HP_BROADCAST_LIMIT;
+	if (dry_run)
+		return GO_ON;
+	b.of.tokens = have < wants ? 0 : have - wants;
+	b.of.at = now;
+	*(volatile __u64 *)bucket = b.word;
+	return GO_ON;
+}
+
+/*
+ * by_port: what not all ports ask: how much goes to groups, and whether a frame passes that is from another MAC than the
+ * port's, or to one. GO_ON or a reason. A function of its own, for the stacks of the programs.
+ */
+__noinline int by_port(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
+{
+	const struct eth_header *eth = (void *)(long)skb->data;
+	struct hp_station_key key = {};
+	struct vlan_header copy;
+	const struct vlan_header *tag = NULL;
+
+	if (!port || (void *)(eth + 1) > (void *)(long)skb->data_end)
+		return HP_MALFORMED;
+	/* As guard_vlan finds it, which has seen it or will. */
+	if (!skb->vlan_present && is_tag(bpf_ntohs(eth->type)))
+		tag = HEADER(skb, sizeof(*eth), &copy);
+	key.vlan = skb->vlan_present ? skb->vlan_tci & 0xfff : tag ? bpf_ntohs(tag->tci) & 0xfff : port->pvid;
+	key.slot = port->slot;
+	key.serial = port->serial;
+	if (dir == HP_IN) {
+		if (port->flags & HP_PORT_PROMISCUOUS || !for_other(port, eth))
+			return GO_ON;
+		__builtin_memcpy(key.mac, eth->dst, sizeof(key.mac));
+		return bpf_map_lookup_elem(&stations, &key) ? GO_ON : HP_NOT_FOR_PORT;
+	}
+	if (port->flags & HP_PORT_RATES && eth->dst[0] & bpf_htons(0x0100)) {
+		__u32 r = by_rate(skb, eth, port->slot);
+
+		if (r != GO_ON)
+			return r;
+	}
+	if (own_mac(port, eth))
+		return GO_ON;
+	__builtin_memcpy(key.mac, eth->src, sizeof(key.mac));
+	return from_station(&key);
 }
 
 /* A struct hp_handover, as it is loaded and stored. */

@@ -45,7 +45,8 @@ static __always_inline void note_known(const struct track *t)
 {
 	struct known *k = known_at(&t->key);
 
-	if (!k)
+	/* A guard has a say in each that goes to DHCP's clients. */
+	if (!k || is_dhcp_client(t->key.flow.rport))
 		return;
 	/* Whoever interrupts (PREEMPT_RT) finds no half of it. */
 	*(volatile __u32 *)&k->tick = t->now - 1;

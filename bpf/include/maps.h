@@ -422,11 +422,92 @@ struct {
 	/* Template of a port's counters. */
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-		__uint(max_entries, HP_REASON_MAX);
+		__uint(max_entries, HP_REASON_COUNTED);
 		__uint(key_size, sizeof(__u32));
 		__uint(value_size, sizeof(struct hp_reason_counter));
 	});
 } port_counters SEC(".maps");
+
+/*
+ * port_rates: limits of ports with HP_PORT_RATES.
+ * Key: port slot. Value: struct hp_rates. Written by the agent before the flag, read by the programs. Lives for ever.
+ * Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_rates);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} port_rates SEC(".maps");
+
+/*
+ * buckets: what ports may still send in this moment.
+ * Key: port slot * 2, + 1 for multicast. Value: struct hp_bucket. Written and read by the programs, where CPUs that take at
+ * once may take one, and filled by the agent when a slot gets a new port. Lives for ever. Size: two for each slot of a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX * 2);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} buckets SEC(".maps");
+
+/*
+ * stations: MACs that ports send from beside their own.
+ * Key: struct hp_station_key. Value: __u32, when last, in ticks. Written and read by the programs; the agent
+ * takes out what was not heard for some minutes, and what is of no port any more. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_STATIONS);
+	__type(key, struct hp_station_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} stations SEC(".maps");
+
+/*
+ * station_counts: how many of those a port has.
+ * Key: port slot. Value: __u64. Counted up by the programs; memory-mapped by the agent, which counts down what it
+ * takes out. Lives for ever. Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} station_counts SEC(".maps");
+
+/*
+ * port_macs: the MACs of this node's ports, which are no other port's to send from.
+ * Key: struct hp_mac_key. Value: __u32, means nothing. Written by the agent, read by the programs. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_PORTS_MAX * 2);
+	__type(key, struct hp_mac_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} port_macs SEC(".maps");
+
+/*
+ * late_counters: what port_counters has no place for: reasons that were not there when it was made.
+ * Key: struct hp_late_key. Value: struct hp_reason_counter. Written by the programs, with a port's first packet of the
+ * reason, read by the agent, which takes out those of ports that are gone. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_PORTS_MAX * HP_REASON_COUNTED);
+	__type(key, struct hp_late_key);
+	__type(value, struct hp_reason_counter);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} late_counters SEC(".maps");
 
 /*
  * stray_counters: packets of interfaces that have no port record.
@@ -435,7 +516,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, HP_REASON_MAX);
+	__uint(max_entries, HP_REASON_COUNTED);
 	__type(key, __u32);
 	__type(value, struct hp_reason_counter);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

@@ -443,6 +443,12 @@ static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, str
 	return GO_ON;
 }
 
+/* is_dhcp_client: a UDP port that DHCP's clients listen at, of IPv4 or IPv6; in network order. */
+static __always_inline int is_dhcp_client(__be16 port)
+{
+	return port == bpf_htons(68) || port == bpf_htons(546);
+}
+
 static __always_inline int is_tag(__u32 ethertype)
 {
 	return ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SVLAN || ethertype == ETHERTYPE_QINQ1 ||

@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "conntrack.h"
+#include "guard.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -294,6 +295,9 @@ static __always_inline int refused(struct __sk_buff *skb, const struct hp_port *
 	int done;
 
 	if (!mark || skb->gso_size || (void *)(eth + 1) > (void *)(long)skb->data_end || *(__u8 *)eth->dst & 1)
+		return TC_ACT_SHOT;
+	/* A frame that a promiscuous port has looked at is for somebody else to answer. */
+	if (dir == HP_IN && port->flags & HP_PORT_PROMISCUOUS && for_other(port, eth))
 		return TC_ACT_SHOT;
 	if (eth->type == bpf_htons(ETHERTYPE_IPV4))
 		done = refuse4(skb, port->slot);

@@ -33,7 +33,7 @@ func (r reason) camel() string {
 }
 
 // initialism words keep their capitals.
-var initialism = map[string]bool{"ARP": true, "RARP": true, "ND": true, "TCP": true, "MAC": true, "VLAN": true}
+var initialism = map[string]bool{"ARP": true, "RARP": true, "ND": true, "TCP": true, "MAC": true, "VLAN": true, "BPDU": true, "RA": true, "DHCP": true}
 
 func (r reason) label() string { return strings.ToLower(r.name) }
 

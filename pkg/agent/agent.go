@@ -395,6 +395,9 @@ func (a *Agent) ageConnections(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+			if err := a.kernel.dp.Sweep(); err != nil {
+				a.log.Warn("what ports have left that are gone, and MACs that VMs have sent from, cannot be forgotten", "err", err)
+			}
 			if err := a.kernel.AgeConnections(a.connectionEnded); err != nil {
 				a.log.Warn("expired connections cannot be cleared", "err", err)
 			}

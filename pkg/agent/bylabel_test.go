@@ -26,16 +26,21 @@ import (
 // judged it.
 func (l live) sends(rec *attach.Record) string {
 	l.Helper()
+	ip := &layers.IPv4{Version: 4, TTL: 9, Protocol: layers.IPProtocolUDP, SrcIP: net.IP{10, 0, 0, 1}, DstIP: net.IP{10, 0, 0, 2}}
+	udp := &layers.UDP{SrcPort: 999, DstPort: layers.UDPPort(1000 + time.Now().UnixNano()%60000)} // a new flow
+	l.must(udp.SetNetworkLayerForChecksum(ip))
+	return l.judges(rec, &layers.Ethernet{SrcMAC: net.HardwareAddr(rec.MAC), DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 99}, EthernetType: layers.EthernetTypeIPv4}, ip, udp)
+}
+
+// judges has the VM send a frame, and says by which reason the port judged it.
+func (l live) judges(rec *attach.Record, parts ...gopacket.SerializableLayer) string {
+	l.Helper()
 	peer, err := netlink.LinkByName(rec.HostIfName + "p")
 	l.must(err)
 	l.must(netlink.LinkSetUp(peer))
 	before := l.outReasons(rec)
-	ip := &layers.IPv4{Version: 4, TTL: 9, Protocol: layers.IPProtocolUDP, SrcIP: net.IP{10, 0, 0, 1}, DstIP: net.IP{10, 0, 0, 2}}
-	udp := &layers.UDP{SrcPort: 999, DstPort: layers.UDPPort(1000 + time.Now().UnixNano()%60000)} // a new flow
-	l.must(udp.SetNetworkLayerForChecksum(ip))
 	frame := gopacket.NewSerializeBuffer()
-	l.must(gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
-		&layers.Ethernet{SrcMAC: net.HardwareAddr(rec.MAC), DstMAC: net.HardwareAddr{2, 0, 0, 0, 0, 99}, EthernetType: layers.EthernetTypeIPv4}, ip, udp))
+	l.must(gopacket.SerializeLayers(frame, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, parts...))
 	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 	l.must(err)
 	defer unix.Close(s)

@@ -44,6 +44,8 @@ type fastBook struct {
 
 	mu    sync.Mutex
 	ports map[int]wire.FastPath // by host interface
+	// forging are bridges of which a port is about to be one that may send from any MAC: how many.
+	forging map[string]int
 }
 
 func newFastBook() *fastBook { return &fastBook{kick: make(chan struct{}, 1)} }
@@ -68,6 +70,29 @@ func (a *Agent) holdFastPath(change func()) {
 	}
 	change()
 	ask(a.fast.kick)
+}
+
+// holdForging has all go by the bridge, and what goes by this one go there on, until the port is known that may send from any
+// MAC, or done is called.
+func (a *Agent) holdForging(bridgeName string) (done func()) {
+	forging := func(n int) {
+		a.fast.mu.Lock()
+		defer a.fast.mu.Unlock()
+		if a.fast.forging == nil {
+			a.fast.forging = map[string]int{}
+		}
+		a.fast.forging[bridgeName] += n
+	}
+	forging(1)
+	a.holdFastPath(func() {})
+	return func() { forging(-1); ask(a.fast.kick) }
+}
+
+// isForging says whether a port of the bridge is about to be such a one.
+func (b *fastBook) isForging(bridgeName string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.forging[bridgeName] > 0
 }
 
 // count is how many ports take it.
@@ -215,6 +240,13 @@ func (a *Agent) viewFastPath(v *fastView, recs []attach.Record, look fastLook) (
 	}
 	if !a.kernel.dp.FastPath() {
 		return datapath.ErrNoFastPath.Error()
+	}
+	// The programs know no other MACs than the ports' own, and those would be looked for behind the uplink.
+	if i := slices.IndexFunc(recs, func(r attach.Record) bool { return r.Security.ForgedTransmits }); i >= 0 {
+		return recs[i].HostIfName + " of the bridge may send from any MAC: forgedTransmits"
+	}
+	if a.fast.isForging(t.Bridge) {
+		return "a new port of the bridge may send from any MAC: forgedTransmits"
 	}
 	switch c := a.hostfw.conditions(t.Name); {
 	case len(c) == 0:

@@ -96,13 +96,16 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	if err := a.kernel.checkHostEnd(host); err != nil {
 		return nil, err
 	}
+	if r.security.ForgedTransmits {
+		defer a.holdForging(r.trunk.Bridge)()
+	}
 	e, unlock := a.table.lock(req.Key)
 	defer unlock()
 	if err := a.reclaim(e, req.Key); err != nil {
 		return nil, err
 	}
 	rec := &attach.Record{Version: attach.RecordVersion, Request: *req, Trunk: r.trunk.Name, Bridge: r.trunk.Bridge,
-		VLANs: r.vlans, Policy: r.policy, Rules: r.rules, EffectiveMTU: r.mtu, BootID: a.boot, CreatedAt: time.Now().UTC()}
+		VLANs: r.vlans, Policy: r.policy, Rules: r.rules, Security: r.security, EffectiveMTU: r.mtu, BootID: a.boot, CreatedAt: time.Now().UTC()}
 	if rec.Hold, err = a.holdAtFirst(req); err != nil {
 		return nil, err
 	}
@@ -111,7 +114,11 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	}
 	// From the claim on, what the port stands on stays; before, it may have gone.
 	again, err := a.resolve(req)
-	rec.Rules, again.rules = again.rules, r.rules // may have become known since
+	// May have become known since.
+	rec.Rules, again.rules = again.rules, r.rules
+	rec.Security = again.security
+	rec.Security.ForgedTransmits = rec.Security.ForgedTransmits && r.security.ForgedTransmits // or the fast path is not held
+	again.security = r.security
 	if err != nil || again != r {
 		a.table.release(e)
 		return nil, &attach.Error{Kind: attach.TryAgain, Field: "network", Message: "the network or its trunk is being changed", Remedy: "see homeportctl status"}
@@ -127,7 +134,7 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 		ask(a.held)
 		ask(a.moves)
 	}
-	if rec.Rules != "" { // it may not be its own set
+	if rec.Rules != "" || rec.Security != a.securityOf(rec) { // they may not be its own
 		a.wake()
 	}
 	a.log.Info("port attached", "container", req.ContainerID, "interface", req.IfName, "port", host.Name, "bridge", rec.Bridge, "vlans", rec.VLANs.All(), "state", rec.Wanted())

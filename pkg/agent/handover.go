@@ -402,8 +402,11 @@ func (a *Agent) takeMAC(rec *attach.Record, mac attach.MAC) error {
 		if now.Wanted() != attach.Quarantined {
 			return nil
 		}
-		given := now.MAC
+		given, had := now.MAC, now.Security
 		now.MAC = mac
+		now.Security = a.securityOf(&now) // exceptions go by it; that a port may forge waits for its turn
+		now.Security.ForgedTransmits = now.Security.ForgedTransmits && had.ForgedTransmits
+		a.wake()
 		if err := a.table.replaceMAC(&now, a.alive); err != nil {
 			return err
 		}

@@ -344,7 +344,7 @@ func (a *Agent) dropTrunks(snap *desired.Snapshot, gone map[place]desired.Trunk)
 	}
 }
 
-// followPolicies gives ports the set of rules that is theirs now: labels and owners
+// followPolicies gives ports the set of rules, and the security, that is theirs now: labels and owners
 // of their pods may have changed, or become known; and the network of a VLAN may
 // have come or gone since a port was attached whose CNI config described it itself.
 func (a *Agent) followPolicies(snap *desired.Snapshot) {
@@ -357,18 +357,30 @@ func (a *Agent) followPolicies(snap *desired.Snapshot) {
 			rec.Policy = networkOf(rec.VLANs, rec.Trunk, snap)
 		}
 		id := snap.PolicyID(rec.Policy, desired.PodRef(rec.Pod))
-		if rec.Rules = rulesOf(rec.Policy, id); rec.Policy == it.rec.Policy && rec.Rules == it.rec.Rules || !a.inForce(id) {
+		if rec.Rules = rulesOf(rec.Policy, id); !a.inForce(id) {
+			rec.Policy, rec.Rules = it.rec.Policy, it.rec.Rules
+		}
+		rec.Security = snap.Security(rec.Policy, desired.PodRef(rec.Pod), rec.MAC)
+		if rec.Policy == it.rec.Policy && rec.Rules == it.rec.Rules && rec.Security == it.rec.Security {
 			continue
 		}
-		err := a.withPort(it.rec, func(now attach.Record) error {
-			now.Policy, now.Rules = rec.Policy, rec.Rules
-			if err := a.store.Put(&now); err != nil {
-				return err
-			}
-			a.table.replace(&now)
-			return a.kernel.dp.UpdatePort(now.HostIfIndex, now.Config())
-		})
-		a.log.Info("port follows its policy", "port", rec.HostIfName, "network", rec.Policy, "rules", id, "err", err)
+		follow := func() error {
+			return a.withPort(it.rec, func(now attach.Record) error {
+				now.Policy, now.Rules, now.Security = rec.Policy, rec.Rules, rec.Security
+				if err := a.store.Put(&now); err != nil {
+					return err
+				}
+				a.table.replace(&now)
+				return a.kernel.dp.UpdatePort(now.HostIfIndex, now.Config())
+			})
+		}
+		done := func() {}
+		if rec.Security.ForgedTransmits && !it.rec.Security.ForgedTransmits {
+			done = a.holdForging(rec.Bridge)
+		}
+		err := follow()
+		done()
+		a.log.Info("port follows its policy", "port", rec.HostIfName, "network", rec.Policy, "rules", id, "security", rec.Security, "err", err)
 	}
 }
 

@@ -23,6 +23,8 @@ func TestPortConfigChanged(t *testing.T) {
 		func(c *attach.PortConfig) { c.Policy = "small" },
 		func(c *attach.PortConfig) { c.VLANs = access(200) },
 		func(c *attach.PortConfig) { c.MAC[5] ^= 0xff },
+		func(c *attach.PortConfig) { c.Security.BPDUs = true },
+		func(c *attach.PortConfig) { c.Security.BroadcastLimit = 5 },
 	}
 	for i, change := range changes {
 		c.pass(2 * calm)
@@ -48,7 +50,7 @@ func TestPortConfigChanged(t *testing.T) {
 	config.Policy = "small"
 	l.must(l.kernel.dp.UpdatePort(rec.HostIfIndex, config))
 	l.round()
-	if s := l.nodeStatus(); s.Ready || !strings.Contains(strings.Join(s.Reasons, "\n"), "veth1: PortConfigChanged: the port's network, VLANs or MAC") {
+	if s := l.nodeStatus(); s.Ready || !strings.Contains(strings.Join(s.Reasons, "\n"), "veth1: PortConfigChanged: the port's network, VLANs, MAC or security") {
 		t.Errorf("while it lasts, ready is %v: %q", s.Ready, s.Reasons)
 	}
 	if p := l.table.list()[0].problems; len(p) != 1 || !strings.HasPrefix(p[0], "PortConfigChanged: ") {

@@ -21,6 +21,8 @@ type resolved struct {
 	mtu    int
 	policy string // network whose policy judges the port; "" is none
 	rules  string // the set of that policy, as Record.Rules; found last, by Agent.resolve
+	// security is found there, too.
+	security attach.Security
 }
 
 // trunkHealth says what the kernel made of a trunk: its MTU, or what is wrong.

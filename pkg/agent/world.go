@@ -123,7 +123,15 @@ func (a *Agent) resolve(req *attach.Request) (resolved, error) {
 		return r, &attach.Error{Kind: attach.TryAgain, Field: "network",
 			Message: fmt.Sprintf("the policy of network %q is not compiled yet", r.policy), Remedy: "see homeportctl status"}
 	}
+	r.security = a.world.snap.Security(r.policy, desired.PodRef(req.Pod), req.MAC)
 	return r, nil
+}
+
+// securityOf is what a port is kept to by what is desired now.
+func (a *Agent) securityOf(rec *attach.Record) attach.Security {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.world.snap.Security(rec.Policy, desired.PodRef(rec.Pod), rec.MAC)
 }
 
 // rulesAtFirst is the set that a new port begins with, as Record.Rules: its own if

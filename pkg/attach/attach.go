@@ -128,6 +128,8 @@ type Record struct {
 	// Rules is the set of that policy that judges the port, where policies select
 	// ports by label (policy.Set.ID); "" is the one without those.
 	Rules string `json:"rules,omitempty"`
+	// Security is what the network keeps this guest to.
+	Security Security `json:"security,omitzero"`
 	// EffectiveMTU of both ends, bytes.
 	EffectiveMTU int `json:"effectiveMTU"`
 	// Hold is why the port passes nothing although its pod lives; nil is Active.
@@ -144,7 +146,7 @@ type Record struct {
 
 // Config is what the datapath needs to know of the port.
 func (r *Record) Config() PortConfig {
-	return PortConfig{Policy: cmp.Or(r.Rules, r.Policy), VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC)}
+	return PortConfig{Policy: cmp.Or(r.Rules, r.Policy), VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC), Security: r.Security}
 }
 
 // RecordVersion is the format that this code writes.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 )
 
 // Step is one thing done and how it is undone. Undo may be nil.
@@ -95,6 +96,49 @@ type PortConfig struct {
 	Policy string
 	VLANs  VLANs
 	MAC    net.HardwareAddr
+	// Security is what the network keeps this guest to.
+	Security Security
+}
+
+// Security is what a network keeps its guests to, beside their MAC, in the words of
+// VLANNetwork.spec.portSecurity.
+type Security struct {
+	// Promiscuous: the VM gets unicast to other MACs, where the bridge floods it. ForgedTransmits: what it sends from
+	// other MACs leaves it; MACChanges: it gets what is sent to those.
+	Promiscuous     bool `json:"promiscuous,omitempty"`
+	ForgedTransmits bool `json:"forgedTransmits,omitempty"`
+	MACChanges      bool `json:"macChanges,omitempty"`
+	// BPDUs: what it sends to groups of links (spanning tree, LACP, CDP) leaves it. Nothing known is guarded.
+	BPDUs bool `json:"bpdus,omitempty"`
+	// The guards drop what only IPv6 routers say, and what only DHCP servers do.
+	RAGuard         bool `json:"raGuard,omitempty"`
+	DHCPServerGuard bool `json:"dhcpServerGuard,omitempty"`
+	// BroadcastLimit and MulticastLimit are what the VM may send, in packets a second; 0 is no limit.
+	BroadcastLimit uint32 `json:"broadcastLimit,omitempty"`
+	MulticastLimit uint32 `json:"multicastLimit,omitempty"`
+}
+
+// String names what is on, as "forgedTransmits, bpduGuard".
+func (s Security) String() string {
+	var on []string
+	for _, x := range []struct {
+		name string
+		on   bool
+	}{{"promiscuous", s.Promiscuous}, {"forgedTransmits", s.ForgedTransmits}, {"macChanges", s.MACChanges},
+		{"bpduGuard", !s.BPDUs}, {"raGuard", s.RAGuard}, {"dhcpServerGuard", s.DHCPServerGuard}} {
+		if x.on {
+			on = append(on, x.name)
+		}
+	}
+	for _, x := range []struct {
+		name string
+		rate uint32
+	}{{"broadcast", s.BroadcastLimit}, {"multicast", s.MulticastLimit}} {
+		if x.rate > 0 {
+			on = append(on, fmt.Sprintf("%s %d/s", x.name, x.rate))
+		}
+	}
+	return strings.Join(on, ", ")
 }
 
 // Datapath is what a plan needs of the port programs. Every call is idempotent.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cilium/ebpf/btf"
 
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
@@ -99,7 +100,11 @@ func TestABIConstants(t *testing.T) {
 	}
 	for name, want := range map[string]int{
 		"HP_ABI_VERSION": ABIVersion, "HP_PORTS_MAX": PortsMax, "HP_POLICIES_MAX": PoliciesMax,
-		"HP_BOOK_COUNTERS": bookCounters, "HP_BOOKS_MAX": booksMax, "HP_CONNS_QUOTA": ConnsQuota, "HP_REASON_MAX": reasonsMax, "HP_NAME_MAX": nameMax,
+		"HP_BOOK_COUNTERS": bookCounters, "HP_BOOKS_MAX": booksMax, "HP_CONNS_QUOTA": ConnsQuota, "HP_REASON_MAX": reasonsMax, "HP_REASON_COUNTED": reasonsCounted,
+		"HP_NAME_MAX": nameMax, "HP_PORT_FAST": portFast, "HP_PORT_PROMISCUOUS": portPromiscuous, "HP_PORT_BPDU_GUARD": portBPDUGuard,
+		"HP_PORT_RA_GUARD": portRAGuard, "HP_PORT_DHCP_GUARD": portDHCPGuard, "HP_PORT_FORGED": portForged,
+		"HP_PORT_MAC_CHANGES": portMACChanges, "HP_STATIONS_A_PORT": StationsOfPort,
+		"HP_PORT_RATES": portRates, "HP_RATE_MAX": v1alpha1.MaxRate,
 		"HP_EVENT_LOGGED": eventLogged, "HP_EVENT_MONITORED_LOGGED": eventMonitoredLogged, "HP_EVENT_ENDED": eventEnded, "HP_EVENT_IP": eventIP,
 		"HP_EVENT_PORTS": eventPorts, "HP_EVENTS_A_WINDOW": EventsOfPort, "HP_EVENTS_OF_NODE": EventsOfNode,
 		"HP_PORT_CELLS": portCells, "HP_PORT_PROBES": portProbes,

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
 	"github.com/homeport-cni/homeport/pkg/policy"
 )
 

@@ -99,5 +99,8 @@ func (c *control) holds(hash [32]byte) bool {
 	return g != 0 && atomic.LoadUint64(&c.Hashed) == g && c.Hash == hash
 }
 
+// lastSerial is what nextSerial gave last.
+func (c *control) lastSerial() uint32 { return atomic.LoadUint32(&c.Serial) }
+
 // nextSerial gives a number that no port had since the maps were made.
 func (c *control) nextSerial() uint32 { return atomic.AddUint32(&c.Serial, 1) }

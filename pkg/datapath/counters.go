@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -30,7 +31,29 @@ func (d *Datapath) PortCounters(ifindex int) (ReasonCounters, error) {
 		return nil, fmt.Errorf("counters of port at interface %d: %w", ifindex, err)
 	}
 	defer m.Close()
-	return readReasons(m)
+	out, err := readReasons(m)
+	if err != nil {
+		return nil, err
+	}
+	return out, d.readLate(rec.Serial, out)
+}
+
+// readLate adds what a port has in late_counters.
+func (d *Datapath) readLate(serial uint32, to ReasonCounters) error {
+	for _, reason := range policy.Reasons() {
+		if reason < reasonsCounted {
+			continue
+		}
+		var perCPU []portHpReasonCounter
+		switch err := d.maps[portMapLateCounters].Lookup(portHpLateKey{Serial: serial, Reason: uint32(reason)}, &perCPU); {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+		case err != nil:
+			return fmt.Errorf("read counter of %v: %w", reason, err)
+		default:
+			to.add(uint32(reason), perCPU)
+		}
+	}
+	return nil
 }
 
 // StrayCounters counts packets at hooks of interfaces without a port record.
@@ -40,23 +63,27 @@ func (d *Datapath) StrayCounters() (ReasonCounters, error) {
 
 func readReasons(m *ebpf.Map) (ReasonCounters, error) {
 	out := ReasonCounters{}
-	for reason := range uint32(reasonsMax) {
+	for reason := range uint32(reasonsCounted) {
 		var perCPU []portHpReasonCounter
 		if err := m.Lookup(reason, &perCPU); err != nil {
 			return nil, fmt.Errorf("read counter of %v: %w", policy.Reason(reason), err)
 		}
-		var sum [2]Counter
-		for _, c := range perCPU {
-			for dir := range sum {
-				sum[dir].Packets += c.Dir[dir].Packets
-				sum[dir].Bytes += c.Dir[dir].Bytes
-			}
-		}
-		if sum != [2]Counter{} {
-			out[policy.Reason(reason)] = sum
-		}
+		out.add(reason, perCPU)
 	}
 	return out, nil
+}
+
+func (r ReasonCounters) add(reason uint32, perCPU []portHpReasonCounter) {
+	var sum [2]Counter
+	for _, c := range perCPU {
+		for dir := range sum {
+			sum[dir].Packets += c.Dir[dir].Packets
+			sum[dir].Bytes += c.Dir[dir].Bytes
+		}
+	}
+	if sum != [2]Counter{} {
+		r[policy.Reason(reason)] = sum
+	}
 }
 
 // innerMap opens what an outer map has in a slot, by its pin: by its id it would need

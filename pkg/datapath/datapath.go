@@ -65,9 +65,12 @@ const (
 	PoliciesMax = 1024
 	// ConnsQuota is the number of answered flows that a port can have.
 	ConnsQuota = 32768
+	// StationsOfPort is from how many MACs beside its own a port sends that may.
+	StationsOfPort = 256
 
-	reasonsMax = 32
-	nameMax    = 256
+	reasonsMax     = 64
+	reasonsCounted = 32 // those from here on are in late_counters
+	nameMax        = 256
 )
 
 // AttachMode says by which kind of hook ports are attached.
@@ -142,6 +145,9 @@ type Datapath struct {
 
 	handovers handoverTable
 	fastPorts fastTable
+	// stationCounts is the map station_counts, in memory.
+	stationCounts    []uint64
+	stationCountPage []byte
 
 	trace tracer
 
@@ -211,7 +217,10 @@ func (d *Datapath) mapArrays() (err error) {
 	if d.handovers, err = mapHandovers(d.maps[portMapHandovers]); err != nil {
 		return err
 	}
-	d.fastPorts, err = mapFastPorts(d.maps[portMapFastPorts])
+	if d.fastPorts, err = mapFastPorts(d.maps[portMapFastPorts]); err != nil {
+		return err
+	}
+	d.stationCountPage, d.stationCounts, err = mapArray[uint64](d.maps[portMapStationCounts], PortsMax)
 	return err
 }
 
@@ -230,7 +239,7 @@ func (d *Datapath) Close() error {
 	if d.control != nil {
 		errs = append(errs, unmap(d.control.page))
 	}
-	errs = append(errs, d.ports.close(), unmap(d.handovers.page), unmap(d.fastPorts.page))
+	errs = append(errs, d.ports.close(), unmap(d.handovers.page), unmap(d.fastPorts.page), unmap(d.stationCountPage))
 	for _, m := range d.maps {
 		errs = append(errs, m.Close())
 	}

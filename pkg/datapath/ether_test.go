@@ -2,6 +2,7 @@ package datapath
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -299,8 +300,18 @@ func TestEthernetLastWord(t *testing.T) {
 	if e, err := b.traced(FromVM, snap.bytes()); err != nil || e.Reason != policy.ReasonMalformed || e.Rule != NoRule {
 		t.Errorf("behind LLC/SNAP, a dry run: %+v, %v", e, err)
 	}
+	// So has a guard.
+	guarded := accessPort()
+	guarded.Security.DHCPServerGuard = true
+	if err := b.UpdatePort(loopback, guarded); err != nil {
+		t.Fatal(err)
+	}
+	b.run(FromVM, udp(vm4, peer4, 67, 68).bytes())
+	if got, want := brief(w.next(), names), "Out DHCPServerGuard by nobody"; !strings.HasPrefix(got, want) {
+		t.Errorf("a DHCP server: %q, want %q", got, want)
+	}
 	hits, err := b.RuleCounters([]uint32{counters[key(1)], counters[key(2)]})
-	if err != nil || hits[counters[key(1)]].Packets != 5 || hits[counters[key(2)]].Packets != 5 {
-		t.Errorf("hits %+v, %v; want 5 of each", hits, err)
+	if err != nil || hits[counters[key(1)]].Packets != 6 || hits[counters[key(2)]].Packets != 6 {
+		t.Errorf("hits %+v, %v; want 6 of each", hits, err)
 	}
 }

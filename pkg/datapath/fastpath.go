@@ -57,14 +57,13 @@ func mapFastPorts(m *ebpf.Map) (t fastTable, err error) {
 // setFast writes whether the port of a record takes part, and what it has to have in common, which changes
 // only while it takes none; mu is held.
 func (d *Datapath) setFast(rec portHpPort, of FastPort) error {
-	const flag = 1 // HP_PORT_FAST of bpf/include/abi.h
 	at := &d.fastPorts.ports[rec.Slot%PortsMax]
 	uplink := portHpFastUplink{Ifindex: uint32(of.Uplink), Vlan: rec.Pvid, Tag: uint16(of.Tag)}
 	if of.Inbound {
 		uplink.Tag |= uplinkInbound
 	}
 	if of.Bridge == 0 || at.Bridge != uint32(of.Bridge) || at.Mtu != uint32(of.MTU) || at.Uplink != uplink {
-		rec.Flags &^= flag
+		rec.Flags &^= portFast
 		if err := d.ports.put(int(rec.Ifindex), rec); err != nil || of.Bridge == 0 {
 			return err
 		}
@@ -72,14 +71,14 @@ func (d *Datapath) setFast(rec portHpPort, of FastPort) error {
 	atomic.StoreUint32(&at.Bridge, uint32(of.Bridge))
 	atomic.StoreUint32(&at.Mtu, uint32(of.MTU))
 	atomic.StoreUint64((*uint64)(unsafe.Pointer(&at.Uplink)), *(*uint64)(unsafe.Pointer(&uplink)))
-	if rec.Flags&flag == 0 {
+	if rec.Flags&portFast == 0 {
 		now, err := coarseTime()
 		if err != nil {
 			return err
 		}
 		atomic.StoreUint32(&at.Since, uint32(now>>handoverShift))
 	}
-	rec.Flags |= flag
+	rec.Flags |= portFast
 	return d.ports.put(int(rec.Ifindex), rec)
 }
 

@@ -342,6 +342,8 @@ func TestFastPathOff(t *testing.T) {
 		{"the receiver is no access port any more", reconfigure(1, func(c *attach.PortConfig) {
 			c.VLANs = attach.VLANs{Mode: vlan.Native, PVID: 100}
 		}), "bridge"},
+		{"the sender may forge", reconfigure(0, func(c *attach.PortConfig) { c.Security.ForgedTransmits = true }), "bridge"},
+		{"the receiver may forge", reconfigure(1, func(c *attach.PortConfig) { c.Security.ForgedTransmits = true }), "bridge"},
 		{"the receiver has another MAC", reconfigure(1, func(c *attach.PortConfig) { c.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 9} }), ""},
 		{"the receiver is no port any more", func(f *fastLAN) error { return f.DetachPort(f.host[1].Index) }, "bridge"},
 		{"nowhere to jump", func(f *fastLAN) error { return f.maps[portMapFastJump].Delete(uint32(0)) }, "bridge"},

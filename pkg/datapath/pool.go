@@ -118,7 +118,7 @@ func (d *Datapath) publishSlots(slots []uint32) error {
 			return fmt.Errorf("publish slots in %s: %w", name, err)
 		}
 	}
-	return nil
+	return d.fillBuckets(slots)
 }
 
 func closeAll(maps []*ebpf.Map) {

@@ -18,6 +18,8 @@ type Port struct {
 	Network string
 	VLANs   attach.VLANs
 	MAC     net.HardwareAddr
+	// Security is not told by [Datapath.Ports].
+	Security attach.Security
 	// Slot and Serial tell this port from all others since the maps were made.
 	Slot, Serial uint32
 }
@@ -128,7 +130,9 @@ func (d *Datapath) Port(ifindex int) (Port, error) {
 	if err != nil {
 		return Port{}, err
 	}
-	return d.describe(ifindex, rec), nil
+	p := d.describe(ifindex, rec)
+	p.Security, err = d.securityOf(rec)
+	return p, err
 }
 
 func (d *Datapath) describe(ifindex int, rec portHpPort) Port {

@@ -183,6 +183,18 @@ type portHpHits struct {
 	Pad  uint32
 }
 
+type portHpLateKey struct {
+	_      structs.HostLayout
+	Serial uint32
+	Reason uint32
+}
+
+type portHpMacKey struct {
+	_   structs.HostLayout
+	Mac [6]uint8
+	Pad uint16
+}
+
 type portHpNewKey struct {
 	_      structs.HostLayout
 	Flow   portHpFlowKey
@@ -217,6 +229,12 @@ type portHpQuota struct {
 	Lost   uint64
 }
 
+type portHpRates struct {
+	_         structs.HostLayout
+	Broadcast uint32
+	Multicast uint32
+}
+
 type portHpReasonCounter struct {
 	_   structs.HostLayout
 	Dir [2]portHpCounter
@@ -228,6 +246,14 @@ type portHpRule struct {
 	RuleId  uint32
 	Action  uint32
 	Flags   uint32
+}
+
+type portHpStationKey struct {
+	_      structs.HostLayout
+	Slot   uint32
+	Serial uint32
+	Mac    [6]uint8
+	Vlan   uint16
 }
 
 type portHpUplink struct {
@@ -270,6 +296,7 @@ type portRefusals struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	portMapAddrs           = "addrs"
+	portMapBuckets         = "buckets"
 	portMapConns           = "conns"
 	portMapConnsNew        = "conns_new"
 	portMapControl         = "control"
@@ -286,13 +313,18 @@ const (
 	portMapInboundJump     = "inbound_jump"
 	portMapJudgedFrames    = "judged_frames"
 	portMapKnownFlows      = "known_flows"
+	portMapLateCounters    = "late_counters"
 	portMapPolicyNames     = "policy_names"
 	portMapPortCounters    = "port_counters"
 	portMapPortIndex       = "port_index"
+	portMapPortMacs        = "port_macs"
+	portMapPortRates       = "port_rates"
 	portMapPortRecords     = "port_records"
 	portMapPrograms        = "programs"
 	portMapRefusals        = "refusals"
 	portMapRuleBooks       = "rule_books"
+	portMapStationCounts   = "station_counts"
+	portMapStations        = "stations"
 	portMapStrayCounters   = "stray_counters"
 	portMapTraced          = "traced"
 	portMapWatched         = "watched"
@@ -365,6 +397,7 @@ type portProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type portMapSpecs struct {
 	Addrs         *ebpf.MapSpec `ebpf:"addrs"`
+	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
 	ConnsNew      *ebpf.MapSpec `ebpf:"conns_new"`
 	Control       *ebpf.MapSpec `ebpf:"control"`
@@ -381,13 +414,18 @@ type portMapSpecs struct {
 	InboundJump   *ebpf.MapSpec `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.MapSpec `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
+	LateCounters  *ebpf.MapSpec `ebpf:"late_counters"`
 	PolicyNames   *ebpf.MapSpec `ebpf:"policy_names"`
 	PortCounters  *ebpf.MapSpec `ebpf:"port_counters"`
 	PortIndex     *ebpf.MapSpec `ebpf:"port_index"`
+	PortMacs      *ebpf.MapSpec `ebpf:"port_macs"`
+	PortRates     *ebpf.MapSpec `ebpf:"port_rates"`
 	PortRecords   *ebpf.MapSpec `ebpf:"port_records"`
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
 	Refusals      *ebpf.MapSpec `ebpf:"refusals"`
 	RuleBooks     *ebpf.MapSpec `ebpf:"rule_books"`
+	StationCounts *ebpf.MapSpec `ebpf:"station_counts"`
+	Stations      *ebpf.MapSpec `ebpf:"stations"`
 	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
 	Traced        *ebpf.MapSpec `ebpf:"traced"`
 	Watched       *ebpf.MapSpec `ebpf:"watched"`
@@ -430,6 +468,7 @@ func (o *portObjects) Close() error {
 // It can be passed to loadPortObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portMaps struct {
 	Addrs         *ebpf.Map `ebpf:"addrs"`
+	Buckets       *ebpf.Map `ebpf:"buckets"`
 	Conns         *ebpf.Map `ebpf:"conns"`
 	ConnsNew      *ebpf.Map `ebpf:"conns_new"`
 	Control       *ebpf.Map `ebpf:"control"`
@@ -446,13 +485,18 @@ type portMaps struct {
 	InboundJump   *ebpf.Map `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.Map `ebpf:"judged_frames"`
 	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
+	LateCounters  *ebpf.Map `ebpf:"late_counters"`
 	PolicyNames   *ebpf.Map `ebpf:"policy_names"`
 	PortCounters  *ebpf.Map `ebpf:"port_counters"`
 	PortIndex     *ebpf.Map `ebpf:"port_index"`
+	PortMacs      *ebpf.Map `ebpf:"port_macs"`
+	PortRates     *ebpf.Map `ebpf:"port_rates"`
 	PortRecords   *ebpf.Map `ebpf:"port_records"`
 	Programs      *ebpf.Map `ebpf:"programs"`
 	Refusals      *ebpf.Map `ebpf:"refusals"`
 	RuleBooks     *ebpf.Map `ebpf:"rule_books"`
+	StationCounts *ebpf.Map `ebpf:"station_counts"`
+	Stations      *ebpf.Map `ebpf:"stations"`
 	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
 	Traced        *ebpf.Map `ebpf:"traced"`
 	Watched       *ebpf.Map `ebpf:"watched"`
@@ -461,6 +505,7 @@ type portMaps struct {
 func (m *portMaps) Close() error {
 	return _PortClose(
 		m.Addrs,
+		m.Buckets,
 		m.Conns,
 		m.ConnsNew,
 		m.Control,
@@ -477,13 +522,18 @@ func (m *portMaps) Close() error {
 		m.InboundJump,
 		m.JudgedFrames,
 		m.KnownFlows,
+		m.LateCounters,
 		m.PolicyNames,
 		m.PortCounters,
 		m.PortIndex,
+		m.PortMacs,
+		m.PortRates,
 		m.PortRecords,
 		m.Programs,
 		m.Refusals,
 		m.RuleBooks,
+		m.StationCounts,
+		m.Stations,
 		m.StrayCounters,
 		m.Traced,
 		m.Watched,

@@ -22,6 +22,19 @@ const (
 	portProbes = 8
 )
 
+// Flags of a port's record there.
+const (
+	portFast        = 1
+	portPromiscuous = 2
+	portBPDUGuard   = 4
+	portRAGuard     = 8
+	portDHCPGuard   = 16
+	portForged      = 32
+	portMACChanges  = 64
+	portRates       = 128
+	portSecurity    = portPromiscuous | portBPDUGuard | portRAGuard | portDHCPGuard | portForged | portMACChanges | portRates
+)
+
 // portTable is the maps port_index and port_records, in memory.
 type portTable struct {
 	indexPage, portsPage []byte
@@ -159,5 +172,38 @@ func (d *Datapath) putConfigLocked(ifindex int, rec portHpPort, c attach.PortCon
 	rec.Mode, rec.Pvid = uint16(c.VLANs.Mode), uint16(c.VLANs.PVID)
 	rec.Vlans = c.VLANs.Tagged.Words()
 	copy(rec.Mac[:], c.MAC)
+	if err := d.maps[portMapPortRates].Put(rec.Slot, portHpRates{Broadcast: c.Security.BroadcastLimit, Multicast: c.Security.MulticastLimit}); err != nil {
+		return fmt.Errorf("port at interface %d: rate limits: %w", ifindex, err)
+	}
+	if err := d.maps[portMapPortMacs].Put(portHpMacKey{Mac: rec.Mac}, uint32(1)); err != nil {
+		return fmt.Errorf("port at interface %d: note its MAC: %w", ifindex, err)
+	}
+	rec.Flags = rec.Flags&^portSecurity | securityFlags(c.Security)
 	return d.ports.put(ifindex, rec)
+}
+
+// securityOf is what a port's record and rates come to.
+func (d *Datapath) securityOf(rec portHpPort) (s attach.Security, err error) {
+	var rates portHpRates
+	if err := d.maps[portMapPortRates].Lookup(rec.Slot, &rates); err != nil {
+		return s, fmt.Errorf("rate limits of the port in slot %d: %w", rec.Slot, err)
+	}
+	is := func(flag uint16) bool { return rec.Flags&flag != 0 }
+	s = attach.Security{Promiscuous: is(portPromiscuous), ForgedTransmits: is(portForged), MACChanges: is(portMACChanges), BPDUs: !is(portBPDUGuard),
+		RAGuard: is(portRAGuard), DHCPServerGuard: is(portDHCPGuard)}
+	if is(portRates) {
+		s.BroadcastLimit, s.MulticastLimit = rates.Broadcast, rates.Multicast
+	}
+	return s, nil
+}
+
+// securityFlags are those of a port's record, HP_PORT_ in bpf/include/abi.h.
+func securityFlags(s attach.Security) (flags uint16) {
+	for flag, on := range map[uint16]bool{portPromiscuous: s.Promiscuous, portForged: s.ForgedTransmits, portMACChanges: s.MACChanges,
+		portBPDUGuard: !s.BPDUs, portRAGuard: s.RAGuard, portDHCPGuard: s.DHCPServerGuard, portRates: s.BroadcastLimit|s.MulticastLimit != 0} {
+		if on {
+			flags |= flag
+		}
+	}
+	return flags
 }

@@ -110,6 +110,11 @@ func (p port) byPolicy(f *Policy) certainty {
 			selectors = append(selectors, n.VMs)
 		}
 	}
+	return p.byVMs(selectors)
+}
+
+// byVMs says whether one of some selectors selects the port's VM.
+func (p port) byVMs(selectors []Selector) certainty {
 	switch {
 	case len(selectors) == 0 || p.nobody || p.pod != nil && p.pod.Owner == OwnerNone:
 		return no
@@ -154,8 +159,13 @@ func (p *Policy) Any() bool { return len(p.Networks) == 0 && !p.ByLabel() && len
 // ByLabel says whether the policy selects ports by label, alone or beside networks.
 func (p *Policy) ByLabel() bool { return len(p.VMs) > 0 || len(p.NICs) > 0 || p.Subject != nil }
 
-// ByLabel says whether any policy selects ports by label.
+// ByLabel says whether any policy selects ports by label, or a network VMs for which it makes exceptions.
 func (s *Snapshot) ByLabel() bool {
+	for _, n := range s.Networks {
+		if slices.ContainsFunc(n.Exceptions, func(e Exception) bool { return e.VMs != nil }) {
+			return true
+		}
+	}
 	return len(s.PodPolicies) > 0 || slices.ContainsFunc(s.Policies, func(p Policy) bool { return p.ByLabel() })
 }
 

@@ -195,14 +195,33 @@ networks.yml:15: VLANNetwork vlan100: spec.mtu: has no value: give it one or lea
 networks.yml:15: VLANNetwork vlan100: spec.mtu: aliases are not followed: write the value out
 `},
 		{name: "not enforced", content: vlan100 + "  addressing: {mode: Declared}\n" +
-			"  portSecurity: {macChanges: Accept, forgedTransmits: Reject, promiscuous: Accept, ipGuard: Enabled, raGuard: Disabled}\n" +
+			"  portSecurity: {macChanges: Reject, forgedTransmits: Reject, promiscuous: Accept, ipGuard: Enabled, raGuard: Disabled}\n" +
 			"  namespaces: {matchLabels: {team: a}}\n  clusterNetworkPolicies: Enabled\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.addressing: Forbidden: this version does not enforce this field: leave it out
 networks.yml:19: VLANNetwork vlan100: spec.portSecurity.ipGuard: Forbidden: this version does not enforce Enabled: want Disabled, or leave the field out
-networks.yml:19: VLANNetwork vlan100: spec.portSecurity.macChanges: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
-networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Forbidden: this version does not enforce Accept: want Reject, or leave the field out
 networks.yml:20: VLANNetwork vlan100: spec.namespaces: Forbidden: is enforced with --source kube alone: leave it out
 networks.yml:21: VLANNetwork vlan100: spec.clusterNetworkPolicies: Forbidden: is enforced with --source kube alone: leave it out
+`},
+		{name: "security", content: vlan100 + "  portSecurity:\n    promiscuous: Yes!\n    bpduGuard: On\n    rateLimits: {broadcast: -1, multicast: 2000000}\n    exceptions:\n" +
+			"    - {macs: [\"00:50:56:0a:0b\", \"01:50:56:0a:0b:0c\", \"00:50:56:0a:0b:0c\", \"00:50:56:0A:0B:0C\"], raGuard: Off, forgedTransmits: Maybe}\n" +
+			"    - {macs: [\"00:50:56:0a:0b:0c\"]}\n" +
+			"    - {promiscuous: Accept}\n" +
+			"    - {vm: {matchLabels: {a: b}}, bpduGuard: Disabled}\n" +
+			"    - {macs: [\"00:50:56:0a:0b:0c\"], macChanges: Accept, rateLimits: {}}\n    - {macs: [\"00:50:56:0a:0b:0c\"], rateLimits: {}}\n", want: `
+networks.yml:19: VLANNetwork vlan100: spec.portSecurity.promiscuous: Unsupported value: "Yes!": supported values: "Accept", "Reject"
+networks.yml:20: VLANNetwork vlan100: spec.portSecurity.bpduGuard: Unsupported value: "On": supported values: "Enabled", "Disabled"
+networks.yml:21: VLANNetwork vlan100: spec.portSecurity.rateLimits.broadcast: Invalid value: -1: want 0, which is no limit, to 1000000 packets a second
+networks.yml:21: VLANNetwork vlan100: spec.portSecurity.rateLimits.multicast: Invalid value: 2000000: want 0, which is no limit, to 1000000 packets a second
+networks.yml:23: VLANNetwork vlan100: spec.portSecurity.exceptions[0].forgedTransmits: Unsupported value: "Maybe": supported values: "Accept", "Reject"
+networks.yml:23: VLANNetwork vlan100: spec.portSecurity.exceptions[0].macs[0]: Invalid value: "00:50:56:0a:0b": want a MAC of six bytes, as 00:50:56:0a:0b:0c
+networks.yml:23: VLANNetwork vlan100: spec.portSecurity.exceptions[0].macs[1]: Invalid value: "01:50:56:0a:0b:0c": is a multicast address: want that of a NIC
+networks.yml:23: VLANNetwork vlan100: spec.portSecurity.exceptions[0].macs[3]: Duplicate value: "00:50:56:0A:0B:0C": name each NIC once
+networks.yml:23: VLANNetwork vlan100: spec.portSecurity.exceptions[0].raGuard: Unsupported value: "Off": supported values: "Enabled", "Disabled"
+networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[1]: Required value: names no switch: want one, as promiscuous: Accept, or leave the exception out
+networks.yml:25: VLANNetwork vlan100: spec.portSecurity.exceptions[2].macs: Required value: want the MACs of the NICs that it is for
+networks.yml:26: VLANNetwork vlan100: spec.portSecurity.exceptions[3].vm: Forbidden: is enforced with --source kube alone: leave it out
+networks.yml:27: VLANNetwork vlan100: spec.portSecurity.exceptions[4].macChanges: Invalid value: "Accept": gives the VM what is sent to MACs that it has sent from: want forgedTransmits: Accept, too
+networks.yml:28: VLANNetwork vlan100: spec.portSecurity.exceptions[5]: Required value: names no switch: want one, as promiscuous: Accept, or leave the exception out
 `},
 		{name: "reachability", content: vlan100 + "  reachability: {dhcp: Maybe, dhcpServers: [fd00::1, 10.0.0.1, 10.0.0.1, x]}\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcp: Unsupported value: "Maybe": supported values: "Enabled", "Disabled"

@@ -80,6 +80,7 @@ func FromNetwork(o *v1alpha1.VLANNetwork) (Network, field.ErrorList) {
 	if r := o.Spec.Reachability; r != nil {
 		n.Reach = reachOf(&errs, r)
 	}
+	n.Security, n.Exceptions = securityOf(o.Spec.PortSecurity)
 	return n, errs
 }
 

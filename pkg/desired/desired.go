@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
@@ -47,6 +48,9 @@ type Network struct {
 	Cluster bool     `json:"cluster,omitempty"`
 	Subnets []Subnet `json:"subnets,omitempty"`
 	Reach   Reach    `json:"reach,omitzero"`
+	// Security is what its guests are kept to, but for what an exception says.
+	Security   attach.Security `json:"security,omitzero"`
+	Exceptions []Exception     `json:"exceptions,omitempty"`
 	// Namespaces that may use it, sorted; nil is all.
 	Namespaces []string `json:"namespaces,omitzero"`
 	// Kept says that the source has it no more, but living ports use it. The

@@ -70,7 +70,10 @@ func leaves(typ reflect.Type, path string, visit func(path string)) {
 	case typ.Kind() == reflect.Struct && typ != reflect.TypeFor[metav1.LabelSelector]():
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-			leaves(typ.Field(i).Type, path+"."+name, visit)
+			if name != "" {
+				name = "." + name
+			}
+			leaves(typ.Field(i).Type, path+name, visit)
 		}
 	default:
 		visit(path)

@@ -457,10 +457,12 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		if required {
 			o.Spec.Reachability.Required = false
 		}
+		vms, wrong := takeVMExceptions(o.Spec.PortSecurity)
 		n, errs := FromNetwork(&o)
 		n.Cluster, n.Reach.Required = cluster, required
+		n.putVMs(vms)
 		d.value = n
-		d.failAll(errs)
+		d.failAll(append(wrong, errs...))
 	case v1alpha1.KindFirewallPolicy:
 		var o v1alpha1.FirewallPolicy
 		if !fill(&o) {

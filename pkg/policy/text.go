@@ -50,15 +50,17 @@ func (a *Action) UnmarshalText(text []byte) error {
 }
 
 // Stage is the part of a port's program that decides with the reason; they come in this
-// order: port, VLAN, MAC, neighbours, headers, connections, rules.
+// order: port, VLAN, MAC, neighbours, headers, guards, connections, rules; but those of guards that do not look into packets are next to MAC.
 func (r Reason) Stage() string {
 	switch r {
 	case ReasonNoPort, ReasonPortDark, ReasonPortQuarantined, ReasonPortReleased, ReasonRefusal:
 		return "port"
 	case ReasonGuestTag, ReasonVLANNotAllowed, ReasonUntagged:
 		return "VLAN"
-	case ReasonMACSpoof, ReasonLauncherNoise, ReasonNotForPort, ReasonHello:
+	case ReasonMACSpoof, ReasonMACLimit, ReasonLauncherNoise, ReasonNotForPort, ReasonHello:
 		return "MAC"
+	case ReasonBPDUGuard, ReasonRAGuard, ReasonDHCPServerGuard, ReasonBroadcastLimit, ReasonMulticastLimit:
+		return "guards"
 	case ReasonARP, ReasonRARP, ReasonND:
 		return "neighbours"
 	case ReasonMalformed, ReasonTooManyHeaders:

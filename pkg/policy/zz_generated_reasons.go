@@ -41,6 +41,12 @@ const (
 	ReasonMalformed       Reason = 29 // headers cut short or contradictory, or IP, ARP or a tag behind LLC/SNAP
 	ReasonTooManyHeaders  Reason = 30 // more IPv6 extension headers than are followed
 	ReasonFragmentDrop    Reason = 31 // non-first fragment whose first one was not seen to pass, not allowed by a rule without ports
+	ReasonBPDUGuard       Reason = 32 // frame to a group of links, as spanning tree, LACP or CDP, from a VM whose network guards against it
+	ReasonRAGuard         Reason = 33 // router advertisement or redirect of IPv6 from a VM whose network guards against it
+	ReasonDHCPServerGuard Reason = 34 // answer of a DHCP server, of either family, from a VM whose network guards against it
+	ReasonMACLimit        Reason = 35 // source MAC is not the port's, which may send from others, but has sent from as many as it may
+	ReasonBroadcastLimit  Reason = 36 // broadcast of a VM that sends more of them than its network's rateLimits
+	ReasonMulticastLimit  Reason = 37 // multicast of a VM that sends more of it than its network's rateLimits
 )
 
 const firstDrop Reason = 14
@@ -76,6 +82,12 @@ func Reasons() []Reason {
 		ReasonMalformed,
 		ReasonTooManyHeaders,
 		ReasonFragmentDrop,
+		ReasonBPDUGuard,
+		ReasonRAGuard,
+		ReasonDHCPServerGuard,
+		ReasonMACLimit,
+		ReasonBroadcastLimit,
+		ReasonMulticastLimit,
 	}
 }
 
@@ -178,6 +190,18 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"TooManyHeaders", "too_many_headers", "more IPv6 extension headers than are followed"}, true
 	case ReasonFragmentDrop:
 		return reasonWords{"FragmentDrop", "fragment_drop", "non-first fragment whose first one was not seen to pass, not allowed by a rule without ports"}, true
+	case ReasonBPDUGuard:
+		return reasonWords{"BPDUGuard", "bpdu_guard", "frame to a group of links, as spanning tree, LACP or CDP, from a VM whose network guards against it"}, true
+	case ReasonRAGuard:
+		return reasonWords{"RAGuard", "ra_guard", "router advertisement or redirect of IPv6 from a VM whose network guards against it"}, true
+	case ReasonDHCPServerGuard:
+		return reasonWords{"DHCPServerGuard", "dhcp_server_guard", "answer of a DHCP server, of either family, from a VM whose network guards against it"}, true
+	case ReasonMACLimit:
+		return reasonWords{"MACLimit", "mac_limit", "source MAC is not the port's, which may send from others, but has sent from as many as it may"}, true
+	case ReasonBroadcastLimit:
+		return reasonWords{"BroadcastLimit", "broadcast_limit", "broadcast of a VM that sends more of them than its network's rateLimits"}, true
+	case ReasonMulticastLimit:
+		return reasonWords{"MulticastLimit", "multicast_limit", "multicast of a VM that sends more of it than its network's rateLimits"}, true
 	}
 	return reasonWords{}, false
 }

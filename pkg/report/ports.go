@@ -23,11 +23,11 @@ func (p Printer) Ports(l wire.PortList) error {
 	items := slices.Clone(l.Items)
 	slices.SortStableFunc(items, func(a, b wire.Port) int { return strings.Compare(a.HostIfName, b.HostIfName) })
 	g := pg.grid("PORT", "STATE", "NETWORK", "VLANS", "MAC", "POD", "OUT", "OUT-DROPPED", "IN", "IN-DROPPED",
-		"+BRIDGE", "+MTU", "+POLICY", "+CONTAINER", "+IFNAME", "+CREATED", "+FAST-PATH")
+		"+BRIDGE", "+MTU", "+POLICY", "+CONTAINER", "+IFNAME", "+CREATED", "+SECURITY", "+FAST-PATH")
 	for _, it := range items {
 		g.row(say(it.HostIfName), state(it.State), say(it.Network), say(carries(it.VLANs)), say(it.MAC), say(pod(it.Pod)),
 			count(it.Passed[0]), drops(it.Dropped[0]), count(it.Passed[1]), drops(it.Dropped[1]),
-			say(it.Bridge), say(it.EffectiveMTU), say(it.Policy), say(it.ContainerID), say(it.IfName), say(stamp(it.CreatedAt)), say(fastPath(it.FastPath)))
+			say(it.Bridge), say(it.EffectiveMTU), say(it.Policy), say(it.ContainerID), say(it.IfName), say(stamp(it.CreatedAt)), say(it.Security), say(fastPath(it.FastPath)))
 	}
 	g.end()
 	first := true

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -286,25 +287,35 @@ func cmdUDP(s *session, _ io.Writer, args []string) error {
 }
 
 func cmdSend(s *session, _ io.Writer, args []string) error {
-	if err := want(args, 3, -1, "send NAME IF [count=N] FRAME..."); err != nil {
+	if err := want(args, 3, -1, "send NAME IF [count=N] [macs=N] FRAME..."); err != nil {
 		return err
 	}
 	space, err := s.lab.Space(args[0])
 	if err != nil {
 		return err
 	}
-	words, count := args[2:], 1
-	if v, ok := cutPrefix(words[0], "count="); ok {
-		if count, err = strconv.Atoi(v); err != nil {
-			return &usageError{err.Error()}
+	words, count, macs := args[2:], 1, 1
+	for key, n := range map[string]*int{"count=": &count, "macs=": &macs} {
+		if i := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(w, key) }); i >= 0 {
+			if *n, err = strconv.Atoi(strings.TrimPrefix(words[i], key)); err != nil {
+				return &usageError{err.Error()}
+			}
+			words = slices.Delete(slices.Clone(words), i, i+1)
 		}
-		words = words[1:]
 	}
 	f, err := ParseFrame(words)
 	if err != nil {
 		return &usageError{err.Error()}
 	}
-	return space.Send(args[1], f, count)
+	for range macs { // the first is as it is given
+		if err := space.Send(args[1], f, count); err != nil {
+			return err
+		}
+		low := f.Src[3:]
+		n := uint32(low[0])<<16 | uint32(low[1])<<8 | uint32(low[2]) + 1
+		low[0], low[1], low[2] = byte(n>>16), byte(n>>8), byte(n)
+	}
+	return nil
 }
 
 func cmdSniff(s *session, _ io.Writer, args []string) error {

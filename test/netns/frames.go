@@ -250,14 +250,14 @@ func (sn *Sniffer) Summary() map[string]int {
 
 // Want says which frames count. Unset fields let all pass.
 type Want struct {
-	src  string
-	typ  uint16
-	tags []string // exactly these, as 8100:100
-	bare bool     // without any tag
-	data string
+	src, dst string
+	typ      uint16
+	tags     []string // exactly these, as 8100:100
+	bare     bool     // without any tag
+	data     string
 }
 
-// ParseWant reads words as src=MAC type=0x88b5 tag=8100:100 untagged data=text.
+// ParseWant reads words as src=MAC dst=MAC type=0x88b5 tag=8100:100 untagged data=text.
 func ParseWant(words []string) (Want, error) {
 	var w Want
 	for _, word := range words {
@@ -265,6 +265,8 @@ func ParseWant(words []string) (Want, error) {
 		switch key {
 		case "src":
 			w.src = v
+		case "dst":
+			w.dst = v
 		case "type":
 			n, err := strconv.ParseUint(v, 0, 16)
 			if err != nil {
@@ -281,14 +283,14 @@ func ParseWant(words []string) (Want, error) {
 		case "data":
 			w.data = v
 		default:
-			return w, fmt.Errorf("%s: want src=, type=, tag=, data= or untagged", word)
+			return w, fmt.Errorf("%s: want src=, dst=, type=, tag=, data= or untagged", word)
 		}
 	}
 	return w, nil
 }
 
 func (w Want) match(f Frame) bool {
-	if w.src != "" && !strings.EqualFold(w.src, f.Src.String()) || w.typ != 0 && w.typ != f.Type || w.bare && len(f.Tags) > 0 {
+	if w.src != "" && !strings.EqualFold(w.src, f.Src.String()) || w.dst != "" && !strings.EqualFold(w.dst, f.Dst.String()) || w.typ != 0 && w.typ != f.Type || w.bare && len(f.Tags) > 0 {
 		return false
 	}
 	if len(w.tags) > 0 {

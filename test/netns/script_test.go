@@ -77,7 +77,7 @@ func TestMain(m *testing.M) {
 //	tcp NAME ADDR PORT [as CONN]             connects and reads the banner; as keeps it
 //	say CONN                                 a line over a kept connection and back
 //	udp NAME ADDR                            a datagram and back
-//	send NAME IF [count=N] FRAME...          raw frames, see ParseFrame
+//	send NAME IF [count=N] [macs=N] FRAME... raw frames, see ParseFrame; from so many MACs, the given one first
 //	sniff NAME IF as ID                      keeps what comes in
 //	saw ID MIN [WANT...]                     at least so many matching frames
 //	listing NODE                             links, VLANs, pins, records, map entries

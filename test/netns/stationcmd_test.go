@@ -2,6 +2,7 @@ package netns
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,10 +37,10 @@ func (s *session) station(key string, stop func()) {
 	s.stations[key] = stop
 }
 
-// cmdRA: ra HOST prefix=P [every=1s] [lifetime=30m]: router advertisements to all; ra HOST
-// off ends them. No solicitation is answered, nor is anything routed.
+// cmdRA: ra HOST prefix=P [every=1s] [lifetime=30m] [split=N]: router advertisements to all, in two fragments if
+// split says after how many bytes; ra HOST off ends them. No solicitation is answered, nor is anything routed.
 func cmdRA(s *session, _ io.Writer, args []string) error {
-	const usage = "ra HOST prefix=PREFIX [every=1s] [lifetime=30m] | ra HOST off"
+	const usage = "ra HOST prefix=PREFIX [every=1s] [lifetime=30m] [split=N] | ra HOST off"
 	space, off, err := s.stationArgs(args, usage)
 	if err != nil {
 		return err
@@ -49,14 +50,15 @@ func cmdRA(s *session, _ io.Writer, args []string) error {
 		s.station(key, nil)
 		return nil
 	}
-	prefixText, everyText, lifeText := "", "1s", "30m"
-	if err := options(args[1:], map[string]*string{"prefix": &prefixText, "every": &everyText, "lifetime": &lifeText}); err != nil {
+	prefixText, everyText, lifeText, splitText := "", "1s", "30m", "0"
+	if err := options(args[1:], map[string]*string{"prefix": &prefixText, "every": &everyText, "lifetime": &lifeText, "split": &splitText}); err != nil {
 		return &usageError{usage + ": " + err.Error()}
 	}
 	prefix, err1 := netip.ParsePrefix(prefixText)
 	every, err2 := time.ParseDuration(everyText)
 	life, err3 := time.ParseDuration(lifeText)
-	if err1 != nil || err2 != nil || err3 != nil || !prefix.Addr().Is6() {
+	split, err4 := strconv.Atoi(splitText)
+	if errors.Join(err1, err2, err3, err4) != nil || !prefix.Addr().Is6() || split < 0 || split%8 != 0 {
 		return &usageError{usage}
 	}
 	mac, from, err := space.linkLocal(hostIf)
@@ -68,8 +70,15 @@ func cmdRA(s *session, _ io.Writer, args []string) error {
 		return err
 	}
 	s.lab.atEnd(out.Close)
-	frame := raFrame(mac, from, prefix, life)
-	s.station(key, s.lab.repeat(every, func() { _ = out.Send(hostIf, frame, 1) })) // a cable may be unplugged meanwhile
+	frames := [][]byte{raFrame(mac, from, prefix, life)}
+	if split > 0 {
+		frames = fragments6(frames[0], split)
+	}
+	s.station(key, s.lab.repeat(every, func() {
+		for _, f := range frames {
+			_ = out.Send(hostIf, f, 1) // a cable may be unplugged meanwhile
+		}
+	}))
 	return nil
 }
 
@@ -106,6 +115,25 @@ func raFrame(mac net.HardwareAddr, from net.IP, prefix netip.Prefix, life time.D
 	return icmp6Frame(mac, net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}, from, net.ParseIP("ff02::1"), layers.ICMPv6TypeRouterAdvertisement,
 		&layers.ICMPv6RouterAdvertisement{HopLimit: 64, RouterLifetime: uint16(life.Seconds()), Options: layers.ICMPv6Options{
 			{Type: layers.ICMPv6OptSourceAddress, Data: mac}, {Type: layers.ICMPv6OptPrefixInfo, Data: info}}})
+}
+
+// fragments6 cuts an IPv6 packet in two (RFC 8200, 4.5), the first of which has so many bytes behind its headers.
+func fragments6(frame []byte, first int) (out [][]byte) {
+	const heads = 14 + 40
+	payload := frame[heads:]
+	for _, part := range []struct {
+		from, to int
+		more     uint16
+	}{{0, first, 1}, {first, len(payload), 0}} {
+		f := append([]byte{}, frame[:heads]...)
+		f[20] = byte(layers.IPProtocolIPv6Fragment) // next header
+		binary.BigEndian.PutUint16(f[18:], uint16(8+part.to-part.from))
+		f = append(f, frame[20], 0)
+		f = binary.BigEndian.AppendUint16(f, uint16(part.from)|part.more)
+		f = append(f, 0, 0, 0, 7) // identification
+		out = append(out, append(f, payload[part.from:part.to]...))
+	}
+	return out
 }
 
 // icmp6Frame is a message of neighbor discovery.

@@ -166,20 +166,56 @@ type Addressing struct {
 	Mode string `json:"mode,omitempty"`
 }
 
-// PortSecurity has the switches of a port group's security policy. Absent
-// switches have the value that this version enforces.
+// PortSecurity has the switches of a port group's security policy, and which NICs are
+// kept to others.
 type PortSecurity struct {
-	// MACChanges: whether the guest may change its MAC. This version: Reject.
+	SecuritySwitches `json:",inline"`
+
+	// Exceptions are for some NICs. Of several that name a NIC and a switch the first decides.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	Exceptions []SecurityException `json:"exceptions,omitempty"`
+}
+
+// SecurityException has switches for some NICs. Those that it does not name are the network's.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.vm) || has(self.macs)",message="want vm, macs or both: an exception is for VMs by label, for NICs by MAC, or for such NICs of such VMs"
+type SecurityException struct {
+	// VM selects VMs of all namespaces by their labels, which whoever makes VMs writes, and by
+	// kubernetes.io/metadata.name, the VM's namespace, and vm.kubevirt.io/name, its name. Until KubeVirt
+	// confirms whose a port is, it is kept to the stricter of what it may be. Read from Kubernetes alone.
+	// +optional
+	VM *metav1.LabelSelector `json:"vm,omitempty"`
+
+	// MACs of NICs, as 00:50:56:0a:0b:0c; with vm, of such VMs. Without, whoever may use the network can
+	// ask for such a MAC.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:Pattern=`^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$`
+	// +listType=set
+	MACs []string `json:"macs,omitempty"`
+
+	SecuritySwitches `json:",inline"`
+}
+
+// SecuritySwitches are those of a port group, under vSphere's names, and guards. Absent ones
+// have their default.
+type SecuritySwitches struct {
+	// MACChanges: whether the guest may change its MAC: whether it gets unicast to MACs, other than
+	// the port's, that it has sent from, which takes forgedTransmits. What MAC the guest's NIC has, nobody sees at
+	// a node's port. Default: Reject.
 	// +optional
 	MACChanges SecurityAction `json:"macChanges,omitempty"`
 
-	// ForgedTransmits: whether frames with another source MAC may leave the
-	// VM. This version: Reject.
+	// ForgedTransmits: whether frames with another source MAC may leave the VM: from 256 MACs at
+	// most, each for as long as it is used. Ports of the node's bridge take no fast path then. Default: Reject.
 	// +optional
 	ForgedTransmits SecurityAction `json:"forgedTransmits,omitempty"`
 
 	// Promiscuous: whether the VM sees unicast of others, as bridges flood it where
-	// they do not know its receiver's port. This version: Reject.
+	// they do not know its receiver's port. Default: Reject.
 	// +optional
 	Promiscuous SecurityAction `json:"promiscuous,omitempty"`
 
@@ -188,13 +224,40 @@ type PortSecurity struct {
 	// +optional
 	IPGuard Switch `json:"ipGuard,omitempty"`
 
-	// DHCPServerGuard stops the VM from answering DHCP. This version: Disabled.
+	// DHCPServerGuard stops the VM from answering DHCP's clients, of either family. Default: Disabled.
 	// +optional
 	DHCPServerGuard Switch `json:"dhcpServerGuard,omitempty"`
 
-	// RAGuard stops the VM's IPv6 router advertisements. This version: Disabled.
+	// RAGuard stops the VM's IPv6 router advertisements and redirects. Default: Disabled.
 	// +optional
 	RAGuard Switch `json:"raGuard,omitempty"`
+
+	// RateLimits are for what the VM sends to groups. Absent is none.
+	// +optional
+	RateLimits *RateLimits `json:"rateLimits,omitempty"`
+
+	// BPDUGuard stops what the VM sends to the other end of its link, as spanning tree, LACP and CDP:
+	// a switch may close the node's port for it. Default: Enabled.
+	// +optional
+	BPDUGuard Switch `json:"bpduGuard,omitempty"`
+}
+
+// MaxRate is the largest rate limit.
+const MaxRate = 1000000
+
+// RateLimits are in packets a second; as much as one second has may come at once. What is more is dropped.
+type RateLimits struct {
+	// Broadcast, ARP requests among it. Default: 0, no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000000
+	Broadcast *int32 `json:"broadcast,omitempty"`
+
+	// Multicast, IPv6 neighbour discovery among it. Default: 0, no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000000
+	Multicast *int32 `json:"multicast,omitempty"`
 }
 
 // SecurityAction is the answer of a port group's security policy, as vSphere

@@ -211,39 +211,6 @@ func validateReachability(path *field.Path, r *Reachability) (errs field.ErrorLi
 	return errs
 }
 
-func validatePortSecurity(path *field.Path, p *PortSecurity) field.ErrorList {
-	var errs field.ErrorList
-	for _, f := range []struct {
-		name  string
-		value SecurityAction
-	}{{"macChanges", p.MACChanges}, {"forgedTransmits", p.ForgedTransmits}, {"promiscuous", p.Promiscuous}} {
-		if f.value == "" || f.value == SecurityReject {
-			continue
-		}
-		if f.value == SecurityAccept {
-			errs = append(errs, field.Forbidden(path.Child(f.name),
-				"this version does not enforce Accept: want Reject, or leave the field out"))
-			continue
-		}
-		errs = append(errs, field.NotSupported(path.Child(f.name), f.value, []SecurityAction{SecurityReject}))
-	}
-	for _, f := range []struct {
-		name  string
-		value Switch
-	}{{"ipGuard", p.IPGuard}, {"dhcpServerGuard", p.DHCPServerGuard}, {"raGuard", p.RAGuard}} {
-		if f.value == "" || f.value == SwitchDisabled {
-			continue
-		}
-		if f.value == SwitchEnabled {
-			errs = append(errs, field.Forbidden(path.Child(f.name),
-				"this version does not enforce Enabled: want Disabled, or leave the field out"))
-			continue
-		}
-		errs = append(errs, field.NotSupported(path.Child(f.name), f.value, []Switch{SwitchDisabled}))
-	}
-	return errs
-}
-
 // validateMeta wants a name that the API server would take as well.
 func validateMeta(m *metav1.ObjectMeta) field.ErrorList {
 	path := field.NewPath("metadata", "name")
