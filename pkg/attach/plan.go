@@ -100,6 +100,9 @@ type PortConfig struct {
 	Security Security
 }
 
+// MaxRate is the largest limit in Security.
+const MaxRate = 1000000
+
 // Security is what a network keeps its guests to, beside their MAC, in the words of
 // VLANNetwork.spec.portSecurity.
 type Security struct {
@@ -113,7 +116,7 @@ type Security struct {
 	// The guards drop what only IPv6 routers say, and what only DHCP servers do.
 	RAGuard         bool `json:"raGuard,omitempty"`
 	DHCPServerGuard bool `json:"dhcpServerGuard,omitempty"`
-	// BroadcastLimit and MulticastLimit are what the VM may send, in packets a second; 0 is no limit.
+	// BroadcastLimit and MulticastLimit are what the VM may send, in packets a second, up to MaxRate; 0 is no limit.
 	BroadcastLimit uint32 `json:"broadcastLimit,omitempty"`
 	MulticastLimit uint32 `json:"multicastLimit,omitempty"`
 }

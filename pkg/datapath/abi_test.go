@@ -14,7 +14,6 @@ import (
 
 	"github.com/cilium/ebpf/btf"
 
-	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
@@ -104,7 +103,7 @@ func TestABIConstants(t *testing.T) {
 		"HP_NAME_MAX": nameMax, "HP_PORT_FAST": portFast, "HP_PORT_PROMISCUOUS": portPromiscuous, "HP_PORT_BPDU_GUARD": portBPDUGuard,
 		"HP_PORT_RA_GUARD": portRAGuard, "HP_PORT_DHCP_GUARD": portDHCPGuard, "HP_PORT_FORGED": portForged,
 		"HP_PORT_MAC_CHANGES": portMACChanges, "HP_STATIONS_A_PORT": StationsOfPort,
-		"HP_PORT_RATES": portRates, "HP_RATE_MAX": v1alpha1.MaxRate,
+		"HP_PORT_RATES": portRates, "HP_RATE_MAX": attach.MaxRate,
 		"HP_EVENT_LOGGED": eventLogged, "HP_EVENT_MONITORED_LOGGED": eventMonitoredLogged, "HP_EVENT_ENDED": eventEnded, "HP_EVENT_IP": eventIP,
 		"HP_EVENT_PORTS": eventPorts, "HP_EVENTS_A_WINDOW": EventsOfPort, "HP_EVENTS_OF_NODE": EventsOfNode,
 		"HP_PORT_CELLS": portCells, "HP_PORT_PROBES": portProbes,

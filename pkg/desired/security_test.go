@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
 
@@ -142,6 +143,13 @@ func TestSecurityStricter(t *testing.T) {
 				t.Fatalf("%+v: %+v before it was known, %+v as %q", n, before, after, role)
 			}
 		}
+	}
+}
+
+// TestMaxRate: what manifests may say the programs take.
+func TestMaxRate(t *testing.T) {
+	if v1alpha1.MaxRate != attach.MaxRate {
+		t.Errorf("%d in manifests, %d at ports", v1alpha1.MaxRate, attach.MaxRate)
 	}
 }
 
