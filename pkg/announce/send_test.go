@@ -188,6 +188,17 @@ func TestWire(t *testing.T) {
 		must(netlink.LinkSetUp(l))
 		ends[name] = l.Attrs().Index
 	}
+	// What is sent before the kernel has acted on the carrier is lost (net/core/link_watch.c), and that takes up to a second.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		l, err := netlink.LinkByName("eth0")
+		must(err)
+		if l.Attrs().OperState == netlink.OperUp {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("eth0 is %v", l.Attrs().OperState)
+		}
+	}
 	ear, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	must(err)
 	defer unix.Close(ear)
