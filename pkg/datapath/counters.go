@@ -40,6 +40,9 @@ func (d *Datapath) PortCounters(ifindex int) (ReasonCounters, error) {
 
 // readLate adds what a port has in late_counters.
 func (d *Datapath) readLate(serial uint32, to ReasonCounters) error {
+	if d.maps[portMapLateCounters] == nil { // of pins of an earlier version
+		return nil
+	}
 	for _, reason := range policy.Reasons() {
 		if reason < reasonsCounted {
 			continue

@@ -35,15 +35,16 @@ type Pinned struct {
 
 // PinnedPort is one port's record, counters and number of connections.
 type PinnedPort struct {
-	IfIndex int               `json:"ifindex"`
-	State   string            `json:"state"`
-	Network string            `json:"network"`
-	VLANs   attach.VLANs      `json:"vlans"`
-	MAC     string            `json:"mac"`
-	Slot    uint32            `json:"slot"`
-	Serial  uint32            `json:"serial"`
-	Flows   int               `json:"answeredFlows"` // expired ones too; -1 was not counted
-	Counts  map[string]Counts `json:"counts"`        // by reason
+	IfIndex  int               `json:"ifindex"`
+	State    string            `json:"state"`
+	Network  string            `json:"network"`
+	VLANs    attach.VLANs      `json:"vlans"`
+	MAC      string            `json:"mac"`
+	Security string            `json:"security,omitempty"`
+	Slot     uint32            `json:"slot"`
+	Serial   uint32            `json:"serial"`
+	Flows    int               `json:"answeredFlows"` // expired ones too; -1 was not counted
+	Counts   map[string]Counts `json:"counts"`        // by reason
 }
 
 // Counts are of one reason, out of the VM and in to it.
@@ -86,11 +87,14 @@ func ReadPins(bpffs string) (*Pinned, error) {
 		}
 		d.maps[name] = m
 	}
-	m, err := ebpf.LoadPinnedMap(d.pins.of(portMapHosts), nil)
-	if err != nil && !errors.Is(err, os.ErrNotExist) { // earlier versions have none
-		return nil, fmt.Errorf("open pinned map %s: %w", portMapHosts, err)
+	for _, name := range []string{portMapHosts, portMapLateCounters, portMapPortRates} {
+		m, err := ebpf.LoadPinnedMap(d.pins.of(name), nil)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // earlier versions have none
+			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
+		}
+		d.maps[name] = m
 	}
-	d.maps[portMapHosts] = m
+	var err error
 	if d.control, err = mapControl(d.maps[portMapControl]); err != nil {
 		return nil, err
 	}
@@ -129,6 +133,11 @@ func (p *Pinned) readPorts(d *Datapath) {
 	for _, port := range d.Ports() {
 		at := PinnedPort{IfIndex: port.IfIndex, State: port.State.String(), Network: port.Network, VLANs: port.VLANs,
 			MAC: port.MAC.String(), Slot: port.Slot, Serial: port.Serial, Flows: -1}
+		if d.maps[portMapPortRates] != nil {
+			full, err := d.Port(port.IfIndex)
+			p.problem(fmt.Sprintf("port at interface %d", port.IfIndex), err)
+			at.Security = full.Security.String()
+		}
 		counts, err := d.PortCounters(port.IfIndex)
 		p.problem(fmt.Sprintf("port at interface %d", port.IfIndex), err)
 		at.Counts = byReason(counts)

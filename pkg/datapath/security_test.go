@@ -3,6 +3,7 @@ package datapath
 import (
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -511,5 +512,37 @@ func TestRates(t *testing.T) {
 		if r := b.reason(FromVM, arp.bytes()); r != policy.ReasonARP {
 			t.Fatalf("without limits: %v", r)
 		}
+	}
+}
+
+// TestPinnedSecurity: who reads pins sees what a port is kept to, and what that has dropped; also of pins that have none of it.
+func TestPinnedSecurity(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(testSets(t)...)
+	c := accessPort()
+	secured(attach.Security{RAGuard: true, BroadcastLimit: 9})(&c)
+	b.port(c)
+	if err := b.SetState(loopback, attach.Active); err != nil {
+		t.Fatal(err)
+	}
+	b.reason(FromVM, bpdu().bytes())
+	read := func() PinnedPort {
+		t.Helper()
+		p, err := ReadPins(b.pins.bpffs)
+		if err != nil || len(p.Ports) != 1 || len(p.Problems) > 0 {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		return p.Ports[0]
+	}
+	if p := read(); p.Security != "bpduGuard, raGuard, broadcast 9/s" || p.Counts[policy.ReasonBPDUGuard.String()].Out.Packets != 1 {
+		t.Errorf("%+v", p)
+	}
+	for _, name := range []string{portMapLateCounters, portMapPortRates} {
+		if err := os.Remove(b.pins.of(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := read(); p.Security != "" || len(p.Counts) > 0 {
+		t.Errorf("pins of an earlier version: %+v", p)
 	}
 }
