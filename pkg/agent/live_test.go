@@ -233,6 +233,15 @@ func TestSendSome(t *testing.T) {
 	l.must(p.Send(t.Context(), run, "site", []probe.Ask{{VLAN: 300, Kind: probe.Hello}, {VLAN: 100, Kind: probe.Hello}, {VLAN: 101, Kind: probe.Hello}}))
 	obs, err := p.Observe(t.Context(), run, "site")
 	l.must(err)
+	if obs.Together {
+		t.Error("another check is said to run")
+	}
+	second := probe.RunID{2}
+	l.must(p.Start(t.Context(), second, []string{"site"}, 100))
+	l.must(p.Stop(t.Context(), second))
+	if again, err := p.Observe(t.Context(), run, "site"); err != nil || !again.Together {
+		t.Errorf("another check has run: %+v, %v", again, err)
+	}
 	if obs.Sent != 2 || len(obs.Unsent) != 1 || obs.Unsent[0].VLAN != 300 || !strings.Contains(obs.Unsent[0].Error, "is not in uplink.allowedVLANs of trunk site on node n1") {
 		t.Errorf("%d sent, %+v", obs.Sent, obs.Unsent)
 	}

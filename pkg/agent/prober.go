@@ -38,6 +38,8 @@ type proberRun struct {
 	inodes   []uint64
 	lease    *time.Timer
 	busy     int // requests at work, for which the lease waits
+	// together: another run was there at the same time.
+	together bool
 }
 
 // maxRuns is how many checks a node takes part in at once; they share the pace.
@@ -166,6 +168,9 @@ func (p *prober) Start(_ context.Context, run probe.RunID, trunks []string, pps 
 	p.mu.Lock()
 	n := len(p.runs)
 	if taken := p.runs[run] != nil || n >= maxRuns; !taken {
+		for _, o := range p.runs {
+			o.together, r.together = true, true
+		}
 		p.runs[run] = r
 		p.mu.Unlock()
 		return nil
@@ -329,6 +334,12 @@ func (p *prober) networksOf(trunk string) (list []desired.Network) {
 	return list
 }
 
+func (p *prober) isTogether(run probe.RunID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.runs[run] != nil && p.runs[run].together
+}
+
 // Observe tells what was heard.
 func (p *prober) Observe(_ context.Context, run probe.RunID, trunk string) (probe.Observation, error) {
 	s, done, err := p.station(run, trunk)
@@ -337,6 +348,7 @@ func (p *prober) Observe(_ context.Context, run probe.RunID, trunk string) (prob
 	}
 	defer done()
 	o := s.Observation()
+	o.Together = p.isTogether(run)
 	// A VM that has left meanwhile speaks elsewhere by right.
 	t := p.a.trunks()[trunk]
 	still := p.ownMACs(t.Bridge)

@@ -22,6 +22,8 @@ type Observation struct {
 	UnreadWhy string `json:"unreadWhy,omitempty"`
 	// Sources are the addresses that were asked from, or were to be.
 	Sources []Source `json:"sources,omitempty"`
+	// Together: another check has asked from here, too, and its answers are among what came.
+	Together bool `json:"together,omitempty"`
 	// Heard is what came, by the VLAN in which it came, 0 for without a tag.
 	Heard []Heard `json:"heard,omitempty"`
 }

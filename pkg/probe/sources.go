@@ -100,6 +100,14 @@ func (s *Station) detected(a Ask) {
 	}
 }
 
+// Frames are how many the Ask takes.
+func (a Ask) Frames() int {
+	if a.Kind == Detect && a.Source.Is6() {
+		return 2
+	}
+	return 1
+}
+
 // joins makes what goes before the question for an own source: who is to have an IPv6 address joins the group of those who look for
 // it, or a switch that snoops on MLD sends it nothing of that group (RFC 4862, 5.4.2; RFC 3590).
 func (s *Station) joins(a Ask) ([]byte, error) {
@@ -252,8 +260,9 @@ func (s *Station) hearOfSources(f Frame, c *claim) {
 	switch {
 	case src == nil:
 	case q.from.IsUnspecified():
-		// A peer asks on the node's behalf; a switch asks who it has learnt whether it is still there.
-		tracked := MAC(f.Data[:6]) == me && src.usable() == nil
+		// A peer asks on the node's behalf; a switch asks whom it has learnt, be it in another check, whether he is still
+		// there. Who is about to take an address asks all.
+		tracked := MAC(f.Data[:6]) == me
 		if !s.peers[q.mac] && !tracked {
 			src.held = q.mac
 		}

@@ -252,12 +252,16 @@ func TestSourceHeld(t *testing.T) {
 	}
 }
 
-// TestSourceTracked: before the address is used, one who asks the node alone wants it, too.
+// TestSourceTracked: one who asks the node alone tracks it, from an earlier check on; who wants an address asks all.
 func TestSourceTracked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStation(t, here)
 		must(t, s.Send(t.Context(), []Ask{{VLAN: 5, Kind: Detect, Target: mySource, Source: mySource}}))
 		s.wire.tell(whole(5, arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", myMAC.Foreign(), MAC{}, "192.0.2.241")))
+		if o := s.Observation(); o.Sources[0].Held != (MAC{}) {
+			t.Errorf("%+v", o.Sources)
+		}
+		s.wire.tell(whole(5, arpOf(t, layers.ARPRequest, otherMAC, "0.0.0.0", broadcast, MAC{}, "192.0.2.241")))
 		if o := s.Observation(); o.Sources[0].Held != otherMAC {
 			t.Errorf("%+v", o.Sources)
 		}

@@ -101,7 +101,7 @@ func (s *Station) Send(ctx context.Context, asks []Ask) error {
 func (s *Station) sendAll(ctx context.Context, class Class, asks []Ask) error {
 	for _, a := range asks {
 		frames := []func(Ask) ([]byte, error){s.frame}
-		if a.Kind == Detect && a.Source.Is6() {
+		if a.Frames() == 2 {
 			frames = []func(Ask) ([]byte, error){s.joins, s.frame}
 		}
 		var err error

@@ -158,6 +158,8 @@ func (v *view) untested(s *station, t Test, target string) string {
 			return "the node does not name it"
 		case v.isOwn(s, target):
 			return "it is a VM of this node"
+		case v.notAsked(s, probe.Gateway) != "":
+			return cmp.Or(string(v.unclear), v.notAsked(s, probe.Gateway))
 		case slices.ContainsFunc(v.gateways, func(g netip.Addr) bool {
 			return g.String() == target && slices.ContainsFunc(v.members, func(p *station) bool { return v.answeredFrom(p, g) })
 		}):
@@ -167,12 +169,12 @@ func (v *view) untested(s *station, t Test, target string) string {
 		}
 	case TestDHCP:
 		if len(s.obs.In(v.tagAt(s)).Offers) == 0 {
-			return cmp.Or(string(v.unclear), "no answer")
+			return cmp.Or(string(v.unclear), v.notAsked(s, probe.DHCP), "no answer")
 		}
 	case TestLLDP:
 		switch {
 		case !v.unlisted(s):
-		case v.proved(s, TestTrunk) || v.byGateway(s):
+		case v.proved(s, TestTrunk) || slices.ContainsFunc(v.gateways, func(a netip.Addr) bool { return v.answered(s, a) }):
 			return "the switch does not list it, and it works"
 		default:
 			return "the switch does not list it, and no gateway answers"
@@ -199,7 +201,7 @@ func (v *view) untestedFrom(s *station, t Test, a netip.Addr) string {
 	switch {
 	case passed:
 		return ""
-	case v.early:
+	case v.earlier:
 		return "the check was ended before its time"
 	}
 	return cmp.Or(string(v.unclear), why, "no answer")

@@ -111,7 +111,7 @@ var codes = [...]CodeText{
 		"It was asked by ARP or ND from addresses of reachability.sources, several times, on nodes on which the VLAN works. Where nodes are named, it answers others and not these.",
 		"See that the host is up, has this address and is in this VLAN, and that reachability.targets of the VLANNetwork is right; where nodes are named, look for filters at their switch ports."},
 	{DuplicateAddress, Error, "Two stations say that they have the same address.",
-		"Answers for one address, of a gateway or a target, came from more than one MAC, to one and the same question. An address of reachability.sources is asked for before it is used, and is not used then.",
+		"Answers for one address, of a gateway or a target, came from more than one MAC, to one and the same question, which was asked alone and more than once. An address of reachability.sources is asked for before it is used, and is not used then.",
 		"Find both MACs in the switches' tables, and give one of the two another address; of a source, name another in reachability.sources."},
 	{DuplicateMAC, Error, "Two stations have the same MAC.",
 		"Two nodes' uplinks have it, or frames from a MAC of this node came from the wire. Switches call it a MAC that flaps; where that comes of a loop it is LOOP.",

@@ -6,6 +6,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/homeport-cni/homeport/pkg/probe"
 	"github.com/homeport-cni/homeport/pkg/vlan"
@@ -87,11 +90,12 @@ func (v *inVLAN) source(n int, is4 bool) (a netip.Addr) {
 	return a
 }
 
-// askers are who may ask for a node whether anybody has its source: they hear each other, have a source of the
-// family themselves, and their ports let in the MAC that asks.
+// askers are who asks for a node whether anybody has its source, two at most, who come next: they hear each other, have a
+// source of the family themselves, and their ports let in the MAC that asks.
 func (v *inVLAN) askers(n int, is4 bool) (list []int) {
-	for _, p := range v.here {
-		if p != n && v.cutOff(p) == "" && v.cutOff(n) == "" && (!v.between || p >= 2 == (n >= 2)) && v.source(p, is4).IsValid() && !v.has("secured", p, 0) {
+	for i := range 3 {
+		p := (n + 1 + i) % 4
+		if slices.Contains(v.here, p) && len(list) < maxAskers && v.cutOff(p) == "" && v.cutOff(n) == "" && (!v.between || p >= 2 == (n >= 2)) && v.source(p, is4).IsValid() && !v.has("secured", p, 0) {
 			list = append(list, p)
 		}
 	}
@@ -101,7 +105,16 @@ func (v *inVLAN) askers(n int, is4 bool) (list []int) {
 // vouched: it was asked by others, too, or there is no other. Who is down is another.
 func (v *inVLAN) vouched(n int, is4 bool) bool {
 	others := slices.ContainsFunc([]int{0, 1, 2, 3}, func(p int) bool { return p != n && !v.has("absent", p, 0) })
-	return !others || len(v.askers(n, is4)) > 0
+	return !others || slices.ContainsFunc(v.askers(n, is4), func(p int) bool { return !is4 || !v.vain(p) })
+}
+
+// vain: a node gets no answers by ARP, and hears another that gets the gateway's.
+func (v *inVLAN) vain(p int) bool {
+	gateway := !v.has("silent", -1, v.id) && !v.has("shy", -1, v.id)
+	answers := gateway && (!v.between || p < 2) || v.has("two", -1, v.id) && (!v.between || p >= 2)
+	return v.has("arp", p, 0) && answers && slices.ContainsFunc(v.here, func(q int) bool {
+		return q != p && v.cutOff(q) == "" && !v.has("arp", q, 0) && (!v.between || q >= 2 == (p >= 2))
+	})
 }
 
 // taken says that a node's source is somebody else's, and that this is known: another node is to ask from it, which is
@@ -252,4 +265,25 @@ func expectedUse(s *site, faults []fault, used map[string]bool) map[string]bool 
 		}
 	}
 	return want
+}
+
+// TestVainAskers: combinations that few seeds draw: the only node that could ask for another's source gets no answers.
+func TestVainAskers(t *testing.T) {
+	for _, faults := range [][]fault{{{"between", 0, 101}, {"arp", 1, 101}}, {{"absent", 2, 101}, {"down", 3, 101}, {"arp", 1, 101}}} {
+		inBubble(t, func(t *testing.T) {
+			s := newAddressed(3)
+			for _, f := range faults {
+				f.plant(s)
+			}
+			used := s.watchSources()
+			r := s.check(t, Options{})
+			close(s.over)
+			if d := cmp.Diff(expected(s, faults), atoms(tellGateways(r))); d != "" {
+				t.Errorf("planted %v: expected -, found +\n%s", faults, d)
+			}
+			if d := cmp.Diff(expectedUse(s, faults, used), used); d != "" {
+				t.Errorf("planted %v: sources that should be used -, that were +\n%s", faults, d)
+			}
+		})
+	}
 }

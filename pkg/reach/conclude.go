@@ -56,6 +56,7 @@ type view struct {
 	// unclear: the VLAN loops or leaks.
 	unclear Code
 	early   bool // it was ended before silence could be believed
+	earlier bool // before that of hosts could, and of what is asked from sources
 	live    map[*station]*ways
 }
 
@@ -76,7 +77,7 @@ func conclude(s *seen) *Report {
 	claims := s.ofNodes()
 	var cells []Cell
 	for _, g := range s.segments {
-		v := &view{segment: g, o: &s.options, out: map[*station]Code{}, live: map[*station]*ways{}, early: !s.believed}
+		v := &view{segment: g, o: &s.options, out: map[*station]Code{}, live: map[*station]*ways{}, early: !s.believed, earlier: !s.believedHosts}
 		v.conclude()
 		v.forgetSilence()
 		claims = append(claims, v.claims...)
@@ -97,6 +98,9 @@ var fromSilence = [...]Code{NotTrunked, OneWay, PeersFiltered, MACFiltered, MTUB
 
 // forgetSilence takes back what more questions might have refuted.
 func (v *view) forgetSilence() {
+	if v.earlier {
+		v.claims = slices.DeleteFunc(v.claims, func(c claim) bool { return c.code == TargetSilent || c.message == toGateway })
+	}
 	if !v.early {
 		return
 	}
@@ -172,6 +176,16 @@ func (v *view) drift() {
 			}
 		}
 	}
+}
+
+// notAsked is why a member could not ask something, of a kind; "" is that it could. What was not asked is not silent.
+func (g *segment) notAsked(s *station, kinds ...probe.Kind) string {
+	for _, u := range s.obs.Unsent {
+		if u.VLAN == g.vlan && slices.Contains(kinds, u.Kind) {
+			return "it could not be asked: " + u.Error
+		}
+	}
+	return ""
 }
 
 // unsent finds who could not speak. What is too large for the interface itself is the MTU's.

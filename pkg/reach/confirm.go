@@ -134,3 +134,95 @@ func (g *segment) isConfirmed(s *station, a netip.Addr) bool {
 	}
 	return slices.ContainsFunc(g.like.gateways, func(other netip.Addr) bool { return other.Is4() == a.Is4() && g.like.confirmed[own{s, other}] })
 }
+
+// hearsTwo is a member that has answers for an address from more than one MAC, to whichever of its own.
+func (g *segment) hearsTwo(a netip.Addr) *station {
+	for _, s := range g.active() {
+		if len(g.answersFor(s, a)) > 1 {
+			return s
+		}
+	}
+	return nil
+}
+
+// answersFor are how many answers a member has for an address, by who sent them.
+func (g *segment) answersFor(s *station, a netip.Addr) map[probe.MAC]int {
+	macs := map[probe.MAC]int{}
+	for _, c := range s.obs.In(g.tagAt(s)).Claims {
+		if c.Address == a && c.Answers > 0 {
+			macs[c.MAC] = c.Answers
+		}
+	}
+	return macs
+}
+
+// askAgain asks for an address from the member's source, if that has answers of two MACs, else from no address: there are
+// gateways that answer none but who has one.
+func (g *segment) askAgain(s *station, a netip.Addr, to map[*station][]probe.Ask) {
+	addressed := 0
+	for _, c := range s.obs.In(g.tagAt(s)).Claims {
+		if c.Address == a && c.Addressed > 0 {
+			addressed++
+		}
+	}
+	ask := probe.Ask{VLAN: g.vlan, Untagged: s.Native == g.vlan, Kind: probe.Gateway, Target: a}
+	if source, ok := g.asksFrom(s, a); ok && (addressed > 1 || !g.asksFor(s, a)) {
+		ask.Kind, ask.Source = probe.Host, source
+	} else if !g.asksFor(s, a) {
+		return
+	}
+	to[s] = append(to[s], ask)
+}
+
+// confirmTwo asks once more for addresses that answer from more than one MAC, by one node each, while nothing else is asked: a
+// router that shares its load answers each question from one of several (GLBP), and two stations that have an address answer
+// each question twice. What another check asks for from the same node would be answered, too; then nothing is said.
+func (c *check) confirmTwo(ctx context.Context) {
+	type one struct {
+		g     *segment
+		s     *station
+		a     netip.Addr
+		times int
+	}
+	var list []*one
+	for _, g := range c.segments {
+		g.two = map[netip.Addr]bool{}
+		for _, a := range union(slices.Clone(g.gateways), g.hosts) {
+			if s := g.hearsTwo(a); s != nil {
+				list = append(list, &one{g: g, s: s, a: a})
+			}
+		}
+	}
+	open := list[:min(len(list), maxConfirmed)]
+	for i := range 2 * confirmTimes {
+		// Twice is no chance; and of two stations both answers are not lost time after time.
+		open = slices.DeleteFunc(slices.Clone(open), func(o *one) bool { return o.times > 1 || o.times == 0 && i == confirmTimes })
+		if len(open) == 0 {
+			break
+		}
+		c.progress("asking again who has two MACs", i, 2*confirmTimes)
+		asks, before := map[*station][]probe.Ask{}, map[*one]map[probe.MAC]int{}
+		for _, o := range open {
+			before[o] = o.g.answersFor(o.s, o.a)
+			o.g.askAgain(o.s, o.a, asks)
+		}
+		if !c.say(ctx, asks) || !c.wait(ctx, c.options.Settle) || !c.observe(ctx) {
+			return
+		}
+		for _, o := range open {
+			more := 0
+			for m, n := range o.g.answersFor(o.s, o.a) {
+				if n > before[o][m] {
+					more++
+				}
+			}
+			if more > 1 {
+				o.times++
+			}
+		}
+	}
+	together := slices.ContainsFunc(c.stations, func(s *station) bool { return s.obs.Together })
+	for _, o := range list {
+		o.g.two[o.a] = o.times > 1 && !together
+	}
+}

@@ -154,10 +154,14 @@ type fakeNode struct {
 	desc   Description
 	port   *fakePort
 	conns  []*fakeConn
-	absent error // of all that it is asked
-	fails  error // of what it sends
-	sends  func(probe.Frame)
-	own    map[probe.MAC]bool
+	absent error                   // of all that it is asked
+	fails  error                   // of what it sends
+	refuse func(probe.Frame) error // of some of it
+	// running checks, and whether there were two at once since the last ended.
+	running  int
+	together bool
+	sends    func(probe.Frame)
+	own      map[probe.MAC]bool
 	// lostAfter is how many questions about what it heard it answers; 0 is all.
 	lostAfter, asked int
 	at               map[probe.RunID]*probe.Station
@@ -197,6 +201,8 @@ func (n *fakeNode) Describe(context.Context) (Description, error) {
 func (n *fakeNode) Start(_ context.Context, run probe.RunID, _ []string, pps int) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.running++
+	n.together = n.together || n.running > 1
 	c := &fakeConn{node: n, frames: make(chan probe.Frame, 1<<16)}
 	n.conns = append(n.conns, c)
 	t := n.desc.Trunks[0]
@@ -234,10 +240,21 @@ func (n *fakeNode) Observe(_ context.Context, run probe.RunID, _ string) (probe.
 	if lost {
 		return probe.Observation{}, errors.New("connection reset by peer")
 	}
-	return n.station(run).Observation(), nil
+	obs := n.station(run).Observation()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	obs.Together = n.together
+	return obs, nil
 }
 
-func (n *fakeNode) Stop(_ context.Context, run probe.RunID) error { return n.station(run).Close() }
+func (n *fakeNode) Stop(_ context.Context, run probe.RunID) error {
+	n.mu.Lock()
+	if n.running--; n.running == 0 {
+		n.together = false
+	}
+	n.mu.Unlock()
+	return n.station(run).Close()
+}
 
 // pace is that of a node, of each class and of all together.
 type pace struct {
@@ -297,6 +314,11 @@ func (c *fakeConn) Send(fr probe.Frame) error {
 	defer c.node.mu.Unlock()
 	if c.node.fails != nil {
 		return c.node.fails
+	}
+	if c.node.refuse != nil {
+		if err := c.node.refuse(fr); err != nil {
+			return err
+		}
 	}
 	if len(fr.Data)-14 > c.node.desc.Trunks[0].MTU {
 		return errors.New("message too long")

@@ -15,7 +15,9 @@ func (v *view) gateway() {
 	with := map[*station]bool{} // have an answer of the address in turn
 	for _, a := range v.gateways {
 		clear(with)
-		asked := slices.DeleteFunc(v.clear(), func(s *station) bool { return !v.asksFor(s, a) })
+		asked := slices.DeleteFunc(v.clear(), func(s *station) bool {
+			return !v.asksFor(s, a) || !v.answered(s, a) && v.notAsked(s, probe.Gateway) != ""
+		})
 		for _, s := range asked {
 			if v.answered(s, a) {
 				with[s] = true
@@ -32,7 +34,9 @@ func (v *view) gateway() {
 				filtered[s] = append(filtered[s], a.String())
 			}
 		}
-		if len(with) == 0 && len(asked) > 0 {
+		// One that answers none but who has an address may not have been asked so yet.
+		waits := v.earlier && slices.ContainsFunc(asked, func(s *station) bool { return v.sourceIn(s, a).IsValid() })
+		if len(with) == 0 && len(asked) > 0 && !waits {
 			silent = append(silent, a.String())
 		}
 	}
@@ -59,31 +63,20 @@ func (v *view) gateway() {
 	}
 }
 
-// twoHave finds an address that two stations say to have: there are more answers than questions. A router that
-// shares its load answers each question from one of several MACs (GLBP).
+// twoHave finds an address that two stations say to have, in answer to one question (see confirmTwo).
 func (v *view) twoHave(a netip.Addr) {
-	macs := map[probe.MAC][]string{}
-	two := false
-	for _, s := range v.clear() {
-		var none, addressed answers // to the node's own MAC, and to the other, from which it asks by its source
-		for _, c := range s.obs.In(v.tagAt(s)).Claims {
-			if c.Address != a || c.Answers == 0 {
-				continue
-			}
-			macs[c.MAC] = append(macs[c.MAC], s.node)
-			none.add(c.Answers - c.Addressed)
-			addressed.add(c.Addressed)
-		}
-		asked := s.tries[question{v.vlan, aGateway, a}]
-		if a.Is6() { // who has no address is answered by multicast: all hear what each is told
-			asked = 0
-			for _, p := range v.segment.members {
-				asked += p.tries[question{v.vlan, aGateway, a}]
-			}
-		}
-		two = two || none.moreThan(asked) || addressed.moreThan(s.tries[question{v.vlan, aGatewayToo, a}]+s.tries[question{v.vlan, aTarget, a}])
+	if !v.two[a] || v.unclear != "" {
+		return
 	}
-	if !two || v.unclear != "" {
+	macs := map[probe.MAC][]string{}
+	for _, s := range v.clear() {
+		for _, c := range s.obs.In(v.tagAt(s)).Claims {
+			if c.Address == a && c.Answers > 0 {
+				macs[c.MAC] = append(macs[c.MAC], s.node)
+			}
+		}
+	}
+	if len(macs) < 2 {
 		return
 	}
 	var evidence []string
@@ -94,26 +87,17 @@ func (v *view) twoHave(a netip.Addr) {
 	v.claim(claim{code: DuplicateAddress, targets: []string{a.String()}, evidence: short(evidence)})
 }
 
-// answers to questions for one address: from how many MACs, and how many.
-type answers struct{ macs, count int }
-
-func (n *answers) add(count int) {
-	if count > 0 {
-		n.macs++
-		n.count += count
-	}
-}
-
-// moreThan says that two have answered one question.
-func (n *answers) moreThan(asked int) bool { return n.macs > 1 && n.count > asked }
-
 // offers finds DHCP servers that are missing, or too many.
 func (v *view) offers() {
 	var with, without []*station
 	servers := map[probe.Offer]string{}
 	for _, s := range v.clear() {
 		offers := s.obs.In(v.tagAt(s)).Offers
-		if len(offers) == 0 {
+		switch {
+		case len(offers) > 0:
+		case v.notAsked(s, probe.DHCP) != "":
+			continue
+		default:
 			without = append(without, s)
 			continue
 		}

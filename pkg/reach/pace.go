@@ -31,9 +31,9 @@ const sliceTime = 5 * time.Second
 func (c *check) parts(asks []probe.Ask) (parts [][]probe.Ask) {
 	from, of := 0, map[probe.Class]int{}
 	for i, a := range asks {
-		if of[a.Class()]++; i > from && c.takes(i+1-from, of) > sliceTime {
+		if of[a.Class()] += a.Frames(); i > from && c.takes(i+1-from, of) > sliceTime {
 			parts = append(parts, asks[from:i])
-			from, of = i, map[probe.Class]int{a.Class(): 1}
+			from, of = i, map[probe.Class]int{a.Class(): a.Frames()}
 		}
 	}
 	return append(parts, asks[from:])
@@ -43,7 +43,7 @@ func (c *check) parts(asks []probe.Ask) (parts [][]probe.Ask) {
 func (c *check) sendTime(asks []probe.Ask) time.Duration {
 	of := map[probe.Class]int{}
 	for _, a := range asks {
-		of[a.Class()]++
+		of[a.Class()] += a.Frames()
 	}
 	return c.takes(len(asks), of)
 }

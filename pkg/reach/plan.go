@@ -72,6 +72,8 @@ type segment struct {
 	// whom it is the size that a gateway does not answer.
 	like      *segment
 	confirmed map[own]bool
+	// two are addresses that two stations have.
+	two map[netip.Addr]bool
 }
 
 // segments are what is intended and selected: VLANs of networks, on the nodes where

@@ -359,7 +359,7 @@ func TestEarly(t *testing.T) {
 				}
 			}
 			for _, c := range r.Cells {
-				if after < 20*time.Millisecond && c.Result == Pass && (c.Test == TestMAC || c.Test == TestMTU || c.Test == TestRouters) {
+				if after < 10*time.Millisecond && c.Result == Pass && (c.Test == TestMAC || c.Test == TestMTU || c.Test == TestRouters) {
 					t.Fatalf("after %v: %+v", after, c)
 				}
 			}

@@ -124,7 +124,8 @@ type seen struct {
 	segments  []*segment
 	absent    []Absent
 	cancelled bool
-	believed  bool // silence was given time enough
+	// believed: silence was given time enough; believedHosts: so was that of what is asked from sources.
+	believed, believedHosts bool
 }
 
 // Run checks. What was found until ctx ended is in the report, which says that it was ended.
@@ -151,11 +152,13 @@ func Run(ctx context.Context, agents []Agent, absent []Absent, o Options, progre
 	c.start(ctx)
 	defer c.stop(ctx)
 	c.rounds(ctx)
-	c.fromSources(ctx)
 	c.linger(ctx, begun)
 	c.believed = ctx.Err() == nil
+	c.fromSources(ctx)
+	c.believedHosts = ctx.Err() == nil
 	c.sizes(ctx)
 	c.echoSizes(ctx)
+	c.confirmTwo(ctx)
 	c.lastLook(ctx)
 	r := conclude(c.seen(ctx))
 	r.Run, r.Started, r.Took = c.run.String(), begun.UTC(), time.Since(begun)
@@ -197,8 +200,8 @@ type check struct {
 	absent  []Absent
 	known   []Description
 	started []Agent
-	// believed: what was not heard was asked for often enough.
-	believed bool
+	// believed: what was not heard was asked for often enough; believedHosts: so were targets.
+	believed, believedHosts bool
 }
 
 // each does f for all, at once, and gives up those for which it fails.
@@ -532,5 +535,5 @@ func (g *segment) allHeard(from *station, peers []*station, k probe.Kind) bool {
 }
 
 func (c *check) seen(ctx context.Context) *seen {
-	return &seen{options: c.options, stations: c.stations, segments: c.segments, absent: c.absent, cancelled: ctx.Err() != nil, believed: c.believed}
+	return &seen{options: c.options, stations: c.stations, segments: c.segments, absent: c.absent, cancelled: ctx.Err() != nil, believed: c.believed, believedHosts: c.believedHosts}
 }

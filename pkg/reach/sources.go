@@ -37,12 +37,16 @@ type own struct {
 
 // sourceIn is the address that a member may ask another from, of one subnet with it: hosts of another may not answer.
 func (g *segment) sourceIn(s *station, target netip.Addr) netip.Addr {
-	for _, a := range g.sourcesOf(s) {
-		if slices.ContainsFunc(g.subnets, func(p netip.Prefix) bool { return p.Contains(a) && p.Contains(target) }) {
-			return a
+	var best netip.Addr
+	most := -1
+	for _, p := range g.subnets {
+		for _, a := range g.sourcesOf(s) {
+			if p.Contains(a) && p.Contains(target) && p.Bits() > most {
+				best, most = a, p.Bits()
+			}
 		}
 	}
-	return netip.Addr{}
+	return best
 }
 
 // sourcesOf are all that a member may ask from in the segment.
@@ -93,7 +97,7 @@ func (g *segment) asksFrom(s *station, target netip.Addr) (netip.Addr, bool) {
 func (g *segment) shared(s *station, source netip.Addr) bool {
 	filtered := func(p *station) bool {
 		return slices.ContainsFunc(g.gateways, func(a netip.Addr) bool {
-			return a.Is4() == source.Is4() && g.asksFor(p, a) && !g.answeredNone(p, a) &&
+			return a.Is4() == source.Is4() && g.asksFor(p, a) && !g.answeredNone(p, a) && !g.isOwn(p, a.String()) &&
 				slices.ContainsFunc(g.members, func(o *station) bool { return g.answeredNone(o, a) && g.heard(o, p, probe.Hello) })
 		})
 	}
@@ -387,6 +391,8 @@ func (v *view) noTarget(s *station, a netip.Addr) string {
 		return noAsker
 	case v.isOwn(s, a.String()):
 		return "it is a VM of this node"
+	case !v.answered(s, a) && v.notAsked(s, probe.Host, probe.Detect) != "":
+		return v.notAsked(s, probe.Host, probe.Detect)
 	}
 	// What filters ARP, or all MACs but one, has been told.
 	return string(v.failed(s, "", GatewayFiltered, MACFiltered))
@@ -405,6 +411,8 @@ func (v *view) noEcho(s *station, a netip.Addr) string {
 		return noAsker
 	case v.failed(s, fmt.Sprint("MTU ", v.mtu), MTUBelowIntent) != "":
 		return string(MTUBelowIntent)
+	case v.echoed(s, a).Largest < v.asked(s) && v.notAsked(s, probe.Host, probe.Detect, probe.Echo) != "":
+		return v.notAsked(s, probe.Host, probe.Detect, probe.Echo)
 	case v.echoed(s, a).Count == 0:
 		return "no answer to an echo request"
 	}
@@ -427,8 +435,14 @@ func (v *view) echoes() {
 		bad := slices.DeleteFunc(slices.Clone(asked), func(s *station) bool { return !v.echoTooLarge(s, a) || !v.isConfirmed(s, a) })
 		all := len(bad) == len(asked)
 		for size, at := range v.byEcho(bad, a, all) {
-			c := &claim{code: MTUBelowIntent, size: size, message: toGateway,
-				evidence: []string{fmt.Sprintf("the gateway answers echo requests of %d bytes to %s, of %d none", size, names(at), v.mtu)}}
+			c := &claim{code: MTUBelowIntent, size: size, message: toGateway}
+			for _, s := range at {
+				if v.largestEcho(s, a) < size {
+					c.evidence = append(c.evidence, fmt.Sprintf("to %s of %d bytes: its own way is narrower yet, or answers were lost", s.node, v.largestEcho(s, a)))
+				}
+			}
+			best := slices.DeleteFunc(slices.Clone(at), func(s *station) bool { return v.largestEcho(s, a) < size })
+			c.evidence = short(append([]string{fmt.Sprintf("the gateway answers echo requests of %d bytes to %s, of %d none", size, names(best), v.mtu)}, c.evidence...))
 			if !all {
 				for _, s := range at {
 					c.nodes = append(c.nodes, s.node)

@@ -336,7 +336,7 @@ type ReachabilitySource struct {
 
 	// Addresses of the network's subnets, at most one of each.
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=45
 	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="want an address as 10.1.2.3 or 2001:db8::1"
 	// +listType=set

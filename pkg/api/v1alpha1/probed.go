@@ -1,8 +1,10 @@
 package v1alpha1
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -83,10 +85,12 @@ func (p *probed) take(at *field.Path, text string) (cidr netip.Prefix, bad *fiel
 		return cidr, duplicate(at, text, fmt.Sprintf("%s has it: want an address that is used once", by))
 	}
 	p.taken[a] = at.String()
-	for _, cidr = range p.subnets {
-		if !cidr.Contains(a) {
-			continue
-		}
+	inside := slices.DeleteFunc(slices.Clone(p.subnets), func(c netip.Prefix) bool { return !c.Contains(a) })
+	if len(inside) == 0 {
+		return cidr, field.Invalid(at, text, "is in none of spec.subnets: want an address of the VLAN, or add its subnet there")
+	}
+	narrowest := slices.MaxFunc(inside, func(a, b netip.Prefix) int { return cmp.Compare(a.Bits(), b.Bits()) })
+	for _, cidr := range inside {
 		// Point-to-point links have neither (RFC 3021, RFC 6164).
 		wide := cidr.Bits() < a.BitLen()-1
 		switch {
@@ -97,7 +101,6 @@ func (p *probed) take(at *field.Path, text string) (cidr netip.Prefix, bad *fiel
 		case wide && a == LastOf(cidr) && a.Is4():
 			return cidr, field.Invalid(at, text, "is the broadcast address of "+cidr.String()+": want a host's")
 		}
-		return cidr, nil
 	}
-	return cidr, field.Invalid(at, text, "is in none of spec.subnets: want an address of the VLAN, or add its subnet there")
+	return narrowest, nil
 }
