@@ -36,6 +36,7 @@ func securityScenarios() []scenario {
 		{name: "routers, unguarded", port: none, steps: routerSteps(policy.ReasonND, pass)},
 		{name: "DHCP servers", port: secured(attach.Security{DHCPServerGuard: true}), steps: dhcpSteps(policy.ReasonDHCPServerGuard)},
 		{name: "DHCP servers, unguarded", port: none, steps: dhcpSteps(pass)},
+		{name: "more to groups than in a second", port: secured(attach.Security{BroadcastLimit: 1, MulticastLimit: 1}), steps: rateSteps()},
 		{name: "DHCP servers, tagged", port: func(c *attach.PortConfig) {
 			trunkPort(c)
 			secured(attach.Security{DHCPServerGuard: true})(c)
@@ -87,6 +88,17 @@ func routerSteps(whole, odd policy.Reason) []step {
 		// ICMP of the other family knows neither.
 		out(icmp(vm4, peer4, 134, 0, 0, 0, 0, 0), policy.ReasonDefaultAllow),
 	)
+}
+
+// rateSteps are several in far less than a second, of which one of each kind may pass.
+func rateSteps() (all []step) {
+	arp := pkt{dst: net.HardwareAddr{255, 255, 255, 255, 255, 255}, ether: layers.EthernetTypeARP, l4: make([]byte, 28)}
+	group := pkt{dst: net.HardwareAddr{1, 0, 0x5e, 0, 0, 9}, ether: 0x1234, l4: make([]byte, 46)}
+	all = append(all, out(arp, policy.ReasonARP), out(group, policy.ReasonDefaultAllow))
+	for range 4 {
+		all = append(all, out(arp, policy.ReasonBroadcastLimit), out(group, policy.ReasonMulticastLimit))
+	}
+	return append(all, in(arp.with(func(p *pkt) { p.src = peerMAC }), policy.ReasonARP), out(pkt{ether: 0x1234, l4: make([]byte, 46)}, policy.ReasonDefaultAllow))
 }
 
 // dhcpSteps: from whichever port an answer comes, also to who has asked and so has a connection.
