@@ -190,26 +190,31 @@ func TestDriftNow(t *testing.T) {
 	l.veth("eth1", 1)
 	trunk := desired.Trunk{Name: "site", Bridge: "br0", Uplink: "eth1"}
 	p := newProber(l.Agent, "n1", nil)
-	says := func() string {
+	says := func(problem string) string {
 		t.Helper()
 		var b strings.Builder
-		for _, d := range p.describe(trunk, l.world.snap, trunkHealth{}).Drift {
+		for _, d := range p.describe(trunk, l.world.snap, trunkHealth{problem: problem}).Drift {
 			b.WriteString(d.What)
 		}
 		return b.String()
 	}
-	if got := says(); strings.Contains(got, "UplinkUnslaved") {
+	if got := says(""); strings.Contains(got, "UplinkUnslaved") {
 		t.Errorf("a port of the bridge: %s", got)
+	}
+	if got := says("not set up"); got != "not set up" {
+		t.Errorf("a trunk that could not be set up: %q", got)
 	}
 	up, err := netlink.LinkByName("eth1")
 	l.must(err)
 	l.must(netlink.LinkSetNoMaster(up))
-	if got := says(); !strings.Contains(got, "UplinkUnslaved eth1: it is not a port of the bridge br0") {
-		t.Errorf("a port of nothing: %q", got)
+	for _, problem := range []string{"", "words of a round, which come and go"} {
+		if got := says(problem); got != "UplinkUnslaved eth1: it is not a port of the bridge br0" {
+			t.Errorf("a port of nothing, problem %q: %q", problem, got)
+		}
 	}
 	l.must(netlink.LinkDel(up))
 	trunk.Uplink = "eth9"
-	if got := says(); got != "" {
+	if got := says(""); got != "" {
 		t.Errorf("an uplink that is not there is down, and no drift: %s", got)
 	}
 }

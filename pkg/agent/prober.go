@@ -93,10 +93,10 @@ func (p *prober) describe(t desired.Trunk, snap *desired.Snapshot, h trunkHealth
 		out.VMs = append(out.VMs, m)
 	}
 	slices.SortFunc(out.VMs, func(a, b probe.MAC) int { return bytes.Compare(a[:], b[:]) })
-	if h.problem != "" {
-		out.Drift = append(out.Drift, reach.Drift{What: h.problem})
-	} else if err == nil {
-		out.Drift = append(out.Drift, p.drift(t, l)...)
+	if err == nil {
+		out.Drift = p.drift(t, l, h.problem)
+	} else if h.problem != "" {
+		out.Drift = []reach.Drift{{What: h.problem}}
 	}
 	for _, name := range slices.Sorted(maps.Keys(snap.Networks)) {
 		if n := snap.Networks[name]; n.Trunk == t.Name {
@@ -107,14 +107,16 @@ func (p *prober) describe(t desired.Trunk, snap *desired.Snapshot, h trunkHealth
 }
 
 // drift is what is wrong with the uplink in the kernel at this moment: the rounds,
-// which would tell as much, may not have come by since.
-func (p *prober) drift(t desired.Trunk, up bridge.Link) []reach.Drift {
+// which tell a problem in words of what they tried last, may not have come by since.
+func (p *prober) drift(t desired.Trunk, up bridge.Link, problem string) []reach.Drift {
 	br, err := p.a.kernel.net.LinkInfo(bridge.Ref{Name: t.Bridge})
-	if err != nil {
-		return []reach.Drift{{What: err.Error()}}
-	}
-	if up.Master != br.Index {
+	switch {
+	case err == nil && up.Master != br.Index:
 		return []reach.Drift{{What: fmt.Sprintf("%s %s: it is not a port of the bridge %s", bridge.UplinkUnslaved, t.Uplink, t.Bridge)}}
+	case problem != "":
+		return []reach.Drift{{What: problem}}
+	case err != nil:
+		return []reach.Drift{{What: err.Error()}}
 	}
 	has, err := p.a.kernel.net.ReadVLANs(up.Ref())
 	if err != nil {
