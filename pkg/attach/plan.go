@@ -119,7 +119,28 @@ type Security struct {
 	// BroadcastLimit and MulticastLimit are what the VM may send, in packets a second, up to MaxRate; 0 is no limit.
 	BroadcastLimit uint32 `json:"broadcastLimit,omitempty"`
 	MulticastLimit uint32 `json:"multicastLimit,omitempty"`
+	// UnicastLimit is the same of unicast to MACs that the port was not sent anything from lately.
+	UnicastLimit uint32 `json:"unicastLimit,omitempty"`
+	// IPGuard is from which addresses IP packets leave; ARPGuard and NDGuard drop what claims another's address.
+	IPGuard  Guard `json:"ipGuard,omitempty"`
+	ARPGuard bool  `json:"arpGuard,omitempty"`
+	NDGuard  bool  `json:"ndGuard,omitempty"`
+	// EtherTypes are those that may leave, beside RARP; none is all.
+	EtherTypes EtherTypes `json:"etherTypes,omitzero"`
 }
+
+// Guard is which addresses of a NIC count for a guard.
+type Guard string
+
+// The values of Guard.
+const (
+	GuardOff    Guard = ""
+	GuardLearn  Guard = "Learn"  // all that it holds
+	GuardStrict Guard = "Strict" // those that somebody vouches for: declared, leased, approved
+)
+
+// EtherTypes are some EtherTypes in ascending order; 0 is no more.
+type EtherTypes [16]uint16
 
 // String names what is on, as "forgedTransmits, bpduGuard".
 func (s Security) String() string {
