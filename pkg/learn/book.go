@@ -169,7 +169,7 @@ func (b *Book) unwelcome(n *nic, c *claim, at place, e *Event, unfit Reason) Rea
 			return unfit
 		case c != nil && c.denied():
 			return ReasonDenied
-		case n.network.Mode == ModeDeclared && !b.cells[at].firmly(): // be it for this NIC or another
+		case n.network.modeOf(e.Addr) == ModeDeclared && !b.cells[at].firmly(): // be it for this NIC or another
 			return ReasonDeclaredOnly
 		}
 	} else if c != nil && c.declarations() >= maxSources {
@@ -382,7 +382,7 @@ func (b *Book) setNetwork(e *Event, now *Network) {
 		n := b.nics[id]
 		n.network = now
 		for _, c := range slices.Clone(n.claims) {
-			if now != nil && now.Mode == ModeApproved && c.told.role == Holder && c.class() != firm && !c.approved() {
+			if now != nil && now.modeOf(c.at().Addr) == ModeApproved && c.told.role == Holder && c.class() != firm && !c.approved() {
 				c.decision = Decision{By: ByChange, At: e.At}
 			}
 			b.refit(c, e.At)

@@ -35,6 +35,8 @@
 //   - Declared: it is refused. Only where it claims what another NIC has by declaration, it is kept aside, so that the
 //     conflict is seen. What is held when a network comes to this mode is lost.
 //
+// IPv6 link-local addresses are observed in any mode: nobody declares them.
+//
 // A denied address is refused to the NIC in any mode, until it is approved, or declared for it.
 //
 // # What is no binding

@@ -85,7 +85,7 @@ func (b *Book) dropUndeclared(x *cell, at time.Time) {
 	}
 	for _, c := range slices.Clone(x.claims) {
 		was := c.class()
-		if was != observed && was != leased || c.nic.network.Mode != ModeDeclared {
+		if was != observed && was != leased || c.nic.network.modeOf(x.place.Addr) != ModeDeclared {
 			continue
 		}
 		best := c.evidence[0]
@@ -103,7 +103,7 @@ func (c *claim) eligible() bool {
 	case firm:
 		return c.reason == ""
 	}
-	switch c.nic.network.Mode {
+	switch c.nic.network.modeOf(c.at().Addr) {
 	case ModeObserved:
 		return true
 	case ModeApproved:
@@ -117,7 +117,7 @@ func (c *claim) besides() Role {
 	switch {
 	case c.class() == idle || c.reason != "":
 		return ""
-	case c.class() != firm && c.nic.network.Mode == ModeApproved && !c.approved():
+	case c.class() != firm && c.nic.network.modeOf(c.at().Addr) == ModeApproved && !c.approved():
 		return Pending
 	}
 	return Beside

@@ -20,6 +20,11 @@ func TestModeDeclared(t *testing.T) {
 			{says(2, db, five, ARP), "Aside db ARP, ConflictBegan Inside"},
 			{withdraws(3, web, five, Declared), "Unbound web Declared, Refused db DeclaredOnly, Dropped db ARP, ConflictEnded Inside"},
 		}},
+		{"takes link-local addresses, which nobody declares", mode(ModeDeclared), []step{
+			{says(1, web, "fe80::1", ND), "Bound web ND"},
+			{says(2, db, "fe80::1", ND), "Aside db ND, ConflictBegan Inside"},
+			{decides(3, EventDeny, web, "fe80::1"), "Unbound web ND, Promoted db ND, ConflictEnded Inside"},
+		}},
 		{"Observed becomes Declared", mode(ModeObserved), []step{
 			{says(1, web, five, ARP), "Bound web ARP"},
 			{says(2, web, six, Declared), "Bound web Declared"},
@@ -48,6 +53,11 @@ func TestModeApproved(t *testing.T) {
 			{decides(6, EventApprove, db, five), "Refused db NobodyClaims"},
 			{toldBy(decides(7, EventDeny, web, six), ARP), "Refused web NobodyClaims"},
 			{toldBy(decides(8, EventDeny, web, six), ARP), "Refused web NobodyClaims"},
+		}},
+		{"no link-local address waits", change, []step{
+			{says(1, web, "fe80::1", ND), "Bound web ND"},
+			{sets(2, mode(ModeObserved)), ""},
+			{sets(3, change), ""},
 		}},
 		{"waits", change, []step{
 			{says(1, web, five, ARP), "Waiting web ARP"},

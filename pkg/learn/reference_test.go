@@ -221,7 +221,7 @@ func (r *reference) claim(w who, e Event) {
 		if n := r.net(w.nic); n != nil {
 			mode = n.Mode
 		}
-		if !r.fit(w) || r.decision[w].Denied || mode == ModeDeclared && was != 3 && !r.firmly(w.at) {
+		if !r.fit(w) || r.decision[w].Denied || mode == ModeDeclared && was != 3 && !r.firmly(w.at) && family(w.at.Addr) != 0 {
 			return
 		}
 		if e.Provenance < DHCP && was == 0 && !r.room(w) {
@@ -295,7 +295,7 @@ func (r *reference) network(e Event) {
 		if w.nic.Network != e.Network {
 			continue
 		}
-		if known && was.Mode == ModeObserved && r.nets[e.Network].Mode == ModeApproved && r.role[w] == Holder &&
+		if known && was.Mode == ModeObserved && r.nets[e.Network].Mode == ModeApproved && family(w.at.Addr) != 0 && r.role[w] == Holder &&
 			r.class(w) < 3 && r.decision[w] == (Decision{}) {
 			r.decision[w] = Decision{By: ByChange, At: e.At}
 		}
@@ -381,7 +381,7 @@ func (r *reference) shared(at place) bool {
 
 func (r *reference) judge(now time.Time) {
 	for _, w := range r.keys() {
-		if n := r.net(w.nic); n != nil && n.Mode == ModeDeclared && r.class(w) < 3 && !r.firmly(w.at) {
+		if n := r.net(w.nic); n != nil && n.Mode == ModeDeclared && r.class(w) < 3 && !r.firmly(w.at) && family(w.at.Addr) != 0 {
 			r.drop(func(x row) bool { return x.who == w })
 		}
 	}
@@ -393,6 +393,9 @@ func (r *reference) judge(now time.Time) {
 		if r.class(w) < 3 {
 			d := r.decision[w]
 			m := r.net(w.nic).Mode
+			if family(w.at.Addr) == 0 {
+				m = ModeObserved // nobody declares them
+			}
 			can = m == ModeObserved || m == ModeApproved && d != (Decision{}) && !d.Denied
 			if m == ModeApproved && !can {
 				r.role[w] = Pending

@@ -168,6 +168,15 @@ func (n *Network) unfit(a netip.Addr) Reason {
 	return ""
 }
 
+// modeOf is the mode for an address. An IPv6 link-local one is observed in any: nobody declares those, and without them
+// there is no IPv6.
+func (n *Network) modeOf(a netip.Addr) Mode {
+	if linkLocal(a) {
+		return ModeObserved
+	}
+	return n.Mode
+}
+
 // linkLocal is of IPv6 alone: there, each NIC has such an address in any segment.
 func linkLocal(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
 
