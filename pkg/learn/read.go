@@ -81,21 +81,42 @@ func (b *Book) Who(s Segment, a netip.Addr) (w Answer) {
 	return w
 }
 
-// Conflicts are those that there are, by segment and address.
+// Conflicts are those that there are, by segment and address, as of now: with places and times that no change told.
 func (b *Book) Conflicts() (out []Conflict) {
-	for _, x := range b.cells {
-		if x.conflict == nil {
-			continue
-		}
-		for _, c := range x.claims {
-			if c.told.role == Holder {
-				out = append(out, *x.dispute(c)) // as of now, with places and times that no change told
-			}
+	for at := range b.cells {
+		if c := b.Conflict(at.Segment, at.Addr); c != nil {
+			out = append(out, *c)
 		}
 	}
 	slices.SortFunc(out, func(c, o Conflict) int {
 		return place{c.Segment, c.Addr}.compare(place{o.Segment, o.Addr})
 	})
+	return out
+}
+
+// Conflict is the one about an address; nil is that there is none.
+func (b *Book) Conflict(s Segment, a netip.Addr) *Conflict {
+	x := b.cells[place{s, a}]
+	if x == nil || x.conflict == nil {
+		return nil
+	}
+	for _, c := range x.claims {
+		if c.told.role == Holder {
+			return x.dispute(c)
+		}
+	}
+	return nil
+}
+
+// Segments are those in which a NIC claims an address, or has a decision about it.
+func (b *Book) Segments(id NIC, a netip.Addr) (out []Segment) {
+	if n := b.nics[id]; n != nil {
+		for _, c := range n.claims {
+			if c.at().Addr == a {
+				out = append(out, c.at().Segment)
+			}
+		}
+	}
 	return out
 }
 

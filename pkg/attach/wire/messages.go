@@ -36,7 +36,9 @@ const (
 	Open    Verb = "Open"
 	Release Verb = "Release"
 	Reach   Verb = "Reach" // ReachRequest -> ReachState
-	View    Verb = "View"  // ViewRequest -> JSON for homeportctl, see package agent
+	// Decide: AddressDecision -> nothing. A person approves an address, or denies it.
+	Decide Verb = "Decide"
+	View   Verb = "View" // ViewRequest -> JSON for homeportctl, see package agent
 )
 
 // Request is the envelope of what is asked.

@@ -25,6 +25,8 @@ const (
 	ViewVerdict  = "verdict"  // -> Verdict: what a port's rules say about Packet
 	ViewTrace    = "trace"    // -> Trace: what a port's program would do with Packet
 	ViewEvents   = "events"   // -> EventList: what became of packets
+	// ViewAddresses -> AddressList; Name limits it to an address, or a VM or pod by name or namespace/name.
+	ViewAddresses = "addresses"
 )
 
 // TypeMeta heads every view.
@@ -159,6 +161,25 @@ type Port struct {
 	Dropped       [2]uint64    `json:"dropped"` // packets from the VM, to the VM
 	// FastPath is absent where nobody has looked yet.
 	FastPath *FastPath `json:"fastPath,omitempty"`
+	// Bindings are the addresses that its NIC holds, claims beside another, or waits for; Conflicts those that others
+	// claim, too.
+	Bindings  []Address         `json:"bindings,omitempty"`
+	Conflicts []AddressConflict `json:"conflicts,omitempty"`
+}
+
+// Owner is whose a port is, as far as somebody has found out, and what they know of its addresses.
+type Owner struct {
+	Name string `json:"name"` // of the VM or pod, in the pod's namespace
+	UID  string `json:"uid,omitempty"`
+	VM   bool   `json:"vm,omitempty"`
+	Says []Says `json:"says,omitempty"`
+}
+
+// Says are all the addresses that one source has for a port's untagged VLAN.
+type Says struct {
+	Source    string       `json:"source"`          // as "Multus"
+	Guest     bool         `json:"guest,omitempty"` // the guest agent's word; else it is a declaration
+	Addresses []netip.Addr `json:"addresses"`
 }
 
 // FastPath says whether packets of a port go past the bridge: those of established connections, to other ports of this
