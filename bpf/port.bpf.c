@@ -12,6 +12,7 @@
 #include "abi.h"
 #include "clock.h"
 #include "maps.h"
+#include "addresses.h"
 #include "verdict.h"
 #include "parse.h"
 #include "guard.h"
@@ -23,6 +24,7 @@
 #include "refuse.h"
 #include "fastpath.h"
 #include "event.h"
+#include "hear.h"
 
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
 static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
@@ -138,6 +140,8 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_por
 	r = by_state(skb, t, &p);
 	if (p.first && !is_drop(r))
 		fragment_of(&p, t, 1);
+	if (says_dhcp(&p, t->dir))
+		t->told |= TOLD_DHCP;
 	return r;
 }
 
@@ -268,9 +272,11 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		tell(skb, &t, reason);
 	if (dry_run)
 		return act;
+	if (reason == HP_ARP || reason == HP_ND || (t.told & TOLD_DHCP && !is_drop(reason)))
+		hear_claim(skb, port, dir, t.told & TOLD_DHCP);
 	/* As the bridge has, which it came by. */
 	if (fast_path && dir == HP_IN && !jumped && takes_part(port))
-		heard(skb, port);
+		hear_at_port(skb, port);
 	if (act == TC_ACT_SHOT)
 		return t.refuse ? refused(skb, port, dir) : act;
 	if (jumped) {
@@ -368,6 +374,9 @@ const union {
 	struct hp_bucket bucket;
 	struct hp_late_key late_key;
 	struct hp_mac_key mac_key;
+	struct hp_address_key address_key;
+	struct hp_address address;
+	struct hp_heard heard_frame;
 } *const volatile abi_types = 0;
 
 /* bpf_ktime_get_coarse_ns and bpf_skb_load_bytes need no more than this. */

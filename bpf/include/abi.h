@@ -264,6 +264,46 @@ struct hp_mac_key {
 	__u16 pad;
 };
 
+/* An IP address in a VLAN of what has a policy number. */
+struct hp_address_key {
+	__u32 policy;    /* hp_port.policy */
+	__u16 vlan;      /* that of the port, or the one that its VM tags */
+	__u16 pad;
+	__u8 addr[16];   /* IPv4 as ::ffff:a.b.c.d */
+};
+
+/* Of hp_address.flags. */
+#define HP_ADDRESS_FIRM 1    /* somebody vouches for it: declared, leased, approved, set by hand; or a link-local address of IPv6 */
+#define HP_ADDRESS_SHARED 2  /* it moves between NICs, as VRRP's does */
+#define HP_ADDRESS_WAITS 4   /* the NIC claims it and waits for approval; to guards nobody holds it */
+#define HP_ADDRESS_NOBODYS 8 /* no NIC's to have, as a gateway's */
+
+/* Who has an address. */
+struct hp_address {
+	__u8 mac[6];     /* of the NIC's port, hp_port.mac; 0: of none */
+	__u16 flags;     /* HP_ADDRESS_... */
+	__u32 seen;      /* when the NIC last said so, in 2^30 ns units of CLOCK_MONOTONIC_COARSE, + 1; 0: never. By the programs */
+	__u32 reserved;
+};
+
+/* A frame that says who has an address; behind it the frame as the hook had it, with one tag in it or none. */
+struct hp_heard {
+	__u64 at;        /* ns of CLOCK_MONOTONIC_COARSE */
+	__u32 ifindex;   /* host end of the port */
+	__u32 length;    /* skb->len, bytes */
+	__u16 vlan;      /* as in hp_address_key */
+	__u16 size;      /* bytes of the frame that are here */
+	__u16 head;      /* bytes of this struct, for readers of another version */
+	__u16 dir;       /* enum hp_dir */
+};
+
+#define HP_ADDRESSES 131072    /* a node */
+#define HP_HEARD_SHORT 128     /* bytes of a frame of ARP or neighbour discovery that are told, at most */
+#define HP_HEARD_LONG 1000     /* of DHCP */
+#define HP_HEARD_BYTES 1048576 /* of frames that nobody has read yet */
+#define HP_HEARD_A_WINDOW 64   /* frames of a port and direction that are told in 2^30 ns */
+#define HP_HEARD_OF_NODE 8192  /* of all ports */
+
 /*
  * control[0], memory-mapped by user space. Programs read only the generation:
  * one aligned 8-byte value stored by one instruction, so a reader sees one

@@ -17,6 +17,7 @@
 /* Beside flags of events: */
 #define TOLD_PASS 0x10000   /* to be told of although it passes */
 #define FRAME_LOGGED 0x80000000U /* beside a rule's counter, of track.frame */
+#define TOLD_DHCP 0x40000   /* a client of DHCP asks, or is answered: not of events, but of what says who has an address */
 #define TOLD_ANSWER 0x20000 /* with HP_EVENT_ENDED: the packet goes against the connection's opener */
 
 /*

@@ -10,9 +10,9 @@
 #include "conntrack.h"
 
 /* may_tell: whether there is something left of a quota; what there is not is counted. */
-static __always_inline int may_tell(__u32 of, __u32 group, __u32 most)
+static __always_inline int may_tell(void *quotas, __u32 of, __u32 group, __u32 most)
 {
-	struct hp_quota *quota = bpf_map_lookup_elem(&event_quotas, &of);
+	struct hp_quota *quota = bpf_map_lookup_elem(quotas, &of);
 	__u32 window = handover_clock();
 
 	if (!quota)
@@ -192,7 +192,8 @@ __noinline int tell(struct __sk_buff *skb, struct track *t, __u32 reason)
 			return 0;
 		group = HP_OBSERVED;
 	}
-	if (!may_tell(t->key.slot, group, HP_EVENTS_A_WINDOW) || !may_tell(node, group, HP_EVENTS_OF_NODE))
+	if (!may_tell(&event_quotas, t->key.slot, group, HP_EVENTS_A_WINDOW) ||
+	    !may_tell(&event_quotas, node, group, HP_EVENTS_OF_NODE))
 		return 0;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e) {

@@ -233,8 +233,8 @@ static __always_inline enum news hear(const struct hp_fast_key *key, __u32 ingre
 	return news;
 }
 
-/* heard is hear for what comes to a port. */
-__noinline int heard(struct __sk_buff *skb, const struct hp_port *port)
+/* hear_at_port is hear for what comes to a port. */
+__noinline int hear_at_port(struct __sk_buff *skb, const struct hp_port *port)
 {
 	const struct eth_header *eth = (void *)(long)skb->data;
 	struct hp_fast_uplink uplink;

@@ -45,8 +45,8 @@ static __always_inline void note_known(const struct track *t)
 {
 	struct known *k = known_at(&t->key);
 
-	/* A guard has a say in each that goes to DHCP's clients. */
-	if (!k || is_dhcp_client(t->key.flow.rport))
+	/* A guard has a say in each that goes to DHCP's clients, and each is told of that says who has an address. */
+	if (!k || is_dhcp(t->key.flow.rport) || is_dhcp(t->key.flow.lport))
 		return;
 	/* Whoever interrupts (PREEMPT_RT) finds no half of it. */
 	*(volatile __u32 *)&k->tick = t->now - 1;

@@ -443,10 +443,10 @@ static __always_inline __u32 parse_l4(struct __sk_buff *skb, struct span *s, str
 	return GO_ON;
 }
 
-/* is_dhcp_client: a UDP port that DHCP's clients listen at, of IPv4 or IPv6; in network order. */
-static __always_inline int is_dhcp_client(__be16 port)
+/* is_dhcp: a UDP port of DHCP's clients or servers, of IPv4 or IPv6; in network order. */
+static __always_inline int is_dhcp(__be16 port)
 {
-	return port == bpf_htons(68) || port == bpf_htons(546);
+	return port == bpf_htons(67) || port == bpf_htons(68) || port == bpf_htons(546) || port == bpf_htons(547);
 }
 
 static __always_inline int is_tag(__u32 ethertype)

@@ -31,6 +31,7 @@ func TestABIStructs(t *testing.T) {
 		"hp_header": portHpHeader{}, "hp_rule": portHpRule{}, "hp_port": portHpPort{}, "hp_control": portHpControl{},
 		"hp_policy_name": portHpPolicyName{}, "hp_flow_key": portHpFlowKey{}, "hp_new_key": portHpNewKey{},
 		"hp_flow": portHpFlow{}, "hp_counter": portHpCounter{}, "hp_reason_counter": portHpReasonCounter{}, "addr_key": portAddrKey{},
+		"hp_address_key": portHpAddressKey{}, "hp_address": portHpAddress{}, "hp_heard": portHpHeard{}, "hp_quota": portHpQuota{},
 	} {
 		var c *btf.Struct
 		if err := spec.Types.TypeByName(name, &c); err != nil {
@@ -106,6 +107,8 @@ func TestABIConstants(t *testing.T) {
 		"HP_PORT_RATES": portRates, "HP_RATE_MAX": attach.MaxRate,
 		"HP_EVENT_LOGGED": eventLogged, "HP_EVENT_MONITORED_LOGGED": eventMonitoredLogged, "HP_EVENT_ENDED": eventEnded, "HP_EVENT_IP": eventIP,
 		"HP_EVENT_PORTS": eventPorts, "HP_EVENTS_A_WINDOW": EventsOfPort, "HP_EVENTS_OF_NODE": EventsOfNode,
+		"HP_ADDRESS_FIRM": addressFirm, "HP_ADDRESS_SHARED": addressShared, "HP_ADDRESS_WAITS": addressWaits, "HP_ADDRESS_NOBODYS": addressNobodys,
+		"HP_ADDRESSES": AddressesMax, "HP_HEARD_SHORT": HeardShort, "HP_HEARD_LONG": HeardLong, "HP_HEARD_A_WINDOW": HeardOfPort, "HP_HEARD_OF_NODE": HeardOfNode,
 		"HP_PORT_CELLS": portCells, "HP_PORT_PROBES": portProbes,
 		"HP_GENERATION_ETHER_BIT": generationEtherBit,
 		"HP_PAGE_SIZE":            compile.PageSize, "HP_WORDS_MAX": compile.WordsMax,

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/policy/compile"
+	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // Pinned is what the pinned maps say, for people who look for what is wrong.
@@ -27,6 +30,8 @@ type Pinned struct {
 	Stray      map[string]Counts  `json:"stray"`        // by reason: at hooks of interfaces without a record
 	RuleHits   map[uint32]Counter `json:"ruleCounters"` // by index; those that are not zero
 	Unanswered int                `json:"unansweredFlows"`
+	Addresses  []PinnedAddress    `json:"addresses"` // who has them, as the programs know it
+	HeardLost  uint64             `json:"heardLost"` // frames that say who has an address, and that nobody saw
 	// Rules are the compiled policies of the generation in force.
 	Rules []RuleMap `json:"-"`
 	// Problems are what could not be read, and why.
@@ -45,6 +50,16 @@ type PinnedPort struct {
 	Serial   uint32            `json:"serial"`
 	Flows    int               `json:"answeredFlows"` // expired ones too; -1 was not counted
 	Counts   map[string]Counts `json:"counts"`        // by reason
+}
+
+// PinnedAddress is one address.
+type PinnedAddress struct {
+	Network string     `json:"network"`
+	VLAN    vlan.ID    `json:"vlan"`
+	Addr    netip.Addr `json:"address"`
+	MAC     string     `json:"mac"`  // of its NIC's port
+	Is      string     `json:"is"`   // "firm, shared, waits, nobodys": what there is of it
+	Seen    *time.Time `json:"seen"` // when the NIC last said that it has it
 }
 
 // Counts are of one reason, out of the VM and in to it.
@@ -87,7 +102,7 @@ func ReadPins(bpffs string) (*Pinned, error) {
 		}
 		d.maps[name] = m
 	}
-	for _, name := range []string{portMapHosts, portMapLateCounters, portMapPortRates} {
+	for _, name := range []string{portMapHosts, portMapLateCounters, portMapPortRates, portMapAddresses, portMapHeardQuotas} {
 		m, err := ebpf.LoadPinnedMap(d.pins.of(name), nil)
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // earlier versions have none
 			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
@@ -112,6 +127,7 @@ func ReadPins(bpffs string) (*Pinned, error) {
 	out.readPorts(d)
 	out.readCounts(d)
 	out.readRules(d)
+	out.readAddresses(d)
 	return out, nil
 }
 
@@ -153,6 +169,24 @@ func (p *Pinned) readPorts(d *Datapath) {
 		}
 		p.Ports = append(p.Ports, at)
 	}
+}
+
+// readAddresses reads who has which address; earlier versions do not say.
+func (p *Pinned) readAddresses(d *Datapath) {
+	if d.maps[portMapAddresses] == nil || d.maps[portMapHeardQuotas] == nil {
+		return
+	}
+	all, err := d.Addresses()
+	p.problem("addresses", err)
+	for _, a := range all {
+		is := PinnedAddress{Network: a.Network, VLAN: a.VLAN, Addr: a.Addr, MAC: net.HardwareAddr(a.MAC[:]).String(), Is: a.AddressHolder.String()}
+		if !a.Seen.IsZero() {
+			is.Seen = &a.Seen
+		}
+		p.Addresses = append(p.Addresses, is)
+	}
+	p.HeardLost, err = d.HeardLost()
+	p.problem("what was heard", err)
 }
 
 func byReason(c ReasonCounters) map[string]Counts {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/homeport-cni/homeport/pkg/policy"
@@ -170,23 +169,7 @@ func (d *Datapath) Watch(all bool) error {
 
 // EventsLost is how many events nobody will see, since the maps were made: a port tells
 // of so many packets a second and no more, and the buffer can be full. See LostTold.
-func (d *Datapath) EventsLost() (uint64, error) {
-	var cursor ebpf.MapBatchCursor
-	keys, quotas := make([]uint32, PortsMax+1), make([]portHpQuota, PortsMax+1)
-	var sum uint64
-	for {
-		n, err := d.maps[portMapEventQuotas].BatchLookup(&cursor, keys, quotas, nil)
-		for i := range quotas[:n] {
-			sum += quotas[i].Lost
-		}
-		switch {
-		case errors.Is(err, ebpf.ErrKeyNotExist):
-			return sum, nil
-		case err != nil:
-			return 0, fmt.Errorf("count lost events: %w", err)
-		}
-	}
-}
+func (d *Datapath) EventsLost() (uint64, error) { return d.lostOf(portMapEventQuotas) }
 
 // LostTold is how many of EventsLost people were told of, as SetLostTold said; modulo 2^32.
 func (d *Datapath) LostTold() (uint32, error) {

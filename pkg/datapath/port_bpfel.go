@@ -38,6 +38,22 @@ type portFragmented struct {
 	Seen       uint32
 }
 
+type portHpAddress struct {
+	_        structs.HostLayout
+	Mac      [6]uint8
+	Flags    uint16
+	Seen     uint32
+	Reserved uint32
+}
+
+type portHpAddressKey struct {
+	_      structs.HostLayout
+	Policy uint32
+	Vlan   uint16
+	Pad    uint16
+	Addr   [16]uint8
+}
+
 type portHpControl struct {
 	_          structs.HostLayout
 	Generation uint64
@@ -176,6 +192,17 @@ type portHpHeader struct {
 	Words         uint32
 }
 
+type portHpHeard struct {
+	_       structs.HostLayout
+	At      uint64
+	Ifindex uint32
+	Length  uint32
+	Vlan    uint16
+	Size    uint16
+	Head    uint16
+	Dir     uint16
+}
+
 type portHpHits struct {
 	_    structs.HostLayout
 	All  portHpCounter
@@ -295,6 +322,7 @@ type portRefusals struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	portMapAddresses       = "addresses"
 	portMapAddrs           = "addrs"
 	portMapBuckets         = "buckets"
 	portMapConns           = "conns"
@@ -309,6 +337,8 @@ const (
 	portMapFastUplinks     = "fast_uplinks"
 	portMapFragments       = "fragments"
 	portMapHandovers       = "handovers"
+	portMapHeard           = "heard"
+	portMapHeardQuotas     = "heard_quotas"
 	portMapHosts           = "hosts"
 	portMapInboundJump     = "inbound_jump"
 	portMapJudgedFrames    = "judged_frames"
@@ -396,6 +426,7 @@ type portProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type portMapSpecs struct {
+	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
 	Addrs         *ebpf.MapSpec `ebpf:"addrs"`
 	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
 	Conns         *ebpf.MapSpec `ebpf:"conns"`
@@ -410,6 +441,8 @@ type portMapSpecs struct {
 	FastUplinks   *ebpf.MapSpec `ebpf:"fast_uplinks"`
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
+	Heard         *ebpf.MapSpec `ebpf:"heard"`
+	HeardQuotas   *ebpf.MapSpec `ebpf:"heard_quotas"`
 	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
 	InboundJump   *ebpf.MapSpec `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.MapSpec `ebpf:"judged_frames"`
@@ -467,6 +500,7 @@ func (o *portObjects) Close() error {
 //
 // It can be passed to loadPortObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portMaps struct {
+	Addresses     *ebpf.Map `ebpf:"addresses"`
 	Addrs         *ebpf.Map `ebpf:"addrs"`
 	Buckets       *ebpf.Map `ebpf:"buckets"`
 	Conns         *ebpf.Map `ebpf:"conns"`
@@ -481,6 +515,8 @@ type portMaps struct {
 	FastUplinks   *ebpf.Map `ebpf:"fast_uplinks"`
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Handovers     *ebpf.Map `ebpf:"handovers"`
+	Heard         *ebpf.Map `ebpf:"heard"`
+	HeardQuotas   *ebpf.Map `ebpf:"heard_quotas"`
 	Hosts         *ebpf.Map `ebpf:"hosts"`
 	InboundJump   *ebpf.Map `ebpf:"inbound_jump"`
 	JudgedFrames  *ebpf.Map `ebpf:"judged_frames"`
@@ -504,6 +540,7 @@ type portMaps struct {
 
 func (m *portMaps) Close() error {
 	return _PortClose(
+		m.Addresses,
 		m.Addrs,
 		m.Buckets,
 		m.Conns,
@@ -518,6 +555,8 @@ func (m *portMaps) Close() error {
 		m.FastUplinks,
 		m.Fragments,
 		m.Handovers,
+		m.Heard,
+		m.HeardQuotas,
 		m.Hosts,
 		m.InboundJump,
 		m.JudgedFrames,

@@ -34,10 +34,10 @@ func (b *bench) contents(counters compile.Counters) string {
 	inner, _ := b.flowTable()
 	defer inner.Close()
 	dump("conns", inner)
-	for _, name := range []string{portMapConnsNew, portMapFragments, portMapControl, portMapWatched} {
+	for _, name := range []string{portMapConnsNew, portMapFragments, portMapControl, portMapWatched, portMapAddresses} {
 		dump(name, b.maps[name])
 	}
-	for _, name := range []string{portMapHandovers, portMapEventQuotas} {
+	for _, name := range []string{portMapHandovers, portMapEventQuotas, portMapHeardQuotas} {
 		v, err := b.maps[name].LookupBytes(rec.Slot)
 		lines = append(lines, fmt.Sprintf("%s %x %v", name, v, err))
 	}

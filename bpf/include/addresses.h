@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The maps of who has which address, and of what is heard of that. They are part of maps.h, and beside
+ * it only because that is as long as a file may be.
+ */
+#ifndef HOMEPORT_ADDRESSES_H
+#define HOMEPORT_ADDRESSES_H
+
+#include "maps.h"
+
+/*
+ * addresses: who has an address, as far as the agent knows.
+ * Key: struct hp_address_key. Value: struct hp_address. Written by the agent; the programs note in it when it
+ * was said last, and guards ask it. An entry lives until the agent takes it out, or its policy number is nobody's any more. Size: a node's.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HP_ADDRESSES);
+	__type(key, struct hp_address_key);
+	__type(value, struct hp_address);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} addresses SEC(".maps");
+
+/*
+ * heard: frames that say who has an address, and that addresses does not know. A ring of its own, so that events of
+ * connections do not push them out.
+ * Records: struct hp_heard and the frame. Written by the programs, read by the agent; what does not fit is lost, and
+ * counted. Lives for ever.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HP_HEARD_BYTES);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} heard SEC(".maps");
+
+/*
+ * heard_quotas: of how many such frames may still be told.
+ * Key: port slot, or HP_PORTS_MAX for all. Value: struct hp_quota; its groups are enum hp_dir, and of all ports the first
+ * alone. Otherwise as event_quotas.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX + 1);
+	__type(key, __u32);
+	__type(value, struct hp_quota);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} heard_quotas SEC(".maps");
+
+#endif

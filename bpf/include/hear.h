@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What frames say of addresses. A frame that says what the agent knows already only has that noted; others are told,
+ * as they are. From the VM: whose it says its addresses are. To the VM: what a DHCP server gives it, and who claims what
+ * its NIC has.
+ */
+#ifndef HOMEPORT_HEAR_H
+#define HOMEPORT_HEAR_H
+
+#include "addresses.h"
+#include "conntrack.h"
+#include "event.h"
+#include "guard.h"
+#include "parse.h"
+
+/* ARP between Ethernet and IPv4. */
+struct arp_header {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_length;
+	__u8 protocol_length;
+	__be16 operation;
+	__u16 sender[3];
+	__u16 sender_ip[2];
+	__u16 target[3];
+	__u16 target_ip[2];
+};
+
+/* Neighbour solicitations and advertisements; of others the first 8 bytes. */
+struct nd_header {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 flags;
+	union addr target;
+};
+
+/* says_dhcp: a client asks servers, or it is answered, in direction dir. */
+static __always_inline int says_dhcp(const struct packet *p, __u32 dir)
+{
+	__u32 v4 = is_mapped(&p->query.ends.src);
+
+	if (p->query.group != HP_SVC_UDP)
+		return 0;
+	if (dir == HP_OUT)
+		return p->dport == (v4 ? bpf_htons(67) : bpf_htons(547));
+	return p->dport == (v4 ? bpf_htons(68) : bpf_htons(546));
+}
+
+/* read_arp: whether ARP between Ethernet and IPv4 is at offset at. */
+static __always_inline int read_arp(struct __sk_buff *skb, __u32 at, struct arp_header *arp)
+{
+	return !bpf_skb_load_bytes(skb, at, arp, sizeof(*arp)) && arp->hardware == bpf_htons(1) &&
+	       arp->protocol == bpf_htons(ETHERTYPE_IPV4) && arp->hardware_length == 6 && arp->protocol_length == 4;
+}
+
+static __always_inline __u32 sender_of(const struct arp_header *arp)
+{
+	return arp->sender_ip[0] | (__u32)arp->sender_ip[1] << 16; /* in the order of bytes that the host has */
+}
+
+/* claimed_by_arp: the sender's address. 0: it says none. */
+static __always_inline int claimed_by_arp(struct __sk_buff *skb, __u32 at, union addr *a)
+{
+	struct arp_header arp;
+
+	if (!read_arp(skb, at, &arp) || !sender_of(&arp))
+		return 0;
+	__builtin_memcpy(a->bytes + 12, arp.sender_ip, sizeof(arp.sender_ip));
+	a->bytes[10] = a->bytes[11] = 0xff;
+	return 1;
+}
+
+/* claimed_by_nd: the source of a solicitation, the target of an advertisement. 0: it says none. */
+static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, union addr *a)
+{
+	struct ipv6_header ip;
+	struct nd_header nd;
+	int walk;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+		return 0;
+	walk = ext_headers(skb, ip.proto, at + sizeof(ip), skb->len, NULL);
+	if (walk < 0)
+		return 0;
+	at = walk >> EXT_OFFSET_SHIFT & MAX_OFFSET;
+	if (bpf_skb_load_bytes(skb, at, &nd, 8))
+		return 0;
+	if (nd.type == 133 || nd.type == 135) {
+		*a = ip.ends.src;
+		return (a->halves[0] | a->halves[1]) != 0;
+	}
+	return nd.type == 136 && !bpf_skb_load_bytes(skb, at + 8, a, sizeof(*a));
+}
+
+/* told_of puts the frame, of which there are most bytes at most, into heard. */
+static __always_inline int told_of(struct __sk_buff *skb, const struct hp_port *port, __u16 vlan, __u32 dir, const __u32 most)
+{
+	__u32 node = HP_PORTS_MAX, size = skb->len;
+	struct hp_heard *h;
+
+	h = bpf_ringbuf_reserve(&heard, sizeof(*h) + most, 0);
+	if (!h) {
+		struct hp_quota *quota = bpf_map_lookup_elem(&heard_quotas, &node);
+
+		if (quota)
+			__sync_fetch_and_add(&quota->lost, 1);
+		return 0;
+	}
+	if (size > most)
+		size = most;
+	asm volatile("" : "+r"(size)); /* for the verifier, which has to see the bounds of what is used */
+	if (size < 1 || size > most || bpf_skb_load_bytes(skb, 0, h + 1, size)) {
+		bpf_ringbuf_discard(h, 0);
+		return 0;
+	}
+	h->at = bpf_ktime_get_coarse_ns();
+	h->ifindex = port->ifindex;
+	h->length = skb->len;
+	h->vlan = vlan;
+	h->size = size;
+	h->head = sizeof(*h);
+	h->dir = dir;
+	bpf_ringbuf_submit(h, 0);
+	return 0;
+}
+
+/*
+ * hear_claim: a frame has passed that may say who has an address: ARP, neighbour discovery, or, with dhcp set, DHCP.
+ * A function of its own, for the stacks of the programs.
+ */
+__noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u32 dir, __u32 dhcp)
+{
+	__u32 node = HP_PORTS_MAX, ethertype, at = sizeof(struct eth_header);
+	const struct eth_header *eth = (void *)(long)skb->data;
+	struct hp_address_key key = {};
+	const struct vlan_header *tag;
+	struct vlan_header copy;
+	struct hp_address *a;
+	union addr addr = {};
+
+	if (!port || dir >= HP_DIRS || (void *)(eth + 1) > (void *)(long)skb->data_end)
+		return 0;
+	ethertype = bpf_ntohs(eth->type);
+	/* As guard_vlan has found it. */
+	key.vlan = port->pvid;
+	if (skb->vlan_present) {
+		key.vlan = skb->vlan_tci & 0xfff;
+	} else if (is_tag(ethertype)) {
+		tag = HEADER(skb, at, &copy);
+		if (!tag)
+			return 0;
+		key.vlan = bpf_ntohs(tag->tci) & 0xfff;
+		ethertype = bpf_ntohs(tag->type);
+		at += sizeof(*tag);
+	}
+	if (!dhcp) {
+		int mine;
+
+		if (!(ethertype == ETHERTYPE_ARP ? claimed_by_arp(skb, at, &addr) : claimed_by_nd(skb, at, &addr)))
+			return 0;
+		key.policy = port->policy;
+		__builtin_memcpy(key.addr, &addr, sizeof(key.addr));
+		a = bpf_map_lookup_elem(&addresses, &key);
+		mine = a && !(a->flags & HP_ADDRESS_SHARED) && is_own(port, (const __u16 *)a->mac);
+		if (dir == HP_OUT && mine) {
+			__u32 now = handover_clock() + 1;
+
+			if (a->seen != now)
+				a->seen = now;
+			return 0;
+		}
+		/* What comes in is news if another says that he has what this port's NIC has. */
+		eth = (void *)(long)skb->data;
+		if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+			return 0;
+		if (dir == HP_IN && (!mine || a->flags & HP_ADDRESS_WAITS || own_mac(port, eth)))
+			return 0;
+	}
+	if (!may_tell(&heard_quotas, port->slot, dir, HP_HEARD_A_WINDOW) || !may_tell(&heard_quotas, node, 0, HP_HEARD_OF_NODE))
+		return 0;
+	return dhcp ? told_of(skb, port, key.vlan, dir, HP_HEARD_LONG) : told_of(skb, port, key.vlan, dir, HP_HEARD_SHORT);
+}
+
+#endif

@@ -1,0 +1,232 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/homeport-cni/homeport/pkg/vlan"
+)
+
+// AddressesMax is how many addresses a node's programs can know.
+const AddressesMax = 131072
+
+// Flags of struct hp_address.
+const (
+	addressFirm    = 1
+	addressShared  = 2
+	addressWaits   = 4
+	addressNobodys = 8
+)
+
+// ErrNoNetwork says that a network has no number on this node: it has no port here and no policy. Its addresses mean
+// nothing to any port until it has one.
+var ErrNoNetwork = errors.New("the network has neither port nor policy on this node")
+
+// AddressKey is an address in a VLAN of a network.
+type AddressKey struct {
+	// Network is the name that attach.PortConfig.Policy has.
+	Network string
+	// VLAN is that of the port, or the one that its VM tags.
+	VLAN vlan.ID
+	Addr netip.Addr
+}
+
+// AddressHolder is which NIC has an address, and what guards make of it.
+type AddressHolder struct {
+	// MAC is that of the NIC's port; zero if the address is nobody's, or shared and of a NIC that is not known.
+	MAC [6]byte
+	// Firm says that somebody vouches for it: declared, leased, approved, set by hand, or link-local of IPv6 and held.
+	Firm bool
+	// Shared says that it moves between NICs, as VRRP's does.
+	Shared bool
+	// Waits says that the NIC claims it, and that nobody holds it yet.
+	Waits bool
+	// Nobodys says that no NIC may have it, as a gateway's.
+	Nobodys bool
+}
+
+// Address is what the programs know of an address.
+type Address struct {
+	AddressKey
+	AddressHolder
+	// Seen is when its NIC last said that it has it, to about a second; zero: not since it was put.
+	Seen time.Time
+}
+
+func (h AddressHolder) flags() (flags uint16) {
+	for flag, on := range map[uint16]bool{addressFirm: h.Firm, addressShared: h.Shared, addressWaits: h.Waits, addressNobodys: h.Nobodys} {
+		if on {
+			flags |= flag
+		}
+	}
+	return flags
+}
+
+// String names what is so, as "firm, shared".
+func (h AddressHolder) String() string {
+	var is []string
+	for _, x := range []struct {
+		name string
+		is   bool
+	}{{"firm", h.Firm}, {"shared", h.Shared}, {"waits", h.Waits}, {"nobodys", h.Nobodys}} {
+		if x.is {
+			is = append(is, x.name)
+		}
+	}
+	return strings.Join(is, ", ")
+}
+
+func (k AddressKey) check(h AddressHolder) error {
+	switch {
+	case !k.Addr.IsValid() || k.Addr.Zone() != "" || k.Addr.IsUnspecified():
+		return fmt.Errorf("%q is no address of a NIC", k.Addr)
+	case h.Nobodys && h.MAC != [6]byte{}:
+		return fmt.Errorf("address %v is nobody's, and has MAC %v: give either", k.Addr, net.HardwareAddr(h.MAC[:]))
+	case !h.Nobodys && !h.Shared && h.MAC == [6]byte{}:
+		return fmt.Errorf("address %v has no MAC: give that of its NIC's port", k.Addr)
+	}
+	return nil
+}
+
+// addressKey is k as the programs have it; d.mu is held.
+func (d *Datapath) addressKey(k AddressKey) (portHpAddressKey, error) {
+	number, ok := d.names[k.Network]
+	if !ok {
+		return portHpAddressKey{}, fmt.Errorf("address %v: network %q: %w", k.Addr, k.Network, ErrNoNetwork)
+	}
+	return portHpAddressKey{Policy: number, Vlan: uint16(k.VLAN), Addr: k.Addr.As16()}, nil
+}
+
+// PutAddress tells the programs who has an address. The error wraps ErrNoNetwork if that has to wait until the network is
+// known here. When it was last seen is kept while its MAC stays.
+func (d *Datapath) PutAddress(k AddressKey, h AddressHolder) error {
+	if err := k.check(h); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key, err := d.addressKey(k)
+	if err != nil {
+		return err
+	}
+	put := portHpAddress{Mac: h.MAC, Flags: h.flags()}
+	var is portHpAddress
+	switch err := d.maps[portMapAddresses].Lookup(key, &is); {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+	case err != nil:
+		return fmt.Errorf("look for address %v: %w", k.Addr, err)
+	case is.Mac == put.Mac && is.Flags == put.Flags:
+		return nil
+	case is.Mac == put.Mac:
+		put.Seen = is.Seen
+	}
+	switch err := d.maps[portMapAddresses].Put(key, put); {
+	case errors.Is(err, unix.E2BIG):
+		return fmt.Errorf("address %v: the node's programs know %d, and have no room for more", k.Addr, AddressesMax)
+	case err != nil:
+		return fmt.Errorf("put address %v: %w", k.Addr, err)
+	}
+	return nil
+}
+
+// DropAddress has the programs forget an address; none there is no error.
+func (d *Datapath) DropAddress(k AddressKey) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	key, err := d.addressKey(k)
+	if err != nil {
+		return nil // with its network all of its addresses went
+	}
+	return d.forgetAddresses([]portHpAddressKey{key})
+}
+
+func (d *Datapath) forgetAddresses(keys []portHpAddressKey) error {
+	for _, k := range keys {
+		if err := d.maps[portMapAddresses].Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget address %v: %w", netip.AddrFrom16(k.Addr).Unmap(), err)
+		}
+	}
+	return nil
+}
+
+// Addresses are all that the programs know of networks that this node has, in no order. One that is put or dropped
+// meanwhile may be missing.
+func (d *Datapath) Addresses() ([]Address, error) {
+	clock, err := coarseTime()
+	if err != nil {
+		return nil, err
+	}
+	boot := time.Now().Add(-clock)
+	networks := d.networks()
+	var out []Address
+	err = d.eachAddress(func(k portHpAddressKey, v portHpAddress) {
+		network, ok := networks[k.Policy]
+		if !ok {
+			return
+		}
+		a := Address{AddressKey{network, vlan.ID(k.Vlan), netip.AddrFrom16(k.Addr).Unmap()},
+			AddressHolder{v.Mac, v.Flags&addressFirm != 0, v.Flags&addressShared != 0, v.Flags&addressWaits != 0, v.Flags&addressNobodys != 0}, time.Time{}}
+		if v.Seen > 0 {
+			a.Seen = boot.Add(time.Duration(v.Seen-1) << handoverShift)
+		}
+		out = append(out, a)
+	})
+	return out, err
+}
+
+// networks are all that have a number, by it.
+func (d *Datapath) networks() map[uint32]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := make(map[uint32]string, len(d.names))
+	for network, number := range d.names {
+		out[number] = network
+	}
+	return out
+}
+
+func (d *Datapath) eachAddress(visit func(portHpAddressKey, portHpAddress)) error {
+	var cursor ebpf.MapBatchCursor
+	keys, values := make([]portHpAddressKey, flowBatch), make([]portHpAddress, flowBatch)
+	for {
+		n, err := d.maps[portMapAddresses].BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("read addresses: %w", err)
+		}
+		for i := range n {
+			visit(keys[i], values[i])
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+// dropAddresses forgets all of policy numbers that are gone; mu is held, so none comes to be another network's meanwhile.
+func (d *Datapath) dropAddresses(gone func(number uint32) bool) error {
+	var old []portHpAddressKey
+	if err := d.eachAddress(func(k portHpAddressKey, _ portHpAddress) {
+		if gone(k.Policy) {
+			old = append(old, k)
+		}
+	}); err != nil {
+		return err
+	}
+	return d.forgetAddresses(old)
+}
+
+// sweepAddresses forgets those of numbers that no network has; mu is held.
+func (d *Datapath) sweepAddresses() error {
+	used := map[uint32]bool{}
+	for _, number := range d.names {
+		used[number] = true
+	}
+	return d.dropAddresses(func(number uint32) bool { return !used[number] })
+}
