@@ -264,9 +264,9 @@ struct hp_mac_key {
 	__u16 pad;
 };
 
-/* An IP address in a VLAN of what has a policy number. */
+/* An IP address in a VLAN. */
 struct hp_address_key {
-	__u32 policy;    /* hp_port.policy */
+	__u32 segment;   /* of whose trunk: port_segments */
 	__u16 vlan;      /* that of the port, or the one that its VM tags */
 	__u16 pad;
 	__u8 addr[16];   /* IPv4 as ::ffff:a.b.c.d */

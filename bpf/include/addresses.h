@@ -11,7 +11,7 @@
 /*
  * addresses: who has an address, as far as the agent knows.
  * Key: struct hp_address_key. Value: struct hp_address. Written by the agent; the programs note in it when it
- * was said last, and guards ask it. An entry lives until the agent takes it out, or its policy number is nobody's any more. Size: a node's.
+ * was said last, and guards ask it. An entry lives until the agent takes it out. Size: a node's.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -21,6 +21,26 @@ struct {
 	__type(value, struct hp_address);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } addresses SEC(".maps");
+
+/*
+ * port_segments: which trunk a port is on: a policy number does not say, for a network may have several.
+ * Key: port slot. Value: __u32, never 0; 0 for ports of earlier versions, of whose addresses nothing is known. Written by the
+ * agent, read by the programs for packets that addresses is asked about. Lives for ever. Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} port_segments SEC(".maps");
+
+static __always_inline __u32 segment_of(__u32 slot)
+{
+	__u32 *segment = bpf_map_lookup_elem(&port_segments, &slot);
+
+	return segment ? *segment : 0;
+}
 
 /*
  * heard: frames that say who has an address, and that addresses does not know. A ring of its own, so that events of

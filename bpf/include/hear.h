@@ -159,7 +159,7 @@ __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u
 
 		if (!(ethertype == ETHERTYPE_ARP ? claimed_by_arp(skb, at, &addr) : claimed_by_nd(skb, at, &addr)))
 			return 0;
-		key.policy = port->policy;
+		key.segment = segment_of(port->slot);
 		__builtin_memcpy(key.addr, &addr, sizeof(key.addr));
 		a = bpf_map_lookup_elem(&addresses, &key);
 		mine = a && !(a->flags & HP_ADDRESS_SHARED) && is_own(port, (const __u16 *)a->mac);

@@ -83,7 +83,7 @@ func (k *kernel) VerifyPort(r *attach.Record) error {
 	default:
 		return fmt.Errorf("%w: it is %v, not %v", errNotHeld, p.State, want)
 	}
-	if want := r.Config(); p.Network != want.Policy || p.VLANs != want.VLANs || !slices.Equal(p.MAC, want.MAC) || p.Security != want.Security {
+	if want := r.Config(); p.Network != want.Policy || p.VLANs != want.VLANs || !slices.Equal(p.MAC, want.MAC) || p.Security != want.Security || p.Segment != datapath.SegmentOf(want.Trunk) {
 		return fmt.Errorf("%w: want %v, got %v", errConfig, want, p)
 	}
 	return nil
@@ -93,7 +93,7 @@ func (k *kernel) VerifyPort(r *attach.Record) error {
 var (
 	errNotOpen = errors.New("the port's state is not Active")
 	errNotHeld = errors.New("the port is not silent, though its VM runs elsewhere")
-	errConfig  = errors.New("the port's network, VLANs, MAC or security are not those of its record")
+	errConfig  = errors.New("the port's network, VLANs, MAC, trunk or security are not those of its record")
 )
 
 // opens says whether a port with this fault lets packets pass unjudged.

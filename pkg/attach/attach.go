@@ -146,7 +146,7 @@ type Record struct {
 
 // Config is what the datapath needs to know of the port.
 func (r *Record) Config() PortConfig {
-	return PortConfig{Policy: cmp.Or(r.Rules, r.Policy), VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC), Security: r.Security}
+	return PortConfig{Policy: cmp.Or(r.Rules, r.Policy), Trunk: cmp.Or(r.Trunk, r.Bridge), VLANs: r.VLANs, MAC: net.HardwareAddr(r.MAC), Security: r.Security}
 }
 
 // RecordVersion is the format that this code writes.

@@ -94,8 +94,10 @@ type PortConfig struct {
 	// network's name, unless policies select ports by label; "" is the one for
 	// ports without a network.
 	Policy string
-	VLANs  VLANs
-	MAC    net.HardwareAddr
+	// Trunk is the port's: an address in a VLAN is one host's there.
+	Trunk string
+	VLANs VLANs
+	MAC   net.HardwareAddr
 	// Security is what the network keeps this guest to.
 	Security Security
 }

@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"strings"
@@ -25,14 +26,10 @@ const (
 	addressNobodys = 8
 )
 
-// ErrNoNetwork says that a network has no number on this node: it has no port here and no policy. Its addresses mean
-// nothing to any port until it has one.
-var ErrNoNetwork = errors.New("the network has neither port nor policy on this node")
-
-// AddressKey is an address in a VLAN of a network.
+// AddressKey is an address in a VLAN of a trunk.
 type AddressKey struct {
-	// Network is the name that attach.PortConfig.Policy has.
-	Network string
+	// Trunk is as in attach.PortConfig.
+	Trunk string
 	// VLAN is that of the port, or the one that its VM tags.
 	VLAN vlan.ID
 	Addr netip.Addr
@@ -95,27 +92,25 @@ func (k AddressKey) check(h AddressHolder) error {
 	return nil
 }
 
-// addressKey is k as the programs have it; d.mu is held.
-func (d *Datapath) addressKey(k AddressKey) (portHpAddressKey, error) {
-	number, ok := d.names[k.Network]
-	if !ok {
-		return portHpAddressKey{}, fmt.Errorf("address %v: network %q: %w", k.Addr, k.Network, ErrNoNetwork)
-	}
-	return portHpAddressKey{Policy: number, Vlan: uint16(k.VLAN), Addr: k.Addr.As16()}, nil
+// SegmentOf is the number by which the programs know a trunk: FNV-1a of its name, and never 0.
+func SegmentOf(trunk string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(trunk)) // it never fails
+	return max(h.Sum32(), 1)
 }
 
-// PutAddress tells the programs who has an address. The error wraps ErrNoNetwork if that has to wait until the network is
-// known here. When it was last seen is kept while its MAC stays.
+func (k AddressKey) raw() portHpAddressKey {
+	return portHpAddressKey{Segment: SegmentOf(k.Trunk), Vlan: uint16(k.VLAN), Addr: k.Addr.As16()}
+}
+
+// PutAddress tells the programs who has an address. When it was last seen is kept while its MAC stays.
 func (d *Datapath) PutAddress(k AddressKey, h AddressHolder) error {
 	if err := k.check(h); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key, err := d.addressKey(k)
-	if err != nil {
-		return err
-	}
+	key := k.raw()
 	put := portHpAddress{Mac: h.MAC, Flags: h.flags()}
 	var is portHpAddress
 	switch err := d.maps[portMapAddresses].Lookup(key, &is); {
@@ -140,11 +135,7 @@ func (d *Datapath) PutAddress(k AddressKey, h AddressHolder) error {
 func (d *Datapath) DropAddress(k AddressKey) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	key, err := d.addressKey(k)
-	if err != nil {
-		return nil // with its network all of its addresses went
-	}
-	return d.forgetAddresses([]portHpAddressKey{key})
+	return d.forgetAddresses([]portHpAddressKey{k.raw()})
 }
 
 func (d *Datapath) forgetAddresses(keys []portHpAddressKey) error {
@@ -156,40 +147,41 @@ func (d *Datapath) forgetAddresses(keys []portHpAddressKey) error {
 	return nil
 }
 
-// Addresses are all that the programs know of networks that this node has, in no order. One that is put or dropped
-// meanwhile may be missing.
-func (d *Datapath) Addresses() ([]Address, error) {
+// Addresses are all that the programs know in these trunks, in no order; what they know in others is forgotten. One that is put
+// or dropped meanwhile may be missing.
+func (d *Datapath) Addresses(trunks ...string) ([]Address, error) {
+	names := map[uint32]string{}
+	for _, t := range trunks {
+		names[SegmentOf(t)] = t
+	}
+	var out []Address
+	var others []portHpAddressKey
+	err := d.rawAddresses(func(k portHpAddressKey, a Address) {
+		var ok bool
+		if a.Trunk, ok = names[k.Segment]; ok {
+			out = append(out, a)
+		} else {
+			others = append(others, k)
+		}
+	})
+	return out, errors.Join(err, d.forgetAddresses(others))
+}
+
+// rawAddresses visits all, without the names of their trunks.
+func (d *Datapath) rawAddresses(visit func(portHpAddressKey, Address)) error {
 	clock, err := coarseTime()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	boot := time.Now().Add(-clock)
-	networks := d.networks()
-	var out []Address
-	err = d.eachAddress(func(k portHpAddressKey, v portHpAddress) {
-		network, ok := networks[k.Policy]
-		if !ok {
-			return
-		}
-		a := Address{AddressKey{network, vlan.ID(k.Vlan), netip.AddrFrom16(k.Addr).Unmap()},
+	return d.eachAddress(func(k portHpAddressKey, v portHpAddress) {
+		a := Address{AddressKey{"", vlan.ID(k.Vlan), netip.AddrFrom16(k.Addr).Unmap()},
 			AddressHolder{v.Mac, v.Flags&addressFirm != 0, v.Flags&addressShared != 0, v.Flags&addressWaits != 0, v.Flags&addressNobodys != 0}, time.Time{}}
 		if v.Seen > 0 {
 			a.Seen = boot.Add(time.Duration(v.Seen-1) << handoverShift)
 		}
-		out = append(out, a)
+		visit(k, a)
 	})
-	return out, err
-}
-
-// networks are all that have a number, by it.
-func (d *Datapath) networks() map[uint32]string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	out := make(map[uint32]string, len(d.names))
-	for network, number := range d.names {
-		out[number] = network
-	}
-	return out
 }
 
 func (d *Datapath) eachAddress(visit func(portHpAddressKey, portHpAddress)) error {
@@ -207,26 +199,4 @@ func (d *Datapath) eachAddress(visit func(portHpAddressKey, portHpAddress)) erro
 			return nil
 		}
 	}
-}
-
-// dropAddresses forgets all of policy numbers that are gone; mu is held, so none comes to be another network's meanwhile.
-func (d *Datapath) dropAddresses(gone func(number uint32) bool) error {
-	var old []portHpAddressKey
-	if err := d.eachAddress(func(k portHpAddressKey, _ portHpAddress) {
-		if gone(k.Policy) {
-			old = append(old, k)
-		}
-	}); err != nil {
-		return err
-	}
-	return d.forgetAddresses(old)
-}
-
-// sweepAddresses forgets those of numbers that no network has; mu is held.
-func (d *Datapath) sweepAddresses() error {
-	used := map[uint32]bool{}
-	for _, number := range d.names {
-		used[number] = true
-	}
-	return d.dropAddresses(func(number uint32) bool { return !used[number] })
 }

@@ -1,7 +1,6 @@
 package datapath
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -12,18 +11,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
 
 // addresses are all that the programs know, in order.
 func (b *bench) addresses() []Address {
 	b.Helper()
-	all, err := b.Addresses()
+	all, err := b.Addresses("net-a", "net-b")
 	if err != nil {
 		b.Fatal(err)
 	}
-	slices.SortFunc(all, func(x, y Address) int { return strings.Compare(x.Network+x.Addr.String(), y.Network+y.Addr.String()) })
+	slices.SortFunc(all, func(x, y Address) int { return strings.Compare(x.Trunk+x.Addr.String(), y.Trunk+y.Addr.String()) })
 	return all
 }
 
@@ -31,8 +29,8 @@ func (b *bench) addresses() []Address {
 func TestAddresses(t *testing.T) {
 	b := newBench(t, Config{})
 	b.sync(testSets(t)...)
-	at := func(network string, id vlan.ID, addr string) AddressKey {
-		return AddressKey{network, id, netip.MustParseAddr(addr)}
+	at := func(trunk string, id vlan.ID, addr string) AddressKey {
+		return AddressKey{trunk, id, netip.MustParseAddr(addr)}
 	}
 	put := func(k AddressKey, h AddressHolder) {
 		t.Helper()
@@ -95,63 +93,58 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("%+v: %v, want %s", bad, err, bad.want)
 		}
 	}
-	if err := b.PutAddress(at("net-z", 1, "10.0.0.1"), mine); !errors.Is(err, ErrNoNetwork) {
-		t.Errorf("a network that the node does not have: %v", err)
-	}
-	if err := b.DropAddress(at("net-z", 1, "10.0.0.1")); err != nil {
-		t.Errorf("a network that the node does not have: %v", err)
-	}
 	check()
 }
 
-// With a network go its addresses, before its number is another's.
-func TestAddressesOfGoneNetworks(t *testing.T) {
+// TestAddressesElsewhere: what programs know of a trunk that nobody asks for is forgotten.
+func TestAddressesElsewhere(t *testing.T) {
 	b := newBench(t, Config{})
-	sets := testSets(t)
-	b.sync(sets...)
-	k := AddressKey{"net-b", 100, vm4}
-	if err := b.PutAddress(k, theirs); err != nil {
-		t.Fatal(err)
+	for _, trunk := range []string{"net-a", "gone"} {
+		if err := b.PutAddress(AddressKey{trunk, 100, vm4}, mine); err != nil {
+			t.Fatal(err)
+		}
 	}
-	was := b.names["net-b"]
-	// A port's network stays though there is no policy for it, and so do its addresses.
-	c := accessPort()
-	netB(&c)
-	b.port(c)
-	b.sync(sets[0])
-	b.sync(policy.Set{Network: "net-a", Default: policy.Allow})
-	if got := b.addresses(); len(got) != 1 {
-		t.Fatalf("%+v", got)
-	}
-	if err := b.DetachPort(loopback); err != nil {
-		t.Fatal(err)
-	}
-	b.sync(sets[0])
-	b.sync(policy.Set{Network: "net-a", Default: policy.Allow})
-	b.sync(policy.Set{Network: "net-c", Default: policy.Allow}, policy.Set{Network: "net-a", Default: policy.Allow})
-	if b.names["net-c"] != was {
-		t.Fatalf("the number %d went to nobody: %v", was, b.names)
-	}
-	if got := b.addresses(); len(got) != 0 {
-		t.Errorf("of a network that is gone another has %+v", got)
-	}
-	// What an agent has left that was killed in between goes with the next sweep.
-	if err := b.PutAddress(AddressKey{"net-c", 100, vm4}, mine); err != nil {
-		t.Fatal(err)
-	}
-	left := portHpAddressKey{Policy: 777, Vlan: 1, Addr: vm4.As16()}
-	if err := b.maps[portMapAddresses].Put(left, portHpAddress{}); err != nil {
-		t.Fatal(err)
-	}
-	if got := b.addresses(); len(got) != 1 {
+	if got := b.addresses(); len(got) != 1 || got[0].Trunk != "net-a" {
 		t.Errorf("%+v", got)
-	}
-	if err := b.Sweep(); err != nil {
-		t.Fatal(err)
 	}
 	n := 0
 	if err := b.eachAddress(func(portHpAddressKey, portHpAddress) { n++ }); err != nil || n != 1 {
 		t.Errorf("%d are left, %v", n, err)
+	}
+	if SegmentOf("net-a") == SegmentOf("gone") || SegmentOf("") == 0 {
+		t.Error("segments are no numbers of their own")
+	}
+}
+
+// TestPortOfBefore: of a port that an earlier version has made, the programs do not know the trunk until it is written anew.
+func TestPortOfBefore(t *testing.T) {
+	b := newBench(t, Config{})
+	c := accessPort()
+	c.Trunk = "net-a"
+	b.port(c)
+	rec, err := b.record(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	segment := func() uint32 {
+		t.Helper()
+		p, err := b.Port(loopback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Segment
+	}
+	if segment() != SegmentOf("net-a") {
+		t.Error("the port is not on its trunk")
+	}
+	if err := b.maps[portMapPortSegments].Put(rec.Slot, uint32(0)); err != nil {
+		t.Fatal(err)
+	}
+	if segment() != 0 {
+		t.Error("a trunk is told that nobody has noted")
+	}
+	if err := b.UpdatePort(loopback, c); err != nil || segment() != SegmentOf("net-a") {
+		t.Errorf("written anew it is not on its trunk: %v", err)
 	}
 }
 
@@ -159,9 +152,8 @@ func TestAddressesOfGoneNetworks(t *testing.T) {
 func TestManyAddresses(t *testing.T) {
 	b := newBench(t, Config{})
 	b.sync(testSets(t)...)
-	number := b.names["net-a"]
 	key := func(i int) portHpAddressKey {
-		return portHpAddressKey{Policy: number, Vlan: 100, Addr: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).As16()}
+		return portHpAddressKey{Segment: SegmentOf("net-a"), Vlan: 100, Addr: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}).As16()}
 	}
 	keys, values := make([]portHpAddressKey, AddressesMax), make([]portHpAddress, AddressesMax)
 	for i := range keys {
@@ -170,18 +162,15 @@ func TestManyAddresses(t *testing.T) {
 	if err := putAll(b.maps[portMapAddresses], keys, values); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := b.Addresses(); len(all) != AddressesMax {
+	if all, err := b.Addresses("net-a"); len(all) != AddressesMax {
 		t.Errorf("read %d of %d: %v", len(all), AddressesMax, err)
 	}
 	err := b.PutAddress(AddressKey{"net-a", 100, netip.MustParseAddr("11.0.0.1")}, mine)
 	if err == nil || !strings.Contains(err.Error(), "have no room for more") {
 		t.Error(err)
 	}
-	if err := b.dropAddresses(func(n uint32) bool { return n == number }); err != nil {
-		t.Fatal(err)
-	}
-	if all := b.addresses(); len(all) > 0 {
-		t.Errorf("%d are left", len(all))
+	if all, err := b.Addresses(); err != nil || len(all) > 0 {
+		t.Errorf("%d are left, %v", len(all), err)
 	}
 }
 
@@ -199,7 +188,7 @@ func TestPinnedAddresses(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	a := p.Addresses[0]
-	if a.Seen == nil || a.Addr != vm4 || a.Network != "net-b" || a.VLAN != 100 || a.MAC != testMAC.String() || a.Is != "firm" {
+	if a.Seen == nil || a.Addr != vm4 || a.Segment != SegmentOf("net-b") || a.VLAN != 100 || a.MAC != testMAC.String() || a.Is != "firm" {
 		t.Errorf("%+v", a)
 	}
 	for _, name := range []string{portMapAddresses, portMapHeardQuotas} {

@@ -54,7 +54,7 @@ type PinnedPort struct {
 
 // PinnedAddress is one address.
 type PinnedAddress struct {
-	Network string     `json:"network"`
+	Segment uint32     `json:"segment"` // SegmentOf its trunk
 	VLAN    vlan.ID    `json:"vlan"`
 	Addr    netip.Addr `json:"address"`
 	MAC     string     `json:"mac"`  // of its NIC's port
@@ -102,7 +102,7 @@ func ReadPins(bpffs string) (*Pinned, error) {
 		}
 		d.maps[name] = m
 	}
-	for _, name := range []string{portMapHosts, portMapLateCounters, portMapPortRates, portMapAddresses, portMapHeardQuotas} {
+	for _, name := range []string{portMapHosts, portMapLateCounters, portMapPortRates, portMapPortSegments, portMapAddresses, portMapHeardQuotas} {
 		m, err := ebpf.LoadPinnedMap(d.pins.of(name), nil)
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // earlier versions have none
 			return nil, fmt.Errorf("open pinned map %s: %w", name, err)
@@ -176,15 +176,14 @@ func (p *Pinned) readAddresses(d *Datapath) {
 	if d.maps[portMapAddresses] == nil || d.maps[portMapHeardQuotas] == nil {
 		return
 	}
-	all, err := d.Addresses()
-	p.problem("addresses", err)
-	for _, a := range all {
-		is := PinnedAddress{Network: a.Network, VLAN: a.VLAN, Addr: a.Addr, MAC: net.HardwareAddr(a.MAC[:]).String(), Is: a.AddressHolder.String()}
+	err := d.rawAddresses(func(k portHpAddressKey, a Address) {
+		is := PinnedAddress{Segment: k.Segment, VLAN: a.VLAN, Addr: a.Addr, MAC: net.HardwareAddr(a.MAC[:]).String(), Is: a.AddressHolder.String()}
 		if !a.Seen.IsZero() {
 			is.Seen = &a.Seen
 		}
 		p.Addresses = append(p.Addresses, is)
-	}
+	})
+	p.problem("addresses", err)
 	p.HeardLost, err = d.HeardLost()
 	p.problem("what was heard", err)
 }

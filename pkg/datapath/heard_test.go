@@ -451,7 +451,7 @@ func TestHeardOfDrops(t *testing.T) {
 	if h := heard.next(t); h != nil {
 		t.Errorf("told %+v", h)
 	}
-	if known, err := b.Addresses(); err != nil || len(known) != 1 || !known[0].Seen.IsZero() {
+	if known, err := b.Addresses("net-b"); err != nil || len(known) != 1 || !known[0].Seen.IsZero() {
 		t.Errorf("%+v, %v", known, err)
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -75,20 +73,10 @@ func (d *Datapath) dropNames() error {
 	for _, rec := range d.ports.records() {
 		used[rec.Policy] = true
 	}
-	gone := map[uint32]bool{}
-	for _, number := range d.names {
+	for network, number := range d.names {
 		_, even := d.sides[0].programs[number*2]
 		_, odd := d.sides[1].programs[number*2+1]
-		gone[number] = !used[number] && !even && !odd
-	}
-	// Before the number can be another network's.
-	if slices.Contains(slices.Collect(maps.Values(gone)), true) {
-		if err := d.dropAddresses(func(number uint32) bool { return gone[number] }); err != nil {
-			return err
-		}
-	}
-	for network, number := range d.names {
-		if !gone[number] {
+		if used[number] || even || odd {
 			continue
 		}
 		if err := d.maps[portMapPolicyNames].Delete(number); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

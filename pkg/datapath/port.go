@@ -18,8 +18,9 @@ type Port struct {
 	Network string
 	VLANs   attach.VLANs
 	MAC     net.HardwareAddr
-	// Security is not told by [Datapath.Ports].
+	// Security and Segment, SegmentOf its trunk or 0 of a port of earlier versions, are not told by [Datapath.Ports].
 	Security attach.Security
+	Segment  uint32
 	// Slot and Serial tell this port from all others since the maps were made.
 	Slot, Serial uint32
 }
@@ -131,8 +132,17 @@ func (d *Datapath) Port(ifindex int) (Port, error) {
 		return Port{}, err
 	}
 	p := d.describe(ifindex, rec)
-	p.Security, err = d.securityOf(rec)
-	return p, err
+	if p.Security, err = d.securityOf(rec); err != nil {
+		return p, err
+	}
+	segments := d.maps[portMapPortSegments]
+	if segments == nil { // pins of an earlier version
+		return p, nil
+	}
+	if err := segments.Lookup(rec.Slot, &p.Segment); err != nil {
+		return p, fmt.Errorf("trunk of the port in slot %d: %w", rec.Slot, err)
+	}
+	return p, nil
 }
 
 func (d *Datapath) describe(ifindex int, rec portHpPort) Port {

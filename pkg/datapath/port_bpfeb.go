@@ -47,11 +47,11 @@ type portHpAddress struct {
 }
 
 type portHpAddressKey struct {
-	_      structs.HostLayout
-	Policy uint32
-	Vlan   uint16
-	Pad    uint16
-	Addr   [16]uint8
+	_       structs.HostLayout
+	Segment uint32
+	Vlan    uint16
+	Pad     uint16
+	Addr    [16]uint8
 }
 
 type portHpControl struct {
@@ -350,6 +350,7 @@ const (
 	portMapPortMacs        = "port_macs"
 	portMapPortRates       = "port_rates"
 	portMapPortRecords     = "port_records"
+	portMapPortSegments    = "port_segments"
 	portMapPrograms        = "programs"
 	portMapRefusals        = "refusals"
 	portMapRuleBooks       = "rule_books"
@@ -454,6 +455,7 @@ type portMapSpecs struct {
 	PortMacs      *ebpf.MapSpec `ebpf:"port_macs"`
 	PortRates     *ebpf.MapSpec `ebpf:"port_rates"`
 	PortRecords   *ebpf.MapSpec `ebpf:"port_records"`
+	PortSegments  *ebpf.MapSpec `ebpf:"port_segments"`
 	Programs      *ebpf.MapSpec `ebpf:"programs"`
 	Refusals      *ebpf.MapSpec `ebpf:"refusals"`
 	RuleBooks     *ebpf.MapSpec `ebpf:"rule_books"`
@@ -528,6 +530,7 @@ type portMaps struct {
 	PortMacs      *ebpf.Map `ebpf:"port_macs"`
 	PortRates     *ebpf.Map `ebpf:"port_rates"`
 	PortRecords   *ebpf.Map `ebpf:"port_records"`
+	PortSegments  *ebpf.Map `ebpf:"port_segments"`
 	Programs      *ebpf.Map `ebpf:"programs"`
 	Refusals      *ebpf.Map `ebpf:"refusals"`
 	RuleBooks     *ebpf.Map `ebpf:"rule_books"`
@@ -568,6 +571,7 @@ func (m *portMaps) Close() error {
 		m.PortMacs,
 		m.PortRates,
 		m.PortRecords,
+		m.PortSegments,
 		m.Programs,
 		m.Refusals,
 		m.RuleBooks,

@@ -178,6 +178,9 @@ func (d *Datapath) putConfigLocked(ifindex int, rec portHpPort, c attach.PortCon
 	if err := d.maps[portMapPortMacs].Put(portHpMacKey{Mac: rec.Mac}, uint32(1)); err != nil {
 		return fmt.Errorf("port at interface %d: note its MAC: %w", ifindex, err)
 	}
+	if err := d.maps[portMapPortSegments].Put(rec.Slot, SegmentOf(c.Trunk)); err != nil {
+		return fmt.Errorf("port at interface %d: note its trunk: %w", ifindex, err)
+	}
 	rec.Flags = rec.Flags&^portSecurity | securityFlags(c.Security)
 	return d.ports.put(ifindex, rec)
 }

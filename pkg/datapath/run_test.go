@@ -56,6 +56,9 @@ func (b *bench) port(c attach.PortConfig) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	if c.Trunk == "" {
+		c.Trunk = c.Policy
+	}
 	rec := portHpPort{Slot: slot, Serial: b.control.nextSerial(), State: uint32(attach.Active)}
 	if err := b.putConfig(loopback, rec, c); err != nil {
 		b.Fatal(err)

@@ -13,7 +13,7 @@ import (
 const stationsFor = int32(5 * time.Minute >> tickShift)
 
 // Sweep forgets MACs beside their own that ports have not sent from for five minutes, so that there is room for others,
-// and all that is kept by the serials of ports that are gone, and by the numbers of networks that are. The agent calls it now and then.
+// and all that is kept by the serials of ports that are gone. The agent calls it now and then.
 func (d *Datapath) Sweep() error {
 	now, err := coarseTime()
 	if err != nil {
@@ -27,7 +27,7 @@ func (d *Datapath) Sweep() error {
 		lives.slots[rec.Serial] = rec.Slot
 		macs[rec.Mac] = true
 	}
-	err = errors.Join(d.sweepMACs(macs), d.sweepAddresses())
+	err = d.sweepMACs(macs)
 	d.mu.Unlock()
 	return errors.Join(err, d.sweepStations(lives, uint32(now>>tickShift)), d.sweepLate(lives))
 }
