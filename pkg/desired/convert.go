@@ -77,6 +77,9 @@ func FromNetwork(o *v1alpha1.VLANNetwork) (Network, field.ErrorList) {
 		}
 		n.Subnets = append(n.Subnets, subnet)
 	}
+	if a := o.Spec.Addressing; a != nil {
+		n.Addressing = addressingOf(&errs, a)
+	}
 	if r := o.Spec.Reachability; r != nil {
 		n.Reach = reachOf(&errs, r)
 	}

@@ -47,7 +47,9 @@ type Network struct {
 	// Cluster: the cluster's ClusterNetworkPolicies are for its ports.
 	Cluster bool     `json:"cluster,omitempty"`
 	Subnets []Subnet `json:"subnets,omitempty"`
-	Reach   Reach    `json:"reach,omitzero"`
+	// Addressing is how addresses of its NICs become known; see Learn.
+	Addressing Addressing `json:"addressing,omitzero"`
+	Reach      Reach      `json:"reach,omitzero"`
 	// Security is what its guests are kept to, but for what an exception says.
 	Security   attach.Security `json:"security,omitzero"`
 	Exceptions []Exception     `json:"exceptions,omitempty"`
@@ -58,7 +60,7 @@ type Network struct {
 	Kept bool `json:"kept,omitempty"`
 }
 
-// Subnet is what is known of a network's addressing; informative.
+// Subnet is where a network's NICs have their addresses.
 type Subnet struct {
 	CIDR    netip.Prefix `json:"cidr"`
 	Gateway netip.Addr   `json:"gateway,omitzero"`
@@ -217,8 +219,11 @@ type Snapshot struct {
 	// label; else it is empty. The Revision does not rise with them.
 	Pods map[string]Pod `json:"pods,omitempty"`
 	// Checks of the fabric, by name. The Revision does not rise with them.
-	Checks   map[string]Check `json:"checks,omitempty"`
-	Problems []Problem        `json:"problems,omitempty"`
+	Checks map[string]Check `json:"checks,omitempty"`
+	// Identities of NICs on all nodes, sorted by namespace and name; a directory of manifests has none. The
+	// Revision does not rise with them.
+	Identities []Identity `json:"identities,omitempty"`
+	Problems   []Problem  `json:"problems,omitempty"`
 	// Elsewhere has the VLANNetworks that other nodes have and this one has not, each
 	// with its trunk: to tell those who ask for them here. The Revision does not rise
 	// with them.

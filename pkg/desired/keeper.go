@@ -27,7 +27,15 @@ type keeper struct {
 	unsaved bool                  // last is not in the cache yet
 	notes   []Problem             // what is wrong with the source itself, for as long as it lives
 	pods    func() map[string]Pod // of this node; nil is a source that knows none
+
+	identities []Identity // of the last look
+	behind     bool       // the cache has older ones
+	saved      time.Time  // when the cache was written
 }
+
+// identitiesEvery is how often the cache is written for no more than identities: they change
+// with each VM of the cluster, and all that is in force is in one file.
+const identitiesEvery = time.Minute
 
 // take makes the snapshot that is in force once the source says files. Problems
 // name files as place does.
@@ -40,7 +48,9 @@ func (k *keeper) take(files []manifest, place func(string) string) *Snapshot {
 	if k.pods != nil && next.ByLabel() {
 		next.Pods = k.pods()
 	}
-	k.unsaved = k.unsaved || k.last == nil || k.last.Stale != nil || !next.sameContent(k.last) || !next.samePods(k.last) || !next.sameChecks(k.last) || !maps.Equal(origins, k.files)
+	next.Identities = k.identities
+	k.behind = k.behind || k.last != nil && !next.sameIdentities(k.last)
+	k.unsaved = k.unsaved || k.behind && time.Since(k.saved) >= identitiesEvery || k.last == nil || k.last.Stale != nil || !next.sameContent(k.last) || !next.samePods(k.last) || !next.sameChecks(k.last) || !maps.Equal(origins, k.files)
 	switch {
 	case k.last == nil:
 		next.Revision = 1
@@ -103,7 +113,7 @@ func (k *keeper) save() *Problem {
 		return &Problem{File: k.cache, Message: fmt.Sprintf("the last good snapshot cannot be stored, "+
 			"so a restart would know only what the source says then: %v", err)}
 	}
-	k.unsaved = false
+	k.unsaved, k.behind, k.saved = false, false, time.Now()
 	return nil
 }
 

@@ -139,13 +139,16 @@ func slimIdentity(obj any) (any, error) {
 	out.SetUID(u.GetUID())
 	out.SetResourceVersion(u.GetResourceVersion())
 	out.SetLabels(u.GetLabels())
-	for _, field := range [][]string{{"spec", "network"}, {"spec", "vm", "name"}, {"spec", "pod", "name"}} {
+	for _, field := range [][]string{{"spec", "network"}, {"spec", "vm", "name"}, {"spec", "vm", "uid"}, {"spec", "pod", "name"}, {"spec", "pod", "uid"}, {"spec", "pod", "node"},
+		{"status", "node"}, {"status", "mac"}} {
 		if text, ok, _ := unstructured.NestedString(u.Object, field...); ok {
 			_ = unstructured.SetNestedField(out.Object, text, field...)
 		}
 	}
-	if list, ok, _ := unstructured.NestedSlice(u.Object, "status", "addresses"); ok {
-		_ = unstructured.SetNestedSlice(out.Object, list, "status", "addresses")
+	for _, name := range []string{"addresses", "waiting"} {
+		if list, ok, _ := unstructured.NestedSlice(u.Object, "status", name); ok {
+			_ = unstructured.SetNestedSlice(out.Object, list, "status", name)
+		}
 	}
 	return out, nil
 }
@@ -361,7 +364,10 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	if _, err := k.clusterPolicies.list(); errors.Is(err, errUnread) && asksForCluster(&m) {
 		return m, ReasonUnreadable, err
 	}
-	k.far = p.far
+	k.far, k.identities = p.far, nil
+	for i := range holders {
+		k.identities = append(k.identities, holders[i].identity)
+	}
 	k.read, k.notices = read, slices.Concat(p.notices, k.lookAtPodPolicies(&m, &p), k.lookAtClusterPolicies(&m, &p))
 	return m, "", nil
 }

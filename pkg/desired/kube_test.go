@@ -174,10 +174,10 @@ func TestKube(t *testing.T) {
 		t.Errorf("revision %d after one change", s.Revision)
 	}
 	c.edit("VLANNetwork", "lan", func(spec map[string]any) {
-		spec["defaultAction"], spec["addressing"] = "Allow", map[string]any{"mode": "Observed"}
+		spec["defaultAction"], spec["addressing"] = "Allow", map[string]any{"sharedAddresses": []any{"127.0.0.1"}}
 	})
 	s = f.until("refused", func(s *Snapshot) bool { return len(s.Problems) == 1 })
-	if p := s.Problems[0]; p.Name != "lan" || p.Field != "spec.addressing" || !p.Kept || s.Revision != 2 {
+	if p := s.Problems[0]; p.Name != "lan" || p.Field != "spec.addressing.sharedAddresses[0]" || !p.Kept || s.Revision != 2 {
 		t.Errorf("problem %+v at revision %d", p, s.Revision)
 	}
 	c.edit("VLANNetwork", "lan", func(spec map[string]any) {

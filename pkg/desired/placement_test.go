@@ -35,8 +35,8 @@ func TestDecodeObject(t *testing.T) {
 		"a field of a later version": {"VLANNetwork", `{trunk: t, vlan: {id: 1, stag: 7}, defaultAction: Drop}`,
 			`VLANNetwork x: unknown field "spec.vlan.stag": agents of this version do not know it: bring them up to date, or leave the field out`},
 		"another type": {"VLANTrunk", `{bridge: {name: 7}}`, `want what kubectl explain vlantrunk says`},
-		"refused by us": {"VLANNetwork", `{trunk: t, vlan: {id: 1}, defaultAction: Drop, addressing: {mode: Observed}}`,
-			`spec.addressing: Forbidden: this version does not enforce this field: leave it out`},
+		"refused by us": {"VLANNetwork", `{trunk: t, vlan: {id: 1}, defaultAction: Drop, addressing: {limit: 0}}`,
+			`spec.addressing.limit: Invalid value: 0: want 1 to 128 addresses, or leave it out for 16`},
 		"rules that clash": {"FirewallPolicy", `{category: Application, appliedTo: [{any: true}], rules: [{id: 1, action: Drop}, {id: 1, action: Allow}]}`,
 			`spec.rules[1].id: rule 1: Duplicate value: 1`},
 	} {

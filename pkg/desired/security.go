@@ -24,6 +24,11 @@ type Exception struct {
 	DHCPServerGuard *bool        `json:"dhcpServerGuard,omitempty"`
 	BroadcastLimit  *uint32      `json:"broadcastLimit,omitempty"` // packets a second, 0 is no limit
 	MulticastLimit  *uint32      `json:"multicastLimit,omitempty"`
+	UnicastLimit    *uint32      `json:"unicastLimit,omitempty"`
+
+	IPGuard  *attach.Guard `json:"ipGuard,omitempty"`
+	ARPGuard *bool         `json:"arpGuard,omitempty"`
+	NDGuard  *bool         `json:"ndGuard,omitempty"`
 }
 
 // securityOf is what a network without port security keeps to.
@@ -40,13 +45,20 @@ func securityOf(p *v1alpha1.PortSecurity) (attach.Security, []Exception) {
 		DHCPServerGuard: p.DHCPServerGuard == v1alpha1.SwitchEnabled,
 		BroadcastLimit:  deref(rate(p.RateLimits, broadcast)),
 		MulticastLimit:  deref(rate(p.RateLimits, multicast)),
+		UnicastLimit:    deref(rate(p.RateLimits, unknownUnicast)),
+		IPGuard:         deref(guard(p.IPGuard)),
+		ARPGuard:        p.ARPGuard == v1alpha1.SwitchEnabled,
+		NDGuard:         p.NDGuard == v1alpha1.SwitchEnabled,
 	}
+	types, _, _ := v1alpha1.ParseEtherTypes(p.EtherTypes) // ValidateVLANNetwork has
+	copy(s.EtherTypes[:], types)
 	var exceptions []Exception
 	for _, e := range p.Exceptions {
 		out := Exception{Promiscuous: is(e.Promiscuous, v1alpha1.SecurityAccept), ForgedTransmits: is(e.ForgedTransmits, v1alpha1.SecurityAccept),
 			MACChanges: is(e.MACChanges, v1alpha1.SecurityAccept), BPDUs: is(e.BPDUGuard, v1alpha1.SwitchDisabled),
 			RAGuard: is(e.RAGuard, v1alpha1.SwitchEnabled), DHCPServerGuard: is(e.DHCPServerGuard, v1alpha1.SwitchEnabled),
-			BroadcastLimit: rate(e.RateLimits, broadcast), MulticastLimit: rate(e.RateLimits, multicast)}
+			BroadcastLimit: rate(e.RateLimits, broadcast), MulticastLimit: rate(e.RateLimits, multicast), UnicastLimit: rate(e.RateLimits, unknownUnicast),
+			IPGuard: guard(e.IPGuard), ARPGuard: is(e.ARPGuard, v1alpha1.SwitchEnabled), NDGuard: is(e.NDGuard, v1alpha1.SwitchEnabled)}
 		for _, text := range e.MACs {
 			m, _ := net.ParseMAC(text) // ValidateVLANNetwork has
 			out.MACs = append(out.MACs, attach.MAC(m))
@@ -65,8 +77,33 @@ func is[T ~string](value, on T) *bool {
 	return &b
 }
 
-func broadcast(r *v1alpha1.RateLimits) *int32 { return r.Broadcast }
-func multicast(r *v1alpha1.RateLimits) *int32 { return r.Multicast }
+// guard is which addresses count; nil is that nobody says which.
+func guard(g v1alpha1.IPGuard) *attach.Guard {
+	var out attach.Guard
+	switch g {
+	case "":
+		return nil
+	case v1alpha1.IPGuardLearn:
+		out = attach.GuardLearn
+	case v1alpha1.IPGuardStrict:
+		out = attach.GuardStrict
+	}
+	return &out
+}
+
+// stricter is the one of two guards that lets less pass.
+func stricter(a, b attach.Guard) attach.Guard {
+	for _, g := range []attach.Guard{attach.GuardStrict, attach.GuardLearn} {
+		if a == g || b == g {
+			return g
+		}
+	}
+	return attach.GuardOff
+}
+
+func broadcast(r *v1alpha1.RateLimits) *int32      { return r.Broadcast }
+func multicast(r *v1alpha1.RateLimits) *int32      { return r.Multicast }
+func unknownUnicast(r *v1alpha1.RateLimits) *int32 { return r.UnknownUnicast }
 
 // rate is one of some limits; nil is that nobody says what it is.
 func rate(r *v1alpha1.RateLimits, of func(*v1alpha1.RateLimits) *int32) *uint32 {
@@ -143,6 +180,11 @@ func (s *Snapshot) Security(network string, pod PodRef, mac attach.MAC) attach.S
 		DHCPServerGuard: pick(n.Security.DHCPServerGuard, true, func(e *Exception) *bool { return e.DHCPServerGuard }),
 		BroadcastLimit:  limit(n.Security.BroadcastLimit, func(e *Exception) *uint32 { return e.BroadcastLimit }),
 		MulticastLimit:  limit(n.Security.MulticastLimit, func(e *Exception) *uint32 { return e.MulticastLimit }),
+		UnicastLimit:    limit(n.Security.UnicastLimit, func(e *Exception) *uint32 { return e.UnicastLimit }),
+		IPGuard:         first(n.Exceptions, is, n.Security.IPGuard, func(e *Exception) *attach.Guard { return e.IPGuard }, stricter),
+		ARPGuard:        pick(n.Security.ARPGuard, true, func(e *Exception) *bool { return e.ARPGuard }),
+		NDGuard:         pick(n.Security.NDGuard, true, func(e *Exception) *bool { return e.NDGuard }),
+		EtherTypes:      n.Security.EtherTypes,
 	}
 }
 

@@ -29,12 +29,12 @@ func secured(t *testing.T, security string) (Network, string) {
 // words are the switches that are not at their default.
 func words(s attach.Security) string {
 	var out []string
-	for name, on := range map[string]bool{"promiscuous": s.Promiscuous, "forged": s.ForgedTransmits, "changes": s.MACChanges, "ra": s.RAGuard, "dhcp": s.DHCPServerGuard, "no bpdu": s.BPDUs} {
+	for name, on := range map[string]bool{"promiscuous": s.Promiscuous, "forged": s.ForgedTransmits, "changes": s.MACChanges, "ra": s.RAGuard, "dhcp": s.DHCPServerGuard, "no bpdu": s.BPDUs, "arp": s.ARPGuard, "nd": s.NDGuard, "ip " + string(s.IPGuard): s.IPGuard != ""} {
 		if on {
 			out = append(out, name)
 		}
 	}
-	for name, rate := range map[string]uint32{"b": s.BroadcastLimit, "m": s.MulticastLimit} {
+	for name, rate := range map[string]uint32{"b": s.BroadcastLimit, "m": s.MulticastLimit, "u": s.UnicastLimit} {
 		if rate > 0 {
 			out = append(out, fmt.Sprint(name, rate))
 		}
@@ -96,6 +96,26 @@ func TestSecurity(t *testing.T) {
 			t.Errorf("by both, %v: %q and %q", ref, got, other)
 		}
 	}
+	guarded, wrong := secured(t, `, portSecurity: {ipGuard: Strict, arpGuard: Enabled, ndGuard: Enabled, rateLimits: {unknownUnicast: 50}, etherTypes: ["0x88b5", PPPoE, IPv4], exceptions: [
+		{vm: {matchLabels: {role: router}}, ipGuard: "Off", ndGuard: Disabled, rateLimits: {unknownUnicast: 0}},
+		{macs: ["00:50:56:00:00:0a"], ipGuard: Learn, arpGuard: Disabled}]}`)
+	if wrong != "" {
+		t.Fatal(wrong)
+	}
+	s.Networks["guarded"] = guarded
+	for ref, want := range map[PodRef][2]string{
+		{"x", "router", "1"}: {"", "arp"},
+		{"x", "other", "2"}:  {"ip Learn nd u50", "arp ip Strict nd u50"},
+		{"x", "new", "7"}:    {"ip Learn nd u50", "arp ip Strict nd u50"},
+	} {
+		a, b := s.Security("guarded", ref, nicA), s.Security("guarded", ref, nicB)
+		if words(a) != want[0] || words(b) != want[1] || a.EtherTypes != (attach.EtherTypes{0x0800, 0x8863, 0x8864, 0x88b5}) {
+			t.Errorf("%v: %q and %q, %v", ref, words(a), words(b), a.EtherTypes)
+		}
+	}
+	if n, wrong := secured(t, `, portSecurity: {ipGuard: Disabled, exceptions: [{macs: ["00:50:56:00:00:0a"], ipGuard: Disabled}]}`); wrong != "" || n.Security.IPGuard != attach.GuardOff || *n.Exceptions[0].IPGuard != attach.GuardOff {
+		t.Errorf("the word of earlier versions: %+v %s", n, wrong)
+	}
 	if got := words(s.Security("lan", PodRef{}, nicA)); got != "b100 changes dhcp forged promiscuous ra" {
 		t.Errorf("no pod: %q", got)
 	}
@@ -119,13 +139,22 @@ func TestSecurityStricter(t *testing.T) {
 		}
 		return nil
 	}
+	guards := []attach.Guard{attach.GuardOff, attach.GuardLearn, attach.GuardStrict}
+	guard := func() *attach.Guard {
+		if g := guards[r.IntN(3)]; r.IntN(2) == 0 {
+			return &g
+		}
+		return nil
+	}
 	more := func(a, b uint32) bool { return a == 0 && b != 0 || b != 0 && a > b } // allows more
 	roles := []string{"a", "b", "c"}
 	for range 3000 {
 		n := Network{Security: attach.Security{Promiscuous: r.IntN(2) == 0, ForgedTransmits: r.IntN(2) == 0, MACChanges: r.IntN(2) == 0, BPDUs: r.IntN(2) == 0, RAGuard: r.IntN(2) == 0, DHCPServerGuard: r.IntN(2) == 0,
-			BroadcastLimit: uint32(r.IntN(3)), MulticastLimit: uint32(r.IntN(3))}}
+			BroadcastLimit: uint32(r.IntN(3)), MulticastLimit: uint32(r.IntN(3)), UnicastLimit: uint32(r.IntN(3)),
+			IPGuard: guards[r.IntN(3)], ARPGuard: r.IntN(2) == 0, NDGuard: r.IntN(2) == 0}}
 		for range r.IntN(4) {
-			e := Exception{Promiscuous: pick(), ForgedTransmits: pick(), MACChanges: pick(), BPDUs: pick(), RAGuard: pick(), DHCPServerGuard: pick(), BroadcastLimit: limit(), MulticastLimit: limit()}
+			e := Exception{Promiscuous: pick(), ForgedTransmits: pick(), MACChanges: pick(), BPDUs: pick(), RAGuard: pick(), DHCPServerGuard: pick(), BroadcastLimit: limit(), MulticastLimit: limit(),
+				UnicastLimit: limit(), IPGuard: guard(), ARPGuard: pick(), NDGuard: pick()}
 			if r.IntN(3) == 0 {
 				e.MACs = []attach.MAC{nicA}
 			} else {
@@ -139,7 +168,8 @@ func TestSecurityStricter(t *testing.T) {
 		for _, role := range append(roles, "") {
 			s.Pods = map[string]Pod{"x/p": {UID: "1", Owner: OwnerVM, VM: map[string]string{"role": role}}}
 			after := s.Security("lan", PodRef{"x", "p", "1"}, nicA)
-			if more(before.BroadcastLimit, after.BroadcastLimit) || more(before.MulticastLimit, after.MulticastLimit) || before.Promiscuous && !after.Promiscuous || before.ForgedTransmits && !after.ForgedTransmits || before.MACChanges && !after.MACChanges || before.BPDUs && !after.BPDUs || !before.RAGuard && after.RAGuard || !before.DHCPServerGuard && after.DHCPServerGuard {
+			if more(before.BroadcastLimit, after.BroadcastLimit) || more(before.MulticastLimit, after.MulticastLimit) || before.Promiscuous && !after.Promiscuous || before.ForgedTransmits && !after.ForgedTransmits || before.MACChanges && !after.MACChanges || before.BPDUs && !after.BPDUs || !before.RAGuard && after.RAGuard || !before.DHCPServerGuard && after.DHCPServerGuard ||
+				more(before.UnicastLimit, after.UnicastLimit) || slices.Index(guards, before.IPGuard) < slices.Index(guards, after.IPGuard) || !before.ARPGuard && after.ARPGuard || !before.NDGuard && after.NDGuard {
 				t.Fatalf("%+v: %+v before it was known, %+v as %q", n, before, after, role)
 			}
 		}
@@ -155,7 +185,7 @@ func TestMaxRate(t *testing.T) {
 
 // TestSecurityStored: a snapshot on disk has it all.
 func TestSecurityStored(t *testing.T) {
-	n, wrong := secured(t, `, portSecurity: {promiscuous: Accept, exceptions: [{vm: {}, raGuard: Enabled}, {macs: ["00:50:56:00:00:0a"], bpduGuard: Disabled}, {vm: {matchLabels: {a: b}}, macs: ["00:50:56:00:00:0a"], rateLimits: {broadcast: 0}}]}`)
+	n, wrong := secured(t, `, addressing: {mode: Approved, limit: 3, expiry: 24h, sharedAddresses: ["10.0.0.9", "10.0.0.16/28"]}, portSecurity: {promiscuous: Accept, ipGuard: Strict, etherTypes: [ARP], exceptions: [{vm: {}, raGuard: Enabled}, {macs: ["00:50:56:00:00:0a"], bpduGuard: Disabled}, {vm: {matchLabels: {a: b}}, macs: ["00:50:56:00:00:0a"], ipGuard: "Off", rateLimits: {broadcast: 0}}]}`)
 	if wrong != "" {
 		t.Fatal(wrong)
 	}

@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -78,6 +77,7 @@ type holder struct {
 	network   string
 	labels    labels.Set // of the VM, or the pod
 	addresses []netip.Addr
+	identity  Identity // the whole of it
 }
 
 // podLabels are the labels by which a MultiNetworkPolicy selects a peer: a pod's are
@@ -93,24 +93,6 @@ func (v *holder) podLabels() labels.Set {
 // vmLabels are the labels by which a FirewallPolicy selects a VM.
 func (v *holder) vmLabels() labels.Set {
 	return labels.Merge(v.labels, labels.Set{corev1.LabelMetadataName: v.namespace, vmNameLabel: v.vm})
-}
-
-// readIdentity takes what rules need from a VMIdentity.
-func readIdentity(u *unstructured.Unstructured) holder {
-	u = unpack(u)
-	v := holder{name: u.GetNamespace() + "/" + u.GetName(), namespace: u.GetNamespace(), labels: u.GetLabels()}
-	v.vm, _, _ = unstructured.NestedString(u.Object, "spec", "vm", "name")
-	v.pod, _, _ = unstructured.NestedString(u.Object, "spec", "pod", "name")
-	v.network, _, _ = unstructured.NestedString(u.Object, "spec", "network")
-	list, _, _ := unstructured.NestedSlice(u.Object, "status", "addresses")
-	for _, item := range list {
-		m, _ := item.(map[string]any)
-		text, _ := m["address"].(string)
-		if a, err := netip.ParseAddr(text); err == nil {
-			v.addresses = append(v.addresses, a.Unmap())
-		}
-	}
-	return v
 }
 
 // putVMPeers gives a policy's rules the addresses of the VMs that they select, and

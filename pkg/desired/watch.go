@@ -132,5 +132,5 @@ func (w *watcher) arm() {
 }
 
 func differs(a, b *Snapshot) bool {
-	return b == nil || a.Revision != b.Revision || !a.samePods(b) || !a.sameChecks(b) || !maps.Equal(a.Elsewhere, b.Elsewhere) || !reflect.DeepEqual(a.Problems, b.Problems)
+	return b == nil || a.Revision != b.Revision || !a.samePods(b) || !a.sameChecks(b) || !a.sameIdentities(b) || !maps.Equal(a.Elsewhere, b.Elsewhere) || !reflect.DeepEqual(a.Problems, b.Problems)
 }

@@ -105,9 +105,12 @@ func ParseEtherType(text string) (uint16, error) {
 		return 0, fmt.Errorf("%q is RARP, which passes before any rule: a live migration is announced by it", text)
 	case !isHex || err != nil || value < EtherMin:
 		return 0, fmt.Errorf("%q is no EtherType: want IPv4, IPv6, ARP, LLDP, or a number from 0x0600 to 0xffff, as 0x8892", text)
-	case value == 0x8100 || value == 0x88a8 || value == 0x9100 || value == 0x9200:
+	case IsTag(value):
 		return 0, fmt.Errorf("%q is a VLAN tag: want the EtherType of what is behind it; VLANs are told apart by appliedTo", text)
 	default:
 		return value, nil
 	}
 }
+
+// IsTag says that an EtherType is a VLAN tag's, and not of what a frame carries.
+func IsTag(n uint16) bool { return n == 0x8100 || n == 0x88a8 || n == 0x9100 || n == 0x9200 }

@@ -1,6 +1,10 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // VLANNetwork is one VLAN, or a set for guests that tag by themselves, on a
 // trunk: what VMware calls a port group.
@@ -63,7 +67,8 @@ type VLANNetworkSpec struct {
 	// +kubebuilder:validation:Maximum=65535
 	MTU *int32 `json:"mtu,omitempty"`
 
-	// Subnets of the VLAN. Informative: nothing is filtered by them.
+	// Subnets of the VLAN. Where there are any, no other addresses are a VM's, but IPv6 link-local ones, and
+	// gateways are nobody's. Packets are not filtered by them, but where ipGuard asks what is a VM's.
 	// +optional
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
@@ -81,8 +86,7 @@ type VLANNetworkSpec struct {
 	// +optional
 	ClusterNetworkPolicies Switch `json:"clusterNetworkPolicies,omitempty"`
 
-	// Addressing says how addresses of VMs become known. Not enforced by this
-	// version.
+	// Addressing says how addresses of VMs become known.
 	// +optional
 	Addressing *Addressing `json:"addressing,omitempty"`
 
@@ -159,17 +163,70 @@ type Subnet struct {
 	Gateway string `json:"gateway,omitempty"`
 }
 
-// Addressing says how addresses of VMs become known.
+// Addressing says how addresses of VMs become known, and when they are forgotten.
 type Addressing struct {
-	// Mode is Observed, Declared or Approved.
-	// +kubebuilder:validation:Enum=Observed;Declared;Approved
-	Mode string `json:"mode,omitempty"`
+	// Mode: Observed, the first NIC that is seen with an address holds it, unless it is declared for another; Declared, only
+	// what is declared is held; Approved, what is seen waits until a person approves it. Default: Observed.
+	// +optional
+	Mode AddressingMode `json:"mode,omitempty"`
+
+	// Limit of addresses that were seen of a NIC in a VLAN, for IPv4 and IPv6 each. Leases and what is declared
+	// do not count. More are not taken. Default: 16.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=128
+	Limit *int32 `json:"limit,omitempty"`
+
+	// Expiry is after how much silence an address that was seen is the NIC's no more, as 24h; a minute to
+	// 8760h. While the VM is stopped it does not run. Absent: never.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('8760h')",message="want a time from 1m to 8760h, as 24h, or leave it out for never"
+	Expiry string `json:"expiry,omitempty"`
+
+	// SharedAddresses move between NICs, as those of VRRP and keepalived do: addresses, or prefixes without host bits. Who
+	// announced one last has it, and any VM of the network may.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=49
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self) || isCIDR(self) && cidr(self) == cidr(self).masked()",message="want an address, as 10.1.2.3, or a prefix without host bits, as 10.1.2.16/28"
+	// +listType=set
+	SharedAddresses []string `json:"sharedAddresses,omitempty"`
 }
+
+// AddressingMode is what makes an address a NIC's.
+//
+// +kubebuilder:validation:Enum=Observed;Declared;Approved
+type AddressingMode string
+
+// The values of AddressingMode.
+const (
+	AddressingObserved AddressingMode = "Observed"
+	AddressingDeclared AddressingMode = "Declared"
+	AddressingApproved AddressingMode = "Approved"
+)
+
+// Bounds of Addressing.
+const (
+	MaxAddresses     = 128
+	MinAddressExpiry = time.Minute
+	MaxAddressExpiry = 8760 * time.Hour
+)
 
 // PortSecurity has the switches of a port group's security policy, and which NICs are
 // kept to others.
 type PortSecurity struct {
 	SecuritySwitches `json:",inline"`
+
+	// EtherTypes that may leave VMs, behind the VLAN tag: IPv4, IPv6, ARP, LLDP, PPPoE (which is two), or a number, as
+	// "0x88b5". RARP, by which a live migration is announced, always does. At most 16; exceptions have none. Absent: all.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=6
+	// +kubebuilder:validation:items:Pattern=`^(IPv4|IPv6|ARP|LLDP|PPPoE|0x(0[6-9a-fA-F]|[1-9a-fA-F][0-9a-fA-F])[0-9a-fA-F]{2})$`
+	// +listType=set
+	EtherTypes []string `json:"etherTypes,omitempty"`
 
 	// Exceptions are for some NICs. Of several that name a NIC and a switch the first decides.
 	// +optional
@@ -219,10 +276,20 @@ type SecuritySwitches struct {
 	// +optional
 	Promiscuous SecurityAction `json:"promiscuous,omitempty"`
 
-	// IPGuard lets only addresses that the VM holds leave it. This version:
-	// Disabled.
+	// IPGuard: from which addresses IP packets may leave the VM. Learn: from those that it holds, however they became
+	// known. Strict: from those of them that somebody vouches for: declared, leased by DHCP, approved or set by hand.
+	// Either lets shared addresses pass, and what a VM says before it has an address. Default: Off.
 	// +optional
-	IPGuard Switch `json:"ipGuard,omitempty"`
+	IPGuard IPGuard `json:"ipGuard,omitempty"`
+
+	// ARPGuard stops ARP of the VM that names another MAC than the frame's, an address that another NIC holds, or a
+	// gateway's; with ipGuard: Strict any that the VM may not send from. Default: Disabled.
+	// +optional
+	ARPGuard Switch `json:"arpGuard,omitempty"`
+
+	// NDGuard is the same for IPv6 neighbour discovery. Default: Disabled.
+	// +optional
+	NDGuard Switch `json:"ndGuard,omitempty"`
 
 	// DHCPServerGuard stops the VM from answering DHCP's clients, of either family. Default: Disabled.
 	// +optional
@@ -232,7 +299,7 @@ type SecuritySwitches struct {
 	// +optional
 	RAGuard Switch `json:"raGuard,omitempty"`
 
-	// RateLimits are for what the VM sends to groups. Absent is none.
+	// RateLimits are for what the VM sends to groups, and to nobody it knows. Absent is none.
 	// +optional
 	RateLimits *RateLimits `json:"rateLimits,omitempty"`
 
@@ -242,10 +309,24 @@ type SecuritySwitches struct {
 	BPDUGuard Switch `json:"bpduGuard,omitempty"`
 }
 
+// IPGuard is from which addresses IP packets may leave a VM. Disabled is Off, as earlier versions had it.
+//
+// +kubebuilder:validation:Enum=Off;Learn;Strict;Disabled
+type IPGuard string
+
+// The values of IPGuard.
+const (
+	IPGuardOff    IPGuard = "Off"
+	IPGuardLearn  IPGuard = "Learn"
+	IPGuardStrict IPGuard = "Strict"
+
+	ipGuardDisabled IPGuard = "Disabled"
+)
+
 // MaxRate is the largest rate limit.
 const MaxRate = 1000000
 
-// RateLimits are in packets a second; as much as one second has may come at once. What is more is dropped.
+// RateLimits of what a VM sends are in packets a second; as much as one second has may come at once. What is more is dropped.
 type RateLimits struct {
 	// Broadcast, ARP requests among it. Default: 0, no limit.
 	// +optional
@@ -258,6 +339,12 @@ type RateLimits struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=1000000
 	Multicast *int32 `json:"multicast,omitempty"`
+
+	// UnknownUnicast is what goes to MACs that the VM was not sent anything from lately. Default: 0, no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000000
+	UnknownUnicast *int32 `json:"unknownUnicast,omitempty"`
 }
 
 // SecurityAction is the answer of a port group's security policy, as vSphere

@@ -102,7 +102,7 @@ func ValidateVLANNetwork(n *VLANNetwork) field.ErrorList {
 		errs = append(errs, field.NotSupported(path, n.Spec.ClusterNetworkPolicies, []Switch{SwitchEnabled, SwitchDisabled}))
 	}
 	if n.Spec.Addressing != nil {
-		errs = append(errs, notEnforced(spec.Child("addressing")))
+		errs = append(errs, validateAddressing(spec.Child("addressing"), &n.Spec)...)
 	}
 	if n.Spec.PortSecurity != nil {
 		errs = append(errs, validatePortSecurity(spec.Child("portSecurity"), n.Spec.PortSecurity)...)
@@ -256,11 +256,6 @@ func validateEnum[T ~string](path *field.Path, value T, supported ...T) field.Er
 		return nil
 	}
 	return field.ErrorList{field.NotSupported(path, value, supported)}
-}
-
-// notEnforced refuses a field that is known but would be without effect.
-func notEnforced(path *field.Path) *field.Error {
-	return field.Forbidden(path, "this version does not enforce this field: leave it out")
 }
 
 // clusterOnly refuses a field that the Kubernetes source has dealt with before,

@@ -9,6 +9,13 @@ import (
 
 func validatePortSecurity(path *field.Path, p *PortSecurity) field.ErrorList {
 	errs := validateSwitches(path, &p.SecuritySwitches)
+	if _, i, err := ParseEtherTypes(p.EtherTypes); err != nil {
+		at, value := path.Child("etherTypes"), any(p.EtherTypes)
+		if i >= 0 {
+			at, value = at.Index(i), p.EtherTypes[i]
+		}
+		errs = append(errs, field.Invalid(at, value, err.Error()))
+	}
 	forged := p.ForgedTransmits == SecurityAccept
 	alone := func(path *field.Path, s *SecuritySwitches) {
 		if s.MACChanges == SecurityAccept && s.ForgedTransmits != SecurityAccept && !forged {
@@ -32,7 +39,7 @@ func validateRates(path *field.Path, r *RateLimits) field.ErrorList {
 	for _, f := range []struct {
 		name  string
 		value *int32
-	}{{"broadcast", r.Broadcast}, {"multicast", r.Multicast}} {
+	}{{"broadcast", r.Broadcast}, {"multicast", r.Multicast}, {"unknownUnicast", r.UnknownUnicast}} {
 		if f.value != nil && (*f.value < 0 || *f.value > MaxRate) {
 			errs = append(errs, field.Invalid(path.Child(f.name), *f.value, fmt.Sprintf("want 0, which is no limit, to %d packets a second", MaxRate)))
 		}
@@ -82,16 +89,16 @@ func validateSwitches(path *field.Path, s *SecuritySwitches) field.ErrorList {
 			errs = append(errs, field.NotSupported(path.Child(f.name), f.value, []SecurityAction{SecurityAccept, SecurityReject}))
 		}
 	}
+	switch s.IPGuard {
+	case "", IPGuardOff, IPGuardLearn, IPGuardStrict, ipGuardDisabled:
+	default:
+		errs = append(errs, field.NotSupported(path.Child("ipGuard"), s.IPGuard, []IPGuard{IPGuardOff, IPGuardLearn, IPGuardStrict}))
+	}
 	for _, f := range []struct {
-		name     string
-		value    Switch
-		enforced bool
-	}{{"ipGuard", s.IPGuard, false}, {"dhcpServerGuard", s.DHCPServerGuard, true}, {"raGuard", s.RAGuard, true}, {"bpduGuard", s.BPDUGuard, true}} {
-		switch {
-		case f.value == "" || f.value == SwitchDisabled || f.value == SwitchEnabled && f.enforced:
-		case f.value == SwitchEnabled:
-			errs = append(errs, field.Forbidden(path.Child(f.name), "this version does not enforce Enabled: want Disabled, or leave the field out"))
-		default:
+		name  string
+		value Switch
+	}{{"arpGuard", s.ARPGuard}, {"ndGuard", s.NDGuard}, {"dhcpServerGuard", s.DHCPServerGuard}, {"raGuard", s.RAGuard}, {"bpduGuard", s.BPDUGuard}} {
+		if f.value != "" && f.value != SwitchDisabled && f.value != SwitchEnabled {
 			errs = append(errs, field.NotSupported(path.Child(f.name), f.value, []Switch{SwitchEnabled, SwitchDisabled}))
 		}
 	}

@@ -1,0 +1,142 @@
+package desired
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/learn"
+)
+
+// TestLearn: what a book gets to know of a network.
+func TestLearn(t *testing.T) {
+	for more, want := range map[string]string{
+		``: `{"Mode":"Observed"}`,
+		`, addressing: {}, subnets: [{cidr: 10.0.0.0/24, gateway: 10.0.0.1}, {cidr: "fd00::/64"}]`:          `{"Mode":"Observed","Subnets":["10.0.0.0/24","fd00::/64"],"Gateways":["10.0.0.1"]}`,
+		`, addressing: {mode: Declared, limit: 2, expiry: 1h, sharedAddresses: ["10.0.0.9", "fd00::/120"]}`: `{"Mode":"Declared","Limit":2,"Expiry":3600000000000,"Shared":["10.0.0.9/32","fd00::/120"]}`,
+	} {
+		n, wrong := secured(t, more)
+		l := n.Learn()
+		got, err := json.Marshal(l)
+		if wrong != "" || err != nil || string(got) != want {
+			t.Errorf("%s: %s%v %s, want %s", more, wrong, err, got, want)
+		}
+		if err := l.Validate(); err != nil {
+			t.Errorf("%s: a book does not take it: %v", more, err)
+		}
+	}
+	if v1alpha1.MaxAddresses != learn.MaxLimit {
+		t.Errorf("limit %d in manifests, %d in books", v1alpha1.MaxAddresses, learn.MaxLimit)
+	}
+}
+
+// watchedIdentity is a VMIdentity as a watch keeps it.
+func watchedIdentity(t *testing.T, text string) *unstructured.Unstructured {
+	t.Helper()
+	u := identity()
+	if err := yaml.Unmarshal([]byte(text), &u.Object); err != nil {
+		t.Fatal(err)
+	}
+	u.SetGroupVersionKind(identity().GroupVersionKind())
+	kept, err := packing(slimIdentity)(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kept.(*unstructured.Unstructured)
+}
+
+// TestReadIdentity: all that an object says of a NIC comes through the watch; what is no address is none.
+func TestReadIdentity(t *testing.T) {
+	since := time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
+	for name, tt := range map[string]struct {
+		text string
+		want Identity
+	}{
+		"a VM's": {`{metadata: {namespace: shop, name: till-lan}, spec: {network: lan, vm: {name: till, uid: u1}}, status: {node: n1, mac: "00:50:56:00:00:0a", addresses: [
+			{address: "fe80::1", vlan: 7, provenance: ND}, {address: "fe80::1", vlan: 5, provenance: ND}, {address: "10.0.0.300"}, 7,
+			{address: 10.0.0.9, vlan: 0, provenance: DHCP, since: "2026-05-01T10:00:00Z", until: "2026-05-01T12:00:00+01:00"}, {address: 10.0.0.8, provenance: Guess, approved: ann}],
+			waiting: [{address: "::ffff:10.0.0.7", provenance: ARP}]}}`,
+			Identity{Namespace: "shop", Name: "till-lan", VM: "till", UID: "u1", Network: "lan", Node: "n1", MAC: nicA, Addresses: []IdentityAddress{
+				{Addr: netip.MustParseAddr("10.0.0.8"), Approved: "ann"}, {Addr: netip.MustParseAddr("10.0.0.9"), Provenance: learn.DHCP, Since: since, Until: since.Add(time.Hour)},
+				{Addr: netip.MustParseAddr("fe80::1"), VLAN: 5, Provenance: learn.ND}, {Addr: netip.MustParseAddr("fe80::1"), VLAN: 7, Provenance: learn.ND}},
+				Waiting: []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP}}}},
+		"a pod's": {`{metadata: {namespace: shop, name: pod-1}, spec: {network: lan, pod: {name: web, uid: u2, node: n2}}, status: {mac: here}}`,
+			Identity{Namespace: "shop", Name: "pod-1", Pod: "web", UID: "u2", Network: "lan", Node: "n2"}},
+		"nothing": {`{metadata: {namespace: shop, name: x}, spec: [], status: {addresses: {}}}`, Identity{Namespace: "shop", Name: "x"}},
+	} {
+		if got := readIdentity(watchedIdentity(t, tt.text)).identity; !got.equal(&tt.want) {
+			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
+		}
+	}
+}
+
+// TestIdentitiesChange: what changes in any NIC's identity is news, whatever rules there are, and changes no revision. The file of
+// the last good snapshot is not written for it each time.
+func TestIdentitiesChange(t *testing.T) {
+	stored := filepath.Join(t.TempDir(), "last-good.json")
+	k := &keeper{cache: stored}
+	base := Identity{Namespace: "a", Name: "b", VM: "b", UID: "u", Network: "lan", Node: "n1", MAC: nicA,
+		Addresses: []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.1"), Provenance: learn.ARP, Since: time.Unix(7, 0)}}}
+	take := func(ids ...Identity) *Snapshot {
+		k.identities = ids
+		return k.take([]manifest{{}}, func(string) string { return "" })
+	}
+	last := take(base)
+	for name, change := range map[string]func(*Identity){
+		"VM":         func(i *Identity) { i.UID = "v" },
+		"node":       func(i *Identity) { i.Node = "n2" },
+		"MAC":        func(i *Identity) { i.MAC = nicB },
+		"gone":       func(i *Identity) { i.Addresses = nil },
+		"waiting":    func(i *Identity) { i.Waiting = i.Addresses },
+		"address":    func(i *Identity) { i.Addresses[0].Addr = netip.MustParseAddr("10.0.0.2") },
+		"VLAN":       func(i *Identity) { i.Addresses[0].VLAN = 9 },
+		"provenance": func(i *Identity) { i.Addresses[0].Provenance = learn.DHCP },
+		"since":      func(i *Identity) { i.Addresses[0].Since = time.Unix(8, 0) },
+		"until":      func(i *Identity) { i.Addresses[0].Until = time.Unix(9, 0) },
+		"approved":   func(i *Identity) { i.Addresses[0].Approved = "ann" },
+	} {
+		other := base
+		other.Addresses = append([]IdentityAddress(nil), base.Addresses...)
+		change(&other)
+		next := take(other)
+		if !differs(next, last) || next.Revision != last.Revision {
+			t.Errorf("%s: told %v, revision %d after %d", name, differs(next, last), next.Revision, last.Revision)
+		}
+		same := other
+		same.Addresses = append([]IdentityAddress(nil), other.Addresses...)
+		for i := range same.Addresses {
+			same.Addresses[i].Since = same.Addresses[i].Since.UTC()
+		}
+		if again := take(same); differs(again, next) {
+			t.Errorf("%s: news twice", name)
+		}
+		last = take(base)
+	}
+	onDisk := func() string {
+		s, err := LoadSnapshot(stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(s.Identities)
+	}
+	first := onDisk()
+	moved := base
+	moved.Node = "n9"
+	if take(moved); onDisk() != first {
+		t.Error("written at once")
+	}
+	k.saved = k.saved.Add(-identitiesEvery)
+	s := take(moved)
+	back, err := LoadSnapshot(stored)
+	if err != nil || !back.sameIdentities(s) || !reflect.DeepEqual(back.Identities[0].MAC, s.Identities[0].MAC) {
+		t.Errorf("a minute later: %+v, %v", back, err)
+	}
+}
