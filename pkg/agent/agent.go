@@ -84,6 +84,7 @@ type Agent struct {
 	book      checkBook
 	lldp      *lldpBook
 	events    eventBook
+	addresses addressBook
 	ruleLog   *ruleLog
 	ended     chan datapath.Event    // connections that were silent for too long
 	orphans   *orphanBook            // the loop's
@@ -137,6 +138,9 @@ func New(cfg Config) (*Agent, error) {
 	a.node = attach.Node{Bridge: a.kernel, Datapath: a.kernel, Records: st}
 	a.table.shares = a.sharesMAC
 	a.loadState()
+	if err := a.openAddresses(); err != nil {
+		return nil, errors.Join(err, a.kernel.Close(), lock.Close())
+	}
 	// The programs judge by what was in force, whether or not there is anything newer to read.
 	a.events.learnRules(slices.Collect(maps.Values(a.world.Sets)), a.world.Counters, a.kernel.Generation())
 	return a, nil
@@ -203,6 +207,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		{"LLDP", a.followLLDP},
 		{"agents", a.serveAgents},
 		{"checks", a.keepChecks},
+		{"addresses", a.keepAddresses},
 	}
 	a.log.Info("agent runs", "version", a.cfg.Version, "source", a.cfg.SourceName, "hook", a.kernel.Hook(), "ready", a.nodeStatus().Ready)
 	return runTasks(ctx, tasks)

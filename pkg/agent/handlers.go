@@ -25,6 +25,7 @@ func (a *Agent) handlers() map[wire.Verb]wire.Handler {
 		wire.Open:    handle(a.openByHand),
 		wire.Release: handle(a.releaseByHand),
 		wire.Reach:   handle(a.reach),
+		wire.Decide:  handle(a.decideAddress),
 		wire.View:    handle(a.view),
 	}
 }
@@ -129,6 +130,7 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 		return nil, attachError(err)
 	}
 	a.table.opened(e)
+	a.addresses.FollowPorts(a.bookedPorts())
 	a.tell()
 	if rec.Hold != nil {
 		ask(a.held)

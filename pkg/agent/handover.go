@@ -217,10 +217,20 @@ func (a *Agent) leaveBehind(to attach.Record) {
 	}
 }
 
-// addressesOf are those of a port's VM that may be announced for it: declared by the
-// plugins before ours; or, where Kubernetes knows the VM, what that says, as far as it
-// is of the network's subnets and no gateway's, for a guest says it.
+// addressesOf are those of a port's VM that may be announced for it: what it is known to hold, and what others say.
 func (a *Agent) addressesOf(rec *attach.Record) []netip.Addr {
+	out := slices.Clone(a.toldOf(rec))
+	for _, ip := range a.heldBy(rec) {
+		if !slices.Contains(out, ip) && len(out) < mostAnnounced {
+			out = append(out, ip)
+		}
+	}
+	return out
+}
+
+// toldOf are those that were declared by the plugins before ours; or, where Kubernetes knows the VM, what that says, as
+// far as it is of the network's subnets and no gateway's, for a guest says it.
+func (a *Agent) toldOf(rec *attach.Record) []netip.Addr {
 	m, ok := a.moveOf(rec.Pod)
 	if !ok {
 		return rec.Addresses

@@ -79,7 +79,7 @@ func answer(w http.ResponseWriter, wrong []string) {
 type collector struct {
 	agent *Agent
 	ready, generation, trunkReady, ports, packets,
-	bytes, ruleHits, drift, repaired, problems, stale, installs, announced, filtered, lost, fast *prometheus.Desc
+	bytes, ruleHits, drift, repaired, problems, stale, installs, announced, filtered, lost, fast, addresses, conflicts, heardLost *prometheus.Desc
 }
 
 func newCollector(a *Agent) *collector {
@@ -103,6 +103,9 @@ func newCollector(a *Agent) *collector {
 		problems:   d("manifest_problems", "problems of manifests now, as status lists them; kept: the object stays in force as it was", "kept"),
 		stale:      d("desired_state_stale", "1 while the source of desired state cannot be read or has lost everything"),
 		installs:   d("plugin_installed_total", "times that the agent put the CNI plugin in place because it was missing or another; only with --cni-bin"),
+		addresses:  d("addresses", "addresses of VMs and pods of this node by state: Held, Aside (another NIC holds it), Waiting (for approval)", "network", "state"),
+		conflicts:  d("address_conflicts", "addresses that a NIC of this node claims and somebody else, too, inside or outside the cluster"),
+		heardLost:  d("address_frames_lost_total", "frames that say who has an address and that were not learnt from: more than a port or the node may tell of"),
 		announced:  d("announcements_total", "VMs whose place was announced to the network, by why", "cause"),
 	}
 }
@@ -146,6 +149,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for cause, n := range c.agent.announcer.counts() {
 		count(c.announced, n, cause)
+	}
+	byNetwork, conflicts := c.agent.addresses.Count()
+	for network, states := range byNetwork {
+		for state, n := range states {
+			gauge(c.addresses, float64(n), network, state)
+		}
+	}
+	gauge(c.conflicts, float64(conflicts))
+	if lost, err := c.agent.kernel.dp.HeardLost(); err == nil {
+		count(c.heardLost, float64(lost+c.agent.addresses.lost.Load()))
 	}
 	c.collectPorts(count)
 	if n, err := c.agent.eventsLost(); err == nil {

@@ -25,6 +25,7 @@ func (a *Agent) reconcile() {
 		a.syncPolicy()
 		a.followPolicies(snap)
 		a.followMoves()
+		a.followAddresses()
 		a.dropTrunks(snap, gone) // first: another trunk may wait for the uplink
 		var found []finding
 		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/bridge"
 )
@@ -24,6 +25,9 @@ func (v View) Ports() ([]wire.Port, []wire.Drop) {
 	ports, drops, _ := v.a.readPorts()
 	return ports, drops
 }
+
+// Own says whose a port is, and what is known of its addresses elsewhere.
+func (v View) Own(port attach.Key, o wire.Owner) { v.a.addresses.Own(port, o) }
 
 // Changed is sent to when there may be news.
 func (v View) Changed() <-chan struct{} { return v.a.news }

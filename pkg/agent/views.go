@@ -47,8 +47,10 @@ func (a *Agent) view(ctx context.Context, req *wire.ViewRequest) (any, error) {
 		return a.trace(req)
 	case wire.ViewEvents:
 		return a.eventList(ctx, req.Events)
+	case wire.ViewAddresses:
+		return a.addressList(req.Name), nil
 	}
-	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log, metrics, rules, verdict, trace or events")
+	return nil, attach.Invalid("what", fmt.Sprintf("there is no view %q", req.What), "ask for status, ports, vlans, policies, drops, log, metrics, rules, verdict, trace, events or addresses")
 }
 
 // nodeStatus tells the truth: ready means that the active policy is the desired
@@ -201,6 +203,7 @@ func (a *Agent) readPorts() (ports []wire.Port, drops []wire.Drop, err error) {
 	for _, it := range a.table.list() {
 		p := wire.Port{Record: it.rec, Problems: it.problems, FastPath: a.fast.of(it.rec.HostIfIndex)}
 		p.State, _ = a.kernel.State(it.rec.HostIfIndex)
+		p.Bindings, p.Conflicts = a.addresses.Of(it.rec.Key)
 		counts, unread := a.kernel.ReasonCounts(it.rec.HostIfIndex)
 		if errors.Is(unread, datapath.ErrNoRecord) && !it.open {
 			unread = nil // its ADD is under way

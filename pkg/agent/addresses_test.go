@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/learn"
+)
+
+// learns has the agent learn until the returned function is called.
+func (l live) learns() (stop func()) {
+	ctx, cancel := context.WithCancel(l.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.keepAddresses(ctx) }()
+	return func() {
+		l.Helper()
+		cancel()
+		l.must(<-done)
+	}
+}
+
+// arp is a request by a MAC with an address.
+func arp(mac attach.MAC, addr string) []byte {
+	a := netip.MustParseAddr(addr).As4()
+	return slices.Concat([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1}, mac, a[:], make([]byte, 6), a[:], make([]byte, 18))
+}
+
+// has waits until the book says so.
+func (l live) has(name, want string) {
+	l.Helper()
+	var got []string
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		got = nil
+		for _, a := range l.addressList(name).Items {
+			got = append(got, fmt.Sprintf("%v %s %s %s", a.Address, a.State, a.Provenance, a.Name))
+		}
+		if strings.Join(got, ", ") == want {
+			return
+		}
+	}
+	l.Errorf("%q has %q, want %q", name, got, want)
+}
+
+// TestAddresses: what a VM says on the wire is known, put before the programs, kept over a kill and a restart, and gone with the
+// pod.
+func TestAddresses(t *testing.T) {
+	l := newLive(t)
+	rec := l.veth("veth1", 1)
+	rec.Policy, rec.Trunk, rec.Pod = "web", "open", attach.Pod{Namespace: "shop", Name: "p1", UID: "u1"}
+	l.openAs(rec)
+	l.followAddresses()
+	stop := l.learns()
+	l.sendFrom("veth1p", arp(rec.MAC, "10.1.0.5"))
+	l.has("", "10.1.0.5 Held ARP p1")
+	known, err := l.kernel.dp.Addresses("open")
+	if l.must(err); len(known) != 1 || known[0].MAC != [6]byte(rec.MAC) || known[0].VLAN != 100 {
+		t.Errorf("the programs know %+v", known)
+	}
+	ports, _, _ := l.readPorts()
+	if len(ports) != 1 || len(ports[0].Bindings) != 1 || ports[0].Bindings[0].Address.String() != "10.1.0.5" {
+		t.Errorf("ports say %+v", ports)
+	}
+	// One that comes after the last round is known with its first frame.
+	two := l.veth("veth2", 2)
+	two.Policy, two.Trunk, two.Pod = "web", "open", attach.Pod{Namespace: "shop", Name: "p2", UID: "u2"}
+	l.openAs(two)
+	l.sendFrom("veth2p", arp(two.MAC, "10.1.0.6"))
+	l.has("shop/p2", "10.1.0.6 Held ARP p2")
+	l.sendFrom("veth2p", arp(two.MAC, "10.1.0.5"))
+	l.has("10.1.0.5", "10.1.0.5 Held ARP p1, 10.1.0.5 Aside ARP p2")
+	if got := l.addressesOf(rec); !slices.Equal(got, []netip.Addr{netip.MustParseAddr("10.1.0.5")}) {
+		t.Errorf("after a migration %v would be announced", got)
+	}
+
+	// Killed before it has saved anything, and ended as it should be.
+	stop()
+	l.must(os.Remove(l.statePath(addressesFile)))
+	l = l.restart()
+	l.must(l.adoptRecords())
+	l.followAddresses()
+	l.has("", "")
+	l.sightAddresses()
+	l.has("", "10.1.0.5 Held ARP p1, 10.1.0.6 Held ARP p2")
+	l.learns()()
+	l = l.restart()
+	l.has("", "10.1.0.5 Held ARP p1, 10.1.0.6 Held ARP p2")
+}
+
+func TestDecideAddress(t *testing.T) {
+	l := newLive(t)
+	s := *l.world.snap
+	web := s.Networks["web"]
+	web.Addressing = desired.Addressing{Mode: learn.ModeApproved}
+	s.Networks = map[string]desired.Network{"web": web}
+	l.take(&s)
+	rec := l.veth("veth1", 1)
+	rec.Policy, rec.Trunk, rec.Pod = "web", "open", attach.Pod{Namespace: "shop", Name: "p1", UID: "u1"}
+	l.openAs(rec)
+	l.followAddresses()
+	defer l.learns()()
+	l.sendFrom("veth1p", arp(rec.MAC, "10.1.0.5"))
+	l.has("", "10.1.0.5 Waiting ARP p1")
+	five := netip.MustParseAddr("10.1.0.5")
+	for _, bad := range []struct {
+		d     wire.AddressDecision
+		field string
+	}{
+		{wire.AddressDecision{Address: five, By: "ann"}, "name"},
+		{wire.AddressDecision{Name: "p1", By: "ann"}, "address"},
+		{wire.AddressDecision{Name: "p1", Address: netip.MustParseAddr("fe80::1%eth0"), By: "ann"}, "address"},
+		{wire.AddressDecision{Name: "p1", Address: five}, "by"},
+		{wire.AddressDecision{Name: "p1", Address: netip.MustParseAddr("10.1.0.6"), By: "ann"}, "address"},
+		{wire.AddressDecision{Name: "p2", Address: five, By: "ann"}, "name"},
+	} {
+		if _, err := l.decideAddress(t.Context(), &bad.d); !isRefusal(err, attach.InvalidConfig, bad.field) {
+			t.Errorf("%+v: %v, want one about %s", bad.d, err, bad.field)
+		}
+	}
+	_, err := l.decideAddress(t.Context(), &wire.AddressDecision{Name: "shop/p1", Address: five, By: "ann"})
+	l.must(err)
+	l.has("", "10.1.0.5 Held ARP p1")
+	if known, err := l.kernel.dp.Addresses("open"); err != nil || len(known) != 1 || !known[0].Firm {
+		t.Errorf("the programs know %+v, %v", known, err)
+	}
+}
+

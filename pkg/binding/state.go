@@ -1,0 +1,116 @@
+package binding
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/learn"
+)
+
+// State is all that a Keeper knows, as a value that JSON keeps.
+type State struct {
+	Book  learn.State
+	Ports []PortState        `json:",omitempty"`
+	NICs  []NICState         `json:",omitempty"`
+	Far   []desired.Identity `json:",omitempty"`
+}
+
+// PortState is whose NIC a port had.
+type PortState struct {
+	Key   attach.Key
+	NIC   learn.NIC
+	VM    bool        `json:",omitempty"`
+	Owner *wire.Owner `json:",omitempty"`
+	Said  []Said      `json:",omitempty"`
+}
+
+// Said is an address that was fed for a port.
+type Said struct {
+	Addr       string
+	Source     string `json:",omitempty"`
+	Provenance learn.Provenance
+}
+
+// NICState is what is known of a NIC beside the book.
+type NICState struct {
+	NIC  learn.NIC
+	MAC  learn.MAC
+	Node string `json:",omitempty"`
+	VM   bool   `json:",omitempty"`
+}
+
+// State gives what a Keeper knows if anything has changed since it was last asked; else nil.
+func (k *Keeper) State() *State {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.unsaved {
+		return nil
+	}
+	k.unsaved = false
+	s := &State{Book: k.book.Dump()}
+	for key, p := range k.ports {
+		o := PortState{Key: key, NIC: p.nic, VM: p.vm}
+		if owner, ok := k.owners[key]; ok {
+			o.Owner = &owner
+		}
+		for d := range p.said {
+			o.Said = append(o.Said, Said{d.addr.String(), d.source, d.by})
+		}
+		slices.SortFunc(o.Said, func(a, b Said) int {
+			return cmp.Or(strings.Compare(a.Addr, b.Addr), strings.Compare(a.Source, b.Source))
+		})
+		s.Ports = append(s.Ports, o)
+	}
+	slices.SortFunc(s.Ports, func(a, b PortState) int { return strings.Compare(portID(a.Key), portID(b.Key)) })
+	for id, n := range k.nics {
+		s.NICs = append(s.NICs, NICState{id, n.mac, n.node, n.vm})
+	}
+	slices.SortFunc(s.NICs, func(a, b NICState) int { return strings.Compare(fmt.Sprint(a.NIC), fmt.Sprint(b.NIC)) })
+	for _, o := range k.far {
+		s.Far = append(s.Far, o)
+	}
+	slices.SortFunc(s.Far, func(a, b desired.Identity) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return s
+}
+
+// load goes on with what another Keeper knew. Its ports are those of then, until Follow says which there are.
+func (k *Keeper) load(s *State) (err error) {
+	if k.book, err = learn.Load(s.Book); err != nil {
+		return fmt.Errorf("what was learnt before is of no use: %w", err)
+	}
+	for name, n := range s.Book.Settings.Networks {
+		if name != "" {
+			k.networks[name] = network{settings: n}
+		}
+	}
+	for _, n := range s.NICs {
+		k.nics[n.NIC] = nic{mac: n.MAC, node: n.Node, vm: n.VM}
+		k.macs[n.MAC]++
+	}
+	for _, o := range s.Ports {
+		p := &port{Port: Port{Key: o.Key}, nic: o.NIC, vm: o.VM, said: map[said]bool{}}
+		for _, d := range o.Said {
+			if a, err := parseAddr(d.Addr); err == nil {
+				p.said[said{a, d.Source, d.Provenance}] = true
+			}
+		}
+		k.ports[o.Key] = p
+		if o.Owner != nil {
+			k.owners[o.Key] = *o.Owner
+		}
+		n := k.nics[o.NIC]
+		n.ports++
+		k.nics[o.NIC] = n
+	}
+	for _, o := range s.Far {
+		k.far[o.Namespace+"/"+o.Name] = o
+	}
+	return nil
+}
