@@ -1,6 +1,5 @@
-// Homeportctl shows what Homeport does on this node. It asks the node's agent
-// over its socket and changes nothing; for a support bundle it reads the node, too. Installed as kubectl-homeport it is a
-// plugin of kubectl.
+// Homeportctl shows what Homeport does on this node. It asks the node's agent over its socket; for a support bundle it reads the
+// node, too. Only what says so changes anything. Installed as kubectl-homeport it is a plugin of kubectl.
 package main
 
 import (
@@ -12,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,9 +50,10 @@ func (f *failure) Unwrap() error { return f.err }
 type surroundings struct {
 	stdout, stderr io.Writer
 	color          bool
-	terminal       bool   // stderr is one
-	name           string // as people call it: "homeportctl" or "kubectl homeport"
-	version        string
+	terminal       bool      // stderr is one
+	now            time.Time // what ages are told from
+	name           string    // as people call it: "homeportctl" or "kubectl homeport"
+	version, user  string    // user is who runs it
 	findPaths      func() (attach.Paths, error)
 }
 
@@ -64,6 +65,8 @@ func main() {
 		stderr:    os.Stderr,
 		color:     wantsColor(os.Stdout, os.Getenv),
 		terminal:  isTerminal(os.Stderr),
+		now:       time.Now(),
+		user:      caller(os.Getenv, os.Getuid()),
 		name:      calledAs(os.Args[0]),
 		version:   version,
 		findPaths: attach.FindPaths,

@@ -41,6 +41,11 @@ func newAgent(tb testing.TB, views map[string]any) (socket string) {
 		case wire.PolicyList:
 			v.Items = slices.DeleteFunc(slices.Clone(v.Items), func(p wire.Policy) bool { return req.Name != "" && p.Name != req.Name })
 			return v, nil
+		case wire.AddressList:
+			v.Items = slices.DeleteFunc(slices.Clone(v.Items), func(a wire.Address) bool {
+				return req.Name != "" && !slices.Contains([]string{a.Address.String(), a.Name, a.Namespace + "/" + a.Name}, req.Name)
+			})
+			return v, nil
 		case wire.EventList:
 			after := uint64(0)
 			if req.Events.After != nil {
@@ -61,13 +66,6 @@ func serve(tb testing.TB, view wire.Handler) (socket string) {
 
 func serveAll(tb testing.TB, view, fabric wire.Handler) (socket string) {
 	tb.Helper()
-	socket = filepath.Join(shortDir(tb), "agent.sock")
-	l, err := wire.Listen(socket)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
 	opened := func(_ context.Context, body json.RawMessage) (any, error) {
 		var k attach.Key
 		if err := json.Unmarshal(body, &k); err != nil || k.ContainerID != "c0ffee" {
@@ -78,7 +76,19 @@ func serveAll(tb testing.TB, view, fabric wire.Handler) (socket string) {
 	refused := func(context.Context, json.RawMessage) (any, error) {
 		return nil, attach.Invalid("port", "Kubernetes says where VMs run", "migrate it")
 	}
-	s := wire.Server{Handlers: map[wire.Verb]wire.Handler{wire.View: view, wire.Open: opened, wire.Release: refused, wire.Reach: fabric}, Log: slog.New(slog.DiscardHandler)}
+	return serveVerbs(tb, map[wire.Verb]wire.Handler{wire.View: view, wire.Open: opened, wire.Release: refused, wire.Reach: fabric, wire.Decide: decided})
+}
+
+func serveVerbs(tb testing.TB, handlers map[wire.Verb]wire.Handler) (socket string) {
+	tb.Helper()
+	socket = filepath.Join(shortDir(tb), "agent.sock")
+	l, err := wire.Listen(socket)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	s := wire.Server{Handlers: handlers, Log: slog.New(slog.DiscardHandler)}
 	go func() { done <- s.Serve(ctx, l) }()
 	tb.Cleanup(func() {
 		cancel()
@@ -118,7 +128,7 @@ func homeportctlContext(ctx context.Context, socket string, args ...string) resu
 	if socket != "" {
 		args = append([]string{"--socket", socket}, args...)
 	}
-	code := run(ctx, args, surroundings{stdout: &stdout, stderr: &stderr, name: "homeportctl", version: "v0.1.0"})
+	code := run(ctx, args, surroundings{stdout: &stdout, stderr: &stderr, name: "homeportctl", version: "v0.1.0", now: noon, user: "alice"})
 	return result{code, stdout.String(), stderr.String()}
 }
 
@@ -168,7 +178,8 @@ func views(tb testing.TB) map[string]any {
 		wire.ViewTrace: wire.Trace{TypeMeta: meta("Trace"), Key: key, Interface: "veth8f2c01", Pod: pod, State: attach.Active, Rules: "legacy-100",
 			Packet: "In, 10.0.0.9 -> 10.0.0.7, tcp/80, A", Verdict: wire.EventDrop, Stage: "connections", Reason: policy.ReasonTCPNoState.String(), Text: policy.ReasonTCPNoState.Text(),
 			Rule: &wire.EventRule{Policy: "web", ID: 1001, Action: "Allow"}},
-		wire.ViewEvents: wire.EventList{TypeMeta: meta("EventList"), Next: 15, Newest: 15, Items: events(pod)},
+		wire.ViewAddresses: addressList(),
+		wire.ViewEvents:    wire.EventList{TypeMeta: meta("EventList"), Next: 15, Newest: 15, Items: events(pod)},
 		wire.ViewDrops: wire.DropList{TypeMeta: meta("DropList"), Items: []wire.Drop{
 			{Key: key, Interface: "veth8f2c01", Pod: pod, Direction: "Out", Reason: policy.ReasonMACSpoof.String(), Text: policy.ReasonMACSpoof.Text(), Packets: 3, Bytes: 180},
 			{Key: attach.Key{ContainerID: "f00d"}, Interface: "veth99", Direction: "In", Reason: policy.ReasonRuleDrop.String(), Text: policy.ReasonRuleDrop.Text(), Packets: 41}}},
@@ -204,15 +215,16 @@ func events(pod attach.Pod) []wire.Event {
 // nouns are the commands that show something.
 func nouns() map[string][]string {
 	return map[string][]string{
-		"NodeStatus": {"status"},
-		"PortList":   {"ports"},
-		"VLANList":   {"vlans"},
-		"PolicyList": {"policy", "list"},
-		"PortRules":  {"policy", "compile", "veth8f2c01"},
-		"Verdict":    {"policy", "simulate", "veth8f2c01", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp"},
-		"Trace":      {"trace", "veth8f2c01", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp", "--tcp-flags", "A"},
-		"DropList":   {"drops"},
-		"Versions":   {"version"},
+		"NodeStatus":  {"status"},
+		"PortList":    {"ports"},
+		"AddressList": {"addresses"},
+		"VLANList":    {"vlans"},
+		"PolicyList":  {"policy", "list"},
+		"PortRules":   {"policy", "compile", "veth8f2c01"},
+		"Verdict":     {"policy", "simulate", "veth8f2c01", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp"},
+		"Trace":       {"trace", "veth8f2c01", "--from", "10.0.0.9", "--to", "10.0.0.7:80/tcp", "--tcp-flags", "A"},
+		"DropList":    {"drops"},
+		"Versions":    {"version"},
 	}
 }
 
@@ -414,6 +426,27 @@ func TestExitCodes(t *testing.T) {
 		{well, []string{"ports", "open", "c0ffee"}, 0, nil},
 		{well, []string{"ports", "release", "c0ffee"}, 1, []string{"port: Kubernetes says where"}},
 		{well, []string{"ports", "--wat"}, 2, []string{"--wat"}},
+		{well, []string{"addresses", "10.9.9.9"}, 1, []string{"no NIC on this node's networks has 10.9.9.9, and nobody was heard with it", "next: homeportctl addresses"}},
+		{well, []string{"addresses", "::ffff:10.9.9.9"}, 1, []string{"has 10.9.9.9, and"}},
+		{well, []string{"addresses", "shop/none", "-o", "json"}, 1, []string{`no VM or pod "shop/none"`, "next: homeportctl addresses"}},
+		{well, []string{"addresses", "approve"}, 2, []string{"wants VM and IP, got 0"}},
+		{well, []string{"addresses", "a", "b"}, 2, []string{"takes one VM or IP", `"b"`}},
+		{well, []string{"addresses", ""}, 2, []string{`"" is no VM or pod`, "next: homeportctl addresses --help"}},
+		{well, []string{"addresses", "shop/"}, 2, []string{`"shop/" is no VM or pod`}},
+		{well, []string{"addresses", "a/b/c"}, 2, []string{`"a/b/c" is no VM or pod`}},
+		{well, []string{"addresses", "10.1.2.300"}, 2, []string{`"10.1.2.300" is no IP address`}},
+		{well, []string{"addresses", "10.1.2.0/24"}, 2, []string{`"10.1.2.0/24" is no IP address`}},
+		{well, []string{"addresses", "fd00::zz"}, 2, []string{`"fd00::zz" is no IP address`}},
+		{well, []string{"addresses", "fe80::1%eth0"}, 2, []string{`"fe80::1%eth0" names an interface: want fe80::1`}},
+		{well, []string{"addresses", "approve", "web-1"}, 2, []string{"wants VM and IP, got 1"}},
+		{well, []string{"addresses", "approve", "web-1", "ten"}, 2, []string{`"ten" is no IP address`, "next: homeportctl addresses approve --help"}},
+		{well, []string{"addresses", "approve", "web-1", "fe80::1%eth0"}, 2, []string{`"fe80::1%eth0" names an interface`}},
+		{well, []string{"addresses", "approve", "10.0.0.7", "web-1"}, 2, []string{`"10.0.0.7" is an address: want the VM first`}},
+		{well, []string{"addresses", "approve", "", "10.0.0.7"}, 2, []string{`"" is no VM or pod`}},
+		{well, []string{"addresses", "approve", "web-1", "10.0.0.7", "--vlan", "0"}, 2, []string{"--vlan 0 is no VLAN: want 1 to 4094"}},
+		{well, []string{"addresses", "approve", "web-1", "10.0.0.7", "--vlan", "4095"}, 2, []string{"--vlan 4095 is no VLAN"}},
+		{well, []string{"addresses", "approve", "web-1", "10.0.0.7", "--vlan", "ten"}, 2, []string{"--vlan"}},
+		{well, []string{"addresses", "approve", "web-1", "10.9.9.9"}, 1, []string{"address: 10.9.9.9 is not claimed by web-1"}},
 		{well, []string{"policy"}, 2, []string{"list, show NAME, compile PORT or simulate PORT"}},
 		{well, []string{"policy", "compile"}, 2, []string{"wants one PORT, got 0"}},
 		{well, []string{"policy", "compile", "eth7"}, 1, []string{`port "eth7": not attached`, "next: homeportctl ports"}},
@@ -430,6 +463,7 @@ func TestExitCodes(t *testing.T) {
 		{well, []string{"policy", "delete"}, 2, []string{`"delete"`}},
 		{well, []string{"policy", "show"}, 2, []string{"one NAME"}},
 		{well, []string{"policy", "show", "a", "b"}, 2, []string{"one NAME, got 2"}},
+		{gone, []string{"addresses", "approve", "web-1", "10.0.0.7"}, 3, []string{gone, "next: bridge-agent doctor"}},
 		{gone, []string{"status"}, 3, []string{gone, "no such file", "next: bridge-agent doctor"}},
 		{ill, []string{"drops"}, 3, []string{"counters cannot be read", "next: bridge-agent doctor"}},
 		{ill, []string{"vlans"}, 3, []string{`view "vlans" is not understood`, "one release"}},

@@ -72,16 +72,20 @@ func movePortCommand(o *options, verb wire.Verb, name, short string) *cobra.Comm
 			if err != nil {
 				return err
 			}
-			if _, err := o.call(c.Context(), verb, key); err != nil {
-				var refused *attach.Error
-				if errors.As(err, &refused) {
-					return &failure{exitFailed, refused}
-				}
-				return err
-			}
-			return nil
+			return o.change(c.Context(), verb, key)
 		},
 	}
+}
+
+// change has the agent change something, and tells why it refuses to. That it cannot be asked is no refusal, nor that it is of
+// another release.
+func (o *options) change(ctx context.Context, verb wire.Verb, req any) error {
+	_, err := o.call(ctx, verb, req)
+	var refused *attach.Error
+	if errors.As(err, &refused) && refused.Kind != attach.Unavailable && refused.Field != "verb" && refused.Field != "version" {
+		return &failure{exitFailed, refused}
+	}
+	return err
 }
 
 // findPort is the one port that somebody means.

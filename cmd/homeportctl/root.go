@@ -13,10 +13,9 @@ const helpText = `{{if .Example}}Examples:
 {{.Example}}
 
 {{end}}{{with or .Long .Short}}{{.}}
-{{end}}Usage: {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND [flags]{{else}}{{.UseLine}}{{end}}
-{{if .HasAvailableSubCommands}}Commands:{{range .Commands}}{{if .IsAvailableCommand}}
-  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
-{{end}}Flags:
+{{end}}Usage: {{if .HasAvailableSubCommands}}{{if ne .Use .Name}}{{.UseLine}}, or {{end}}{{.CommandPath}} COMMAND [flags]; commands:{{range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{else}}{{.UseLine}}{{end}}
+Flags:
 {{.Flags.FlagUsages}}{{if not .HasParent}}Exit codes: 0 well, 1 something is wrong, 2 usage, 3 could not find out, 130 interrupted.
 {{end}}`
 
@@ -29,7 +28,7 @@ type options struct {
 
 // printer writes to stdout in the format asked for.
 func (o *options) printer() report.Printer {
-	return report.Printer{W: o.stdout, Format: o.format, Color: o.color}
+	return report.Printer{W: o.stdout, Format: o.format, Color: o.color, Now: o.now}
 }
 
 // outputFlag is -o: it refuses a wrong format as the flag is read.
@@ -82,7 +81,7 @@ func newRoot(s surroundings) *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("output", complete); err != nil {
 		panic(err) // as above
 	}
-	root.AddCommand(statusCommand(o), portsCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), observeCommand(o), traceCommand(o), checkCommand(o), explainCommand(o), bundleCommand(o), versionCommand(o))
+	root.AddCommand(statusCommand(o), portsCommand(o), addressesCommand(o), vlansCommand(o), policyCommand(o), dropsCommand(o), observeCommand(o), traceCommand(o), checkCommand(o), explainCommand(o), bundleCommand(o), versionCommand(o))
 	return root
 }
 

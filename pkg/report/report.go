@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
@@ -45,11 +46,13 @@ func ParseFormat(s string) (Format, error) {
 func (f Format) IsText() bool { return f != JSON && f != YAML }
 
 // Printer writes reports to W. The zero Format is Table. Color adds SGR
-// sequences to text; whether W is a terminal is the caller's to know.
+// sequences to text; whether W is a terminal is the caller's to know. Now is what
+// ages are told from; without it, text has times.
 type Printer struct {
 	W      io.Writer
 	Format Format
 	Color  bool
+	Now    time.Time
 }
 
 // Document writes v, which may be a json.RawMessage, as JSON or as YAML. JSON

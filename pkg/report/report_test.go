@@ -190,15 +190,17 @@ func diagnosis() Diagnosis {
 // cases are the reports with the name of their golden file.
 func cases(t *testing.T) map[string]func(Printer) error {
 	return map[string]func(Printer) error{
-		"status":        func(p Printer) error { return p.Status(status()) },
-		"status-stale":  func(p Printer) error { return p.Status(staleStatus()) },
-		"status-broken": func(p Printer) error { return p.Status(brokenStatus(t)) },
-		"ports":         func(p Printer) error { return p.Ports(portList(t)) },
-		"ports-none":    func(p Printer) error { return p.Ports(wire.PortList{TypeMeta: meta("PortList")}) },
-		"vlans":         func(p Printer) error { return p.VLANs(vlanList(t)) },
-		"policies":      func(p Printer) error { return p.Policies(policyList()) },
-		"hits":          func(p Printer) error { return textOr(p, policyList(), p.Hits) },
-		"policies-none": func(p Printer) error { return p.Policies(wire.PolicyList{TypeMeta: meta("PolicyList")}) },
+		"status":         func(p Printer) error { return p.Status(status()) },
+		"status-stale":   func(p Printer) error { return p.Status(staleStatus()) },
+		"status-broken":  func(p Printer) error { return p.Status(brokenStatus(t)) },
+		"addresses":      func(p Printer) error { p.Now = now; return p.Addresses(addressList()) },
+		"addresses-none": func(p Printer) error { return p.Addresses(wire.AddressList{TypeMeta: meta("AddressList")}) },
+		"ports":          func(p Printer) error { return p.Ports(portList(t)) },
+		"ports-none":     func(p Printer) error { return p.Ports(wire.PortList{TypeMeta: meta("PortList")}) },
+		"vlans":          func(p Printer) error { return p.VLANs(vlanList(t)) },
+		"policies":       func(p Printer) error { return p.Policies(policyList()) },
+		"hits":           func(p Printer) error { return textOr(p, policyList(), p.Hits) },
+		"policies-none":  func(p Printer) error { return p.Policies(wire.PolicyList{TypeMeta: meta("PolicyList")}) },
 		"policy": func(p Printer) error {
 			if !p.Format.IsText() {
 				return p.Document(policyList())
