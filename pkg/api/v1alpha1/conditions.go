@@ -60,6 +60,9 @@ const (
 	// ConditionMACPinned says whether a VM names the MAC of a VMPort's interface, and
 	// so keeps it at its next start. A port of no known VM has none.
 	ConditionMACPinned = "MACPinned"
+	// ConditionAddressesUnique says whether nobody else claims an address that a VMPort's NIC claims. A
+	// port whose NIC claims none has none.
+	ConditionAddressesUnique = "AddressesUnique"
 	// ConditionHostFiltered says whether a node's own packet filter has a hand in
 	// the frames of a VLANTrunk's VMs. It is of the VLANTrunkNode, and its being True
 	// makes nothing else of the trunk untrue.
@@ -160,6 +163,14 @@ const (
 	ReasonMACNotSet = "MACNotSet"
 	// ReasonVMUnconfirmed: the pod says that it is a VM's, and no VM says so.
 	ReasonVMUnconfirmed = "VMUnconfirmed"
+)
+
+// Reasons of the condition AddressesUnique.
+const (
+	// ReasonUnique: nobody else claims an address of the port's NIC.
+	ReasonUnique = "Unique"
+	// ReasonDuplicateAddress: somebody does.
+	ReasonDuplicateAddress = "DuplicateAddress"
 )
 
 // Reasons of the condition HostFiltered.

@@ -172,3 +172,50 @@ func TestUnchangeable(t *testing.T) {
 		}
 	}
 }
+
+// TestAddressStatus: an address is once in a VLAN, and can be in several; lists have their bounds.
+func TestAddressStatus(t *testing.T) {
+	s := apiserver.Shared(t, "../../../deploy/base/crds")
+	c, err := client.New(s.Config(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const since = `since: "2026-05-01T10:00:00Z"`
+	list := func(n int, more string) string {
+		var items []string
+		for i := range n {
+			items = append(items, fmt.Sprintf("{address: 10.0.0.%d, %s}", i, more))
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	}
+	for i, tt := range []struct{ kind, status, want string }{
+		{"VMIdentity", `{addresses: [{address: "fe80::1", vlan: 5, provenance: ND}, {address: "fe80::1", vlan: 6, provenance: DHCP, ` + since + `, until: "2026-05-01T11:00:00Z", approved: ann}], waiting: ` + list(16, "provenance: ARP") + `}`, ""},
+		{"VMIdentity", `{addresses: [{address: 10.0.0.1, provenance: ARP}, {address: 10.0.0.1, vlan: 0, provenance: ARP}]}`, "Duplicate value"},
+		{"VMIdentity", `{addresses: [{address: 10.0.0.1, vlan: 4095, provenance: ARP}]}`, "status.addresses[0].vlan"},
+		{"VMIdentity", `{addresses: [{address: 10.0.0.1, provenance: Guess}]}`, "status.addresses[0].provenance"},
+		{"VMIdentity", `{waiting: ` + list(17, "provenance: ARP") + `}`, "must have at most 16 items"},
+		{"VMPort", `{bindings: ` + list(64, "provenance: ARP, state: Aside, "+since) + `, conflicts: [{address: 10.0.0.1, ` + since + `, claimants: [{mac: "00:50:56:00:00:01", vm: shop/till, node: n1, place: net1, ` + since + `}, {mac: "00:50:56:00:00:02"}]}]}`, ""},
+		{"VMPort", `{bindings: ` + list(65, "provenance: ARP, state: Held") + `}`, "must have at most 64 items"},
+		{"VMPort", `{bindings: [{address: 10.0.0.1, provenance: ARP, state: Lost}]}`, `supported values: "Held", "Aside", "Waiting"`},
+		{"VMPort", `{conflicts: ` + list(17, "vlan: 7") + `}`, "must have at most 16 items"},
+		{"VMPort", `{conflicts: [{address: 10.0.0.1, claimants: [` + strings.TrimSuffix(strings.Repeat(`{mac: "00:50:56:00:00:01"},`, 5), ",") + `]}]}`, "must have at most 4 items"},
+	} {
+		spec := `{vm: {name: v, uid: u}, network: lan}`
+		if tt.kind == "VMPort" {
+			spec = `{node: n1, pod: {name: p, interface: net1, containerID: c}, vlans: "100", mac: "00:50:56:00:00:01", hostInterface: veth0}`
+		}
+		u := object(t, tt.kind, fmt.Sprint("status", i), spec)
+		if err := c.Create(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		var status map[string]any
+		if err := yaml.Unmarshal([]byte(tt.status), &status); err != nil {
+			t.Fatal(err)
+		}
+		u.Object["status"] = status
+		err := c.Status().Update(t.Context(), u)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s %s: %v, want %q", tt.kind, tt.status, err, tt.want)
+		}
+	}
+}

@@ -143,11 +143,123 @@ type VMPortStatus struct {
 	// +optional
 	Counters PortCounters `json:"counters,omitzero"`
 
-	// Conditions of the port: Ready.
+	// Bindings are the addresses that the port's NIC claims, and what became of each claim.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=address
+	// +listMapKey=vlan
+	Bindings []PortBinding `json:"bindings,omitempty"`
+
+	// Conflicts are the addresses that the port's NIC and others claim, who is known by MAC alone where he is
+	// none of ours.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=address
+	// +listMapKey=vlan
+	Conflicts []AddressConflict `json:"conflicts,omitempty"`
+
+	// Conditions of the port: Ready, MACPinned, AddressesUnique.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// BindingState is what became of a NIC's claim to an address.
+//
+// +kubebuilder:validation:Enum=Held;Aside;Waiting
+type BindingState string
+
+// The values of BindingState.
+const (
+	BindingHeld    BindingState = "Held"    // the NIC has it
+	BindingAside   BindingState = "Aside"   // another NIC has it
+	BindingWaiting BindingState = "Waiting" // for a person to approve it
+)
+
+// PortBinding is an address that a NIC claims.
+type PortBinding struct {
+	// Address as 10.1.2.3 or 2001:db8::1.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+
+	// VLAN that it is in; 0 is the port's one.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	VLAN int32 `json:"vlan,omitempty"`
+
+	// Provenance is the best way that it is known by.
+	Provenance Provenance `json:"provenance"`
+
+	// State of the claim.
+	State BindingState `json:"state"`
+
+	// Since when the NIC claims it.
+	// +optional
+	Since metav1.Time `json:"since,omitzero"`
+
+	// Until when its lease runs. Absent: it has none, or one for ever.
+	// +optional
+	Until *metav1.Time `json:"until,omitempty"`
+}
+
+// AddressConflict is an address that more than one claims.
+type AddressConflict struct {
+	// Address as 10.1.2.3 or 2001:db8::1.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+
+	// VLAN that it is in; 0 is the port's one.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	VLAN int32 `json:"vlan,omitempty"`
+
+	// Since when there is more than one.
+	// +optional
+	Since metav1.Time `json:"since,omitzero"`
+
+	// Claimants are those who claim it, the holder first; some of them if there are more than 4.
+	// +optional
+	// +kubebuilder:validation:MaxItems=4
+	// +listType=atomic
+	Claimants []AddressClaimant `json:"claimants,omitempty"`
+}
+
+// AddressClaimant is one who claims an address.
+type AddressClaimant struct {
+	// MAC that it is claimed with.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+
+	// VM as namespace/name. Without vm and pod it is none of ours.
+	// +optional
+	// +kubebuilder:validation:MaxLength=317
+	VM string `json:"vm,omitempty"`
+
+	// Pod as namespace/name, where it runs no VM.
+	// +optional
+	// +kubebuilder:validation:MaxLength=317
+	Pod string `json:"pod,omitempty"`
+
+	// Node that it is on, or that has heard it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+
+	// Place where it was heard: a switch port if LLDP tells, else an interface of the node.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Place string `json:"place,omitempty"`
+
+	// Since when it claims the address.
+	// +optional
+	Since metav1.Time `json:"since,omitzero"`
 }
 
 // PortCounters count frames, both ways together.
@@ -244,7 +356,17 @@ type VMIdentityStatus struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=map
 	// +listMapKey=address
+	// +listMapKey=vlan
 	Addresses []AddressStatus `json:"addresses,omitempty"`
+
+	// Waiting are addresses that it was seen with, and that wait until a person approves them; some of them if there
+	// are more than 16.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=address
+	// +listMapKey=vlan
+	Waiting []AddressStatus `json:"waiting,omitempty"`
 }
 
 // AddressStatus is an IP address and how it became known.
@@ -253,12 +375,29 @@ type AddressStatus struct {
 	// +kubebuilder:validation:MaxLength=45
 	Address string `json:"address"`
 
-	// Provenance of the address.
+	// VLAN that it is in; 0 is the network's one. A guest that tags can have an address in several VLANs, as it has
+	// its IPv6 link-local one in each.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	VLAN int32 `json:"vlan,omitempty"`
+
+	// Provenance is the best way that it is known by.
 	Provenance Provenance `json:"provenance"`
 
 	// Since when it is known.
 	// +optional
 	Since metav1.Time `json:"since,omitzero"`
+
+	// Until when its lease runs. Absent: it has none, or one for ever.
+	// +optional
+	Until *metav1.Time `json:"until,omitempty"`
+
+	// Approved says who approved it. Absent: nobody had to.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Approved string `json:"approved,omitempty"`
 }
 
 // Provenance is how an address became known.
