@@ -132,4 +132,3 @@ func TestDecideAddress(t *testing.T) {
 		t.Errorf("the programs know %+v, %v", known, err)
 	}
 }
-

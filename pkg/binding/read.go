@@ -133,9 +133,9 @@ func (k *Keeper) conflict(s learn.Segment, a netip.Addr) *wire.AddressConflict {
 	}
 	out := &wire.AddressConflict{Address: a, VLAN: s.VLAN, Kind: string(d.Kind), Since: d.Since}
 	for _, c := range d.Claimants {
-		who := wire.AddressClaimant{Outside: c.Outside, Namespace: c.NIC.Namespace, Name: c.NIC.Name, MAC: attach.MAC(c.MAC[:]), Place: c.Place, Since: c.Since, Provenance: c.Provenance.String()}
+		who := wire.AddressClaimant{Outside: c.Outside, Namespace: c.NIC.Namespace, Name: c.NIC.Name, VM: k.nics[c.NIC].vm, MAC: attach.MAC(c.MAC[:]), Node: k.nics[c.NIC].node, Place: c.Place, Since: c.Since, Provenance: c.Provenance.String()}
 		if c.Outside {
-			who.Provenance = ""
+			who.Provenance, who.Node = "", k.cfg.Node
 		}
 		out.Claimants = append(out.Claimants, who)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,9 +17,9 @@ import (
 )
 
 // A pod without a VM is found as a peer by label by its VMIdentities: one for each
-// port with addresses that a plugin before ours gave it. The addresses are the
-// CNI result's and the labels the pod's own, as NetworkPolicy wants them. Such an
-// identity is of this node as long as it is there, and goes with the port.
+// port whose NIC has addresses, or waits for one. The labels are the pod's own, as
+// NetworkPolicy wants them. Such an identity is of this node as long as it is there,
+// and goes with the port.
 
 // reportPods keeps the VMIdentities of the pods without a VM.
 func (r *Reporter) reportPods(ctx context.Context, ports []wire.Port) error {
@@ -35,13 +34,14 @@ func (r *Reporter) reportPods(ctx context.Context, ports []wire.Port) error {
 		p := &ports[i]
 		id := p.Pod.Namespace + "/" + podIdentityName(p)
 		have := r.pods[id]
+		is := r.identityStatus(p)
 		switch c := r.vms[podKey(p.Pod)]; {
-		case p.Policy == "" || len(p.Addresses) == 0:
+		case p.Policy == "" || len(is.Addresses) == 0 && len(is.Waiting) == 0:
 		case c == nil: // nobody could be asked about the pod: what is there stays
 			want[id] = true
 		case c.plain() && (have != nil || p.State == attach.Active):
 			want[id] = true
-			errs = append(errs, r.reportPod(ctx, id, p, c))
+			errs = append(errs, r.reportPod(ctx, id, p, c, is))
 		}
 	}
 	for id, o := range r.pods {
@@ -73,7 +73,7 @@ func (r *Reporter) lookPods(ctx context.Context) error {
 	return nil
 }
 
-func (r *Reporter) reportPod(ctx context.Context, id string, p *wire.Port, c *confirmation) error {
+func (r *Reporter) reportPod(ctx context.Context, id string, p *wire.Port, c *confirmation, is v1alpha1.VMIdentityStatus) error {
 	have := r.pods[id]
 	o := &v1alpha1.VMIdentity{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Pod.Namespace, Name: podIdentityName(p), OwnerReferences: ownedBy(p.Pod)},
@@ -85,7 +85,7 @@ func (r *Reporter) reportPod(ctx context.Context, id string, p *wire.Port, c *co
 	o.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VMIdentity"))
 	relabelled := !maps.Equal(o.Labels, c.podLabels)
 	o.Labels = c.podLabels
-	o.Status = v1alpha1.VMIdentityStatus{Node: r.node, MAC: p.MAC.String(), Addresses: sinceBefore(declared(p.Addresses), o.Status.Addresses)}
+	o.Status = is
 	if have != nil && !relabelled && equality.Semantic.DeepEqual(o.Status, have.Status) {
 		return nil
 	}
@@ -94,19 +94,6 @@ func (r *Reporter) reportPod(ctx context.Context, id string, p *wire.Port, c *co
 	}
 	r.pods[id] = o
 	return nil
-}
-
-// declared are the addresses of a CNI result, each once.
-func declared(addresses []netip.Addr) []v1alpha1.AddressStatus {
-	var out []v1alpha1.AddressStatus
-	seen := map[netip.Addr]bool{}
-	for _, a := range addresses {
-		if a.IsValid() && !seen[a] && len(out) < 64 { // as many as a status holds
-			seen[a] = true
-			out = append(out, v1alpha1.AddressStatus{Address: a.String(), Provenance: v1alpha1.ProvenanceDeclared})
-		}
-	}
-	return out
 }
 
 // podIdentityName tells apart what no two identities may share: an inline port can

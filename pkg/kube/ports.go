@@ -98,9 +98,9 @@ type portWrite struct {
 	spec      bool // is to be written, too
 	changed   bool // the condition is another one
 	condition metav1.Condition
-	pinned    *metav1.Condition // MACPinned, if it has become one to warn of
-	news      bool              // is not counters alone
-	due       bool              // its counters are to be written
+	warnings  []metav1.Condition // others that have become such as to warn of
+	news      bool               // is not counters alone
+	due       bool               // its counters are to be written
 }
 
 func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
@@ -120,19 +120,26 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 	o.Status.State, o.Status.BootID, o.Status.BeforeNodeDown = v1alpha1.PortState(p.State.String()), p.BootID, nil
 	w.condition = portReady(p, known)
 	w.changed = meta.SetStatusCondition(&o.Status.Conditions, w.condition)
-	pinnedChanged := false
-	if w.pinned = macPinned(p, known); w.pinned == nil {
-		pinnedChanged = meta.RemoveStatusCondition(&o.Status.Conditions, v1alpha1.ConditionMACPinned)
-	} else {
-		pinnedChanged = meta.SetStatusCondition(&o.Status.Conditions, *w.pinned)
+	othersChanged := false
+	for _, x := range []struct {
+		kind string
+		c    *metav1.Condition
+	}{{v1alpha1.ConditionMACPinned, macPinned(p, known)}, {v1alpha1.ConditionAddressesUnique, addressesUnique(p)}, {v1alpha1.ConditionAddressesDeclared, addressesDeclared(p, known)}} {
+		if c := x.c; c == nil {
+			othersChanged = meta.RemoveStatusCondition(&o.Status.Conditions, x.kind) || othersChanged
+		} else if meta.SetStatusCondition(&o.Status.Conditions, *c) {
+			othersChanged = true
+			if c.Status != metav1.ConditionTrue {
+				w.warnings = append(w.warnings, *c)
+			}
+		}
 	}
-	if !pinnedChanged || w.pinned != nil && w.pinned.Status == metav1.ConditionTrue {
-		w.pinned = nil // no news to warn of
-	}
+	o.Status.Bindings, o.Status.Conflicts = portBindings(p), portConflicts(p)
 	counters := v1alpha1.PortCounters{PassedPackets: int64(p.Passed[0] + p.Passed[1]), DroppedPackets: int64(p.Dropped[0] + p.Dropped[1]), Dropped: dropped}
 	w.spec = have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
 	w.due = !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[w.id]) >= r.countersEvery
-	w.news = have == nil || w.spec || w.changed || pinnedChanged || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
+	w.news = have == nil || w.spec || w.changed || othersChanged || !equality.Semantic.DeepEqual(o.Status.Bindings, have.Status.Bindings) ||
+		!equality.Semantic.DeepEqual(o.Status.Conflicts, have.Status.Conflicts) || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
 	o.Status.Counters = counters
 	return w
 }
@@ -145,8 +152,8 @@ func (r *Reporter) writePort(ctx context.Context, w *portWrite) error {
 	if w.changed && !ofMigration(w.condition) && (!w.isNew || !expectedAtFirst(w.condition)) {
 		r.events.transition(ctx, w.o, w.condition)
 	}
-	if w.pinned != nil {
-		r.events.transition(ctx, w.o, *w.pinned)
+	for _, c := range w.warnings {
+		r.events.transition(ctx, w.o, c)
 	}
 	return nil
 }

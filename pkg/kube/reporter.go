@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 )
 
@@ -33,6 +34,8 @@ type Node interface {
 	Ports() ([]wire.Port, []wire.Drop)
 	// Changed is sent to when there may be news.
 	Changed() <-chan struct{}
+	// Own is told whose a port is, and what is known of its addresses elsewhere.
+	Own(port attach.Key, o wire.Owner)
 }
 
 // Reporter keeps the objects of one node as the node is. It knows what it wrote
@@ -193,6 +196,7 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 	ports, drops := node.Ports()
 	errs := []error{r.removePorts(ctx, ports)}
 	wait, err := r.confirmAll(ctx, ports)
+	r.tellOwners(node, ports)
 	errs = append(errs, err, r.reportTrunks(ctx, status, ports))
 	counters, err := r.reportPorts(ctx, ports, drops)
 	errs = append(errs, err, r.reportIdentities(ctx, ports), r.reportPods(ctx, ports), r.reportCounters(ctx, counters, node))

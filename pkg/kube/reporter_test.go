@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +38,7 @@ type fakeNode struct {
 	ports   []wire.Port
 	drops   []wire.Drop
 	read    int // how often ports were asked for
+	owners  map[attach.Key]wire.Owner
 	changed chan struct{}
 }
 
@@ -49,7 +52,46 @@ func (n *fakeNode) Ports() ([]wire.Port, []wire.Drop) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.read++
-	return slices.Clone(n.ports), slices.Clone(n.drops)
+	ports := slices.Clone(n.ports)
+	for i := range ports {
+		ports[i].Bindings = append(slices.Clone(ports[i].Bindings), n.told(&ports[i])...)
+	}
+	return ports, slices.Clone(n.drops)
+}
+
+// told are the addresses of a port that somebody has told the node of, as if nothing was in their way.
+func (n *fakeNode) told(p *wire.Port) (out []wire.Address) {
+	add := func(how string, list []netip.Addr) {
+		for _, a := range list {
+			if slices.ContainsFunc(out, func(o wire.Address) bool { return o.Address == a }) {
+				continue
+			}
+			out = append(out, wire.Address{Address: a, VLAN: p.VLANs.PVID, State: wire.AddressHeld, Provenance: how, Since: time.Unix(1, 0)})
+		}
+	}
+	add("Declared", p.Addresses)
+	for _, s := range n.owners[p.Key].Says {
+		how := "Declared"
+		if s.Guest {
+			how = "GuestAgent"
+		}
+		add(how, s.Addresses)
+	}
+	return out
+}
+
+func (n *fakeNode) Own(port attach.Key, o wire.Owner) {
+	n.mu.Lock()
+	same := reflect.DeepEqual(n.owners[port], o)
+	n.mu.Unlock()
+	if !same {
+		n.set(func() {
+			if n.owners == nil {
+				n.owners = map[attach.Key]wire.Owner{}
+			}
+			n.owners[port] = o
+		})
+	}
 }
 
 func (n *fakeNode) Changed() <-chan struct{} { return n.changed }

@@ -50,20 +50,23 @@ type confirmation struct {
 	// known says that Kubernetes has the pod, with podLabels.
 	known     bool
 	podLabels map[string]string
+	// annotations of the pod that declare addresses.
+	annotations map[string]string
 	// hint says that something points to a VM, or once did: such a pod is never
 	// taken for one without.
 	hint  bool
 	nics  []nic
 	next  time.Time // when to ask again
 	tries int
-	// identified are the ports whose VMIdentity was written since.
-	identified []attach.Key
+	// identified are the ports whose VMIdentity was written since, and what it said.
+	identified map[attach.Key]v1alpha1.VMIdentityStatus
 }
 
 // nic is an interface of a VM as its VirtualMachineInstance has it.
 type nic struct {
 	name, pod, mac string
-	addresses      []v1alpha1.AddressStatus
+	addresses      []netip.Addr
+	guest          bool // its guest agent says so
 	// inSpec says that the VM's spec has the interface, pinned that it names its MAC there.
 	inSpec, pinned bool
 }
@@ -167,7 +170,7 @@ func (r *Reporter) confirm(ctx context.Context, p attach.Pod) (*confirmation, er
 		c.why = fmt.Sprintf("pod %s is another one now (UID %s, not %s)", p.Name, pod.UID, p.UID)
 		return c, nil
 	}
-	c.known, c.podLabels = true, pod.Labels
+	c.known, c.podLabels, c.annotations = true, pod.Labels, annotationsOf(pod.Annotations)
 	owner := metav1.GetControllerOf(pod)
 	labelled, owned := pod.Labels[launcherLabel] == launcherValue, owner != nil && owner.Kind == vmiKind
 	c.hint = labelled || owned || r.watch.names(string(pod.UID))
@@ -234,14 +237,11 @@ func (c *confirmation) read(vmi *unstructured.Unstructured, podUID, node string)
 func readNIC(m map[string]any) nic {
 	text := func(k string) string { s, _, _ := unstructured.NestedString(m, k); return s }
 	n := nic{name: text("name"), pod: text("podInterfaceName"), mac: strings.ToLower(text("mac"))}
-	provenance := v1alpha1.ProvenanceDeclared                // by what the pod's CNI results say
-	if strings.Contains(text("infoSource"), "guest-agent") { // a list with commas
-		provenance = v1alpha1.ProvenanceGuestAgent
-	}
+	n.guest = strings.Contains(text("infoSource"), "guest-agent") // a list with commas
 	ips, _, _ := unstructured.NestedStringSlice(m, "ipAddresses")
 	for _, ip := range ips {
-		if a, err := netip.ParseAddr(ip); err == nil && len(n.addresses) < 64 {
-			n.addresses = append(n.addresses, v1alpha1.AddressStatus{Address: a.Unmap().String(), Provenance: provenance})
+		if a, err := netip.ParseAddr(ip); err == nil && len(n.addresses) < mostBindings && !slices.Contains(n.addresses, a.Unmap()) {
+			n.addresses = append(n.addresses, a.Unmap())
 		}
 	}
 	return n
@@ -255,22 +255,26 @@ func (r *Reporter) reportIdentities(ctx context.Context, ports []wire.Port) erro
 	for i := range ports {
 		p := &ports[i]
 		c := r.vms[podKey(p.Pod)]
-		if c == nil || c.vm == nil || !c.here || p.Policy == "" || p.State != attach.Active || c.reported(p) {
+		if c == nil || c.vm == nil || !c.here || p.Policy == "" || p.State != attach.Active {
 			continue
 		}
-		err := r.reportIdentity(ctx, p, c)
+		is := r.identityStatus(p)
+		if was, ok := c.identified[p.Key]; ok && equality.Semantic.DeepEqual(was, is) {
+			continue
+		}
+		err := r.reportIdentity(ctx, p, c, is)
 		if err == nil {
-			c.identified = append(c.identified, p.Key)
+			if c.identified == nil {
+				c.identified = map[attach.Key]v1alpha1.VMIdentityStatus{}
+			}
+			c.identified[p.Key] = is
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// reported says that the identity of a port was written since the VM was asked.
-func (c *confirmation) reported(p *wire.Port) bool { return slices.Contains(c.identified, p.Key) }
-
-func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirmation) error {
+func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirmation, is v1alpha1.VMIdentityStatus) error {
 	o := &v1alpha1.VMIdentity{}
 	err := r.client.Get(ctx, client.ObjectKey{Namespace: p.Pod.Namespace, Name: identityName(c.vm, p.Policy)}, o)
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -286,10 +290,7 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 	if isNew {
 		o.Labels, o.OwnerReferences = c.labels, c.owner // labels are what rules select VMs by
 	}
-	o.Status.Node, o.Status.MAC = r.node, p.MAC.String()
-	if n := c.nicOf(p); n != nil {
-		o.Status.Addresses = sinceBefore(n.addresses, before.Addresses)
-	}
+	o.Status = is
 	// Status first: by that a node takes over the identity of a VM that has come to
 	// it, and before that it may change nothing of it.
 	if isNew || !equality.Semantic.DeepEqual(*before, o.Status) {
@@ -302,21 +303,6 @@ func (r *Reporter) reportIdentity(ctx context.Context, p *wire.Port, c *confirma
 	}
 	o.Labels, o.OwnerReferences = c.labels, c.owner
 	return r.write(ctx, o, false, true)
-}
-
-// sinceBefore keeps the time of addresses that were known, and gives the others
-// the present.
-func sinceBefore(now, before []v1alpha1.AddressStatus) []v1alpha1.AddressStatus {
-	out := slices.Clone(now)
-	for i := range out {
-		out[i].Since = metav1.NewTime(time.Now().UTC().Truncate(time.Second))
-		for _, b := range before {
-			if b.Address == out[i].Address {
-				out[i].Since = b.Since
-			}
-		}
-	}
-	return out
 }
 
 // identityName tells the NICs of a VM apart, and VMs of one name that follow each

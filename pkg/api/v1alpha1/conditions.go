@@ -63,6 +63,9 @@ const (
 	// ConditionAddressesUnique says whether nobody else claims an address that a VMPort's NIC claims. A
 	// port whose NIC claims none has none.
 	ConditionAddressesUnique = "AddressesUnique"
+	// ConditionAddressesDeclared is False while annotations of a VMPort's pod that declare addresses make no sense;
+	// else there is none.
+	ConditionAddressesDeclared = "AddressesDeclared"
 	// ConditionHostFiltered says whether a node's own packet filter has a hand in
 	// the frames of a VLANTrunk's VMs. It is of the VLANTrunkNode, and its being True
 	// makes nothing else of the trunk untrue.
@@ -171,6 +174,8 @@ const (
 	ReasonUnique = "Unique"
 	// ReasonDuplicateAddress: somebody does.
 	ReasonDuplicateAddress = "DuplicateAddress"
+	// ReasonDeclarationUnreadable is that of AddressesDeclared.
+	ReasonDeclarationUnreadable = "DeclarationUnreadable"
 )
 
 // Reasons of the condition HostFiltered.

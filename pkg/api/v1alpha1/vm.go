@@ -160,7 +160,7 @@ type VMPortStatus struct {
 	// +listMapKey=vlan
 	Conflicts []AddressConflict `json:"conflicts,omitempty"`
 
-	// Conditions of the port: Ready, MACPinned, AddressesUnique.
+	// Conditions of the port: Ready, MACPinned, AddressesUnique, AddressesDeclared.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -279,7 +279,7 @@ type PortCounters struct {
 }
 
 // VMIdentity is what a NIC is known by on a network: a VM's, or that of a pod
-// without a VM that was given addresses. A VM's outlives its pods and moves, and
+// without a VM that has addresses. A VM's outlives its pods and moves, and
 // goes with the VM; a pod's goes with its port. The agent of the node that it is on
 // writes it, with the labels of the VM or pod as its own.
 //

@@ -65,7 +65,9 @@ type AddressClaimant struct {
 	Outside    bool       `json:"outside,omitempty"` // no NIC of the cluster
 	Namespace  string     `json:"namespace,omitempty"`
 	Name       string     `json:"name,omitempty"`
+	VM         bool       `json:"vm,omitempty"` // Name is a VM's, and not a pod's
 	MAC        attach.MAC `json:"mac"`
+	Node       string     `json:"node,omitempty"` // that it is on, or that has heard it
 	Place      string     `json:"place,omitempty"`
 	Provenance string     `json:"provenance,omitempty"`
 	Since      time.Time  `json:"since"`

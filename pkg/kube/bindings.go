@@ -1,0 +1,196 @@
+package kube
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/desired"
+)
+
+// What status lists hold, as the API bounds them.
+const (
+	mostBindings  = 64
+	mostWaiting   = 16
+	mostConflicts = 16
+	mostClaimants = 4
+)
+
+// tellOwners tells the agent whose its ports are, and what objects and guest agents say of their addresses.
+func (r *Reporter) tellOwners(node Node, ports []wire.Port) {
+	for i := range ports {
+		p := &ports[i]
+		c := r.vms[podKey(p.Pod)]
+		switch {
+		case c == nil || c.uid != p.Pod.UID:
+		case c.vm != nil:
+			node.Own(p.Key, wire.Owner{Name: c.vm.Name, UID: string(c.vm.UID), VM: true, Says: c.says(p)})
+		case c.plain():
+			node.Own(p.Key, wire.Owner{Name: p.Pod.Name, UID: p.Pod.UID, Says: c.says(p)})
+		}
+	}
+}
+
+// says are the addresses that are known of a port's NIC, by source: in a fixed order, so that what is said again is the same.
+func (c *confirmation) says(p *wire.Port) (out []wire.Says) {
+	add := func(source string, guest bool, a netip.Addr) {
+		for i := range out {
+			if out[i].Source == source {
+				out[i].Addresses = append(out[i].Addresses, a)
+				return
+			}
+		}
+		out = append(out, wire.Says{Source: source, Guest: guest, Addresses: []netip.Addr{a}})
+	}
+	found, _ := desired.Declarations(c.annotations, c.podNIC(p))
+	for _, d := range found {
+		add(d.Source, false, d.Addr)
+	}
+	if n := c.nicOf(p); n != nil && c.vm != nil {
+		for _, a := range n.addresses {
+			if n.guest {
+				add("guest agent", true, a)
+			} else { // what the pod's CNI results say
+				add(vmiKind, false, a)
+			}
+		}
+	}
+	return out
+}
+
+func (c *confirmation) podNIC(p *wire.Port) desired.PodNIC {
+	nic := desired.PodNIC{Namespace: p.Pod.Namespace, Interface: p.IfName}
+	if n := c.nicOf(p); n != nil {
+		nic.VMNetwork = n.name
+	}
+	return nic
+}
+
+// addressesDeclared says what is wrong with what a pod's annotations declare; nil is nothing.
+func addressesDeclared(p *wire.Port, known *confirmation) *metav1.Condition {
+	if known == nil {
+		return nil
+	}
+	_, errs := desired.Declarations(known.annotations, known.podNIC(p))
+	if len(errs) == 0 {
+		return nil
+	}
+	return &metav1.Condition{Type: v1alpha1.ConditionAddressesDeclared, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDeclarationUnreadable, Message: cut(errors.Join(errs...).Error())}
+}
+
+// cut keeps a message within what a condition holds.
+func cut(s string) string {
+	const most = 8192
+	if len(s) > most {
+		return s[:most]
+	}
+	return s
+}
+
+// addressesUnique says whether nobody else claims what a port's NIC does; nil is that it claims nothing.
+func addressesUnique(p *wire.Port) *metav1.Condition {
+	if len(p.Bindings) == 0 {
+		return nil
+	}
+	c := &metav1.Condition{Type: v1alpha1.ConditionAddressesUnique, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonUnique, Message: "nobody else claims an address of the NIC"}
+	if len(p.Conflicts) == 0 {
+		return c
+	}
+	var said []string
+	for _, d := range p.Conflicts[:min(len(p.Conflicts), mostConflicts)] {
+		var who []string
+		for _, x := range d.Claimants[:min(len(d.Claimants), mostClaimants)] {
+			name := x.Namespace + "/" + x.Name
+			if x.Outside {
+				name = "somebody outside the cluster"
+			}
+			who = append(who, fmt.Sprintf("%s (%v, at %s)", name, x.MAC, cmp.Or(x.Place, "an unknown place")))
+		}
+		said = append(said, fmt.Sprintf("%v in VLAN %v is claimed by %s", d.Address, d.VLAN, strings.Join(who, " and by ")))
+	}
+	c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonDuplicateAddress, cut(strings.Join(said, "; ")+": give one of them another address; see homeportctl addresses")
+	return c
+}
+
+// second is a time as the API has it.
+func second(t time.Time) metav1.Time { return metav1.NewTime(t.UTC().Truncate(time.Second)) }
+
+func untilOf(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	s := second(t)
+	return &s
+}
+
+// vlanIn is the VLAN of an address; 0 is the port's one.
+func vlanIn(p *wire.Port, a *wire.Address) int32 {
+	if a.VLAN == p.VLANs.PVID {
+		return 0
+	}
+	return int32(a.VLAN)
+}
+
+func portBindings(p *wire.Port) (out []v1alpha1.PortBinding) {
+	for i := range p.Bindings {
+		a := &p.Bindings[i]
+		if len(out) < mostBindings {
+			out = append(out, v1alpha1.PortBinding{Address: a.Address.String(), VLAN: vlanIn(p, a), Provenance: v1alpha1.Provenance(a.Provenance), State: v1alpha1.BindingState(a.State),
+				Since: second(a.Since), Until: untilOf(a.Until)})
+		}
+	}
+	return out
+}
+
+func portConflicts(p *wire.Port) (out []v1alpha1.AddressConflict) {
+	for _, d := range p.Conflicts[:min(len(p.Conflicts), mostConflicts)] {
+		c := v1alpha1.AddressConflict{Address: d.Address.String(), VLAN: vlanIn(p, &wire.Address{VLAN: d.VLAN}), Since: second(d.Since)}
+		for _, x := range d.Claimants[:min(len(d.Claimants), mostClaimants)] {
+			who := v1alpha1.AddressClaimant{MAC: x.MAC.String(), Node: x.Node, Place: x.Place, Since: second(x.Since)}
+			switch name := x.Namespace + "/" + x.Name; {
+			case x.Outside:
+			case x.VM:
+				who.VM = name
+			default:
+				who.Pod = name
+			}
+			c.Claimants = append(c.Claimants, who)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// identityStatus is what a VMIdentity says of a port's NIC.
+func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
+	s := v1alpha1.VMIdentityStatus{Node: r.node, MAC: p.MAC.String()}
+	for i := range p.Bindings {
+		a := &p.Bindings[i]
+		item := v1alpha1.AddressStatus{Address: a.Address.String(), VLAN: vlanIn(p, a), Provenance: v1alpha1.Provenance(a.Provenance), Since: second(a.Since), Until: untilOf(a.Until), Approved: a.ApprovedBy}
+		switch {
+		case a.State == wire.AddressHeld && len(s.Addresses) < mostBindings:
+			s.Addresses = append(s.Addresses, item)
+		case a.State == wire.AddressWaiting && len(s.Waiting) < mostWaiting:
+			s.Waiting = append(s.Waiting, item)
+		}
+	}
+	return s
+}
+
+// annotationsOf are those of a pod that declare addresses.
+func annotationsOf(all map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, name := range desired.DeclarationAnnotations() {
+		if text, ok := all[name]; ok {
+			out[name] = text
+		}
+	}
+	return out
+}

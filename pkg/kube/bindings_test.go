@@ -1,0 +1,144 @@
+package kube
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+)
+
+// only is the object of a kind that the server has, by its name's beginning.
+func only[T any](t *testing.T, f *fakeAPI) (found T) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, o := range f.objects {
+		if x, ok := o.(T); ok {
+			found = x
+			n++
+		}
+	}
+	if n != 1 {
+		t.Fatalf("there are %d %T, want one", n, found)
+	}
+	return found
+}
+
+func (f *fakeAPI) warnings() (out []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, o := range f.objects {
+		if e, ok := o.(*corev1.Event); ok && e.Type == corev1.EventTypeWarning {
+			out = append(out, e.Reason)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestBindings: what the node knows of a port's addresses is in its VMPort and in its NIC's identity, conflicts are
+// warned of once, and what annotations declare the node is told.
+func TestBindings(t *testing.T) {
+	pod := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod001", UID: "u1",
+		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": `[{"name":"lan","interface":"net1","ips":["10.1.0.9/24"]}]`, "network.kubevirt.io/addresses": "10.1.0.8"}}}
+	f := newFakeAPI(pod)
+	r := newFakeReporter(f)
+	p := aPort(1)
+	p.Pod.UID, p.Policy, p.VLANs, p.MAC = "u1", "lan", attach.VLANs{PVID: 100}, attach.MAC{0, 0x50, 0x56, 0, 0, 1}
+	since := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	at := func(addr, state, how string) wire.Address {
+		return wire.Address{Address: netip.MustParseAddr(addr), VLAN: 100, State: state, Provenance: how, Since: since}
+	}
+	leased, tagged, approved := at("10.1.0.4", wire.AddressHeld, "DHCP"), at("10.1.0.4", wire.AddressHeld, "ARP"), at("10.1.0.5", wire.AddressHeld, "ARP")
+	leased.Until, tagged.VLAN, approved.ApprovedBy = since.Add(time.Hour), 200, "ann"
+	p.Bindings = []wire.Address{leased, tagged, approved, at("10.1.0.6", wire.AddressAside, "ARP"), at("10.1.0.7", wire.AddressWaiting, "ND")}
+	p.Conflicts = []wire.AddressConflict{{Address: netip.MustParseAddr("10.1.0.6"), VLAN: 100, Kind: "Inside", Since: since, Claimants: []wire.AddressClaimant{
+		{Namespace: "ns", Name: "db", VM: true, MAC: attach.MAC{2, 0, 0, 0, 0, 9}, Node: "n2", Place: "n2", Since: since},
+		{Namespace: "ns", Name: "pod001", MAC: p.MAC, Node: "n1", Place: "n1", Since: since},
+		{Outside: true, MAC: attach.MAC{2, 0, 0, 0, 0, 8}, Node: "n1", Place: "uplink of n1, sw1 port 7", Since: since}}}}
+	n := &fakeNode{status: wire.NodeStatus{}, ports: []wire.Port{p}}
+	mustRound(t, r, n)
+
+	port := only[*v1alpha1.VMPort](t, f)
+	if b := port.Status.Bindings; len(b) != 5 || b[0].VLAN != 0 || b[0].Until == nil || b[1].VLAN != 200 || b[1].Until != nil || b[3].State != v1alpha1.BindingAside || !b[0].Since.Equal(&metav1.Time{Time: since.Truncate(time.Second)}) {
+		t.Errorf("bindings are %+v", b)
+	}
+	if c := port.Status.Conflicts; len(c) != 1 || len(c[0].Claimants) != 3 || c[0].Claimants[0].VM != "ns/db" || c[0].Claimants[1].Pod != "ns/pod001" || c[0].Claimants[2].VM+c[0].Claimants[2].Pod != "" || c[0].Claimants[2].Place != "uplink of n1, sw1 port 7" {
+		t.Errorf("conflicts are %+v", c)
+	}
+	unique := meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesUnique)
+	if unique == nil || unique.Reason != v1alpha1.ReasonDuplicateAddress || !strings.Contains(unique.Message, "10.1.0.6 in VLAN 100 is claimed by ns/db (02:00:00:00:00:09, at n2) and by ns/pod001") ||
+		!strings.Contains(unique.Message, "somebody outside the cluster (02:00:00:00:00:08, at uplink of n1, sw1 port 7)") {
+		t.Errorf("the condition is %+v", unique)
+	}
+	wrong := meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesDeclared)
+	if wrong == nil || wrong.Status != metav1.ConditionFalse || !strings.Contains(wrong.Message, "network.kubevirt.io/addresses") {
+		t.Errorf("of the annotation is told %+v", wrong)
+	}
+	id := only[*v1alpha1.VMIdentity](t, f)
+	if a, w := id.Status.Addresses, id.Status.Waiting; len(a) != 3 || a[1].VLAN != 200 || a[2].Approved != "ann" || len(w) != 1 || w[0].Address != "10.1.0.7" {
+		t.Errorf("the identity has %+v", id.Status)
+	}
+	if o := n.owners[p.Key]; o.VM || o.Name != "pod001" || o.UID != "u1" || len(o.Says) != 1 || o.Says[0].Source != "Multus" || o.Says[0].Addresses[0] != netip.MustParseAddr("10.1.0.9") {
+		t.Errorf("the node was told %+v", o)
+	}
+	if got := f.warnings(); !slices.Equal(got, []string{"DeclarationUnreadable", "DuplicateAddress"}) {
+		t.Errorf("warned of %v", got)
+	}
+
+	// Nothing is new but what the node was told, which is an address more; then nothing at all.
+	mustRound(t, r, n)
+	if got := only[*v1alpha1.VMIdentity](t, f).Status.Addresses; len(got) != 4 || got[3].Address != "10.1.0.9" {
+		t.Errorf("the identity has %+v", got)
+	}
+	f.take()
+	mustRound(t, r, n)
+	if got := f.take(); len(got) > 0 {
+		t.Errorf("asked for %v", got)
+	}
+	// The other is gone.
+	n.set(func() { n.ports[0].Conflicts, n.ports[0].Bindings = nil, p.Bindings[:1] })
+	mustRound(t, r, n)
+	if c := meta.FindStatusCondition(only[*v1alpha1.VMPort](t, f).Status.Conditions, v1alpha1.ConditionAddressesUnique); c == nil || c.Status != metav1.ConditionTrue {
+		t.Errorf("the condition is %+v", c)
+	}
+	if got := f.warnings(); len(got) != 2 {
+		t.Errorf("warned of %v", got)
+	}
+	n.set(func() { n.ports[0].Bindings, n.owners = nil, nil })
+	f.put("update", &metav1.PartialObjectMetadata{TypeMeta: pod.TypeMeta, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod001", UID: "u1"}})
+	r.PodChanged("ns", "pod001")
+	mustRound(t, r, n)
+	port = only[*v1alpha1.VMPort](t, f)
+	if len(port.Status.Bindings) > 0 || meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesUnique) != nil || meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesDeclared) != nil {
+		t.Errorf("a NIC without an address has %+v", port.Status)
+	}
+}
+
+// TestBindingsBounded: a status holds as many as the API lets it.
+func TestBindingsBounded(t *testing.T) {
+	p := aPort(1)
+	a := netip.MustParseAddr("10.1.0.1")
+	for range 200 {
+		for _, state := range []string{wire.AddressHeld, wire.AddressWaiting} {
+			p.Bindings = append(p.Bindings, wire.Address{Address: a, State: state})
+		}
+		p.Conflicts = append(p.Conflicts, wire.AddressConflict{Address: a, Claimants: make([]wire.AddressClaimant, 9)})
+		a = a.Next()
+	}
+	id := (&Reporter{}).identityStatus(&p)
+	conflicts, unique := portConflicts(&p), addressesUnique(&p)
+	if len(portBindings(&p)) != mostBindings || len(conflicts) != mostConflicts || len(conflicts[0].Claimants) != mostClaimants || len(id.Addresses) != mostBindings || len(id.Waiting) != mostWaiting || len(unique.Message) > 32768 {
+		t.Errorf("%d bindings, %d conflicts, identity %d and %d, message of %d bytes", len(portBindings(&p)), len(conflicts), len(id.Addresses), len(id.Waiting), len(unique.Message))
+	}
+}
