@@ -12,7 +12,7 @@
 #include "abi.h"
 #include "clock.h"
 #include "maps.h"
-#include "addresses.h"
+#include "more_maps.h"
 #include "verdict.h"
 #include "parse.h"
 #include "guard.h"
@@ -24,6 +24,7 @@
 #include "refuse.h"
 #include "fastpath.h"
 #include "event.h"
+#include "holder.h"
 #include "hear.h"
 
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
@@ -110,7 +111,7 @@ static __always_inline __u32 by_state(struct __sk_buff *skb, struct track *t, st
 
 /* firewall: what passes freely, what belongs to a packet that has passed, and the rest. */
 static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_port *port, const struct frame *f,
-				      struct track *t)
+				      struct track *t, __u32 dir)
 {
 	struct packet p = { .vlan = f->vlan };
 	__u32 r;
@@ -120,10 +121,15 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_por
 		t->rule = t->told = 0; /* no rule's doing, whatever one said of the frame */
 		return r;
 	}
-	if (t->dir == HP_OUT) {
+	if (dir == HP_OUT) {
 		r = guard_servers(port, &p);
 		if (r != GO_ON)
 			return r;
+		if (port->flags & (HP_PORT_IP_GUARD | HP_PORT_ND_GUARD)) {
+			r = guard_source(skb, port, &p, f->at);
+			if (r != GO_ON)
+				return r;
+		}
 	}
 	/* By an Ethernet rule that allows it, which is left of what is not IP alone. */
 	if (t->rule) {
@@ -136,11 +142,11 @@ static __always_inline __u32 firewall(struct __sk_buff *skb, const struct hp_por
 		return HP_FRAGMENT_ALLOW;
 	p.query.generation = t->generation;
 	p.query.policy = t->policy;
-	p.query.dir = t->dir;
+	p.query.dir = dir;
 	r = by_state(skb, t, &p);
 	if (p.first && !is_drop(r))
 		fragment_of(&p, t, 1);
-	if (says_dhcp(&p, t->dir))
+	if (says_dhcp(&p, dir))
 		t->told |= TOLD_DHCP;
 	return r;
 }
@@ -194,6 +200,11 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	/* It announces where a VM is now. */
 	if (f.ethertype == ETHERTYPE_RARP)
 		return HP_RARP;
+	if (dir == HP_OUT && port->flags & HP_PORT_ETHERTYPES) {
+		r = guard_type(port, f.ethertype);
+		if (r != GO_ON)
+			return r;
+	}
 	t->generation = generation_now();
 	if (t->generation & HP_GENERATION_ETHER) {
 		r = by_frame(skb, t, f.ethertype);
@@ -202,6 +213,13 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	}
 	/* Without it no address would ever be found; it carries no data. */
 	if (f.ethertype == ETHERTYPE_ARP) {
+		if (dir == HP_OUT && port->flags & HP_PORT_ARP_GUARD) {
+			r = guard_arp(skb, port, f.at, f.vlan);
+			if (r != GO_ON) {
+				t->rule = t->told = 0; /* no rule's doing */
+				return r;
+			}
+		}
 		t->told |= t->told & HP_EVENT_LOGGED ? TOLD_PASS : 0;
 		return HP_ARP;
 	}
@@ -209,7 +227,7 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	r = known_flow(skb, &f, t);
 	if (r != GO_ON)
 		return r;
-	return firewall(skb, port, &f, t);
+	return firewall(skb, port, &f, t, dir);
 }
 
 /* port_of: the record of an interface; its own cell nearly always leads there. */
@@ -377,6 +395,7 @@ const union {
 	struct hp_address_key address_key;
 	struct hp_address address;
 	struct hp_heard heard_frame;
+	struct hp_ethertypes ethertypes;
 } *const volatile abi_types = 0;
 
 /* bpf_ktime_get_coarse_ns and bpf_skb_load_bytes need no more than this. */

@@ -70,7 +70,11 @@ enum hp_vlan_mode {
 	X(DHCP_SERVER_GUARD, 34, DROP, "answer of a DHCP server, of either family, from a VM whose network guards against it")            \
 	X(MAC_LIMIT, 35, DROP, "source MAC is not the port's, which may send from others, but has sent from as many as it may") \
 	X(BROADCAST_LIMIT, 36, DROP, "broadcast of a VM that sends more of them than its network's rateLimits")                          \
-	X(MULTICAST_LIMIT, 37, DROP, "multicast of a VM that sends more of it than its network's rateLimits")
+	X(MULTICAST_LIMIT, 37, DROP, "multicast of a VM that sends more of it than its network's rateLimits") \
+	X(IP_GUARD, 38, DROP, "IP packet from an address that its NIC does not hold, or by hearsay alone where its network's ipGuard is Strict")        \
+	X(ARP_GUARD, 39, DROP, "ARP in the name of another MAC or of an address that is not its NIC's, or that is none between Ethernet and IPv4")      \
+	X(ND_GUARD, 40, DROP, "neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole")        \
+	X(ETHERTYPE_GUARD, 41, DROP, "EtherType that its network's etherTypes do not list")
 
 #define HP_REASON_FIRST_DROP 14 /* lower it for more of them: 10 to 13 were never given out */
 #define HP_REASON_MAX 64
@@ -207,6 +211,11 @@ struct hp_rule {
 #define HP_PORT_FORGED 32      /* frames from other MACs leave it */
 #define HP_PORT_MAC_CHANGES 64 /* it gets unicast to MACs that it has sent from */
 #define HP_PORT_RATES 128      /* port_rates has limits for what it sends */
+#define HP_PORT_IP_GUARD 256   /* guards: the reasons of these names */
+#define HP_PORT_STRICT 512     /* with HP_PORT_IP_GUARD: addresses count that somebody vouches for, and no others; to HP_PORT_ARP_GUARD and HP_PORT_ND_GUARD, too */
+#define HP_PORT_ARP_GUARD 1024
+#define HP_PORT_ND_GUARD 2048
+#define HP_PORT_ETHERTYPES 4096 /* only what port_ethertypes lists leaves it */
 
 /*
  * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:
@@ -256,6 +265,12 @@ struct hp_station_key {
 struct hp_late_key {
 	__u32 serial; /* hp_port.serial */
 	__u32 reason; /* enum hp_reason */
+};
+
+/* EtherTypes, host order; 0 is no more. */
+#define HP_ETHERTYPES_MAX 16
+struct hp_ethertypes {
+	__u16 of[HP_ETHERTYPES_MAX];
 };
 
 /* A MAC as a key. */

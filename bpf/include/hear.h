@@ -7,33 +7,12 @@
 #ifndef HOMEPORT_HEAR_H
 #define HOMEPORT_HEAR_H
 
-#include "addresses.h"
 #include "conntrack.h"
 #include "event.h"
 #include "guard.h"
+#include "holder.h"
+#include "more_maps.h"
 #include "parse.h"
-
-/* ARP between Ethernet and IPv4. */
-struct arp_header {
-	__be16 hardware;
-	__be16 protocol;
-	__u8 hardware_length;
-	__u8 protocol_length;
-	__be16 operation;
-	__u16 sender[3];
-	__u16 sender_ip[2];
-	__u16 target[3];
-	__u16 target_ip[2];
-};
-
-/* Neighbour solicitations and advertisements; of others the first 8 bytes. */
-struct nd_header {
-	__u8 type;
-	__u8 code;
-	__be16 checksum;
-	__be32 flags;
-	union addr target;
-};
 
 /* says_dhcp: a client asks servers, or it is answered, in direction dir. */
 static __always_inline int says_dhcp(const struct packet *p, __u32 dir)
@@ -47,18 +26,6 @@ static __always_inline int says_dhcp(const struct packet *p, __u32 dir)
 	return p->dport == (v4 ? bpf_htons(68) : bpf_htons(546));
 }
 
-/* read_arp: whether ARP between Ethernet and IPv4 is at offset at. */
-static __always_inline int read_arp(struct __sk_buff *skb, __u32 at, struct arp_header *arp)
-{
-	return !bpf_skb_load_bytes(skb, at, arp, sizeof(*arp)) && arp->hardware == bpf_htons(1) &&
-	       arp->protocol == bpf_htons(ETHERTYPE_IPV4) && arp->hardware_length == 6 && arp->protocol_length == 4;
-}
-
-static __always_inline __u32 sender_of(const struct arp_header *arp)
-{
-	return arp->sender_ip[0] | (__u32)arp->sender_ip[1] << 16; /* in the order of bytes that the host has */
-}
-
 /* claimed_by_arp: the sender's address. 0: it says none. */
 static __always_inline int claimed_by_arp(struct __sk_buff *skb, __u32 at, union addr *a)
 {
@@ -66,8 +33,7 @@ static __always_inline int claimed_by_arp(struct __sk_buff *skb, __u32 at, union
 
 	if (!read_arp(skb, at, &arp) || !sender_of(&arp))
 		return 0;
-	__builtin_memcpy(a->bytes + 12, arp.sender_ip, sizeof(arp.sender_ip));
-	a->bytes[10] = a->bytes[11] = 0xff;
+	map_ipv4(a, sender_of(&arp));
 	return 1;
 }
 

@@ -27,13 +27,20 @@ func (r reason) camel() string {
 			b.WriteString(word)
 			continue
 		}
+		if s := spelled[word]; s != "" {
+			b.WriteString(s)
+			continue
+		}
 		b.WriteString(word[:1] + strings.ToLower(word[1:]))
 	}
 	return b.String()
 }
 
 // initialism words keep their capitals.
-var initialism = map[string]bool{"ARP": true, "RARP": true, "ND": true, "TCP": true, "MAC": true, "VLAN": true, "BPDU": true, "RA": true, "DHCP": true}
+var initialism = map[string]bool{"ARP": true, "RARP": true, "ND": true, "TCP": true, "MAC": true, "VLAN": true, "BPDU": true, "RA": true, "DHCP": true, "IP": true}
+
+// spelled words are neither words nor initials.
+var spelled = map[string]string{"ETHERTYPE": "EtherType"}
 
 func (r reason) label() string { return strings.ToLower(r.name) }
 

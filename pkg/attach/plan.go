@@ -144,6 +144,22 @@ const (
 // EtherTypes are some EtherTypes in ascending order; 0 is no more.
 type EtherTypes [16]uint16
 
+// String names them, as "IPv4 ARP 0x88b5".
+func (e EtherTypes) String() string {
+	names := map[uint16]string{0x0800: "IPv4", 0x0806: "ARP", 0x86dd: "IPv6", 0x88cc: "LLDP"}
+	var out []string
+	for _, t := range e {
+		switch {
+		case t == 0:
+		case names[t] != "":
+			out = append(out, names[t])
+		default:
+			out = append(out, fmt.Sprintf("0x%04x", t))
+		}
+	}
+	return strings.Join(out, " ")
+}
+
 // String names what is on, as "forgedTransmits, bpduGuard".
 func (s Security) String() string {
 	var on []string
@@ -151,7 +167,9 @@ func (s Security) String() string {
 		name string
 		on   bool
 	}{{"promiscuous", s.Promiscuous}, {"forgedTransmits", s.ForgedTransmits}, {"macChanges", s.MACChanges},
-		{"bpduGuard", !s.BPDUs}, {"raGuard", s.RAGuard}, {"dhcpServerGuard", s.DHCPServerGuard}} {
+		{"bpduGuard", !s.BPDUs}, {"raGuard", s.RAGuard}, {"dhcpServerGuard", s.DHCPServerGuard},
+		{"ipGuard " + string(s.IPGuard), s.IPGuard != GuardOff}, {"arpGuard", s.ARPGuard}, {"ndGuard", s.NDGuard},
+		{"etherTypes " + s.EtherTypes.String(), s.EtherTypes != EtherTypes{}}} {
 		if x.on {
 			on = append(on, x.name)
 		}
@@ -159,7 +177,7 @@ func (s Security) String() string {
 	for _, x := range []struct {
 		name string
 		rate uint32
-	}{{"broadcast", s.BroadcastLimit}, {"multicast", s.MulticastLimit}} {
+	}{{"broadcast", s.BroadcastLimit}, {"multicast", s.MulticastLimit}, {"unknownUnicast", s.UnicastLimit}} {
 		if x.rate > 0 {
 			on = append(on, fmt.Sprintf("%s %d/s", x.name, x.rate))
 		}

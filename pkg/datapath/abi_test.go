@@ -31,7 +31,7 @@ func TestABIStructs(t *testing.T) {
 		"hp_header": portHpHeader{}, "hp_rule": portHpRule{}, "hp_port": portHpPort{}, "hp_control": portHpControl{},
 		"hp_policy_name": portHpPolicyName{}, "hp_flow_key": portHpFlowKey{}, "hp_new_key": portHpNewKey{},
 		"hp_flow": portHpFlow{}, "hp_counter": portHpCounter{}, "hp_reason_counter": portHpReasonCounter{}, "addr_key": portAddrKey{},
-		"hp_address_key": portHpAddressKey{}, "hp_address": portHpAddress{}, "hp_heard": portHpHeard{}, "hp_quota": portHpQuota{},
+		"hp_address_key": portHpAddressKey{}, "hp_address": portHpAddress{}, "hp_heard": portHpHeard{}, "hp_ethertypes": portHpEthertypes{}, "hp_quota": portHpQuota{},
 	} {
 		var c *btf.Struct
 		if err := spec.Types.TypeByName(name, &c); err != nil {
@@ -104,7 +104,9 @@ func TestABIConstants(t *testing.T) {
 		"HP_NAME_MAX": nameMax, "HP_PORT_FAST": portFast, "HP_PORT_PROMISCUOUS": portPromiscuous, "HP_PORT_BPDU_GUARD": portBPDUGuard,
 		"HP_PORT_RA_GUARD": portRAGuard, "HP_PORT_DHCP_GUARD": portDHCPGuard, "HP_PORT_FORGED": portForged,
 		"HP_PORT_MAC_CHANGES": portMACChanges, "HP_STATIONS_A_PORT": StationsOfPort,
-		"HP_PORT_RATES": portRates, "HP_RATE_MAX": attach.MaxRate,
+		"HP_PORT_RATES": portRates, "HP_PORT_IP_GUARD": portIPGuard, "HP_PORT_STRICT": portStrict, "HP_PORT_ARP_GUARD": portARPGuard,
+		"HP_PORT_ND_GUARD": portNDGuard, "HP_PORT_ETHERTYPES": portEtherTypes, "HP_ETHERTYPES_MAX": len(attach.EtherTypes{}),
+		"HP_RATE_MAX":     attach.MaxRate,
 		"HP_EVENT_LOGGED": eventLogged, "HP_EVENT_MONITORED_LOGGED": eventMonitoredLogged, "HP_EVENT_ENDED": eventEnded, "HP_EVENT_IP": eventIP,
 		"HP_EVENT_PORTS": eventPorts, "HP_EVENTS_A_WINDOW": EventsOfPort, "HP_EVENTS_OF_NODE": EventsOfNode,
 		"HP_ADDRESS_FIRM": addressFirm, "HP_ADDRESS_SHARED": addressShared, "HP_ADDRESS_WAITS": addressWaits, "HP_ADDRESS_NOBODYS": addressNobodys,

@@ -69,6 +69,11 @@ type portHpCounter struct {
 	Bytes   uint64
 }
 
+type portHpEthertypes struct {
+	_  structs.HostLayout
+	Of [16]uint16
+}
+
 type portHpEvent struct {
 	_         structs.HostLayout
 	At        uint64
@@ -346,6 +351,7 @@ const (
 	portMapLateCounters    = "late_counters"
 	portMapPolicyNames     = "policy_names"
 	portMapPortCounters    = "port_counters"
+	portMapPortEthertypes  = "port_ethertypes"
 	portMapPortIndex       = "port_index"
 	portMapPortMacs        = "port_macs"
 	portMapPortRates       = "port_rates"
@@ -427,43 +433,44 @@ type portProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type portMapSpecs struct {
-	Addresses     *ebpf.MapSpec `ebpf:"addresses"`
-	Addrs         *ebpf.MapSpec `ebpf:"addrs"`
-	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
-	Conns         *ebpf.MapSpec `ebpf:"conns"`
-	ConnsNew      *ebpf.MapSpec `ebpf:"conns_new"`
-	Control       *ebpf.MapSpec `ebpf:"control"`
-	EventQuotas   *ebpf.MapSpec `ebpf:"event_quotas"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	FastFar       *ebpf.MapSpec `ebpf:"fast_far"`
-	FastJump      *ebpf.MapSpec `ebpf:"fast_jump"`
-	FastMacs      *ebpf.MapSpec `ebpf:"fast_macs"`
-	FastPorts     *ebpf.MapSpec `ebpf:"fast_ports"`
-	FastUplinks   *ebpf.MapSpec `ebpf:"fast_uplinks"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Handovers     *ebpf.MapSpec `ebpf:"handovers"`
-	Heard         *ebpf.MapSpec `ebpf:"heard"`
-	HeardQuotas   *ebpf.MapSpec `ebpf:"heard_quotas"`
-	Hosts         *ebpf.MapSpec `ebpf:"hosts"`
-	InboundJump   *ebpf.MapSpec `ebpf:"inbound_jump"`
-	JudgedFrames  *ebpf.MapSpec `ebpf:"judged_frames"`
-	KnownFlows    *ebpf.MapSpec `ebpf:"known_flows"`
-	LateCounters  *ebpf.MapSpec `ebpf:"late_counters"`
-	PolicyNames   *ebpf.MapSpec `ebpf:"policy_names"`
-	PortCounters  *ebpf.MapSpec `ebpf:"port_counters"`
-	PortIndex     *ebpf.MapSpec `ebpf:"port_index"`
-	PortMacs      *ebpf.MapSpec `ebpf:"port_macs"`
-	PortRates     *ebpf.MapSpec `ebpf:"port_rates"`
-	PortRecords   *ebpf.MapSpec `ebpf:"port_records"`
-	PortSegments  *ebpf.MapSpec `ebpf:"port_segments"`
-	Programs      *ebpf.MapSpec `ebpf:"programs"`
-	Refusals      *ebpf.MapSpec `ebpf:"refusals"`
-	RuleBooks     *ebpf.MapSpec `ebpf:"rule_books"`
-	StationCounts *ebpf.MapSpec `ebpf:"station_counts"`
-	Stations      *ebpf.MapSpec `ebpf:"stations"`
-	StrayCounters *ebpf.MapSpec `ebpf:"stray_counters"`
-	Traced        *ebpf.MapSpec `ebpf:"traced"`
-	Watched       *ebpf.MapSpec `ebpf:"watched"`
+	Addresses      *ebpf.MapSpec `ebpf:"addresses"`
+	Addrs          *ebpf.MapSpec `ebpf:"addrs"`
+	Buckets        *ebpf.MapSpec `ebpf:"buckets"`
+	Conns          *ebpf.MapSpec `ebpf:"conns"`
+	ConnsNew       *ebpf.MapSpec `ebpf:"conns_new"`
+	Control        *ebpf.MapSpec `ebpf:"control"`
+	EventQuotas    *ebpf.MapSpec `ebpf:"event_quotas"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	FastFar        *ebpf.MapSpec `ebpf:"fast_far"`
+	FastJump       *ebpf.MapSpec `ebpf:"fast_jump"`
+	FastMacs       *ebpf.MapSpec `ebpf:"fast_macs"`
+	FastPorts      *ebpf.MapSpec `ebpf:"fast_ports"`
+	FastUplinks    *ebpf.MapSpec `ebpf:"fast_uplinks"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Handovers      *ebpf.MapSpec `ebpf:"handovers"`
+	Heard          *ebpf.MapSpec `ebpf:"heard"`
+	HeardQuotas    *ebpf.MapSpec `ebpf:"heard_quotas"`
+	Hosts          *ebpf.MapSpec `ebpf:"hosts"`
+	InboundJump    *ebpf.MapSpec `ebpf:"inbound_jump"`
+	JudgedFrames   *ebpf.MapSpec `ebpf:"judged_frames"`
+	KnownFlows     *ebpf.MapSpec `ebpf:"known_flows"`
+	LateCounters   *ebpf.MapSpec `ebpf:"late_counters"`
+	PolicyNames    *ebpf.MapSpec `ebpf:"policy_names"`
+	PortCounters   *ebpf.MapSpec `ebpf:"port_counters"`
+	PortEthertypes *ebpf.MapSpec `ebpf:"port_ethertypes"`
+	PortIndex      *ebpf.MapSpec `ebpf:"port_index"`
+	PortMacs       *ebpf.MapSpec `ebpf:"port_macs"`
+	PortRates      *ebpf.MapSpec `ebpf:"port_rates"`
+	PortRecords    *ebpf.MapSpec `ebpf:"port_records"`
+	PortSegments   *ebpf.MapSpec `ebpf:"port_segments"`
+	Programs       *ebpf.MapSpec `ebpf:"programs"`
+	Refusals       *ebpf.MapSpec `ebpf:"refusals"`
+	RuleBooks      *ebpf.MapSpec `ebpf:"rule_books"`
+	StationCounts  *ebpf.MapSpec `ebpf:"station_counts"`
+	Stations       *ebpf.MapSpec `ebpf:"stations"`
+	StrayCounters  *ebpf.MapSpec `ebpf:"stray_counters"`
+	Traced         *ebpf.MapSpec `ebpf:"traced"`
+	Watched        *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // portVariableSpecs contains global variables before they are loaded into the kernel.
@@ -502,43 +509,44 @@ func (o *portObjects) Close() error {
 //
 // It can be passed to loadPortObjects or ebpf.CollectionSpec.LoadAndAssign.
 type portMaps struct {
-	Addresses     *ebpf.Map `ebpf:"addresses"`
-	Addrs         *ebpf.Map `ebpf:"addrs"`
-	Buckets       *ebpf.Map `ebpf:"buckets"`
-	Conns         *ebpf.Map `ebpf:"conns"`
-	ConnsNew      *ebpf.Map `ebpf:"conns_new"`
-	Control       *ebpf.Map `ebpf:"control"`
-	EventQuotas   *ebpf.Map `ebpf:"event_quotas"`
-	Events        *ebpf.Map `ebpf:"events"`
-	FastFar       *ebpf.Map `ebpf:"fast_far"`
-	FastJump      *ebpf.Map `ebpf:"fast_jump"`
-	FastMacs      *ebpf.Map `ebpf:"fast_macs"`
-	FastPorts     *ebpf.Map `ebpf:"fast_ports"`
-	FastUplinks   *ebpf.Map `ebpf:"fast_uplinks"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Handovers     *ebpf.Map `ebpf:"handovers"`
-	Heard         *ebpf.Map `ebpf:"heard"`
-	HeardQuotas   *ebpf.Map `ebpf:"heard_quotas"`
-	Hosts         *ebpf.Map `ebpf:"hosts"`
-	InboundJump   *ebpf.Map `ebpf:"inbound_jump"`
-	JudgedFrames  *ebpf.Map `ebpf:"judged_frames"`
-	KnownFlows    *ebpf.Map `ebpf:"known_flows"`
-	LateCounters  *ebpf.Map `ebpf:"late_counters"`
-	PolicyNames   *ebpf.Map `ebpf:"policy_names"`
-	PortCounters  *ebpf.Map `ebpf:"port_counters"`
-	PortIndex     *ebpf.Map `ebpf:"port_index"`
-	PortMacs      *ebpf.Map `ebpf:"port_macs"`
-	PortRates     *ebpf.Map `ebpf:"port_rates"`
-	PortRecords   *ebpf.Map `ebpf:"port_records"`
-	PortSegments  *ebpf.Map `ebpf:"port_segments"`
-	Programs      *ebpf.Map `ebpf:"programs"`
-	Refusals      *ebpf.Map `ebpf:"refusals"`
-	RuleBooks     *ebpf.Map `ebpf:"rule_books"`
-	StationCounts *ebpf.Map `ebpf:"station_counts"`
-	Stations      *ebpf.Map `ebpf:"stations"`
-	StrayCounters *ebpf.Map `ebpf:"stray_counters"`
-	Traced        *ebpf.Map `ebpf:"traced"`
-	Watched       *ebpf.Map `ebpf:"watched"`
+	Addresses      *ebpf.Map `ebpf:"addresses"`
+	Addrs          *ebpf.Map `ebpf:"addrs"`
+	Buckets        *ebpf.Map `ebpf:"buckets"`
+	Conns          *ebpf.Map `ebpf:"conns"`
+	ConnsNew       *ebpf.Map `ebpf:"conns_new"`
+	Control        *ebpf.Map `ebpf:"control"`
+	EventQuotas    *ebpf.Map `ebpf:"event_quotas"`
+	Events         *ebpf.Map `ebpf:"events"`
+	FastFar        *ebpf.Map `ebpf:"fast_far"`
+	FastJump       *ebpf.Map `ebpf:"fast_jump"`
+	FastMacs       *ebpf.Map `ebpf:"fast_macs"`
+	FastPorts      *ebpf.Map `ebpf:"fast_ports"`
+	FastUplinks    *ebpf.Map `ebpf:"fast_uplinks"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Handovers      *ebpf.Map `ebpf:"handovers"`
+	Heard          *ebpf.Map `ebpf:"heard"`
+	HeardQuotas    *ebpf.Map `ebpf:"heard_quotas"`
+	Hosts          *ebpf.Map `ebpf:"hosts"`
+	InboundJump    *ebpf.Map `ebpf:"inbound_jump"`
+	JudgedFrames   *ebpf.Map `ebpf:"judged_frames"`
+	KnownFlows     *ebpf.Map `ebpf:"known_flows"`
+	LateCounters   *ebpf.Map `ebpf:"late_counters"`
+	PolicyNames    *ebpf.Map `ebpf:"policy_names"`
+	PortCounters   *ebpf.Map `ebpf:"port_counters"`
+	PortEthertypes *ebpf.Map `ebpf:"port_ethertypes"`
+	PortIndex      *ebpf.Map `ebpf:"port_index"`
+	PortMacs       *ebpf.Map `ebpf:"port_macs"`
+	PortRates      *ebpf.Map `ebpf:"port_rates"`
+	PortRecords    *ebpf.Map `ebpf:"port_records"`
+	PortSegments   *ebpf.Map `ebpf:"port_segments"`
+	Programs       *ebpf.Map `ebpf:"programs"`
+	Refusals       *ebpf.Map `ebpf:"refusals"`
+	RuleBooks      *ebpf.Map `ebpf:"rule_books"`
+	StationCounts  *ebpf.Map `ebpf:"station_counts"`
+	Stations       *ebpf.Map `ebpf:"stations"`
+	StrayCounters  *ebpf.Map `ebpf:"stray_counters"`
+	Traced         *ebpf.Map `ebpf:"traced"`
+	Watched        *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *portMaps) Close() error {
@@ -567,6 +575,7 @@ func (m *portMaps) Close() error {
 		m.LateCounters,
 		m.PolicyNames,
 		m.PortCounters,
+		m.PortEthertypes,
 		m.PortIndex,
 		m.PortMacs,
 		m.PortRates,

@@ -33,6 +33,7 @@ type scenario struct {
 	name  string
 	port  func(*attach.PortConfig)
 	state attach.State // Active if not set: Dark has a test of its own
+	hold  held         // what the programs know of net-b's addresses in the port's VLAN, or 11 of a trunk; nil: it does not matter
 	steps []step
 }
 
@@ -107,7 +108,7 @@ func TestReasons(t *testing.T) {
 func (b *bench) scenarios() []scenario {
 	b.Helper()
 	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
-		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios(), helloScenarios(), securityScenarios(), stationScenarios())
+		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios(), helloScenarios(), securityScenarios(), stationScenarios(), addressScenarios())
 	if err := b.FillPool(len(all) + 2); err != nil {
 		b.Fatal(err)
 	}
@@ -122,6 +123,13 @@ func (b *bench) begin(s scenario) {
 		s.port(&c)
 	}
 	b.port(c)
+	if s.hold != nil {
+		id := c.VLANs.PVID
+		if c.VLANs.Mode == vlan.Trunk {
+			id = 11
+		}
+		b.hold(s.hold, id)
+	}
 	if s.state != attach.Dark {
 		if err := b.SetState(loopback, s.state); err != nil {
 			b.Fatal(err)

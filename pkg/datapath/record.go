@@ -32,7 +32,13 @@ const (
 	portForged      = 32
 	portMACChanges  = 64
 	portRates       = 128
-	portSecurity    = portPromiscuous | portBPDUGuard | portRAGuard | portDHCPGuard | portForged | portMACChanges | portRates
+	portIPGuard     = 256
+	portStrict      = 512
+	portARPGuard    = 1024
+	portNDGuard     = 2048
+	portEtherTypes  = 4096
+	portSecurity    = portPromiscuous | portBPDUGuard | portRAGuard | portDHCPGuard | portForged | portMACChanges | portRates |
+		portIPGuard | portStrict | portARPGuard | portNDGuard | portEtherTypes
 )
 
 // portTable is the maps port_index and port_records, in memory.
@@ -164,6 +170,11 @@ func (d *Datapath) putConfigLocked(ifindex int, rec portHpPort, c attach.PortCon
 	if c.VLANs.Mode > vlan.Native {
 		return fmt.Errorf("port at interface %d: VLAN mode %v is not known", ifindex, c.VLANs.Mode)
 	}
+	switch c.Security.IPGuard {
+	case attach.GuardOff, attach.GuardLearn, attach.GuardStrict:
+	default:
+		return fmt.Errorf("port at interface %d: ipGuard %q is not known: it must be Learn, Strict or none", ifindex, c.Security.IPGuard)
+	}
 	number, err := d.policyNumber(c.Policy)
 	if err != nil {
 		return err
@@ -174,6 +185,9 @@ func (d *Datapath) putConfigLocked(ifindex int, rec portHpPort, c attach.PortCon
 	copy(rec.Mac[:], c.MAC)
 	if err := d.maps[portMapPortRates].Put(rec.Slot, portHpRates{Broadcast: c.Security.BroadcastLimit, Multicast: c.Security.MulticastLimit}); err != nil {
 		return fmt.Errorf("port at interface %d: rate limits: %w", ifindex, err)
+	}
+	if err := d.maps[portMapPortEthertypes].Put(rec.Slot, portHpEthertypes{Of: c.Security.EtherTypes}); err != nil {
+		return fmt.Errorf("port at interface %d: EtherTypes: %w", ifindex, err)
 	}
 	if err := d.maps[portMapPortMacs].Put(portHpMacKey{Mac: rec.Mac}, uint32(1)); err != nil {
 		return fmt.Errorf("port at interface %d: note its MAC: %w", ifindex, err)
@@ -193,7 +207,20 @@ func (d *Datapath) securityOf(rec portHpPort) (s attach.Security, err error) {
 	}
 	is := func(flag uint16) bool { return rec.Flags&flag != 0 }
 	s = attach.Security{Promiscuous: is(portPromiscuous), ForgedTransmits: is(portForged), MACChanges: is(portMACChanges), BPDUs: !is(portBPDUGuard),
-		RAGuard: is(portRAGuard), DHCPServerGuard: is(portDHCPGuard)}
+		RAGuard: is(portRAGuard), DHCPServerGuard: is(portDHCPGuard), ARPGuard: is(portARPGuard), NDGuard: is(portNDGuard)}
+	switch {
+	case is(portIPGuard) && is(portStrict):
+		s.IPGuard = attach.GuardStrict
+	case is(portIPGuard):
+		s.IPGuard = attach.GuardLearn
+	}
+	if is(portEtherTypes) && d.maps[portMapPortEthertypes] != nil { // pins of an earlier version have none
+		var types portHpEthertypes
+		if err := d.maps[portMapPortEthertypes].Lookup(rec.Slot, &types); err != nil {
+			return s, fmt.Errorf("EtherTypes of the port in slot %d: %w", rec.Slot, err)
+		}
+		s.EtherTypes = types.Of
+	}
 	if is(portRates) {
 		s.BroadcastLimit, s.MulticastLimit = rates.Broadcast, rates.Multicast
 	}
@@ -203,7 +230,9 @@ func (d *Datapath) securityOf(rec portHpPort) (s attach.Security, err error) {
 // securityFlags are those of a port's record, HP_PORT_ in bpf/include/abi.h.
 func securityFlags(s attach.Security) (flags uint16) {
 	for flag, on := range map[uint16]bool{portPromiscuous: s.Promiscuous, portForged: s.ForgedTransmits, portMACChanges: s.MACChanges,
-		portBPDUGuard: !s.BPDUs, portRAGuard: s.RAGuard, portDHCPGuard: s.DHCPServerGuard, portRates: s.BroadcastLimit|s.MulticastLimit != 0} {
+		portBPDUGuard: !s.BPDUs, portRAGuard: s.RAGuard, portDHCPGuard: s.DHCPServerGuard, portRates: s.BroadcastLimit|s.MulticastLimit != 0,
+		portIPGuard: s.IPGuard != attach.GuardOff, portStrict: s.IPGuard == attach.GuardStrict, portARPGuard: s.ARPGuard, portNDGuard: s.NDGuard,
+		portEtherTypes: s.EtherTypes != attach.EtherTypes{}} {
 		if on {
 			flags |= flag
 		}

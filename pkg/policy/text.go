@@ -59,7 +59,8 @@ func (r Reason) Stage() string {
 		return "VLAN"
 	case ReasonMACSpoof, ReasonMACLimit, ReasonLauncherNoise, ReasonNotForPort, ReasonHello:
 		return "MAC"
-	case ReasonBPDUGuard, ReasonRAGuard, ReasonDHCPServerGuard, ReasonBroadcastLimit, ReasonMulticastLimit:
+	case ReasonBPDUGuard, ReasonRAGuard, ReasonDHCPServerGuard, ReasonIPGuard, ReasonARPGuard, ReasonNDGuard, ReasonEtherTypeGuard,
+		ReasonBroadcastLimit, ReasonMulticastLimit:
 		return "guards"
 	case ReasonARP, ReasonRARP, ReasonND:
 		return "neighbours"

@@ -47,6 +47,10 @@ const (
 	ReasonMACLimit        Reason = 35 // source MAC is not the port's, which may send from others, but has sent from as many as it may
 	ReasonBroadcastLimit  Reason = 36 // broadcast of a VM that sends more of them than its network's rateLimits
 	ReasonMulticastLimit  Reason = 37 // multicast of a VM that sends more of it than its network's rateLimits
+	ReasonIPGuard         Reason = 38 // IP packet from an address that its NIC does not hold, or by hearsay alone where its network's ipGuard is Strict
+	ReasonARPGuard        Reason = 39 // ARP in the name of another MAC or of an address that is not its NIC's, or that is none between Ethernet and IPv4
+	ReasonNDGuard         Reason = 40 // neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole
+	ReasonEtherTypeGuard  Reason = 41 // EtherType that its network's etherTypes do not list
 )
 
 const firstDrop Reason = 14
@@ -88,6 +92,10 @@ func Reasons() []Reason {
 		ReasonMACLimit,
 		ReasonBroadcastLimit,
 		ReasonMulticastLimit,
+		ReasonIPGuard,
+		ReasonARPGuard,
+		ReasonNDGuard,
+		ReasonEtherTypeGuard,
 	}
 }
 
@@ -202,6 +210,14 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"BroadcastLimit", "broadcast_limit", "broadcast of a VM that sends more of them than its network's rateLimits"}, true
 	case ReasonMulticastLimit:
 		return reasonWords{"MulticastLimit", "multicast_limit", "multicast of a VM that sends more of it than its network's rateLimits"}, true
+	case ReasonIPGuard:
+		return reasonWords{"IPGuard", "ip_guard", "IP packet from an address that its NIC does not hold, or by hearsay alone where its network's ipGuard is Strict"}, true
+	case ReasonARPGuard:
+		return reasonWords{"ARPGuard", "arp_guard", "ARP in the name of another MAC or of an address that is not its NIC's, or that is none between Ethernet and IPv4"}, true
+	case ReasonNDGuard:
+		return reasonWords{"NDGuard", "nd_guard", "neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole"}, true
+	case ReasonEtherTypeGuard:
+		return reasonWords{"EtherTypeGuard", "ethertype_guard", "EtherType that its network's etherTypes do not list"}, true
 	}
 	return reasonWords{}, false
 }

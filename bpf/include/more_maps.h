@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The maps of who has which address, and of what is heard of that. They are part of maps.h, and beside
- * it only because that is as long as a file may be.
+ * More maps, as maps.h has them and says: of who has which address and what is heard of that, and of what guards ask for.
+ * They are here only because maps.h is as long as a file may be.
  */
-#ifndef HOMEPORT_ADDRESSES_H
-#define HOMEPORT_ADDRESSES_H
+#ifndef HOMEPORT_MORE_MAPS_H
+#define HOMEPORT_MORE_MAPS_H
 
 #include "maps.h"
 
@@ -66,5 +66,18 @@ struct {
 	__type(value, struct hp_quota);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } heard_quotas SEC(".maps");
+
+/*
+ * port_ethertypes: what leaves ports with HP_PORT_ETHERTYPES.
+ * Key: port slot. Value: struct hp_ethertypes. Written by the agent before the flag, read by from_vm. Lives for ever.
+ * Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, struct hp_ethertypes);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} port_ethertypes SEC(".maps");
 
 #endif
