@@ -181,7 +181,7 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 		return HP_NOT_FOR_PORT;
 	if (dir == HP_OUT && port->flags & HP_PORT_BPDU_GUARD && of_links(f.eth))
 		return HP_BPDU_GUARD;
-	if (dir == HP_OUT && port->flags & (HP_PORT_RATES | HP_PORT_FORGED)) {
+	if (dir == HP_OUT && port->flags & (HP_PORT_RATES | HP_PORT_FORGED | HP_PORT_UNICAST)) {
 		r = by_port(skb, port, dir);
 		if (r != GO_ON)
 			return r;
@@ -292,6 +292,8 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		return act;
 	if (reason == HP_ARP || reason == HP_ND || (t.told & TOLD_DHCP && !is_drop(reason)))
 		hear_claim(skb, port, dir, t.told & TOLD_DHCP);
+	if (dir == HP_IN && port->flags & HP_PORT_UNICAST && !is_drop(reason))
+		note_peer(skb, port);
 	/* As the bridge has, which it came by. */
 	if (fast_path && dir == HP_IN && !jumped && takes_part(port))
 		hear_at_port(skb, port);

@@ -74,7 +74,8 @@ enum hp_vlan_mode {
 	X(IP_GUARD, 38, DROP, "IP packet from an address that its NIC does not hold, or by hearsay alone where its network's ipGuard is Strict")        \
 	X(ARP_GUARD, 39, DROP, "ARP in the name of another MAC or of an address that is not its NIC's, or that is none between Ethernet and IPv4")      \
 	X(ND_GUARD, 40, DROP, "neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole")        \
-	X(ETHERTYPE_GUARD, 41, DROP, "EtherType that its network's etherTypes do not list")
+	X(ETHERTYPE_GUARD, 41, DROP, "EtherType that its network's etherTypes do not list") \
+	X(UNICAST_LIMIT, 42, DROP, "unicast to a MAC that nothing has come from lately, of a VM that sends more of it than its network's rateLimits")
 
 #define HP_REASON_FIRST_DROP 14 /* lower it for more of them: 10 to 13 were never given out */
 #define HP_REASON_MAX 64
@@ -216,6 +217,7 @@ struct hp_rule {
 #define HP_PORT_ARP_GUARD 1024
 #define HP_PORT_ND_GUARD 2048
 #define HP_PORT_ETHERTYPES 4096 /* only what port_ethertypes lists leaves it */
+#define HP_PORT_UNICAST 8192   /* unicast_limits has a limit for what it sends to MACs that nothing has come from */
 
 /*
  * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:
@@ -250,6 +252,8 @@ struct hp_bucket {
 	__u32 at; /* when it was last looked at, in ticks */
 };
 #define HP_RATE_MAX 1000000
+#define HP_PEERS 65536   /* MACs that ports with HP_PORT_UNICAST have heard of lately; the least recently used make room */
+#define HP_PEER_FOR 300  /* lately: as long as a bridge keeps a MAC, in 2^30 ns */
 
 /* A MAC beside its own that a port with HP_PORT_FORGED has sent from, in a VLAN. */
 #define HP_STATIONS_A_PORT 256

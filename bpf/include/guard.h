@@ -4,6 +4,7 @@
 #define HOMEPORT_GUARD_H
 
 #include "clock.h"
+#include "more_maps.h"
 #include "parse.h"
 #include "verdict.h"
 
@@ -101,19 +102,15 @@ union bucket {
 	__u64 word;
 };
 
-/* by_rate: whether the port may send one more frame to a group. */
-static __always_inline int by_rate(struct __sk_buff *skb, const struct eth_header *eth, __u32 slot)
+/* takes: whether the packet has its place in a bucket that fills at this many a second. */
+static __always_inline int takes(struct __sk_buff *skb, __u64 *bucket, __u32 rate)
 {
-	__u32 many = (eth->dst[0] & eth->dst[1] & eth->dst[2]) != 0xffff, place = slot * 2 + many, since, now = ticks_now();
-	struct hp_rates *rates = bpf_map_lookup_elem(&port_rates, &slot);
-	__u64 most, have, wants = packets_of(skb) * 1000, *bucket = bpf_map_lookup_elem(&buckets, &place);
+	__u64 most = rate * 1000ULL, have, wants = packets_of(skb) * 1000;
+	__u32 since, now = ticks_now();
 	union bucket b;
 
-	if (!rates || !bucket)
-		return GO_ON;
-	most = (many ? rates->multicast : rates->broadcast) * 1000ULL;
-	if (!most || most > HP_RATE_MAX * 1000ULL)
-		return GO_ON;
+	if (!most || rate > HP_RATE_MAX)
+		return 1;
 	b.word = *(volatile __u64 *)bucket;
 	since = now - b.of.at;
 	if (-since < AHEAD) /* another CPU has looked at a later clock */
@@ -124,32 +121,64 @@ static __always_inline int by_rate(struct __sk_buff *skb, const struct eth_heade
 		have = most;
 	/* A GSO packet of more segments than a second has goes when nothing else went for that long. */
 	if (have < wants && have < most)
-		return many ? HP_MULTICAST_LIMIT : HP_BROADCAST_LIMIT;
+		return 0;
 	if (dry_run)
-		return GO_ON;
+		return 1;
 	b.of.tokens = have < wants ? 0 : have - wants;
 	b.of.at = now;
 	*(volatile __u64 *)bucket = b.word;
-	return GO_ON;
+	return 1;
+}
+
+/* by_rate: whether the port may send one more frame to a group. */
+static __always_inline int by_rate(struct __sk_buff *skb, const struct eth_header *eth, __u32 slot)
+{
+	__u32 many = (eth->dst[0] & eth->dst[1] & eth->dst[2]) != 0xffff, place = slot * 2 + many;
+	struct hp_rates *rates = bpf_map_lookup_elem(&port_rates, &slot);
+	__u64 *bucket = bpf_map_lookup_elem(&buckets, &place);
+
+	if (!rates || !bucket || takes(skb, bucket, many ? rates->multicast : rates->broadcast))
+		return GO_ON;
+	return many ? HP_MULTICAST_LIMIT : HP_BROADCAST_LIMIT;
 }
 
 /*
- * by_port: what not all ports ask: how much goes to groups, and whether a frame passes that is from another MAC than the
+ * by_peer: whether the port may send one more frame to somebody. It may to whom it has heard of lately: the bridge knows where that
+ * is, and sends what is for others everywhere.
+ */
+static __always_inline int by_peer(struct __sk_buff *skb, const struct hp_station_key *key)
+{
+	__u32 slot = key->slot, *seen = bpf_map_lookup_elem(&peers, key), *limit = bpf_map_lookup_elem(&unicast_limits, &slot);
+	__u64 *bucket = bpf_map_lookup_elem(&unicast_buckets, &slot);
+
+	if (seen && handover_clock() - *seen <= HP_PEER_FOR)
+		return GO_ON;
+	return !limit || !bucket || takes(skb, bucket, *limit) ? GO_ON : HP_UNICAST_LIMIT;
+}
+
+/* vlan_of is as guard_vlan finds it, which has seen it or will. */
+static __always_inline __u16 vlan_of(struct __sk_buff *skb, const struct hp_port *port, const struct eth_header *eth)
+{
+	const struct vlan_header *tag = NULL;
+	struct vlan_header copy;
+
+	if (!skb->vlan_present && is_tag(bpf_ntohs(eth->type)))
+		tag = HEADER(skb, sizeof(*eth), &copy);
+	return skb->vlan_present ? skb->vlan_tci & 0xfff : tag ? bpf_ntohs(tag->tci) & 0xfff : port->pvid;
+}
+
+/*
+ * by_port: what not all ports ask: how much goes to groups and to who is not known, and whether a frame passes that is from another MAC than the
  * port's, or to one. GO_ON or a reason. A function of its own, for the stacks of the programs.
  */
 __noinline int by_port(struct __sk_buff *skb, const struct hp_port *port, __u32 dir)
 {
 	const struct eth_header *eth = (void *)(long)skb->data;
 	struct hp_station_key key = {};
-	struct vlan_header copy;
-	const struct vlan_header *tag = NULL;
 
 	if (!port || (void *)(eth + 1) > (void *)(long)skb->data_end)
 		return HP_MALFORMED;
-	/* As guard_vlan finds it, which has seen it or will. */
-	if (!skb->vlan_present && is_tag(bpf_ntohs(eth->type)))
-		tag = HEADER(skb, sizeof(*eth), &copy);
-	key.vlan = skb->vlan_present ? skb->vlan_tci & 0xfff : tag ? bpf_ntohs(tag->tci) & 0xfff : port->pvid;
+	key.vlan = vlan_of(skb, port, eth);
 	key.slot = port->slot;
 	key.serial = port->serial;
 	if (dir == HP_IN) {
@@ -164,10 +193,39 @@ __noinline int by_port(struct __sk_buff *skb, const struct hp_port *port, __u32 
 		if (r != GO_ON)
 			return r;
 	}
+	if (port->flags & HP_PORT_UNICAST && !(eth->dst[0] & bpf_htons(0x0100))) {
+		int r;
+
+		__builtin_memcpy(key.mac, eth->dst, sizeof(key.mac));
+		r = by_peer(skb, &key);
+		if (r != GO_ON)
+			return r;
+	}
 	if (own_mac(port, eth))
 		return GO_ON;
 	__builtin_memcpy(key.mac, eth->src, sizeof(key.mac));
 	return from_station(&key);
+}
+
+/* note_peer: something has come to the port. A function of its own, for the stacks of the programs. */
+__noinline int note_peer(struct __sk_buff *skb, const struct hp_port *port)
+{
+	const struct eth_header *eth = (void *)(long)skb->data;
+	__u32 now = handover_clock(), *seen;
+	struct hp_station_key key = {};
+
+	if (!port || (void *)(eth + 1) > (void *)(long)skb->data_end)
+		return 0;
+	key.vlan = vlan_of(skb, port, eth);
+	key.slot = port->slot;
+	key.serial = port->serial;
+	__builtin_memcpy(key.mac, eth->src, sizeof(key.mac));
+	seen = bpf_map_lookup_elem(&peers, &key);
+	if (!seen)
+		bpf_map_update_elem(&peers, &key, &now, BPF_ANY);
+	else if (*seen != now)
+		*seen = now;
+	return 0;
 }
 
 /* A struct hp_handover, as it is loaded and stored. */

@@ -62,7 +62,8 @@ static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, union 
 /* told_of puts the frame, of which there are most bytes at most, into heard. */
 static __always_inline int told_of(struct __sk_buff *skb, const struct hp_port *port, __u16 vlan, __u32 dir, const __u32 most)
 {
-	__u32 node = HP_PORTS_MAX, size = skb->len;
+	__u32 node = HP_PORTS_MAX;
+	__u64 size = skb->len;
 	struct hp_heard *h;
 
 	h = bpf_ringbuf_reserve(&heard, sizeof(*h) + most, 0);
@@ -75,11 +76,13 @@ static __always_inline int told_of(struct __sk_buff *skb, const struct hp_port *
 	}
 	if (size > most)
 		size = most;
-	asm volatile("" : "+r"(size)); /* for the verifier, which has to see the bounds of what is used */
-	if (size < 1 || size > most || bpf_skb_load_bytes(skb, 0, h + 1, size)) {
-		bpf_ringbuf_discard(h, 0);
-		return 0;
-	}
+	/* Linux 6.1's verifier has to see each bound at the value that is used. */
+	asm volatile("" : "+r"(size));
+	if (size < sizeof(struct eth_header))
+		goto discard;
+	asm volatile("" : "+r"(size));
+	if (size > most || bpf_skb_load_bytes(skb, 0, h + 1, size))
+		goto discard;
 	h->at = bpf_ktime_get_coarse_ns();
 	h->ifindex = port->ifindex;
 	h->length = skb->len;
@@ -88,6 +91,9 @@ static __always_inline int told_of(struct __sk_buff *skb, const struct hp_port *
 	h->head = sizeof(*h);
 	h->dir = dir;
 	bpf_ringbuf_submit(h, 0);
+	return 0;
+discard:
+	bpf_ringbuf_discard(h, 0);
 	return 0;
 }
 

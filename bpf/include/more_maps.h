@@ -80,4 +80,41 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } port_ethertypes SEC(".maps");
 
+/*
+ * unicast_limits: limits of ports with HP_PORT_UNICAST.
+ * Key: port slot. Value: __u32, packets a second. Written by the agent before the flag, read by from_vm. Lives for ever.
+ * Size: slots a node.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} unicast_limits SEC(".maps");
+
+/*
+ * unicast_buckets: what ports may still send of that in this moment. Key: port slot. Otherwise as buckets.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, HP_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} unicast_buckets SEC(".maps");
+
+/*
+ * peers: MACs that something has come from to a port with HP_PORT_UNICAST.
+ * Key: struct hp_station_key. Value: __u32, when last, in 2^30 ns units of CLOCK_MONOTONIC_COARSE. Written and read by the
+ * programs. The least recently used make room, so nothing frees them; a port that is gone is told apart by its serial. Size: a node's.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, HP_PEERS);
+	__type(key, struct hp_station_key);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} peers SEC(".maps");
+
 #endif

@@ -105,7 +105,7 @@ func TestABIConstants(t *testing.T) {
 		"HP_PORT_RA_GUARD": portRAGuard, "HP_PORT_DHCP_GUARD": portDHCPGuard, "HP_PORT_FORGED": portForged,
 		"HP_PORT_MAC_CHANGES": portMACChanges, "HP_STATIONS_A_PORT": StationsOfPort,
 		"HP_PORT_RATES": portRates, "HP_PORT_IP_GUARD": portIPGuard, "HP_PORT_STRICT": portStrict, "HP_PORT_ARP_GUARD": portARPGuard,
-		"HP_PORT_ND_GUARD": portNDGuard, "HP_PORT_ETHERTYPES": portEtherTypes, "HP_ETHERTYPES_MAX": len(attach.EtherTypes{}),
+		"HP_PORT_ND_GUARD": portNDGuard, "HP_PORT_ETHERTYPES": portEtherTypes, "HP_PORT_UNICAST": portUnicast, "HP_ETHERTYPES_MAX": len(attach.EtherTypes{}),
 		"HP_RATE_MAX":     attach.MaxRate,
 		"HP_EVENT_LOGGED": eventLogged, "HP_EVENT_MONITORED_LOGGED": eventMonitoredLogged, "HP_EVENT_ENDED": eventEnded, "HP_EVENT_IP": eventIP,
 		"HP_EVENT_PORTS": eventPorts, "HP_EVENTS_A_WINDOW": EventsOfPort, "HP_EVENTS_OF_NODE": EventsOfNode,

@@ -103,7 +103,7 @@ func ReadPins(bpffs string) (*Pinned, error) {
 		d.maps[name] = m
 	}
 	for _, name := range []string{portMapHosts, portMapLateCounters, portMapPortRates, portMapPortSegments, portMapAddresses, portMapHeardQuotas,
-		portMapPortEthertypes} {
+		portMapPortEthertypes, portMapUnicastLimits} {
 		m, err := ebpf.LoadPinnedMap(d.pins.of(name), nil)
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // earlier versions have none
 			return nil, fmt.Errorf("open pinned map %s: %w", name, err)

@@ -349,6 +349,7 @@ const (
 	portMapJudgedFrames    = "judged_frames"
 	portMapKnownFlows      = "known_flows"
 	portMapLateCounters    = "late_counters"
+	portMapPeers           = "peers"
 	portMapPolicyNames     = "policy_names"
 	portMapPortCounters    = "port_counters"
 	portMapPortEthertypes  = "port_ethertypes"
@@ -364,6 +365,8 @@ const (
 	portMapStations        = "stations"
 	portMapStrayCounters   = "stray_counters"
 	portMapTraced          = "traced"
+	portMapUnicastBuckets  = "unicast_buckets"
+	portMapUnicastLimits   = "unicast_limits"
 	portMapWatched         = "watched"
 	portProgFromVm         = "from_vm"
 	portProgInbound        = "inbound"
@@ -455,6 +458,7 @@ type portMapSpecs struct {
 	JudgedFrames   *ebpf.MapSpec `ebpf:"judged_frames"`
 	KnownFlows     *ebpf.MapSpec `ebpf:"known_flows"`
 	LateCounters   *ebpf.MapSpec `ebpf:"late_counters"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PolicyNames    *ebpf.MapSpec `ebpf:"policy_names"`
 	PortCounters   *ebpf.MapSpec `ebpf:"port_counters"`
 	PortEthertypes *ebpf.MapSpec `ebpf:"port_ethertypes"`
@@ -470,6 +474,8 @@ type portMapSpecs struct {
 	Stations       *ebpf.MapSpec `ebpf:"stations"`
 	StrayCounters  *ebpf.MapSpec `ebpf:"stray_counters"`
 	Traced         *ebpf.MapSpec `ebpf:"traced"`
+	UnicastBuckets *ebpf.MapSpec `ebpf:"unicast_buckets"`
+	UnicastLimits  *ebpf.MapSpec `ebpf:"unicast_limits"`
 	Watched        *ebpf.MapSpec `ebpf:"watched"`
 }
 
@@ -531,6 +537,7 @@ type portMaps struct {
 	JudgedFrames   *ebpf.Map `ebpf:"judged_frames"`
 	KnownFlows     *ebpf.Map `ebpf:"known_flows"`
 	LateCounters   *ebpf.Map `ebpf:"late_counters"`
+	Peers          *ebpf.Map `ebpf:"peers"`
 	PolicyNames    *ebpf.Map `ebpf:"policy_names"`
 	PortCounters   *ebpf.Map `ebpf:"port_counters"`
 	PortEthertypes *ebpf.Map `ebpf:"port_ethertypes"`
@@ -546,6 +553,8 @@ type portMaps struct {
 	Stations       *ebpf.Map `ebpf:"stations"`
 	StrayCounters  *ebpf.Map `ebpf:"stray_counters"`
 	Traced         *ebpf.Map `ebpf:"traced"`
+	UnicastBuckets *ebpf.Map `ebpf:"unicast_buckets"`
+	UnicastLimits  *ebpf.Map `ebpf:"unicast_limits"`
 	Watched        *ebpf.Map `ebpf:"watched"`
 }
 
@@ -573,6 +582,7 @@ func (m *portMaps) Close() error {
 		m.JudgedFrames,
 		m.KnownFlows,
 		m.LateCounters,
+		m.Peers,
 		m.PolicyNames,
 		m.PortCounters,
 		m.PortEthertypes,
@@ -588,6 +598,8 @@ func (m *portMaps) Close() error {
 		m.Stations,
 		m.StrayCounters,
 		m.Traced,
+		m.UnicastBuckets,
+		m.UnicastLimits,
 		m.Watched,
 	)
 }

@@ -108,7 +108,7 @@ func TestReasons(t *testing.T) {
 func (b *bench) scenarios() []scenario {
 	b.Helper()
 	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
-		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios(), helloScenarios(), securityScenarios(), stationScenarios(), addressScenarios())
+		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios(), helloScenarios(), securityScenarios(), stationScenarios(), addressScenarios(), unicastScenarios())
 	if err := b.FillPool(len(all) + 2); err != nil {
 		b.Fatal(err)
 	}

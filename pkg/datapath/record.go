@@ -37,8 +37,9 @@ const (
 	portARPGuard    = 1024
 	portNDGuard     = 2048
 	portEtherTypes  = 4096
+	portUnicast     = 8192
 	portSecurity    = portPromiscuous | portBPDUGuard | portRAGuard | portDHCPGuard | portForged | portMACChanges | portRates |
-		portIPGuard | portStrict | portARPGuard | portNDGuard | portEtherTypes
+		portIPGuard | portStrict | portARPGuard | portNDGuard | portEtherTypes | portUnicast
 )
 
 // portTable is the maps port_index and port_records, in memory.
@@ -189,6 +190,9 @@ func (d *Datapath) putConfigLocked(ifindex int, rec portHpPort, c attach.PortCon
 	if err := d.maps[portMapPortEthertypes].Put(rec.Slot, portHpEthertypes{Of: c.Security.EtherTypes}); err != nil {
 		return fmt.Errorf("port at interface %d: EtherTypes: %w", ifindex, err)
 	}
+	if err := d.maps[portMapUnicastLimits].Put(rec.Slot, c.Security.UnicastLimit); err != nil {
+		return fmt.Errorf("port at interface %d: rate limit of unicast: %w", ifindex, err)
+	}
 	if err := d.maps[portMapPortMacs].Put(portHpMacKey{Mac: rec.Mac}, uint32(1)); err != nil {
 		return fmt.Errorf("port at interface %d: note its MAC: %w", ifindex, err)
 	}
@@ -214,6 +218,11 @@ func (d *Datapath) securityOf(rec portHpPort) (s attach.Security, err error) {
 	case is(portIPGuard):
 		s.IPGuard = attach.GuardLearn
 	}
+	if is(portUnicast) && d.maps[portMapUnicastLimits] != nil {
+		if err := d.maps[portMapUnicastLimits].Lookup(rec.Slot, &s.UnicastLimit); err != nil {
+			return s, fmt.Errorf("rate limit of unicast of the port in slot %d: %w", rec.Slot, err)
+		}
+	}
 	if is(portEtherTypes) && d.maps[portMapPortEthertypes] != nil { // pins of an earlier version have none
 		var types portHpEthertypes
 		if err := d.maps[portMapPortEthertypes].Lookup(rec.Slot, &types); err != nil {
@@ -232,7 +241,7 @@ func securityFlags(s attach.Security) (flags uint16) {
 	for flag, on := range map[uint16]bool{portPromiscuous: s.Promiscuous, portForged: s.ForgedTransmits, portMACChanges: s.MACChanges,
 		portBPDUGuard: !s.BPDUs, portRAGuard: s.RAGuard, portDHCPGuard: s.DHCPServerGuard, portRates: s.BroadcastLimit|s.MulticastLimit != 0,
 		portIPGuard: s.IPGuard != attach.GuardOff, portStrict: s.IPGuard == attach.GuardStrict, portARPGuard: s.ARPGuard, portNDGuard: s.NDGuard,
-		portEtherTypes: s.EtherTypes != attach.EtherTypes{}} {
+		portUnicast: s.UnicastLimit != 0, portEtherTypes: s.EtherTypes != attach.EtherTypes{}} {
 		if on {
 			flags |= flag
 		}

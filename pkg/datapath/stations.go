@@ -119,6 +119,9 @@ func (d *Datapath) sweepLate(lives *living) error {
 func (d *Datapath) fillBuckets(slots []uint32) error {
 	for _, slot := range slots {
 		atomic.StoreUint64(&d.stationCounts[slot], 0)
+		if err := d.maps[portMapUnicastBuckets].Put(slot, uint64(0)); err != nil {
+			return fmt.Errorf("fill the bucket of unicast of slot %d: %w", slot, err)
+		}
 		for of := range uint32(2) {
 			if err := d.maps[portMapBuckets].Put(slot*2+of, uint64(0)); err != nil {
 				return fmt.Errorf("fill the buckets of slot %d: %w", slot, err)

@@ -34,7 +34,7 @@ func (b *bench) contents(counters compile.Counters) string {
 	inner, _ := b.flowTable()
 	defer inner.Close()
 	dump("conns", inner)
-	for _, name := range []string{portMapConnsNew, portMapFragments, portMapControl, portMapWatched, portMapAddresses} {
+	for _, name := range []string{portMapConnsNew, portMapFragments, portMapControl, portMapWatched, portMapAddresses, portMapPeers, portMapUnicastBuckets} {
 		dump(name, b.maps[name])
 	}
 	for _, name := range []string{portMapHandovers, portMapEventQuotas, portMapHeardQuotas} {

@@ -60,7 +60,7 @@ func (r Reason) Stage() string {
 	case ReasonMACSpoof, ReasonMACLimit, ReasonLauncherNoise, ReasonNotForPort, ReasonHello:
 		return "MAC"
 	case ReasonBPDUGuard, ReasonRAGuard, ReasonDHCPServerGuard, ReasonIPGuard, ReasonARPGuard, ReasonNDGuard, ReasonEtherTypeGuard,
-		ReasonBroadcastLimit, ReasonMulticastLimit:
+		ReasonBroadcastLimit, ReasonMulticastLimit, ReasonUnicastLimit:
 		return "guards"
 	case ReasonARP, ReasonRARP, ReasonND:
 		return "neighbours"

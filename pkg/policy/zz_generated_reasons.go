@@ -51,6 +51,7 @@ const (
 	ReasonARPGuard        Reason = 39 // ARP in the name of another MAC or of an address that is not its NIC's, or that is none between Ethernet and IPv4
 	ReasonNDGuard         Reason = 40 // neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole
 	ReasonEtherTypeGuard  Reason = 41 // EtherType that its network's etherTypes do not list
+	ReasonUnicastLimit    Reason = 42 // unicast to a MAC that nothing has come from lately, of a VM that sends more of it than its network's rateLimits
 )
 
 const firstDrop Reason = 14
@@ -96,6 +97,7 @@ func Reasons() []Reason {
 		ReasonARPGuard,
 		ReasonNDGuard,
 		ReasonEtherTypeGuard,
+		ReasonUnicastLimit,
 	}
 }
 
@@ -218,6 +220,8 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"NDGuard", "nd_guard", "neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole"}, true
 	case ReasonEtherTypeGuard:
 		return reasonWords{"EtherTypeGuard", "ethertype_guard", "EtherType that its network's etherTypes do not list"}, true
+	case ReasonUnicastLimit:
+		return reasonWords{"UnicastLimit", "unicast_limit", "unicast to a MAC that nothing has come from lately, of a VM that sends more of it than its network's rateLimits"}, true
 	}
 	return reasonWords{}, false
 }
