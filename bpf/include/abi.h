@@ -253,7 +253,7 @@ struct hp_bucket {
 };
 #define HP_RATE_MAX 1000000
 #define HP_PEERS 65536   /* MACs that ports with HP_PORT_UNICAST have heard of lately; the least recently used make room */
-#define HP_PEER_FOR 300  /* lately: as long as a bridge keeps a MAC, in 2^30 ns */
+#define HP_PEER_FOR 279  /* lately: as long as a bridge keeps a MAC, 300 s, in 2^30 ns */
 
 /* A MAC beside its own that a port with HP_PORT_FORGED has sent from, in a VLAN. */
 #define HP_STATIONS_A_PORT 256

@@ -14,7 +14,8 @@
 //   - free slots: none is taken over; [Datapath.FillPool] makes fresh ones;
 //   - generation, content hash and the last serial: the map control;
 //   - which policy number stands for which network: the map policy_names, so
-//     that a number stays with its network as long as it is compiled or used.
+//     that a number stays with its network as long as it is compiled or used;
+//   - who has which address, as the agent last said it: the map addresses, by trunk and VLAN.
 //
 // Maps of maps are never read: on Linux 6.1 that waits for a grace period, as
 // writing them does on every kernel.

@@ -1,6 +1,9 @@
 package datapath
 
 import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -271,6 +274,7 @@ func TestGuardsTellNothing(t *testing.T) {
 	b.sync(testSets(t)...)
 	c := accessPort()
 	secured(attach.Security{ARPGuard: true, NDGuard: true, IPGuard: attach.GuardStrict})(&c)
+	c.Trunk = "net-b" // as of hold
 	b.port(c)
 	b.hold(held{peer4.String(): theirs, peer6.String(): theirs, vm4.String(): mine}, 100)
 	heard := b.hears()
@@ -366,5 +370,59 @@ func TestSecurityIsRead(t *testing.T) {
 	c.Security.IPGuard = "Loose"
 	if err := b.UpdatePort(loopback, c); err == nil {
 		t.Error("a guard that there is not is taken")
+	}
+}
+
+// Whatever a frame says, the guard of ARP says of it what this does in Go, and what is told of it is its beginning.
+func TestGuardsOnNoise(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(testSets(t)...)
+	c := accessPort()
+	secured(attach.Security{BPDUs: true, ARPGuard: true, NDGuard: true})(&c)
+	b.port(c)
+	b.hold(held{peer4.String(): theirs, vm4.String(): mine, peer6.String(): theirs}, 100)
+	heard := b.hears()
+	lot := rand.New(rand.NewPCG(7, 7))
+	seeds := [][]byte{arpBy(1, testMAC, vm4, peer4).bytes(), arpBy(2, testMAC, peer4, vm4).bytes(), arpBy(2, testMAC, other4, vm4).bytes(),
+		nd(135, vm6, peer6, linkLayer(1, testMAC)...).bytes(), nd(136, vm6, vm6, linkLayer(2, testMAC)...).bytes(), dhcp(vm4, peer4, 68, 67, 300).bytes()}
+	sha, ethernet := string(testMAC), string([]byte{0, 1, 8, 0, 6, 4})
+	judged, told := map[policy.Reason]int{}, 0
+	for range size(t, "HOMEPORT_NOISE", 4000, 500) {
+		frame := slices.Clone(seeds[lot.IntN(len(seeds))])
+		for range lot.IntN(3) {
+			frame[12+lot.IntN(len(frame)-12)] = byte(lot.Uint32())
+		}
+		least := 14
+		if binary.BigEndian.Uint16(frame[12:]) != uint16(layers.EthernetTypeARP) {
+			least += 40 // no kernel runs a program on an IP packet without its header
+		}
+		if lot.IntN(4) == 0 && len(frame) > least {
+			frame = frame[:least+lot.IntN(len(frame)-least)]
+		}
+		got := b.reason(FromVM, frame)
+		judged[got]++
+		if got == policy.ReasonARP || got == policy.ReasonARPGuard {
+			body := frame[14:]
+			want := len(body) >= 28 && string(body[:6]) == ethernet && string(body[8:14]) == sha && netip.AddrFrom4([4]byte(body[14:18])) != peer4
+			if want != (got == policy.ReasonARP) {
+				t.Errorf("%x: %v", frame, got)
+			}
+		}
+		for h := heard.next(t); h != nil; h = heard.next(t) {
+			told++
+			if got.Drops() || len(h.Frame) > HeardLong || !bytes.HasPrefix(frame, h.Frame) || h.Length != len(frame) {
+				t.Errorf("%v: told %d of %d bytes", got, len(h.Frame), len(frame))
+			}
+		}
+		b.quiet()
+	}
+	t.Logf("%v, told %d", judged, told)
+	for _, r := range []policy.Reason{policy.ReasonARP, policy.ReasonARPGuard, policy.ReasonND, policy.ReasonNDGuard} {
+		if judged[r] == 0 {
+			t.Errorf("none is %v", r)
+		}
+	}
+	if told == 0 {
+		t.Error("nothing is told")
 	}
 }
