@@ -7,7 +7,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/learn"
 )
 
-// noise is what a VM sends besides, and gets: it says nothing.
+// noise4 and noise6 are what a VM sends besides: it says nothing.
 func noise4(name, dst string, port int) step {
 	return step{name: name, out: true, data: eth(learn.MAC{1, 0, 0x5e, 0, 0, 0xfb}, vm, 0x0800, ip4(a4, dst, 17, udpOf(port, port, make([]byte, 40))))}
 }
