@@ -71,6 +71,10 @@ func dhcpv4Talks() map[string][]step {
 		"type in file, lease in sname": answer("ack", leasedA4, answers(a4, func(d *dhcp4) {
 			d.file, d.sname = full(128, kind4(5)), full(64, lease(3600))
 		}, opt(52, 3))),
+		"the first overload counts": answer("ack", leasedA4, answers(a4, func(d *dhcp4) {
+			d.file, d.sname = full(128, lease(3600)), full(64, kind4(6))
+		}, opt(52, 1), opt(52, 2), kind4(5))),
+		"the first requested counts": {{name: "decline", out: true, data: asks(nil, kind4(4), wanted(a4), wanted(b4)), want: withdrawA4}},
 		"file before sname": answer("ack", leasedA4, answers(a4, func(d *dhcp4) {
 			d.file, d.sname = full(128, lease(3600)), full(64, lease(60))
 		}, kind4(5), opt(52, 3))),
@@ -147,6 +151,7 @@ func TestDHCPv4Unasked(t *testing.T) {
 		"no type":               asks(nil, wanted(a4)),
 		"forged":                asks(func(d *dhcp4) { d.from = inner }, kind4(3), wanted(a4)),
 		"forged release":        asks(func(d *dhcp4) { d.from, d.client = inner, a4 }, kind4(7)),
+		"operation 3":           asks(func(d *dhcp4) { d.op = 3 }, kind4(3), wanted(a4)),
 		"as a relay":            asks(func(d *dhcp4) { d.relay = b4 }, kind4(3), wanted(a4)),
 		"to another port":       asks(func(d *dhcp4) { d.dport = 68 }, kind4(3), wanted(a4)),
 		"an answer":             asks(func(d *dhcp4) { d.op = 2 }, kind4(3), wanted(a4)),
