@@ -72,6 +72,7 @@ func TestARP(t *testing.T) {
 		{name: "a provider's tag", out: true, data: changed(tagged(request, 100), 12, 0x88, 0xa8)},
 		{name: "another EtherType", out: true, data: changed(request, 12, 0x88, 0xcc)},
 		{name: "nothing", out: true, data: nil},
+		{name: "one byte short", out: true, data: request[:14+27]},
 		{name: "a tag that ends", out: true, data: tagged(request, 100)[:17]},
 	})
 }
