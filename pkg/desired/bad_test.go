@@ -219,31 +219,6 @@ networks.yml:26: VLANNetwork vlan100: spec.portSecurity.exceptions[3].vm: Forbid
 networks.yml:27: VLANNetwork vlan100: spec.portSecurity.exceptions[4].macChanges: Invalid value: "Accept": gives the VM what is sent to MACs that it has sent from: want forgedTransmits: Accept, too
 networks.yml:28: VLANNetwork vlan100: spec.portSecurity.exceptions[5]: Required value: names no switch: want one, as promiscuous: Accept, or leave the exception out
 `},
-		{name: "addresses", content: vlan100 + `  addressing: {mode: Trusted, limit: 0, expiry: 0s, sharedAddresses: [10.100.0.5, 10.100.0.5/32, 10.100.0.1, 10.9.0.0/24, 10.100.0.9/28, 10.100.0.0/23, "fe80::1", "ff02::1", here]}
-  portSecurity:
-    ipGuard: Enabled
-    arpGuard: Learn
-    ndGuard: On
-    rateLimits: {unknownUnicast: -1}
-    exceptions: [{macs: ["00:50:56:0a:0b:0c"], ipGuard: Loose, etherTypes: [ARP]}]
-`, want: `
-networks.yml:18: VLANNetwork vlan100: spec.addressing.expiry: Invalid value: "0s": want a time from 1m to 8760h, as 24h, or leave it out for never
-networks.yml:18: VLANNetwork vlan100: spec.addressing.limit: Invalid value: 0: want 1 to 128 addresses, or leave it out for 16
-networks.yml:18: VLANNetwork vlan100: spec.addressing.mode: Unsupported value: "Trusted": supported values: "Observed", "Declared", "Approved"
-networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[1]: Duplicate value: "10.100.0.5/32": name each address once
-networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[2]: Invalid value: "10.100.0.1": is a gateway of spec.subnets, which is no VM's to have: want another address, or take the gateway out there where VMs are it
-networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[3]: Invalid value: "10.9.0.0/24": is not within one of spec.subnets: want addresses of one, or add their subnet there
-networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[4]: Invalid value: "10.100.0.9/28": has host bits set: want 10.100.0.0/28, or 10.100.0.9/32 for the one address
-networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[5]: Invalid value: "10.100.0.0/23": is not within one of spec.subnets: want addresses of one, or add their subnet there
-networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[7]: Invalid value: "ff02::1": has addresses that no NIC has: want an address as 10.1.2.3, or a prefix as 10.1.2.16/28
-networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[8]: Invalid value: "here": want an address as 10.1.2.3 or 2001:db8::1
-networks.yml:20: VLANNetwork vlan100: spec.portSecurity.ipGuard: Unsupported value: "Enabled": supported values: "Off", "Learn", "Strict"
-networks.yml:21: VLANNetwork vlan100: spec.portSecurity.arpGuard: Unsupported value: "Learn": supported values: "Enabled", "Disabled"
-networks.yml:22: VLANNetwork vlan100: spec.portSecurity.ndGuard: Unsupported value: "On": supported values: "Enabled", "Disabled"
-networks.yml:23: VLANNetwork vlan100: spec.portSecurity.rateLimits.unknownUnicast: Invalid value: -1: want 0, which is no limit, to 1000000 packets a second
-networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].etherTypes: unknown field: want one of vm, macs, macChanges, forgedTransmits, promiscuous, ipGuard, arpGuard, ndGuard, dhcpServerGuard, raGuard, rateLimits, bpduGuard
-networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].ipGuard: Unsupported value: "Loose": supported values: "Off", "Learn", "Strict"
-`},
 		{name: "reachability", content: vlan100 + "  reachability: {dhcp: Maybe, dhcpServers: [fd00::1, 10.0.0.1, 10.0.0.1, x]}\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcp: Unsupported value: "Maybe": supported values: "Enabled", "Disabled"
 networks.yml:18: VLANNetwork vlan100: spec.reachability.dhcpServers[0]: Invalid value: "fd00::1": want an IPv4 address

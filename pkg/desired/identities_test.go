@@ -38,6 +38,43 @@ func TestLearn(t *testing.T) {
 	}
 }
 
+// TestBadAddresses: what manifests say wrongly of addresses and guards.
+func TestBadAddresses(t *testing.T) {
+	for _, c := range []badCase{
+		{name: "addresses", content: vlan100 + `  addressing: {mode: Trusted, limit: 0, expiry: 0s, sharedAddresses: [10.100.0.5, 10.100.0.5/32, 10.100.0.1, 10.9.0.0/24, 10.100.0.9/28, 10.100.0.0/23, "fe80::1", "ff02::1", here]}
+  portSecurity:
+    ipGuard: Enabled
+    arpGuard: Learn
+    ndGuard: On
+    rateLimits: {unknownUnicast: -1}
+    exceptions: [{macs: ["00:50:56:0a:0b:0c"], ipGuard: Loose, etherTypes: [ARP]}]
+`, want: `
+networks.yml:18: VLANNetwork vlan100: spec.addressing.expiry: Invalid value: "0s": want a time from 1m to 8760h, as 24h, or leave it out for never
+networks.yml:18: VLANNetwork vlan100: spec.addressing.limit: Invalid value: 0: want 1 to 128 addresses, or leave it out for 16
+networks.yml:18: VLANNetwork vlan100: spec.addressing.mode: Unsupported value: "Trusted": supported values: "Observed", "Declared", "Approved"
+networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[1]: Duplicate value: "10.100.0.5/32": name each address once
+networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[2]: Invalid value: "10.100.0.1": is a gateway of spec.subnets, which is no VM's to have: want another address, or take the gateway out there where VMs are it
+networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[3]: Invalid value: "10.9.0.0/24": is not within one of spec.subnets: want addresses of one, or add their subnet there
+networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[4]: Invalid value: "10.100.0.9/28": has host bits set: want 10.100.0.0/28, or 10.100.0.9/32 for the one address
+networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[5]: Invalid value: "10.100.0.0/23": is not within one of spec.subnets: want addresses of one, or add their subnet there
+networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[7]: Invalid value: "ff02::1": has addresses that no NIC has: want an address as 10.1.2.3, or a prefix as 10.1.2.16/28
+networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[8]: Invalid value: "here": want an address as 10.1.2.3 or 2001:db8::1
+networks.yml:20: VLANNetwork vlan100: spec.portSecurity.ipGuard: Unsupported value: "Enabled": supported values: "Off", "Learn", "Strict"
+networks.yml:21: VLANNetwork vlan100: spec.portSecurity.arpGuard: Unsupported value: "Learn": supported values: "Enabled", "Disabled"
+networks.yml:22: VLANNetwork vlan100: spec.portSecurity.ndGuard: Unsupported value: "On": supported values: "Enabled", "Disabled"
+networks.yml:23: VLANNetwork vlan100: spec.portSecurity.rateLimits.unknownUnicast: Invalid value: -1: want 0, which is no limit, to 1000000 packets a second
+networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].etherTypes: unknown field: want one of vm, macs, macChanges, forgedTransmits, promiscuous, ipGuard, arpGuard, ndGuard, dhcpServerGuard, raGuard, rateLimits, bpduGuard
+networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].ipGuard: Unsupported value: "Loose": supported values: "Off", "Learn", "Strict"
+`},
+		{name: "a field of addressing", content: vlan100 + "  addressing: {shared: [10.100.0.5]}\n", want: `
+networks.yml:18: VLANNetwork vlan100: spec.addressing.shared: unknown field: want one of mode, limit, expiry, sharedAddresses
+`},
+	} {
+		c.file, c.content = "networks.yml", docs(vlan200, c.content)
+		t.Run(c.name, c.run)
+	}
+}
+
 // watchedIdentity is a VMIdentity as a watch keeps it.
 func watchedIdentity(t *testing.T, text string) *unstructured.Unstructured {
 	t.Helper()
