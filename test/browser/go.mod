@@ -18,5 +18,6 @@ require (
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	golang.org/x/net v0.59.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
+	k8s.io/apimachinery v0.36.3 // indirect
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
