@@ -383,6 +383,9 @@ func TestHeardQuota(t *testing.T) {
 	if told := count(); told < long-1 || told > long {
 		t.Errorf("%d frames were kept for a reader, want %d", told, long)
 	}
+	if lost() == before {
+		t.Error("what did not fit is not counted as lost")
+	}
 	b.quiet()
 	if b.run(FromVM, claim); count() != 1 {
 		t.Error("nothing is told after a flood")

@@ -36,13 +36,6 @@ const (
 	testXID     = 0x3d1d55aa
 )
 
-func must(tb testing.TB, err error) {
-	tb.Helper()
-	if err != nil {
-		tb.Fatal(err)
-	}
-}
-
 // words are what was said, as a test has it: "Claims 10.100.0.10 by ARP of vm", and behind that "for 1h0m0s" of a lease.
 func words(at time.Time, said []Said) (out []string) {
 	names := map[learn.MAC]string{vm: "vm", inner: "inner", server: "server", router: "router"}
