@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,19 @@ type addressBook struct {
 	*binding.Keeper
 	lost atomic.Uint64 // frames of programs of another version
 	kick chan struct{} // something may be due
+
+	mu       sync.Mutex
+	switches map[string]toldSwitch // by trunk
 }
+
+// toldSwitch is what switchOf has found.
+type toldSwitch struct {
+	name string
+	at   time.Time
+}
+
+// switchFor is for how long it is believed: whoever claims what others have may do so often.
+const switchFor = 10 * time.Second
 
 // addressMap has a Keeper write to the programs' map.
 type addressMap struct{ dp *datapath.Datapath }
@@ -72,6 +85,21 @@ func (a *Agent) openAddresses() error {
 
 // switchOf says at which port of which switch a trunk's uplink is, if LLDP tells.
 func (a *Agent) switchOf(trunk string) string {
+	b := &a.addresses
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.switches[trunk]
+	if !ok || time.Since(s.at) > switchFor {
+		s = toldSwitch{a.lookSwitch(trunk), time.Now()}
+		if b.switches == nil {
+			b.switches = map[string]toldSwitch{}
+		}
+		b.switches[trunk] = s
+	}
+	return s.name
+}
+
+func (a *Agent) lookSwitch(trunk string) string {
 	a.mu.RLock()
 	var t desired.Trunk
 	if a.world.snap != nil {
@@ -125,7 +153,7 @@ func (a *Agent) keepAddresses(ctx context.Context) error {
 		defer close(done)
 		a.tendAddresses(ctx)
 	}()
-	defer func() { <-done; a.saveAddresses() }()
+	defer func() { <-done; a.saveAddresses(true) }()
 	for {
 		h, err := heard.Read()
 		switch {
@@ -164,14 +192,14 @@ func (a *Agent) tendAddresses(ctx context.Context) {
 		case <-sight.C:
 			a.sightAddresses()
 		case <-save.C:
-			a.saveAddresses()
+			a.saveAddresses(false)
 		}
 		due.Stop()
 	}
 }
 
-func (a *Agent) saveAddresses() {
-	if s := a.addresses.State(); s != nil {
+func (a *Agent) saveAddresses(end bool) {
+	if s := a.addresses.State(end); s != nil {
 		a.save(addressesFile, s, "what was learnt of addresses cannot be kept")
 	}
 }
@@ -223,7 +251,7 @@ func (a *Agent) decideAddress(_ context.Context, d *wire.AddressDecision) (any, 
 	err := a.addresses.Decide(binding.Decision{Who: d.Name, Addr: d.Address.Unmap(), VLAN: d.VLAN, Deny: d.Deny, By: d.By})
 	if err == nil {
 		a.log.Info("a person has decided about an address", "address", d.Address, "of", d.Name, "denied", d.Deny, "by", d.By)
-		a.saveAddresses()
+		a.saveAddresses(true)
 	}
 	return nil, err
 }

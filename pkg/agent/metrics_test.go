@@ -195,7 +195,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	c := newCollector(idleAgent(t))
 	got, fields := map[string]string{}, 0
 	name := regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{([^}]*)\}`)
-	for _, d := range []*prometheus.Desc{c.ready, c.generation, c.trunkReady, c.ports, c.packets, c.bytes, c.ruleHits, c.drift, c.repaired, c.problems, c.stale, c.installs, c.announced, c.filtered, c.lost, c.fast} {
+	for _, d := range []*prometheus.Desc{c.ready, c.generation, c.trunkReady, c.ports, c.packets, c.bytes, c.ruleHits, c.drift, c.repaired, c.problems, c.stale, c.installs, c.announced, c.filtered, c.lost, c.fast, c.addresses, c.conflicts, c.heardLost} {
 		m := name.FindStringSubmatch(d.String())
 		got[m[1]] = m[2]
 	}

@@ -25,6 +25,8 @@ func TestPortConfigChanged(t *testing.T) {
 		func(c *attach.PortConfig) { c.MAC[5] ^= 0xff },
 		func(c *attach.PortConfig) { c.Security.BPDUs = true },
 		func(c *attach.PortConfig) { c.Security.BroadcastLimit = 5 },
+		func(c *attach.PortConfig) { c.Security.IPGuard = attach.GuardStrict },
+		func(c *attach.PortConfig) { c.Trunk = "" },
 	}
 	for i, change := range changes {
 		c.pass(2 * calm)
@@ -33,7 +35,7 @@ func TestPortConfigChanged(t *testing.T) {
 		change(&config)
 		l.must(l.kernel.dp.UpdatePort(rec.HostIfIndex, config))
 		found := l.lookAtHooks()
-		if len(found) != 1 || found[0].kind != "PortConfigChanged" || found[0].subject != "veth1" || strings.Contains(found[0].message, "open") {
+		if len(found) != 1 || found[0].kind != "PortConfigChanged" || found[0].subject != "veth1" || strings.Contains(found[0].message, "the port is open") {
 			t.Fatalf("change %d: found %+v", i, found)
 		}
 		l.noteProblems(found, l.drift.settle(found))
@@ -50,7 +52,7 @@ func TestPortConfigChanged(t *testing.T) {
 	config.Policy = "small"
 	l.must(l.kernel.dp.UpdatePort(rec.HostIfIndex, config))
 	l.round()
-	if s := l.nodeStatus(); s.Ready || !strings.Contains(strings.Join(s.Reasons, "\n"), "veth1: PortConfigChanged: the port's network, VLANs, MAC or security") {
+	if s := l.nodeStatus(); s.Ready || !strings.Contains(strings.Join(s.Reasons, "\n"), "veth1: PortConfigChanged: the port's network, VLANs, MAC, trunk or security") {
 		t.Errorf("while it lasts, ready is %v: %q", s.Ready, s.Reasons)
 	}
 	if p := l.table.list()[0].problems; len(p) != 1 || !strings.HasPrefix(p[0], "PortConfigChanged: ") {

@@ -26,8 +26,14 @@ func (v View) Ports() ([]wire.Port, []wire.Drop) {
 	return ports, drops
 }
 
-// Own says whose a port is, and what is known of its addresses elsewhere.
-func (v View) Own(port attach.Key, o wire.Owner) { v.a.addresses.Own(port, o) }
+// Own says whose a port is, and what is known of its addresses elsewhere. News: what Ports says of them is another since. Settled
+// is false while this agent has not read what others know of them: what it has to say may be less than was known before.
+func (v View) Own(port attach.Key, o wire.Owner) (news, settled bool) {
+	v.a.mu.RLock()
+	settled = v.a.world.snap != nil && v.a.world.unread == nil
+	v.a.mu.RUnlock()
+	return v.a.addresses.Own(port, o), settled && v.a.addresses.Followed()
+}
 
 // Changed is sent to when there may be news.
 func (v View) Changed() <-chan struct{} { return v.a.news }

@@ -70,6 +70,10 @@ func (a *Agent) takeLocked(snap *desired.Snapshot) {
 	if snap == a.world.source && slices.Equal(kept, a.world.kept) {
 		return // as it was
 	}
+	if a.world.source != nil && slices.Equal(kept, a.world.kept) && snap.OnlyIdentities(a.world.source) {
+		a.world.source, a.world.snap = snap, next // which is in force already
+		return
+	}
 	if a.world.snap != nil {
 		a.world.gone = goneTrunks(a.world.snap, next, a.world.gone)
 	}

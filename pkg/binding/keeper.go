@@ -98,7 +98,13 @@ type Keeper struct {
 	touched  map[Key]bool // to be looked at for the map
 	segments map[learn.Segment]bool
 	unsaved  bool
+	sighted  bool // unsaved is no more than when addresses were last seen
+	saved    time.Time
+	followed bool // there was a Follow
 	synced   bool
+	moved    bool                    // ports have come, gone or changed since followSegments looked
+	failing  time.Time               // since when flush waits, after an error
+	left     map[learn.NIC]time.Time // since when a VM's NIC has no port here
 }
 
 type network struct {
@@ -134,7 +140,7 @@ type nic struct {
 // Follow is told others.
 func New(cfg Config, saved *State) (*Keeper, error) {
 	k := &Keeper{cfg: cfg, frames: snoop.New(), networks: map[string]network{}, ports: map[attach.Key]*port{}, byIndex: map[int]*port{}, owners: map[attach.Key]wire.Owner{},
-		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[string]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}}
+		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[string]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}}
 	var err error
 	if saved != nil {
 		if err = k.load(saved); err == nil {
@@ -151,11 +157,20 @@ func New(cfg Config, saved *State) (*Keeper, error) {
 func (k *Keeper) Follow(networks map[string]desired.Network, ports []Port, identities []desired.Identity) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.followed = true
 	k.followNetworks(networks)
 	k.followPorts(ports)
 	k.followIdentities(identities)
+	k.forgetGhosts()
 	k.followSegments()
 	k.flush()
+}
+
+// Followed says that there was a Follow.
+func (k *Keeper) Followed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.followed
 }
 
 // FollowPorts has the book know these ports, and no others.
@@ -225,6 +240,7 @@ func (k *Keeper) followPort(p Port) {
 	if k.byIndex[is.IfIndex] == is {
 		delete(k.byIndex, is.IfIndex)
 	}
+	k.moved = k.moved || is.Trunk != p.Trunk || is.VLANs != p.VLANs
 	is.Port, is.vm = p, vm
 	k.byIndex[p.IfIndex] = is
 	k.declare(is)
@@ -245,6 +261,7 @@ func nicID(namespace, name, uid, network string, mac attach.MAC) learn.NIC {
 }
 
 func (k *Keeper) arrive(id learn.NIC, mac attach.MAC, vm bool) {
+	delete(k.left, id)
 	n := k.nics[id]
 	if n.ports++; n.ports == 1 {
 		k.note(id, nic{mac: macOf(mac), node: k.cfg.Node, ports: 1, vm: vm})
@@ -307,6 +324,7 @@ func (k *Keeper) again(id learn.NIC, c learn.Claim, e learn.Evidence) {
 }
 
 func (k *Keeper) endPort(p *port) {
+	k.moved = true
 	delete(k.ports, p.Key)
 	if k.byIndex[p.IfIndex] == p {
 		delete(k.byIndex, p.IfIndex)
@@ -324,13 +342,37 @@ func (k *Keeper) leave(id learn.NIC, vm bool) {
 	}
 	if vm {
 		k.nics[id] = n
+		k.left[id] = k.cfg.Now()
 		k.apply(learn.Event{Kind: learn.EventAbsent, At: k.cfg.Now(), NIC: id})
 		return
 	}
 	k.forget(id)
 }
 
+// ghostFor is how long a VM's NIC is known that is nowhere, and that no identity is of: one may be on its way.
+const ghostFor = 10 * time.Minute
+
+// forgetGhosts forgets such NICs: of a VM that was deleted before it had an identity, or on no network, nobody else says so.
+func (k *Keeper) forgetGhosts() {
+	if len(k.left) == 0 {
+		return
+	}
+	has := map[learn.NIC]bool{}
+	for _, o := range k.far {
+		has[identityNIC(&o)] = true
+	}
+	for id, since := range k.left {
+		if n := k.nics[id]; n.ports > 0 || has[id] {
+			continue
+		}
+		if k.cfg.Now().Sub(since) >= ghostFor {
+			k.forget(id)
+		}
+	}
+}
+
 func (k *Keeper) forget(id learn.NIC) {
+	delete(k.left, id)
 	if n, ok := k.nics[id]; ok {
 		k.unnote(n)
 		delete(k.nics, id)
@@ -362,7 +404,7 @@ func (k *Keeper) declare(p *port) {
 		k.apply(learn.Event{Kind: kind, At: now, NIC: p.nic, Segment: at, Addr: s.addr, MAC: macOf(p.MAC), Provenance: s.by, Source: s.source, Place: k.cfg.Node})
 	}
 	for s := range want {
-		if !p.said[s] {
+		if !p.said[s] || s.by == learn.GuestAgent { // which is a sighting, and counts as long as it is said again
 			event(learn.EventClaim, s)
 		}
 	}
@@ -386,12 +428,12 @@ func (k *Keeper) declare(p *port) {
 
 func (p *port) segment(v vlan.ID) learn.Segment { return learn.Segment{Trunk: p.Trunk, VLAN: v} }
 
-// Own says whose a port is. It says whether that is news.
+// Own says whose a port is. It is true if that is news, and what there is to read of the port may be other than before.
 func (k *Keeper) Own(key attach.Key, o wire.Owner) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.ports[key]
-	if was, ok := k.owners[key]; p == nil || ok && reflect.DeepEqual(was, o) {
+	if was, ok := k.owners[key]; p == nil || !k.followed || ok && reflect.DeepEqual(was, o) {
 		return false
 	}
 	k.owners[key] = o
@@ -449,16 +491,14 @@ func (k *Keeper) lose(id learn.NIC) {
 	}
 }
 
-// hearsay has the book know of a NIC what its identity says, which it gives back.
-func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity) map[Key]learn.Provenance {
+// hearsay has the book know of a NIC what its identity says.
+func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity) {
 	n, now := k.networks[o.Network], k.cfg.Now()
-	says := map[Key]learn.Provenance{}
 	for _, a := range slices.Concat(o.Addresses, o.Waiting) {
 		at := learn.Segment{Trunk: n.trunk, VLAN: cmp.Or(a.VLAN, n.home)}
 		if at.VLAN.Validate() != nil || a.Provenance == 0 {
 			continue
 		}
-		says[Key{at.Trunk, at.VLAN, a.Addr}] = a.Provenance
 		e := learn.Evidence{Provenance: a.Provenance, MAC: macOf(o.MAC), Place: o.Node, Since: a.Since, Seen: now, Until: a.Until}
 		if a.Provenance.Firm() {
 			e.Source = sourceIdentity
@@ -466,17 +506,25 @@ func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity) map[Key]learn.Proven
 		if e.Since.IsZero() || e.Since.After(now) {
 			e.Since = now
 		}
+		if n.shares(a.Addr) { // who has announced it last, the identity does not say
+			e.Seen = e.Since
+		}
 		k.again(id, learn.Claim{Segment: at, Addr: a.Addr}, e)
 		if a.Approved != "" {
 			k.apply(learn.Event{Kind: learn.EventApprove, At: e.Since, NIC: id, Segment: at, Addr: a.Addr, By: a.Approved})
 		}
 	}
-	return says
 }
 
-// believe has the book know of a NIC what its identity says, and nothing better.
+// believe has the book know of a NIC what its identity says, and nothing better. That comes last: with a lease goes what was
+// seen while it ran.
 func (k *Keeper) believe(id learn.NIC, o *desired.Identity) {
-	says, now := k.hearsay(id, o), k.cfg.Now()
+	n, now := k.networks[o.Network], k.cfg.Now()
+	says := map[Key]learn.Provenance{}
+	for _, a := range slices.Concat(o.Addresses, o.Waiting) {
+		says[Key{n.trunk, cmp.Or(a.VLAN, n.home), a.Addr}] = a.Provenance
+	}
+	defer k.hearsay(id, o)
 	for _, c := range k.book.Claims(id) {
 		best, still := says[Key{c.Segment.Trunk, c.Segment.VLAN, c.Addr}]
 		for _, e := range c.Evidence {
@@ -498,10 +546,15 @@ func (k *Keeper) Heard(ifindex int, f snoop.Frame) bool {
 	f.Port = snoop.Port{ID: portID(p.Key), MAC: macOf(p.MAC)}
 	for _, s := range k.frames.Read(f) {
 		at := p.segment(s.VLAN)
+		n := k.networks[p.Network]
 		e := learn.Event{At: f.At, NIC: p.nic, Segment: at, Addr: s.Addr, MAC: s.MAC, Provenance: s.Provenance, Until: s.Until, Place: k.cfg.Node}
 		switch s.Kind {
 		case snoop.Claims:
 			e.Kind = learn.EventClaim
+			if !n.shares(s.Addr) { // what others hear of by its VMIdentity is so, too: nodes must agree on who was first
+				e.At = e.At.Truncate(time.Second)
+			}
+			k.unsaved = k.unsaved || s.Provenance == learn.DHCP // a lease that is renewed is no change
 		case snoop.Withdraws:
 			e.Kind = learn.EventWithdraw
 		case snoop.Foreign:
@@ -535,6 +588,7 @@ func (k *Keeper) Sighted(at Key, mac learn.MAC, when time.Time) {
 	}
 	for _, c := range claims {
 		if n := k.nics[c.NIC]; n.ports > 0 && n.mac == mac {
+			k.sighted = true
 			k.apply(learn.Event{Kind: learn.EventClaim, At: when, NIC: c.NIC, Segment: s, Addr: at.Addr, MAC: c.MAC, Provenance: by, Place: k.cfg.Node})
 			break
 		}
@@ -579,18 +633,18 @@ func (k *Keeper) apply(e learn.Event) { k.take(k.book.Apply(e)) }
 
 // take follows the changes of the book.
 func (k *Keeper) take(changes []learn.Change) {
-	if len(changes) > 0 {
-		k.unsaved = true
-		k.cfg.News()
-	}
 	for _, c := range changes {
+		if c.Kind != learn.Refused { // of which a guest can make as many as it likes
+			k.unsaved = true
+			k.cfg.News()
+		}
 		switch c.Kind {
 		case learn.ConflictBegan, learn.ConflictChanged:
 			k.cfg.Log.Warn("an address is in conflict", "what", c.String())
 		case learn.ConflictEnded:
 			k.cfg.Log.Info("an address is in conflict no more", "what", c.String())
 		case learn.Refused:
-			k.cfg.Log.Info("an address is not taken", "what", c.String())
+			k.cfg.Log.Debug("an address is not taken", "what", c.String())
 		default:
 			k.touch(c.Claim.Segment, c.Claim.Addr)
 		}
@@ -602,6 +656,10 @@ func (k *Keeper) touch(s learn.Segment, a netip.Addr) { k.touched[Key{s.Trunk, s
 // maxGatewayVLANs is in how many VLANs of a network its gateways are kept from guests: those of a guest that tags a
 // thousand are hardly the same in each.
 const maxGatewayVLANs = 64
+
+func (n *network) shares(a netip.Addr) bool {
+	return slices.ContainsFunc(n.settings.Shared, func(p netip.Prefix) bool { return p.Contains(a) })
+}
 
 func (n *network) gatewayKeys() (out []Key) {
 	if n.vlans.Len() > maxGatewayVLANs {
@@ -623,6 +681,10 @@ func (k *Keeper) touchGateways(n network) {
 
 // followSegments has the map know the addresses of those VLANs that a port is in, alone.
 func (k *Keeper) followSegments() {
+	if !k.moved {
+		return
+	}
+	k.moved = false
 	now := map[learn.Segment]bool{}
 	for _, p := range k.ports {
 		for v := range p.VLANs.All().All() {
@@ -646,8 +708,15 @@ func (k *Keeper) followSegments() {
 	k.segments = now
 }
 
-// flush brings what was touched into the map. What cannot be put is tried again with the next.
+// retryAfter is how long the map is left alone after it could not be written.
+const retryAfter = 10 * time.Second
+
+// flush brings what was touched into the map. What cannot be put is tried again later.
 func (k *Keeper) flush() {
+	if !k.failing.IsZero() && k.cfg.Now().Sub(k.failing) < retryAfter {
+		return
+	}
+	k.failing = time.Time{}
 	for at := range k.touched {
 		want, some := k.wanted(at)
 		is, has := k.put[at]
@@ -663,8 +732,9 @@ func (k *Keeper) flush() {
 			}
 		}
 		if err != nil {
-			k.cfg.Log.Warn("the port programs cannot be told who has an address; tried again", "address", at.Addr, "vlan", at.VLAN, "err", err)
-			continue
+			k.failing = k.cfg.Now()
+			k.cfg.Log.Warn("the port programs cannot be told who has an address; tried again", "address", at.Addr, "vlan", at.VLAN, "waiting", len(k.touched), "err", err)
+			return
 		}
 		delete(k.touched, at)
 	}
@@ -698,6 +768,9 @@ func (k *Keeper) wanted(at Key) (h Holder, some bool) {
 func (k *Keeper) Sync(have map[Key]Holder) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if !k.followed { // nobody has said which ports there are
+		return
+	}
 	if !k.synced {
 		k.synced = true
 		k.recover(have)

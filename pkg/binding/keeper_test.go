@@ -344,8 +344,8 @@ func TestRestart(t *testing.T) {
 	r.port(3, "tags")
 	r.arp(3, 3, 200, "10.2.0.5", true)
 	before := maps.Clone(r.has)
-	s := r.State()
-	if s == nil || r.State() != nil {
+	s := r.State(false)
+	if s == nil || r.State(false) != nil {
 		t.Fatal("what is new is saved once")
 	}
 	r.restart(s)
@@ -391,6 +391,9 @@ func TestMapFails(t *testing.T) {
 	r.says(1, "10.0.0.5")
 	r.want("it cannot be told", gateway)
 	r.fails = nil
+	r.Tick()
+	r.want("not at once", gateway)
+	r.now = r.now.Add(retryAfter)
 	r.Tick()
 	r.want("tried again", gateway, "10.0.0.5/100 1")
 }

@@ -161,6 +161,11 @@ func (k *Keeper) Decide(d Decision) error {
 			found = append(found, id)
 		}
 	}
+	for _, id := range found {
+		if n := k.nics[id]; n.ports == 0 && n.node != "" && n.node != k.cfg.Node {
+			return attach.Invalid("name", fmt.Sprintf("%s is on node %s, and a decision is its node's", d.Who, n.node), "decide there: homeportctl addresses approve on "+n.node)
+		}
+	}
 	names := map[string]bool{}
 	for _, id := range found {
 		names[id.Namespace+"/"+id.Name] = true

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
@@ -44,14 +45,18 @@ type NICState struct {
 	VM   bool   `json:",omitempty"`
 }
 
-// State gives what a Keeper knows if anything has changed since it was last asked; else nil.
-func (k *Keeper) State() *State {
+// sightingsEvery is how often what a Keeper knows is worth saving for no more than when addresses were last seen.
+const sightingsEvery = 5 * time.Minute
+
+// State gives what a Keeper knows if anything has changed since it was last asked; else nil. At the end there is no later.
+func (k *Keeper) State(end bool) *State {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.unsaved {
+	now := k.cfg.Now()
+	if !k.unsaved && !(k.sighted && (end || now.Sub(k.saved) >= sightingsEvery)) {
 		return nil
 	}
-	k.unsaved = false
+	k.unsaved, k.sighted, k.saved = false, false, now
 	s := &State{Book: k.book.Dump()}
 	for key, p := range k.ports {
 		o := PortState{Key: key, NIC: p.nic, VM: p.vm}
@@ -80,8 +85,21 @@ func (k *Keeper) State() *State {
 	return s
 }
 
-// load goes on with what another Keeper knew. Its ports are those of then, until Follow says which there are.
+// load goes on with what another Keeper knew. Its ports are those of then, until Follow says which there are. While nobody
+// has listened nobody was silent, and leases were renewed.
 func (k *Keeper) load(s *State) (err error) {
+	away := max(k.cfg.Now().Sub(s.Book.Now), 0)
+	for i := range s.Book.NICs {
+		for j := range s.Book.NICs[i].Claims {
+			for l := range s.Book.NICs[i].Claims[j].Evidence {
+				e := &s.Book.NICs[i].Claims[j].Evidence[l]
+				e.Seen = e.Seen.Add(away)
+				if !e.Until.IsZero() {
+					e.Until = e.Until.Add(away)
+				}
+			}
+		}
+	}
 	if k.book, err = learn.Load(s.Book); err != nil {
 		return fmt.Errorf("what was learnt before is of no use: %w", err)
 	}
@@ -105,9 +123,15 @@ func (k *Keeper) load(s *State) (err error) {
 		if o.Owner != nil {
 			k.owners[o.Key] = *o.Owner
 		}
+		k.moved = true
 		n := k.nics[o.NIC]
 		n.ports++
 		k.nics[o.NIC] = n
+	}
+	for id, n := range k.nics {
+		if n.ports == 0 && n.vm {
+			k.left[id] = k.cfg.Now()
+		}
 	}
 	for _, o := range s.Far {
 		k.far[o.Namespace+"/"+o.Name] = o

@@ -83,6 +83,13 @@ func (i *Identity) equal(o *Identity) bool {
 		slices.Equal(i.MAC, o.MAC) && slices.EqualFunc(i.Addresses, o.Addresses, same) && slices.EqualFunc(i.Waiting, o.Waiting, same)
 }
 
+// OnlyIdentities says that two snapshots differ in what is known of NICs at most: what is in force is the same.
+func (s *Snapshot) OnlyIdentities(o *Snapshot) bool {
+	a, b := *s, *o
+	a.Identities, b.Identities = nil, nil
+	return !differs(&a, &b) && a.Stale == b.Stale
+}
+
 func (s *Snapshot) sameIdentities(o *Snapshot) bool {
 	return slices.EqualFunc(s.Identities, o.Identities, func(a, b Identity) bool { return a.equal(&b) })
 }

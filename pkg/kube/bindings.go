@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/flowcontrol"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
+	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
 )
@@ -23,19 +26,49 @@ const (
 	mostClaimants = 4
 )
 
-// tellOwners tells the agent whose its ports are, and what objects and guest agents say of their addresses.
-func (r *Reporter) tellOwners(node Node, ports []wire.Port) {
+// What a port's guest can change at will (its addresses, conflicts, the lease's end) is written so often: addressBurst at
+// once, for a VM that starts, and then every addressEvery.
+const (
+	addressBurst = 6
+	addressEvery = 10 * time.Second
+)
+
+// mayTell says whether a port's addresses may be written once more now.
+func (r *Reporter) mayTell(key attach.Key) bool {
+	if r.paces[key] == nil {
+		if r.paces == nil {
+			r.paces = map[attach.Key]flowcontrol.RateLimiter{}
+		}
+		r.paces[key] = flowcontrol.NewTokenBucketRateLimiter(float32(1/addressEvery.Seconds()), addressBurst)
+	}
+	return r.paces[key].TryAccept()
+}
+
+// tellOwners tells the agent whose its ports are, and what objects and guest agents say of their addresses. News: what it
+// says of them is another since.
+func (r *Reporter) tellOwners(node Node, ports []wire.Port) (news bool) {
+	r.settled = map[attach.Key]bool{}
 	for i := range ports {
 		p := &ports[i]
 		c := r.vms[podKey(p.Pod)]
+		o := wire.Owner{Name: p.Pod.Name, UID: p.Pod.UID}
 		switch {
-		case c == nil || c.uid != p.Pod.UID:
+		case c == nil || c.uid != p.Pod.UID || c.vm == nil && !c.plain():
+			continue
 		case c.vm != nil:
-			node.Own(p.Key, wire.Owner{Name: c.vm.Name, UID: string(c.vm.UID), VM: true, Says: c.says(p)})
-		case c.plain():
-			node.Own(p.Key, wire.Owner{Name: p.Pod.Name, UID: p.Pod.UID, Says: c.says(p)})
+			o = wire.Owner{Name: c.vm.Name, UID: string(c.vm.UID), VM: true}
+		}
+		o.Says = c.says(p)
+		is, settled := node.Own(p.Key, o)
+		news = news || is
+		r.settled[p.Key] = settled
+	}
+	for key := range r.paces {
+		if !slices.ContainsFunc(ports, func(p wire.Port) bool { return p.Key == key }) {
+			delete(r.paces, key)
 		}
 	}
+	return news
 }
 
 // says are the addresses that are known of a port's NIC, by source: in a fixed order, so that what is said again is the same.
@@ -171,8 +204,12 @@ func portConflicts(p *wire.Port) (out []v1alpha1.AddressConflict) {
 // identityStatus is what a VMIdentity says of a port's NIC.
 func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
 	s := v1alpha1.VMIdentityStatus{Node: r.node, MAC: p.MAC.String()}
-	for i := range p.Bindings {
-		a := &p.Bindings[i]
+	sorted := slices.Clone(p.Bindings)
+	slices.SortStableFunc(sorted, func(a, b wire.Address) int { // what rules hardly ask for last, if there is not room for all
+		return cmp.Compare(linkLocal(a.Address), linkLocal(b.Address))
+	})
+	for i := range sorted {
+		a := &sorted[i]
 		item := v1alpha1.AddressStatus{Address: a.Address.String(), VLAN: vlanIn(p, a), Provenance: v1alpha1.Provenance(a.Provenance), Since: second(a.Since), Until: untilOf(a.Until), Approved: a.ApprovedBy}
 		switch {
 		case a.State == wire.AddressHeld && len(s.Addresses) < mostBindings:
@@ -182,6 +219,13 @@ func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
 		}
 	}
 	return s
+}
+
+func linkLocal(a netip.Addr) int {
+	if a.Is6() && a.IsLinkLocalUnicast() {
+		return 1
+	}
+	return 0
 }
 
 // annotationsOf are those of a pod that declare addresses.

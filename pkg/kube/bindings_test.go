@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -66,11 +67,16 @@ func TestBindings(t *testing.T) {
 		{Namespace: "ns", Name: "db", VM: true, MAC: attach.MAC{2, 0, 0, 0, 0, 9}, Node: "n2", Place: "n2", Since: since},
 		{Namespace: "ns", Name: "pod001", MAC: p.MAC, Node: "n1", Place: "n1", Since: since},
 		{Outside: true, MAC: attach.MAC{2, 0, 0, 0, 0, 8}, Node: "n1", Place: "uplink of n1, sw1 port 7", Since: since}}}}
-	n := &fakeNode{status: wire.NodeStatus{}, ports: []wire.Port{p}}
+	n := &fakeNode{status: wire.NodeStatus{}, ports: []wire.Port{p}, unsettled: true}
+	mustRound(t, r, n)
+	if got := f.take(); slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "VMIdentity ") }) {
+		t.Errorf("a node that does not know yet what was known asks for %v", got)
+	}
+	n.unsettled = false
 	mustRound(t, r, n)
 
 	port := only[*v1alpha1.VMPort](t, f)
-	if b := port.Status.Bindings; len(b) != 5 || b[0].VLAN != 0 || b[0].Until == nil || b[1].VLAN != 200 || b[1].Until != nil || b[3].State != v1alpha1.BindingAside || !b[0].Since.Equal(&metav1.Time{Time: since.Truncate(time.Second)}) {
+	if b := port.Status.Bindings; len(b) != 6 || b[0].VLAN != 0 || b[0].Until == nil || b[1].VLAN != 200 || b[1].Until != nil || b[3].State != v1alpha1.BindingAside || !b[0].Since.Equal(&metav1.Time{Time: since.Truncate(time.Second)}) {
 		t.Errorf("bindings are %+v", b)
 	}
 	if c := port.Status.Conflicts; len(c) != 1 || len(c[0].Claimants) != 3 || c[0].Claimants[0].VM != "ns/db" || c[0].Claimants[1].Pod != "ns/pod001" || c[0].Claimants[2].VM+c[0].Claimants[2].Pod != "" || c[0].Claimants[2].Place != "uplink of n1, sw1 port 7" {
@@ -86,7 +92,7 @@ func TestBindings(t *testing.T) {
 		t.Errorf("of the annotation is told %+v", wrong)
 	}
 	id := only[*v1alpha1.VMIdentity](t, f)
-	if a, w := id.Status.Addresses, id.Status.Waiting; len(a) != 3 || a[1].VLAN != 200 || a[2].Approved != "ann" || len(w) != 1 || w[0].Address != "10.1.0.7" {
+	if a, w := id.Status.Addresses, id.Status.Waiting; len(a) != 4 || a[1].VLAN != 200 || a[2].Approved != "ann" || a[3].Address != "10.1.0.9" || len(w) != 1 || w[0].Address != "10.1.0.7" {
 		t.Errorf("the identity has %+v", id.Status)
 	}
 	if o := n.owners[p.Key]; o.VM || o.Name != "pod001" || o.UID != "u1" || len(o.Says) != 1 || o.Says[0].Source != "Multus" || o.Says[0].Addresses[0] != netip.MustParseAddr("10.1.0.9") {
@@ -96,11 +102,6 @@ func TestBindings(t *testing.T) {
 		t.Errorf("warned of %v", got)
 	}
 
-	// Nothing is new but what the node was told, which is an address more; then nothing at all.
-	mustRound(t, r, n)
-	if got := only[*v1alpha1.VMIdentity](t, f).Status.Addresses; len(got) != 4 || got[3].Address != "10.1.0.9" {
-		t.Errorf("the identity has %+v", got)
-	}
 	f.take()
 	mustRound(t, r, n)
 	if got := f.take(); len(got) > 0 {
@@ -122,6 +123,47 @@ func TestBindings(t *testing.T) {
 	port = only[*v1alpha1.VMPort](t, f)
 	if len(port.Status.Bindings) > 0 || meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesUnique) != nil || meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesDeclared) != nil {
 		t.Errorf("a NIC without an address has %+v", port.Status)
+	}
+}
+
+// TestBindingsPaced: however often a guest changes its addresses, they are written so often, and its neighbour's at once.
+func TestBindingsPaced(t *testing.T) {
+	pod := func(name string) *metav1.PartialObjectMetadata {
+		return &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)}}
+	}
+	f := newFakeAPI(pod("pod001"), pod("pod002"))
+	r := newFakeReporter(f)
+	n := &fakeNode{ports: []wire.Port{aPort(1), aPort(2)}}
+	for i := range n.ports {
+		n.ports[i].Policy, n.ports[i].Pod.UID = "lan", n.ports[i].Pod.Name
+	}
+	a := netip.MustParseAddr("10.1.0.1")
+	writes := func() (one, two int) {
+		for _, s := range f.take() {
+			switch {
+			case strings.HasPrefix(s, "get") || !strings.Contains(s, "VMPort") && !strings.Contains(s, "VMIdentity"):
+			case strings.Contains(s, "pod001"):
+				one++
+			case strings.Contains(s, "pod002"):
+				two++
+			}
+		}
+		return one, two
+	}
+	mustRound(t, r, n)
+	writes()
+	for range 50 {
+		a = a.Next()
+		n.set(func() { n.ports[0].Bindings = []wire.Address{{Address: a, State: wire.AddressHeld, Provenance: "ARP"}} })
+		mustRound(t, r, n)
+	}
+	if one, two := writes(); one < 2 || one > 2*addressBurst || two != 0 {
+		t.Errorf("wrote %d times of the one, %d of the other", one, two)
+	}
+	n.set(func() { n.ports[1].Bindings = n.ports[0].Bindings })
+	mustRound(t, r, n)
+	if _, two := writes(); two < 2 {
+		t.Errorf("wrote %d times of the neighbour", two)
 	}
 }
 

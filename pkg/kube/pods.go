@@ -36,8 +36,11 @@ func (r *Reporter) reportPods(ctx context.Context, ports []wire.Port) error {
 		have := r.pods[id]
 		is := r.identityStatus(p)
 		switch c := r.vms[podKey(p.Pod)]; {
-		case p.Policy == "" || len(is.Addresses) == 0 && len(is.Waiting) == 0:
-		case c == nil: // nobody could be asked about the pod: what is there stays
+		case p.Policy == "":
+		case c == nil || !r.settled[p.Key]: // nobody could be asked about the pod: what is there stays
+			want[id] = true
+		case len(is.Addresses) == 0 && len(is.Waiting) == 0:
+		case c.plain() && have != nil && !equality.Semantic.DeepEqual(have.Status, is) && !r.mayTell(p.Key):
 			want[id] = true
 		case c.plain() && (have != nil || p.State == attach.Active):
 			want[id] = true

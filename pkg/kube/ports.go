@@ -120,26 +120,29 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 	o.Status.State, o.Status.BootID, o.Status.BeforeNodeDown = v1alpha1.PortState(p.State.String()), p.BootID, nil
 	w.condition = portReady(p, known)
 	w.changed = meta.SetStatusCondition(&o.Status.Conditions, w.condition)
-	othersChanged := false
+	othersChanged, said := false, false
 	for _, x := range []struct {
 		kind string
 		c    *metav1.Condition
 	}{{v1alpha1.ConditionMACPinned, macPinned(p, known)}, {v1alpha1.ConditionAddressesUnique, addressesUnique(p)}, {v1alpha1.ConditionAddressesDeclared, addressesDeclared(p, known)}} {
 		if c := x.c; c == nil {
 			othersChanged = meta.RemoveStatusCondition(&o.Status.Conditions, x.kind) || othersChanged
-		} else if meta.SetStatusCondition(&o.Status.Conditions, *c) {
-			othersChanged = true
-			if c.Status != metav1.ConditionTrue {
+		} else {
+			was := meta.FindStatusCondition(o.Status.Conditions, x.kind)
+			turned := was == nil || was.Status != c.Status || was.Reason != c.Reason // and does not just say it in other words
+			if turned && c.Status != metav1.ConditionTrue {
 				w.warnings = append(w.warnings, *c)
 			}
+			said = meta.SetStatusCondition(&o.Status.Conditions, *c) || said
+			othersChanged = othersChanged || turned
 		}
 	}
 	o.Status.Bindings, o.Status.Conflicts = portBindings(p), portConflicts(p)
+	said = said || have != nil && !(equality.Semantic.DeepEqual(o.Status.Bindings, have.Status.Bindings) && equality.Semantic.DeepEqual(o.Status.Conflicts, have.Status.Conflicts))
 	counters := v1alpha1.PortCounters{PassedPackets: int64(p.Passed[0] + p.Passed[1]), DroppedPackets: int64(p.Dropped[0] + p.Dropped[1]), Dropped: dropped}
 	w.spec = have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
 	w.due = !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[w.id]) >= r.countersEvery
-	w.news = have == nil || w.spec || w.changed || othersChanged || !equality.Semantic.DeepEqual(o.Status.Bindings, have.Status.Bindings) ||
-		!equality.Semantic.DeepEqual(o.Status.Conflicts, have.Status.Conflicts) || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
+	w.news = have == nil || w.spec || w.changed || othersChanged || said && r.mayTell(p.Key) || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
 	o.Status.Counters = counters
 	return w
 }

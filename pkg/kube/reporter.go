@@ -35,7 +35,8 @@ type Node interface {
 	// Changed is sent to when there may be news.
 	Changed() <-chan struct{}
 	// Own is told whose a port is, and what is known of its addresses elsewhere.
-	Own(port attach.Key, o wire.Owner)
+	// News: what Ports says of them is another since. Settled is false while the node has not read what is known already.
+	Own(port attach.Key, o wire.Owner) (news, settled bool)
 }
 
 // Reporter keeps the objects of one node as the node is. It knows what it wrote
@@ -50,15 +51,17 @@ type Reporter struct {
 	podNews *news
 	log     *slog.Logger
 
-	trunks  map[string]*v1alpha1.VLANTrunkNode // by name, as the server last had them
-	ports   map[string]*v1alpha1.VMPort        // by namespace/name
-	pods    map[string]*v1alpha1.VMIdentity    // of pods without a VM, by namespace/name; nil: they were not listed
-	vms     map[string]*confirmation           // by namespace/pod
-	written map[string]time.Time               // when a port's counters were last written, by namespace/name
-	looked  time.Time                          // when the server's objects were last listed
-	offered map[string]bool                    // resources that the node has of us
-	failing string                             // what was last wrong, to say it once
-	claims  claims                             // of ReachabilityChecks
+	trunks  map[string]*v1alpha1.VLANTrunkNode     // by name, as the server last had them
+	ports   map[string]*v1alpha1.VMPort            // by namespace/name
+	pods    map[string]*v1alpha1.VMIdentity        // of pods without a VM, by namespace/name; nil: they were not listed
+	settled map[attach.Key]bool                    // ports of whose addresses the node knows what was known before
+	paces   map[attach.Key]flowcontrol.RateLimiter // of what a guest can change at will
+	vms     map[string]*confirmation               // by namespace/pod
+	written map[string]time.Time                   // when a port's counters were last written, by namespace/name
+	looked  time.Time                              // when the server's objects were last listed
+	offered map[string]bool                        // resources that the node has of us
+	failing string                                 // what was last wrong, to say it once
+	claims  claims                                 // of ReachabilityChecks
 	// When the node was last looked at for its resources.
 	nodeLooked time.Time
 	// Waits; tests shorten them. The first one after an error is a second.
@@ -196,7 +199,9 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 	ports, drops := node.Ports()
 	errs := []error{r.removePorts(ctx, ports)}
 	wait, err := r.confirmAll(ctx, ports)
-	r.tellOwners(node, ports)
+	if r.tellOwners(node, ports) {
+		ports, drops = node.Ports()
+	}
 	errs = append(errs, err, r.reportTrunks(ctx, status, ports))
 	counters, err := r.reportPorts(ctx, ports, drops)
 	errs = append(errs, err, r.reportIdentities(ctx, ports), r.reportPods(ctx, ports), r.reportCounters(ctx, counters, node))

@@ -33,13 +33,14 @@ import (
 
 // fakeNode says what a test makes it say.
 type fakeNode struct {
-	mu      sync.Mutex
-	status  wire.NodeStatus
-	ports   []wire.Port
-	drops   []wire.Drop
-	read    int // how often ports were asked for
-	owners  map[attach.Key]wire.Owner
-	changed chan struct{}
+	mu        sync.Mutex
+	status    wire.NodeStatus
+	ports     []wire.Port
+	drops     []wire.Drop
+	read      int // how often ports were asked for
+	owners    map[attach.Key]wire.Owner
+	unsettled bool // it does not know yet what others do
+	changed   chan struct{}
 }
 
 func (n *fakeNode) Status() wire.NodeStatus {
@@ -80,18 +81,17 @@ func (n *fakeNode) told(p *wire.Port) (out []wire.Address) {
 	return out
 }
 
-func (n *fakeNode) Own(port attach.Key, o wire.Owner) {
+func (n *fakeNode) Own(port attach.Key, o wire.Owner) (news, settled bool) {
 	n.mu.Lock()
-	same := reflect.DeepEqual(n.owners[port], o)
-	n.mu.Unlock()
-	if !same {
-		n.set(func() {
-			if n.owners == nil {
-				n.owners = map[attach.Key]wire.Owner{}
-			}
-			n.owners[port] = o
-		})
+	defer n.mu.Unlock()
+	if reflect.DeepEqual(n.owners[port], o) {
+		return false, !n.unsettled
 	}
+	if n.owners == nil {
+		n.owners = map[attach.Key]wire.Owner{}
+	}
+	n.owners[port] = o
+	return true, !n.unsettled
 }
 
 func (n *fakeNode) Changed() <-chan struct{} { return n.changed }

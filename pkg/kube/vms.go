@@ -255,11 +255,11 @@ func (r *Reporter) reportIdentities(ctx context.Context, ports []wire.Port) erro
 	for i := range ports {
 		p := &ports[i]
 		c := r.vms[podKey(p.Pod)]
-		if c == nil || c.vm == nil || !c.here || p.Policy == "" || p.State != attach.Active {
+		if c == nil || c.vm == nil || !c.here || p.Policy == "" || p.State != attach.Active || !r.settled[p.Key] {
 			continue
 		}
 		is := r.identityStatus(p)
-		if was, ok := c.identified[p.Key]; ok && equality.Semantic.DeepEqual(was, is) {
+		if was, ok := c.identified[p.Key]; ok && (equality.Semantic.DeepEqual(was, is) || !r.mayTell(p.Key)) {
 			continue
 		}
 		err := r.reportIdentity(ctx, p, c, is)

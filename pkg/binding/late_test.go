@@ -1,0 +1,174 @@
+package binding
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/learn"
+)
+
+func at(addr string) Key { return Key{"trunk0", 100, netip.MustParseAddr(addr)} }
+
+// TestAway: while no agent listened nobody was silent, and leases were renewed.
+func TestAway(t *testing.T) {
+	r := newRig(t)
+	n := lan(learn.ModeObserved)
+	n.Addressing.Expiry = time.Hour
+	r.networks["lan"] = n
+	r.port(1, "lan")
+	r.says(1, "10.0.0.5")
+	r.Keeper.mu.Lock()
+	r.apply(learn.Event{Kind: learn.EventClaim, At: r.now, NIC: r.Keeper.ports[r.ports[0].Key].nic, Segment: learn.Segment{Trunk: "trunk0", VLAN: 100}, Addr: netip.MustParseAddr("10.0.0.6"), Provenance: learn.DHCP, Until: r.now.Add(time.Hour)})
+	r.flush()
+	r.Keeper.mu.Unlock()
+	r.now = r.now.Add(30 * time.Minute)
+	r.Sighted(at("10.0.0.5"), learn.MAC(mac(1)), r.now)
+	r.State(false)
+	r.Sighted(at("10.0.0.5"), learn.MAC(mac(1)), r.now)
+	if r.State(false) != nil {
+		t.Error("each sighting is saved")
+	}
+	s := r.State(true)
+	if s == nil {
+		t.Fatal("at the end sightings are not saved")
+	}
+	r.now = r.now.Add(10 * time.Hour)
+	r.restart(s)
+	r.follow()
+	r.Tick()
+	r.want("after ten hours without an agent", gateway, "10.0.0.5/100 1", "10.0.0.6/100 1 firm")
+	r.now = r.now.Add(31 * time.Minute)
+	r.Tick()
+	r.want("the lease ends as if those had not been", gateway, "10.0.0.5/100 1")
+}
+
+// TestLeaseLost: an identity that was leased, and is seen since, is what it says it is.
+func TestLeaseLost(t *testing.T) {
+	r := newRig(t)
+	r.port(1, "lan")
+	web := desired.Identity{Namespace: "shop", Name: "web.1", VM: "web", UID: "vm-1", Network: "lan", Node: "n2", MAC: mac(7), Addresses: []desired.IdentityAddress{
+		{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.DHCP, Since: r.now.Add(-time.Hour), Until: r.now.Add(time.Hour)}}}
+	r.others = []desired.Identity{web}
+	r.follow()
+	r.want("leased", gateway, "10.0.0.7/100 7 firm")
+	web.Addresses = []desired.IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP, Since: r.now.Add(-time.Minute)}}
+	r.now = r.now.Add(time.Second)
+	r.others = []desired.Identity{web}
+	r.follow()
+	r.want("seen", gateway, "10.0.0.7/100 7")
+}
+
+// TestSameSecond: two nodes whose VMs take an address in one second agree on who has it, whoever hears of whom first.
+func TestSameSecond(t *testing.T) {
+	holders := map[string]bool{}
+	for _, node := range []int{1, 2} {
+		r := newRig(t)
+		r.now = r.now.Add(time.Duration(node) * 100 * time.Millisecond)
+		r.port(node, "lan")
+		r.says(node, "10.0.0.5")
+		other := 3 - node
+		r.others = []desired.Identity{{Namespace: "shop", Name: "other", Pod: map[int]string{1: "p1", 2: "p2"}[other], UID: map[int]string{1: "u1", 2: "u2"}[other], Network: "lan", Node: "n2", MAC: mac(other),
+			Addresses: []desired.IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.5"), Provenance: learn.ARP, Since: r.now.Truncate(time.Second)}}}}
+		r.follow()
+		for _, a := range r.Addresses("10.0.0.5") {
+			if a.State == wire.AddressHeld {
+				holders[a.Name] = true
+			}
+		}
+	}
+	if len(holders) != 1 {
+		t.Errorf("nodes say that %v have it", holders)
+	}
+}
+
+func TestDecideElsewhere(t *testing.T) {
+	r := newRig(t)
+	r.networks["lan"] = lan(learn.ModeApproved)
+	r.port(1, "lan")
+	r.others = []desired.Identity{{Namespace: "shop", Name: "web.1", VM: "web", UID: "vm-1", Network: "lan", Node: "n2", MAC: mac(7),
+		Waiting: []desired.IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP, Since: r.now}}}}
+	r.follow()
+	r.want("waits there", gateway, "10.0.0.7/100 7 waits")
+	if err := r.Decide(Decision{Who: "web", Addr: netip.MustParseAddr("10.0.0.7"), By: "ann"}); err == nil || !strings.Contains(err.Error(), "on node n2") {
+		t.Errorf("decided about a VM of another node: %v", err)
+	}
+}
+
+// TestGhost: a VM that is gone, and of which there never was an identity, does not keep its address for ever.
+func TestGhost(t *testing.T) {
+	r := newRig(t)
+	key := r.port(1, "lan")
+	r.Own(key, wire.Owner{Name: "web", UID: "vm-1", VM: true})
+	r.says(1, "10.0.0.5")
+	r.end(1)
+	r.now = r.now.Add(ghostFor - time.Second)
+	r.follow()
+	if len(r.Addresses("web")) != 1 {
+		t.Error("it is forgotten at once")
+	}
+	r.now = r.now.Add(time.Second)
+	r.follow()
+	if got := r.Addresses("web"); len(got) > 0 {
+		t.Errorf("it has %+v", got)
+	}
+}
+
+// TestGuestSays: what a guest agent lists counts as long as it does.
+func TestGuestSays(t *testing.T) {
+	r := newRig(t)
+	n := lan(learn.ModeObserved)
+	n.Addressing.Expiry = time.Hour
+	r.networks["lan"] = n
+	key := r.port(1, "lan")
+	r.Own(key, wire.Owner{Name: "web", UID: "vm-1", VM: true, Says: []wire.Says{{Source: "guest agent", Guest: true, Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.8")}}}})
+	for range 5 {
+		r.now = r.now.Add(50 * time.Minute)
+		r.follow()
+		r.Tick()
+	}
+	r.want("still listed", gateway, "10.0.0.8/100 1")
+}
+
+// TestSharedElsewhere: news of a node that has announced a shared address before do not take it back.
+func TestSharedElsewhere(t *testing.T) {
+	r := newRig(t)
+	old := desired.Identity{Namespace: "shop", Name: "web.1", VM: "web", UID: "vm-1", Network: "lan", Node: "n2", MAC: mac(7), Addresses: []desired.IdentityAddress{
+		{Addr: netip.MustParseAddr("10.0.0.200"), Provenance: learn.ARP, Since: r.now.Add(-time.Hour)}}}
+	r.port(1, "lan")
+	r.others = []desired.Identity{old}
+	r.follow()
+	r.says(1, "10.0.0.200")
+	r.want("announced here", gateway, "10.0.0.200/100 1 shared")
+	r.now = r.now.Add(time.Second)
+	old.Addresses = append(old.Addresses, desired.IdentityAddress{Addr: netip.MustParseAddr("10.0.0.9"), Provenance: learn.ARP, Since: r.now})
+	r.others = []desired.Identity{old}
+	r.follow()
+	r.want("whatever else there is", gateway, "10.0.0.200/100 1 shared", "10.0.0.9/100 7")
+}
+
+// TestBeforeFollow: before anybody has said which ports there are, nothing is taken from the programs.
+func TestBeforeFollow(t *testing.T) {
+	r := newRig(t)
+	r.has[at("10.0.0.5")] = Holder{MAC: learn.MAC(mac(1))}
+	r.Sync(r.has)
+	r.want("as it was", "10.0.0.5/100 1")
+	r.port(1, "lan")
+	r.Sync(map[Key]Holder{at("10.0.0.5"): {MAC: learn.MAC(mac(1))}})
+	r.want("heard again", gateway, "10.0.0.5/100 1")
+}
+
+// TestRefusedIsNoNews: a guest that claims what it cannot have makes nobody write.
+func TestRefusedIsNoNews(t *testing.T) {
+	r := newRig(t)
+	r.port(1, "lan")
+	r.State(false)
+	was := r.news
+	r.says(1, "10.9.9.9")
+	if r.news != was || r.State(false) != nil {
+		t.Error("it does")
+	}
+}
