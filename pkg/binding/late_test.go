@@ -172,3 +172,25 @@ func TestRefusedIsNoNews(t *testing.T) {
 		t.Error("it does")
 	}
 }
+
+// TestConflictElsewhere: the node of who holds an address knows of a VM elsewhere that claims it, too, as long as it is heard.
+func TestConflictElsewhere(t *testing.T) {
+	r := newRig(t)
+	key := r.port(1, "lan")
+	r.says(1, "10.0.0.5")
+	r.others = []desired.Identity{{Namespace: "shop", Name: "web.1", VM: "web", UID: "vm-1", Network: "lan", Node: "n2", MAC: mac(7)}}
+	r.follow()
+	r.now = r.now.Add(time.Second)
+	r.arp(1, 7, 100, "10.0.0.5", false)
+	r.wantStates("heard", key, "10.0.0.5 Held ARP, conflict 10.0.0.5 Inside of 2")
+	r.want("and held by the first", gateway, "10.0.0.5/100 1")
+	r.now = r.now.Add(learn.DefaultOutside - time.Second)
+	r.Tick()
+	r.arp(1, 7, 100, "10.0.0.5", false)
+	r.now = r.now.Add(learn.DefaultOutside - time.Second)
+	r.Tick()
+	r.wantStates("heard again", key, "10.0.0.5 Held ARP, conflict 10.0.0.5 Inside of 2")
+	r.now = r.now.Add(time.Second)
+	r.Tick()
+	r.wantStates("silent", key, "10.0.0.5 Held ARP")
+}

@@ -221,6 +221,23 @@ func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
 	return s
 }
 
+// together is one status of two NICs; the first one's MAC stands for both.
+func together(a, b v1alpha1.VMIdentityStatus, bIsFirst bool) v1alpha1.VMIdentityStatus {
+	if bIsFirst {
+		a, b = b, a
+	}
+	join := func(a, b []v1alpha1.AddressStatus, most int) []v1alpha1.AddressStatus {
+		for _, x := range b {
+			if len(a) < most && !slices.ContainsFunc(a, func(o v1alpha1.AddressStatus) bool { return o.Address == x.Address && o.VLAN == x.VLAN }) {
+				a = append(a, x)
+			}
+		}
+		return a
+	}
+	a.Addresses, a.Waiting = join(a.Addresses, b.Addresses, mostBindings), join(a.Waiting, b.Waiting, mostWaiting)
+	return a
+}
+
 func linkLocal(a netip.Addr) int {
 	if a.Is6() && a.IsLinkLocalUnicast() {
 		return 1

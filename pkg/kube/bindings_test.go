@@ -2,6 +2,7 @@ package kube
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -182,5 +183,15 @@ func TestBindingsBounded(t *testing.T) {
 	conflicts, unique := portConflicts(&p), addressesUnique(&p)
 	if len(portBindings(&p)) != mostBindings || len(conflicts) != mostConflicts || len(conflicts[0].Claimants) != mostClaimants || len(id.Addresses) != mostBindings || len(id.Waiting) != mostWaiting || len(unique.Message) > 32768 {
 		t.Errorf("%d bindings, %d conflicts, identity %d and %d, message of %d bytes", len(portBindings(&p)), len(conflicts), len(id.Addresses), len(id.Waiting), len(unique.Message))
+	}
+}
+
+// TestTogether: NICs of one VM on one network have one identity, which is the same whichever is asked for.
+func TestTogether(t *testing.T) {
+	a := v1alpha1.VMIdentityStatus{MAC: "1", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.1"}, {Address: "fe80::1"}}}
+	b := v1alpha1.VMIdentityStatus{MAC: "2", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.2"}, {Address: "fe80::1"}, {Address: "10.0.0.1", VLAN: 7}}, Waiting: []v1alpha1.AddressStatus{{Address: "10.0.0.3"}}}
+	first, second := together(a, b, false), together(b, a, true)
+	if !reflect.DeepEqual(first, second) || first.MAC != "1" || len(first.Addresses) != 4 || len(first.Waiting) != 1 {
+		t.Errorf("they are %+v, and %+v", first, second)
 	}
 }

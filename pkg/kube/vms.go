@@ -259,6 +259,11 @@ func (r *Reporter) reportIdentities(ctx context.Context, ports []wire.Port) erro
 			continue
 		}
 		is := r.identityStatus(p)
+		for j := range ports { // NICs of one VM on one network share an identity
+			if o := &ports[j]; j != i && o.Pod == p.Pod && o.Policy == p.Policy && o.State == attach.Active {
+				is = together(is, r.identityStatus(o), j < i)
+			}
+		}
 		if was, ok := c.identified[p.Key]; ok && (equality.Semantic.DeepEqual(was, is) || !r.mayTell(p.Key)) {
 			continue
 		}

@@ -1,0 +1,163 @@
+package binding
+
+import (
+	"cmp"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/homeport-cni/homeport/pkg/desired"
+	"github.com/homeport-cni/homeport/pkg/learn"
+)
+
+// ghostFor is how long a VM's NIC is known that is nowhere, and that no identity is of: one may be on its way.
+const ghostFor = 10 * time.Minute
+
+// forgetGhosts forgets such NICs: of a VM that was deleted before it had an identity, or on no network, nobody else says so.
+func (k *Keeper) forgetGhosts() {
+	if len(k.left) == 0 {
+		return
+	}
+	has := map[learn.NIC]bool{}
+	for _, o := range k.far {
+		has[identityNIC(&o)] = true
+	}
+	for id, since := range k.left {
+		if n := k.nics[id]; n.ports > 0 || has[id] {
+			continue
+		}
+		if k.cfg.Now().Sub(since) >= ghostFor {
+			k.forget(id)
+		}
+	}
+}
+
+// followIdentities takes what other nodes know of NICs.
+func (k *Keeper) followIdentities(identities []desired.Identity) {
+	seen := map[string]bool{}
+	for i := range identities {
+		o := &identities[i]
+		if _, ours := k.networks[o.Network]; !ours || len(o.MAC) != 6 {
+			continue
+		}
+		name := o.Namespace + "/" + o.Name
+		seen[name] = true
+		was, known := k.far[name]
+		id := identityNIC(o)
+		if known && identityNIC(&was) != id { // another MAC: the NIC that it was is no more
+			k.lose(identityNIC(&was))
+		}
+		local := k.nics[id].ports > 0
+		if known && reflect.DeepEqual(was, *o) && (local || k.nics[id].node == o.Node) {
+			continue
+		}
+		k.far[name] = *o
+		switch {
+		case !local:
+			k.note(id, nic{mac: macOf(o.MAC), node: o.Node, vm: o.VM != ""})
+			k.apply(learn.Event{Kind: learn.EventAbsent, At: k.cfg.Now(), NIC: id})
+			k.believe(id, o)
+		case !known && (o.Node != k.cfg.Node || len(k.book.Claims(id)) == 0): // the node that it came from knew, or an agent before this one
+			k.hearsay(id, o)
+		}
+	}
+	for name, o := range k.far {
+		if !seen[name] {
+			k.lose(identityNIC(&o))
+			delete(k.far, name)
+		}
+	}
+}
+
+func identityNIC(o *desired.Identity) learn.NIC {
+	return nicID(o.Namespace, cmp.Or(o.VM, o.Pod), o.UID, o.Network, o.MAC)
+}
+
+// lose forgets a NIC that no identity is of, unless it is here.
+func (k *Keeper) lose(id learn.NIC) {
+	if n, ok := k.nics[id]; ok && n.ports == 0 {
+		k.forget(id)
+	}
+}
+
+// hearsay has the book know of a NIC what its identity says.
+func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity) {
+	n, now := k.networks[o.Network], k.cfg.Now()
+	for _, a := range slices.Concat(o.Addresses, o.Waiting) {
+		at := learn.Segment{Trunk: n.trunk, VLAN: cmp.Or(a.VLAN, n.home)}
+		if at.VLAN.Validate() != nil || a.Provenance == 0 {
+			continue
+		}
+		e := learn.Evidence{Provenance: a.Provenance, MAC: macOf(o.MAC), Place: o.Node, Since: a.Since, Seen: now, Until: a.Until}
+		if a.Provenance.Firm() {
+			e.Source = sourceIdentity
+		}
+		if e.Since.IsZero() || e.Since.After(now) {
+			e.Since = now
+		}
+		if n.shares(a.Addr) { // who has announced it last, the identity does not say
+			e.Seen = e.Since
+		}
+		k.again(id, learn.Claim{Segment: at, Addr: a.Addr}, e)
+		if a.Approved != "" {
+			k.apply(learn.Event{Kind: learn.EventApprove, At: e.Since, NIC: id, Segment: at, Addr: a.Addr, By: a.Approved})
+		}
+	}
+}
+
+// believe has the book know of a NIC what its identity says, and nothing better. That comes last: with a lease goes what was
+// seen while it ran.
+func (k *Keeper) believe(id learn.NIC, o *desired.Identity) {
+	n, now := k.networks[o.Network], k.cfg.Now()
+	says := map[Key]learn.Provenance{}
+	for _, a := range slices.Concat(o.Addresses, o.Waiting) {
+		says[Key{n.trunk, cmp.Or(a.VLAN, n.home), a.Addr}] = a.Provenance
+	}
+	defer k.hearsay(id, o)
+	for _, c := range k.book.Claims(id) {
+		best, still := says[Key{c.Segment.Trunk, c.Segment.VLAN, c.Addr}]
+		for _, e := range c.Evidence {
+			if !still || e.Provenance > best {
+				k.apply(learn.Event{Kind: learn.EventWithdraw, At: now, NIC: id, Segment: c.Segment, Addr: c.Addr, Provenance: e.Provenance, Source: e.Source})
+			}
+		}
+	}
+}
+
+// farClaim is what a NIC of another node was heard to claim.
+type farClaim struct {
+	id learn.NIC
+	at Key
+}
+
+// hearFar takes what a NIC of another node says to have that one of this node holds. Its identity does not tell, for it
+// does not hold it: without, nobody would know of the conflict here.
+func (k *Keeper) hearFar(mac learn.MAC, e learn.Event) {
+	for id, n := range k.nics {
+		if n.mac != mac || n.ports > 0 || id.Network == "" || k.networks[id.Network].trunk != e.Segment.Trunk {
+			continue // of this node: its own port tells
+		}
+		e.Kind, e.NIC, e.MAC, e.Place = learn.EventClaim, id, mac, n.node
+		k.heard[farClaim{id, Key{e.Segment.Trunk, e.Segment.VLAN, e.Addr}}] = k.cfg.Now()
+		k.apply(e)
+		return
+	}
+}
+
+// endFar ends what was not heard again, as that of somebody outside ends.
+func (k *Keeper) endFar() {
+	now := k.cfg.Now()
+	for c, seen := range k.heard {
+		if now.Sub(seen) < learn.DefaultOutside {
+			continue
+		}
+		delete(k.heard, c)
+		by := learn.ND
+		if c.at.Addr.Is4() {
+			by = learn.ARP
+		}
+		if n := k.nics[c.id]; n.ports == 0 {
+			k.apply(learn.Event{Kind: learn.EventWithdraw, At: now, NIC: c.id, Segment: learn.Segment{Trunk: c.at.Trunk, VLAN: c.at.VLAN}, Addr: c.at.Addr, Provenance: by})
+		}
+	}
+}
