@@ -297,6 +297,7 @@ func (o *options) grids(report *ratio.Report) (out []group) {
 	if o.ports > 0 {
 		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureNode() }})
 	}
+	out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureLearning() }})
 	if o.live > 0 {
 		out = append(out, group{groupRules, func(context.Context) ([]ratio.Row, error) { return o.measureLive() }})
 	}
@@ -385,6 +386,29 @@ func (o *options) measureMemory() ([]ratio.Row, error) {
 		return firewall.Load(networks...)
 	}
 	return packet.MemoryRows(o.packetConfig(), m)
+}
+
+// measureLearning knows as many addresses as a full node has, under as many rules as a port has at most in NSX.
+func (o *options) measureLearning() ([]ratio.Row, error) {
+	if err := box.Quiet(); err != nil {
+		return nil, err
+	}
+	network := port.Network{Rules: mostAs(o.rules, port.Rules), Addresses: o.addresses[0]}
+	firewall, err := port.Open("/sys/fs/bpf", network)
+	if err != nil {
+		return nil, err
+	}
+	defer firewall.Close()
+	if err := firewall.Listen(); err != nil {
+		return nil, err
+	}
+	c := o.packetConfig()
+	c.Slices = max(1, c.Slices/4)
+	row, err := packet.LearnRow(c, packet.Learn{Label: "node", Addresses: 10000, Hooks: firewall.In(network), Know: firewall.Know, Heard: firewall.Heard})
+	if err != nil {
+		return nil, err
+	}
+	return []ratio.Row{row}, nil
 }
 
 // measureLive has -live connections at ports under as many rules as a port has at most in NSX.

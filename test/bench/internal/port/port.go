@@ -39,6 +39,9 @@ type Firewall struct {
 	fast map[int]datapath.FastPort
 	// made are the rules of networks by name, as long as these are the same, as the agent has them.
 	made map[string]made
+	// What Listen reads.
+	ear   *datapath.HeardReader
+	heard atomic.Int64
 }
 
 type made struct {
@@ -365,5 +368,43 @@ func (f *Firewall) Close() error {
 	if f.dp == nil {
 		return nil
 	}
+	if f.ear != nil {
+		_ = f.ear.Close() // which ends its reader
+	}
 	return f.dp.Close()
 }
+
+// Know has the programs know so many addresses in the ports' VLAN, of as many NICs, and no others.
+func (f *Firewall) Know(n int) error {
+	if _, err := f.dp.Addresses(); err != nil { // of no trunk: all are forgotten
+		return err
+	}
+	for i := range n {
+		k := datapath.AddressKey{VLAN: VLAN, Addr: netip.AddrFrom4([4]byte{10, 100, byte(i >> 8), byte(i)})}
+		if err := f.dp.PutAddress(k, datapath.AddressHolder{MAC: [6]byte{0, 0x50, 0x56, 0, byte(i >> 8), byte(i)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Listen counts for Heard what the programs tell of addresses, until Close.
+func (f *Firewall) Listen() error {
+	r, err := f.dp.Heard()
+	if err != nil {
+		return err
+	}
+	f.ear = r
+	go func() {
+		for {
+			if _, err := r.Read(); err != nil {
+				return
+			}
+			f.heard.Add(1)
+		}
+	}()
+	return nil
+}
+
+// Heard says how much that was since it was last asked.
+func (f *Firewall) Heard() int { return int(f.heard.Swap(0)) }
