@@ -1,9 +1,9 @@
 #!/bin/bash
 # deps.sh puts in place what Homeport's build and tests need and Go does not bring:
 # Debian packages (as root, by apt-get) and, as any user into a cache, Debian's 6.1
-# and 6.12 kernels for the VMs, containerd and runc for the nodes of the test cluster
-# and promtool for the alerts' tests, whose packages would begin to run services here if
-# they were installed. It does nothing, quickly, when nothing is missing.
+# and 6.12 kernels for the VMs, containerd and runc for the nodes of the test cluster,
+# promtool for the alerts' tests and keepalived for the lab, whose packages would begin to
+# run services here if they were installed. It does nothing, quickly, when nothing is missing.
 #
 #   hack/deps.sh          install what is missing
 #   hack/deps.sh --check  only report; exit 1 if something is missing
@@ -24,6 +24,11 @@ kmod|depmod: dependency order of kernel modules
 xz-utils|unpacks the modules of kernel 6.12
 iproute2|ip, bridge and tc, on the host and in the VM
 iputils-ping|ping, on the host and in the VM
+iputils-arping|arping, for the lab: ARP as attackers and hosts send it
+ndisc6|ndisc6 and rdisc6, for the lab: neighbor discovery by hand
+dnsmasq-base|dnsmasq, for the lab: its DHCP server, started by no service
+libsnmp40|what keepalived is linked with
+libnl-genl-3-200|what keepalived is linked with
 nftables|nft, for the reference bridge plugin macspoofchk
 iptables|what br_netfilter sends bridged frames through
 tcpdump|packet traces of the demo
@@ -54,6 +59,8 @@ missing_packages() {
 why() { grep -m1 "^$1|" <<<"$packages" | cut -d'|' -f2; }
 
 promtool_ready() { [[ -x $cache/prometheus/usr/bin/promtool ]]; }
+
+keepalived_ready() { [[ -x $cache/keepalived/usr/sbin/keepalived ]]; }
 
 runtime_ready() { [[ -x $cache/containerd/usr/bin/containerd && -x $cache/containerd/usr/sbin/runc ]]; }
 
@@ -159,6 +166,7 @@ main() {
 	done <<<"$kernels"
 	runtime_ready || { say "containerd and runc are missing: the test cluster's nodes run them"; wanting=1; }
 	promtool_ready || { say "promtool is missing: the tests of alerts and dashboard evaluate them with it"; wanting=1; }
+	keepalived_ready || { say "keepalived is missing: guests of the lab speak VRRP with it"; wanting=1; }
 	if $check_only; then
 		[[ $wanting -eq 0 ]] || say "run hack/deps.sh to install it"
 		exit $wanting
@@ -170,6 +178,7 @@ main() {
 	done <<<"$kernels"
 	runtime_ready || fetch_packages containerd containerd runc
 	promtool_ready || fetch_packages prometheus prometheus
+	keepalived_ready || fetch_packages keepalived keepalived
 	[[ $wanting -eq 0 ]] || say "everything is in place"
 }
 

@@ -303,17 +303,19 @@ func cmdSend(s *session, _ io.Writer, args []string) error {
 			words = slices.Delete(slices.Clone(words), i, i+1)
 		}
 	}
-	f, err := ParseFrame(words)
+	f, err := craft(words)
 	if err != nil {
 		return &usageError{err.Error()}
 	}
+	out, err := space.Sender()
+	if err != nil {
+		return err
+	}
+	defer out.Close()
 	for range macs { // the first is as it is given
-		if err := space.Send(args[1], f, count); err != nil {
+		if err := errors.Join(out.Send(args[1], f.Bytes(), count), f.next()); err != nil {
 			return err
 		}
-		low := f.Src[3:]
-		n := uint32(low[0])<<16 | uint32(low[1])<<8 | uint32(low[2]) + 1
-		low[0], low[1], low[2] = byte(n>>16), byte(n>>8), byte(n)
 	}
 	return nil
 }
@@ -346,11 +348,12 @@ func cmdSaw(s *session, out io.Writer, args []string) error {
 	if sn == nil || err != nil {
 		return &usageError{"saw ID MIN [WANT...]; sniff starts ID"}
 	}
-	w, err := ParseWant(args[2:])
+	plain, packet := splitWords(args[2:])
+	w, err := ParseWant(plain)
 	if err != nil {
 		return &usageError{err.Error()}
 	}
-	got := sn.Frames(w)
+	got := matchPackets(sn.Frames(w), packet)
 	fmt.Fprintln(out, len(got))
 	if len(got) < least {
 		return fmt.Errorf("%d frames, not %d, match %v; seen: %v", len(got), least, args[2:], sn.Summary())

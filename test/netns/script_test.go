@@ -77,9 +77,9 @@ func TestMain(m *testing.M) {
 //	tcp NAME ADDR PORT [as CONN]             connects and reads the banner; as keeps it
 //	say CONN                                 a line over a kept connection and back
 //	udp NAME ADDR                            a datagram and back
-//	send NAME IF [count=N] [macs=N] FRAME... raw frames, see ParseFrame; from so many MACs, the given one first
+//	send NAME IF [count=N] [macs=N] FRAME... raw frames, see ParseFrame and packetWords; from so many MACs, the given one first
 //	sniff NAME IF as ID                      keeps what comes in
-//	saw ID MIN [WANT...]                     at least so many matching frames
+//	saw ID MIN [WANT...]                     at least so many matching frames, see ParseWant and packetWords
 //	listing NODE                             links, VLANs, pins, records, map entries
 //	eventually [-m REGEXP] COMMAND...        polls any of these until it succeeds
 //	port NODE POD                            sets $PORT, the host interface

@@ -43,6 +43,7 @@ var programs = []struct {
 	required bool
 }{
 	{[]string{"ip", "bridge", "tc", "ping", "dash"}, true},
+	{[]string{"arping", "ndisc6", "rdisc6", "dnsmasq", "keepalived"}, true}, // busybox's arping is another
 	{[]string{"ss", "bash", "env", "timeout", "xargs", "find", "nsenter", "unshare", "setsid", "tcpdump", "nft",
 		"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore",
 		"iptables-nft", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore",
@@ -134,8 +135,21 @@ func addXtables(im *image) error {
 	return im.tree(dir, dir)
 }
 
+// fetched are the programs that hack/deps.sh puts into the cache, and where there.
+var fetched = map[string]string{"keepalived": "keepalived/usr/sbin/keepalived"}
+
 // findProgram looks in PATH and in the sbin folders, which users often lack there.
 func findProgram(name string) (string, error) {
+	if place, ok := fetched[name]; ok {
+		cache, err := CacheDir()
+		if err != nil {
+			return "", err
+		}
+		if p, err := exec.LookPath(filepath.Join(cache, place)); err == nil {
+			return p, nil
+		}
+		return "", fmt.Errorf("program %s is not in %s; run hack/deps.sh", name, cache)
+	}
 	if p, err := exec.LookPath(name); err == nil {
 		return filepath.Abs(p)
 	}
