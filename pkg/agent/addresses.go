@@ -25,9 +25,11 @@ import (
 const (
 	addressesFile = "addresses.json" // binding.State
 	// sightEvery is how often the programs are asked when VMs last said which addresses they have, saveEvery how often
-	// what was learnt is kept on disk, if it has changed.
+	// what was learnt is kept on disk, if it has changed, and saveSoon how long after news: a lease that nobody has kept
+	// when the agent is killed is a mere address to the next one.
 	sightEvery = 30 * time.Second
 	saveEvery  = 10 * time.Second
+	saveSoon   = time.Second
 )
 
 // addressBook is who has which address, as the node knows it.
@@ -178,6 +180,8 @@ func (a *Agent) tendAddresses(ctx context.Context) {
 	defer sight.Stop()
 	defer save.Stop()
 	a.sightAddresses()
+	var soon <-chan time.Time // nil: all news is kept
+	wait := saveSoon
 	for {
 		due := time.NewTimer(sightEvery)
 		if next := a.addresses.Tick(); !next.IsZero() {
@@ -188,6 +192,13 @@ func (a *Agent) tendAddresses(ctx context.Context) {
 			due.Stop()
 			return
 		case <-a.addresses.kick:
+			if soon == nil {
+				soon = time.After(wait)
+			}
+		case <-soon:
+			began := time.Now()
+			a.saveAddresses(false)
+			soon, wait = nil, max(saveSoon, 10*time.Since(began)) // of a large book a small part of the time
 		case <-due.C:
 		case <-sight.C:
 			a.sightAddresses()

@@ -173,7 +173,10 @@ func (k *Keeper) Heard(ifindex int, f snoop.Frame) bool {
 				k.hearFar(s.MAC, e)
 				continue
 			}
-			e.Kind, e.NIC, e.Provenance, e.Place = learn.EventOutside, learn.NIC{}, 0, "uplink of "+k.cfg.Node
+			e.Kind, e.NIC, e.Provenance, e.Place = learn.EventOutside, learn.NIC{}, 0, "uplink"
+			if k.cfg.Node != "" {
+				e.Place += " of " + k.cfg.Node
+			}
 			if at := k.cfg.Uplink(p.Trunk); at != "" {
 				e.Place += ", " + at
 			}
