@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,6 +75,7 @@ func TestMain(m *testing.M) {
 //	row TEXT                                 begins a row of the table of figures
 //	compare PINGS BASELINE ROW AIM_MS        how much longer rows of one name are dark than of another
 //	on NAME PROGRAM [ARG...]                 a program in that namespace
+//	daemon start|stop ID ...                 a program that stays, see cmdDaemon
 //	tcp NAME ADDR PORT [as CONN]             connects and reads the banner; as keeps it
 //	say CONN                                 a line over a kept connection and back
 //	udp NAME ADDR                            a datagram and back
@@ -177,10 +179,11 @@ type session struct {
 	streams   map[string]*stream.Stream
 	feeds     map[string]*feed
 	knocks    map[string]*knocks
-	observers map[string][]observer // by node
-	tellers   map[string]*teller    // lldp and stp, by switch
-	stations  map[string]func()     // what stops ra and dhcpd, by host
-	dads      map[string]*detection // by host and address
+	observers map[string][]observer                 // by node
+	tellers   map[string]*teller                    // lldp and stp, by switch
+	stations  map[string]func()                     // what stops ra and dhcpd, by host
+	dads      map[string]*detection                 // by host and address
+	daemons   map[string]func(syscall.Signal) error // what ends them
 	figures   figures
 	impostor  io.Closer // nil when the agent's socket is its own
 	ctx       context.Context
@@ -196,7 +199,7 @@ func setup(env *testscript.Env, bin Binaries) error {
 	}
 	s := &session{lab: lab, conns: map[string]*Conn{}, sniffers: map[string]*Sniffer{}, floods: map[string]*Flood{},
 		movers: map[string]*Mover{}, pings: map[string]*Pings{}, streams: map[string]*stream.Stream{}, feeds: map[string]*feed{}, knocks: map[string]*knocks{}, observers: map[string][]observer{},
-		tellers: map[string]*teller{}, stations: map[string]func(){}, dads: map[string]*detection{},
+		tellers: map[string]*teller{}, stations: map[string]func(){}, dads: map[string]*detection{}, daemons: map[string]func(syscall.Signal) error{},
 		figures: figures{script: name}, ctx: context.Background()}
 	env.Values[sessionKey{}] = s
 	env.Vars = append(env.Vars, "LAB="+lab.Dir)
@@ -282,7 +285,7 @@ func commands() map[string]command {
 		"send": cmdSend, "sniff": cmdSniff, "saw": cmdSaw, "listing": cmdListing, "flood": cmdFlood,
 		"migrate": cmdMigrate, "trunk": cmdTrunk, "plug": cmdPlug, "pings": cmdPings, "stream": cmdStream, "feed": cmdFeed, "knock": cmdKnock, "row": cmdRow, "compare": cmdCompare,
 		"fault": cmdFault, "heal": cmdHeal, "manage": cmdManage, "finds": cmdFinds, "lldp": cmdLLDP, "stp": cmdSTP,
-		"ra": cmdRA, "dhcpd": cmdDHCPD, "arpburst": cmdARPBurst, "dad": cmdDAD,
+		"ra": cmdRA, "dhcpd": cmdDHCPD, "arpburst": cmdARPBurst, "dad": cmdDAD, "daemon": cmdDaemon,
 		"observe": cmdObserve, "port": cmdPort, "unhook": cmdUnhook, "burst": cmdBurst,
 		"way": cmdWay, "refuse": cmdRefuse, "same": cmdSame, "slots": cmdSlots, "show": cmdShow, "impostor": cmdImpostor,
 	}
