@@ -349,6 +349,11 @@ func (a *Agent) dropTrunks(snap *desired.Snapshot, gone map[place]desired.Trunk)
 // of their pods may have changed, or become known; and the network of a VLAN may
 // have come or gone since a port was attached whose CNI config described it itself.
 func (a *Agent) followPolicies(snap *desired.Snapshot) {
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.world.followed = snap.Revision
+	}()
 	for _, it := range a.table.list() {
 		if !it.open {
 			continue

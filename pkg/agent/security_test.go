@@ -13,6 +13,22 @@ import (
 	"github.com/homeport-cni/homeport/pkg/desired"
 )
 
+// TestActiveIsFollowed: a revision is active when ports keep to it, and not when its rules are compiled.
+func TestActiveIsFollowed(t *testing.T) {
+	l := newLive(t)
+	s, _ := snapshot(t)
+	s.Revision = 7
+	l.take(s)
+	l.syncPolicy()
+	if got := l.nodeStatus(); got.Desired != 7 || got.Active == 7 {
+		t.Errorf("before ports have followed %d is desired, %d active", got.Desired, got.Active)
+	}
+	l.followPolicies(s)
+	if got := l.nodeStatus(); got.Active != 7 {
+		t.Errorf("once they have %d is", got.Active)
+	}
+}
+
 // TestSecurityFollows: what a network keeps its guests to is in force at the ports that it has, by label, too, over restarts,
 // and while somebody may send from any MAC the bridge's ports take no fast path.
 func TestSecurityFollows(t *testing.T) {

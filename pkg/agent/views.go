@@ -72,7 +72,7 @@ func (a *Agent) judgeNode() (s wire.NodeStatus, broken []string) {
 	defer a.mu.RUnlock()
 	w := &a.world
 	s = wire.NodeStatus{TypeMeta: kind("NodeStatus"), Version: a.cfg.Version, Source: a.cfg.SourceName, AgentAddress: a.cfg.Fabric.told(),
-		Compiled: w.compiled, Active: w.active, Generation: a.kernel.Generation(), Hook: a.kernel.Hook(),
+		Compiled: w.compiled, Active: min(w.active, w.followed), Generation: a.kernel.Generation(), Hook: a.kernel.Hook(),
 		Ports: map[string]int{}, Drift: append(a.drift.list(), a.hostfw.drift.list()...)}
 	s.Conditions = append(w.conditions(), a.plugin.conditions()...)
 	say := func(breaks bool, format string, args ...any) {

@@ -374,9 +374,12 @@ func TestRestart(t *testing.T) {
 	before[Key{"trunk0", 100, netip.MustParseAddr("10.0.0.67")}] = Holder{MAC: learn.MAC(mac(1)), Waits: true}
 	r.has = maps.Clone(before)
 	r.Sync(before)
-	r.want("by the map", gateway, "10.0.0.5/100 1", "10.0.0.8/100 1")
+	r.want("by the map", gateway, "10.0.0.5/100 1", "10.0.0.8/100 1 firm")
 	r.Sync(map[Key]Holder{})
-	r.want("and only once", gateway, "10.0.0.5/100 1", "10.0.0.8/100 1")
+	r.want("and only once", gateway, "10.0.0.5/100 1", "10.0.0.8/100 1 firm")
+	r.now = r.now.Add(recoveredFor)
+	r.Tick()
+	r.want("if nobody says so again", gateway, "10.0.0.5/100 1")
 
 	s.Book.NICs[0].NIC = learn.NIC{}
 	if k, err := New(Config{Node: "n1", Map: r, Log: slog.New(slog.DiscardHandler), Now: time.Now, News: func() {}}, s); err == nil || k == nil || k.book == nil {

@@ -171,6 +171,9 @@ func (k *Keeper) Sync(have map[Key]Holder) {
 	k.flush()
 }
 
+// recoveredFor is for how long somebody is taken to vouch for an address, because the programs have it so.
+const recoveredFor = time.Hour
+
 func (k *Keeper) recover(have map[Key]Holder) {
 	for at, h := range have {
 		s := learn.Segment{Trunk: at.Trunk, VLAN: at.VLAN}
@@ -181,9 +184,14 @@ func (k *Keeper) recover(have map[Key]Holder) {
 		if at.Addr.Is4() {
 			by = learn.ARP
 		}
+		e := learn.Event{Kind: learn.EventClaim, At: k.cfg.Now(), Segment: s, Addr: at.Addr, MAC: h.MAC, Provenance: by, Place: k.cfg.Node}
+		if h.Firm && !at.Addr.IsLinkLocalUnicast() { // of a lease, perhaps, that nobody had written down: until it is renewed
+			e.Provenance, e.Until = learn.DHCP, e.At.Add(recoveredFor)
+		}
 		for _, p := range k.ports {
 			if macOf(p.MAC) == h.MAC && p.Trunk == at.Trunk && p.VLANs.All().Contains(at.VLAN) {
-				k.apply(learn.Event{Kind: learn.EventClaim, At: k.cfg.Now(), NIC: p.nic, Segment: s, Addr: at.Addr, MAC: h.MAC, Provenance: by, Place: k.cfg.Node})
+				e.NIC = p.nic
+				k.apply(e)
 				break
 			}
 		}

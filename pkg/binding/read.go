@@ -53,7 +53,11 @@ func (k *Keeper) Addresses(want string) []wire.Address {
 	var out []wire.Address
 	seen := map[Key]bool{}
 	for _, id := range k.book.NICs() {
-		for _, c := range k.book.Claims(id) {
+		claims := k.book.Claims(id)
+		claimed := func(s learn.Segment, a netip.Addr) bool { // after all
+			return slices.ContainsFunc(claims, func(c learn.Claim) bool { return c.Segment == s && c.Addr == a })
+		}
+		for _, c := range claims {
 			if !chosen(id, c.Addr) {
 				continue
 			}
@@ -66,7 +70,7 @@ func (k *Keeper) Addresses(want string) []wire.Address {
 			}
 		}
 		for _, r := range append(k.book.Unfit(id), k.book.Refused(id).Last...) {
-			if chosen(id, r.Addr) {
+			if chosen(id, r.Addr) && !claimed(r.Segment, r.Addr) {
 				o := k.named(id, r.Segment)
 				o.Address, o.State, o.Since, o.Seen, o.Place = r.Addr, wire.AddressRefused, r.At, r.At, r.Place
 				if o.Why = r.Reason.Text(); r.Provenance != 0 { // none of a decision
