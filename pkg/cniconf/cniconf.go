@@ -43,6 +43,8 @@ type Config struct {
 	Pod attach.Pod
 	// DNS is passed on into the result.
 	DNS types.DNS
+	// IPAM names the plugin that gives out the interface's addresses (ipam.type); "" is none.
+	IPAM string
 	// PrevResult is what the plugin before us in a chain answered, or nil if
 	// we are the main plugin.
 	PrevResult json.RawMessage
@@ -61,10 +63,16 @@ func (e *DecodeError) Error() string {
 // Unwrap gives the cause.
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// Parse reads the config on stdin and CNI_ARGS for ADD, CHECK and STATUS. The
+// Parse reads the config on stdin and CNI_ARGS for ADD and STATUS. The
 // error is a *DecodeError, an *EnvError, or a join of *attach.Error of kind
 // InvalidConfig, one for everything that is wrong.
-func Parse(stdin []byte, cniArgs string) (*Config, error) {
+func Parse(stdin []byte, cniArgs string) (*Config, error) { return parse(stdin, cniArgs, true) }
+
+// ParseCheck is Parse for CHECK, whose prevResult is ADD's own: it says nothing of a
+// plugin before us.
+func ParseCheck(stdin []byte, cniArgs string) (*Config, error) { return parse(stdin, cniArgs, false) }
+
+func parse(stdin []byte, cniArgs string, add bool) (*Config, error) {
 	o, err := decodeObject(stdin)
 	if err != nil {
 		return nil, &DecodeError{err}
@@ -82,7 +90,7 @@ func Parse(stdin []byte, cniArgs string) (*Config, error) {
 	p.standard(c)
 	p.place(c)
 	p.mac(c, argsMAC)
-	p.capabilities()
+	p.capabilities(c)
 	if n, ok := p.number("mtu"); ok {
 		if n < attach.MinMTU || n > attach.MaxMTU {
 			p.bad("mtu", fmt.Sprintf("%d is out of range", n), fmt.Sprintf("give %d to %d bytes, or leave the key out to take the network's", attach.MinMTU, attach.MaxMTU))
@@ -90,8 +98,16 @@ func Parse(stdin []byte, cniArgs string) (*Config, error) {
 		c.MTU = int(n)
 	}
 	p.into("disableContainerInterface", &c.ContainerDown, "true or false")
-	if c.ContainerDown && c.PrevResult != nil {
+	chained := add && c.PrevResult != nil
+	if c.ContainerDown && chained {
 		p.bad("disableContainerInterface", "the plugin before this one made the interface", "set the key at that plugin")
+	}
+	switch {
+	case c.IPAM == "":
+	case chained:
+		p.bad("ipam", "the plugin before this one made the interface, and its addresses are that one's to give", "set ipam at that plugin")
+	case c.ContainerDown:
+		p.bad("disableContainerInterface", "ipam gives the interface addresses and routes, for which it must be up", "remove the key or ipam")
 	}
 	if p.into("migrationTarget", &c.MigrationTarget, "true or false"); c.MigrationTarget && c.MAC == nil && c.PrevResult == nil {
 		p.bad("migrationTarget", "no MAC is given, and the VM has one already", "give the VM's MAC in mac, or in any of the other ways")
@@ -178,15 +194,7 @@ func (p *parser) standard(c *Config) {
 	} else if !p.has("name") {
 		p.bad("name", "missing", "name the CNI network")
 	}
-	ipam := map[string]json.RawMessage{}
-	if p.into("ipam", &ipam, "a JSON object") {
-		for k, v := range ipam {
-			if k != "type" || (string(v) != `""` && string(v) != "null") {
-				p.bad("ipam", "this plugin works on layer 2 and gives out no addresses", "remove ipam; the guest has its own address")
-				break
-			}
-		}
-	}
+	p.ipam(c)
 	p.into("dns", &c.DNS, "a JSON object as the CNI spec has it")
 	if p.has("prevResult") {
 		if prev := bytes.TrimSpace(p.fields["prevResult"]); prev[0] == '{' {
@@ -197,14 +205,44 @@ func (p *parser) standard(c *Config) {
 	}
 }
 
+// ipam reads who gives out addresses. What else stands there is that plugin's to
+// read. An empty object is none: runtimes and people write it for a plugin of layer 2.
+func (p *parser) ipam(c *Config) {
+	fields := map[string]json.RawMessage{}
+	if !p.into("ipam", &fields, "a JSON object") {
+		return
+	}
+	in := &parser{prefix: p.prefix + "ipam.", fields: fields}
+	in.into("type", &c.IPAM, "a JSON string")
+	switch {
+	case len(in.errs) > 0:
+	case c.IPAM != "":
+		if !validPlugin(c.IPAM) {
+			in.bad("type", fmt.Sprintf("%q is no plugin's name", c.IPAM), "give the name of a program in CNI_PATH, as host-local")
+		}
+	case len(fields) > 1 || len(fields) == 1 && fields["type"] == nil:
+		in.bad("type", "missing", "name the plugin that gives out addresses, as host-local, or remove ipam")
+	}
+	p.errs = append(p.errs, in.errs...)
+}
+
+// validPlugin says whether a name is one that a program in a folder can have.
+func validPlugin(name string) bool {
+	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
+}
+
 // capabilities are what the runtime may hand in by runtimeConfig. One that is
 // not looked at is refused, lest its value be lost silently.
-func (p *parser) capabilities() {
+func (p *parser) capabilities(c *Config) {
 	caps := map[string]bool{}
 	p.into("capabilities", &caps, `a JSON object as {"mac": true}`)
 	for _, k := range slices.Sorted(maps.Keys(caps)) {
-		if caps[k] && k != "mac" {
-			p.bad("capabilities."+k, "not supported", `remove it; "mac" is the one capability`)
+		switch {
+		case !caps[k], k == "mac":
+		case k != "ips" && k != "ipRanges":
+			p.bad("capabilities."+k, "not supported", `remove it; "mac" is the one capability, and with ipam "ips" and "ipRanges"`)
+		case c.IPAM == "":
+			p.bad("capabilities."+k, "goes with ipam, whose plugin takes it", `remove it, or name that plugin in ipam.type`)
 		}
 	}
 }

@@ -100,14 +100,21 @@ func TestParseRefusesTheRest(t *testing.T) {
 			`cni.devx: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities`}},
 		{"keys of the reference plugin", with(`"network":"n","macspoofchk":true,"isGateway":true,"preserveDefaultVlan":false,"hairpinMode":true,"trunk":[]`), "", []string{
 			`macspoofchk: unknown key; remove it: a port lets out only the VM's own MAC, always`,
-			`isGateway: unknown key; remove it: this plugin works on layer 2 and gives out no addresses`,
+			`isGateway: unknown key; remove it: this plugin works on layer 2, and the gateway is a host of the VLAN`,
 			`preserveDefaultVlan: unknown key; remove it: VLAN 1 is never kept; nativeVlan says which VLAN is untagged`,
 			`hairpinMode: unknown key; remove it: this version has no such port setting`,
 			`trunk: unknown key; write vlanTrunk`}},
 		{"key written twice", with(`"network":"n","network":"m"`), "", []string{`network: is written twice; write it once`}},
-		{"IPAM", with(`"network":"n","ipam":{"type":"host-local"}`), "", []string{`ipam: this plugin works on layer 2 and gives out no addresses; remove ipam; the guest has its own address`}},
-		{"IPAM without type", with(`"network":"n","ipam":{"subnet":"10.0.0.0/8"}`), "", []string{`ipam: this plugin works on layer 2 and gives out no addresses; remove ipam; the guest has its own address`}},
-		{"capability", with(`"network":"n","capabilities":{"mac":true,"ips":true}`), "", []string{`capabilities.ips: not supported; remove it; "mac" is the one capability`}},
+		{"IPAM as text", with(`"network":"n","ipam":"host-local"`), "", []string{`ipam: "host-local" is not a JSON object; write a JSON object`}},
+		{"IPAM's type no text", with(`"network":"n","ipam":{"type":7}`), "", []string{`ipam.type: 7 is not a JSON string; write a JSON string`}},
+		{"IPAM of a path", with(`"network":"n","ipam":{"type":"../host-local"}`), "", []string{`ipam.type: "../host-local" is no plugin's name; give the name of a program in CNI_PATH, as host-local`}},
+		{"IPAM of a folder", with(`"network":"n","ipam":{"type":".."}`), "", []string{`ipam.type: ".." is no plugin's name; give the name of a program in CNI_PATH, as host-local`}},
+		{"IPAM without type", with(`"network":"n","ipam":{"subnet":"10.0.0.0/8"}`), "", []string{`ipam.type: missing; name the plugin that gives out addresses, as host-local, or remove ipam`}},
+		{"IPAM of empty type", with(`"network":"n","ipam":{"type":"","subnet":"10.0.0.0/8"}`), "", []string{`ipam.type: missing; name the plugin that gives out addresses, as host-local, or remove ipam`}},
+		{"IPAM in a chain", with(`"network":"n","ipam":{"type":"host-local"},"prevResult":{}`), "", []string{`ipam: the plugin before this one made the interface, and its addresses are that one's to give; set ipam at that plugin`}},
+		{"IPAM and interface down", with(`"network":"n","ipam":{"type":"host-local"},"disableContainerInterface":true`), "", []string{`disableContainerInterface: ipam gives the interface addresses and routes, for which it must be up; remove the key or ipam`}},
+		{"IPAM's capability", with(`"network":"n","ipam":{},"capabilities":{"mac":true,"ips":true}`), "", []string{`capabilities.ips: goes with ipam, whose plugin takes it; remove it, or name that plugin in ipam.type`}},
+		{"capability", with(`"network":"n","ipam":{"type":"static"},"capabilities":{"mac":true,"portMappings":true}`), "", []string{`capabilities.portMappings: not supported; remove it; "mac" is the one capability, and with ipam "ips" and "ipRanges"`}},
 		{"capabilities of another type", with(`"network":"n","capabilities":["mac"]`), "", []string{`capabilities: ["mac"] is not a JSON object as {"mac": true}; write a JSON object as {"mac": true}`}},
 		{"switch as text", with(`"network":"n","disableContainerInterface":"true"`), "", []string{`disableContainerInterface: "true" is not true or false; write true or false`}},
 		{"migration target as text", with(`"network":"n","migrationTarget":"yes"`), "", []string{`migrationTarget: "yes" is not true or false; write true or false`}},
@@ -188,6 +195,8 @@ func TestParse(t *testing.T) {
 			base(func(c *Config) { c.DNS = types.DNS{Domain: "lab"} })},
 		{"null is absent", with(`"network":"n","bridge":null,"vlan":null,"vlanTrunk":null,"mtu":null,"mac":null,"ipam":null,"prevResult":null,"args":null,"runtimeConfig":null,"capabilities":null`), "", base(func(*Config) {})},
 		{"IPAM without type", with(`"network":"n","ipam":{"type":""}`), "", base(func(*Config) {})},
+		{"IPAM of type null", with(`"network":"n","ipam":{"type":null}`), "", base(func(*Config) {})},
+		{"IPAM", with(`"network":"n","ipam":{"type":"static","addresses":[]},"capabilities":{"ips":true,"ipRanges":true}`), "", base(func(c *Config) { c.IPAM = "static" })},
 		{"access", with(`"bridge":"br0","vlan":100`), "", inline(vlan.Access, 100, "")},
 		{"trunk has no untagged VLAN", with(trunk), "", inline(vlan.Trunk, 0, "100-110,200")},
 		{"native", with(trunk + `,"nativeVlan":7`), "", inline(vlan.Native, 7, "100-110,200")},
@@ -301,6 +310,30 @@ func TestChained(t *testing.T) {
 	}
 }
 
+func TestIPAM(t *testing.T) {
+	for conf, want := range map[string]string{
+		"": "", "{": "", "[]": "", `{"ipam":7}`: "", `{"ipam":{}}`: "", `{"ipam":null}`: "", `{"ipam":{"type":7}}`: "", `{"ipam":{"type":"../x"}}`: "", `{"ipam":{"type":""}}`: "",
+		`{"cniVersion":7,"vlan":"x","prevResult":{},"ipam":{"type":"host-local","x":[]}}`: "host-local",
+	} {
+		if got := IPAM([]byte(conf)); got != want {
+			t.Errorf("%s: %q, want %q", conf, got, want)
+		}
+	}
+}
+
+// What CHECK is given is ADD's own answer, and no word of a plugin before ours.
+func TestParseCheck(t *testing.T) {
+	for _, keys := range []string{`"ipam":{"type":"static"}`, `"disableContainerInterface":true`} {
+		conf := []byte(with(`"network":"n","prevResult":{},` + keys))
+		if _, err := Parse(conf, ""); err == nil {
+			t.Errorf("%s: ADD takes it in a chain", keys)
+		}
+		if c, err := ParseCheck(conf, ""); err != nil || c.PrevResult == nil {
+			t.Errorf("%s: %+v, %v", keys, c, err)
+		}
+	}
+}
+
 func TestParseGC(t *testing.T) {
 	for _, tt := range []struct{ conf, want string }{
 		{``, "cannot be decoded"},
@@ -341,6 +374,9 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, conf []byte, args string) {
 		Version(conf)
+		if name := IPAM(conf); strings.Contains(name, "/") {
+			t.Errorf("IPAM plugin %q", name)
+		}
 		gc, err := ParseGC(conf)
 		if err == nil && gc.Name == "" {
 			t.Error("GC without a name")

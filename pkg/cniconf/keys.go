@@ -28,7 +28,7 @@ func bridgeKey(k string) string {
 	case "preserveDefaultVlan":
 		return "remove it: VLAN 1 is never kept; nativeVlan says which VLAN is untagged"
 	case "isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "ipMasqBackend", "enabledad":
-		return "remove it: this plugin works on layer 2 and gives out no addresses"
+		return "remove it: this plugin works on layer 2, and the gateway is a host of the VLAN"
 	case "promiscMode", "hairpinMode", "portIsolation":
 		return "remove it: this version has no such port setting"
 	case "trunk":

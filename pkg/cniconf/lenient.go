@@ -31,6 +31,18 @@ func Chained(stdin []byte) bool {
 	return ok && string(prev) != "null"
 }
 
+// IPAM reads which plugin gives out addresses, or "" where none can be read: DEL has
+// to have it take back what it gave.
+func IPAM(stdin []byte) string {
+	var fields, ipam map[string]json.RawMessage
+	var name string
+	if json.Unmarshal(stdin, &fields) != nil || json.Unmarshal(fields["ipam"], &ipam) != nil ||
+		json.Unmarshal(ipam["type"], &name) != nil || !validPlugin(name) {
+		return ""
+	}
+	return name
+}
+
 // The keys by which a runtime names living attachments; the second one is what
 // spec 1.1.0's drafts said and libcni still sends.
 const (
