@@ -353,14 +353,20 @@ func (n *Net) setLink(index int, up *bool, parts ...nl.NetlinkRequestData) error
 // an interface, and thereby from sending anything when it comes up
 // (net/ipv6/addrconf.c: no address, no duplicate address detection, no router
 // solicitation).
-func noAddrGen() *nl.RtAttr {
+func noAddrGen() *nl.RtAttr { return addrGen(addrGenModeNone) }
+
+func addrGen(mode uint8) *nl.RtAttr {
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	inet6 := spec.AddRtAttr(unix.AF_INET6, nil)
-	inet6.AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(addrGenModeNone))
+	inet6.AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(mode))
 	return spec
 }
 
-const addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE
+// How IPv6 makes its link-local address (linux/if_link.h, enum in6_addr_gen_mode).
+const (
+	addrGenModeEUI64 = 0 // of the MAC; a kernel's default
+	addrGenModeNone  = 1
+)
 
 // quiet makes an interface send nothing by itself. It must happen before the
 // interface comes up.
