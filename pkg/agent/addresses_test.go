@@ -132,3 +132,42 @@ func TestDecideAddress(t *testing.T) {
 		t.Errorf("the programs know %+v, %v", known, err)
 	}
 }
+
+// What an IPAM plugin has given after attach is declared, kept on disk, and replaced as a whole.
+func TestDeclare(t *testing.T) {
+	l := newLive(t)
+	rec := l.veth("veth1", 1)
+	rec.Policy, rec.Trunk, rec.Pod = "web", "open", attach.Pod{Namespace: "shop", Name: "p1", UID: "u1"}
+	l.openAs(rec)
+	l.followAddresses()
+	declare := func(key attach.Key, addrs ...string) error {
+		req := &wire.DeclareRequest{Key: key}
+		for _, a := range addrs {
+			req.Addresses = append(req.Addresses, netip.MustParseAddr(a))
+		}
+		_, err := l.declare(l.Context(), req)
+		return err
+	}
+	for _, tt := range []struct {
+		addrs []string
+		want  string
+	}{
+		{[]string{"10.1.0.9", "10.1.0.8"}, "10.1.0.8 Held Declared p1, 10.1.0.9 Held Declared p1"},
+		{[]string{"10.1.0.9"}, "10.1.0.9 Held Declared p1"},
+		{nil, ""},
+	} {
+		l.must(declare(rec.Key, tt.addrs...))
+		l.has("shop/p1", tt.want)
+		if kept, err := l.store.Get(rec.Key); err != nil || len(kept.Addresses) != len(tt.addrs) || kept.HostIfIndex != rec.HostIfIndex {
+			t.Errorf("after %v the disk has %+v, %v", tt.addrs, kept, err)
+		}
+	}
+	if err := declare(attach.Key{ContainerID: "c9", IfName: "net1"}, "10.1.0.9"); !isRefusal(err, attach.TryAgain, "CNI_CONTAINERID, CNI_IFNAME") {
+		t.Errorf("no port: %v", err)
+	}
+	gone, cancel := context.WithCancel(l.Context())
+	cancel()
+	if _, err := l.declare(gone, &wire.DeclareRequest{Key: rec.Key, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.7")}}); err == nil {
+		t.Error("who is gone is served")
+	}
+}

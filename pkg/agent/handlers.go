@@ -18,6 +18,7 @@ func (a *Agent) handlers() map[wire.Verb]wire.Handler {
 	return map[wire.Verb]wire.Handler{
 		wire.Prepare: handle(a.prepare),
 		wire.Attach:  handle(a.attach),
+		wire.Declare: handle(a.declare),
 		wire.Detach:  handle(a.detach),
 		wire.Check:   handle(a.check),
 		wire.GC:      handle(a.collect),
@@ -141,6 +142,30 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	}
 	a.log.Info("port attached", "container", req.ContainerID, "interface", req.IfName, "port", host.Name, "bridge", rec.Bridge, "vlans", rec.VLANs.All(), "state", rec.Wanted())
 	return rec, nil
+}
+
+// declare puts down the addresses that a port's interface was given after attach. The disk
+// comes first: a successor of a killed agent goes by it.
+func (a *Agent) declare(ctx context.Context, req *wire.DeclareRequest) (any, error) {
+	e, unlock := a.table.lock(req.Key)
+	defer unlock()
+	if ctx.Err() != nil { // gone while it waited, and the key may be another port's by now
+		return nil, context.Cause(ctx)
+	}
+	if e.rec == nil {
+		return nil, &attach.Error{Kind: attach.TryAgain, Field: "CNI_CONTAINERID, CNI_IFNAME",
+			Message: fmt.Sprintf("container %s has no port for %s to declare addresses for", req.ContainerID, req.IfName), Remedy: "ADD it again"}
+	}
+	now := *e.rec
+	now.Addresses = req.Addresses
+	if err := a.store.Put(&now); err != nil {
+		return nil, attachError(err)
+	}
+	a.table.replace(&now)
+	a.addresses.FollowPorts(a.bookedPorts())
+	a.tell()
+	a.log.Info("addresses declared", "port", now.HostIfName, "container", now.ContainerID, "addresses", now.Addresses)
+	return nil, nil
 }
 
 // reclaim makes room for a new port of the key: an earlier one that lives is a

@@ -109,7 +109,8 @@ type Request struct {
 	// manifests; Kubernetes says by itself which pods are targets.
 	MigrationTarget bool `json:"migrationTarget,omitempty"`
 	// Addresses are those that the plugins before ours gave the pod's interface
-	// (chained mode). They were declared; nobody has seen them.
+	// (chained mode), or the IPAM plugin that ours asked (wire.Declare). They were
+	// declared; nobody has seen them.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 }
 

@@ -27,6 +27,9 @@ const (
 	// the same key left behind is cleared; nothing that lives changes.
 	Prepare Verb = "Prepare"
 	Attach  Verb = "Attach" // attach.Request -> attach.Record
+	// Declare: DeclareRequest -> nothing. An IPAM plugin has given the port's interface these
+	// addresses, in place of those of Attach; it may need the port for that, as one of DHCP does.
+	Declare Verb = "Declare"
 	Detach  Verb = "Detach" // DetachRequest -> Detached; a missing port is no error
 	Check   Verb = "Check"  // attach.Key -> Checked
 	GC      Verb = "GC"     // GCRequest -> Collected
@@ -63,6 +66,12 @@ type Prepared struct {
 	// MAC is the one that the VM has already, where the request names none: that of a
 	// VM which comes by live migration; else it is empty.
 	MAC attach.MAC `json:"mac,omitempty"`
+}
+
+// DeclareRequest names a port that is attached, and all addresses that its interface was given.
+type DeclareRequest struct {
+	attach.Key
+	Addresses []netip.Addr `json:"addresses"`
 }
 
 // DetachRequest names the port that ends.
