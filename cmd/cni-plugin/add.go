@@ -41,45 +41,77 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 			return err
 		}
 	}
+	ipam, err := p.findIPAM(r, conf.IPAM)
+	if err != nil {
+		return err
+	}
 	k, err := p.openKernel()
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	ctx, cancel := context.WithTimeout(ctx, p.addTimeout)
+	inTime, cancel := context.WithTimeout(ctx, p.addTimeout)
 	defer cancel()
-	agent, err := wire.Dial(ctx, r.paths.Socket())
+	agent, err := wire.Dial(inTime, r.paths.Socket())
 	if err != nil {
 		return err
 	}
 	defer agent.Close()
 	var prepared wire.Prepared
-	if err := agent.Call(ctx, wire.Prepare, req, &prepared); err != nil {
+	if err := agent.Call(inTime, wire.Prepare, req, &prepared); err != nil {
 		return err
 	}
 	if prev != nil {
 		var rec attach.Record
-		if err := agent.Call(ctx, wire.Attach, req, &rec); err != nil {
+		if err := agent.Call(inTime, wire.Attach, req, &rec); err != nil {
 			return err
 		}
 		return p.print(prev.corrected(k, &rec))
 	}
-	return p.addMain(ctx, k, agent, r, conf, req, prepared)
+	if ipam != nil && prepared.VLANs.PVID == 0 {
+		return attach.Invalid("ipam", "the port has no untagged VLAN, where the interface could use an address", "choose a port that has one (vlan or nativeVlan), or remove ipam")
+	}
+	m := &mainAdd{plugin: p, kernel: k, request: r, conf: conf, ipam: ipam}
+	if err := m.port(inTime, agent, req, prepared); err != nil {
+		return err
+	}
+	err = m.address(ctx)
+	if err == nil {
+		err = p.print(m.result)
+	}
+	if err != nil {
+		return m.undo(ctx, err)
+	}
+	return nil
 }
 
-// addMain makes the veth pair and leaves none if the port does not come about.
-func (p *plugin) addMain(ctx context.Context, k kernel, agent *wire.Client, r *request, conf *cniconf.Config, req attach.Request, prepared wire.Prepared) (err error) {
-	mac := conf.MAC
+// mainAdd is an ADD where nobody before us made an interface. The port comes first and
+// its addresses after it: a plugin that asks a DHCP server needs the port for that. Until
+// it has an address the pod's end is down, or as that plugin has it.
+type mainAdd struct {
+	*plugin
+	kernel  kernel
+	request *request
+	conf    *cniconf.Config
+	ipam    *ipam // nil is none
+	veth    bridge.Veth
+	result  *result
+}
+
+// port makes the veth pair and leaves none if the port does not come about.
+func (m *mainAdd) port(ctx context.Context, agent *wire.Client, req attach.Request, prepared wire.Prepared) (err error) {
+	mac := m.conf.MAC
 	if mac == nil {
 		mac = net.HardwareAddr(prepared.MAC)
 	}
-	veth, err := createVeth(k, bridge.VethSpec{
+	k, r := m.kernel, m.request
+	m.veth, err = createVeth(k, bridge.VethSpec{
 		HostName:  bridge.HostVethName(r.ContainerID, r.IfName),
 		PeerName:  r.IfName,
 		PeerNetns: r.Netns,
 		PeerMAC:   mac,
 		MTU:       prepared.MTU,
-		PeerUp:    !conf.ContainerDown,
+		PeerUp:    !m.conf.ContainerDown && m.ipam == nil,
 	})
 	if err != nil {
 		return err
@@ -90,16 +122,55 @@ func (p *plugin) addMain(ctx context.Context, k kernel, agent *wire.Client, r *r
 		}
 		// Hanging up first makes the agent stop and undo its part.
 		_ = agent.Close()
-		if derr := k.DeleteVeth(veth.Host); derr != nil {
+		if derr := k.DeleteVeth(m.veth.Host); derr != nil {
 			err = errors.Join(err, fmt.Errorf("and the veth pair is left: %w", derr))
 		}
 	}()
-	req.MAC, req.HostIfIndex, req.HostIfName = attach.MAC(veth.PeerMAC), veth.Host.Index, veth.Host.Name
+	req.MAC, req.HostIfIndex, req.HostIfName = attach.MAC(m.veth.PeerMAC), m.veth.Host.Index, m.veth.Host.Name
 	var rec attach.Record
 	if err := agent.Call(ctx, wire.Attach, req, &rec); err != nil {
 		return err
 	}
-	return p.print(newResult(k, r, conf, veth, &rec))
+	m.result = newResult(k, r, m.conf, m.veth, &rec)
+	return nil
+}
+
+// address has the IPAM plugin give addresses. They are declared before the interface has
+// them, so that nothing which goes by them meets the pod's first packets unprepared.
+func (m *mainAdd) address(ctx context.Context) error {
+	if m.ipam == nil {
+		return nil
+	}
+	got, err := m.ipam.add(ctx)
+	if err != nil {
+		return err
+	}
+	r := m.request
+	// On a connection of its own, for the agent does not wait as long as IPAM plugins may take.
+	if err := m.ask(ctx, m.addTimeout, r, wire.Declare, wire.DeclareRequest{Key: r.Key, Addresses: got.addrs}, nil); err != nil {
+		return err
+	}
+	if err := m.kernel.Configure(r.Netns, r.IfName, got.conf); err != nil {
+		return &tryAgain{fmt.Errorf("ipam: what the plugin %q gave cannot be set up: %w", m.ipam.name, err)}
+	}
+	return got.putInto(m.result)
+}
+
+// undo ends a port that is complete but for the rest of the ADD, and then has its
+// addresses taken back. It returns err with what could not be undone, as text: the code
+// of the error is err's.
+func (m *mainAdd) undo(ctx context.Context, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	if derr := m.delPort(ctx, m.request); derr != nil {
+		return errors.Join(err, fmt.Errorf("and the port is left: %v", derr))
+	}
+	if m.ipam == nil {
+		return err
+	}
+	if derr := m.ipam.call(ctx, cniconf.VerbDel); derr != nil {
+		return errors.Join(err, fmt.Errorf("and its addresses may be left: %v", derr))
+	}
+	return err
 }
 
 // createVeth makes the pair. The agent has said that no port of this key lives,

@@ -14,10 +14,31 @@ import (
 	"github.com/homeport-cni/homeport/pkg/store"
 )
 
-// del ends a port. It needs the key alone: the agent does it; if that cannot,
-// the record tells which interface to delete. Whatever is not there is fine.
-// It fails only where a repetition would help.
+// del ends a port, and only then has its addresses taken back, for somebody else gets
+// them next. It fails only where a repetition would help.
 func (p *plugin) del(ctx context.Context, r *request) error {
+	if err := p.delPort(ctx, r); err != nil {
+		return err
+	}
+	return p.takeBack(ctx, r, cniconf.VerbDel)
+}
+
+// takeBack has the IPAM plugin do verb, if the config, whatever else is wrong with it,
+// names one.
+func (p *plugin) takeBack(ctx context.Context, r *request, verb string) error {
+	ipam, err := p.findIPAM(r, cniconf.IPAM(r.stdin))
+	if err != nil {
+		return &tryAgain{fmt.Errorf("the addresses are not taken back: %w", err)}
+	}
+	if ipam == nil {
+		return nil
+	}
+	return ipam.call(ctx, verb)
+}
+
+// delPort needs the key alone: the agent does it; if that cannot, the record tells
+// which interface to delete. Whatever is not there is fine.
+func (p *plugin) delPort(ctx context.Context, r *request) error {
 	err := p.ask(ctx, p.delTimeout, r, wire.Detach, wire.DetachRequest{Key: r.Key}, new(wire.Detached))
 	if err == nil {
 		return nil
@@ -115,8 +136,16 @@ func (p *plugin) hostEnd(k kernel, records *store.Store, rec *attach.Record) (br
 	return l.Ref(), nil
 }
 
-// gc ends all ports of the CNI network that the runtime does not list.
+// gc ends all ports of the CNI network that the runtime does not list, and has their
+// addresses taken back.
 func (p *plugin) gc(ctx context.Context, r *request) error {
+	if err := p.gcPorts(ctx, r); err != nil {
+		return err
+	}
+	return p.takeBack(ctx, r, cniconf.VerbGC)
+}
+
+func (p *plugin) gcPorts(ctx context.Context, r *request) error {
 	conf, err := cniconf.ParseGC(r.stdin)
 	if err != nil {
 		return err

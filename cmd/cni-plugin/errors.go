@@ -80,6 +80,7 @@ func code(err error, verb string) uint {
 		checked *checkError
 		again   *tryAgain
 		refusal *attach.Error
+		ipam    *ipamError
 	)
 	switch {
 	case errors.As(err, &ver):
@@ -92,6 +93,8 @@ func code(err error, verb string) uint {
 		return types.ErrInvalidNetNS
 	case errors.As(err, &checked):
 		return codeNotAsItWas
+	case errors.As(err, &ipam):
+		return ipam.code()
 	case errors.As(err, &again):
 		return types.ErrTryAgainLater
 	case errors.As(err, &refusal):

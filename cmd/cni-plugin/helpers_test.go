@@ -30,6 +30,7 @@ type fakeAgent struct {
 	version  int
 	delay    time.Duration
 	onAttach func(net.Conn, attach.Request)
+	onAsk    func(wire.Verb)
 }
 
 // asks lists the verbs that came, in order.
@@ -68,6 +69,9 @@ func (a *fakeAgent) serve(c net.Conn) {
 		}
 		a.mu.Lock()
 		a.asked = append(a.asked, r)
+		if a.onAsk != nil {
+			a.onAsk(r.Verb)
+		}
 		v, delay, answer := a.answers[r.Verb], a.delay, wire.Answer{Version: a.version}
 		a.mu.Unlock()
 		time.Sleep(delay)
@@ -144,6 +148,10 @@ type fakeKernel struct {
 	takeOutErr, findErr error
 	log                 []string
 	spec                bridge.VethSpec // of the last pair
+	// What Configure was told last, and fails with.
+	given        bridge.Addressing
+	configureErr error
+	onConfigure  func()
 }
 
 func newKernel() *fakeKernel {
@@ -249,6 +257,15 @@ func (k *fakeKernel) FindVeth(_, ifName string) (peer, host bridge.Link, err err
 	return peer, host, err
 }
 
+func (k *fakeKernel) Configure(_, ifName string, a bridge.Addressing) error {
+	k.log = append(k.log, "configure "+ifName)
+	k.given = a
+	if k.onConfigure != nil {
+		k.onConfigure()
+	}
+	return k.configureErr
+}
+
 func (k *fakeKernel) Close() error { return nil }
 
 func (k *fakeKernel) veths() []string {
@@ -296,7 +313,7 @@ func newBench(tb testing.TB) *bench {
 
 // patience is how long the plugin waits for the agent, whatever the verb.
 func (b *bench) patience(d time.Duration) {
-	b.p.addTimeout, b.p.delTimeout, b.p.gcTimeout, b.p.queryTimeout = d, d, d, d
+	b.p.addTimeout, b.p.delTimeout, b.p.gcTimeout, b.p.queryTimeout, b.p.ipamTimeout = d, d, d, d, d
 }
 
 // slowAgent answers later than the plugin waits, however slow this machine is.

@@ -31,6 +31,7 @@ func main() {
 		delTimeout:   2 * time.Second,
 		gcTimeout:    60 * time.Second,
 		queryTimeout: 5 * time.Second,
+		ipamTimeout:  60 * time.Second,
 	}
 	os.Exit(p.run(context.Background()))
 }

@@ -26,6 +26,8 @@ type kernel interface {
 	LinkInfo(bridge.Ref) (bridge.Link, error)
 	// FindVeth finds the pair of a sandbox's interface: that one and the node's end.
 	FindVeth(netns, ifName string) (peer, host bridge.Link, err error)
+	// Configure gives a sandbox's interface addresses and routes, and brings it up.
+	Configure(netns, ifName string, a bridge.Addressing) error
 	Close() error
 }
 
@@ -48,6 +50,8 @@ type plugin struct {
 	// How long the agent may take: for ADD in all, for DEL (which can do
 	// without it), for GC, and for CHECK and STATUS.
 	addTimeout, delTimeout, gcTimeout, queryTimeout time.Duration
+	// How long an IPAM plugin may, whatever it does. One of DHCP waits for a server.
+	ipamTimeout time.Duration
 }
 
 // request is what one verb works with.
@@ -200,7 +204,10 @@ or behind the bridge plugin, which makes the interface:
     {"type": "bridge", "bridge": "br0", "disableContainerInterface": true},
     {"type": "homeport", "network": "vlan100"}]}
 
-Keys: network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities.
+or with an IPAM plugin, for a container that brings no address:
+  {... "network": "vlan100", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.100.0.0/24"}]]}}
+
+Keys: network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities, ipam.
 CNI versions: %s
 `, p.version, strings.Join(specVersions(), ", "))
 }

@@ -16,7 +16,7 @@ import (
 // and the result that ADD gave must be about that port. The sandbox is not
 // looked at, since KubeVirt renames the interface there and changes its MAC.
 func (p *plugin) check(ctx context.Context, r *request) error {
-	conf, err := cniconf.Parse(r.stdin, r.Args)
+	conf, err := cniconf.ParseCheck(r.stdin, r.Args)
 	if err != nil {
 		return err
 	}
@@ -24,6 +24,10 @@ func (p *plugin) check(ctx context.Context, r *request) error {
 		return attach.Invalid("prevResult", "missing", "CHECK must be given the result of ADD")
 	}
 	prev, err := parsePrev(conf.PrevResult, r)
+	if err != nil {
+		return err
+	}
+	ipam, err := p.findIPAM(r, conf.IPAM)
 	if err != nil {
 		return err
 	}
@@ -40,6 +44,11 @@ func (p *plugin) check(ctx context.Context, r *request) error {
 		problems = append(problems, "the node has no record of it")
 	default:
 		return err
+	}
+	if ipam != nil {
+		if err := ipam.call(ctx, cniconf.VerbCheck); err != nil {
+			problems = append(problems, err.Error())
+		}
 	}
 	if len(problems) > 0 {
 		return &checkError{problems}
@@ -60,8 +69,16 @@ func (p *prevResult) differences(rec *attach.Record) []string {
 
 // status says whether an ADD could succeed now.
 func (p *plugin) status(ctx context.Context, r *request) error {
-	if _, err := cniconf.Parse(r.stdin, ""); err != nil {
+	conf, err := cniconf.Parse(r.stdin, "")
+	if err != nil {
 		return err
 	}
-	return p.ask(ctx, p.queryTimeout, r, wire.Status, nil, nil)
+	ipam, err := p.findIPAM(r, conf.IPAM)
+	if err != nil {
+		return err
+	}
+	if err := p.ask(ctx, p.queryTimeout, r, wire.Status, nil, nil); err != nil || ipam == nil {
+		return err
+	}
+	return ipam.call(ctx, cniconf.VerbStatus)
 }

@@ -16,12 +16,22 @@ import (
 )
 
 // result is what ADD answers in main mode. The forms of all CNI versions that
-// are spoken agree on these fields.
+// are spoken agree on these fields, but for ips.
 type result struct {
 	CNIVersion string        `json:"cniVersion"`
 	Interfaces []resultIface `json:"interfaces"`
-	DNS        *types.DNS    `json:"dns,omitempty"`
+	addresses
+	DNS *types.DNS `json:"dns,omitempty"`
 }
+
+// addresses are what an IPAM plugin gave, in the form of the result's version.
+type addresses struct {
+	IPs    json.RawMessage `json:"ips,omitempty"`
+	Routes json.RawMessage `json:"routes,omitempty"`
+}
+
+// containerAt is the number of the container's interface in a result.
+const containerAt = 2
 
 type resultIface struct {
 	Name    string `json:"name"`
