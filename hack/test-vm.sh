@@ -16,11 +16,11 @@ export CGO_ENABLED=0
 out=out/vm
 mkdir -p $out/bin
 
-echo "test-vm: building the product, the reference plugin and the tests"
+echo "test-vm: building the product, the reference plugins and the tests"
 go build -o $out/bin/vmrun ./test/vm/cmd/vmrun
 go build -o $out/bin/testsum ./hack/testsum
 make -s build
-(cd test/bench && go build -trimpath -ldflags '-s -w' -o ../../$out/bin/bridge github.com/containernetworking/plugins/plugins/main/bridge)
+(cd test/bench && go build -trimpath -ldflags '-s -w' -o ../../$out/bin/ github.com/containernetworking/plugins/plugins/{main/bridge,ipam/host-local,ipam/static})
 for p in "${pkgs[@]}"; do
 	go test -c -o "$out/bin/$(tr / - <<<"$p").test" "./$p"
 done
@@ -55,6 +55,7 @@ one() { # KERNEL NAME ARGS PACKAGE...
 		"${guests[@]}" "${files[@]}" \
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
+		-file $out/bin/host-local:/opt/cni/bin/host-local -file $out/bin/static:/opt/cni/bin/static \
 		-dir bpf:/src/bpf -dir docs/reference:/src/docs/reference \
 		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$kernel" \
 		-env HOMEPORT_SEED="${HOMEPORT_SEED:-}" -env HOMEPORT_SEEDS="${HOMEPORT_SEEDS:-}" \

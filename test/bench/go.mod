@@ -4,7 +4,11 @@ go 1.26.0
 
 replace github.com/homeport-cni/homeport => ../..
 
-tool github.com/containernetworking/plugins/plugins/main/bridge
+tool (
+	github.com/containernetworking/plugins/plugins/ipam/host-local
+	github.com/containernetworking/plugins/plugins/ipam/static
+	github.com/containernetworking/plugins/plugins/main/bridge
+)
 
 require (
 	github.com/cilium/ebpf v0.22.0
@@ -15,6 +19,7 @@ require (
 )
 
 require (
+	github.com/alexflint/go-filemutex v1.3.0 // indirect
 	github.com/containernetworking/cni v1.3.0 // indirect
 	github.com/containernetworking/plugins v1.9.1 // indirect
 	github.com/coreos/go-iptables v0.8.0 // indirect

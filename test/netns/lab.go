@@ -25,7 +25,8 @@ const root = "/run/lab"
 type Binaries struct {
 	// Product holds cni-plugin, bridge-agent and homeportctl.
 	Product string
-	// Reference holds the CNI plugin bridge of containernetworking; "" is none.
+	// Reference holds the CNI plugin bridge of containernetworking, and may hold its
+	// IPAM plugins host-local and static; "" is none.
 	Reference string
 }
 

@@ -69,7 +69,7 @@ func (n *Node) BPFFS() string { return n.path("bpf") }
 func (n *Node) Log() string { return n.path("agent.log") }
 
 // install puts the binaries in place as a node has them, the plugins apart from
-// the tools since the reference plugin has the name of bridge(8).
+// the tools since a reference plugin has the name of bridge(8).
 func (n *Node) install(b Binaries) error {
 	for _, d := range []string{"bin", "cni", "manifests", "bpf"} {
 		if err := os.MkdirAll(n.path(d), 0o755); err != nil {
@@ -83,6 +83,11 @@ func (n *Node) install(b Binaries) error {
 	}
 	if b.Reference != "" {
 		files[filepath.Join(b.Reference, "bridge")] = n.path("cni", "bridge")
+		for _, ipam := range []string{"host-local", "static"} {
+			if _, err := os.Stat(filepath.Join(b.Reference, ipam)); err == nil {
+				files[filepath.Join(b.Reference, ipam)] = n.path("cni", ipam)
+			}
+		}
 	}
 	for from, to := range files {
 		if err := n.lab.place(from, to); err != nil {
