@@ -96,8 +96,8 @@ func TestParseRefusesTheRest(t *testing.T) {
 			`Vlan: unknown key; did you mean "vlan"?`,
 			`macc: unknown key; did you mean "mac"?`,
 			`nativeVLAN: unknown key; did you mean "nativeVlan"?`,
-			`qwertyuiop: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities`,
-			`cni.devx: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities`}},
+			`qwertyuiop: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities, ipam`,
+			`cni.devx: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities, ipam`}},
 		{"keys of the reference plugin", with(`"network":"n","macspoofchk":true,"isGateway":true,"preserveDefaultVlan":false,"hairpinMode":true,"trunk":[]`), "", []string{
 			`macspoofchk: unknown key; remove it: a port lets out only the VM's own MAC, always`,
 			`isGateway: unknown key; remove it: this plugin works on layer 2, and the gateway is a host of the VLAN`,
@@ -124,7 +124,7 @@ func TestParseRefusesTheRest(t *testing.T) {
 		{"no name", `{"network":"n"}`, "", []string{`name: missing; name the CNI network`}},
 		{"odd name", `{"name":"a b","network":"n"}`, "", []string{`name: "a b" has invalid characters; use letters, digits, and then also . _ -`}},
 		{"all at once", with(`"bridge":"br0","vlan":4095,"mtu":0,"mac":"no","color":"red"`), "", []string{
-			`color: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities`,
+			`color: unknown key; remove it, or write one of network, bridge, vlan, vlanTrunk, nativeVlan, mtu, mac, migrationTarget, disableContainerInterface, capabilities, ipam`,
 			`vlan: 4095 is not a VLAN; give a VLAN from 1 to 4094`,
 			`mac: "no" is no MAC address; give six bytes of one station, as 00:50:56:01:02:03`,
 			`mtu: 0 is out of range; give 68 to 65535 bytes, or leave the key out to take the network's`}},

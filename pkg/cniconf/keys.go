@@ -4,14 +4,14 @@ import "strings"
 
 // ourKeys are the top-level keys of the CNI config that this plugin acts on.
 func ourKeys() []string {
-	return []string{"network", "bridge", "vlan", "vlanTrunk", "nativeVlan", "mtu", "mac", "migrationTarget", "disableContainerInterface", "capabilities"}
+	return []string{"network", "bridge", "vlan", "vlanTrunk", "nativeVlan", "mtu", "mac", "migrationTarget", "disableContainerInterface", "capabilities", "ipam"}
 }
 
 // theirKey says whether a top-level key belongs to the CNI spec or is put in
 // by runtimes and Multus, so that it is accepted whatever it says.
 func theirKey(k string) bool {
 	switch k {
-	case "cniVersion", "cniVersions", "name", "type", "ipam", "dns", "args", "prevResult", "runtimeConfig",
+	case "cniVersion", "cniVersions", "name", "type", "dns", "args", "prevResult", "runtimeConfig",
 		"disableCheck", "disableGC", "loadOnlyInlinedPlugins",
 		"deviceID", "pciBusID": // Multus, of device plugins
 		return true
