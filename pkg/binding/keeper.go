@@ -27,7 +27,7 @@ import (
 
 // What declares beside the sources of a wire.Owner.
 const (
-	sourceCNI      = "CNI"        // the result of plugins before ours
+	sourceCNI      = "CNI"        // the result of plugins before ours, or of an IPAM plugin
 	sourceIdentity = "VMIdentity" // another node knows of a declaration
 )
 

@@ -21,7 +21,7 @@ type Port struct {
 	MAC      attach.MAC
 	VLANs    attach.VLANs
 	Pod      attach.Pod
-	Declared []netip.Addr // by a CNI plugin before ours, for its untagged VLAN
+	Declared []netip.Addr // by a CNI plugin before ours or an IPAM plugin, for its untagged VLAN
 }
 
 type port struct {
