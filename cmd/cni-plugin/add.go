@@ -28,18 +28,9 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 	if err := checkNetns(r.Netns, r.AnyNetns); err != nil {
 		return err
 	}
-	req := attach.Request{
-		Key: r.Key, CNINetwork: conf.Name, Network: conf.Network, Inline: conf.Inline,
-		MTU: conf.MTU, MAC: attach.MAC(conf.MAC), Pod: conf.Pod, Netns: r.Netns, MigrationTarget: conf.MigrationTarget,
-	}
-	var prev *prevResult
-	if conf.PrevResult != nil {
-		if prev, err = parsePrev(conf.PrevResult, r); err != nil {
-			return err
-		}
-		if err := adopt(prev, r.found, conf, &req); err != nil {
-			return err
-		}
+	req, prev, err := requested(r, conf)
+	if err != nil {
+		return err
 	}
 	ipam, err := p.findIPAM(r, conf.IPAM)
 	if err != nil {
@@ -83,6 +74,22 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 		return m.undo(ctx, err)
 	}
 	return nil
+}
+
+// requested is what the agent is asked for, and the result of the plugin before us, if
+// there is one.
+func requested(r *request, conf *cniconf.Config) (req attach.Request, prev *prevResult, err error) {
+	req = attach.Request{
+		Key: r.Key, CNINetwork: conf.Name, Network: conf.Network, Inline: conf.Inline,
+		MTU: conf.MTU, MAC: attach.MAC(conf.MAC), Pod: conf.Pod, Netns: r.Netns, MigrationTarget: conf.MigrationTarget,
+	}
+	if conf.PrevResult == nil {
+		return req, nil, nil
+	}
+	if prev, err = parsePrev(conf.PrevResult, r); err != nil {
+		return req, nil, err
+	}
+	return req, prev, adopt(prev, r.found, conf, &req)
 }
 
 // mainAdd is an ADD where nobody before us made an interface. The port comes first and
