@@ -221,7 +221,7 @@ func TestSmoke(t *testing.T) {
 	grid("flat/ethernet/", nil, "10-rules", "200-rules")
 	want = append(want, "node/established-4-ports-800-rules", "node/established-4-ports-800-rules-vs-40",
 		"node/first-4-ports-800-rules", "node/first-4-ports-800-rules-vs-40", "node/change-4-ports-800-rules", "node/address-4-ports-800-rules",
-		"node/established-5k-flows-while-scanning")
+		"node/established-learning-10k-addresses", "node/established-5k-flows-while-scanning")
 	grid("flat/by-addresses/", rivals, "200-rules-1k-addresses", "200-rules-5k-addresses")
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d)
