@@ -48,8 +48,7 @@ func TestConfigure(t *testing.T) {
 	var got []string
 	for _, a := range as {
 		if a.IP.IsLinkLocalUnicast() {
-			got = append(got, "link-local")
-			continue
+			continue // the kernel's own, which comes when it comes
 		}
 		got = append(got, fmt.Sprintf("%s brd %s", a.IPNet, a.Broadcast))
 		if a.Flags&unix.IFA_F_TENTATIVE != 0 {
@@ -57,7 +56,7 @@ func TestConfigure(t *testing.T) {
 		}
 	}
 	slices.Sort(got)
-	if d := cmp.Diff([]string{"10.1.2.3/24 brd 10.1.2.255", "10.1.4.5/31 brd <nil>", "fd00::3/64 brd <nil>", "link-local"}, got); d != "" {
+	if d := cmp.Diff([]string{"10.1.2.3/24 brd 10.1.2.255", "10.1.4.5/31 brd <nil>", "fd00::3/64 brd <nil>"}, got); d != "" {
 		t.Errorf("addresses (-want +got):\n%s", d)
 	}
 	rs, err := k.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
