@@ -37,7 +37,7 @@ func (r *Reporter) reportPods(ctx context.Context, ports []wire.Port) error {
 		is := r.identityStatus(p)
 		switch c := r.vms[podKey(p.Pod)]; {
 		case p.Policy == "":
-		case c == nil || !r.settled[p.Key]: // nobody could be asked about the pod: what is there stays
+		case c == nil || c.plain() && !r.settled[p.Key]: // nobody could be asked about the pod, or knows its addresses yet: what is there stays
 			want[id] = true
 		case len(is.Addresses) == 0 && len(is.Waiting) == 0:
 		case c.plain() && have != nil && !equality.Semantic.DeepEqual(have.Status, is) && !r.mayTell(p.Key):
