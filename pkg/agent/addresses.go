@@ -135,12 +135,18 @@ func (a *Agent) bookedPorts() (out []binding.Port) {
 // followAddresses has the book know the networks, ports and identities of now.
 func (a *Agent) followAddresses() {
 	a.mu.RLock()
-	snap := a.world.snap
+	snap, unread := a.world.snap, a.world.unread
 	a.mu.RUnlock()
 	if snap == nil {
 		return
 	}
-	a.addresses.Follow(snap.Networks, a.bookedPorts(), snap.Identities)
+	var identities []desired.Identity
+	if unread == nil { // else they are those that an earlier agent has written down, of whenever
+		if identities = snap.Identities; identities == nil {
+			identities = []desired.Identity{}
+		}
+	}
+	a.addresses.Follow(snap.Networks, a.bookedPorts(), identities)
 }
 
 // keepAddresses hears what ports' programs tell, and does what time brings.

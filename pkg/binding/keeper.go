@@ -103,15 +103,18 @@ func New(cfg Config, saved *State) (*Keeper, error) {
 	return k, errors.Join(err, fresh)
 }
 
-// Follow has the book know these networks, ports and identities, and no others.
+// Follow has the book know these networks, ports and identities, and no others. Identities that are nil are not known: those of
+// before stay.
 func (k *Keeper) Follow(networks map[string]desired.Network, ports []Port, identities []desired.Identity) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.followed = true
 	k.followNetworks(networks)
 	k.followPorts(ports)
-	k.followIdentities(identities)
-	k.forgetGhosts()
+	if identities != nil {
+		k.followIdentities(identities)
+		k.forgetGhosts()
+	}
 	k.followSegments()
 	k.flush()
 }

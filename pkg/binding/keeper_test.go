@@ -82,7 +82,9 @@ func (r *rig) restart(s *State) {
 	r.Keeper = k
 }
 
-func (r *rig) follow() { r.Keeper.Follow(r.networks, r.ports, r.others) }
+func (r *rig) follow() {
+	r.Keeper.Follow(r.networks, r.ports, append([]desired.Identity{}, r.others...))
+}
 
 func mac(n int) attach.MAC { return attach.MAC{0x00, 0x50, 0x56, 0, 0, byte(n)} }
 

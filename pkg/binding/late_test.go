@@ -194,3 +194,18 @@ func TestConflictElsewhere(t *testing.T) {
 	r.Tick()
 	r.wantStates("silent", key, "10.0.0.5 Held ARP")
 }
+
+// TestIdentitiesUnknown: an agent that cannot read what others know goes on with what was known before.
+func TestIdentitiesUnknown(t *testing.T) {
+	r := newRig(t)
+	r.port(1, "lan")
+	r.others = []desired.Identity{{Namespace: "shop", Name: "web.1", VM: "web", UID: "vm-1", Network: "lan", Node: "n2", MAC: mac(7),
+		Addresses: []desired.IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP, Since: r.now}}}}
+	r.follow()
+	r.restart(r.State(false))
+	r.Keeper.Follow(r.networks, r.ports, nil)
+	r.want("not known", gateway, "10.0.0.7/100 7")
+	r.others = nil
+	r.follow()
+	r.want("none", gateway)
+}
