@@ -105,7 +105,7 @@ spec:
 		must(s.c.CompleteMigration(s.Context(), m))
 		s.kubectl("delete pod " + at.name)
 		s.eventually("the VM is where it is", func() error {
-			out := s.kubectl("get vmidentities -o jsonpath={range.items[*]}{.spec.vm.name}={.status.node}={.status.mac};{end}")
+			out := s.kubectl("get vmidentities -o jsonpath={range.items[?(@.spec.vm)]}{.spec.vm.name}={.status.node}={.status.mac};{end}")
 			if out != "mover="+to+"="+vm.MAC+";" {
 				return fmt.Errorf("%s", out)
 			}
