@@ -97,6 +97,7 @@ func TestCluster(t *testing.T) {
 		{"chained", testChained},
 		{"policy", testPolicy},
 		{"labels", testLabels},
+		{"learned", testLearned},
 		{"migrate", testMigrate},
 		{"migratemac", testMigrateMAC},
 		{"podpolicy", testPodPolicy},

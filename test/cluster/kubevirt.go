@@ -19,6 +19,7 @@ type VM struct {
 	Got             string // that, once there is one
 	Address         string // with prefix length
 	Labels          string // as {a: b} without the braces
+	Silent          bool   // it has no guest agent, so that nobody tells its address
 	// Tap is a NIC of the node at whose other end is a QEMU guest; without one the
 	// pod itself plays the VM.
 	Tap string
@@ -120,9 +121,13 @@ func (c *Cluster) RunVM(ctx context.Context, v *VM) error {
 		return err
 	}
 	ip, _, _ := strings.Cut(v.Address, "/")
+	told := fmt.Sprintf(`"ipAddress":%[1]q,"ipAddresses":[%[1]q],"infoSource":"domain,guest-agent,multus-status"`, ip)
+	if v.Silent {
+		told = `"infoSource":"domain,multus-status"`
+	}
 	patch := fmt.Sprintf(`{"metadata":{"labels":{"kubevirt.io/nodeName":%[1]q}},"status":{"phase":"Running","nodeName":%[1]q,"activePods":{%[2]q:%[1]q},"interfaces":[`+
-		`{"name":"lan","mac":%[3]q,"ipAddress":%[4]q,"ipAddresses":[%[4]q],"podInterfaceName":%[5]q,"infoSource":"domain,guest-agent,multus-status"}]}}`,
-		v.Node, uid, cmp.Or(v.MAC, v.Got), ip, launcherNIC)
+		`{"name":"lan","mac":%[3]q,"podInterfaceName":%[4]q,%[5]s}]}}`,
+		v.Node, uid, cmp.Or(v.MAC, v.Got), launcherNIC, told)
 	return c.patch(ctx, v.Namespace, "vmi", v.Name, patch)
 }
 

@@ -68,6 +68,9 @@ func run(launcher bool, nic, tap, mac, addr string) error {
 	http.HandleFunc("/pause", func(w http.ResponseWriter, r *http.Request) {
 		answer(w)("paused", pause(nic, r.FormValue("end") == ""))
 	})
+	http.HandleFunc("/first", func(w http.ResponseWriter, r *http.Request) {
+		answer(w)(first(nic, r.FormValue("addr"), r.FormValue("to"), r.URL.Query()["port"]))
+	})
 	http.HandleFunc("/flood", func(w http.ResponseWriter, r *http.Request) { answer(w)(all.start(r.FormValue("to"))) })
 	http.HandleFunc("/ebb", func(w http.ResponseWriter, r *http.Request) { answer(w)(all.end(r.FormValue("to"))) })
 	return http.ListenAndServe(":"+strconv.Itoa(node.ProbePort), nil)
