@@ -76,6 +76,7 @@ cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, in
 test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, admission, informers)
 	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m -skip '^TestRights$$' \
 		./test/apiserver ./test/deploy ./pkg/api/... ./pkg/desired ./pkg/kube/...
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api-bench -- go test -C test/bench -json -count=1 -timeout 10m -run '^TestIdentity$$' .
 
 .PHONY: test-scale
 test-scale: cluster-bins ## the agent in a cluster of 1,000 nodes' worth of objects, to out/scale.json (root; 4 minutes on 2 cores)
@@ -85,6 +86,7 @@ test-scale: cluster-bins ## the agent in a cluster of 1,000 nodes' worth of obje
 test-cluster: deps ## a whole cluster on loopback: three nodes in VMs, the DaemonSet, scenarios by traffic (SCENARIO=policy narrows)
 	hack/cluster-bins.sh all
 	HOMEPORT_CLUSTER_NODES='6.12 6.12 6.1' $(TESTSUM) run -noskip -name cluster -- go test -json -count=1 -timeout 40m -run '^TestCluster$$/($(SCENARIO))' ./test/cluster
+	@[ ! -e out/cluster/figures.txt ] || cat out/cluster/figures.txt
 
 .PHONY: test-demo
 test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
@@ -92,7 +94,7 @@ test-demo: deps build ## the demo, its three deliberate faults, and the demo on 
 	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name rights -- go test -json -count=1 -run '^TestRights$$' ./test/deploy
 
 .PHONY: bench
-bench: deps build ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)
+bench: deps build cluster-bins ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)
 	hack/bench.sh $(BENCH)
 
 .PHONY: fuzz

@@ -57,6 +57,7 @@ type Config struct {
 	Log         *slog.Logger
 	RecentLog   *RecentLog // what Log also writes to, for support bundles; nil is nowhere
 	Fabric      Fabric
+	Flat        bool // bridges keep no VLANs apart: for measurements, on kernels that cannot do it
 	// Report tells others of the node; nil tells nobody.
 	Report Report
 }
@@ -131,7 +132,7 @@ func New(cfg Config) (*Agent, error) {
 	if err := a.joinFabric(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	if a.kernel, err = openKernel(cfg.BPFFS, cfg.Log); err != nil {
+	if a.kernel, err = openKernel(&cfg); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	a.fast.fdb = a.kernel.net.FDB

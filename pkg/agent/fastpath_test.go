@@ -435,9 +435,9 @@ func TestFastPathHeld(t *testing.T) {
 		now.NativeVLAN, now.MTU, now.Managed = c.native, 1300, !c.adopted
 		l.world.health = nil
 		if c.known {
-			was := trunkHealth{spec: trunkSpec(trunk), mtu: 1400} // not what it is to be: its ports' VLANs are not in it
+			was := trunkHealth{spec: new(kernel).trunkSpec(trunk), mtu: 1400} // not what it is to be: its ports' VLANs are not in it
 			if c.tried {
-				was.spec, was.problem = trunkSpec(now), "it could not be set up"
+				was.spec, was.problem = new(kernel).trunkSpec(now), "it could not be set up"
 			}
 			l.setHealth("open", was)
 		}

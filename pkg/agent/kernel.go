@@ -21,18 +21,19 @@ type kernel struct {
 	dp       *datapath.Datapath
 	log      *slog.Logger
 	poolUsed chan struct{} // a port slot was taken
+	flat     bool          // Config.Flat
 }
 
-func openKernel(bpffs string, log *slog.Logger) (*kernel, error) {
+func openKernel(cfg *Config) (*kernel, error) {
 	n, err := bridge.Open()
 	if err != nil {
 		return nil, err
 	}
-	dp, err := datapath.Open(datapath.Config{BPFFS: bpffs})
+	dp, err := datapath.Open(datapath.Config{BPFFS: cfg.BPFFS})
 	if err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
-	return &kernel{net: n, dp: dp, log: log, poolUsed: make(chan struct{}, 1)}, nil
+	return &kernel{net: n, dp: dp, log: cfg.Log, poolUsed: make(chan struct{}, 1), flat: cfg.Flat}, nil
 }
 
 var (
@@ -45,7 +46,9 @@ func (k *kernel) Close() error { return errors.Join(k.net.Close(), k.dp.Close())
 
 func ref(i attach.Interface) bridge.Ref { return bridge.Ref{Index: i.Index, Name: i.Name} }
 
-func portVLANs(v attach.VLANs) bridge.VLANs { return bridge.VLANs{PVID: v.PVID, Tagged: v.Tagged} }
+func (k *kernel) portVLANs(v attach.VLANs) bridge.VLANs {
+	return bridge.VLANs{PVID: v.PVID, Tagged: v.Tagged, Flat: k.flat}
+}
 
 // TakeOut implements attach.Bridge.
 func (k *kernel) TakeOut(i attach.Interface) error {
@@ -66,13 +69,13 @@ func (k *kernel) Join(i attach.Interface, name string) error {
 
 // SetVLANs implements attach.Bridge.
 func (k *kernel) SetVLANs(i attach.Interface, v attach.VLANs) error {
-	if err := k.net.SetVLANs(ref(i), portVLANs(v)); err != nil {
+	if err := k.net.SetVLANs(ref(i), k.portVLANs(v)); err != nil {
 		return err
 	}
 	if err := k.net.SetPortFlags(ref(i), bridge.GuestFlags()); err != nil {
 		return err
 	}
-	return k.net.VerifyVLANs(ref(i), portVLANs(v))
+	return k.net.VerifyVLANs(ref(i), k.portVLANs(v))
 }
 
 // SetUp implements attach.Bridge.
@@ -170,9 +173,9 @@ var ownVeth = regexp.MustCompile(`^veth[0-9a-f]{11}$`)
 // Watch announces that something in the kernel has changed.
 func (k *kernel) Watch(ctx context.Context) (<-chan bridge.Event, error) { return k.net.Watch(ctx) }
 
-func trunkSpec(t desired.Trunk) bridge.TrunkSpec {
+func (k *kernel) trunkSpec(t desired.Trunk) bridge.TrunkSpec {
 	return bridge.TrunkSpec{Bridge: t.Bridge, Managed: t.Managed, Uplink: t.Uplink, Allowed: t.AllowedVLANs,
-		Native: t.NativeVLAN, Management: t.Management, MTU: t.MTU}
+		Native: t.NativeVLAN, Management: t.Management, MTU: t.MTU, Flat: k.flat}
 }
 
 // VLANs lists the trunk's ports with what they carry, uplink first.

@@ -147,7 +147,7 @@ func (k *kernel) Problems(r *attach.Record) []string {
 	var out []string
 	if !k.InBridge(r) {
 		out = append(out, fmt.Sprintf("%s is not in bridge %s", i.Name, r.Bridge))
-	} else if err := k.net.VerifyVLANs(ref(i), portVLANs(r.VLANs)); err != nil {
+	} else if err := k.net.VerifyVLANs(ref(i), k.portVLANs(r.VLANs)); err != nil {
 		out = append(out, err.Error())
 	}
 	if err := k.VerifyPort(r); err != nil {

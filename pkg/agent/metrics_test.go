@@ -97,7 +97,7 @@ func TestReadyz(t *testing.T) {
 		says   string // in status, and with the code in /readyz
 	}{
 		"a trunk's NIC is missing": {func(l live) {
-			l.world.health["open"] = trunkHealth{spec: trunkSpec(l.world.snap.Trunks["open"]), problem: "eth9 does not exist"}
+			l.world.health["open"] = trunkHealth{spec: l.kernel.trunkSpec(l.world.snap.Trunks["open"]), problem: "eth9 does not exist"}
 		}, 200, "trunk open: eth9"},
 		"an uplink was taken away": {drifts("eth1"), 200, "eth1: Unslaved"},
 		"a port without a record":  {func(l live) { l.world.strays = []string{"veth9"} }, 200, "veth9 is an open port"},

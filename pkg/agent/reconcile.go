@@ -66,7 +66,7 @@ func (a *Agent) changesTags(spec bridge.TrunkSpec) bool {
 // at all the same.
 func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	ports := a.portsOf(t.Bridge)
-	spec := trunkSpec(t)
+	spec := a.kernel.trunkSpec(t)
 	for _, p := range ports { // a VLAN that living ports use is not taken from the uplink
 		spec.Allowed = spec.Allowed.Union(p.VLANs.All().Minus(t.Management))
 	}
@@ -90,7 +90,7 @@ func (a *Agent) lookAtTrunk(t desired.Trunk) []finding {
 	for i := range ports { // by index alone: a renamed port is still that port
 		at := bridge.Ref{Index: ports[i].HostIfIndex}
 		want.UplinkMTU = max(want.UplinkMTU, ports[i].EffectiveMTU)
-		want.Ports = append(want.Ports, bridge.WantPort{Ref: at, VLANs: portVLANs(ports[i].VLANs), MTU: ports[i].EffectiveMTU})
+		want.Ports = append(want.Ports, bridge.WantPort{Ref: at, VLANs: a.kernel.portVLANs(ports[i].VLANs), MTU: ports[i].EffectiveMTU})
 		also = append(also, at)
 	}
 	got, err := a.kernel.net.Observe(t.Bridge, also...)
@@ -326,7 +326,7 @@ func (a *Agent) dropTrunks(snap *desired.Snapshot, gone map[place]desired.Trunk)
 				drop = a.kernel.net.FreeUplink
 			}
 		}
-		err := drop(trunkSpec(t))
+		err := drop(a.kernel.trunkSpec(t))
 		if err != nil && !errors.Is(err, bridge.ErrRefused) {
 			a.log.Warn("a trunk that is no longer desired cannot be removed yet", "trunk", t.Name, "bridge", t.Bridge, "uplink", t.Uplink, "err", err)
 		}

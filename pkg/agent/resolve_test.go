@@ -53,7 +53,7 @@ func snapshot(tb testing.TB) (*desired.Snapshot, map[string]trunkHealth) {
 func healthy(s *desired.Snapshot) map[string]trunkHealth {
 	health := map[string]trunkHealth{}
 	for name, t := range s.Trunks {
-		health[name] = trunkHealth{spec: trunkSpec(t), mtu: 1500}
+		health[name] = trunkHealth{spec: new(kernel).trunkSpec(t), mtu: 1500}
 	}
 	return health
 }

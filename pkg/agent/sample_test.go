@@ -31,7 +31,7 @@ func TestMetricsSample(t *testing.T) {
 		sample(t, "ill", ranWith("1", 101), func(l live) {
 			l.must(l.takeRun(ranWith("2", 101)))
 			l.must(l.takeRun(ranWith("3", 101)))
-			l.world.health["t"] = trunkHealth{spec: trunkSpec(l.world.snap.Trunks["t"]), problem: "the uplink eth9 does not exist"}
+			l.world.health["t"] = trunkHealth{spec: l.kernel.trunkSpec(l.world.snap.Trunks["t"]), problem: "the uplink eth9 does not exist"}
 			l.drift.settle([]finding{{kind: "UplinkUnslaved", subject: "eth9", message: "traffic is cut", repair: func() error { return errors.New("refused") }}})
 		})
 	})

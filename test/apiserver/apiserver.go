@@ -7,6 +7,8 @@
 package apiserver
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -21,6 +23,30 @@ import (
 type Server struct {
 	tb    testing.TB
 	plane *plane
+}
+
+// Serve is Start for a program: it gives the administrator's config, and what ends the server.
+func Serve(crdDirs ...string) (cfg *rest.Config, end func() error, err error) {
+	dir, err := findBinaries()
+	if err != nil {
+		return nil, nil, fmt.Errorf("no API server: %w; run make cluster-bins", err)
+	}
+	p, err := newPlane(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err = p.start(); err == nil {
+		err = install(p.admin, crdDirs)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, p.end())
+	}
+	return p.admin, p.end, nil
+}
+
+func install(cfg *rest.Config, crdDirs []string) error {
+	_, err := envtest.InstallCRDs(cfg, envtest.CRDInstallOptions{Paths: crdDirs, ErrorIfPathMissing: true})
+	return err
 }
 
 // Start starts a server of tb's own, which ends with tb, and installs the CRDs
@@ -81,8 +107,7 @@ func serve(tb testing.TB, p *plane, crdDirs []string) *Server {
 	}
 	s := &Server{tb: tb, plane: p}
 	if len(crdDirs) > 0 {
-		opt := envtest.CRDInstallOptions{Paths: crdDirs, ErrorIfPathMissing: true}
-		if _, err := envtest.InstallCRDs(s.Config(), opt); err != nil {
+		if err := install(s.Config(), crdDirs); err != nil {
 			tb.Fatalf("CRDs of %v: %v", crdDirs, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/homeport-cni/homeport/test/bench/internal/box"
 	"github.com/homeport-cni/homeport/test/bench/internal/flatagent"
+	"github.com/homeport-cni/homeport/test/bench/internal/identity"
 	"github.com/homeport-cni/homeport/test/bench/internal/ratio"
 )
 
@@ -27,8 +28,11 @@ func main() {
 }
 
 func run(ctx context.Context) int {
-	if len(os.Args) > 1 && os.Args[1] == flatagent.Command {
-		return exit(flatagent.Run(ctx))
+	if len(os.Args) == 3 && os.Args[1] == flatagent.Command {
+		return exit(flatagent.Run(ctx, os.Args[2]))
+	}
+	if len(os.Args) == 3 && os.Args[1] == identity.Command {
+		return exit(identity.Run(ctx, os.Args[2]))
 	}
 	o, err := parse(os.Args[1:], os.Getenv)
 	if err != nil {

@@ -238,6 +238,21 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
+// TestIdentity measures on two nodes with an API server, which is looked for from the checkout's folder on.
+func TestIdentity(t *testing.T) {
+	if os.Getenv("HOMEPORT_CLUSTER") != "1" {
+		t.Skip("wants an API server: make test-api runs it")
+	}
+	bin := newBin(t)
+	file := filepath.Join(bin, "out", "bench.json")
+	t.Chdir("../..")
+	out := measured(t, filepath.Join(bin, "bench"), "-where", "native", "-bin", bin, "-json", file, "-rows", "identity", "-rounds", "3")
+	if _, names := readRows(t, file); !slices.Equal(names, []string{"flat/label-peer-after-first-arp"}) {
+		t.Errorf("rows %v", names)
+	}
+	t.Logf("%s", out)
+}
+
 // TestMemory measures memory, of which the kernel tells for all that it does. Other tests make
 // and free some at the same time: what they hide is measured again.
 func TestMemory(t *testing.T) {

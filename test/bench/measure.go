@@ -18,6 +18,7 @@ import (
 	"github.com/homeport-cni/homeport/test/bench/internal/box"
 	"github.com/homeport-cni/homeport/test/bench/internal/cni"
 	"github.com/homeport-cni/homeport/test/bench/internal/flatagent"
+	"github.com/homeport-cni/homeport/test/bench/internal/identity"
 	"github.com/homeport-cni/homeport/test/bench/internal/packet"
 	"github.com/homeport-cni/homeport/test/bench/internal/port"
 	"github.com/homeport-cni/homeport/test/bench/internal/ratio"
@@ -43,7 +44,7 @@ func (o *options) measure(ctx context.Context) *ratio.Report {
 		return report
 	}
 	report.Machines = []ratio.Machine{machine(o.where)}
-	groups := []group{{groupPlugin, o.pluginRows}, {groupCNI, o.cniRows}, {groupPacket, o.packetRows}}
+	groups := []group{{groupPlugin, o.pluginRows}, {groupCNI, o.cniRows}, {groupPacket, o.packetRows}, {groupIdentity, o.identityRows}}
 	for _, g := range append(groups, o.grids(report)...) {
 		if !o.has(g.name) || ctx.Err() != nil {
 			continue
@@ -164,19 +165,17 @@ func (o *options) withAgent(ctx context.Context, fn func(cni.Config) ([]ratio.Ro
 	if err != nil {
 		return nil, err
 	}
-	name, args := filepath.Join(o.bin, agentBinary), []string{"run", "--bpffs", "/sys/fs/bpf"}
+	dir, err := cni.Manifests(map[string]string{"trunk.yaml": trunk})
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	name, args := filepath.Join(o.bin, agentBinary), []string{"run", "--bpffs", "/sys/fs/bpf", "--source", "dir:" + dir}
 	if o.flat() {
 		if name, err = os.Executable(); err != nil {
 			return nil, err
 		}
-		args = []string{flatagent.Command}
-	} else {
-		dir, err := cni.Manifests(map[string]string{"trunk.yaml": trunk})
-		if err != nil {
-			return nil, err
-		}
-		defer os.RemoveAll(dir)
-		args = append(args, "--source", "dir:"+dir)
+		args = []string{flatagent.Command, dir}
 	}
 	status := ours // a verb of CNI 1.1.0
 	status.Conf = fmt.Sprintf(`{"cniVersion":"1.1.0","name":"homeport","type":"homeport","bridge":%q,"vlan":%d}`, flatagent.Bridge, vlanID)
@@ -196,7 +195,7 @@ func (o *options) withAgent(ctx context.Context, fn func(cni.Config) ([]ratio.Ro
 	return rows, err
 }
 
-// trunk is the manifest that our agent has in the VM.
+// trunk is the manifest that our agent has.
 var trunk = fmt.Sprintf(`apiVersion: homeport.dev/v1alpha1
 kind: VLANTrunk
 metadata:
@@ -216,6 +215,18 @@ func (o *options) cniRows(ctx context.Context) ([]ratio.Row, error) {
 
 func (o *options) pluginRows(ctx context.Context) ([]ratio.Row, error) {
 	return o.withAgent(ctx, func(c cni.Config) ([]ratio.Row, error) { return cni.BinaryRows(ctx, c) })
+}
+
+func (o *options) identityRows(ctx context.Context) ([]ratio.Row, error) {
+	plugin, err := filepath.Abs(filepath.Join(o.bin, pluginBinary))
+	if err != nil {
+		return nil, err
+	}
+	row, err := identity.Row(ctx, "flat/label-peer-after-first-arp", plugin, min(o.rounds, identity.Most))
+	if err != nil {
+		return nil, err
+	}
+	return []ratio.Row{row}, nil
 }
 
 func (o *options) packetRows(context.Context) ([]ratio.Row, error) {

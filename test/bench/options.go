@@ -39,14 +39,15 @@ type options struct {
 
 // The groups of rows.
 const (
-	groupPlugin = "plugin"
-	groupCNI    = "cni"
-	groupPacket = "packet"
-	groupRules  = "rules"
-	groupMemory = "memory"
+	groupPlugin   = "plugin"
+	groupCNI      = "cni"
+	groupPacket   = "packet"
+	groupRules    = "rules"
+	groupMemory   = "memory"
+	groupIdentity = "identity"
 )
 
-var groups = []string{groupPlugin, groupCNI, groupPacket, groupRules, groupMemory}
+var groups = []string{groupPlugin, groupCNI, groupPacket, groupRules, groupMemory, groupIdentity}
 
 // Where rows can be measured. all starts native and vm, one after the other.
 const (
@@ -74,7 +75,7 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	var rows string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.Usage = func() { fmt.Fprint(fs.Output(), usage); fs.PrintDefaults() }
-	fs.StringVar(&rows, "rows", strings.Join(groups, ","), "groups of rows: `list` of plugin, cni, packet, rules, memory")
+	fs.StringVar(&rows, "rows", strings.Join(groups, ","), "groups of rows: `list` of plugin, cni, packet, rules, memory, identity")
 	fs.StringVar(&o.where, "where", whereAll, "all, native, or vm (cni in a VM, where bridges filter VLANs)")
 	fs.StringVar(&o.bin, "bin", "bin", "`folder` of the binaries")
 	fs.StringVar(&o.json, "json", "out/bench.json", "`file` for the result")
@@ -109,7 +110,7 @@ func parse(args []string, getenv func(string) string) (*options, error) {
 	o.rows = strings.Split(rows, ",")
 	for _, r := range o.rows {
 		if !slices.Contains(groups, r) {
-			errs = append(errs, fmt.Errorf("-rows %q: want plugin, cni, packet or rules", r))
+			errs = append(errs, fmt.Errorf("-rows %q: want plugin, cni, packet, rules, memory or identity", r))
 		}
 	}
 	if !slices.Contains([]string{whereAll, whereNative, whereVM, whereInside}, o.where) {

@@ -41,12 +41,12 @@ func script(t *testing.T, text string) Plugin {
 
 // TestCall: the plugin gets what a runtime gives, and its time is measured.
 func TestCall(t *testing.T) {
-	p := script(t, `read conf; sleep 0.05; echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_PATH $conf"`)
-	done, err := p.Call(context.Background(), "ADD", Attachment{"c1", "/ns", "net1"})
+	p := script(t, `read conf; sleep 0.05; echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS $CNI_PATH $conf"`)
+	done, err := p.Call(context.Background(), "ADD", Attachment{ID: "c1", Netns: "/ns", IfName: "net1", Args: "K8S_POD_NAME=web"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff("ADD c1 /ns net1 "+filepath.Dir(p.Binary)+` {"conf":1}`+"\n", string(done.Out)); d != "" {
+	if d := cmp.Diff("ADD c1 /ns net1 K8S_POD_NAME=web "+filepath.Dir(p.Binary)+` {"conf":1}`+"\n", string(done.Out)); d != "" {
 		t.Error(d)
 	}
 	if done.Elapsed < 50*time.Millisecond {

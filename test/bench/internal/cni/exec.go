@@ -20,8 +20,8 @@ type Plugin struct {
 	Conf   string
 }
 
-// Attachment is one container's NIC.
-type Attachment struct{ ID, Netns, IfName string }
+// Attachment is one container's NIC. Args are those of the container, as "K8S_POD_NAME=web;...".
+type Attachment struct{ ID, Netns, IfName, Args string }
 
 // callTimeout is far above what any call takes, even in emulation.
 const callTimeout = 60 * time.Second
@@ -29,7 +29,7 @@ const callTimeout = 60 * time.Second
 // environ is what a runtime sets (CNI spec, section 2, "Parameters").
 func (p Plugin) environ(verb string, a Attachment) []string {
 	return append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+a.ID, "CNI_NETNS="+a.Netns,
-		"CNI_IFNAME="+a.IfName, "CNI_ARGS=", "CNI_PATH="+filepath.Dir(p.Binary))
+		"CNI_IFNAME="+a.IfName, "CNI_ARGS="+a.Args, "CNI_PATH="+filepath.Dir(p.Binary))
 }
 
 // Done is what one call took and gave.
