@@ -7,11 +7,13 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/binding"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/learn"
 )
@@ -93,6 +95,60 @@ func TestAddresses(t *testing.T) {
 	l.learns()()
 	l = l.restart()
 	l.has("", "10.1.0.5 Held ARP p1, 10.1.0.6 Held ARP p2")
+}
+
+// TestConflictEnds: a host outside that says to have a VM's address is told until ten minutes after its last word, and then nobody
+// speaks of it: not the port, not the count that metrics have, not the list; and whoever reports is told that there is news.
+func TestConflictEnds(t *testing.T) {
+	l := newLive(t)
+	var ahead atomic.Int64
+	book, err := binding.New(binding.Config{Node: "n1", Map: addressMap{l.kernel.dp}, Log: l.log, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+		Uplink: l.switchOf, News: func() { l.tell(); ask(l.addresses.kick) }}, nil)
+	l.must(err)
+	l.addresses.Keeper = book
+	rec := l.veth("veth1", 1)
+	rec.Policy, rec.Trunk, rec.Pod = "web", "open", attach.Pod{Namespace: "shop", Name: "p1", UID: "u1"}
+	l.openAs(rec)
+	l.followAddresses()
+	defer l.learns()()
+	l.sendFrom("veth1p", arp(rec.MAC, "10.1.0.5"))
+	l.has("", "10.1.0.5 Held ARP p1")
+	is := func(what string, want int) {
+		t.Helper()
+		ports, _, err := l.readPorts()
+		l.must(err)
+		_, counted := l.addresses.Count()
+		told := 0
+		for _, a := range l.addressList("").Items {
+			if a.Conflict {
+				told++
+			}
+		}
+		if len(ports[0].Conflicts) != want || counted != want || told != want {
+			t.Errorf("%s the port has %+v, %d are counted, %d told", what, ports[0].Conflicts, counted, told)
+		}
+	}
+	is("before", 0)
+	host := attach.MAC{2, 0, 0, 0, 0, 9}
+	l.sendFrom("veth1", arp(host, "10.1.0.5"))
+	l.has("", "10.1.0.5 Held ARP p1, 10.1.0.5 Outside  ")
+	is("while it speaks", 1)
+	for len(l.news) > 0 {
+		<-l.news
+	}
+	ahead.Store(int64(learn.DefaultOutside) - int64(30*time.Second))
+	ask(l.addresses.kick)
+	l.addresses.Tick()
+	is("before ten minutes are over", 1)
+	ahead.Store(int64(learn.DefaultOutside) + int64(time.Second))
+	ask(l.addresses.kick)
+	l.has("", "10.1.0.5 Held ARP p1")
+	is("then", 0)
+	select {
+	case <-l.news:
+	case <-time.After(20 * time.Second):
+		t.Error("nobody is told")
+	}
 }
 
 func TestDecideAddress(t *testing.T) {
