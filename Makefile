@@ -100,7 +100,7 @@ bench: deps build cluster-bins ## ratios against the plain bridge and the refere
 .PHONY: fuzz
 fuzz: ## each fuzz test for FUZZTIME=30s: parsers, manifests against an oracle, frames against gopacket (root)
 	@grep -rHo --include=*_test.go 'func Fuzz[A-Za-z0-9]*' pkg | sed 's|^\(.*\)/[^/]*:func \(.*\)|\1 \2|' | while read -r dir name; do \
-		echo "$$name in ./$$dir"; go test "./$$dir" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME); done
+		echo "$$name in ./$$dir"; go test "./$$dir" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x; done
 
 .PHONY: bench-migrate
 bench-migrate: deps ## how long a VM is dark in a live migration, beside plain bridges, in one run (MOVES=8; 6.12)
