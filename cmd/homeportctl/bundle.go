@@ -160,6 +160,7 @@ var agentViews = []struct {
 	{wire.ViewDrops, as(report.Printer.Drops)},
 	{wire.ViewVLANs, as(report.Printer.VLANs)},
 	{wire.ViewPolicies, as(allPolicies)},
+	{wire.ViewAddresses, as(report.Printer.Addresses)},
 	{wire.ViewLog, as(plain)},
 	{wire.ViewMetrics, as(plain)},
 }

@@ -117,6 +117,7 @@ func TestBundle(t *testing.T) {
 		"agent/drops.txt":     "MACSpoof",
 		"agent/vlans.txt":     "100-110",
 		"agent/policies.txt":  "old subnet",
+		"agent/addresses.txt": "10.0.0.7  100   legacy-100  shop/db",
 		"rules-by-port.txt":   "veth8f2c01 (/) is judged by the rules \"legacy-100/ab12\"\n  web 1001 Drop In old subnet\n  else Allow\nveth00aa11 (/) is judged by the rules \"gone\", which are not in force",
 		"agent/log.txt":       "(there was more than this)\nuplink is down\n",
 		"agent/metrics.txt":   "homeport_ready 1",
