@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
@@ -52,6 +53,10 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 	if err := agent.Call(inTime, wire.Prepare, req, &prepared); err != nil {
 		return err
 	}
+	if prepared.Longer > 0 {
+		inTime, cancel = context.WithTimeout(ctx, p.addTimeout+prepared.Longer)
+		defer cancel()
+	}
 	if prev != nil {
 		var rec attach.Record
 		if err := agent.Call(inTime, wire.Attach, req, &rec); err != nil {
@@ -62,7 +67,7 @@ func (p *plugin) add(ctx context.Context, r *request) error {
 	if ipam != nil && prepared.VLANs.PVID == 0 {
 		return attach.Invalid("ipam", "the port has no untagged VLAN, where the interface could use an address", "choose a port that has one (vlan or nativeVlan), or remove ipam")
 	}
-	m := &mainAdd{plugin: p, kernel: k, request: r, conf: conf, ipam: ipam}
+	m := &mainAdd{plugin: p, kernel: k, request: r, conf: conf, ipam: ipam, longer: prepared.Longer}
 	if err := m.port(inTime, agent, req, prepared); err != nil {
 		return err
 	}
@@ -100,7 +105,8 @@ type mainAdd struct {
 	kernel  kernel
 	request *request
 	conf    *cniconf.Config
-	ipam    *ipam // nil is none
+	ipam    *ipam         // nil is none
+	longer  time.Duration // as Prepared has it
 	veth    bridge.Veth
 	result  *result
 }
@@ -154,7 +160,7 @@ func (m *mainAdd) address(ctx context.Context) error {
 	}
 	r := m.request
 	// On a connection of its own, for the agent does not wait as long as IPAM plugins may take.
-	if err := m.ask(ctx, m.addTimeout, r, wire.Declare, wire.DeclareRequest{Key: r.Key, Addresses: got.addrs}, nil); err != nil {
+	if err := m.ask(ctx, m.addTimeout+m.longer, r, wire.Declare, wire.DeclareRequest{Key: r.Key, Addresses: got.addrs}, nil); err != nil {
 		return err
 	}
 	if err := m.kernel.Configure(r.Netns, r.IfName, got.conf); err != nil {

@@ -81,6 +81,7 @@ type Agent struct {
 	ring      *peer.Ring
 	client    *peer.Client
 	prober    *prober
+	segment   segment // the prober, but in tests
 	checks    checks
 	book      checkBook
 	lldp      *lldpBook

@@ -70,6 +70,9 @@ func (a *Agent) prepare(_ context.Context, req *attach.Request) (any, error) {
 		return nil, err
 	}
 	out := wire.Prepared{Bridge: r.trunk.Bridge, MTU: r.mtu, VLANs: r.vlans}
+	if _, asks := a.inquiryOf(req, r.policy, r.trunk.Name, r.vlans, false); asks {
+		out.Longer = askPatience
+	}
 	if len(req.MAC) == 0 {
 		m, _ := a.moveOf(req.Pod)
 		out.MAC = macOf(m, req.IfName)
@@ -88,6 +91,10 @@ func (a *Agent) prepare(_ context.Context, req *attach.Request) (any, error) {
 // answer has it undone.
 func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	if err := checkKey(req.Key); err != nil {
+		return nil, err
+	}
+	asked, tellTaken, err := a.askBefore(ctx, req)
+	if err != nil {
 		return nil, err
 	}
 	r, err := a.resolve(req)
@@ -131,7 +138,9 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 		return nil, attachError(err)
 	}
 	a.table.opened(e)
+	a.table.noteAsked(e, asked)
 	a.addresses.FollowPorts(a.bookedPorts())
+	tellTaken()
 	a.tell()
 	if rec.Hold != nil {
 		ask(a.held)
@@ -144,28 +153,48 @@ func (a *Agent) attach(ctx context.Context, req *attach.Request) (any, error) {
 	return rec, nil
 }
 
-// declare puts down the addresses that a port's interface was given after attach. The disk
-// comes first: a successor of a killed agent goes by it.
+// declare puts down the addresses that a port's interface was given after attach, once it is known whether somebody has
+// them. The disk comes first: a successor of a killed agent goes by it.
 func (a *Agent) declare(ctx context.Context, req *wire.DeclareRequest) (any, error) {
+	var was attach.Record
+	if err := a.withDeclared(ctx, req, func(_ *entry, rec *attach.Record) error { was = *rec; return nil }); err != nil {
+		return nil, err
+	}
+	tellTaken := func() {}
+	if q, ok := a.inquiryOf(&was.Request, was.Policy, was.Trunk, was.VLANs, was.Hold != nil || was.Arrival != nil); ok {
+		var err error
+		if tellTaken, err = a.askFor(ctx, q, req.Addresses); err != nil {
+			return nil, err
+		}
+	}
+	return nil, a.withDeclared(ctx, req, func(e *entry, rec *attach.Record) error {
+		now := *rec
+		now.Addresses = req.Addresses
+		if err := a.store.Put(&now); err != nil {
+			return attachError(err)
+		}
+		a.table.replace(&now)
+		a.table.noteAsked(e, req.Addresses)
+		a.addresses.FollowPorts(a.bookedPorts())
+		tellTaken()
+		a.tell()
+		a.log.Info("addresses declared", "port", now.HostIfName, "container", now.ContainerID, "addresses", now.Addresses)
+		return nil
+	})
+}
+
+// withDeclared calls f while the key of a port that addresses are declared for is held.
+func (a *Agent) withDeclared(ctx context.Context, req *wire.DeclareRequest, f func(*entry, *attach.Record) error) error {
 	e, unlock := a.table.lock(req.Key)
 	defer unlock()
 	if ctx.Err() != nil { // gone while it waited, and the key may be another port's by now
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if e.rec == nil {
-		return nil, &attach.Error{Kind: attach.TryAgain, Field: "CNI_CONTAINERID, CNI_IFNAME",
+		return &attach.Error{Kind: attach.TryAgain, Field: "CNI_CONTAINERID, CNI_IFNAME",
 			Message: fmt.Sprintf("container %s has no port for %s to declare addresses for", req.ContainerID, req.IfName), Remedy: "ADD it again"}
 	}
-	now := *e.rec
-	now.Addresses = req.Addresses
-	if err := a.store.Put(&now); err != nil {
-		return nil, attachError(err)
-	}
-	a.table.replace(&now)
-	a.addresses.FollowPorts(a.bookedPorts())
-	a.tell()
-	a.log.Info("addresses declared", "port", now.HostIfName, "container", now.ContainerID, "addresses", now.Addresses)
-	return nil, nil
+	return f(e, e.rec)
 }
 
 // reclaim makes room for a new port of the key: an earlier one that lives is a

@@ -103,6 +103,7 @@ func (a *Agent) joinFabric() (err error) {
 	}
 	a.client = peer.NewClient(a.ring, node, a.cfg.Version)
 	a.prober = newProber(a, node, helloKeys{a.ring})
+	a.segment = a.prober
 	return nil
 }
 

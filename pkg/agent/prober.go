@@ -30,6 +30,7 @@ type prober struct {
 	paces map[string]*uplinkPace // by uplink; of all runs together
 	// sockets are those by which it listens, by inode: no captures.
 	sockets map[uint64]bool
+	ears    map[int]*ear // by the uplink's number
 }
 
 // proberRun is the node's part in one check.
@@ -46,7 +47,7 @@ type proberRun struct {
 const maxRuns = 4
 
 func newProber(a *Agent, node string, keys probe.Keys) *prober {
-	return &prober{a: a, node: node, keys: keys, runs: map[probe.RunID]*proberRun{}, paces: map[string]*uplinkPace{}, sockets: map[uint64]bool{}}
+	return &prober{a: a, node: node, keys: keys, runs: map[probe.RunID]*proberRun{}, paces: map[string]*uplinkPace{}, sockets: map[uint64]bool{}, ears: map[int]*ear{}}
 }
 
 // Node is the name of the node in checks.
@@ -378,7 +379,7 @@ func (p *prober) end(run probe.RunID) {
 	p.close(r)
 }
 
-// closeAll ends the node's part in all checks.
+// closeAll ends the node's part in all checks, and whoever asks for addresses.
 func (p *prober) closeAll() {
 	p.mu.Lock()
 	var all []probe.RunID
@@ -389,6 +390,7 @@ func (p *prober) closeAll() {
 	for _, run := range all {
 		p.end(run)
 	}
+	p.closeEars()
 }
 
 // isOwn says that a packet socket is one of the prober's, by its inode.

@@ -32,6 +32,7 @@ func (v View) Own(port attach.Key, o wire.Owner) (news, settled bool) {
 	v.a.mu.RLock()
 	settled = v.a.world.snap != nil && v.a.world.unread == nil
 	v.a.mu.RUnlock()
+	v.a.askLate(port, o)
 	return v.a.addresses.Own(port, o), settled && v.a.addresses.Followed()
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -26,6 +27,8 @@ type entry struct {
 	open     bool     // its plan is done: the loop may look at it; guarded by table.mu
 	settled  bool     // its hooks are where they stay; guarded by table.mu
 	problems []string // last check's; guarded by table.mu
+	// asked are the addresses that were asked for, of a port that this agent has attached; guarded by table.mu.
+	asked map[netip.Addr]bool
 }
 
 func newTable() *table { return &table{ports: map[attach.Key]*entry{}} }
@@ -139,7 +142,7 @@ func (t *table) opened(e *entry) {
 func (t *table) release(e *entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e.rec, e.claimed, e.open, e.problems = nil, false, false, nil
+	e.rec, e.claimed, e.open, e.problems, e.asked = nil, false, false, nil, nil
 }
 
 // item is a copy of one entry.

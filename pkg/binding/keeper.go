@@ -172,22 +172,41 @@ func (k *Keeper) Heard(ifindex int, f snoop.Frame) bool {
 		case snoop.Withdraws:
 			e.Kind = learn.EventWithdraw
 		case snoop.Foreign:
-			if k.macs[s.MAC] > 0 {
-				k.hearFar(s.MAC, e)
-				continue
-			}
-			e.Kind, e.NIC, e.Provenance, e.Place = learn.EventOutside, learn.NIC{}, 0, "uplink"
-			if k.cfg.Node != "" {
-				e.Place += " of " + k.cfg.Node
-			}
-			if at := k.cfg.Uplink(p.Trunk); at != "" {
-				e.Place += ", " + at
-			}
+			k.hearForeign(e)
+			continue
 		}
 		k.apply(e)
 	}
 	k.flush()
 	return true
+}
+
+// FoundOutside takes that somebody was heard at a trunk's uplink to have an address, or to want it, whom no port has heard.
+func (k *Keeper) FoundOutside(at Key, mac learn.MAC) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	by := learn.ND
+	if at.Addr.Is4() {
+		by = learn.ARP
+	}
+	k.hearForeign(learn.Event{At: k.cfg.Now(), Segment: learn.Segment{Trunk: at.Trunk, VLAN: at.VLAN}, Addr: at.Addr, MAC: mac, Provenance: by})
+	k.flush()
+}
+
+// hearForeign takes what came by an uplink.
+func (k *Keeper) hearForeign(e learn.Event) {
+	if k.macs[e.MAC] > 0 {
+		k.hearFar(e.MAC, e)
+		return
+	}
+	e.Kind, e.NIC, e.Provenance, e.Place = learn.EventOutside, learn.NIC{}, 0, "uplink"
+	if k.cfg.Node != "" {
+		e.Place += " of " + k.cfg.Node
+	}
+	if at := k.cfg.Uplink(e.Segment.Trunk); at != "" {
+		e.Place += ", " + at
+	}
+	k.apply(e)
 }
 
 // Sighted says when a NIC of this node has last said that it has an address, as the programs have noted.

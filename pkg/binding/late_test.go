@@ -13,6 +13,38 @@ import (
 
 func at(addr string) Key { return Key{"trunk0", 100, netip.MustParseAddr(addr)} }
 
+// TestFoundOutside: who was found to have an address is in conflict with the NIC that comes to hold it, and with no NIC of this node; what a
+// NIC here holds is another's to know of.
+func TestFoundOutside(t *testing.T) {
+	r := newRig(t)
+	at := Key{Trunk: "trunk0", VLAN: 100, Addr: netip.MustParseAddr("10.0.0.8")}
+	if o := r.HeldHere(at, mac(2)); o != nil {
+		t.Errorf("nobody's: %+v", o)
+	}
+	key := r.port(1, "lan")
+	r.FoundOutside(at, learn.MAC(mac(9)))
+	r.FoundOutside(at, learn.MAC(mac(1))) // the NIC's own, which its port tells of
+	if _, conflicts := r.Of(key); len(conflicts) != 0 {
+		t.Errorf("before it holds it: %+v", conflicts)
+	}
+	r.ports[0].Declared = []netip.Addr{at.Addr}
+	r.follow()
+	_, conflicts := r.Of(key)
+	if len(conflicts) != 1 || len(conflicts[0].Claimants) != 2 || !conflicts[0].Claimants[1].Outside || conflicts[0].Claimants[1].Place != "uplink of n1, sw1 port 7" {
+		t.Errorf("%+v", conflicts)
+	}
+	if o := r.HeldHere(at, mac(2)); o == nil || o.Name != "p1" {
+		t.Errorf("held by p1: %+v", o)
+	}
+	if o := r.HeldHere(at, mac(1)); o != nil {
+		t.Errorf("its own: %+v", o)
+	}
+	r.end(1)
+	if o := r.HeldHere(at, mac(2)); o != nil {
+		t.Errorf("it is gone: %+v", o)
+	}
+}
+
 // TestAway: while no agent listened nobody was silent, and leases were renewed.
 func TestAway(t *testing.T) {
 	r := newRig(t)

@@ -39,6 +39,21 @@ func (k *Keeper) Of(key attach.Key) (addresses []wire.Address, conflicts []wire.
 	return addresses, conflicts
 }
 
+// HeldHere is what a NIC with a port of this node has at an address that it holds, unless its MAC is but; nil is that there is none.
+func (k *Keeper) HeldHere(at Key, but attach.MAC) *wire.Address {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.book.Who(learn.Segment{Trunk: at.Trunk, VLAN: at.VLAN}, at.Addr).Holder
+	if c == nil {
+		return nil
+	}
+	if n := k.nics[c.NIC]; n.ports == 0 || n.mac == macOf(but) {
+		return nil
+	}
+	out := k.address(*c)
+	return &out
+}
+
 // Addresses are those that NICs have or claim, and that are refused to them, and who outside claims one of them; in the
 // order of trunk, VLAN and address. want chooses: "" is all, an address is that one, anything else is a VM's or pod's name, or
 // namespace/name.

@@ -22,10 +22,24 @@ type Addressing struct {
 	Limit  int            `json:"limit,omitempty"`  // of addresses that were seen of a NIC in a VLAN, of a family; 0 is learn.DefaultLimit
 	Expiry time.Duration  `json:"expiry,omitempty"` // of silence; 0 is never
 	Shared []netip.Prefix `json:"shared,omitempty"` // move between NICs
+	Probe  Probe          `json:"probe,omitempty"`
 }
+
+// Probe says whether the VLAN is asked who has an address that is declared for a NIC, before that uses it, and what an
+// answer does; "" is that it is not.
+type Probe string
+
+// What an answer does.
+const (
+	ProbeReport Probe = "Report" // it is told
+	ProbeRefuse Probe = "Refuse" // ADD fails
+)
 
 func addressingOf(errs *field.ErrorList, a *v1alpha1.Addressing) Addressing {
 	out := Addressing{Mode: cmp.Or(learn.Mode(a.Mode), learn.ModeObserved), Limit: int(deref(a.Limit))}
+	if a.Probe != v1alpha1.AddressProbeOff {
+		out.Probe = Probe(a.Probe)
+	}
 	if a.Expiry != "" {
 		out.Expiry = must(errs, "spec.addressing.expiry", time.ParseDuration, a.Expiry)
 	}

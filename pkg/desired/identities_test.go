@@ -66,8 +66,11 @@ networks.yml:23: VLANNetwork vlan100: spec.portSecurity.rateLimits.unknownUnicas
 networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].etherTypes: unknown field: want one of vm, macs, macChanges, forgedTransmits, promiscuous, ipGuard, arpGuard, ndGuard, dhcpServerGuard, raGuard, rateLimits, bpduGuard
 networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].ipGuard: Unsupported value: "Loose": supported values: "Off", "Learn", "Strict"
 `},
+		{name: "a probe that there is not", content: vlan100 + "  addressing: {probe: Maybe}\n", want: `
+networks.yml:18: VLANNetwork vlan100: spec.addressing.probe: Unsupported value: "Maybe": supported values: "Off", "Report", "Refuse"
+`},
 		{name: "a field of addressing", content: vlan100 + "  addressing: {shared: [10.100.0.5]}\n", want: `
-networks.yml:18: VLANNetwork vlan100: spec.addressing.shared: unknown field: want one of mode, limit, expiry, sharedAddresses
+networks.yml:18: VLANNetwork vlan100: spec.addressing.shared: unknown field: want one of mode, limit, expiry, sharedAddresses, probe
 `},
 	} {
 		c.file, c.content = "networks.yml", docs(vlan200, c.content)

@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,23 @@ func (f *follower) moves(what, pod string, uid types.UID, want MoveState, why st
 		case <-f.Moved():
 		case <-deadline:
 			f.Fatalf("%s: pod %s is %v (%s), want %v (%s)", what, pod, m.State, m.Why, want, why)
+		}
+	}
+}
+
+// declares waits until the node says that a pod declares these addresses for an interface.
+func (f *follower) declares(pod string, uid types.UID, ifName, want string) {
+	f.Helper()
+	deadline := time.After(60 * time.Second)
+	for {
+		got := fmt.Sprint(f.Declared("default", pod, string(uid), ifName))
+		if got == want {
+			return
+		}
+		select {
+		case <-f.Moved():
+		case <-deadline:
+			f.Fatalf("pod %s declares %s for %s, want %s", pod, got, ifName, want)
 		}
 	}
 }
@@ -105,6 +123,13 @@ func TestKubeMoves(t *testing.T) {
 	if m.VM != "default/vm" || m.MACs["podx"] != "00:50:56:00:00:01" {
 		t.Errorf("the VM and its MACs: %+v", m)
 	}
+	// What it declares is known as soon as the pod is.
+	target.Annotations = map[string]string{addressesAnnotation: `{"lan": ["10.0.0.5/24", "fd00::5"]}`, "other": "of no use"}
+	c.change(target)
+	n2.declares("target", target.UID, podInterface("lan"), "[10.0.0.5 fd00::5]")
+	n2.declares("target", target.UID, "net1", "[]")
+	n2.declares("target", "another", podInterface("lan"), "[]")
+	n2.declares("nobody", "", podInterface("lan"), "[]")
 	// T2: the label, and the migration itself.
 	vmi.SetLabels(map[string]string{onNodeLabel: "n1", toNodeLabel: "n2"})
 	state := map[string]any{"sourcePod": "source", "sourceNode": "n1", "targetPod": "target", "targetNode": "n2"}

@@ -3,6 +3,8 @@ package desired
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -50,6 +52,22 @@ func (k *Kube) Move(namespace, name, uid string) Move {
 		m = moveOf(pod, k.vmiOf(pod, true))
 	}
 	return m
+}
+
+// Declared are the addresses that a pod's annotations declare for one of its interfaces, as far as the watch has the pod.
+func (k *Kube) Declared(namespace, name, uid, ifName string) (out []netip.Addr) {
+	pod := podMeta()
+	if i := k.podInformer.Load(); name == "" || i == nil || !(*i).HasSynced() ||
+		k.cache.Get(context.Background(), types.NamespacedName{Namespace: namespace, Name: name}, pod) != nil || uid != "" && string(pod.UID) != uid { // from memory
+		return nil
+	}
+	found, _ := Declarations(pod.Annotations, PodNIC{Namespace: namespace, Interface: ifName}) // who follows the port tells what is wrong
+	for _, d := range found {
+		if !slices.Contains(out, d.Addr) {
+			out = append(out, d.Addr)
+		}
+	}
+	return out
 }
 
 // vmiOf finds the VirtualMachineInstance that a pod says to be of: in the watches, or,

@@ -34,11 +34,16 @@ func podMeta() *metav1.PartialObjectMetadata {
 func slimPod(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
 		o.SetManagedFields(nil)
-		ready, ok := o.GetAnnotations()[readyAnnotation]
-		o.SetAnnotations(nil)
-		if ok {
-			o.SetAnnotations(map[string]string{readyAnnotation: ready})
+		var kept map[string]string
+		for _, name := range append(DeclarationAnnotations(), readyAnnotation) {
+			if text, ok := o.GetAnnotations()[name]; ok {
+				if kept == nil {
+					kept = map[string]string{}
+				}
+				kept[name] = text
+			}
 		}
+		o.SetAnnotations(kept)
 	}
 	return obj, nil
 }

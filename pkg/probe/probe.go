@@ -150,14 +150,14 @@ func (a Ask) validate() error {
 	switch {
 	case a.Kind.isHello(), a.Kind == DHCP, a.Kind == Routers:
 	case a.Kind == Gateway, a.Kind == Detect:
-		if !isHost(a.Target) {
+		if !IsHost(a.Target) {
 			return fmt.Errorf("target %v is no address of a gateway or host", a.Target)
 		}
 		if a.Source.IsValid() && a.Source != a.Target {
 			return fmt.Errorf("source %v: a %s has none", a.Source, a.Kind)
 		}
 	case a.Kind == Host, a.Kind == Echo:
-		if !isHost(a.Target) || !isHost(a.Source) || a.Target.Is4() != a.Source.Is4() || a.Target == a.Source {
+		if !IsHost(a.Target) || !IsHost(a.Source) || a.Target.Is4() != a.Source.Is4() || a.Target == a.Source {
 			return fmt.Errorf("target %v, source %v: want two addresses of hosts, of one family", a.Target, a.Source)
 		}
 	default:
@@ -172,9 +172,9 @@ func (a Ask) validate() error {
 	return nil
 }
 
-// isHost says that an address is one that a host may have. A zone would not be in an answer, and what
+// IsHost says that an address is one that a host may have. A zone would not be in an answer, and what
 // is written as IPv6 is asked for as that.
-func isHost(a netip.Addr) bool {
+func IsHost(a netip.Addr) bool {
 	return a.IsValid() && !a.IsMulticast() && !a.IsUnspecified() && a.Zone() == "" && !a.Is4In6()
 }
 

@@ -108,11 +108,11 @@ func (a Ask) Frames() int {
 	return 1
 }
 
-// joins makes what goes before the question for an own source: who is to have an IPv6 address joins the group of those who look for
+// joins makes what goes before the question for an own address: who is to have an IPv6 address joins the group of those who look for
 // it, or a switch that snoops on MLD sends it nothing of that group (RFC 4862, 5.4.2; RFC 3590).
-func (s *Station) joins(a Ask) ([]byte, error) {
-	group := solicitedNode(a.Source).As16()
-	eth, ip := ipv6To(s.place.MAC.Foreign(), netip.MustParseAddr("ff02::16"))
+func joins(from MAC, own netip.Addr) ([]byte, error) {
+	group := solicitedNode(own).As16()
+	eth, ip := ipv6To(from, netip.MustParseAddr("ff02::16"))
 	ip.NextHeader, ip.HopLimit = layers.IPProtocolIPv6HopByHop, 1
 	const routerAlert, padN = 5, 1 // RFC 2711, RFC 8200
 	hops := &layers.IPv6HopByHop{Options: []*layers.IPv6HopByHopOption{{OptionType: routerAlert, OptionData: []byte{0, 0}}, {OptionType: padN, OptionData: []byte{}}}}

@@ -102,7 +102,8 @@ func (s *Station) sendAll(ctx context.Context, class Class, asks []Ask) error {
 	for _, a := range asks {
 		frames := []func(Ask) ([]byte, error){s.frame}
 		if a.Frames() == 2 {
-			frames = []func(Ask) ([]byte, error){s.joins, s.frame}
+			joined := func(a Ask) ([]byte, error) { return joins(s.place.MAC.Foreign(), a.Source) }
+			frames = []func(Ask) ([]byte, error){joined, s.frame}
 		}
 		var err error
 		for _, of := range frames {

@@ -192,7 +192,25 @@ type Addressing struct {
 	// +kubebuilder:validation:items:XValidation:rule="isIP(self) || isCIDR(self) && cidr(self) == cidr(self).masked()",message="want an address, as 10.1.2.3, or a prefix without host bits, as 10.1.2.16/28"
 	// +listType=set
 	SharedAddresses []string `json:"sharedAddresses,omitempty"`
+
+	// Probe: before a NIC uses an address that is declared for it, the node asks the VLAN whether somebody has it (RFC 5227,
+	// RFC 4862), which takes seven seconds at most. Report tells who answers as a conflict; Refuse fails ADD. Shared
+	// addresses are not asked for, nor those of a live migration. Default: Off.
+	// +optional
+	Probe AddressProbe `json:"probe,omitempty"`
 }
+
+// AddressProbe is what an answer for a declared address does.
+//
+// +kubebuilder:validation:Enum=Off;Report;Refuse
+type AddressProbe string
+
+// The values of AddressProbe.
+const (
+	AddressProbeOff    AddressProbe = "Off"
+	AddressProbeReport AddressProbe = "Report"
+	AddressProbeRefuse AddressProbe = "Refuse"
+)
 
 // AddressingMode is what makes an address a NIC's.
 //

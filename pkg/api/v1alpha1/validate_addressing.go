@@ -20,6 +20,11 @@ func validateAddressing(path *field.Path, spec *VLANNetworkSpec) (errs field.Err
 	default:
 		errs = append(errs, field.NotSupported(path.Child("mode"), a.Mode, []AddressingMode{AddressingObserved, AddressingDeclared, AddressingApproved}))
 	}
+	switch a.Probe {
+	case "", AddressProbeOff, AddressProbeReport, AddressProbeRefuse:
+	default:
+		errs = append(errs, field.NotSupported(path.Child("probe"), a.Probe, []AddressProbe{AddressProbeOff, AddressProbeReport, AddressProbeRefuse}))
+	}
 	if a.Limit != nil && (*a.Limit < 1 || *a.Limit > MaxAddresses) {
 		errs = append(errs, field.Invalid(path.Child("limit"), *a.Limit, fmt.Sprintf("want 1 to %d addresses, or leave it out for 16", MaxAddresses)))
 	}

@@ -7,6 +7,7 @@ package wire
 import (
 	"encoding/json"
 	"net/netip"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
@@ -66,6 +67,8 @@ type Prepared struct {
 	// MAC is the one that the VM has already, where the request names none: that of a
 	// VM which comes by live migration; else it is empty.
 	MAC attach.MAC `json:"mac,omitempty"`
+	// Longer is how much longer than usual Attach and Declare may take: the VLAN is asked who has the addresses.
+	Longer time.Duration `json:"longer,omitempty"`
 }
 
 // DeclareRequest names a port that is attached, and all addresses that its interface was given.

@@ -91,11 +91,24 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { c.Close(); <-slots }()
-			if err := s.serveConn(ctx, c); err != nil {
+			if err := s.serveConn(context.WithValue(ctx, placeKey{}, slots), c); err != nil {
 				s.Log.Debug("connection ended", "err", err)
 			}
 		})
 	}
+}
+
+// placeKey is of the places for connections, in a Handler's context.
+type placeKey struct{}
+
+// Rest runs f, which waits for what takes time and no work, while another connection has the place of the Handler's, so that those
+// who wait keep nobody out.
+func Rest(ctx context.Context, f func()) {
+	if slots, ok := ctx.Value(placeKey{}).(chan struct{}); ok {
+		<-slots
+		defer func() { slots <- struct{}{} }()
+	}
+	f()
 }
 
 // serveConn reads requests in one goroutine, so that a hang-up is noticed

@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
 )
@@ -76,6 +79,50 @@ func TestServerRefuses(t *testing.T) {
 		if a.Error == nil || a.Error.Kind != tc.kind || a.Error.Field != tc.field || !strings.Contains(a.Error.Remedy, tc.remedy) || a.Version != Version {
 			t.Errorf("%s: got %+v", name, a)
 		}
+	}
+}
+
+// TestRest: those who only wait keep nobody out, however many they are, and have their places when they go on.
+func TestRest(t *testing.T) {
+	most := maxConns()
+	resting, wake := make(chan struct{}, 2*most), make(chan struct{})
+	var at, peak atomic.Int32
+	socket := newServer(t, map[Verb]Handler{
+		Attach: func(ctx context.Context, _ json.RawMessage) (any, error) {
+			Rest(ctx, func() { resting <- struct{}{}; <-wake })
+			for now := at.Add(1); ; {
+				if was := peak.Load(); was >= now || peak.CompareAndSwap(was, now) {
+					break
+				}
+			}
+			defer at.Add(-1)
+			time.Sleep(time.Millisecond)
+			return nil, nil
+		},
+		Check: func(context.Context, json.RawMessage) (any, error) { return nil, nil },
+	})
+	var all sync.WaitGroup
+	for range 2 * most {
+		all.Go(func() {
+			if a := ask(t, socket, Request{Version: Version, Verb: Attach}); a.Error != nil {
+				t.Error(a.Error)
+			}
+		})
+	}
+	for range 2 * most {
+		<-resting
+	}
+	if a := ask(t, socket, Request{Version: Version, Verb: Check}); a.Error != nil {
+		t.Error(a.Error)
+	}
+	close(wake)
+	all.Wait()
+	if n := int(peak.Load()); n > most {
+		t.Errorf("%d are at work at once, of %d places", n, most)
+	}
+	Rest(t.Context(), func() { at.Add(1) })
+	if at.Load() != 1 {
+		t.Error("without a server nothing is waited for")
 	}
 }
 
