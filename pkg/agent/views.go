@@ -200,10 +200,17 @@ func (w *world) trunkStatus(t desired.Trunk) wire.TrunkStatus {
 // whose counters cannot be read says so; the error is that drops lack it.
 func (a *Agent) readPorts() (ports []wire.Port, drops []wire.Drop, err error) {
 	ports, drops = []wire.Port{}, []wire.Drop{}
+	a.mu.RLock()
+	var networks map[string]desired.Network
+	if a.world.snap != nil {
+		networks = a.world.snap.Networks
+	}
+	a.mu.RUnlock()
 	for _, it := range a.table.list() {
 		p := wire.Port{Record: it.rec, Problems: it.problems, FastPath: a.fast.of(it.rec.HostIfIndex)}
 		p.State, _ = a.kernel.State(it.rec.HostIfIndex)
 		p.Bindings, p.Conflicts = a.addresses.Of(it.rec.Key)
+		p.NetworkStatus = networks[it.rec.Policy].Addressing.NetworkStatus
 		counts, unread := a.kernel.ReasonCounts(it.rec.HostIfIndex)
 		if errors.Is(unread, datapath.ErrNoRecord) && !it.open {
 			unread = nil // its ADD is under way

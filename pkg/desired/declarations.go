@@ -35,6 +35,10 @@ const (
 	firstInterface      = "eth0"                          // of a pod: that of its cluster's own network
 )
 
+// NetworkStatusAnnotation is what Multus writes of a pod's interfaces (the Network Plumbing Group's standard, 5.1), where addresses
+// that are held can be added. It declares nothing.
+const NetworkStatusAnnotation = "k8s.v1.cni.cncf.io/network-status"
+
 // DeclarationAnnotations are all annotations that Declarations reads.
 func DeclarationAnnotations() []string {
 	return []string{addressesAnnotation, networksAnnotation, calicoAnnotation, ovnAnnotation}

@@ -23,6 +23,8 @@ type Addressing struct {
 	Expiry time.Duration  `json:"expiry,omitempty"` // of silence; 0 is never
 	Shared []netip.Prefix `json:"shared,omitempty"` // move between NICs
 	Probe  Probe          `json:"probe,omitempty"`
+	// NetworkStatus: those that a NIC holds are written into its pod's annotation.
+	NetworkStatus bool `json:"networkStatus,omitempty"`
 }
 
 // Probe says whether the VLAN is asked who has an address that is declared for a NIC, before that uses it, and what an

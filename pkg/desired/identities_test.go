@@ -70,7 +70,7 @@ networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].ipGuard: U
 networks.yml:18: VLANNetwork vlan100: spec.addressing.probe: Unsupported value: "Maybe": supported values: "Off", "Report", "Refuse"
 `},
 		{name: "a field of addressing", content: vlan100 + "  addressing: {shared: [10.100.0.5]}\n", want: `
-networks.yml:18: VLANNetwork vlan100: spec.addressing.shared: unknown field: want one of mode, limit, expiry, sharedAddresses, probe
+networks.yml:18: VLANNetwork vlan100: spec.addressing.shared: unknown field: want one of mode, limit, expiry, sharedAddresses, probe, networkStatus
 `},
 	} {
 		c.file, c.content = "networks.yml", docs(vlan200, c.content)

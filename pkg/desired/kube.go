@@ -206,7 +206,7 @@ func (k *Kube) Watch(ctx context.Context) (<-chan *Snapshot, error) {
 		i, err := k.cache.Informer(ctx, obj)
 		var handler read.Handler = k
 		if obj.GetObjectKind().GroupVersionKind().Kind == "Pod" {
-			handler = podHandler{k.podChanged}
+			handler = podHandler{k.podChanged, k.tellOfPod}
 			k.podInformer.Store(&i)
 		}
 		if err == nil {
@@ -463,9 +463,13 @@ func decodeObject(u *unstructured.Unstructured) decoded {
 		if required {
 			o.Spec.Reachability.Required = false
 		}
+		written := o.Spec.Addressing != nil && o.Spec.Addressing.NetworkStatus == v1alpha1.SwitchEnabled
+		if written {
+			o.Spec.Addressing.NetworkStatus = ""
+		}
 		vms, wrong := takeVMExceptions(o.Spec.PortSecurity)
 		n, errs := FromNetwork(&o)
-		n.Cluster, n.Reach.Required = cluster, required
+		n.Cluster, n.Reach.Required, n.Addressing.NetworkStatus = cluster, required, written
 		n.putVMs(vms)
 		d.value = n
 		d.failAll(append(wrong, errs...))

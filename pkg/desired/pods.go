@@ -2,6 +2,8 @@ package desired
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"maps"
 	"reflect"
 	"strings"
@@ -34,19 +36,23 @@ func podMeta() *metav1.PartialObjectMetadata {
 func slimPod(obj any) (any, error) {
 	if o, ok := obj.(metav1.Object); ok {
 		o.SetManagedFields(nil)
-		var kept map[string]string
-		for _, name := range append(DeclarationAnnotations(), readyAnnotation) {
+		kept := map[string]string{}
+		for _, name := range append(DeclarationAnnotations(), readyAnnotation, sumAnnotation) {
 			if text, ok := o.GetAnnotations()[name]; ok {
-				if kept == nil {
-					kept = map[string]string{}
-				}
 				kept[name] = text
 			}
+		}
+		if status, ok := o.GetAnnotations()[NetworkStatusAnnotation]; ok {
+			sum := sha256.Sum256([]byte(status))
+			kept[sumAnnotation] = hex.EncodeToString(sum[:16])
 		}
 		o.SetAnnotations(kept)
 	}
 	return obj, nil
 }
+
+// sumAnnotation stands, in memory, for what Multus says of the pod, of which only that it has changed is told.
+const sumAnnotation = "homeport.dev/sum-of-network-status"
 
 // trimVM keeps of a VirtualMachineInstance which pods are its own, where it runs and
 // goes, and which addresses it has.
@@ -79,30 +85,42 @@ func trimVM(obj any) (any, error) {
 }
 
 // TellOfPods has a function called for each pod of this node that is new, or has
-// other labels or owners than before. It is to be called before Watch.
+// other labels, owners or annotations about addresses than before. It is to be called before Watch.
 func (k *Kube) TellOfPods(f func(namespace, name string)) { k.onPod = f }
 
 func (k *Kube) podChanged(pod any) {
 	signal(k.changed)
 	k.asker.again()
 	signal(k.moved)
+	k.tellOfPod(pod)
+}
+
+func (k *Kube) tellOfPod(pod any) {
 	if o, ok := pod.(metav1.Object); ok && k.onPod != nil {
 		k.onPod(o.GetNamespace(), o.GetName())
 	}
 }
 
-// podHandler tells of pods that are not as they were.
-type podHandler struct{ changed func(pod any) }
+// podHandler tells of pods that are not as they were; and apart of those that only say otherwise of their addresses.
+type podHandler struct{ changed, readdressed func(pod any) }
 
 func (h podHandler) OnAdd(pod any, _ bool) { h.changed(pod) }
 func (h podHandler) OnDelete(pod any)      { h.changed(pod) }
 func (h podHandler) OnUpdate(before, after any) {
 	b, okB := before.(metav1.Object)
 	a, okA := after.(metav1.Object)
-	if !okA || !okB || !maps.Equal(b.GetLabels(), a.GetLabels()) || b.GetUID() != a.GetUID() ||
-		!maps.Equal(b.GetAnnotations(), a.GetAnnotations()) || !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()) {
+	switch {
+	case !okA || !okB || !maps.Equal(b.GetLabels(), a.GetLabels()) || b.GetUID() != a.GetUID() || isReady(a) != isReady(b) || !reflect.DeepEqual(b.GetOwnerReferences(), a.GetOwnerReferences()):
 		h.changed(after)
+	case !maps.Equal(b.GetAnnotations(), a.GetAnnotations()):
+		h.readdressed(after)
 	}
+}
+
+// isReady says that a migration's target has its VM.
+func isReady(pod metav1.Object) bool {
+	_, ready := pod.GetAnnotations()[readyAnnotation]
+	return ready
 }
 
 // vmLabels gives, by the UIDs of the pods of this node that VirtualMachineInstances

@@ -90,7 +90,7 @@ func (c *confirmation) says(p *wire.Port) (out []wire.Says) {
 		for _, a := range n.addresses {
 			if n.guest {
 				add("guest agent", true, a)
-			} else { // what the pod's CNI results say
+			} else if !p.NetworkStatus { // what the pod's CNI results say, and nobody wrote since
 				add(vmiKind, false, a)
 			}
 		}

@@ -165,11 +165,43 @@ func (s fakeStatus) Update(_ context.Context, o client.Object, _ ...client.SubRe
 	return s.f.put("status", o)
 }
 
-// Patch is a merge patch of a node's resources.
+// patchPod does a JSON patch of annotations.
+func (f *fakeAPI) patchPod(name string, text []byte) error {
+	var steps []struct{ Op, Path, Value string }
+	if err := json.Unmarshal(text, &steps); err != nil {
+		return err
+	}
+	return f.ask("patch", name, func() error {
+		have, ok := f.objects[name]
+		if !ok {
+			return absent(name)
+		}
+		for _, s := range steps {
+			annotation, of := strings.CutPrefix(s.Path, "/metadata/annotations/")
+			annotation = strings.ReplaceAll(annotation, "~1", "/")
+			is := string(have.GetUID())
+			if of {
+				is = have.GetAnnotations()[annotation]
+			}
+			switch {
+			case s.Op == "test" && s.Value != is: // as the server says it
+				return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", "testing value failed", 0, false)
+			case s.Op == "replace":
+				have.GetAnnotations()[annotation] = s.Value
+			}
+		}
+		return nil
+	})
+}
+
+// Patch is a merge patch of a node's resources, or a JSON patch of a pod's annotations.
 func (s fakeStatus) Patch(_ context.Context, o client.Object, patch client.Patch, _ ...client.SubResourcePatchOption) error {
 	text, err := patch.Data(o)
 	if err != nil {
 		return err
+	}
+	if name := s.f.name(o); strings.HasPrefix(name, "Pod ") {
+		return s.f.patchPod(name, text)
 	}
 	var change struct {
 		Status struct {

@@ -56,12 +56,14 @@ type Reporter struct {
 	pods    map[string]*v1alpha1.VMIdentity        // of pods without a VM, by namespace/name; nil: they were not listed
 	settled map[attach.Key]bool                    // ports of whose addresses the node knows what was known before
 	paces   map[attach.Key]flowcontrol.RateLimiter // of what a guest can change at will
-	vms     map[string]*confirmation               // by namespace/pod
-	written map[string]time.Time                   // when a port's counters were last written, by namespace/name
-	looked  time.Time                              // when the server's objects were last listed
-	offered map[string]bool                        // resources that the node has of us
-	failing string                                 // what was last wrong, to say it once
-	claims  claims                                 // of ReachabilityChecks
+	// inStatus are the ports whose addresses this agent has written into their pods' network-status.
+	inStatus map[attach.Key]bool
+	vms      map[string]*confirmation // by namespace/pod
+	written  map[string]time.Time     // when a port's counters were last written, by namespace/name
+	looked   time.Time                // when the server's objects were last listed
+	offered  map[string]bool          // resources that the node has of us
+	failing  string                   // what was last wrong, to say it once
+	claims   claims                   // of ReachabilityChecks
 	// When the node was last looked at for its resources.
 	nodeLooked time.Time
 	// Waits; tests shorten them. The first one after an error is a second.
@@ -204,7 +206,7 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 	}
 	errs = append(errs, err, r.reportTrunks(ctx, status, ports))
 	counters, err := r.reportPorts(ctx, ports, drops)
-	errs = append(errs, err, r.reportIdentities(ctx, ports), r.reportPods(ctx, ports), r.reportCounters(ctx, counters, node))
+	errs = append(errs, err, r.reportIdentities(ctx, ports), r.reportPods(ctx, ports), r.reportStatus(ctx, ports), r.reportCounters(ctx, counters, node))
 	return wait, errors.Join(errs...)
 }
 

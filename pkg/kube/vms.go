@@ -22,6 +22,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
+	"github.com/homeport-cni/homeport/pkg/desired"
 )
 
 // Labels and kinds of KubeVirt (staging/src/kubevirt.io/api/core/v1/types.go).
@@ -52,6 +53,8 @@ type confirmation struct {
 	podLabels map[string]string
 	// annotations of the pod that declare addresses.
 	annotations map[string]string
+	// networkStatus is what Multus wrote of it, as the server had it last; "" is nothing yet.
+	networkStatus string
 	// hint says that something points to a VM, or once did: such a pod is never
 	// taken for one without.
 	hint  bool
@@ -170,7 +173,7 @@ func (r *Reporter) confirm(ctx context.Context, p attach.Pod) (*confirmation, er
 		c.why = fmt.Sprintf("pod %s is another one now (UID %s, not %s)", p.Name, pod.UID, p.UID)
 		return c, nil
 	}
-	c.known, c.podLabels, c.annotations = true, pod.Labels, annotationsOf(pod.Annotations)
+	c.known, c.podLabels, c.annotations, c.networkStatus = true, pod.Labels, annotationsOf(pod.Annotations), pod.Annotations[desired.NetworkStatusAnnotation]
 	owner := metav1.GetControllerOf(pod)
 	labelled, owned := pod.Labels[launcherLabel] == launcherValue, owner != nil && owner.Kind == vmiKind
 	c.hint = labelled || owned || r.watch.names(string(pod.UID))

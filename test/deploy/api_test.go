@@ -243,6 +243,7 @@ func testOwnNode(t *testing.T, s *apiserver.Server) {
 	steps = append(steps, identitySteps(admin, n1, n2)...)
 	steps = append(steps, podIdentitySteps(admin, n1, n2, nobody)...)
 	steps = append(steps, nodeSteps(admin, n1, n2, nobody)...)
+	steps = append(steps, podSteps(admin, n1, n2, nobody)...)
 	steps = append(steps, checkSteps(admin, n1, n2, nobody)...)
 	for _, st := range steps {
 		err := st.do(t.Context())
@@ -371,7 +372,7 @@ type right struct{ resource, verbs, namespace string }
 func testRights(t *testing.T, s *apiserver.Server) {
 	const read, write = "get list watch", "create update patch delete"
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), true, []right{
-		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""},
+		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""}, {"/pods/status", "patch", ""},
 		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""}, {"homeport.dev/reachabilitychecks", read, ""},
 		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""},
 		{"policy.networking.k8s.io/clusternetworkpolicies", read, ""},
@@ -382,7 +383,7 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), false, []right{
 		{"homeport.dev/vlannetworks", write, ""}, {"homeport.dev/vlantrunks", write, ""}, {"homeport.dev/firewallpolicies", write, ""}, {"homeport.dev/addresssets", write, ""}, {"homeport.dev/servicesets", write, ""}, {"homeport.dev/reachabilitychecks", write, ""},
 		{"homeport.dev/firewallpolicies/status", "update patch", ""}, {"homeport.dev/vmports", "deletecollection", ""},
-		{"/secrets", read + " " + write, namespace}, {"/secrets", read + " " + write, namespace + "/homeport-fabric-key"}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
+		{"/secrets", read + " " + write, namespace}, {"/secrets", read + " " + write, namespace + "/homeport-fabric-key"}, {"/configmaps", read + " " + write, namespace}, {"/pods", write, ""}, {"/pods/status", "update", ""}, {"/pods/exec", "create", ""}, {"/nodes", write, ""},
 		{"/serviceaccounts/token", "create", namespace}, {"kubevirt.io/virtualmachineinstances", write, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", write, ""},
 		{"coordination.k8s.io/leases", read + " " + write, namespace},
 	})

@@ -66,6 +66,9 @@ const (
 	// ConditionAddressesDeclared is False while annotations of a VMPort's pod that declare addresses make no sense;
 	// else there is none.
 	ConditionAddressesDeclared = "AddressesDeclared"
+	// ConditionNetworkStatusWritten is False while the network of a VMPort wants addresses in its pod's annotation
+	// network-status, and that cannot be read; else there is none.
+	ConditionNetworkStatusWritten = "NetworkStatusWritten"
 	// ConditionHostFiltered says whether a node's own packet filter has a hand in
 	// the frames of a VLANTrunk's VMs. It is of the VLANTrunkNode, and its being True
 	// makes nothing else of the trunk untrue.
@@ -176,6 +179,8 @@ const (
 	ReasonDuplicateAddress = "DuplicateAddress"
 	// ReasonDeclarationUnreadable is that of AddressesDeclared.
 	ReasonDeclarationUnreadable = "DeclarationUnreadable"
+	// ReasonNetworkStatusUnreadable is that of NetworkStatusWritten.
+	ReasonNetworkStatusUnreadable = "NetworkStatusUnreadable"
 )
 
 // Reasons of the condition HostFiltered.

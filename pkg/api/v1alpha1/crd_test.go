@@ -90,6 +90,8 @@ func TestCRDs(t *testing.T) {
 		{"expiry abc", "VLANNetwork", network("id: 1", `, addressing: {expiry: abc}`), "spec.addressing.expiry"},
 		{"expiry -1h", "VLANNetwork", network("id: 1", `, addressing: {expiry: -1h}`), "want a time from 1m to 8760h"},
 		{"shared", "VLANNetwork", network("id: 1", `, addressing: {sharedAddresses: [10.0.0.17/28]}`), "want an address, as 10.1.2.3, or a prefix without host bits"},
+		{"network-status", "VLANNetwork", network("id: 1", `, addressing: {networkStatus: Enabled}`), ""},
+		{"network-status of what", "VLANNetwork", network("id: 1", `, addressing: {networkStatus: Always}`), `supported values: "Enabled", "Disabled"`},
 		{"shared twice", "VLANNetwork", network("id: 1", `, addressing: {sharedAddresses: [10.0.0.17, 10.0.0.17]}`), "Duplicate value"},
 		{"guards", "VLANNetwork", network("id: 1", `, portSecurity: {ipGuard: Strict, arpGuard: Enabled, ndGuard: Enabled, etherTypes: [IPv4, "0x0600", "0xFFFF", PPPoE], rateLimits: {unknownUnicast: 9}, exceptions: [{macs: ["00:50:56:00:00:01"], ipGuard: "Off", arpGuard: Disabled}]}`), ""},
 		{"guard of before", "VLANNetwork", network("id: 1", `, portSecurity: {ipGuard: Disabled}`), ""},

@@ -198,6 +198,11 @@ type Addressing struct {
 	// addresses are not asked for, nor those of a live migration. Default: Off.
 	// +optional
 	Probe AddressProbe `json:"probe,omitempty"`
+
+	// NetworkStatus, if Enabled, has nodes write the addresses that a NIC holds in its untagged VLAN into the annotation
+	// k8s.v1.cni.cncf.io/network-status of its pod, as the ips of its interface; but for IPv6 link-local ones. Default: Disabled.
+	// +optional
+	NetworkStatus Switch `json:"networkStatus,omitempty"`
 }
 
 // AddressProbe is what an answer for a declared address does.

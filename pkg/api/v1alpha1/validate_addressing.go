@@ -33,6 +33,13 @@ func validateAddressing(path *field.Path, spec *VLANNetworkSpec) (errs field.Err
 			errs = append(errs, field.Invalid(path.Child("expiry"), a.Expiry, "want a time from 1m to 8760h, as 24h, or leave it out for never"))
 		}
 	}
+	switch at := path.Child("networkStatus"); a.NetworkStatus {
+	case "", SwitchDisabled:
+	case SwitchEnabled:
+		errs = append(errs, clusterOnly(at))
+	default:
+		errs = append(errs, field.NotSupported(at, a.NetworkStatus, []Switch{SwitchEnabled, SwitchDisabled}))
+	}
 	shared := path.Child("sharedAddresses")
 	if n := len(a.SharedAddresses); n > 64 {
 		errs = append(errs, field.TooMany(shared, n, 64))

@@ -24,6 +24,8 @@ func TestAddressing(t *testing.T) {
 		{`{"mode":"Approved","limit":128,"expiry":"8760h","sharedAddresses":["10.0.0.2","10.0.0.16/28","fd00::9","fe80::1","0.0.0.0/0"]}`, "sharedAddresses[4]"},
 		{`{"mode":"Declared","limit":1,"expiry":"1m","sharedAddresses":["10.0.0.0/24","10.0.0.0/28"]}`, ""},
 		{`{"mode":"observed"}`, "mode"},
+		{`{"networkStatus":"Disabled"}`, ""},
+		{`{"networkStatus":"Always"}`, "networkStatus"},
 		{`{"limit":0}`, "limit"},
 		{`{"limit":129}`, "limit"},
 		{`{"limit":-1}`, "limit"},
@@ -51,6 +53,9 @@ func TestAddressing(t *testing.T) {
 				t.Errorf("%s: %s", e.Field, body)
 			}
 		}
+	}
+	if got := ValidateVLANNetwork(networkWith(t, `,"addressing":{"networkStatus":"Enabled"}`)).ToAggregate(); got == nil || got.Error() != "spec.addressing.networkStatus: Forbidden: is enforced with --source kube alone: leave it out" {
+		t.Errorf("network-status without Kubernetes: %v", got)
 	}
 	if errs := ValidateVLANNetwork(networkWith(t, `,"addressing":{"sharedAddresses":["192.168.7.9","10.0.0.1"]}`)); len(errs) > 0 {
 		t.Errorf("without subnets: %v", errs)

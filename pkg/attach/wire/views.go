@@ -165,6 +165,8 @@ type Port struct {
 	// claim, too.
 	Bindings  []Address         `json:"bindings,omitempty"`
 	Conflicts []AddressConflict `json:"conflicts,omitempty"`
+	// NetworkStatus: the network wants what the NIC holds in the pod's network-status.
+	NetworkStatus bool `json:"networkStatus,omitempty"`
 }
 
 // Owner is whose a port is, as far as somebody has found out, and what they know of its addresses.
