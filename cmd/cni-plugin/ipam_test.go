@@ -93,6 +93,27 @@ func (b *ipamBench) trail() string { return strings.Join(strings.Fields(b.read("
 
 const withPool = `"network":"n","ipam":{"type":"pool","x":[1]}`
 
+// TestIPAMAsked: where the agent says that it has the VLAN asked first, it has longer for what waits for that.
+func TestIPAMAsked(t *testing.T) {
+	for longer, want := range map[time.Duration]string{time.Minute: "", 0: "Attach"} {
+		b := newIPAMBench(t)
+		b.p.addTimeout = 3 * time.Second // enough for Prepare anywhere
+		prepared := b.agent.answers[wire.Prepare].(wire.Prepared)
+		prepared.Longer = longer
+		b.agent.answers[wire.Prepare] = prepared
+		asked := b.agent.onAsk
+		b.agent.onAsk = func(v wire.Verb) {
+			asked(v)
+			if b.agent.delay = 0; v == wire.Attach || v == wire.Declare {
+				b.agent.delay = b.p.addTimeout + 500*time.Millisecond
+			}
+		}
+		if _, e := b.run(t, "ADD", config("1.1.0", withPool)); (e != nil) != (want != "") || e != nil && !strings.Contains(e.Msg, want) {
+			t.Errorf("%v longer: %+v", longer, e)
+		}
+	}
+}
+
 func TestIPAMAdd(t *testing.T) {
 	for _, v := range specVersions() {
 		t.Run(v, func(t *testing.T) {
