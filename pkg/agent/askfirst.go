@@ -108,10 +108,15 @@ func (a *Agent) askFor(ctx context.Context, q inquiry, addresses []netip.Addr) (
 	}
 	var taken []probe.Taken
 	wire.Rest(ctx, func() { taken, err = a.askUplink(ctx, q, ask) })
+	for _, t := range taken {
+		a.log.Warn("an address that is declared for a NIC is somebody's", "address", t.Address, "vlan", q.vlan, "network", q.network.Name, "mac", q.mac, "has", t.MAC, "wants", t.Wants)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return tell, context.Cause(ctx)
-	case err != nil && refuse:
+	case refuse && len(taken) > 0:
+		return tell, a.takenError(q, taken[0])
+	case refuse && err != nil:
 		return tell, &attach.Error{Kind: attach.TryAgain, Field: "addresses", Message: fmt.Sprintf("whether somebody has one of %v in VLAN %v cannot be found out: %v", ask, q.vlan, err),
 			Remedy: "see homeportctl status; with addressing.probe: Report of VLANNetwork " + q.network.Name + " the port is made all the same"}
 	case err != nil:
@@ -119,12 +124,6 @@ func (a *Agent) askFor(ctx context.Context, q inquiry, addresses []netip.Addr) (
 	}
 	if err := a.heldHere(q, ask); refuse && err != nil { // since
 		return tell, err
-	}
-	for _, t := range taken {
-		a.log.Warn("an address that is declared for a NIC is somebody's", "address", t.Address, "vlan", q.vlan, "network", q.network.Name, "mac", q.mac, "has", t.MAC, "wants", t.Wants)
-	}
-	if refuse && len(taken) > 0 {
-		return tell, a.takenError(q, taken[0])
 	}
 	return func() { a.tellTaken(q, taken) }, nil
 }

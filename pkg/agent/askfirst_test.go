@@ -144,10 +144,13 @@ func TestRefuseTaken(t *testing.T) {
 		t.Errorf("left: %+v, %+v, %+v", l.table.list(), l.records(), l.addresses.Addresses(""))
 	}
 	o.err = errors.New("no socket")
-	if _, err := l.attach(t.Context(), req); !isRefusal(err, attach.TryAgain, "addresses") {
-		t.Errorf("nobody could be asked: %v", err)
+	if _, err := l.attach(t.Context(), req); !isRefusal(err, attach.Conflict, "addresses") {
+		t.Errorf("one is known to be taken, others cannot be asked for: %v", err)
 	}
 	clear(o.has)
+	if _, err := l.attach(t.Context(), req); !isRefusal(err, attach.TryAgain, "addresses") || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("nobody could be asked: %v", err)
+	}
 	o.err = unix.ENETDOWN
 	if _, tell, err := l.askBefore(t.Context(), req); tell == nil || err != nil {
 		t.Errorf("the uplink has gone down meanwhile: %v", err)

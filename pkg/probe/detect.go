@@ -93,7 +93,10 @@ func (d *Detector) Ask(ctx context.Context, tag vlan.ID, own MAC, addresses []ne
 				continue
 			}
 			if err := d.send(ctx, tag, a, n == 0); err != nil {
-				return nil, err
+				if ctx.Err() != nil {
+					err = context.Cause(ctx)
+				}
+				return d.taken(mine), err
 			}
 		}
 		wait = DetectionGap + rand.N(detectionMost-DetectionGap)
