@@ -136,6 +136,14 @@ func TestSomebodyHas(t *testing.T) {
 		{"who asks for it from an address", router, 7, func(t *testing.T) []byte {
 			return arpOf(t, layers.ARPRequest, otherMAC, "192.0.2.9", broadcast, MAC{}, router.String())
 		}, Taken{}},
+		{"who solicits it from an address", router6, 7, func(t *testing.T) []byte {
+			b, err := neighbour(layers.ICMPv6TypeNeighborSolicitation, otherMAC, addr("fe80::9"), MAC{0x33, 0x33, 0xff, 0, 0, 1}, solicitedNode(router6), router6)
+			must(t, err)
+			return b
+		}, Taken{}},
+		{"the VM's, in another's name", router, 7, func(t *testing.T) []byte {
+			return from(arpOf(t, layers.ARPReply, otherMAC, router.String(), mine, mine, "0.0.0.0"), vmMAC)
+		}, Taken{}},
 		{"another address", router, 7, func(t *testing.T) []byte {
 			return arpOf(t, layers.ARPReply, otherMAC, "192.0.2.9", mine, mine, "0.0.0.0")
 		}, Taken{}},
