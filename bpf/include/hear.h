@@ -37,8 +37,11 @@ static __always_inline int claimed_by_arp(struct __sk_buff *skb, __u32 at, union
 	return 1;
 }
 
-/* claimed_by_nd: the source of a solicitation, the target of an advertisement. 0: it says none. */
-static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, union addr *a)
+/*
+ * claimed_by_nd: the source of a solicitation, the target of an advertisement, or, of the VM, what it asks for by duplicate address
+ * detection: whether it gets that is for the agent. 0: it says none.
+ */
+static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, __u32 dir, union addr *a)
 {
 	struct ipv6_header ip;
 	struct nd_header nd;
@@ -54,9 +57,10 @@ static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, union 
 		return 0;
 	if (nd.type == 133 || nd.type == 135) {
 		*a = ip.ends.src;
-		return (a->halves[0] | a->halves[1]) != 0;
+		if (a->halves[0] | a->halves[1])
+			return 1;
 	}
-	return nd.type == 136 && !bpf_skb_load_bytes(skb, at + 8, a, sizeof(*a));
+	return (nd.type == 136 || (nd.type == 135 && dir == HP_OUT)) && !bpf_skb_load_bytes(skb, at + 8, a, sizeof(*a));
 }
 
 /* told_of puts the frame, of which there are most bytes at most, into heard. */
@@ -129,7 +133,7 @@ __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u
 	if (!dhcp) {
 		int mine;
 
-		if (!(ethertype == ETHERTYPE_ARP ? claimed_by_arp(skb, at, &addr) : claimed_by_nd(skb, at, &addr)))
+		if (!(ethertype == ETHERTYPE_ARP ? claimed_by_arp(skb, at, &addr) : claimed_by_nd(skb, at, dir, &addr)))
 			return 0;
 		key.segment = segment_of(port->slot);
 		__builtin_memcpy(key.addr, &addr, sizeof(key.addr));

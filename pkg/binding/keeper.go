@@ -169,6 +169,11 @@ func (k *Keeper) Heard(ifindex int, f snoop.Frame) bool {
 				e.At = e.At.Truncate(time.Second)
 			}
 			k.unsaved = k.unsaved || s.Provenance == learn.DHCP // a lease that is renewed is no change
+		case snoop.Asks: // it does not get what another has, and does without
+			if who := k.book.Who(at, s.Addr); who.Holder != nil || len(who.Aside)+len(who.Waiting)+len(who.Outside) > 0 {
+				continue
+			}
+			e.Kind, e.At = learn.EventClaim, e.At.Truncate(time.Second)
 		case snoop.Withdraws:
 			e.Kind = learn.EventWithdraw
 		case snoop.Foreign:

@@ -50,7 +50,7 @@ func linuxBoot() []step {
 	steps := []step{
 		rarp(),
 		mld("::"),
-		{name: "DAD of link-local", after: 300 * time.Millisecond, out: true, data: ns(vm, "::", ll, cat([]byte{14, 1}, make([]byte, 6)))},
+		{name: "DAD of link-local", after: 300 * time.Millisecond, out: true, data: ns(vm, "::", ll, cat([]byte{14, 1}, make([]byte, 6))), want: asksLL},
 		{name: "DHCPDISCOVER", out: true, data: asks(nil, kind4(1), clientDUID, wants, size, opt(12, []byte("web-1")...), opt(80))},
 		mld(ll),
 		{name: "router solicitation", after: time.Second, out: true, data: rs(vm, ll, link(1, vm)), want: claimsLL},
@@ -65,7 +65,7 @@ func linuxBoot() []step {
 		step{name: "Advertise", data: answers6(2, givesA6())},
 		step{name: "Request", after: time.Second, out: true, data: asks6(3, serverID, opt6(8, u16(0)), givesA6())},
 		step{name: "Reply", data: answers6(7, iaNA(iaAddr(a6, 3600, 3600)), status6(0), opt6(23, addr("2001:db8:100::2"))), want: leasedA6},
-		step{name: "DAD", out: true, data: ns(vm, "::", a6)},
+		step{name: "DAD", out: true, data: ns(vm, "::", a6), want: asksA6},
 		step{name: "the router's question", after: time.Second, data: ns(router, router6, a6, link(1, router))},
 		step{name: "its answer", out: true, data: na(vm, solicited|override, a6, link(2, vm)), want: claimsA6},
 		step{name: "ARP for the router", out: true, data: padded(arp(1, vm, vm, a4, all, b4)), want: claimsA4},
@@ -90,7 +90,7 @@ func windowsBoot() []step {
 	steps := []step{
 		rarp(),
 		mld("::"),
-		{name: "DAD of link-local", out: true, data: ns(vm, "::", stable)},
+		{name: "DAD of link-local", out: true, data: ns(vm, "::", stable), want: []string{"Asks fe80::8d3b:6f1:ae02:9c11 by ND of vm"}},
 		{name: "router solicitation", out: true, data: rs(vm, "::")},
 		{name: "DHCPREQUEST of its last address", after: time.Second, out: true, data: asks(nil, kind4(3), id, wanted("10.100.0.99"), opt(12, []byte("WEB-1")...), name, vendor, wants)},
 		{name: "DHCPNAK", data: nak(toAll), want: []string{"Withdraws 10.100.0.99 by DHCP of vm"}},
@@ -116,6 +116,25 @@ func windowsBoot() []step {
 	)
 }
 
+// statelessBoot is how Linux starts that has its IPv4 address in a file and takes its IPv6 address from a router's advertisements, which tell
+// the router's MAC, too: it asks nobody, and sends.
+func statelessBoot() []step {
+	prefix := cat([]byte{3, 4, 64, 0xc0}, u32(86400), u32(14400), u32(0), addr("2001:db8:100::"))
+	return []step{
+		mld("::"),
+		{name: "DAD of link-local", after: 300 * time.Millisecond, out: true, data: ns(vm, "::", ll, cat([]byte{14, 1}, make([]byte, 6))), want: asksLL},
+		mld(ll),
+		{name: "router solicitation", after: time.Second, out: true, data: rs(vm, ll, link(1, vm)), want: claimsLL},
+		{name: "router advertisement", data: eth(all6, router, 0x86dd, ip6(router6, "ff02::1", 255, 58, cat([]byte{134, 0, 0, 0, 64, 0}, u16(1800), u32(0), u32(0), link(1, router), prefix)))},
+		{name: "DAD", out: true, data: ns(vm, "::", a6, cat([]byte{14, 1}, make([]byte, 6))), want: asksA6},
+		mld(ll),
+		{name: "its first packet of IPv6", after: time.Second, out: true, data: eth(router, vm, 0x86dd, ip6(a6, "2001:db8::1", 64, 17, udpOf(40000, 123, make([]byte, 48))))},
+		{name: "ARP for the router", out: true, data: padded(arp(1, vm, vm, a4, all, b4)), want: claimsA4},
+		{name: "the router's", data: padded(arp(2, router, router, b4, vm, a4)), want: []string{"Foreign 10.100.0.1 by ARP of router"}},
+		{name: "its first packet of IPv4", out: true, data: eth(router, vm, 0x0800, ip4(a4, "192.0.2.1", 17, udpOf(40000, 123, make([]byte, 48))))},
+	}
+}
+
 // otherClients are how other programs ask and others answer.
 func otherClients() []step {
 	return []step{
@@ -130,7 +149,7 @@ func otherClients() []step {
 
 // boots are all of them.
 func boots() map[string][]step {
-	return map[string][]step{"Linux": linuxBoot(), "Windows": windowsBoot(), "others": otherClients()}
+	return map[string][]step{"Linux": linuxBoot(), "Windows": windowsBoot(), "others": otherClients(), "stateless": statelessBoot()}
 }
 
 // TestBoot: what is said while a VM starts, and nothing else.

@@ -7,8 +7,9 @@
 //
 //   - ARP (RFC 826), a request or a reply, claims its sender address. An ARP probe has none (RFC 5227). The sender hardware address
 //     must be the frame's own source, or the packet is forged and says nothing.
-//   - A neighbour or router solicitation claims the address that it comes from, which duplicate address detection has not; a neighbour
-//     advertisement claims its target (RFC 4861). As hosts do, one is believed with hop limit 255, code 0 and options that fit, also
+//   - A neighbour or router solicitation claims the address that it comes from, a neighbour advertisement its target (RFC 4861).
+//     Duplicate address detection (RFC 4862) comes from none, and asks for its target: a host that gives itself an address by a router's
+//     advertisements need not say anything else of it, ever. As hosts do, one is believed with hop limit 255, code 0 and options that fit, also
 //     behind extension headers, at most 8, but never in a fragment, not even in one that is whole (RFC 6980). The link-layer address
 //     that it names for the address must be the frame's own source. Checksums are not looked at: a guest may leave them to its NIC.
 //   - DHCPRELEASE withdraws the client's address, DHCPDECLINE the requested one (RFC 2131); Release and Decline those that they list

@@ -36,12 +36,14 @@ func checkSaid(t *testing.T, f Frame, before []byte, s Said) {
 	switch {
 	case s.VLAN != f.VLAN:
 		t.Errorf("VLAN %d", s.VLAN)
-	case s.Kind < Claims || s.Kind > Foreign:
+	case s.Kind < Claims || s.Kind > Asks:
 		t.Errorf("kind %v", s.Kind)
 	case isOutside && (f.Out || ofDHCP || s.MAC == f.Port.MAC || macsOf(f.Data).from == f.Port.MAC):
 		t.Errorf("%+v is no foreigner", s)
-	case !isOutside && !ofDHCP && (!f.Out || s.Kind != Claims || s.MAC != macsOf(f.Data).from):
+	case !isOutside && !ofDHCP && (!f.Out || s.Kind != Claims && s.Kind != Asks || s.MAC != macsOf(f.Data).from):
 		t.Errorf("%+v is not for the VM to say", s)
+	case s.Kind == Asks && s.Provenance != learn.ND:
+		t.Errorf("%+v asks", s)
 	case ofDHCP && (f.Out == (s.Kind == Claims)) && s.Kind != Withdraws:
 		t.Errorf("%+v is not for the VM to say", s)
 	case s.Addr.Is6() && s.Provenance == learn.ARP || s.Addr.Is4() && s.Provenance == learn.ND:
@@ -129,7 +131,7 @@ func TestTogether(t *testing.T) {
 }
 
 func TestKind(t *testing.T) {
-	for k, want := range map[Kind]string{0: "Kind(0)", Claims: "Claims", Withdraws: "Withdraws", Foreign: "Foreign", 4: "Kind(4)"} {
+	for k, want := range map[Kind]string{0: "Kind(0)", Claims: "Claims", Withdraws: "Withdraws", Foreign: "Foreign", Asks: "Asks", 5: "Kind(5)"} {
 		if got := k.String(); got != want {
 			t.Errorf("%d is %s, want %s", k, got, want)
 		}

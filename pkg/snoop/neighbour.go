@@ -24,7 +24,8 @@ func readARP(f *Frame, e *ether) (s Said, ok bool) {
 	return s, true
 }
 
-// readND reads who has the address that a solicitation comes from, or an advertisement is about.
+// readND reads who has the address that a solicitation comes from, or an advertisement is about, or, of a solicitation that comes from
+// none, who would have the one that it is about (RFC 4862, 5.4).
 func readND(f *Frame, e *ether, p *packet) (s Said, ok bool) {
 	const (
 		routerSolicitation, neighbourSolicitation, neighbourAdvertisement = 133, 135, 136
@@ -47,8 +48,11 @@ func readND(f *Frame, e *ether, p *packet) (s Said, ok bool) {
 		if target.IsMulticast() {
 			return s, false
 		}
-		if b[0] == neighbourAdvertisement {
+		switch {
+		case b[0] == neighbourAdvertisement:
 			s.Addr, link = target, targetLink
+		case p.from.IsUnspecified():
+			s.Kind, s.Addr = Asks, target
 		}
 		options = targeted
 	default:
@@ -60,7 +64,7 @@ func readND(f *Frame, e *ether, p *packet) (s Said, ok bool) {
 	case !ok:
 		return s, false
 	case f.Out:
-		return s, !named || mac == e.from
+		return s, !named || mac == e.from && s.Kind != Asks
 	case b[0] != neighbourAdvertisement:
 		return s, false
 	}

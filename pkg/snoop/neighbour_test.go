@@ -13,7 +13,9 @@ const (
 
 var (
 	claimsA4  = []string{"Claims 10.100.0.10 by ARP of vm"}
+	asksA6    = []string{"Asks 2001:db8:100::10 by ND of vm"}
 	claimsA6  = []string{"Claims 2001:db8:100::10 by ND of vm"}
+	asksLL    = []string{"Asks fe80::5054:ff:fe00:101 by ND of vm"}
 	claimsLL  = []string{"Claims fe80::5054:ff:fe00:101 by ND of vm"}
 	foreignA4 = []string{"Foreign 10.100.0.10 by ARP of server"}
 	foreignA6 = []string{"Foreign 2001:db8:100::10 by ND of server"}
@@ -104,6 +106,9 @@ func ndSays() []step {
 		{name: "behind a routing header", out: true, data: between(sol, routing), want: claimsA6},
 		{name: "behind all three", out: true, data: between(sol, hop, dest, routing, dest), want: claimsA6},
 		{name: "behind eight", out: true, data: between(sol, hop, routing, routing, routing, routing, routing, routing, routing), want: claimsA6},
+		{name: "duplicate address detection", out: true, data: ns(vm, "::", a6), want: asksA6},
+		{name: "with a nonce", out: true, data: ns(vm, "::", a6, []byte{14, 1, 1, 2, 3, 4, 5, 6}), want: asksA6},
+		{name: "of a VM in the VM", out: true, data: ns(inner, "::", a6), want: []string{"Asks 2001:db8:100::10 by ND of inner"}},
 		{name: "from elsewhere", data: na(server, override, a6, link(2, server)), want: foreignA6},
 		{name: "from elsewhere, without its link address", data: na(server, override, a6), want: foreignA6},
 		{name: "from elsewhere, for another", data: na(server, override, a6, link(2, router), link(2, server)), want: []string{"Foreign 2001:db8:100::10 by ND of router"}},
@@ -120,7 +125,8 @@ func TestND(t *testing.T) {
 	const hop, routing, fragment, dest, auth = 0, 43, 44, 60, 51
 	sol, adv, foreign := ns(vm, a6, router6, link(1, vm)), na(vm, override, a6, link(2, vm)), na(server, override, a6, link(2, server))
 	play(t, []step{
-		{name: "duplicate address detection", out: true, data: ns(vm, "::", a6)},
+		{name: "duplicate address detection that names a link address", out: true, data: ns(vm, "::", a6, link(1, vm))},
+		{name: "duplicate address detection of a group", out: true, data: ns(vm, "::", "ff02::1")},
 		{name: "duplicate address detection elsewhere", data: ns(server, "::", a6)},
 		{name: "a router solicitation from no address", out: true, data: rs(vm, "::")},
 		{name: "a solicitation elsewhere", data: ns(server, a6, router6, link(1, server))},

@@ -34,13 +34,14 @@ const (
 	Claims    Kind = iota + 1 // the VM has it
 	Withdraws                 // what Provenance said of it is over
 	Foreign                   // another station, heard at this port, says that it has it
+	Asks                      // the VM asks whether anybody has it, and has it if nobody does: duplicate address detection
 )
 
-var kinds = [...]string{Claims: "Claims", Withdraws: "Withdraws", Foreign: "Foreign"}
+var kinds = [...]string{Claims: "Claims", Withdraws: "Withdraws", Foreign: "Foreign", Asks: "Asks"}
 
 // String is the kind's name.
 func (k Kind) String() string {
-	if k < Claims || k > Foreign {
+	if k < Claims || k > Asks {
 		return fmt.Sprintf("Kind(%d)", uint8(k))
 	}
 	return kinds[k]
