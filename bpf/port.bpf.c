@@ -26,6 +26,7 @@
 #include "event.h"
 #include "holder.h"
 #include "hear.h"
+#include "suppress.h"
 
 /* as_fragment: a non-first fragment has reasons of its own, so that it can be told. */
 static __always_inline __u32 as_fragment(const struct packet *p, __u32 r)
@@ -230,30 +231,10 @@ static __always_inline __u32 decide(struct __sk_buff *skb, const struct hp_port 
 	return firewall(skb, port, &f, t, dir);
 }
 
-/* port_of: the record of an interface; its own cell nearly always leads there. */
-static __always_inline struct hp_port *port_of(__u32 ifindex)
-{
-	__u32 probe;
-
-	for (probe = 0; probe < HP_PORT_PROBES; probe++) {
-		__u32 cell = (ifindex + probe) % HP_PORT_CELLS, place;
-		__u32 *found = bpf_map_lookup_elem(&port_index, &cell);
-		struct hp_port *port;
-
-		if (!found || !*(volatile __u32 *)found)
-			continue;
-		place = *(volatile __u32 *)found - 1;
-		port = bpf_map_lookup_elem(&port_records, &place);
-		if (port && port->ifindex == ifindex)
-			return port;
-	}
-	return NULL;
-}
-
 /* is_flooded: the bridge sends such frames to all ports, whose VMs they are not for. */
 static __always_inline int is_flooded(__u32 reason, __u32 dir)
 {
-	return reason == HP_NOT_FOR_PORT || (reason == HP_HELLO && dir == HP_IN);
+	return reason == HP_NOT_FOR_PORT || reason == HP_SUPPRESSED || (reason == HP_HELLO && dir == HP_IN);
 }
 
 /* hook judges for a port; jumped: not at its own interface, but where the packet came from. */
@@ -284,15 +265,20 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 	t.policy = port->policy;
 	t.dir = dir;
 	reason = decide(skb, port, &t);
+	if (!jumped && port->flags & HP_PORT_SUPPRESS && (reason == HP_ARP || reason == HP_ND)) {
+		reason = suppress(skb, port, dir, reason);
+		if (reason == HP_SUPPRESSED)
+			t.rule = t.told = 0; /* no rule's doing */
+	}
 	act = verdict(skb, port->slot, port->serial, dir, reason);
 	/* What is flooded has its events where it belongs: here it would use up those of the VM. */
 	if (t.told & TOLD_PASS || t.frame & FRAME_LOGGED || (is_drop(reason) && !is_flooded(reason, dir)) || dry_run)
 		tell(skb, &t, reason);
 	if (dry_run)
 		return act;
-	if (reason == HP_ARP || reason == HP_ND || (t.told & TOLD_DHCP && !is_drop(reason)))
+	if (reason == HP_ARP || reason == HP_ND || reason == HP_TO_HOLDER || (t.told & TOLD_DHCP && !is_drop(reason)))
 		hear_claim(skb, port, dir, t.told & TOLD_DHCP);
-	if (dir == HP_IN && port->flags & HP_PORT_UNICAST && !is_drop(reason))
+	if (dir == HP_IN && port->flags & HP_PORT_UNICAST && (!is_drop(reason) || reason == HP_SUPPRESSED))
 		note_peer(skb, port);
 	/* As the bridge has, which it came by. */
 	if (fast_path && dir == HP_IN && !jumped && takes_part(port))
@@ -304,6 +290,8 @@ static __always_inline int hook(struct __sk_buff *skb, __u32 dir, __u32 ifindex,
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return bpf_redirect_peer(port->ifindex, 0);
 	}
+	if (reason == HP_TO_HOLDER)
+		return show(skb) ? TC_ACT_SHOT : bpf_redirect(skb->cb[TO_IFINDEX], 0);
 	if (fast_path && dir == HP_OUT && takes_part(port) && t.steady) {
 		int way = fast_way(skb, port);
 

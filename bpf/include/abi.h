@@ -47,6 +47,7 @@ enum hp_vlan_mode {
 	X(FRAGMENT_ALLOW, 7, PASS, "non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction")            \
 	X(MIGRATED, 8, PASS, "belongs to a connection from before the VM came here; a rule allows its opener")               \
 	X(REFUSAL, 9, PASS, "TCP reset or ICMP error by which a Reject rule of this port answers")                        \
+	X(TO_HOLDER, 10, PASS, "ARP request or neighbour solicitation given to the VM of this node that has the address, and to nobody else")          \
 	X(HELLO, 14, DROP, "hello between Homeport's agents, which no VM gets or sends; one that comes in is counted, but told by no event")   \
 	X(NOT_FOR_PORT, 15, DROP, "flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event")                  \
 	X(NO_PORT, 16, DROP, "the interface has no port record; nothing passes until the agent repairs it")                \
@@ -75,9 +76,10 @@ enum hp_vlan_mode {
 	X(ARP_GUARD, 39, DROP, "ARP in the name of another MAC or of an address that is not its NIC's, or that is none between Ethernet and IPv4")      \
 	X(ND_GUARD, 40, DROP, "neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole")        \
 	X(ETHERTYPE_GUARD, 41, DROP, "EtherType that its network's etherTypes do not list") \
-	X(UNICAST_LIMIT, 42, DROP, "unicast to a MAC that nothing has come from lately, of a VM that sends more of it than its network's rateLimits")
+	X(UNICAST_LIMIT, 42, DROP, "unicast to a MAC that nothing has come from lately, of a VM that sends more of it than its network's rateLimits") \
+	X(SUPPRESSED, 43, DROP, "ARP request or neighbour solicitation for an address that another NIC surely has; counted, but told by no event")
 
-#define HP_REASON_FIRST_DROP 14 /* lower it for more of them: 10 to 13 were never given out */
+#define HP_REASON_FIRST_DROP 14 /* lower it for more of them: 11 to 13 were never given out */
 #define HP_REASON_MAX 64
 #define HP_REASON_COUNTED 32 /* reasons from here on are counted in late_counters */
 
@@ -218,6 +220,7 @@ struct hp_rule {
 #define HP_PORT_ND_GUARD 2048
 #define HP_PORT_ETHERTYPES 4096 /* only what port_ethertypes lists leaves it */
 #define HP_PORT_UNICAST 8192   /* unicast_limits has a limit for what it sends to MACs that nothing has come from */
+#define HP_PORT_SUPPRESS 16384 /* requests for addresses whose holders are known go to nobody else: HP_SUPPRESSED, HP_TO_HOLDER */
 
 /*
  * A port's record. There are two places for each slot, slot * 2 and slot * 2 + 1:
@@ -296,6 +299,7 @@ struct hp_address_key {
 #define HP_ADDRESS_SHARED 2  /* it moves between NICs, as VRRP's does */
 #define HP_ADDRESS_WAITS 4   /* the NIC claims it and waits for approval; to guards nobody holds it */
 #define HP_ADDRESS_NOBODYS 8 /* no NIC's to have, as a gateway's */
+#define HP_ADDRESS_DISPUTED 16 /* another says that he has it, too */
 
 /* Who has an address. */
 struct hp_address {

@@ -15,6 +15,26 @@ struct frame {
 	__u32 at;        /* offset of that */
 };
 
+/* port_of: the record of an interface; its own cell nearly always leads there. */
+static __always_inline struct hp_port *port_of(__u32 ifindex)
+{
+	__u32 probe;
+
+	for (probe = 0; probe < HP_PORT_PROBES; probe++) {
+		__u32 cell = (ifindex + probe) % HP_PORT_CELLS, place;
+		__u32 *found = bpf_map_lookup_elem(&port_index, &cell);
+		struct hp_port *port;
+
+		if (!found || !*(volatile __u32 *)found)
+			continue;
+		place = *(volatile __u32 *)found - 1;
+		port = bpf_map_lookup_elem(&port_records, &place);
+		if (port && port->ifindex == ifindex)
+			return port;
+	}
+	return NULL;
+}
+
 static __always_inline int is_own(const struct hp_port *port, const __u16 *mac)
 {
 	const __u16 *own = (const __u16 *)port->mac;

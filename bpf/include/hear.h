@@ -37,29 +37,32 @@ static __always_inline int claimed_by_arp(struct __sk_buff *skb, __u32 at, union
 	return 1;
 }
 
+/* nd_at: where the message of neighbour discovery begins whose packet is at offset at, and its source. 0: it is cut short. */
+static __always_inline __u32 nd_at(struct __sk_buff *skb, __u32 at, union addr *src)
+{
+	struct ipv6_header ip;
+	int walk;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+		return 0;
+	*src = ip.ends.src;
+	walk = ext_headers(skb, ip.proto, at + sizeof(ip), skb->len, NULL);
+	return walk < 0 ? 0 : walk >> EXT_OFFSET_SHIFT & MAX_OFFSET;
+}
+
 /*
  * claimed_by_nd: the source of a solicitation, the target of an advertisement, or, of the VM, what it asks for by duplicate address
  * detection: whether it gets that is for the agent. 0: it says none.
  */
 static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, __u32 dir, union addr *a)
 {
-	struct ipv6_header ip;
 	struct nd_header nd;
-	int walk;
 
-	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)))
+	at = nd_at(skb, at, a);
+	if (!at || bpf_skb_load_bytes(skb, at, &nd, 8))
 		return 0;
-	walk = ext_headers(skb, ip.proto, at + sizeof(ip), skb->len, NULL);
-	if (walk < 0)
-		return 0;
-	at = walk >> EXT_OFFSET_SHIFT & MAX_OFFSET;
-	if (bpf_skb_load_bytes(skb, at, &nd, 8))
-		return 0;
-	if (nd.type == 133 || nd.type == 135) {
-		*a = ip.ends.src;
-		if (a->halves[0] | a->halves[1])
-			return 1;
-	}
+	if ((nd.type == 133 || nd.type == 135) && (a->halves[0] | a->halves[1]))
+		return 1;
 	return (nd.type == 136 || (nd.type == 135 && dir == HP_OUT)) && !bpf_skb_load_bytes(skb, at + 8, a, sizeof(*a));
 }
 
@@ -101,35 +104,47 @@ discard:
 	return 0;
 }
 
+/* behind_tag: where begins what a frame carries, and its VLAN and EtherType, as guard_vlan has found them. 0: it is cut short. */
+static __always_inline __u32 behind_tag(struct __sk_buff *skb, const struct hp_port *port, __u16 *vlan, __u32 *ethertype)
+{
+	const struct eth_header *eth = (void *)(long)skb->data;
+	const struct vlan_header *tag;
+	struct vlan_header copy;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return 0;
+	*ethertype = bpf_ntohs(eth->type);
+	*vlan = port->pvid;
+	if (skb->vlan_present) {
+		*vlan = skb->vlan_tci & 0xfff;
+	} else if (is_tag(*ethertype)) {
+		tag = HEADER(skb, sizeof(*eth), &copy);
+		if (!tag)
+			return 0;
+		*vlan = bpf_ntohs(tag->tci) & 0xfff;
+		*ethertype = bpf_ntohs(tag->type);
+		return sizeof(*eth) + sizeof(*tag);
+	}
+	return sizeof(*eth);
+}
+
 /*
  * hear_claim: a frame has passed that may say who has an address: ARP, neighbour discovery, or, with dhcp set, DHCP.
  * A function of its own, for the stacks of the programs.
  */
 __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u32 dir, __u32 dhcp)
 {
-	__u32 node = HP_PORTS_MAX, ethertype, at = sizeof(struct eth_header);
-	const struct eth_header *eth = (void *)(long)skb->data;
+	__u32 node = HP_PORTS_MAX, ethertype, at;
+	const struct eth_header *eth;
 	struct hp_address_key key = {};
-	const struct vlan_header *tag;
-	struct vlan_header copy;
 	struct hp_address *a;
 	union addr addr = {};
 
-	if (!port || dir >= HP_DIRS || (void *)(eth + 1) > (void *)(long)skb->data_end)
+	if (!port || dir >= HP_DIRS)
 		return 0;
-	ethertype = bpf_ntohs(eth->type);
-	/* As guard_vlan has found it. */
-	key.vlan = port->pvid;
-	if (skb->vlan_present) {
-		key.vlan = skb->vlan_tci & 0xfff;
-	} else if (is_tag(ethertype)) {
-		tag = HEADER(skb, at, &copy);
-		if (!tag)
-			return 0;
-		key.vlan = bpf_ntohs(tag->tci) & 0xfff;
-		ethertype = bpf_ntohs(tag->type);
-		at += sizeof(*tag);
-	}
+	at = behind_tag(skb, port, &key.vlan, &ethertype);
+	if (!at)
+		return 0;
 	if (!dhcp) {
 		int mine;
 

@@ -60,7 +60,7 @@ func addressKey(k binding.Key) datapath.AddressKey {
 
 // Put implements binding.Map.
 func (m addressMap) Put(k binding.Key, h binding.Holder) error {
-	return m.dp.PutAddress(addressKey(k), datapath.AddressHolder{MAC: h.MAC, Firm: h.Firm, Shared: h.Shared, Waits: h.Waits, Nobodys: h.Nobodys})
+	return m.dp.PutAddress(addressKey(k), datapath.AddressHolder{MAC: h.MAC, Firm: h.Firm, Shared: h.Shared, Waits: h.Waits, Nobodys: h.Nobodys, Disputed: h.Disputed})
 }
 
 // Drop implements binding.Map.
@@ -234,7 +234,7 @@ func (a *Agent) sightAddresses() {
 	}
 	have := make(map[binding.Key]binding.Holder, len(list))
 	for _, e := range list {
-		have[binding.Key{Trunk: e.Trunk, VLAN: e.VLAN, Addr: e.Addr}] = binding.Holder{MAC: e.MAC, Firm: e.Firm, Shared: e.Shared, Waits: e.Waits, Nobodys: e.Nobodys}
+		have[binding.Key{Trunk: e.Trunk, VLAN: e.VLAN, Addr: e.Addr}] = binding.Holder{MAC: e.MAC, Firm: e.Firm, Shared: e.Shared, Waits: e.Waits, Nobodys: e.Nobodys, Disputed: e.Disputed}
 	}
 	a.addresses.Sync(have)
 	for _, e := range list {

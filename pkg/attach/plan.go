@@ -129,6 +129,8 @@ type Security struct {
 	NDGuard  bool  `json:"ndGuard,omitempty"`
 	// EtherTypes are those that may leave, beside RARP; none is all.
 	EtherTypes EtherTypes `json:"etherTypes,omitzero"`
+	// Suppression: ARP requests and neighbour solicitations for addresses whose holders are known surely go to nobody else.
+	Suppression bool `json:"suppression,omitempty"`
 }
 
 // Guard is which addresses of a NIC count for a guard.
@@ -169,7 +171,7 @@ func (s Security) String() string {
 	}{{"promiscuous", s.Promiscuous}, {"forgedTransmits", s.ForgedTransmits}, {"macChanges", s.MACChanges},
 		{"bpduGuard", !s.BPDUs}, {"raGuard", s.RAGuard}, {"dhcpServerGuard", s.DHCPServerGuard},
 		{"ipGuard " + string(s.IPGuard), s.IPGuard != GuardOff}, {"arpGuard", s.ARPGuard}, {"ndGuard", s.NDGuard},
-		{"etherTypes " + s.EtherTypes.String(), s.EtherTypes != EtherTypes{}}} {
+		{"etherTypes " + s.EtherTypes.String(), s.EtherTypes != EtherTypes{}}, {"suppression", s.Suppression}} {
 		if x.on {
 			on = append(on, x.name)
 		}

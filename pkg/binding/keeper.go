@@ -283,8 +283,10 @@ func (k *Keeper) take(changes []learn.Change) {
 		}
 		switch c.Kind {
 		case learn.ConflictBegan, learn.ConflictChanged:
+			k.touch(c.Claim.Segment, c.Claim.Addr)
 			k.cfg.Log.Warn("an address is in conflict", "what", c.String())
 		case learn.ConflictEnded:
+			k.touch(c.Claim.Segment, c.Claim.Addr)
 			k.cfg.Log.Info("an address is in conflict no more", "what", c.String())
 		case learn.Refused:
 			k.cfg.Log.Debug("an address is not taken", "what", c.String())

@@ -121,9 +121,12 @@ func (r *rig) want(what string, lines ...string) {
 	got := []string{}
 	for k, h := range r.has {
 		flags := ""
-		for name, on := range map[string]bool{" firm": h.Firm, " shared": h.Shared, " waits": h.Waits, " nobody's": h.Nobodys} {
-			if on {
-				flags += name
+		for _, f := range []struct {
+			name string
+			on   bool
+		}{{" firm", h.Firm}, {" shared", h.Shared}, {" waits", h.Waits}, {" nobody's", h.Nobodys}, {" disputed", h.Disputed}} {
+			if f.on {
+				flags += f.name
 			}
 		}
 		if k.Trunk != "trunk0" {
@@ -171,15 +174,15 @@ func TestLearn(t *testing.T) {
 	r.wantStates("learnt", one, "10.0.0.5 Held ARP")
 	two := r.port(2, "lan")
 	r.says(2, "10.0.0.5")
-	r.want("the first has it", gateway, "10.0.0.5/100 1")
+	r.want("the first has it", gateway, "10.0.0.5/100 1 disputed")
 	r.wantStates("and both are in conflict", two, "10.0.0.5 Aside ARP, conflict 10.0.0.5 Inside of 2")
 	r.says(2, "10.0.0.1")
 	r.says(2, "10.9.9.9")
-	r.want("neither a gateway nor what is outside", gateway, "10.0.0.5/100 1")
+	r.want("neither a gateway nor what is outside", gateway, "10.0.0.5/100 1 disputed")
 	r.says(1, "10.0.0.200")
 	r.now = r.now.Add(time.Second)
 	r.says(2, "10.0.0.200")
-	r.want("a shared one is the last one's", gateway, "10.0.0.5/100 1", "10.0.0.200/100 2 shared")
+	r.want("a shared one is the last one's", gateway, "10.0.0.5/100 1 disputed", "10.0.0.200/100 2 shared")
 	r.end(1)
 	r.want("a pod that is gone leaves what it had", gateway, "10.0.0.5/100 2", "10.0.0.200/100 2 shared")
 	r.end(2)
@@ -278,13 +281,13 @@ func TestIdentities(t *testing.T) {
 	// It comes here.
 	key := r.port(7, "lan")
 	r.Own(key, wire.Owner{Name: "web", UID: "vm-1", VM: true, Says: []wire.Says{{Source: "Multus", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.8")}}}})
-	r.want("here", gateway, "10.0.0.7/100 7 firm", "10.0.0.8/100 7 firm")
+	r.want("here", gateway, "10.0.0.7/100 7 firm disputed", "10.0.0.8/100 7 firm")
 	r.Own(key, wire.Owner{Name: "web", UID: "vm-1", VM: true})
-	r.want("this node is told itself what is declared", gateway, "10.0.0.7/100 7 firm")
+	r.want("this node is told itself what is declared", gateway, "10.0.0.7/100 7 firm disputed")
 	web.Node, web.Addresses = "n1", web.Addresses[:1]
 	r.others = []desired.Identity{web}
 	r.follow()
-	r.want("what this node wrote is no news", gateway, "10.0.0.7/100 7 firm")
+	r.want("what this node wrote is no news", gateway, "10.0.0.7/100 7 firm disputed")
 
 	// And goes.
 	r.end(7)

@@ -243,7 +243,7 @@ func TestConflictElsewhere(t *testing.T) {
 	r.now = r.now.Add(time.Second)
 	r.arp(1, 7, 100, "10.0.0.5", false)
 	r.wantStates("heard", key, "10.0.0.5 Held ARP, conflict 10.0.0.5 Inside of 2")
-	r.want("and held by the first", gateway, "10.0.0.5/100 1")
+	r.want("and held by the first", gateway, "10.0.0.5/100 1 disputed")
 	r.now = r.now.Add(learn.DefaultOutside - time.Second)
 	r.Tick()
 	r.arp(1, 7, 100, "10.0.0.5", false)
@@ -253,6 +253,7 @@ func TestConflictElsewhere(t *testing.T) {
 	r.now = r.now.Add(time.Second)
 	r.Tick()
 	r.wantStates("silent", key, "10.0.0.5 Held ARP")
+	r.want("and nobody disputes it", gateway, "10.0.0.5/100 1")
 }
 
 // TestIdentitiesUnknown: an agent that cannot read what others know goes on with what was known before.

@@ -19,11 +19,12 @@ type Key struct {
 
 // Holder is what that map says of it: the MAC of the NIC that holds the address, and how much that is worth.
 type Holder struct {
-	MAC     learn.MAC
-	Firm    bool // somebody vouches for it
-	Shared  bool // it moves between NICs
-	Waits   bool // nobody holds it: a claim of this NIC waits for approval
-	Nobodys bool // a gateway's
+	MAC      learn.MAC
+	Firm     bool // somebody vouches for it
+	Shared   bool // it moves between NICs
+	Waits    bool // nobody holds it: a claim of this NIC waits for approval
+	Nobodys  bool // a gateway's
+	Disputed bool // it is held, and in conflict
 }
 
 // Map is the programs' map.
@@ -136,7 +137,7 @@ func (k *Keeper) wanted(at Key) (h Holder, some bool) {
 	switch c := who.Holder; {
 	case c != nil:
 		vouched := c.Provenance >= learn.DHCP || !c.Approved.At.IsZero() && !c.Approved.Denied || at.Addr.Is6() && at.Addr.IsLinkLocalUnicast()
-		return Holder{MAC: k.nics[c.NIC].mac, Firm: vouched, Shared: who.Shared}, true
+		return Holder{MAC: k.nics[c.NIC].mac, Firm: vouched, Shared: who.Shared, Disputed: k.book.Conflict(s, at.Addr) != nil}, true
 	case len(who.Waiting) > 0:
 		return Holder{MAC: k.nics[who.Waiting[0].NIC].mac, Waits: true}, true
 	}

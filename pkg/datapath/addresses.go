@@ -20,10 +20,11 @@ const AddressesMax = 131072
 
 // Flags of struct hp_address.
 const (
-	addressFirm    = 1
-	addressShared  = 2
-	addressWaits   = 4
-	addressNobodys = 8
+	addressFirm     = 1
+	addressShared   = 2
+	addressWaits    = 4
+	addressNobodys  = 8
+	addressDisputed = 16
 )
 
 // AddressKey is an address in a VLAN of a trunk.
@@ -47,6 +48,8 @@ type AddressHolder struct {
 	Waits bool
 	// Nobodys says that no NIC may have it, as a gateway's.
 	Nobodys bool
+	// Disputed says that another claims it, too, whoever that is.
+	Disputed bool
 }
 
 // Address is what the programs know of an address.
@@ -58,7 +61,7 @@ type Address struct {
 }
 
 func (h AddressHolder) flags() (flags uint16) {
-	for flag, on := range map[uint16]bool{addressFirm: h.Firm, addressShared: h.Shared, addressWaits: h.Waits, addressNobodys: h.Nobodys} {
+	for flag, on := range map[uint16]bool{addressFirm: h.Firm, addressShared: h.Shared, addressWaits: h.Waits, addressNobodys: h.Nobodys, addressDisputed: h.Disputed} {
 		if on {
 			flags |= flag
 		}
@@ -72,7 +75,7 @@ func (h AddressHolder) String() string {
 	for _, x := range []struct {
 		name string
 		is   bool
-	}{{"firm", h.Firm}, {"shared", h.Shared}, {"waits", h.Waits}, {"nobodys", h.Nobodys}} {
+	}{{"firm", h.Firm}, {"shared", h.Shared}, {"waits", h.Waits}, {"nobodys", h.Nobodys}, {"disputed", h.Disputed}} {
 		if x.is {
 			is = append(is, x.name)
 		}
@@ -176,7 +179,7 @@ func (d *Datapath) rawAddresses(visit func(portHpAddressKey, Address)) error {
 	boot := time.Now().Add(-clock)
 	return d.eachAddress(func(k portHpAddressKey, v portHpAddress) {
 		a := Address{AddressKey{"", vlan.ID(k.Vlan), netip.AddrFrom16(k.Addr).Unmap()},
-			AddressHolder{v.Mac, v.Flags&addressFirm != 0, v.Flags&addressShared != 0, v.Flags&addressWaits != 0, v.Flags&addressNobodys != 0}, time.Time{}}
+			AddressHolder{v.Mac, v.Flags&addressFirm != 0, v.Flags&addressShared != 0, v.Flags&addressWaits != 0, v.Flags&addressNobodys != 0, v.Flags&addressDisputed != 0}, time.Time{}}
 		if v.Seen > 0 {
 			a.Seen = boot.Add(time.Duration(v.Seen-1) << handoverShift)
 		}

@@ -353,10 +353,11 @@ func TestSecurityIsRead(t *testing.T) {
 		"bpduGuard, ipGuard Strict":  {IPGuard: attach.GuardStrict},
 		"bpduGuard, arpGuard":        {ARPGuard: true},
 		"bpduGuard, ndGuard":         {NDGuard: true},
+		"bpduGuard, suppression":     {Suppression: true},
 		"etherTypes IPv4 ARP 0x88b5": {BPDUs: true, EtherTypes: attach.EtherTypes{0x0800, 0x0806, 0x88b5}},
-		"promiscuous, forgedTransmits, macChanges, bpduGuard, raGuard, dhcpServerGuard, ipGuard Strict, arpGuard, ndGuard, etherTypes " + full.String() + ", broadcast 1/s, multicast 2/s, unknownUnicast 3/s": {
+		"promiscuous, forgedTransmits, macChanges, bpduGuard, raGuard, dhcpServerGuard, ipGuard Strict, arpGuard, ndGuard, etherTypes " + full.String() + ", suppression, broadcast 1/s, multicast 2/s, unknownUnicast 3/s": {
 			Promiscuous: true, ForgedTransmits: true, MACChanges: true, RAGuard: true, DHCPServerGuard: true, IPGuard: attach.GuardStrict, ARPGuard: true, NDGuard: true,
-			EtherTypes: full, BroadcastLimit: 1, MulticastLimit: 2, UnicastLimit: 3},
+			EtherTypes: full, Suppression: true, BroadcastLimit: 1, MulticastLimit: 2, UnicastLimit: 3},
 	} {
 		c := accessPort()
 		c.Security = s

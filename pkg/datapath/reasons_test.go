@@ -98,7 +98,8 @@ func TestReasons(t *testing.T) {
 		}
 		seen[r] = true
 	}
-	seen[policy.ReasonRefusal] = true // by TestRefusalPasses
+	seen[policy.ReasonRefusal] = true  // by TestRefusalPasses
+	seen[policy.ReasonToHolder] = true // by TestSuppressOnWire
 	if diff := cmp.Diff(policy.Reasons(), slices.Sorted(maps.Keys(seen))); diff != "" {
 		t.Errorf("reasons never seen (-want +got):\n%s", diff)
 	}
@@ -108,7 +109,7 @@ func TestReasons(t *testing.T) {
 func (b *bench) scenarios() []scenario {
 	b.Helper()
 	all := slices.Concat(portScenarios(), tagScenarios(), macScenarios(), otherScenarios(), ruleScenarios(),
-		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios(), helloScenarios(), securityScenarios(), stationScenarios(), addressScenarios(), unicastScenarios())
+		tcpScenarios(), datagramScenarios(), errorScenarios(), fragmentScenarios(), headerScenarios(), malformedScenarios(), migrationScenarios(), helloScenarios(), securityScenarios(), stationScenarios(), addressScenarios(), unicastScenarios(), suppressScenarios())
 	if err := b.FillPool(len(all) + 2); err != nil {
 		b.Fatal(err)
 	}

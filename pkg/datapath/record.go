@@ -38,8 +38,9 @@ const (
 	portNDGuard     = 2048
 	portEtherTypes  = 4096
 	portUnicast     = 8192
+	portSuppress    = 16384
 	portSecurity    = portPromiscuous | portBPDUGuard | portRAGuard | portDHCPGuard | portForged | portMACChanges | portRates |
-		portIPGuard | portStrict | portARPGuard | portNDGuard | portEtherTypes | portUnicast
+		portIPGuard | portStrict | portARPGuard | portNDGuard | portEtherTypes | portUnicast | portSuppress
 )
 
 // portTable is the maps port_index and port_records, in memory.
@@ -211,7 +212,7 @@ func (d *Datapath) securityOf(rec portHpPort) (s attach.Security, err error) {
 	}
 	is := func(flag uint16) bool { return rec.Flags&flag != 0 }
 	s = attach.Security{Promiscuous: is(portPromiscuous), ForgedTransmits: is(portForged), MACChanges: is(portMACChanges), BPDUs: !is(portBPDUGuard),
-		RAGuard: is(portRAGuard), DHCPServerGuard: is(portDHCPGuard), ARPGuard: is(portARPGuard), NDGuard: is(portNDGuard)}
+		RAGuard: is(portRAGuard), DHCPServerGuard: is(portDHCPGuard), ARPGuard: is(portARPGuard), NDGuard: is(portNDGuard), Suppression: is(portSuppress)}
 	switch {
 	case is(portIPGuard) && is(portStrict):
 		s.IPGuard = attach.GuardStrict
@@ -241,7 +242,7 @@ func securityFlags(s attach.Security) (flags uint16) {
 	for flag, on := range map[uint16]bool{portPromiscuous: s.Promiscuous, portForged: s.ForgedTransmits, portMACChanges: s.MACChanges,
 		portBPDUGuard: !s.BPDUs, portRAGuard: s.RAGuard, portDHCPGuard: s.DHCPServerGuard, portRates: s.BroadcastLimit|s.MulticastLimit != 0,
 		portIPGuard: s.IPGuard != attach.GuardOff, portStrict: s.IPGuard == attach.GuardStrict, portARPGuard: s.ARPGuard, portNDGuard: s.NDGuard,
-		portUnicast: s.UnicastLimit != 0, portEtherTypes: s.EtherTypes != attach.EtherTypes{}} {
+		portUnicast: s.UnicastLimit != 0, portEtherTypes: s.EtherTypes != attach.EtherTypes{}, portSuppress: s.Suppression} {
 		if on {
 			flags |= flag
 		}

@@ -25,6 +25,8 @@ type Addressing struct {
 	Probe  Probe          `json:"probe,omitempty"`
 	// NetworkStatus: those that a NIC holds are written into its pod's annotation.
 	NetworkStatus bool `json:"networkStatus,omitempty"`
+	// Suppression is attach.Security's: what ports do is there.
+	Suppression bool `json:"suppression,omitempty"`
 }
 
 // Probe says whether the VLAN is asked who has an address that is declared for a NIC, before that uses it, and what an
@@ -38,7 +40,7 @@ const (
 )
 
 func addressingOf(errs *field.ErrorList, a *v1alpha1.Addressing) Addressing {
-	out := Addressing{Mode: cmp.Or(learn.Mode(a.Mode), learn.ModeObserved), Limit: int(deref(a.Limit))}
+	out := Addressing{Mode: cmp.Or(learn.Mode(a.Mode), learn.ModeObserved), Limit: int(deref(a.Limit)), Suppression: a.Suppression == v1alpha1.SwitchEnabled}
 	if a.Probe != v1alpha1.AddressProbeOff {
 		out.Probe = Probe(a.Probe)
 	}

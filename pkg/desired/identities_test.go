@@ -41,7 +41,7 @@ func TestLearn(t *testing.T) {
 // TestBadAddresses: what manifests say wrongly of addresses and guards.
 func TestBadAddresses(t *testing.T) {
 	for _, c := range []badCase{
-		{name: "addresses", content: vlan100 + `  addressing: {mode: Trusted, limit: 0, expiry: 0s, sharedAddresses: [10.100.0.5, 10.100.0.5/32, 10.100.0.1, 10.9.0.0/24, 10.100.0.9/28, 10.100.0.0/23, "fe80::1", "ff02::1", here]}
+		{name: "addresses", content: vlan100 + `  addressing: {mode: Trusted, suppression: On, limit: 0, expiry: 0s, sharedAddresses: [10.100.0.5, 10.100.0.5/32, 10.100.0.1, 10.9.0.0/24, 10.100.0.9/28, 10.100.0.0/23, "fe80::1", "ff02::1", here]}
   portSecurity:
     ipGuard: Enabled
     arpGuard: Learn
@@ -59,6 +59,7 @@ networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[4]: Invali
 networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[5]: Invalid value: "10.100.0.0/23": is not within one of spec.subnets: want addresses of one, or add their subnet there
 networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[7]: Invalid value: "ff02::1": has addresses that no NIC has: want an address as 10.1.2.3, or a prefix as 10.1.2.16/28
 networks.yml:18: VLANNetwork vlan100: spec.addressing.sharedAddresses[8]: Invalid value: "here": want an address as 10.1.2.3 or 2001:db8::1
+networks.yml:18: VLANNetwork vlan100: spec.addressing.suppression: Unsupported value: "On": supported values: "Enabled", "Disabled"
 networks.yml:20: VLANNetwork vlan100: spec.portSecurity.ipGuard: Unsupported value: "Enabled": supported values: "Off", "Learn", "Strict"
 networks.yml:21: VLANNetwork vlan100: spec.portSecurity.arpGuard: Unsupported value: "Learn": supported values: "Enabled", "Disabled"
 networks.yml:22: VLANNetwork vlan100: spec.portSecurity.ndGuard: Unsupported value: "On": supported values: "Enabled", "Disabled"
@@ -70,7 +71,7 @@ networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].ipGuard: U
 networks.yml:18: VLANNetwork vlan100: spec.addressing.probe: Unsupported value: "Maybe": supported values: "Off", "Report", "Refuse"
 `},
 		{name: "a field of addressing", content: vlan100 + "  addressing: {shared: [10.100.0.5]}\n", want: `
-networks.yml:18: VLANNetwork vlan100: spec.addressing.shared: unknown field: want one of mode, limit, expiry, sharedAddresses, probe, networkStatus
+networks.yml:18: VLANNetwork vlan100: spec.addressing.shared: unknown field: want one of mode, limit, expiry, sharedAddresses, probe, networkStatus, suppression
 `},
 	} {
 		c.file, c.content = "networks.yml", docs(vlan200, c.content)

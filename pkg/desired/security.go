@@ -185,6 +185,7 @@ func (s *Snapshot) Security(network string, pod PodRef, mac attach.MAC) attach.S
 		ARPGuard:        pick(n.Security.ARPGuard, true, func(e *Exception) *bool { return e.ARPGuard }),
 		NDGuard:         pick(n.Security.NDGuard, true, func(e *Exception) *bool { return e.NDGuard }),
 		EtherTypes:      n.Security.EtherTypes,
+		Suppression:     n.Addressing.Suppression,
 	}
 }
 

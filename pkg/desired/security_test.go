@@ -29,7 +29,7 @@ func secured(t *testing.T, security string) (Network, string) {
 // words are the switches that are not at their default.
 func words(s attach.Security) string {
 	var out []string
-	for name, on := range map[string]bool{"promiscuous": s.Promiscuous, "forged": s.ForgedTransmits, "changes": s.MACChanges, "ra": s.RAGuard, "dhcp": s.DHCPServerGuard, "no bpdu": s.BPDUs, "arp": s.ARPGuard, "nd": s.NDGuard, "ip " + string(s.IPGuard): s.IPGuard != ""} {
+	for name, on := range map[string]bool{"promiscuous": s.Promiscuous, "forged": s.ForgedTransmits, "changes": s.MACChanges, "ra": s.RAGuard, "dhcp": s.DHCPServerGuard, "no bpdu": s.BPDUs, "arp": s.ARPGuard, "nd": s.NDGuard, "quiet": s.Suppression, "ip " + string(s.IPGuard): s.IPGuard != ""} {
 		if on {
 			out = append(out, name)
 		}
@@ -115,6 +115,14 @@ func TestSecurity(t *testing.T) {
 	}
 	if n, wrong := secured(t, `, portSecurity: {ipGuard: Disabled, exceptions: [{macs: ["00:50:56:00:00:0a"], ipGuard: Disabled}]}`); wrong != "" || n.Security.IPGuard != attach.GuardOff || *n.Exceptions[0].IPGuard != attach.GuardOff {
 		t.Errorf("the word of earlier versions: %+v %s", n, wrong)
+	}
+	quiet, wrong := secured(t, `, addressing: {suppression: Enabled}`)
+	s.Networks["quiet"] = quiet
+	if got := words(s.Security("quiet", PodRef{"x", "other", "2"}, nicA)); wrong != "" || got != "quiet" {
+		t.Errorf("suppression: %q %s", got, wrong)
+	}
+	if n, wrong := secured(t, `, addressing: {suppression: Disabled}`); wrong != "" || n.Addressing.Suppression {
+		t.Errorf("no suppression: %+v %s", n.Addressing, wrong)
 	}
 	if got := words(s.Security("lan", PodRef{}, nicA)); got != "b100 changes dhcp forged promiscuous ra" {
 		t.Errorf("no pod: %q", got)

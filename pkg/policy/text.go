@@ -60,9 +60,9 @@ func (r Reason) Stage() string {
 	case ReasonMACSpoof, ReasonMACLimit, ReasonLauncherNoise, ReasonNotForPort, ReasonHello:
 		return "MAC"
 	case ReasonBPDUGuard, ReasonRAGuard, ReasonDHCPServerGuard, ReasonIPGuard, ReasonARPGuard, ReasonNDGuard, ReasonEtherTypeGuard,
-		ReasonBroadcastLimit, ReasonMulticastLimit, ReasonUnicastLimit:
+		ReasonBroadcastLimit, ReasonMulticastLimit, ReasonUnicastLimit, ReasonSuppressed:
 		return "guards"
-	case ReasonARP, ReasonRARP, ReasonND:
+	case ReasonARP, ReasonRARP, ReasonND, ReasonToHolder:
 		return "neighbours"
 	case ReasonMalformed, ReasonTooManyHeaders:
 		return "headers"

@@ -23,6 +23,7 @@ const (
 	ReasonFragmentAllow   Reason = 7  // non-first fragment whose first one passed, or allowed by a rule without ports or by defaultAction
 	ReasonMigrated        Reason = 8  // belongs to a connection from before the VM came here; a rule allows its opener
 	ReasonRefusal         Reason = 9  // TCP reset or ICMP error by which a Reject rule of this port answers
+	ReasonToHolder        Reason = 10 // ARP request or neighbour solicitation given to the VM of this node that has the address, and to nobody else
 	ReasonHello           Reason = 14 // hello between Homeport's agents, which no VM gets or sends; one that comes in is counted, but told by no event
 	ReasonNotForPort      Reason = 15 // flooded by the bridge: unicast to another MAC than the port's; counted, but told by no event
 	ReasonNoPort          Reason = 16 // the interface has no port record; nothing passes until the agent repairs it
@@ -52,6 +53,7 @@ const (
 	ReasonNDGuard         Reason = 40 // neighbour discovery in the name of an address that is not its NIC's, or that names another MAC, or is not whole
 	ReasonEtherTypeGuard  Reason = 41 // EtherType that its network's etherTypes do not list
 	ReasonUnicastLimit    Reason = 42 // unicast to a MAC that nothing has come from lately, of a VM that sends more of it than its network's rateLimits
+	ReasonSuppressed      Reason = 43 // ARP request or neighbour solicitation for an address that another NIC surely has; counted, but told by no event
 )
 
 const firstDrop Reason = 14
@@ -69,6 +71,7 @@ func Reasons() []Reason {
 		ReasonFragmentAllow,
 		ReasonMigrated,
 		ReasonRefusal,
+		ReasonToHolder,
 		ReasonHello,
 		ReasonNotForPort,
 		ReasonNoPort,
@@ -98,6 +101,7 @@ func Reasons() []Reason {
 		ReasonNDGuard,
 		ReasonEtherTypeGuard,
 		ReasonUnicastLimit,
+		ReasonSuppressed,
 	}
 }
 
@@ -164,6 +168,8 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"Migrated", "migrated", "belongs to a connection from before the VM came here; a rule allows its opener"}, true
 	case ReasonRefusal:
 		return reasonWords{"Refusal", "refusal", "TCP reset or ICMP error by which a Reject rule of this port answers"}, true
+	case ReasonToHolder:
+		return reasonWords{"ToHolder", "to_holder", "ARP request or neighbour solicitation given to the VM of this node that has the address, and to nobody else"}, true
 	case ReasonHello:
 		return reasonWords{"Hello", "hello", "hello between Homeport's agents, which no VM gets or sends; one that comes in is counted, but told by no event"}, true
 	case ReasonNotForPort:
@@ -222,6 +228,8 @@ func reasonText(r Reason) (reasonWords, bool) {
 		return reasonWords{"EtherTypeGuard", "ethertype_guard", "EtherType that its network's etherTypes do not list"}, true
 	case ReasonUnicastLimit:
 		return reasonWords{"UnicastLimit", "unicast_limit", "unicast to a MAC that nothing has come from lately, of a VM that sends more of it than its network's rateLimits"}, true
+	case ReasonSuppressed:
+		return reasonWords{"Suppressed", "suppressed", "ARP request or neighbour solicitation for an address that another NIC surely has; counted, but told by no event"}, true
 	}
 	return reasonWords{}, false
 }

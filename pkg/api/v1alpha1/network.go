@@ -203,6 +203,12 @@ type Addressing struct {
 	// k8s.v1.cni.cncf.io/network-status of its pod, as the ips of its interface; but for IPv6 link-local ones. Default: Disabled.
 	// +optional
 	NetworkStatus Switch `json:"networkStatus,omitempty"`
+
+	// Suppression: Enabled, ARP requests and IPv6 neighbor solicitations for an address that is declared, leased, approved or IPv6 link-local,
+	// and in no conflict, go to the VM that holds it and to no other VM; those of a VM for one of its node do not leave the node. The VM answers
+	// itself. Default: Disabled.
+	// +optional
+	Suppression Switch `json:"suppression,omitempty"`
 }
 
 // AddressProbe is what an answer for a declared address does.

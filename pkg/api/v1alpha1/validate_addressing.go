@@ -40,6 +40,11 @@ func validateAddressing(path *field.Path, spec *VLANNetworkSpec) (errs field.Err
 	default:
 		errs = append(errs, field.NotSupported(at, a.NetworkStatus, []Switch{SwitchEnabled, SwitchDisabled}))
 	}
+	switch a.Suppression {
+	case "", SwitchEnabled, SwitchDisabled:
+	default:
+		errs = append(errs, field.NotSupported(path.Child("suppression"), a.Suppression, []Switch{SwitchEnabled, SwitchDisabled}))
+	}
 	shared := path.Child("sharedAddresses")
 	if n := len(a.SharedAddresses); n > 64 {
 		errs = append(errs, field.TooMany(shared, n, 64))
