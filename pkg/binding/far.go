@@ -45,6 +45,7 @@ func (k *Keeper) followIdentities(identities []desired.Identity) {
 		was, known := k.far[name]
 		id := identityNIC(o)
 		if known && identityNIC(&was) != id { // another MAC: the NIC that it was is no more
+			k.setByHand(identityNIC(&was), nil)
 			k.lose(identityNIC(&was))
 		}
 		local := k.nics[id].ports > 0
@@ -59,10 +60,18 @@ func (k *Keeper) followIdentities(identities []desired.Identity) {
 			k.believe(id, o)
 		case !known && (o.Node != k.cfg.Node || len(k.book.Claims(id)) == 0): // the node that it came from knew, or an agent before this one
 			k.hearsay(id, o)
+		case !known || o.Node != k.cfg.Node: // it is decided where the NIC is until it is here
+			k.heed(id, o)
+		}
+	}
+	for i := range identities {
+		if o := &identities[i]; seen[o.Namespace+"/"+o.Name] {
+			k.setByHand(identityNIC(o), o)
 		}
 	}
 	for name, o := range k.far {
 		if !seen[name] {
+			k.setByHand(identityNIC(&o), nil)
 			k.lose(identityNIC(&o))
 			delete(k.far, name)
 		}
@@ -103,6 +112,51 @@ func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity) {
 			k.apply(learn.Event{Kind: learn.EventApprove, At: e.Since, NIC: id, Segment: at, Addr: a.Addr, By: a.Approved})
 		}
 	}
+	k.heed(id, o)
+}
+
+// heed takes the decisions that its identity has of a NIC.
+func (k *Keeper) heed(id learn.NIC, o *desired.Identity) {
+	n := k.networks[o.Network]
+	for _, d := range o.Decisions {
+		e := learn.Event{Kind: learn.EventApprove, At: d.At, NIC: id, Segment: learn.Segment{Trunk: n.trunk, VLAN: cmp.Or(d.VLAN, n.home)}, Addr: d.Addr, By: d.By, Elsewhere: true}
+		if d.Denied {
+			e.Kind = learn.EventDeny
+		}
+		if e.Segment.VLAN.Validate() == nil {
+			k.unsaved = true
+			k.apply(e)
+		}
+	}
+}
+
+// setByHand has the book know which addresses a person has set for a NIC by its identity, and no others; nil is none.
+func (k *Keeper) setByHand(id learn.NIC, o *desired.Identity) {
+	want := map[Key]bool{}
+	if o != nil {
+		n := k.networks[o.Network]
+		for _, a := range o.Manual {
+			if n.home.Validate() == nil { // a guest that tags all has no address outside of a VLAN
+				want[Key{n.trunk, n.home, a}] = true
+			}
+		}
+	}
+	feed := func(kind learn.EventKind, at Key) {
+		k.apply(learn.Event{Kind: kind, At: k.cfg.Now(), NIC: id, Segment: learn.Segment{Trunk: at.Trunk, VLAN: at.VLAN}, Addr: at.Addr, Provenance: learn.Manual, Source: sourceManual, MAC: k.nics[id].mac, Place: k.nics[id].node})
+	}
+	for at := range k.manual[id] {
+		if !want[at] {
+			feed(learn.EventWithdraw, at)
+		}
+	}
+	for at := range want {
+		if !k.manual[id][at] {
+			feed(learn.EventClaim, at)
+		}
+	}
+	if delete(k.manual, id); len(want) > 0 {
+		k.manual[id] = want
+	}
 }
 
 // believe has the book know of a NIC what its identity says, and nothing better. That comes last: with a lease goes what was
@@ -117,7 +171,7 @@ func (k *Keeper) believe(id learn.NIC, o *desired.Identity) {
 	for _, c := range k.book.Claims(id) {
 		best, still := says[Key{c.Segment.Trunk, c.Segment.VLAN, c.Addr}]
 		for _, e := range c.Evidence {
-			if !still || e.Provenance > best {
+			if e.Source != sourceManual && (!still || e.Provenance > best) {
 				k.apply(learn.Event{Kind: learn.EventWithdraw, At: now, NIC: id, Segment: c.Segment, Addr: c.Addr, Provenance: e.Provenance, Source: e.Source})
 			}
 		}

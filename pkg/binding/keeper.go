@@ -29,6 +29,7 @@ import (
 const (
 	sourceCNI      = "CNI"        // the result of plugins before ours, or of an IPAM plugin
 	sourceIdentity = "VMIdentity" // another node knows of a declaration
+	sourceManual   = "spec.addresses of the VMIdentity"
 )
 
 // Config is what a Keeper is made of.
@@ -57,7 +58,8 @@ type Keeper struct {
 	nics     map[learn.NIC]nic
 	macs     map[learn.MAC]int // of NICs, how many have it
 	far      map[string]desired.Identity
-	heard    map[farClaim]time.Time // when last
+	heard    map[farClaim]time.Time     // when last
+	manual   map[learn.NIC]map[Key]bool // what people have set
 	put      map[Key]Holder
 	touched  map[Key]bool // to be looked at for the map
 	segments map[learn.Segment]bool
@@ -90,7 +92,7 @@ type nic struct {
 // Follow is told others.
 func New(cfg Config, saved *State) (*Keeper, error) {
 	k := &Keeper{cfg: cfg, frames: snoop.New(), networks: map[string]network{}, ports: map[attach.Key]*port{}, byIndex: map[int]*port{}, owners: map[attach.Key]wire.Owner{},
-		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[string]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}}
+		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[string]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, manual: map[learn.NIC]map[Key]bool{}}
 	var err error
 	if saved != nil {
 		if err = k.load(saved); err == nil {

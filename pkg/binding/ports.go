@@ -193,6 +193,7 @@ func (k *Keeper) leave(id learn.NIC, vm bool) {
 
 func (k *Keeper) forget(id learn.NIC) {
 	delete(k.left, id)
+	delete(k.manual, id)
 	if n, ok := k.nics[id]; ok {
 		k.unnote(n)
 		delete(k.nics, id)

@@ -54,6 +54,39 @@ func (k *Keeper) HeldHere(at Key, but attach.MAC) *wire.Address {
 	return &out
 }
 
+// Decided is what people have said of addresses that the NIC of a port does not claim now.
+func (k *Keeper) Decided(key attach.Key) (out []wire.AddressDecided) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.ports[key]
+	if p == nil {
+		return nil
+	}
+	vlans := p.VLANs.All()
+	for _, d := range k.book.Decisions(p.nic) {
+		if d.Segment.Trunk == p.Trunk && vlans.Contains(d.Segment.VLAN) {
+			out = append(out, wire.AddressDecided{Address: d.Addr, VLAN: d.Segment.VLAN, Denied: d.Denied, By: d.By, At: d.At})
+		}
+	}
+	return out
+}
+
+// Unfit are the addresses that are declared for the NIC of a port and that no NIC of its network can have.
+func (k *Keeper) Unfit(key attach.Key) (out []wire.Address) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.ports[key]
+	if p == nil {
+		return nil
+	}
+	for _, r := range k.book.Unfit(p.nic) {
+		if r.Segment.Trunk == p.Trunk && r.Reason != learn.ReasonNoNetwork { // which is to come
+			out = append(out, wire.Address{Trunk: r.Segment.Trunk, VLAN: r.Segment.VLAN, Address: r.Addr, State: wire.AddressRefused, Provenance: r.Provenance.String(), Since: r.At, Why: r.Reason.Text()})
+		}
+	}
+	return out
+}
+
 // Addresses are those that NICs have or claim, and that are refused to them, and who outside claims one of them; in the
 // order of trunk, VLAN and address. want chooses: "" is all, an address is that one, anything else is a VM's or pod's name, or
 // namespace/name.

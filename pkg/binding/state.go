@@ -88,6 +88,7 @@ func (k *Keeper) State(end bool) *State {
 // load goes on with what another Keeper knew. Its ports are those of then, until Follow says which there are. While nobody
 // has listened nobody was silent, and leases were renewed.
 func (k *Keeper) load(s *State) (err error) {
+	k.loadManual(&s.Book)
 	away := max(k.cfg.Now().Sub(s.Book.Now), 0)
 	for i := range s.Book.NICs {
 		for j := range s.Book.NICs[i].Claims {
@@ -137,4 +138,19 @@ func (k *Keeper) load(s *State) (err error) {
 		k.far[o.Namespace+"/"+o.Name] = o
 	}
 	return nil
+}
+
+// loadManual knows again what people have set.
+func (k *Keeper) loadManual(s *learn.State) {
+	for _, n := range s.NICs {
+		for _, c := range n.Claims {
+			if !slices.ContainsFunc(c.Evidence, func(e learn.Evidence) bool { return e.Source == sourceManual }) {
+				continue
+			}
+			if k.manual[n.NIC] == nil {
+				k.manual[n.NIC] = map[Key]bool{}
+			}
+			k.manual[n.NIC][Key{c.Segment.Trunk, c.Segment.VLAN, c.Addr}] = true
+		}
+	}
 }

@@ -78,6 +78,18 @@ type Identity struct {
 	// Addresses that the NIC holds; Waiting are those that wait for a person. Both by address and VLAN.
 	Addresses []IdentityAddress `json:"addresses,omitempty"`
 	Waiting   []IdentityAddress `json:"waiting,omitempty"`
+	// Manual are those that a person has set, in the network's VLAN; Decisions are about such as the NIC does not claim now. In order.
+	Manual    []netip.Addr       `json:"manual,omitempty"`
+	Decisions []IdentityDecision `json:"decisions,omitempty"`
+}
+
+// IdentityDecision is a person's word on an address of a NIC.
+type IdentityDecision struct {
+	Addr   netip.Addr `json:"addr"`
+	VLAN   vlan.ID    `json:"vlan,omitempty"` // 0 is the network's one
+	Denied bool       `json:"denied,omitempty"`
+	By     string     `json:"by"`
+	At     time.Time  `json:"at"`
 }
 
 // IdentityAddress is an address of a NIC, and how it became known.
@@ -96,6 +108,14 @@ func (i *Identity) equal(o *Identity) bool {
 		moments := a.Since.Equal(b.Since) && a.Until.Equal(b.Until)
 		a.Since, a.Until = b.Since, b.Until
 		return moments && a == b
+	}
+	decided := func(a, b IdentityDecision) bool {
+		moment := a.At.Equal(b.At)
+		a.At = b.At
+		return moment && a == b
+	}
+	if !slices.Equal(i.Manual, o.Manual) || !slices.EqualFunc(i.Decisions, o.Decisions, decided) {
+		return false
 	}
 	return i.Namespace == o.Namespace && i.Name == o.Name && i.VM == o.VM && i.Pod == o.Pod && i.UID == o.UID && i.Network == o.Network && i.Node == o.Node &&
 		slices.Equal(i.MAC, o.MAC) && slices.EqualFunc(i.Addresses, o.Addresses, same) && slices.EqualFunc(i.Waiting, o.Waiting, same)
@@ -121,7 +141,8 @@ func readIdentity(u *unstructured.Unstructured) holder {
 	}
 	id := Identity{Namespace: u.GetNamespace(), Name: u.GetName(), VM: text("spec", "vm", "name"), Pod: text("spec", "pod", "name"),
 		UID: cmp.Or(text("spec", "vm", "uid"), text("spec", "pod", "uid")), Network: text("spec", "network"),
-		Node: cmp.Or(text("status", "node"), text("spec", "pod", "node")), Addresses: addressesIn(u, "addresses"), Waiting: addressesIn(u, "waiting")}
+		Node: cmp.Or(text("status", "node"), text("spec", "pod", "node")), Addresses: addressesIn(u, "addresses"), Waiting: addressesIn(u, "waiting"),
+		Manual: manualIn(u), Decisions: decisionsIn(u)}
 	if m, err := net.ParseMAC(text("status", "mac")); err == nil {
 		id.MAC = attach.MAC(m)
 	}
@@ -155,5 +176,45 @@ func addressesIn(u *unstructured.Unstructured, name string) (out []IdentityAddre
 		out = append(out, a)
 	}
 	slices.SortFunc(out, func(a, b IdentityAddress) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.VLAN, b.VLAN)) })
+	return out
+}
+
+// manualIn reads what a person has set; what is no address is none.
+func manualIn(u *unstructured.Unstructured) (out []netip.Addr) {
+	list, _, _ := unstructured.NestedSlice(u.Object, "spec", "addresses")
+	for _, item := range list {
+		text, _ := item.(string)
+		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" && !slices.Contains(out, a.Unmap()) {
+			out = append(out, a.Unmap())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// decisionsIn reads what people have decided; what nobody did, or at no time, is none.
+func decisionsIn(u *unstructured.Unstructured) (out []IdentityDecision) {
+	list, _, _ := unstructured.NestedSlice(u.Object, "status", "decisions")
+	for _, item := range list {
+		m, _ := item.(map[string]any)
+		text := func(name string) string {
+			s, _ := m[name].(string)
+			return s
+		}
+		d := IdentityDecision{By: text("by")}
+		addr, err := netip.ParseAddr(text("address"))
+		d.Addr = addr.Unmap()
+		var errAt error
+		d.At, errAt = time.Parse(time.RFC3339, text("at"))
+		if err != nil || errAt != nil || d.By == "" {
+			continue
+		}
+		d.Denied, _ = m["denied"].(bool)
+		if n, ok := m["vlan"].(int64); ok && n > 0 && n <= int64(vlan.Max) {
+			d.VLAN = vlan.ID(n)
+		}
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b IdentityDecision) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.VLAN, b.VLAN)) })
 	return out
 }

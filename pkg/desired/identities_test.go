@@ -101,14 +101,17 @@ func TestReadIdentity(t *testing.T) {
 		text string
 		want Identity
 	}{
-		"a VM's": {`{metadata: {namespace: shop, name: till-lan}, spec: {network: lan, vm: {name: till, uid: u1}}, status: {node: n1, mac: "00:50:56:00:00:0a", addresses: [
+		"a VM's": {`{metadata: {namespace: shop, name: till-lan}, spec: {network: lan, vm: {name: till, uid: u1}, addresses: [10.0.0.12, "fd00::1", here, 10.0.0.11, 10.0.0.12, 7]}, status: {node: n1, mac: "00:50:56:00:00:0a", addresses: [
 			{address: "fe80::1", vlan: 7, provenance: ND}, {address: "fe80::1", vlan: 5, provenance: ND}, {address: "10.0.0.300"}, 7,
 			{address: 10.0.0.9, vlan: 0, provenance: DHCP, since: "2026-05-01T10:00:00Z", until: "2026-05-01T12:00:00+01:00"}, {address: 10.0.0.8, provenance: Guess, approved: ann}],
-			waiting: [{address: "::ffff:10.0.0.7", provenance: ARP}]}}`,
+			waiting: [{address: "::ffff:10.0.0.7", provenance: ARP}],
+			decisions: [{address: 10.0.0.6, vlan: 7, by: ann, at: "2026-05-01T10:00:00Z"}, {address: 10.0.0.6, denied: true, by: bob, at: "2026-05-01T10:00:00Z"}, {address: 10.0.0.5, by: ann}, {address: 10.0.0.4, at: "2026-05-01T10:00:00Z"}, 7, {address: here, by: ann, at: "2026-05-01T10:00:00Z"}]}}`,
 			Identity{Namespace: "shop", Name: "till-lan", VM: "till", UID: "u1", Network: "lan", Node: "n1", MAC: nicA, Addresses: []IdentityAddress{
 				{Addr: netip.MustParseAddr("10.0.0.8"), Approved: "ann"}, {Addr: netip.MustParseAddr("10.0.0.9"), Provenance: learn.DHCP, Since: since, Until: since.Add(time.Hour)},
 				{Addr: netip.MustParseAddr("fe80::1"), VLAN: 5, Provenance: learn.ND}, {Addr: netip.MustParseAddr("fe80::1"), VLAN: 7, Provenance: learn.ND}},
-				Waiting: []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP}}}},
+				Waiting:   []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP}},
+				Manual:    []netip.Addr{netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("10.0.0.12"), netip.MustParseAddr("fd00::1")},
+				Decisions: []IdentityDecision{{Addr: netip.MustParseAddr("10.0.0.6"), Denied: true, By: "bob", At: since}, {Addr: netip.MustParseAddr("10.0.0.6"), VLAN: 7, By: "ann", At: since}}}},
 		"a pod's": {`{metadata: {namespace: shop, name: pod-1}, spec: {network: lan, pod: {name: web, uid: u2, node: n2}}, status: {mac: here}}`,
 			Identity{Namespace: "shop", Name: "pod-1", Pod: "web", UID: "u2", Network: "lan", Node: "n2"}},
 		"nothing": {`{metadata: {namespace: shop, name: x}, spec: [], status: {addresses: {}}}`, Identity{Namespace: "shop", Name: "x"}},
@@ -135,6 +138,8 @@ func TestIdentitiesChange(t *testing.T) {
 		"VM":         func(i *Identity) { i.UID = "v" },
 		"node":       func(i *Identity) { i.Node = "n2" },
 		"MAC":        func(i *Identity) { i.MAC = nicB },
+		"set":        func(i *Identity) { i.Manual = []netip.Addr{netip.MustParseAddr("10.0.0.2")} },
+		"decided":    func(i *Identity) { i.Decisions = []IdentityDecision{{By: "ann"}} },
 		"gone":       func(i *Identity) { i.Addresses = nil },
 		"waiting":    func(i *Identity) { i.Waiting = i.Addresses },
 		"address":    func(i *Identity) { i.Addresses[0].Addr = netip.MustParseAddr("10.0.0.2") },

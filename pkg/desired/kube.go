@@ -145,7 +145,10 @@ func slimIdentity(obj any) (any, error) {
 			_ = unstructured.SetNestedField(out.Object, text, field...)
 		}
 	}
-	for _, name := range []string{"addresses", "waiting"} {
+	if list, ok, _ := unstructured.NestedSlice(u.Object, "spec", "addresses"); ok {
+		_ = unstructured.SetNestedSlice(out.Object, list, "spec", "addresses")
+	}
+	for _, name := range []string{"addresses", "waiting", "decisions"} {
 		if list, ok, _ := unstructured.NestedSlice(u.Object, "status", name); ok {
 			_ = unstructured.SetNestedSlice(out.Object, list, "status", name)
 		}

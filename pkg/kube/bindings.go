@@ -23,6 +23,7 @@ const (
 	mostBindings  = 64
 	mostWaiting   = 16
 	mostConflicts = 16
+	mostDecisions = 64
 	mostClaimants = 4
 )
 
@@ -106,14 +107,22 @@ func (c *confirmation) podNIC(p *wire.Port) desired.PodNIC {
 	return nic
 }
 
-// addressesDeclared says what is wrong with what a pod's annotations declare; nil is nothing.
+// addressesDeclared says what is wrong with what is declared for a port's NIC; nil is nothing.
 func addressesDeclared(p *wire.Port, known *confirmation) *metav1.Condition {
 	if known == nil {
 		return nil
 	}
 	_, errs := desired.Declarations(known.annotations, known.podNIC(p))
 	if len(errs) == 0 {
-		return nil
+		var said []string
+		for _, a := range p.Unfit[:min(len(p.Unfit), mostBindings)] {
+			said = append(said, fmt.Sprintf("%v (%s) %s", a.Address, a.Provenance, a.Why))
+		}
+		if said == nil {
+			return nil
+		}
+		return &metav1.Condition{Type: v1alpha1.ConditionAddressesDeclared, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDeclarationUnfit,
+			Message: cut(strings.Join(said, "; "))}
 	}
 	return &metav1.Condition{Type: v1alpha1.ConditionAddressesDeclared, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDeclarationUnreadable, Message: cut(errors.Join(errs...).Error())}
 }
@@ -218,10 +227,15 @@ func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
 			s.Waiting = append(s.Waiting, item)
 		}
 	}
+	latest := slices.Clone(p.Decided)
+	slices.SortStableFunc(latest, func(a, b wire.AddressDecided) int { return b.At.Compare(a.At) })
+	for _, d := range latest[:min(len(latest), mostDecisions)] {
+		s.Decisions = append(s.Decisions, v1alpha1.AddressDecision{Address: d.Address.String(), VLAN: vlanIn(p, &wire.Address{VLAN: d.VLAN}), Denied: d.Denied, By: d.By, At: second(d.At)})
+	}
 	return s
 }
 
-// together is one status of two NICs; the first one's MAC stands for both.
+// together is one status of two NICs; the first one's MAC stands for both, and what was decided is of that.
 func together(a, b v1alpha1.VMIdentityStatus, bIsFirst bool) v1alpha1.VMIdentityStatus {
 	if bIsFirst {
 		a, b = b, a

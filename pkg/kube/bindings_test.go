@@ -68,6 +68,8 @@ func TestBindings(t *testing.T) {
 		{Namespace: "ns", Name: "db", VM: true, MAC: attach.MAC{2, 0, 0, 0, 0, 9}, Node: "n2", Place: "n2", Since: since},
 		{Namespace: "ns", Name: "pod001", MAC: p.MAC, Node: "n1", Place: "n1", Since: since},
 		{Outside: true, MAC: attach.MAC{2, 0, 0, 0, 0, 8}, Node: "n1", Place: "uplink of n1, sw1 port 7", Since: since}}}}
+	p.Unfit = []wire.Address{{Address: netip.MustParseAddr("10.9.0.5"), Provenance: "Manual", Why: "is in none of the network's subnets: want an address of one"}}
+	p.Decided = []wire.AddressDecided{{Address: netip.MustParseAddr("10.1.0.3"), VLAN: 100, Denied: true, By: "ann", At: since}}
 	n := &fakeNode{status: wire.NodeStatus{}, ports: []wire.Port{p}, unsettled: true}
 	mustRound(t, r, n)
 	if got := f.take(); slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "VMIdentity ") }) {
@@ -93,6 +95,9 @@ func TestBindings(t *testing.T) {
 		t.Errorf("of the annotation is told %+v", wrong)
 	}
 	id := only[*v1alpha1.VMIdentity](t, f)
+	if len(id.Status.Decisions) > 0 {
+		t.Errorf("a pod's has %+v", id.Status.Decisions)
+	}
 	if a, w := id.Status.Addresses, id.Status.Waiting; len(a) != 4 || a[1].VLAN != 200 || a[2].Approved != "ann" || a[3].Address != "10.1.0.9" || len(w) != 1 || w[0].Address != "10.1.0.7" {
 		t.Errorf("the identity has %+v", id.Status)
 	}
@@ -120,6 +125,12 @@ func TestBindings(t *testing.T) {
 	n.set(func() { n.ports[0].Bindings, n.owners = nil, nil })
 	f.put("update", &metav1.PartialObjectMetadata{TypeMeta: pod.TypeMeta, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod001", UID: "u1"}})
 	r.PodChanged("ns", "pod001")
+	mustRound(t, r, n)
+	port = only[*v1alpha1.VMPort](t, f)
+	if c := meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesDeclared); c == nil || c.Reason != v1alpha1.ReasonDeclarationUnfit || c.Message != "10.9.0.5 (Manual) is in none of the network's subnets: want an address of one" {
+		t.Errorf("of what no NIC can have is told %+v", c)
+	}
+	n.set(func() { n.ports[0].Unfit = nil })
 	mustRound(t, r, n)
 	port = only[*v1alpha1.VMPort](t, f)
 	if len(port.Status.Bindings) > 0 || meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesUnique) != nil || meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesDeclared) != nil {
@@ -193,5 +204,20 @@ func TestTogether(t *testing.T) {
 	first, second := together(a, b, false), together(b, a, true)
 	if !reflect.DeepEqual(first, second) || first.MAC != "1" || len(first.Addresses) != 4 || len(first.Waiting) != 1 {
 		t.Errorf("they are %+v, and %+v", first, second)
+	}
+}
+
+// TestDecisions: of a VM's NIC what was decided goes with its identity, the latest of it; a pod goes nowhere.
+func TestDecisions(t *testing.T) {
+	p := aPort(1)
+	p.VLANs.PVID = 100
+	since := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	for i := range 100 {
+		p.Decided = append(p.Decided, wire.AddressDecided{Address: netip.AddrFrom4([4]byte{10, 1, 0, byte(i)}), VLAN: 100, Denied: i%2 == 0, By: "ann", At: since.Add(time.Duration(i) * time.Second)})
+	}
+	p.Decided[99].VLAN = 200
+	got := (&Reporter{}).identityStatus(&p).Decisions
+	if len(got) != mostDecisions || got[0].Address != "10.1.0.99" || got[0].VLAN != 200 || got[1].VLAN != 0 || got[63].Address != "10.1.0.36" || !got[63].Denied || got[63].By != "ann" || got[63].At.Nanosecond() != 0 {
+		t.Errorf("%d decisions: %+v", len(got), got)
 	}
 }

@@ -35,6 +35,7 @@ func (r *Reporter) reportPods(ctx context.Context, ports []wire.Port) error {
 		id := p.Pod.Namespace + "/" + podIdentityName(p)
 		have := r.pods[id]
 		is := r.identityStatus(p)
+		is.Decisions = nil // a pod goes to no other node
 		switch c := r.vms[podKey(p.Pod)]; {
 		case p.Policy == "":
 		case c == nil || c.plain() && !r.settled[p.Key]: // nobody could be asked about the pod, or knows its addresses yet: what is there stays

@@ -324,7 +324,11 @@ func (b *Book) decide(e *Event) {
 			}
 		}
 	}
-	if len(found) == 0 {
+	switch {
+	case len(found) > 0:
+	case e.Elsewhere: // where the NIC claimed it then
+		found = append(found, b.open(b.nic(e.NIC), place{e.Segment, e.Addr}))
+	default:
 		b.refuse(e, e.Segment, ReasonNobody, "")
 	}
 	for _, c := range found {
@@ -338,9 +342,12 @@ func (b *Book) decide(e *Event) {
 		was := c.class()
 		c.decision = Decision{Denied: e.Kind == EventDeny, By: e.By, At: e.At}
 		b.touch(c.cell)
-		if c.denied() {
+		switch {
+		case c.denied():
 			c.evidence = nil
 			b.lessen(c, was, e.At)
+		case was == idle:
+			b.trim(c.nic, e.At)
 		}
 	}
 }

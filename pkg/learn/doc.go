@@ -58,7 +58,7 @@
 // whether it holds them, is aside or waits; beside these, four IPv6 link-local addresses. More are refused. Nothing
 // that is held is lost by that, and one that is refused is taken when it is heard again and there is room. Leases and declarations
 // do not count here; of each a NIC may have 128. All segments together, 1,024 are observed. Of
-// decisions about addresses that a NIC does not claim, the latest 64 are kept. From outside, the 1,024 latest claims in a
+// decisions about addresses that a NIC does not claim, the latest 64 are kept, also of those that were taken on other nodes. From outside, the 1,024 latest claims in a
 // segment are kept, and the four latest for an address.
 //
 // # Time

@@ -21,7 +21,8 @@ const (
 	// EventOutside: an address was heard from a MAC that is no NIC of the cluster. Segment, Addr, MAC, Place.
 	EventOutside EventKind = "Outside"
 	// EventApprove and EventDeny: a person decided. NIC, Addr, By; Segment, or none for every one in
-	// which the NIC claims the address.
+	// which the NIC claims the address. With Elsewhere another node was told so; the NIC need not claim the address here.
+	// Segment then, too.
 	EventApprove EventKind = "Approve"
 	EventDeny    EventKind = "Deny"
 	// EventGone: the VM was deleted, or the pod that had none. NIC.
@@ -51,10 +52,12 @@ type Event struct {
 	// Place is where it was heard: a node, or "uplink" and the node.
 	Place string `json:",omitempty"`
 	// Until is the lease's end; none is a lease for ever.
-	Until    time.Time `json:",omitzero"`
-	By       string    `json:",omitempty"` // who decided
-	Network  string    `json:",omitempty"`
-	Settings *Network  `json:",omitempty"`
+	Until time.Time `json:",omitzero"`
+	By    string    `json:",omitempty"` // who decided
+	// Elsewhere: the decision was taken on another node.
+	Elsewhere bool     `json:",omitempty"`
+	Network   string   `json:",omitempty"`
+	Settings  *Network `json:",omitempty"`
 }
 
 // plain makes times such as come back equal from JSON.
@@ -79,7 +82,7 @@ func (e *Event) check() error {
 		if e.By == "" {
 			err = errors.New("nobody who decides")
 		}
-		if e.Segment != (Segment{}) {
+		if e.Segment != (Segment{}) || e.Elsewhere {
 			err = errors.Join(err, e.checkSegment())
 		}
 		return errors.Join(err, e.checkNIC(), e.checkAddr())

@@ -120,6 +120,26 @@ func (b *Book) Segments(id NIC, a netip.Addr) (out []Segment) {
 	return out
 }
 
+// Decided is a person's word on an address that a NIC does not claim.
+type Decided struct {
+	Segment Segment
+	Addr    netip.Addr
+	Decision
+}
+
+// Decisions are those about addresses that a NIC does not claim now, by segment and address. Of those that it claims, Claim.Approved
+// says it.
+func (b *Book) Decisions(id NIC) (out []Decided) {
+	if n := b.nics[id]; n != nil {
+		for _, c := range n.claims {
+			if c.class() == idle {
+				out = append(out, Decided{c.at().Segment, c.at().Addr, c.decision})
+			}
+		}
+	}
+	return out
+}
+
 // Waiting are the claims that want a person's approval, by NIC, segment and address.
 func (b *Book) Waiting() (out []Claim) {
 	for _, id := range b.NICs() {

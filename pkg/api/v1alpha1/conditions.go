@@ -63,8 +63,8 @@ const (
 	// ConditionAddressesUnique says whether nobody else claims an address that a VMPort's NIC claims. A
 	// port whose NIC claims none has none.
 	ConditionAddressesUnique = "AddressesUnique"
-	// ConditionAddressesDeclared is False while annotations of a VMPort's pod that declare addresses make no sense;
-	// else there is none.
+	// ConditionAddressesDeclared is False while annotations of a VMPort's pod that declare addresses make no sense, or
+	// addresses are declared that no NIC of its network can have; else there is none.
 	ConditionAddressesDeclared = "AddressesDeclared"
 	// ConditionNetworkStatusWritten is False while the network of a VMPort wants addresses in its pod's annotation
 	// network-status, and that cannot be read; else there is none.
@@ -177,8 +177,10 @@ const (
 	ReasonUnique = "Unique"
 	// ReasonDuplicateAddress: somebody does.
 	ReasonDuplicateAddress = "DuplicateAddress"
-	// ReasonDeclarationUnreadable is that of AddressesDeclared.
+	// ReasonDeclarationUnreadable: an annotation that declares addresses cannot be read.
 	ReasonDeclarationUnreadable = "DeclarationUnreadable"
+	// ReasonDeclarationUnfit: an address is declared that no NIC of the network can have.
+	ReasonDeclarationUnfit = "DeclarationUnfit"
 	// ReasonNetworkStatusUnreadable is that of NetworkStatusWritten.
 	ReasonNetworkStatusUnreadable = "NetworkStatusUnreadable"
 )

@@ -195,6 +195,9 @@ func TestAddressStatus(t *testing.T) {
 		{"VMIdentity", `{addresses: [{address: 10.0.0.1, provenance: ARP}, {address: 10.0.0.1, vlan: 0, provenance: ARP}]}`, "Duplicate value"},
 		{"VMIdentity", `{addresses: [{address: 10.0.0.1, vlan: 4095, provenance: ARP}]}`, "status.addresses[0].vlan"},
 		{"VMIdentity", `{addresses: [{address: 10.0.0.1, provenance: Guess}]}`, "status.addresses[0].provenance"},
+		{"VMIdentity", `{decisions: ` + list(64, `denied: true, by: ann, at: "2026-05-01T10:00:00Z"`) + `}`, ""},
+		{"VMIdentity", `{decisions: ` + list(65, `by: ann, at: "2026-05-01T10:00:00Z"`) + `}`, "must have at most 64 items"},
+		{"VMIdentity", `{decisions: [{address: 10.0.0.1, at: "2026-05-01T10:00:00Z"}]}`, "status.decisions[0].by: Required value"},
 		{"VMIdentity", `{waiting: ` + list(17, "provenance: ARP") + `}`, "must have at most 16 items"},
 		{"VMPort", `{bindings: ` + list(64, "provenance: ARP, state: Aside, "+since) + `, conflicts: [{address: 10.0.0.1, ` + since + `, claimants: [{mac: "00:50:56:00:00:01", vm: shop/till, node: n1, place: net1, ` + since + `}, {mac: "00:50:56:00:00:02"}]}]}`, ""},
 		{"VMPort", `{bindings: ` + list(65, "provenance: ARP, state: Held") + `}`, "must have at most 64 items"},
@@ -219,5 +222,58 @@ func TestAddressStatus(t *testing.T) {
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s %s: %v, want %q", tt.kind, tt.status, err, tt.want)
 		}
+	}
+}
+
+// TestManualAddresses: people may change which addresses a NIC has, to such as a NIC can have, and nothing else of whose it is.
+func TestManualAddresses(t *testing.T) {
+	s := apiserver.Shared(t, "../../../deploy/base/crds")
+	c, err := client.New(s.Config(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := object(t, "VMIdentity", "manual", `{vm: {name: v, uid: u}, network: lan}`)
+	if err := c.Create(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	many := make([]any, 17)
+	for i := range many {
+		many[i] = fmt.Sprint("10.0.0.", i+1)
+	}
+	for _, tt := range []struct {
+		addresses []any
+		want      string
+	}{
+		{[]any{"10.0.0.5", "fd00::5", "fe80::5"}, ""},
+		{many[:16], ""},
+		{many, "must have at most 16 items"},
+		{[]any{"10.0.0.5", "10.0.0.5"}, "Duplicate value"},
+		{[]any{"10.0.0.5/24"}, "spec.addresses[0]: Invalid value: \"10.0.0.5/24\": want an address that a NIC can have, as 10.1.2.3 or 2001:db8::1"},
+		{[]any{"here"}, "want an address that a NIC can have"},
+		{[]any{"224.0.0.1"}, "want an address that a NIC can have"},
+		{[]any{"255.255.255.255"}, "want an address that a NIC can have"},
+		{[]any{"::"}, "want an address that a NIC can have"},
+		{[]any{"127.0.0.1"}, "want an address that a NIC can have"},
+		{[]any{"::ffff:10.0.0.5"}, "want an address that a NIC can have"},
+		{[]any{"fe80::1%eth0"}, "want an address that a NIC can have"},
+	} {
+		if err := unstructured.SetNestedSlice(u.Object, tt.addresses, "spec", "addresses"); err != nil {
+			t.Fatal(err)
+		}
+		o := u.DeepCopy()
+		err := c.Update(t.Context(), o)
+		switch {
+		case err == nil && tt.want == "":
+			u.SetResourceVersion(o.GetResourceVersion())
+		case err == nil || tt.want == "" || !strings.Contains(err.Error(), tt.want):
+			t.Errorf("%v: %v, want %q", tt.addresses, err, tt.want)
+		}
+	}
+	unstructured.RemoveNestedField(u.Object, "spec", "addresses")
+	if err := unstructured.SetNestedField(u.Object, "w", "spec", "vm", "uid"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Update(t.Context(), u); err == nil || !strings.Contains(err.Error(), "one VM or pod and one network") {
+		t.Errorf("another VM's: %v", err)
 	}
 }

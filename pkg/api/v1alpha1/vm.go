@@ -305,9 +305,9 @@ type VMIdentity struct {
 	Status VMIdentityStatus `json:"status,omitzero"`
 }
 
-// VMIdentitySpec says whose identity the object is.
+// VMIdentitySpec says whose identity the object is, and which addresses a person gives it.
 //
-// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is of one VM or pod and one network for its whole life"
+// +kubebuilder:validation:XValidation:rule="has(self.vm) == has(oldSelf.vm) && (!has(self.vm) || self.vm == oldSelf.vm) && has(self.pod) == has(oldSelf.pod) && (!has(self.pod) || self.pod == oldSelf.pod) && self.network == oldSelf.network",message="is of one VM or pod and one network for its whole life"
 // +kubebuilder:validation:XValidation:rule="has(self.vm) != has(self.pod)",message="want vm or pod: an identity is of one of them"
 type VMIdentitySpec struct {
 	// VM whose NIC it is.
@@ -322,6 +322,16 @@ type VMIdentitySpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Network string `json:"network"`
+
+	// Addresses are those that a person says the NIC has, in the network's untagged VLAN: they hold before whatever anybody
+	// else declares, or was seen with. Of several NICs of the VM on the network they are that of status.mac. People write them,
+	// agents do not.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast())",message="want an address that a NIC can have, as 10.1.2.3 or 2001:db8::1"
+	// +listType=set
+	Addresses []string `json:"addresses,omitempty"`
 }
 
 // PodReference names a pod that runs no VM.
@@ -367,6 +377,40 @@ type VMIdentityStatus struct {
 	// +listMapKey=address
 	// +listMapKey=vlan
 	Waiting []AddressStatus `json:"waiting,omitempty"`
+
+	// Decisions are what people have said of addresses that the NIC does not claim now, as of one that it was denied. They
+	// go with the VM to whatever node it migrates to.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=address
+	// +listMapKey=vlan
+	Decisions []AddressDecision `json:"decisions,omitempty"`
+}
+
+// AddressDecision is a person's word on an address of a NIC.
+type AddressDecision struct {
+	// Address as 10.1.2.3 or 2001:db8::1.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+
+	// VLAN that it is in; 0 is the network's one.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=4094
+	VLAN int32 `json:"vlan,omitempty"`
+
+	// Denied says that the NIC may not have it; else it may.
+	// +optional
+	Denied bool `json:"denied,omitempty"`
+
+	// By whom.
+	// +kubebuilder:validation:MaxLength=253
+	By string `json:"by"`
+
+	// At is when it was decided; of two decisions the later counts.
+	At metav1.Time `json:"at"`
 }
 
 // AddressStatus is an IP address and how it became known.

@@ -81,3 +81,12 @@ type AddressDecision struct {
 	Deny    bool       `json:"deny,omitempty"`
 	By      string     `json:"by"`
 }
+
+// AddressDecided is a decision about an address that a port's NIC does not claim now.
+type AddressDecided struct {
+	Address netip.Addr `json:"address"`
+	VLAN    vlan.ID    `json:"vlan"`
+	Denied  bool       `json:"denied,omitempty"`
+	By      string     `json:"by"`
+	At      time.Time  `json:"at"`
+}

@@ -165,6 +165,10 @@ type Port struct {
 	// claim, too.
 	Bindings  []Address         `json:"bindings,omitempty"`
 	Conflicts []AddressConflict `json:"conflicts,omitempty"`
+	// Unfit are those that are declared for it and that no NIC of the network can have.
+	Unfit []Address `json:"unfit,omitempty"`
+	// Decided is what people have said of addresses that it does not claim now.
+	Decided []AddressDecided `json:"decided,omitempty"`
 	// NetworkStatus: the network wants what the NIC holds in the pod's network-status.
 	NetworkStatus bool `json:"networkStatus,omitempty"`
 }
