@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -24,15 +25,17 @@ const (
 	SourceMultus    = "Multus"
 	SourceCalico    = "Calico"
 	SourceOVN       = "OVN"
+	SourceIPAMClaim = "IPAMClaim" // which annotations name
 )
 
 // Annotations that are read.
 const (
-	addressesAnnotation = "network.kubevirt.io/addresses" // {"VM's network": ["10.0.0.5/24"]}, kubevirt/ipam-extensions
-	networksAnnotation  = "k8s.v1.cni.cncf.io/networks"   // the Network Plumbing Group's standard, 4.1.1
-	calicoAnnotation    = "cni.projectcalico.org/ipAddrs" // ["10.0.0.5"], of the pod's first interface
-	ovnAnnotation       = "k8s.ovn.org/pod-networks"      // {"default": …, "namespace/name": {"ip_addresses": ["10.0.0.5/24"]}}
-	firstInterface      = "eth0"                          // of a pod: that of its cluster's own network
+	addressesAnnotation = "network.kubevirt.io/addresses"     // {"VM's network": ["10.0.0.5/24"]}, kubevirt/ipam-extensions
+	networksAnnotation  = "k8s.v1.cni.cncf.io/networks"       // the Network Plumbing Group's standard, 4.1.1
+	calicoAnnotation    = "cni.projectcalico.org/ipAddrs"     // ["10.0.0.5"], of the pod's first interface
+	ovnAnnotation       = "k8s.ovn.org/pod-networks"          // {"default": …, "namespace/name": {"ip_addresses": ["10.0.0.5/24"]}}
+	claimAnnotation     = "k8s.ovn.org/primary-udn-ipamclaim" // the name of an IPAMClaim, of the pod's first interface
+	firstInterface      = "eth0"                              // of a pod: that of its cluster's own network
 )
 
 // NetworkStatusAnnotation is what Multus writes of a pod's interfaces (the Network Plumbing Group's standard, 5.1), where addresses
@@ -41,7 +44,7 @@ const NetworkStatusAnnotation = "k8s.v1.cni.cncf.io/network-status"
 
 // DeclarationAnnotations are all annotations that Declarations reads.
 func DeclarationAnnotations() []string {
-	return []string{addressesAnnotation, networksAnnotation, calicoAnnotation, ovnAnnotation}
+	return []string{addressesAnnotation, networksAnnotation, calicoAnnotation, ovnAnnotation, claimAnnotation}
 }
 
 // PodNIC names an interface of a pod.
@@ -63,6 +66,27 @@ func Declarations(annotations map[string]string, nic PodNIC) ([]Declaration, []e
 	r.calico(annotations[calicoAnnotation])
 	r.ovn(annotations[ovnAnnotation])
 	return r.found, r.errs
+}
+
+// IPAMClaims are the names of the IPAMClaims (k8s.cni.cncf.io/v1alpha1, in the pod's namespace) that a pod's annotations name, by the
+// interface that each is for (kubevirt/ipam-extensions, pkg/ipamclaimswebhook).
+func IPAMClaims(annotations map[string]string) map[string]string {
+	out := map[string]string{}
+	if name := annotations[claimAnnotation]; name != "" {
+		out[firstInterface] = name
+	}
+	var elements []json.RawMessage
+	_ = json.Unmarshal([]byte(annotations[networksAnnotation]), &elements) // the short form has none; Declarations tells what is wrong
+	for i, raw := range elements {
+		var e struct {
+			Interface string
+			Claim     string `json:"ipam-claim-reference"`
+		}
+		if json.Unmarshal(raw, &e) == nil && e.Claim != "" {
+			out[cmp.Or(e.Interface, fmt.Sprintf("net%d", i+1))] = e.Claim
+		}
+	}
+	return out
 }
 
 type declarations struct {

@@ -2,6 +2,7 @@ package desired
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -99,4 +100,18 @@ func FuzzDeclarations(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestIPAMClaims: which claim is named for which interface; what cannot be read names none.
+func TestIPAMClaims(t *testing.T) {
+	got := IPAMClaims(map[string]string{claimAnnotation: "db.default", networksAnnotation: `[{"name": "a", "ipam-claim-reference": "db.a"}, {"name": "b", "interface": "podb", "ipam-claim-reference": "db.b"},
+		{"name": "c", "interface": "podc"}, {"name": "d", "ipam-claim-reference": 7}, "e"]`})
+	if want := map[string]string{"eth0": "db.default", "net1": "db.a", "podb": "db.b"}; !maps.Equal(got, want) {
+		t.Errorf("claims are %v, want %v", got, want)
+	}
+	for _, text := range []string{"", "a,b@net1", "[", `{"ipam-claim-reference": "x"}`, "null"} {
+		if got := IPAMClaims(map[string]string{networksAnnotation: text}); len(got) > 0 {
+			t.Errorf("%q names %v", text, got)
+		}
+	}
 }

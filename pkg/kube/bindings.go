@@ -87,6 +87,9 @@ func (c *confirmation) says(p *wire.Port) (out []wire.Says) {
 	for _, d := range found {
 		add(d.Source, false, d.Addr)
 	}
+	for _, a := range c.claims[p.IfName].addresses {
+		add(desired.SourceIPAMClaim, false, a)
+	}
 	if n := c.nicOf(p); n != nil && c.vm != nil {
 		for _, a := range n.addresses {
 			if n.guest {
@@ -113,6 +116,9 @@ func addressesDeclared(p *wire.Port, known *confirmation) *metav1.Condition {
 		return nil
 	}
 	_, errs := desired.Declarations(known.annotations, known.podNIC(p))
+	if err := known.claims[p.IfName].wrong; err != nil {
+		errs = append(errs, err)
+	}
 	if len(errs) == 0 {
 		var said []string
 		for _, a := range p.Unfit[:min(len(p.Unfit), mostBindings)] {

@@ -21,6 +21,7 @@ func mapper() meta.RESTMapper {
 	}
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	m.Add(vmiVersion, meta.RESTScopeNamespace)
+	m.Add(claimVersion, meta.RESTScopeNamespace)
 	m.Add(v1alpha1.GroupVersion.WithKind("VLANTrunkNode"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("VMPort"), meta.RESTScopeNamespace)
 	m.Add(v1alpha1.GroupVersion.WithKind(v1alpha1.KindReachabilityCheck), meta.RESTScopeRoot)

@@ -119,7 +119,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	s := apiserver.Start(t, "../../deploy/base/crds", "testdata/kubevirt.yaml")
+	s := apiserver.Start(t, "../../deploy/base/crds", "testdata/kubevirt.yaml", "testdata/ipamclaims.yaml")
 	s.Apply("../../deploy/base/namespace.yaml", "../../deploy/base/rbac.yaml", "../../deploy/base/admission.yaml")
 	r, err := NewReporter(s.Config(), "n1", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {

@@ -53,6 +53,9 @@ type confirmation struct {
 	podLabels map[string]string
 	// annotations of the pod that declare addresses.
 	annotations map[string]string
+	// claims are the IPAMClaims that they name, by interface; unclaimed: one of them is not there yet, or has no address.
+	claims    map[string]ipamClaim
+	unclaimed bool
 	// networkStatus is what Multus wrote of it, as the server had it last; "" is nothing yet.
 	networkStatus string
 	// hint says that something points to a VM, or once did: such a pod is never
@@ -143,12 +146,12 @@ func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Dura
 }
 
 // schedule says when to ask again, should the watch tell of nothing: soon and then
-// ever later while a launcher's VM does not confirm it, and at leisure once it does.
+// ever later while a launcher's VM does not confirm it, or an IPAMClaim has no address, and at leisure once it does.
 func (c *confirmation) schedule(before *confirmation) {
 	const atLeisure = 30 * time.Minute
 	c.hint = c.hint || before != nil && before.uid == c.uid && before.hint
 	switch {
-	case !c.launcher || c.vm != nil:
+	case (!c.launcher || c.vm != nil) && !c.unclaimed:
 		c.next = time.Now().Add(atLeisure)
 	default:
 		if before != nil && before.uid == c.uid {
@@ -174,6 +177,9 @@ func (r *Reporter) confirm(ctx context.Context, p attach.Pod) (*confirmation, er
 		return c, nil
 	}
 	c.known, c.podLabels, c.annotations, c.networkStatus = true, pod.Labels, annotationsOf(pod.Annotations), pod.Annotations[desired.NetworkStatusAnnotation]
+	if err := r.readClaims(ctx, p.Namespace, c); err != nil {
+		return nil, err
+	}
 	owner := metav1.GetControllerOf(pod)
 	labelled, owned := pod.Labels[launcherLabel] == launcherValue, owner != nil && owner.Kind == vmiKind
 	c.hint = labelled || owned || r.watch.names(string(pod.UID))

@@ -374,7 +374,7 @@ func testRights(t *testing.T, s *apiserver.Server) {
 	ask(t, newClient(t, s.User(agentUser, nil, nil)), true, []right{
 		{"/nodes", read, ""}, {"/nodes/status", "patch", ""}, {"/namespaces", read, ""}, {"/pods", read, ""}, {"/pods/status", "patch", ""},
 		{"homeport.dev/vlantrunks", read, ""}, {"homeport.dev/vlannetworks", read, ""}, {"homeport.dev/firewallpolicies", read, ""}, {"homeport.dev/addresssets", read, ""}, {"homeport.dev/servicesets", read, ""}, {"homeport.dev/reachabilitychecks", read, ""},
-		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""},
+		{"kubevirt.io/virtualmachineinstances", read, ""}, {"k8s.cni.cncf.io/network-attachment-definitions", read, ""}, {"k8s.cni.cncf.io/multi-networkpolicies", read, ""}, {"k8s.cni.cncf.io/ipamclaims", "get", ""},
 		{"policy.networking.k8s.io/clusternetworkpolicies", read, ""},
 		{"homeport.dev/vmports", read + " " + write, ""}, {"homeport.dev/vmidentities", read + " " + write, ""}, {"homeport.dev/vlantrunknodes", read + " " + write, ""},
 		{"homeport.dev/vmports/status", "update patch", ""}, {"homeport.dev/vmidentities/status", "update patch", ""}, {"homeport.dev/vlantrunknodes/status", "update patch", ""}, {"homeport.dev/reachabilitychecks/status", "update", ""},

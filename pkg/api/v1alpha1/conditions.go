@@ -177,7 +177,7 @@ const (
 	ReasonUnique = "Unique"
 	// ReasonDuplicateAddress: somebody does.
 	ReasonDuplicateAddress = "DuplicateAddress"
-	// ReasonDeclarationUnreadable: an annotation that declares addresses cannot be read.
+	// ReasonDeclarationUnreadable: an annotation, or IPAMClaim, that declares addresses cannot be read.
 	ReasonDeclarationUnreadable = "DeclarationUnreadable"
 	// ReasonDeclarationUnfit: an address is declared that no NIC of the network can have.
 	ReasonDeclarationUnfit = "DeclarationUnfit"
