@@ -60,7 +60,7 @@ static __always_inline __u32 holder_here(const struct hp_port *port, const __u16
 	struct hp_fast_mac *to;
 	struct hp_port *holder;
 
-	if (!fast_path || !takes_part(port) || !fast)
+	if (!takes_part(port) || !fast)
 		return 0;
 	key = fast_key(fast->bridge, port->pvid, mac);
 	to = bpf_map_lookup_elem(&fast_macs, &key);

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gopacket/gopacket/layers"
@@ -242,5 +243,24 @@ func TestSuppressHears(t *testing.T) {
 		if a.Seen.IsZero() != (a.Addr != vm4) {
 			t.Errorf("%+v", a)
 		}
+	}
+}
+
+// A question about a request gives it to nobody.
+func TestSuppressTrace(t *testing.T) {
+	f := newFastLAN(t, Config{})
+	c := lanPort(0)
+	c.Trunk, c.Security = "net-b", quiet
+	if err := f.UpdatePort(f.host[0].Index, c); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{TB: t, Datapath: f.Datapath}
+	b.hold(held{vm4.String(): mine, peer4.String(): {MAC: [6]byte(peerMAC), Firm: true}}, 100)
+	frame, text := f.asking(arpBy(1, testMAC, vm4, peer4))
+	if e, err := f.Trace(f.host[0].Index, FromVM, frame); err != nil || e.Reason != policy.ReasonToHolder {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if f.wires[1].got(text, 50*time.Millisecond) || f.far.got(text, 0) {
+		t.Error("what was asked about was sent")
 	}
 }
