@@ -34,7 +34,7 @@ func TestManual(t *testing.T) {
 	r.says(1, "10.0.0.6")
 	r.others = []desired.Identity{webOf("n1", "10.0.0.5", "10.9.0.5", "10.0.0.1")}
 	r.follow()
-	r.want("set", gateway, "10.0.0.5/100 1 firm", "10.0.0.6/100 1")
+	r.want("set", gateway, "10.0.0.5/100 1 firm disputed", "10.0.0.6/100 1")
 	var unfit []string
 	for _, a := range r.Unfit(key) {
 		unfit = append(unfit, a.Address.String()+" "+a.Provenance+" "+a.Why)
@@ -76,7 +76,7 @@ func TestManualElsewhere(t *testing.T) {
 	r.says(2, "10.0.0.5")
 	r.others = []desired.Identity{webOf("n2", "10.0.0.5")}
 	r.follow()
-	r.want("set", gateway, "10.0.0.5/100 1 firm")
+	r.want("set", gateway, "10.0.0.5/100 1 firm disputed")
 	said := webOf("n2", "10.0.0.5")
 	said.Addresses = []desired.IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.5"), Provenance: learn.Manual, Since: r.now}}
 	r.others = []desired.Identity{said}
@@ -84,7 +84,7 @@ func TestManualElsewhere(t *testing.T) {
 	said.Manual = nil
 	r.others = []desired.Identity{said}
 	r.follow()
-	r.want("that node goes by it still", gateway, "10.0.0.5/100 1 firm")
+	r.want("that node goes by it still", gateway, "10.0.0.5/100 1 firm disputed")
 	r.others = []desired.Identity{webOf("n2")}
 	r.follow()
 	r.want("taken back", gateway, "10.0.0.5/100 2")
