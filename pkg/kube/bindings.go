@@ -234,7 +234,9 @@ func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
 		}
 	}
 	latest := slices.Clone(p.Decided)
-	slices.SortStableFunc(latest, func(a, b wire.AddressDecided) int { return b.At.Compare(a.At) })
+	slices.SortStableFunc(latest, func(a, b wire.AddressDecided) int {
+		return cmp.Or(b.At.Compare(a.At), a.Address.Compare(b.Address), cmp.Compare(a.VLAN, b.VLAN))
+	})
 	for _, d := range latest[:min(len(latest), mostDecisions)] {
 		s.Decisions = append(s.Decisions, v1alpha1.AddressDecision{Address: d.Address.String(), VLAN: vlanIn(p, &wire.Address{VLAN: d.VLAN}), Denied: d.Denied, By: d.By, At: second(d.At)})
 	}
