@@ -56,7 +56,7 @@ one() { # KERNEL NAME ARGS PACKAGE...
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
 		-file $out/bin/host-local:/opt/cni/bin/host-local -file $out/bin/static:/opt/cni/bin/static \
-		-dir bpf:/src/bpf -dir docs/reference:/src/docs/reference \
+		-dir bpf:/src/bpf -dir docs/reference:/src/docs/reference -dir pkg/snoop:/src/pkg/snoop \
 		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$kernel" \
 		-env HOMEPORT_SEED="${HOMEPORT_SEED:-}" -env HOMEPORT_SEEDS="${HOMEPORT_SEEDS:-}" \
 		-- /bin/sh -c "$script exit \$code")
