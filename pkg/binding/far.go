@@ -18,12 +18,8 @@ func (k *Keeper) forgetGhosts() {
 	if len(k.left) == 0 {
 		return
 	}
-	has := map[learn.NIC]bool{}
-	for _, o := range k.far {
-		has[identityNIC(&o)] = true
-	}
 	for id, since := range k.left {
-		if n := k.nics[id]; n.ports > 0 || has[id] {
+		if _, has := k.far[id]; has || k.nics[id].ports > 0 {
 			continue
 		}
 		if k.cfg.Now().Sub(since) >= ghostFor {
@@ -34,25 +30,29 @@ func (k *Keeper) forgetGhosts() {
 
 // followIdentities takes what other nodes know of NICs.
 func (k *Keeper) followIdentities(identities []desired.Identity) {
-	seen := map[string]bool{}
+	seen := map[learn.NIC]bool{}
+	var ours []*desired.Identity
 	for i := range identities {
 		o := &identities[i]
-		if _, ours := k.networks[o.Network]; !ours || len(o.MAC) != 6 {
-			continue
+		if _, known := k.networks[o.Network]; known && len(o.MAC) == 6 {
+			ours, seen[identityNIC(o)] = append(ours, o), true
 		}
-		name := o.Namespace + "/" + o.Name
-		seen[name] = true
-		was, known := k.far[name]
+	}
+	for id := range k.far { // first: its addresses may be another's by now
+		if !seen[id] {
+			k.setByHand(id, nil)
+			k.lose(id)
+			delete(k.far, id)
+		}
+	}
+	for _, o := range ours {
 		id := identityNIC(o)
-		if known && identityNIC(&was) != id { // another MAC: the NIC that it was is no more
-			k.setByHand(identityNIC(&was), nil)
-			k.lose(identityNIC(&was))
-		}
+		was, known := k.far[id]
 		local := k.nics[id].ports > 0
 		if known && reflect.DeepEqual(was, *o) && (local || k.nics[id].node == o.Node) {
 			continue
 		}
-		k.far[name] = *o
+		k.far[id] = *o
 		switch {
 		case !local:
 			k.note(id, nic{mac: macOf(o.MAC), node: o.Node, vm: o.VM != ""})
@@ -64,17 +64,8 @@ func (k *Keeper) followIdentities(identities []desired.Identity) {
 			k.heed(id, o)
 		}
 	}
-	for i := range identities {
-		if o := &identities[i]; seen[o.Namespace+"/"+o.Name] {
-			k.setByHand(identityNIC(o), o)
-		}
-	}
-	for name, o := range k.far {
-		if !seen[name] {
-			k.setByHand(identityNIC(&o), nil)
-			k.lose(identityNIC(&o))
-			delete(k.far, name)
-		}
+	for _, o := range ours {
+		k.setByHand(identityNIC(o), o)
 	}
 }
 

@@ -57,7 +57,7 @@ type Keeper struct {
 	owners   map[attach.Key]wire.Owner
 	nics     map[learn.NIC]nic
 	macs     map[learn.MAC]int // of NICs, how many have it
-	far      map[string]desired.Identity
+	far      map[learn.NIC]desired.Identity
 	heard    map[farClaim]time.Time     // when last
 	manual   map[learn.NIC]map[Key]bool // what people have set
 	put      map[Key]Holder
@@ -92,7 +92,7 @@ type nic struct {
 // Follow is told others.
 func New(cfg Config, saved *State) (*Keeper, error) {
 	k := &Keeper{cfg: cfg, frames: snoop.New(), networks: map[string]network{}, ports: map[attach.Key]*port{}, byIndex: map[int]*port{}, owners: map[attach.Key]wire.Owner{},
-		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[string]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, manual: map[learn.NIC]map[Key]bool{}}
+		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[learn.NIC]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, manual: map[learn.NIC]map[Key]bool{}}
 	var err error
 	if saved != nil {
 		if err = k.load(saved); err == nil {

@@ -270,3 +270,35 @@ func TestIdentitiesUnknown(t *testing.T) {
 	r.follow()
 	r.want("none", gateway)
 }
+
+// TestTwoNICs: of a VM with two NICs on a network each has what is its own on the node that it goes to, before it has spoken there; one
+// that is no more there loses it.
+func TestTwoNICs(t *testing.T) {
+	r := newRig(t)
+	r.port(3, "lan") // of somebody else's
+	nic := func(n int, addr string) desired.Identity {
+		o := webOf("n2")
+		o.MAC = mac(n)
+		o.Addresses = []desired.IdentityAddress{{Addr: netip.MustParseAddr(addr), Provenance: learn.ARP, Since: r.now.Add(-time.Hour)}}
+		return o
+	}
+	first, second := nic(1, "10.0.0.5"), nic(2, "10.0.0.6")
+	second.Decisions = []desired.IdentityDecision{{Addr: netip.MustParseAddr("10.0.0.7"), Denied: true, By: "ann", At: r.now}}
+	r.others = []desired.Identity{first, second}
+	r.follow()
+	r.want("on another node", gateway, "10.0.0.5/100 1", "10.0.0.6/100 2")
+	for n := 1; n <= 2; n++ {
+		r.Own(r.port(n, "lan"), wire.Owner{Name: "web", UID: "vm-1", VM: true})
+	}
+	r.follow()
+	r.restart(r.State(true))
+	r.follow()
+	r.says(2, "10.0.0.6")
+	r.says(2, "10.0.0.7")
+	r.want("here", gateway, "10.0.0.5/100 1", "10.0.0.6/100 2")
+	r.end(1)
+	r.end(2)
+	r.others = []desired.Identity{first}
+	r.follow()
+	r.want("the second is no more", gateway, "10.0.0.5/100 1")
+}

@@ -80,7 +80,7 @@ func (k *Keeper) State(end bool) *State {
 		s.Far = append(s.Far, o)
 	}
 	slices.SortFunc(s.Far, func(a, b desired.Identity) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name), strings.Compare(string(a.MAC), string(b.MAC)))
 	})
 	return s
 }
@@ -135,7 +135,7 @@ func (k *Keeper) load(s *State) (err error) {
 		}
 	}
 	for _, o := range s.Far {
-		k.far[o.Namespace+"/"+o.Name] = o
+		k.far[identityNIC(&o)] = o
 	}
 	return nil
 }

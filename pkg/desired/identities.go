@@ -65,7 +65,7 @@ func (n *Network) Learn() learn.Network {
 	return out
 }
 
-// Identity is what a NIC is known by on a network, wherever it is: a VMIdentity.
+// Identity is what a NIC is known by on a network, wherever it is: a VMIdentity, or what that says of one of the VM's NICs on the network.
 type Identity struct {
 	Namespace string     `json:"namespace"`
 	Name      string     `json:"name"`          // of the object
@@ -141,23 +141,58 @@ func readIdentity(u *unstructured.Unstructured) holder {
 	}
 	id := Identity{Namespace: u.GetNamespace(), Name: u.GetName(), VM: text("spec", "vm", "name"), Pod: text("spec", "pod", "name"),
 		UID: cmp.Or(text("spec", "vm", "uid"), text("spec", "pod", "uid")), Network: text("spec", "network"),
-		Node: cmp.Or(text("status", "node"), text("spec", "pod", "node")), Addresses: addressesIn(u, "addresses"), Waiting: addressesIn(u, "waiting"),
-		Manual: manualIn(u), Decisions: decisionsIn(u)}
-	if m, err := net.ParseMAC(text("status", "mac")); err == nil {
-		id.MAC = attach.MAC(m)
-	}
-	h := holder{name: id.Namespace + "/" + id.Name, namespace: id.Namespace, vm: id.VM, pod: id.Pod, network: id.Network, labels: u.GetLabels(), identity: id}
-	for _, a := range id.Addresses {
-		h.addresses = append(h.addresses, a.Addr)
+		Node: cmp.Or(text("status", "node"), text("spec", "pod", "node"))}
+	h := holder{name: id.Namespace + "/" + id.Name, namespace: id.Namespace, vm: id.VM, pod: id.Pod, network: id.Network, labels: u.GetLabels()}
+	first := macIn(u.Object["status"])
+	for _, mac := range nicsIn(u, first) {
+		id.MAC = parseMAC(mac)
+		id.Addresses, id.Waiting, id.Decisions = addressesIn(u, "addresses", mac, first), addressesIn(u, "waiting", mac, first), decisionsIn(u, mac, first)
+		if id.Manual = nil; mac == first {
+			id.Manual = manualIn(u)
+		}
+		h.identities = append(h.identities, id)
+		for _, a := range id.Addresses {
+			h.addresses = append(h.addresses, a.Addr)
+		}
 	}
 	return h
 }
 
-// addressesIn reads a list of a VMIdentity's status; what is no address is none.
-func addressesIn(u *unstructured.Unstructured, name string) (out []IdentityAddress) {
+// macIn is the MAC that a part of a VMIdentity names; "" is that it names none.
+func macIn(part any) string {
+	m, _ := part.(map[string]any)
+	text, _ := m["mac"].(string)
+	return parseMAC(text).String()
+}
+
+func parseMAC(text string) attach.MAC {
+	mac, _ := net.ParseMAC(text)
+	return attach.MAC(mac)
+}
+
+// nicsIn are the MACs of the NICs that a VMIdentity is of, the first one first.
+func nicsIn(u *unstructured.Unstructured, first string) []string {
+	out := []string{first}
+	for _, name := range []string{"addresses", "waiting", "decisions"} {
+		list, _, _ := unstructured.NestedSlice(u.Object, "status", name)
+		for _, item := range list {
+			if mac := cmp.Or(macIn(item), first); !slices.Contains(out, mac) {
+				out = append(out, mac)
+			}
+		}
+	}
+	slices.Sort(out[1:])
+	return out
+}
+
+// addressesIn reads what a list of a VMIdentity's status has of one of its NICs; what is no address is none.
+func addressesIn(u *unstructured.Unstructured, name, mac, first string) (out []IdentityAddress) {
 	list, _, _ := unstructured.NestedSlice(u.Object, "status", name)
 	for _, item := range list {
 		m, _ := item.(map[string]any)
+		if cmp.Or(macIn(item), first) != mac {
+			continue
+		}
 		text := func(name string) string {
 			s, _ := m[name].(string)
 			return s
@@ -192,11 +227,14 @@ func manualIn(u *unstructured.Unstructured) (out []netip.Addr) {
 	return out
 }
 
-// decisionsIn reads what people have decided; what nobody did, or at no time, is none.
-func decisionsIn(u *unstructured.Unstructured) (out []IdentityDecision) {
+// decisionsIn reads what people have decided about one of its NICs; what nobody did, or at no time, is none.
+func decisionsIn(u *unstructured.Unstructured, mac, first string) (out []IdentityDecision) {
 	list, _, _ := unstructured.NestedSlice(u.Object, "status", "decisions")
 	for _, item := range list {
 		m, _ := item.(map[string]any)
+		if cmp.Or(macIn(item), first) != mac {
+			continue
+		}
 		text := func(name string) string {
 			s, _ := m[name].(string)
 			return s

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -98,8 +99,9 @@ func watchedIdentity(t *testing.T, text string) *unstructured.Unstructured {
 func TestReadIdentity(t *testing.T) {
 	since := time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
 	for name, tt := range map[string]struct {
-		text string
-		want Identity
+		text  string
+		want  Identity
+		other []Identity // further NICs
 	}{
 		"a VM's": {`{metadata: {namespace: shop, name: till-lan}, spec: {network: lan, vm: {name: till, uid: u1}, addresses: [10.0.0.12, "fd00::1", here, 10.0.0.11, 10.0.0.12, 7]}, status: {node: n1, mac: "00:50:56:00:00:0a", addresses: [
 			{address: "fe80::1", vlan: 7, provenance: ND}, {address: "fe80::1", vlan: 5, provenance: ND}, {address: "10.0.0.300"}, 7,
@@ -111,13 +113,32 @@ func TestReadIdentity(t *testing.T) {
 				{Addr: netip.MustParseAddr("fe80::1"), VLAN: 5, Provenance: learn.ND}, {Addr: netip.MustParseAddr("fe80::1"), VLAN: 7, Provenance: learn.ND}},
 				Waiting:   []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP}},
 				Manual:    []netip.Addr{netip.MustParseAddr("10.0.0.11"), netip.MustParseAddr("10.0.0.12"), netip.MustParseAddr("fd00::1")},
-				Decisions: []IdentityDecision{{Addr: netip.MustParseAddr("10.0.0.6"), Denied: true, By: "bob", At: since}, {Addr: netip.MustParseAddr("10.0.0.6"), VLAN: 7, By: "ann", At: since}}}},
+				Decisions: []IdentityDecision{{Addr: netip.MustParseAddr("10.0.0.6"), Denied: true, By: "bob", At: since}, {Addr: netip.MustParseAddr("10.0.0.6"), VLAN: 7, By: "ann", At: since}}}, nil},
+		"a VM's with several NICs": {`{metadata: {namespace: shop, name: till-lan}, spec: {network: lan, vm: {name: till, uid: u1}, addresses: [10.0.0.12]}, status: {node: n1, mac: "00:50:56:00:00:0a", addresses: [
+			{address: 10.0.0.9, provenance: ARP, mac: "00:50:56:00:00:0B"}, {address: 10.0.0.8, provenance: ARP}, {address: 10.0.0.7, provenance: ARP, mac: "00:50:56:00:00:0a"}],
+			waiting: [{address: 10.0.0.6, provenance: ARP, mac: "00:50:56:00:00:0b"}],
+			decisions: [{address: 10.0.0.5, by: ann, at: "2026-05-01T10:00:00Z", mac: "00:50:56:00:00:01"}]}}`,
+			Identity{Namespace: "shop", Name: "till-lan", VM: "till", UID: "u1", Network: "lan", Node: "n1", MAC: nicA, Manual: []netip.Addr{netip.MustParseAddr("10.0.0.12")},
+				Addresses: []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.7"), Provenance: learn.ARP}, {Addr: netip.MustParseAddr("10.0.0.8"), Provenance: learn.ARP}}},
+			[]Identity{
+				{Namespace: "shop", Name: "till-lan", VM: "till", UID: "u1", Network: "lan", Node: "n1", MAC: parseMAC("00:50:56:00:00:01"), Decisions: []IdentityDecision{{Addr: netip.MustParseAddr("10.0.0.5"), By: "ann", At: since}}},
+				{Namespace: "shop", Name: "till-lan", VM: "till", UID: "u1", Network: "lan", Node: "n1", MAC: nicB,
+					Addresses: []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.9"), Provenance: learn.ARP}}, Waiting: []IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.6"), Provenance: learn.ARP}}}}},
 		"a pod's": {`{metadata: {namespace: shop, name: pod-1}, spec: {network: lan, pod: {name: web, uid: u2, node: n2}}, status: {mac: here}}`,
-			Identity{Namespace: "shop", Name: "pod-1", Pod: "web", UID: "u2", Network: "lan", Node: "n2"}},
-		"nothing": {`{metadata: {namespace: shop, name: x}, spec: [], status: {addresses: {}}}`, Identity{Namespace: "shop", Name: "x"}},
+			Identity{Namespace: "shop", Name: "pod-1", Pod: "web", UID: "u2", Network: "lan", Node: "n2"}, nil},
+		"nothing": {`{metadata: {namespace: shop, name: x}, spec: [], status: {addresses: {}}}`, Identity{Namespace: "shop", Name: "x"}, nil},
 	} {
-		if got := readIdentity(watchedIdentity(t, tt.text)).identity; !got.equal(&tt.want) {
-			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
+		want := append([]Identity{tt.want}, tt.other...)
+		got := readIdentity(watchedIdentity(t, tt.text))
+		if !slices.EqualFunc(got.identities, want, func(a, b Identity) bool { return a.equal(&b) }) {
+			t.Errorf("%s: %+v, want %+v", name, got.identities, want)
+		}
+		held := 0
+		for _, id := range want {
+			held += len(id.Addresses)
+		}
+		if len(got.addresses) != held {
+			t.Errorf("%s: as a peer it has %v, want %d addresses", name, got.addresses, held)
 		}
 	}
 }

@@ -369,7 +369,7 @@ func (k *Kube) look() (m manifest, reason string, err error) {
 	}
 	k.far, k.identities = p.far, nil
 	for i := range holders {
-		k.identities = append(k.identities, holders[i].identity)
+		k.identities = append(k.identities, holders[i].identities...)
 	}
 	k.read, k.notices = read, slices.Concat(p.notices, k.lookAtPodPolicies(&m, &p), k.lookAtClusterPolicies(&m, &p))
 	return m, "", nil

@@ -71,13 +71,13 @@ func takeVMPeers(spec *v1alpha1.FirewallPolicySpec) ([]vmPeer, field.ErrorList) 
 // holder is one NIC of a VM or of a pod without one, wherever it is: labels, and the
 // addresses that it is known to hold.
 type holder struct {
-	name      string // namespace/name of the VMIdentity
-	namespace string
-	vm, pod   string // the VM's name, or that of a pod without one
-	network   string
-	labels    labels.Set // of the VM, or the pod
-	addresses []netip.Addr
-	identity  Identity // the whole of it
+	name       string // namespace/name of the VMIdentity
+	namespace  string
+	vm, pod    string // the VM's name, or that of a pod without one
+	network    string
+	labels     labels.Set // of the VM, or the pod
+	addresses  []netip.Addr
+	identities []Identity // the whole of it: one of each NIC, at least one
 }
 
 // podLabels are the labels by which a MultiNetworkPolicy selects a peer: a pod's are

@@ -46,9 +46,12 @@ func (r *Reporter) mayTell(key attach.Key) bool {
 }
 
 // tellOwners tells the agent whose its ports are, and what objects and guest agents say of their addresses. News: what it
-// says of them is another since.
-func (r *Reporter) tellOwners(node Node, ports []wire.Port) (news bool) {
+// says of them is another since. Before it has read its networks, nobody knows what of that counts.
+func (r *Reporter) tellOwners(node Node, status wire.NodeStatus, ports []wire.Port) (news bool) {
 	r.settled = map[attach.Key]bool{}
+	if status.Desired == 0 {
+		return false
+	}
 	for i := range ports {
 		p := &ports[i]
 		c := r.vms[podKey(p.Pod)]
@@ -243,20 +246,28 @@ func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
 	return s
 }
 
-// together is one status of two NICs; the first one's MAC stands for both, and what was decided is of that.
+// together is one status of two NICs: it is that of the first, and what is the other's says so by its MAC. What both claim in one
+// VLAN is the first one's.
 func together(a, b v1alpha1.VMIdentityStatus, bIsFirst bool) v1alpha1.VMIdentityStatus {
 	if bIsFirst {
 		a, b = b, a
 	}
-	join := func(a, b []v1alpha1.AddressStatus, most int) []v1alpha1.AddressStatus {
-		for _, x := range b {
-			if len(a) < most && !slices.ContainsFunc(a, func(o v1alpha1.AddressStatus) bool { return o.Address == x.Address && o.VLAN == x.VLAN }) {
-				a = append(a, x)
+	join := func(to, from []v1alpha1.AddressStatus, most int) []v1alpha1.AddressStatus {
+		for _, x := range from {
+			if len(to) < most && !slices.ContainsFunc(to, func(o v1alpha1.AddressStatus) bool { return o.Address == x.Address && o.VLAN == x.VLAN }) {
+				x.MAC = cmp.Or(x.MAC, b.MAC)
+				to = append(to, x)
 			}
 		}
-		return a
+		return to
 	}
 	a.Addresses, a.Waiting = join(a.Addresses, b.Addresses, mostBindings), join(a.Waiting, b.Waiting, mostWaiting)
+	for _, x := range b.Decisions {
+		if len(a.Decisions) < mostDecisions && !slices.ContainsFunc(a.Decisions, func(o v1alpha1.AddressDecision) bool { return o.Address == x.Address && o.VLAN == x.VLAN }) {
+			x.MAC = cmp.Or(x.MAC, b.MAC)
+			a.Decisions = append(a.Decisions, x)
+		}
+	}
 	return a
 }
 

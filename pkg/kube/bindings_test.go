@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -70,7 +71,12 @@ func TestBindings(t *testing.T) {
 		{Outside: true, MAC: attach.MAC{2, 0, 0, 0, 0, 8}, Node: "n1", Place: "uplink of n1, sw1 port 7", Since: since}}}}
 	p.Unfit = []wire.Address{{Address: netip.MustParseAddr("10.9.0.5"), Provenance: "Manual", Why: "is in none of the network's subnets: want an address of one"}}
 	p.Decided = []wire.AddressDecided{{Address: netip.MustParseAddr("10.1.0.3"), VLAN: 100, Denied: true, By: "ann", At: since}}
-	n := &fakeNode{status: wire.NodeStatus{}, ports: []wire.Port{p}, unsettled: true}
+	n := &fakeNode{status: wire.NodeStatus{}, ports: []wire.Port{p}, unread: true, unsettled: true}
+	mustRound(t, r, n)
+	if len(n.owners) > 0 {
+		t.Errorf("told of owners before the node knows its networks: %+v", n.owners)
+	}
+	n.unread = false
 	mustRound(t, r, n)
 	if got := f.take(); slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, "VMIdentity ") }) {
 		t.Errorf("a node that does not know yet what was known asks for %v", got)
@@ -197,13 +203,42 @@ func TestBindingsBounded(t *testing.T) {
 	}
 }
 
-// TestTogether: NICs of one VM on one network have one identity, which is the same whichever is asked for.
+// TestOlderCRDs: what CRDs of an older version leave out is not written anew each time.
+func TestOlderCRDs(t *testing.T) {
+	f := newFakeAPI()
+	f.older = func(o client.Object) {
+		if p, ok := o.(*v1alpha1.VMPort); ok {
+			p.Status.Bindings, p.Status.Conditions = nil, p.Status.Conditions[:1]
+		}
+	}
+	p := aPort(1)
+	p.Bindings = []wire.Address{{Address: netip.MustParseAddr("10.1.0.4"), VLAN: 100, State: wire.AddressHeld, Provenance: "ARP"}}
+	r, n := newFakeReporter(f), &fakeNode{ports: []wire.Port{p}}
+	mustRound(t, r, n)
+	f.take()
+	mustRound(t, r, n)
+	if got := f.take(); len(got) > 0 {
+		t.Errorf("without news it asks for %v", got)
+	}
+	if o := only[*v1alpha1.VMPort](t, f); o.Status.Bindings != nil {
+		t.Fatal("they are taken")
+	}
+}
+
+// TestTogether: NICs of one VM on one network have one identity, which is the same whichever is asked for, and says whose is what.
 func TestTogether(t *testing.T) {
-	a := v1alpha1.VMIdentityStatus{MAC: "1", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.1"}, {Address: "fe80::1"}}}
-	b := v1alpha1.VMIdentityStatus{MAC: "2", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.2"}, {Address: "fe80::1"}, {Address: "10.0.0.1", VLAN: 7}}, Waiting: []v1alpha1.AddressStatus{{Address: "10.0.0.3"}}}
-	first, second := together(a, b, false), together(b, a, true)
-	if !reflect.DeepEqual(first, second) || first.MAC != "1" || len(first.Addresses) != 4 || len(first.Waiting) != 1 {
-		t.Errorf("they are %+v, and %+v", first, second)
+	a := v1alpha1.VMIdentityStatus{MAC: "1", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.1"}, {Address: "fe80::1"}}, Decisions: []v1alpha1.AddressDecision{{Address: "10.0.0.9", By: "ann"}}}
+	b := v1alpha1.VMIdentityStatus{MAC: "2", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.2"}, {Address: "fe80::1"}, {Address: "10.0.0.1", VLAN: 7}}, Waiting: []v1alpha1.AddressStatus{{Address: "10.0.0.3"}},
+		Decisions: []v1alpha1.AddressDecision{{Address: "10.0.0.9", By: "bob"}, {Address: "10.0.0.8", Denied: true, By: "bob"}}}
+	c := v1alpha1.VMIdentityStatus{MAC: "3", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.4"}}}
+	want := v1alpha1.VMIdentityStatus{MAC: "1",
+		Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.1"}, {Address: "fe80::1"}, {Address: "10.0.0.2", MAC: "2"}, {Address: "10.0.0.1", VLAN: 7, MAC: "2"}, {Address: "10.0.0.4", MAC: "3"}},
+		Waiting:   []v1alpha1.AddressStatus{{Address: "10.0.0.3", MAC: "2"}}, Decisions: []v1alpha1.AddressDecision{{Address: "10.0.0.9", By: "ann"}, {Address: "10.0.0.8", Denied: true, By: "bob", MAC: "2"}}}
+	for i, got := range []v1alpha1.VMIdentityStatus{together(together(a, b, false), c, false), together(together(b, a, true), c, false), together(together(c, a, true), b, false)} {
+		byAddress := func(x, y v1alpha1.AddressStatus) int { return strings.Compare(x.MAC, y.MAC) }
+		if slices.SortStableFunc(got.Addresses, byAddress); !reflect.DeepEqual(got, want) {
+			t.Errorf("%d: they are %+v, want %+v", i, got, want)
+		}
 	}
 }
 

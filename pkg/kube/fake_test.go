@@ -41,6 +41,8 @@ type fakeAPI struct {
 	asked   []string // "verb Kind namespace/name", in order; status is a verb
 	// meet is called for each request, and gives its error. It is not locked.
 	meet func(request string) error
+	// older takes from an object what CRDs of an older version do not have; nil is that they have all.
+	older func(client.Object)
 }
 
 func newFakeAPI(objects ...client.Object) *fakeAPI {
@@ -136,6 +138,9 @@ func (f *fakeAPI) put(verb string, o client.Object) error {
 	return f.ask(verb, name, func() error {
 		if _, ok := f.objects[name]; !ok {
 			return absent(name)
+		}
+		if f.older != nil {
+			f.older(o)
 		}
 		f.objects[name] = o.DeepCopyObject().(client.Object)
 		return nil

@@ -24,13 +24,14 @@ const mostClaims = 32
 
 // ipamClaim is what a claim says.
 type ipamClaim struct {
+	name      string
 	addresses []netip.Addr
 	wrong     error
 }
 
-// readClaims reads the claims that the annotations of a pod name. One that is not there, or has no address yet, is asked for again. The
-// error is that they could not be asked for now; what is wrong with one of them is with it.
-func (r *Reporter) readClaims(ctx context.Context, namespace string, c *confirmation) error {
+// readClaims reads the claims that the annotations of a pod name. One that is not there, has no address yet, or has something wrong
+// with it, is asked for again. Of one that cannot be read now what before, which may be nil, had of it stays.
+func (r *Reporter) readClaims(ctx context.Context, namespace string, c, before *confirmation) {
 	named := desired.IPAMClaims(c.annotations)
 	for _, ifname := range slices.Sorted(maps.Keys(named))[:min(len(named), mostClaims)] {
 		o := &unstructured.Unstructured{}
@@ -42,17 +43,20 @@ func (r *Reporter) readClaims(ctx context.Context, namespace string, c *confirma
 		case apierrors.IsForbidden(err): // rights of an older version
 			is.wrong = fmt.Errorf("IPAMClaim %s may not be read: give the agent the rights of this version: %w", named[ifname], err)
 		case err != nil:
-			return fmt.Errorf("read IPAMClaim %s/%s: %w", namespace, named[ifname], err)
+			if before != nil && before.claims[ifname].name == named[ifname] {
+				is = before.claims[ifname]
+			}
+			is.wrong = fmt.Errorf("IPAMClaim %s cannot be read now, and is read again: %w", named[ifname], err)
 		default:
 			is = claimOf(o)
 		}
 		if c.claims == nil {
 			c.claims = map[string]ipamClaim{}
 		}
+		is.name = named[ifname]
 		c.claims[ifname] = is
-		c.unclaimed = c.unclaimed || len(is.addresses) == 0 && is.wrong == nil
+		c.unclaimed = c.unclaimed || len(is.addresses) == 0 || is.wrong != nil
 	}
-	return nil
 }
 
 func claimOf(o *unstructured.Unstructured) (is ipamClaim) {

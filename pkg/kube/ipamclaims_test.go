@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,9 +46,9 @@ func TestIPAMClaim(t *testing.T) {
 		{"no such kind, or claim", nil, nil, "", "", true},
 		{"no address yet", []client.Object{aClaim("ns", "db.lan"), aClaim("ns", "db.wan", "10.1.0.6/24")}, nil, "", "", true},
 		{"another namespace's", []client.Object{aClaim("other", "db.lan", "10.1.0.5/24"), aClaim("ns", "db.wan", "10.1.0.6/24")}, nil, "", "", true},
-		{"no address", []client.Object{aClaim("ns", "db.lan", "here", "10.1.0.5/24"), aClaim("ns", "db.wan", "10.1.0.6/24")}, nil, "10.1.0.5", `IPAMClaim db.lan: status.ips[0]: "here" is no address: want one as 10.1.2.3/24`, false},
-		{"another form", []client.Object{aClaim("ns", "db.lan", 7.5), aClaim("ns", "db.wan", "10.1.0.6/24")}, nil, "", "IPAMClaim db.lan: status.ips is of another form: want a list", false},
-		{"no right", nil, apierrors.NewForbidden(schema.GroupResource{Resource: "ipamclaims"}, "db.lan", errors.New("no")), "", "IPAMClaim db.lan may not be read: give the agent the rights of this version", false},
+		{"no address", []client.Object{aClaim("ns", "db.lan", "here", "10.1.0.5/24"), aClaim("ns", "db.wan", "10.1.0.6/24")}, nil, "10.1.0.5", `IPAMClaim db.lan: status.ips[0]: "here" is no address: want one as 10.1.2.3/24`, true},
+		{"another form", []client.Object{aClaim("ns", "db.lan", 7.5), aClaim("ns", "db.wan", "10.1.0.6/24")}, nil, "", "IPAMClaim db.lan: status.ips is of another form: want a list", true},
+		{"no right", nil, apierrors.NewForbidden(schema.GroupResource{Resource: "ipamclaims"}, "db.lan", errors.New("no")), "", "IPAMClaim db.lan may not be read: give the agent the rights of this version", true},
 	} {
 		pod := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod001", UID: "u1",
 			Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": claimedNetworks}}}
@@ -82,9 +83,14 @@ func TestIPAMClaim(t *testing.T) {
 			t.Errorf("%s: asked again %v", tt.name, is.unclaimed)
 		}
 	}
-	// Who does not answer is asked again, and what was known stays.
-	f := newFakeAPI(&metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod001", UID: "u1",
-		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": claimedNetworks}}}, aClaim("ns", "db.lan", "10.1.0.5/24"), aClaim("ns", "db.wan", "10.1.0.6/24"))
+}
+
+// TestIPAMClaimUnread: of a claim that cannot be read for a moment what was known stays, and it holds nothing else up: neither what is
+// news of the pod, nor whose it is.
+func TestIPAMClaimUnread(t *testing.T) {
+	pod := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod001", UID: "u1",
+		Annotations: map[string]string{"k8s.v1.cni.cncf.io/networks": claimedNetworks}}}
+	f := newFakeAPI(pod, aClaim("ns", "db.lan", "10.1.0.5/24"), aClaim("ns", "db.wan", "10.1.0.6/24"))
 	r, n := newFakeReporter(f), &fakeNode{ports: []wire.Port{aPort(1)}}
 	n.ports[0].Pod.UID = "u1"
 	mustRound(t, r, n)
@@ -94,9 +100,35 @@ func TestIPAMClaim(t *testing.T) {
 		}
 		return nil
 	}
+	pod.Labels = map[string]string{"app": "db"}
+	_ = f.put("update", pod)
 	r.PodChanged("ns", "pod001")
-	if _, err := r.round(t.Context(), n); err == nil || !strings.Contains(err.Error(), "read IPAMClaim ns/db.lan: timed out") || len(n.owners[n.ports[0].Key].Says) != 1 {
-		t.Errorf("without an answer: %v, %+v", err, n.owners)
+	mustRound(t, r, n)
+	if says := n.owners[n.ports[0].Key].Says; len(says) != 1 || says[0].Addresses[0].String() != "10.1.0.5" {
+		t.Errorf("it says %+v", says)
+	}
+	if c := r.vms["ns/pod001"]; c.podLabels["app"] != "db" || !c.unclaimed {
+		t.Errorf("known is %+v", c)
+	}
+	c := meta.FindStatusCondition(only[*v1alpha1.VMPort](t, f).Status.Conditions, v1alpha1.ConditionAddressesDeclared)
+	if c == nil || !strings.Contains(c.Message, "IPAMClaim db.lan cannot be read now, and is read again: timed out") {
+		t.Errorf("the condition is %+v", c)
+	}
+	// Another claim's is none of it.
+	pod.Annotations = map[string]string{"k8s.v1.cni.cncf.io/networks": strings.ReplaceAll(claimedNetworks, "db.lan", "new.lan")}
+	_ = f.put("update", pod)
+	r.PodChanged("ns", "pod001")
+	mustRound(t, r, n)
+	if says := n.owners[n.ports[0].Key].Says; len(says) != 0 {
+		t.Errorf("of another claim it says %+v", says)
+	}
+	f.meet = nil
+	r.vms["ns/pod001"].next = time.Time{}
+	pod.Annotations = map[string]string{"k8s.v1.cni.cncf.io/networks": claimedNetworks}
+	_ = f.put("update", pod)
+	mustRound(t, r, n)
+	if c := r.vms["ns/pod001"]; c.unclaimed || len(c.claims["net1"].addresses) != 1 {
+		t.Errorf("it is read again: %+v", c)
 	}
 }
 

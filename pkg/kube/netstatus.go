@@ -12,6 +12,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -143,36 +144,39 @@ func inStatus(p *wire.Port) (out []netip.Addr) {
 	return out[:min(len(out), mostBindings)]
 }
 
-// networkStatusWritten says what is wrong with the network-status of a port's pod; nil is nothing, or that nobody wants it.
-func networkStatusWritten(p *wire.Port, known *confirmation) *metav1.Condition {
-	if known == nil || !p.NetworkStatus || known.networkStatus == "" {
+// networkStatusWritten says whether a port's pod has in its network-status what its network wants there; nil is that it wants nothing,
+// or that Multus has written nothing yet. noted is that the port says something of it already: then the node has written there, and
+// says so until what CNI plugins gave is there again, so that an agent which comes later knows, too.
+func networkStatusWritten(p *wire.Port, known *confirmation, noted bool) *metav1.Condition {
+	if known == nil || known.networkStatus == "" || !p.NetworkStatus && !noted {
 		return nil
 	}
-	_, err := readStatus(known.networkStatus)
-	if err == nil {
+	c := &metav1.Condition{Type: v1alpha1.ConditionNetworkStatusWritten, Status: metav1.ConditionFalse}
+	back, err := withIPs(known.networkStatus, p.IfName, p.MAC, p.Addresses)
+	switch {
+	case !p.NetworkStatus && (err != nil || back == known.networkStatus):
 		return nil
+	case err != nil:
+		c.Reason, c.Message = v1alpha1.ReasonNetworkStatusUnreadable, cut(err.Error())
+	case known.unwritten != nil:
+		c.Reason, c.Message = v1alpha1.ReasonNetworkStatusRefused, cut(known.unwritten.Error())
+	default:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonAddressesWritten, "the addresses that the NIC holds are in its pod's annotation"
 	}
-	return &metav1.Condition{Type: v1alpha1.ConditionNetworkStatusWritten, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNetworkStatusUnreadable, Message: cut(err.Error())}
+	return c
 }
 
 // reportStatus has the network-status of pods be as networks want it. Where a network does so no more, what CNI plugins gave is
 // there again.
 func (r *Reporter) reportStatus(ctx context.Context, ports []wire.Port) error {
 	byPod := map[string][]*wire.Port{}
-	living := map[attach.Key]bool{}
 	for i := range ports {
 		p := &ports[i]
-		living[p.Key] = true
 		if c := r.vms[podKey(p.Pod)]; c == nil || c.networkStatus == "" || c.uid == "" || c.uid != p.Pod.UID || p.VLANs.PVID == 0 || p.State != attach.Active || !r.settled[p.Key] {
 			continue
 		}
-		if p.NetworkStatus || r.inStatus[p.Key] {
+		if p.NetworkStatus || noted(r.ports[portID(p)]) {
 			byPod[podKey(p.Pod)] = append(byPod[podKey(p.Pod)], p)
-		}
-	}
-	for key := range r.inStatus {
-		if !living[key] {
-			delete(r.inStatus, key)
 		}
 	}
 	var errs []error
@@ -180,6 +184,10 @@ func (r *Reporter) reportStatus(ctx context.Context, ports []wire.Port) error {
 		errs = append(errs, r.writeStatus(ctx, r.vms[pod], list))
 	}
 	return errors.Join(errs...)
+}
+
+func noted(o *v1alpha1.VMPort) bool {
+	return o != nil && meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ConditionNetworkStatusWritten) != nil
 }
 
 // writeStatus changes the annotation of a pod if that was not changed meanwhile; else that is looked at once more.
@@ -190,10 +198,15 @@ func (r *Reporter) writeStatus(ctx context.Context, c *confirmation, ports []*wi
 		}
 		return p.Addresses
 	}
-	if ports = slices.DeleteFunc(ports, func(p *wire.Port) bool { // what is not as it should be, and may be told now
+	ports = slices.DeleteFunc(ports, func(p *wire.Port) bool { // as it should be, or of another form
 		text, err := withIPs(c.networkStatus, p.IfName, p.MAC, is(p))
-		return err != nil || text == c.networkStatus || !r.mayTell(p.Key)
-	}); len(ports) == 0 {
+		return err != nil || text == c.networkStatus
+	})
+	if len(ports) == 0 {
+		c.unwritten = nil
+		return nil
+	}
+	if ports = slices.DeleteFunc(ports, func(p *wire.Port) bool { return !r.mayTell(p.Key) }); len(ports) == 0 {
 		return nil
 	}
 	pod := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}
@@ -209,21 +222,14 @@ func (r *Reporter) writeStatus(ctx context.Context, c *confirmation, ports []*wi
 		}
 		switch {
 		case err == nil:
-			c.networkStatus = text
-			for _, p := range ports {
-				if r.inStatus == nil {
-					r.inStatus = map[attach.Key]bool{}
-				}
-				if r.inStatus[p.Key] = p.NetworkStatus; !p.NetworkStatus {
-					delete(r.inStatus, p.Key)
-				}
-			}
+			c.networkStatus, c.unwritten = text, nil
 			return nil
 		case apierrors.IsNotFound(err):
 			return nil // the pod is gone
 		case again || !apierrors.IsInvalid(err) && !apierrors.IsConflict(err):
 			c.next = time.Time{} // what the pod says now may be something else
-			return fmt.Errorf("write %s of pod %s/%s: %w", desired.NetworkStatusAnnotation, pod.Namespace, pod.Name, err)
+			c.unwritten = fmt.Errorf("write %s of pod %s/%s: %w", desired.NetworkStatusAnnotation, pod.Namespace, pod.Name, err)
+			return c.unwritten
 		}
 		if err := r.client.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil || string(pod.UID) != c.uid {
 			return client.IgnoreNotFound(err)

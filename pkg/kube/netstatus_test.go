@@ -206,12 +206,14 @@ func TestNetworkStatus(t *testing.T) {
 	if got := f.networkStatus(); got != strings.Replace(want, `["10.1.0.5","fd00::5"]`, `[]`, 1) {
 		t.Errorf("with nothing held: %s", got)
 	}
-	// It is switched off: what the CNI plugin gave is there again, and what is held no more.
+	// It is switched off while no agent runs: what the CNI plugin gave is there again with the next one, and what is held no more.
 	n.set(func() { n.ports[0].NetworkStatus, n.ports[0].Addresses = false, addrs("10.1.0.7") })
+	r = newFakeReporter(f)
 	mustRound(t, r, n)
 	if got := f.networkStatus(); got != strings.Replace(want, `["10.1.0.5","fd00::5"]`, `["10.1.0.7"]`, 1) {
 		t.Errorf("switched off: %s", got)
 	}
+	mustRound(t, r, n) // the port says of it no more
 	f.annotate(multusText)
 	r.PodChanged("ns", "pod001")
 	mustRound(t, r, n)
@@ -247,6 +249,18 @@ func TestNetworkStatusAtOnce(t *testing.T) {
 	if p := f.patches(); p != 1 {
 		t.Errorf("asked %d times", p)
 	}
+	of := func() *metav1.Condition {
+		_, _ = r.round(t.Context(), n)
+		return meta.FindStatusCondition(only[*v1alpha1.VMPort](t, f).Status.Conditions, v1alpha1.ConditionNetworkStatusWritten)
+	}
+	if c := of(); c == nil || c.Reason != v1alpha1.ReasonNetworkStatusRefused || !strings.Contains(c.Message, "forbidden") {
+		t.Errorf("refused, the condition is %+v", c)
+	}
+	f.meet = nil
+	of()
+	if c := of(); c == nil || c.Status != metav1.ConditionTrue || !strings.Contains(f.networkStatus(), `"ips":[]`) {
+		t.Errorf("taken, the condition is %+v, and it is %s", c, f.networkStatus())
+	}
 }
 
 // TestNetworkStatusUnreadable: an annotation of another form is left as it is, and the port says so, until it is one again.
@@ -265,7 +279,7 @@ func TestNetworkStatusUnreadable(t *testing.T) {
 	f.annotate(`[{"interface":"net1"}]`)
 	r.PodChanged("ns", "pod001")
 	mustRound(t, r, n)
-	if c, got := of(), f.networkStatus(); c != nil || !strings.Contains(got, "10.1.0.5") {
+	if c, got := of(), f.networkStatus(); c == nil || c.Reason != v1alpha1.ReasonAddressesWritten || !strings.Contains(got, "10.1.0.5") {
 		t.Errorf("the condition is %+v, and it is %s", c, got)
 	}
 }

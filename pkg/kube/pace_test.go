@@ -26,7 +26,7 @@ func TestPace(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				node := &fakeNode{changed: make(chan struct{}, 1)} // without ports there is nothing to write
+				node := &fakeNode{unread: true, changed: make(chan struct{}, 1)} // without ports there is nothing to write
 				r := &Reporter{watch: newVMWatch(nil, "n1", nil), podNews: newNews(), vms: map[string]*confirmation{}, looked: time.Now(),
 					pods: map[string]*v1alpha1.VMIdentity{}, countersEvery: time.Hour, lookEvery: 24 * time.Hour}
 				ctx, cancel := context.WithCancel(t.Context())

@@ -56,14 +56,12 @@ type Reporter struct {
 	pods    map[string]*v1alpha1.VMIdentity        // of pods without a VM, by namespace/name; nil: they were not listed
 	settled map[attach.Key]bool                    // ports of whose addresses the node knows what was known before
 	paces   map[attach.Key]flowcontrol.RateLimiter // of what a guest can change at will
-	// inStatus are the ports whose addresses this agent has written into their pods' network-status.
-	inStatus map[attach.Key]bool
-	vms      map[string]*confirmation // by namespace/pod
-	written  map[string]time.Time     // when a port's counters were last written, by namespace/name
-	looked   time.Time                // when the server's objects were last listed
-	offered  map[string]bool          // resources that the node has of us
-	failing  string                   // what was last wrong, to say it once
-	claims   claims                   // of ReachabilityChecks
+	vms     map[string]*confirmation               // by namespace/pod
+	written map[string]time.Time                   // when a port's counters were last written, by namespace/name
+	looked  time.Time                              // when the server's objects were last listed
+	offered map[string]bool                        // resources that the node has of us
+	failing string                                 // what was last wrong, to say it once
+	claims  claims                                 // of ReachabilityChecks
 	// When the node was last looked at for its resources.
 	nodeLooked time.Time
 	// Waits; tests shorten them. The first one after an error is a second.
@@ -201,7 +199,7 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 	ports, drops := node.Ports()
 	errs := []error{r.removePorts(ctx, ports)}
 	wait, err := r.confirmAll(ctx, ports)
-	if r.tellOwners(node, ports) {
+	if r.tellOwners(node, status, ports) {
 		ports, drops = node.Ports()
 	}
 	errs = append(errs, err, r.reportTrunks(ctx, status, ports))
@@ -237,17 +235,18 @@ func (r *Reporter) write(ctx context.Context, o client.Object, isNew, spec bool)
 	gvk := o.GetObjectKind().GroupVersionKind()
 	defer func() { o.GetObjectKind().SetGroupVersionKind(gvk) }() // the client takes it off
 	kind := gvk.Kind
+	wanted := o.DeepCopyObject().(client.Object)
 	var err error
-	switch wanted := o.DeepCopyObject().(client.Object); {
+	switch {
 	case isNew:
 		err = r.client.Create(ctx, o)
-		copyStatus(o, wanted)
 	case spec:
 		err = r.client.Update(ctx, o)
-		copyStatus(o, wanted)
 	}
+	copyStatus(o, wanted)
 	if err == nil {
 		err = r.client.Status().Update(ctx, o)
+		copyStatus(o, wanted) // what an older CRD leaves out is not written anew each time
 	}
 	if err != nil {
 		identity, ok := o.(*v1alpha1.VMIdentity)

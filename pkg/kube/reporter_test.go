@@ -40,13 +40,18 @@ type fakeNode struct {
 	read      int // how often ports were asked for
 	owners    map[attach.Key]wire.Owner
 	unsettled bool // it does not know yet what others do
+	unread    bool // nor its networks
 	changed   chan struct{}
 }
 
 func (n *fakeNode) Status() wire.NodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.status
+	s := n.status
+	if s.Desired == 0 && !n.unread {
+		s.Desired = 1
+	}
+	return s
 }
 
 func (n *fakeNode) Ports() ([]wire.Port, []wire.Drop) {

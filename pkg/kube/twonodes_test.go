@@ -55,7 +55,7 @@ func (n *bookNode) Changed() <-chan struct{}              { return n.changed }
 func (n *bookNode) now() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) }
 
 func (n *bookNode) Status() wire.NodeStatus {
-	return wire.NodeStatus{Version: "v1", Trunks: []wire.TrunkStatus{{Name: "t", Bridge: "br0", Link: wire.LinkUp, MTU: 1500, Ready: true}}}
+	return wire.NodeStatus{Version: "v1", Desired: 1, Trunks: []wire.TrunkStatus{{Name: "t", Bridge: "br0", Link: wire.LinkUp, MTU: 1500, Ready: true}}}
 }
 
 func (n *bookNode) Ports() ([]wire.Port, []wire.Drop) {

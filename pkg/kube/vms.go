@@ -53,11 +53,13 @@ type confirmation struct {
 	podLabels map[string]string
 	// annotations of the pod that declare addresses.
 	annotations map[string]string
-	// claims are the IPAMClaims that they name, by interface; unclaimed: one of them is not there yet, or has no address.
+	// claims are the IPAMClaims that they name, by interface; unclaimed: one of them is to be read again soon.
 	claims    map[string]ipamClaim
 	unclaimed bool
 	// networkStatus is what Multus wrote of it, as the server had it last; "" is nothing yet.
 	networkStatus string
+	// unwritten is why it could not be written last; nil is that it could, or needed not.
+	unwritten error
 	// hint says that something points to a VM, or once did: such a pod is never
 	// taken for one without.
 	hint  bool
@@ -146,7 +148,7 @@ func (r *Reporter) confirmAll(ctx context.Context, ports []wire.Port) (time.Dura
 }
 
 // schedule says when to ask again, should the watch tell of nothing: soon and then
-// ever later while a launcher's VM does not confirm it, or an IPAMClaim has no address, and at leisure once it does.
+// ever later while a launcher's VM does not confirm it, or an IPAMClaim is not as it should be, and at leisure then.
 func (c *confirmation) schedule(before *confirmation) {
 	const atLeisure = 30 * time.Minute
 	c.hint = c.hint || before != nil && before.uid == c.uid && before.hint
@@ -177,9 +179,14 @@ func (r *Reporter) confirm(ctx context.Context, p attach.Pod) (*confirmation, er
 		return c, nil
 	}
 	c.known, c.podLabels, c.annotations, c.networkStatus = true, pod.Labels, annotationsOf(pod.Annotations), pod.Annotations[desired.NetworkStatusAnnotation]
-	if err := r.readClaims(ctx, p.Namespace, c); err != nil {
-		return nil, err
+	before := r.vms[podKey(p)]
+	if before != nil && before.uid != c.uid {
+		before = nil
 	}
+	if before != nil {
+		c.unwritten = before.unwritten
+	}
+	r.readClaims(ctx, p.Namespace, c, before)
 	owner := metav1.GetControllerOf(pod)
 	labelled, owned := pod.Labels[launcherLabel] == launcherValue, owner != nil && owner.Kind == vmiKind
 	c.hint = labelled || owned || r.watch.names(string(pod.UID))

@@ -139,7 +139,7 @@ func TestLinks(t *testing.T) {
 }
 
 // fine are reasons of conditions and events behind which there is no trouble.
-var fine = []string{"Ready", "Healthy", "PortsUpToDate", "PeersKnown", "VMsSelected", "NotEmpty", "PortActive", "MACSet", "Unique", "NotFiltered", "Bypassed", "Offered", "AllPassed"}
+var fine = []string{"Ready", "Healthy", "PortsUpToDate", "PeersKnown", "VMsSelected", "NotEmpty", "PortActive", "MACSet", "Unique", "NotFiltered", "Bypassed", "Offered", "AllPassed", "AddressesWritten"}
 
 // TestTroubleshooting: each reason of a condition that is no good news has its
 // line, and what has a line is a reason.

@@ -66,8 +66,8 @@ const (
 	// ConditionAddressesDeclared is False while annotations of a VMPort's pod that declare addresses make no sense, or
 	// addresses are declared that no NIC of its network can have; else there is none.
 	ConditionAddressesDeclared = "AddressesDeclared"
-	// ConditionNetworkStatusWritten is False while the network of a VMPort wants addresses in its pod's annotation
-	// network-status, and that cannot be read; else there is none.
+	// ConditionNetworkStatusWritten says whether the addresses of a VMPort are in its pod's annotation network-status, as its
+	// network wants it; it goes when the network does so no more, and they are taken out again.
 	ConditionNetworkStatusWritten = "NetworkStatusWritten"
 	// ConditionHostFiltered says whether a node's own packet filter has a hand in
 	// the frames of a VLANTrunk's VMs. It is of the VLANTrunkNode, and its being True
@@ -181,8 +181,12 @@ const (
 	ReasonDeclarationUnreadable = "DeclarationUnreadable"
 	// ReasonDeclarationUnfit: an address is declared that no NIC of the network can have.
 	ReasonDeclarationUnfit = "DeclarationUnfit"
-	// ReasonNetworkStatusUnreadable is that of NetworkStatusWritten.
+	// ReasonAddressesWritten is that of NetworkStatusWritten when it is True.
+	ReasonAddressesWritten = "AddressesWritten"
+	// ReasonNetworkStatusUnreadable: the annotation is of another form.
 	ReasonNetworkStatusUnreadable = "NetworkStatusUnreadable"
+	// ReasonNetworkStatusRefused: the server does not take it.
+	ReasonNetworkStatusRefused = "NetworkStatusRefused"
 )
 
 // Reasons of the condition HostFiltered.

@@ -401,6 +401,11 @@ type AddressDecision struct {
 	// +kubebuilder:validation:Maximum=4094
 	VLAN int32 `json:"vlan,omitempty"`
 
+	// MAC of the NIC that it is about, where the VM has several on the network and it is not that of status.mac.
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac,omitempty"`
+
 	// Denied says that the NIC may not have it; else it may.
 	// +optional
 	Denied bool `json:"denied,omitempty"`
@@ -426,6 +431,11 @@ type AddressStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=4094
 	VLAN int32 `json:"vlan,omitempty"`
+
+	// MAC of the NIC that has it, where the VM has several on the network and it is not that of status.mac.
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac,omitempty"`
 
 	// Provenance is the best way that it is known by.
 	Provenance Provenance `json:"provenance"`
