@@ -76,12 +76,24 @@ func (a *Agent) askBefore(ctx context.Context, req *attach.Request) (asked []net
 	if !ok {
 		return nil, func() {}, nil
 	}
-	asked = slices.Clone(req.Addresses)
+	asked = append(slices.Clone(req.Addresses), a.setByHand(req, r.policy)...)
 	if src, ok := a.cfg.Source.(declarer); ok {
 		asked = append(asked, src.Declared(req.Pod.Namespace, req.Pod.Name, req.Pod.UID, req.IfName)...)
 	}
 	tell, err = a.askFor(ctx, q, asked)
 	return asked, tell, err
+}
+
+// setByHand are the addresses that a person has set for a NIC, of a VM that has run before.
+func (a *Agent) setByHand(req *attach.Request, network string) []netip.Addr {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	for i := range a.world.snap.Identities {
+		if o := &a.world.snap.Identities[i]; o.Network == network && o.Namespace == req.Pod.Namespace && slices.Equal(o.MAC, req.MAC) {
+			return o.Manual
+		}
+	}
+	return nil
 }
 
 // askFor asks who has addresses. tell puts those who do into the book; with ProbeRefuse they are the error.
@@ -195,12 +207,13 @@ func (a *Agent) askLate(key attach.Key, o wire.Owner) {
 			said = append(said, s.Addresses...)
 		}
 	}
-	rec, fresh := a.table.unasked(key, said)
+	rec, fresh, done := a.table.unasked(key, said)
 	if len(fresh) == 0 {
 		return
 	}
 	q, ok := a.inquiryOf(&rec.Request, rec.Policy, rec.Trunk, rec.VLANs, rec.Arrival != nil)
 	if !ok {
+		done()
 		return
 	}
 	q.network.Addressing.Probe = desired.ProbeReport
@@ -209,7 +222,14 @@ func (a *Agent) askLate(key attach.Key, o wire.Owner) {
 		if err == nil {
 			tell()
 		}
+		done()
 	}()
+}
+
+// asked is for which of a port's addresses it was asked who has them; guarded by table.mu.
+type asked struct {
+	addresses map[netip.Addr]bool
+	busy      bool // it is asked for more now
 }
 
 // noteAsked notes, at a port that this agent attaches, what was asked for. The key is held.
@@ -217,29 +237,35 @@ func (t *table) noteAsked(e *entry, addresses []netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e.asked == nil {
-		e.asked = map[netip.Addr]bool{}
+		e.asked = &asked{addresses: map[netip.Addr]bool{}}
 	}
 	for _, ip := range addresses {
-		e.asked[ip.Unmap()] = true
+		e.asked.addresses[ip.Unmap()] = true
 	}
 }
 
-// unasked gives the record of an active port that this agent has attached, and which of some addresses were not asked for; they
-// count as asked for from then on.
-func (t *table) unasked(k attach.Key, addresses []netip.Addr) (rec attach.Record, fresh []netip.Addr) {
+// unasked gives the record of an active port that this agent has attached, and which of all addresses that are declared for it were not
+// asked for. Until done is called it gives no more of them: who changes what he declares all the time waits for his turn.
+func (t *table) unasked(k attach.Key, addresses []netip.Addr) (rec attach.Record, fresh []netip.Addr, done func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.ports[k]
-	if e == nil || !e.open || e.asked == nil || e.rec.Wanted() != attach.Active {
-		return rec, nil
+	if e == nil || !e.open || e.asked == nil || e.asked.busy || e.rec.Wanted() != attach.Active {
+		return rec, nil, nil
 	}
+	was, said := e.asked, map[netip.Addr]bool{}
 	for _, ip := range addresses {
-		if ip = ip.Unmap(); !e.asked[ip] {
-			e.asked[ip] = true
+		if ip = ip.Unmap(); !was.addresses[ip] && !said[ip] {
 			fresh = append(fresh, ip)
 		}
+		said[ip] = true
 	}
-	return *e.rec, fresh
+	was.busy = len(fresh) > 0
+	return *e.rec, fresh, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		was.busy, was.addresses = false, said // what is declared no more is forgotten
+	}
 }
 
 // ear is the prober's Detector at an uplink, as long as somebody asks there.

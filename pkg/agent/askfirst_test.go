@@ -186,6 +186,16 @@ func TestAskNobody(t *testing.T) {
 	l.must(netlink.LinkSetDown(peer))
 	passes("no carrier")
 	l.must(netlink.LinkSetUp(peer))
+	src.addresses = nil
+	set := desired.Identity{Namespace: "shop", Network: "web", MAC: req.MAC, Manual: addrs("10.1.0.5")}
+	other, elsewhere, its := set, set, set
+	other.MAC, elsewhere.Namespace, its.Network = attach.MAC{2, 0, 0, 0, 0, 9}, "bank", "db"
+	l.world.snap.Identities = []desired.Identity{other, elsewhere, its}
+	passes("what is set for others")
+	l.world.snap.Identities = append(l.world.snap.Identities, set)
+	if _, _, err := l.askBefore(t.Context(), req); !isRefusal(err, attach.Conflict, "addresses") || o.were() == "" {
+		t.Errorf("what a person has set: %v", err)
+	}
 	web := l.world.snap.Networks["web"]
 	web.Addressing.Probe = ""
 	l.world.snap.Networks["web"] = web
@@ -290,6 +300,39 @@ func TestAskLate(t *testing.T) {
 	}
 	if held := l.recordOfInterface(rec.HostIfIndex); held == nil || held.Wanted() != attach.Active {
 		t.Errorf("the port is %+v", held)
+	}
+	// One after the other, however often they change; what is said no more is not kept, and asked for when it is said again.
+	began, waits := make(chan bool), make(chan bool)
+	o.mu.Lock()
+	o.while = func() { began <- true; <-waits }
+	o.mu.Unlock()
+	say := func(address string) {
+		says.Says[0].Addresses = addrs(address)
+		view.Own(rec.Key, says)
+	}
+	asks := func(address string) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			say(address)
+			select {
+			case <-began:
+				return
+			default:
+			}
+			if time.Now().After(end) {
+				t.Fatalf("nobody is asked for %s", address)
+			}
+		}
+	}
+	asks("10.1.0.8")
+	for i := range 9 {
+		say(fmt.Sprintf("10.1.0.%d", 10+i))
+	}
+	waits <- true
+	asks("10.1.0.5")
+	waits <- true
+	if got, want := o.were(), fmt.Sprintf("eth1 100 %v [10.1.0.8], eth1 100 %v [10.1.0.5]", rec.MAC, rec.MAC); got != want {
+		t.Errorf("asked %q, want %q", got, want)
 	}
 }
 

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -27,8 +26,7 @@ type entry struct {
 	open     bool     // its plan is done: the loop may look at it; guarded by table.mu
 	settled  bool     // its hooks are where they stay; guarded by table.mu
 	problems []string // last check's; guarded by table.mu
-	// asked are the addresses that were asked for, of a port that this agent has attached; guarded by table.mu.
-	asked map[netip.Addr]bool
+	asked    *asked   // of a port that this agent has attached; guarded by table.mu
 }
 
 func newTable() *table { return &table{ports: map[attach.Key]*entry{}} }
