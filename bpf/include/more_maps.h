@@ -23,6 +23,19 @@ struct {
 } addresses SEC(".maps");
 
 /*
+ * vouched: until when the agent vouches for what addresses has.
+ * Key: 0. Value: __u32, in 2^30 ns units of CLOCK_MONOTONIC_COARSE. Written by the agent each time that it has looked
+ * through addresses, read by suppress: what nobody looks after keeps no request from anybody. Lives for ever. Size: 1.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} vouched SEC(".maps");
+
+/*
  * port_segments: which trunk a port is on: a policy number does not say, for a network may have several.
  * Key: port slot. Value: __u32, never 0; 0 for ports of earlier versions, of whose addresses nothing is known. Written by the
  * agent, read by the programs for packets that addresses is asked about. Lives for ever. Size: slots a node.

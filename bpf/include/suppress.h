@@ -52,6 +52,14 @@ static __always_inline struct hp_address *entry_of(struct hp_address_key *key, c
 
 #define UNSURE (HP_ADDRESS_SHARED | HP_ADDRESS_WAITS | HP_ADDRESS_NOBODYS | HP_ADDRESS_DISPUTED)
 
+static __always_inline int vouched_now(void)
+{
+	__u32 zero = 0;
+	__u32 *until = bpf_map_lookup_elem(&vouched, &zero);
+
+	return until && handover_clock() < *until;
+}
+
 /* holder_here: the interface of the port that has a MAC, if what port sends to it may go past the bridge; else 0. */
 static __always_inline __u32 holder_here(const struct hp_port *port, const __u16 *mac)
 {
@@ -89,7 +97,7 @@ __noinline int suppress(struct __sk_buff *skb, const struct hp_port *port, __u32
 		return reason;
 	own = own_mac(port, eth);
 	at = behind_tag(skb, port, &key.vlan, &ethertype);
-	if (!at || !request_in(skb, ethertype, at, &r))
+	if (!at || !request_in(skb, ethertype, at, &r) || !vouched_now())
 		return reason;
 	key.segment = segment_of(port->slot);
 	a = entry_of(&key, &r.from);

@@ -28,8 +28,11 @@ const (
 	// what was learnt is kept on disk, if it has changed, and saveSoon how long after news: a lease that nobody has kept
 	// when the agent is killed is a mere address to the next one.
 	sightEvery = 30 * time.Second
-	saveEvery  = 10 * time.Second
-	saveSoon   = time.Second
+	// vouchFor is for how long the programs go by what they were told of addresses, where requests are suppressed by it, should there be
+	// no agent any more to tell them.
+	vouchFor  = 3 * sightEvery
+	saveEvery = 10 * time.Second
+	saveSoon  = time.Second
 )
 
 // addressBook is who has which address, as the node knows it.
@@ -182,10 +185,9 @@ func (a *Agent) keepAddresses(ctx context.Context) error {
 }
 
 func (a *Agent) tendAddresses(ctx context.Context) {
-	sight, save := time.NewTicker(sightEvery), time.NewTicker(saveEvery)
+	sight, save := time.NewTimer(0), time.NewTicker(saveEvery)
 	defer sight.Stop()
 	defer save.Stop()
-	a.sightAddresses()
 	var soon <-chan time.Time // nil: all news is kept
 	wait := saveSoon
 	for {
@@ -208,6 +210,11 @@ func (a *Agent) tendAddresses(ctx context.Context) {
 		case <-due.C:
 		case <-sight.C:
 			a.sightAddresses()
+			if a.addresses.Followed() {
+				sight.Reset(sightEvery)
+			} else { // nothing is vouched for yet
+				sight.Reset(time.Second)
+			}
 		case <-save.C:
 			a.saveAddresses(false)
 		}
@@ -236,7 +243,11 @@ func (a *Agent) sightAddresses() {
 	for _, e := range list {
 		have[binding.Key{Trunk: e.Trunk, VLAN: e.VLAN, Addr: e.Addr}] = binding.Holder{MAC: e.MAC, Firm: e.Firm, Shared: e.Shared, Waits: e.Waits, Nobodys: e.Nobodys, Disputed: e.Disputed}
 	}
-	a.addresses.Sync(have)
+	if a.addresses.Sync(have) {
+		if err := a.kernel.dp.Vouch(vouchFor); err != nil {
+			a.log.Warn("the port programs suppress no requests", "err", err)
+		}
+	}
 	for _, e := range list {
 		if !e.Seen.IsZero() {
 			a.addresses.Sighted(binding.Key{Trunk: e.Trunk, VLAN: e.VLAN, Addr: e.Addr}, learn.MAC(e.MAC), e.Seen)

@@ -146,12 +146,12 @@ func (k *Keeper) wanted(at Key) (h Holder, some bool) {
 
 // Sync has the map be as it was put, given all that is in it: what an agent before this one has left goes. The first time
 // it says more than the book knows, perhaps, if that agent was killed before it could save: what it says of NICs that are here
-// is heard again.
-func (k *Keeper) Sync(have map[Key]Holder) {
+// is heard again. It is true if the map is as it should be.
+func (k *Keeper) Sync(have map[Key]Holder) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.followed { // nobody has said which ports there are
-		return
+		return false
 	}
 	if !k.synced {
 		k.synced = true
@@ -170,6 +170,7 @@ func (k *Keeper) Sync(have map[Key]Holder) {
 		}
 	}
 	k.flush()
+	return len(k.touched) == 0
 }
 
 // recoveredFor is for how long somebody is taken to vouch for an address, because the programs have it so.

@@ -150,6 +150,16 @@ func (d *Datapath) forgetAddresses(keys []portHpAddressKey) error {
 	return nil
 }
 
+// Vouch has the programs believe for some time, from now, what they know of addresses, where they would keep a request from
+// somebody by it. It is the caller's to know that this is so.
+func (d *Datapath) Vouch(period time.Duration) error {
+	clock, err := coarseTime()
+	if err != nil {
+		return err
+	}
+	return d.maps[portMapVouched].Put(uint32(0), uint32((clock+period)>>handoverShift)+1)
+}
+
 // Addresses are all that the programs know in these trunks, in no order; what they know in others is forgotten. One that is put
 // or dropped meanwhile may be missing.
 func (d *Datapath) Addresses(trunks ...string) ([]Address, error) {

@@ -122,6 +122,14 @@ func (b *bench) hold(h held, id vlan.ID) {
 			b.Fatal(err)
 		}
 	}
+	b.vouch(time.Hour)
+}
+
+func (b *bench) vouch(period time.Duration) {
+	b.Helper()
+	if err := b.Vouch(period); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // What is told, and of what it is only noted when it was said.

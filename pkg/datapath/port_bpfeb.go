@@ -367,6 +367,7 @@ const (
 	portMapTraced          = "traced"
 	portMapUnicastBuckets  = "unicast_buckets"
 	portMapUnicastLimits   = "unicast_limits"
+	portMapVouched         = "vouched"
 	portMapWatched         = "watched"
 	portProgFromVm         = "from_vm"
 	portProgInbound        = "inbound"
@@ -476,6 +477,7 @@ type portMapSpecs struct {
 	Traced         *ebpf.MapSpec `ebpf:"traced"`
 	UnicastBuckets *ebpf.MapSpec `ebpf:"unicast_buckets"`
 	UnicastLimits  *ebpf.MapSpec `ebpf:"unicast_limits"`
+	Vouched        *ebpf.MapSpec `ebpf:"vouched"`
 	Watched        *ebpf.MapSpec `ebpf:"watched"`
 }
 
@@ -555,6 +557,7 @@ type portMaps struct {
 	Traced         *ebpf.Map `ebpf:"traced"`
 	UnicastBuckets *ebpf.Map `ebpf:"unicast_buckets"`
 	UnicastLimits  *ebpf.Map `ebpf:"unicast_limits"`
+	Vouched        *ebpf.Map `ebpf:"vouched"`
 	Watched        *ebpf.Map `ebpf:"watched"`
 }
 
@@ -600,6 +603,7 @@ func (m *portMaps) Close() error {
 		m.Traced,
 		m.UnicastBuckets,
 		m.UnicastLimits,
+		m.Vouched,
 		m.Watched,
 	)
 }

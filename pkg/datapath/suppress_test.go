@@ -160,6 +160,8 @@ func TestSuppressOnWire(t *testing.T) {
 		{name: "in conflict", before: but(held{peer4.String(): as(disputed, peerMAC)}), p: func() pkt { return arp }, want: pass, at1: pass, far: 1},
 		{name: "shared", before: but(held{peer4.String(): as(firmShared, peerMAC)}), p: func() pkt { return arp }, want: pass, at1: pass, far: 1},
 		{name: "of another node", before: but(held{peer4.String(): theirFirm}), p: func() pkt { return arp }, want: pass, at1: policy.ReasonSuppressed, far: 1, nothing: true},
+		{name: "of another node, and nobody looks after what is known", before: func() { but(held{peer4.String(): theirFirm})(); b.vouch(-time.Minute) }, p: func() pkt { return arp }, want: pass, at1: pass, far: 1},
+		{name: "nobody looks after what is known", before: func() { b.vouch(-time.Minute) }, p: func() pkt { return arp }, want: pass, at1: pass, far: 1},
 		{name: "nobody knows who asks", before: but(held{vm4.String(): {}}), p: func() pkt { return arp }, want: pass, at1: pass, far: 1},
 		{name: "who asks waits", before: but(held{vm4.String(): mineWaits}), p: func() pkt { return arp }, want: pass, at1: pass, far: 1},
 		{name: "who asks is in conflict", before: but(held{vm4.String(): as(disputed, testMAC)}), p: func() pkt { return arp }, want: pass, at1: pass, far: 1},

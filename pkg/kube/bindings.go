@@ -34,15 +34,28 @@ const (
 	addressEvery = 10 * time.Second
 )
 
-// mayTell says whether a port's addresses may be written once more now.
-func (r *Reporter) mayTell(key attach.Key) bool {
-	if r.paces[key] == nil {
+// told is an object that a port's addresses are in. Each has a pace of its own, lest one keep another from being written.
+type told struct {
+	attach.Key
+	in string
+}
+
+const (
+	inPort     = "VMPort"
+	inIdentity = "VMIdentity"
+	inStatus   = "network-status"
+)
+
+// mayTell says whether a port's addresses may be written there once more now.
+func (r *Reporter) mayTell(key attach.Key, in string) bool {
+	t := told{key, in}
+	if r.paces[t] == nil {
 		if r.paces == nil {
-			r.paces = map[attach.Key]flowcontrol.RateLimiter{}
+			r.paces = map[told]flowcontrol.RateLimiter{}
 		}
-		r.paces[key] = flowcontrol.NewTokenBucketRateLimiter(float32(1/addressEvery.Seconds()), addressBurst)
+		r.paces[t] = flowcontrol.NewTokenBucketRateLimiter(float32(1/addressEvery.Seconds()), addressBurst)
 	}
-	return r.paces[key].TryAccept()
+	return r.paces[t].TryAccept()
 }
 
 // tellOwners tells the agent whose its ports are, and what objects and guest agents say of their addresses. News: what it
@@ -67,9 +80,9 @@ func (r *Reporter) tellOwners(node Node, status wire.NodeStatus, ports []wire.Po
 		news = news || is
 		r.settled[p.Key] = settled
 	}
-	for key := range r.paces {
-		if !slices.ContainsFunc(ports, func(p wire.Port) bool { return p.Key == key }) {
-			delete(r.paces, key)
+	for t := range r.paces {
+		if !slices.ContainsFunc(ports, func(p wire.Port) bool { return p.Key == t.Key }) {
+			delete(r.paces, t)
 		}
 	}
 	return news

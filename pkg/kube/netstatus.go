@@ -133,8 +133,8 @@ func (e *statusElement) read(raw json.RawMessage) bool {
 	return true
 }
 
-// inStatus are the addresses of a port that belong into its pod's network-status.
-func inStatus(p *wire.Port) (out []netip.Addr) {
+// heldIn are the addresses of a port that belong into its pod's network-status.
+func heldIn(p *wire.Port) (out []netip.Addr) {
 	for i := range p.Bindings {
 		if a := &p.Bindings[i]; a.State == wire.AddressHeld && a.VLAN == p.VLANs.PVID && linkLocal(a.Address) == 0 {
 			out = append(out, a.Address)
@@ -194,7 +194,7 @@ func noted(o *v1alpha1.VMPort) bool {
 func (r *Reporter) writeStatus(ctx context.Context, c *confirmation, ports []*wire.Port) error {
 	is := func(p *wire.Port) []netip.Addr {
 		if p.NetworkStatus {
-			return inStatus(p)
+			return heldIn(p)
 		}
 		return p.Addresses
 	}
@@ -206,7 +206,7 @@ func (r *Reporter) writeStatus(ctx context.Context, c *confirmation, ports []*wi
 		c.unwritten = nil
 		return nil
 	}
-	if ports = slices.DeleteFunc(ports, func(p *wire.Port) bool { return !r.mayTell(p.Key) }); len(ports) == 0 {
+	if ports = slices.DeleteFunc(ports, func(p *wire.Port) bool { return !r.mayTell(p.Key, inStatus) }); len(ports) == 0 {
 		return nil
 	}
 	pod := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}

@@ -41,7 +41,7 @@ func (r *Reporter) reportPods(ctx context.Context, ports []wire.Port) error {
 		case c == nil || c.plain() && !r.settled[p.Key]: // nobody could be asked about the pod, or knows its addresses yet: what is there stays
 			want[id] = true
 		case len(is.Addresses) == 0 && len(is.Waiting) == 0:
-		case c.plain() && have != nil && !equality.Semantic.DeepEqual(have.Status, is) && !r.mayTell(p.Key):
+		case c.plain() && have != nil && !equality.Semantic.DeepEqual(have.Status, is) && !r.mayTell(p.Key, inIdentity):
 			want[id] = true
 		case c.plain() && (have != nil || p.State == attach.Active):
 			want[id] = true

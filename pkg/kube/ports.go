@@ -143,7 +143,7 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 	counters := v1alpha1.PortCounters{PassedPackets: int64(p.Passed[0] + p.Passed[1]), DroppedPackets: int64(p.Dropped[0] + p.Dropped[1]), Dropped: dropped}
 	w.spec = have != nil && !(equality.Semantic.DeepEqual(o.Spec, have.Spec) && equality.Semantic.DeepEqual(o.OwnerReferences, have.OwnerReferences))
 	w.due = !equality.Semantic.DeepEqual(counters, o.Status.Counters) && time.Since(r.written[w.id]) >= r.countersEvery
-	w.news = have == nil || w.spec || w.changed || othersChanged || said && r.mayTell(p.Key) || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
+	w.news = have == nil || w.spec || w.changed || othersChanged || said && r.mayTell(p.Key, inPort) || o.Status.State != have.Status.State || o.Status.BootID != have.Status.BootID
 	o.Status.Counters = counters
 	return w
 }

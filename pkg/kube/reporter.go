@@ -51,17 +51,17 @@ type Reporter struct {
 	podNews *news
 	log     *slog.Logger
 
-	trunks  map[string]*v1alpha1.VLANTrunkNode     // by name, as the server last had them
-	ports   map[string]*v1alpha1.VMPort            // by namespace/name
-	pods    map[string]*v1alpha1.VMIdentity        // of pods without a VM, by namespace/name; nil: they were not listed
-	settled map[attach.Key]bool                    // ports of whose addresses the node knows what was known before
-	paces   map[attach.Key]flowcontrol.RateLimiter // of what a guest can change at will
-	vms     map[string]*confirmation               // by namespace/pod
-	written map[string]time.Time                   // when a port's counters were last written, by namespace/name
-	looked  time.Time                              // when the server's objects were last listed
-	offered map[string]bool                        // resources that the node has of us
-	failing string                                 // what was last wrong, to say it once
-	claims  claims                                 // of ReachabilityChecks
+	trunks  map[string]*v1alpha1.VLANTrunkNode // by name, as the server last had them
+	ports   map[string]*v1alpha1.VMPort        // by namespace/name
+	pods    map[string]*v1alpha1.VMIdentity    // of pods without a VM, by namespace/name; nil: they were not listed
+	settled map[attach.Key]bool                // ports of whose addresses the node knows what was known before
+	paces   map[told]flowcontrol.RateLimiter   // of what a guest can change at will
+	vms     map[string]*confirmation           // by namespace/pod
+	written map[string]time.Time               // when a port's counters were last written, by namespace/name
+	looked  time.Time                          // when the server's objects were last listed
+	offered map[string]bool                    // resources that the node has of us
+	failing string                             // what was last wrong, to say it once
+	claims  claims                             // of ReachabilityChecks
 	// When the node was last looked at for its resources.
 	nodeLooked time.Time
 	// Waits; tests shorten them. The first one after an error is a second.

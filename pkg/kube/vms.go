@@ -280,7 +280,7 @@ func (r *Reporter) reportIdentities(ctx context.Context, ports []wire.Port) erro
 				is = together(is, r.identityStatus(o), j < i)
 			}
 		}
-		if was, ok := c.identified[p.Key]; ok && (equality.Semantic.DeepEqual(was, is) || !r.mayTell(p.Key)) {
+		if was, ok := c.identified[p.Key]; ok && (equality.Semantic.DeepEqual(was, is) || !r.mayTell(p.Key, inIdentity)) {
 			continue
 		}
 		err := r.reportIdentity(ctx, p, c, is)
