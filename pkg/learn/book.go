@@ -131,7 +131,7 @@ func (b *Book) claim(e *Event) {
 	}
 	n := b.nic(e.NIC)
 	unfit := n.network.unfit(e.Addr)
-	if reason := b.unwelcome(n, c, at, e, unfit); reason != "" {
+	if reason := b.unwelcome(n, c, at, e, unfit); reason != "" && !(reason == ReasonLimit && b.makeRoom(n, c, at, e)) {
 		b.refuse(e, e.Segment, reason, "")
 		return
 	}
@@ -175,10 +175,38 @@ func (b *Book) unwelcome(n *nic, c *claim, at place, e *Event, unfit Reason) Rea
 	} else if c != nil && c.declarations() >= maxSources {
 		return ReasonLimit
 	}
-	if becomes > is && !n.room(c, at, becomes) {
+	if becomes > is && !n.room(c, nil, at, becomes) {
 		return ReasonLimit
 	}
 	return ""
+}
+
+// makeRoom forgets, for a sighting of a NIC that is at its limit, what the NIC was heard with the longest ago, if that is Quiet: the
+// temporary addresses of a VM would be the limit one day. What a person has approved stays. It is false if there is nothing to forget.
+func (b *Book) makeRoom(n *nic, c *claim, at place, e *Event) bool {
+	if classOf(e.Provenance) != observed || n.absent {
+		return false
+	}
+	var last *claim
+	var heard time.Time
+	for _, o := range n.claims {
+		if o == c || o.class() != observed || o.approved() || o.at().Segment != at.Segment || family(o.at().Addr) != family(at.Addr) {
+			continue
+		}
+		seen := o.latest().Seen
+		if n.turned.After(seen) {
+			seen = n.turned
+		}
+		if e.At.Sub(seen) >= Quiet && (last == nil || seen.Before(heard)) {
+			last, heard = o, seen
+		}
+	}
+	if last == nil || !n.room(c, last, at, observed) {
+		return false
+	}
+	last.evidence = nil
+	b.lessen(last, observed, e.At)
+	return true
 }
 
 // again takes what is known already. This is most of what a book is told, so it makes nothing.
@@ -242,7 +270,7 @@ func (b *Book) lessen(c *claim, was class, at time.Time) {
 	if is != firm {
 		c.reason = ""
 	}
-	if is != idle && is != was && !c.nic.room(c, c.at(), is) {
+	if is != idle && is != was && !c.nic.room(c, nil, c.at(), is) {
 		b.refuse(&Event{At: at, NIC: c.nic.id, Addr: c.at().Addr, Provenance: c.evidence[0].Provenance, MAC: c.mac(), Place: c.latest().Place}, c.at().Segment, ReasonLimit, "")
 		c.evidence = nil
 		is = idle
@@ -277,11 +305,11 @@ func (b *Book) trim(n *nic, at time.Time) {
 	}
 }
 
-// room says whether a NIC may have one claim more of a class, where c, if there is one, becomes it.
-func (n *nic) room(c *claim, at place, becomes class) bool {
+// room says whether a NIC may have one claim more of a class, where c, if there is one, becomes it, and without, if there is one, goes.
+func (n *nic) room(c, without *claim, at place, becomes class) bool {
 	all, alike := 0, 0
 	for _, o := range n.claims {
-		if o == c || o.class() != becomes {
+		if o == c || o == without || o.class() != becomes {
 			continue
 		}
 		all++

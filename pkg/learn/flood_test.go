@@ -92,6 +92,49 @@ func TestLimit(t *testing.T) {
 	}
 }
 
+// What a NIC at its limit was heard with a day ago and more makes room for what it is heard with now, the longest silent first; a lower
+// limit alone takes nothing away, what is approved stays, and while a VM is stopped nothing is silent.
+func TestQuiet(t *testing.T) {
+	const day = 86400
+	network := Network{Mode: ModeObserved, Limit: 3}
+	b := newBook(t, Settings{Networks: map[string]Network{"a": network}})
+	const bound, refused, instead = "Bound web ARP", "Refused web Limit", "Unbound web ARP, Bound web ARP"
+	apply := func(want string, e Event) {
+		t.Helper()
+		if got := brief(b.Apply(e)); got != want && !(want == refused && got == "") { // the same is not told each time
+			t.Errorf("at %v, %s %v: %s, want %s", e.At.Sub(start), e.Kind, e.Addr, got, want)
+		}
+	}
+	apply(bound, says(1, web, v4(1).String(), ARP))
+	apply(bound, says(2, web, v4(2).String(), ARP))
+	apply(bound, says(3, web, v4(3).String(), ARP))
+	apply("", says(10, web, v4(1).String(), ARP)) // again
+	apply(refused, says(day+1, web, v4(4).String(), ARP))
+	apply(instead, says(day+2, web, v4(4).String(), ARP))
+	if held := b.Bindings(web); len(held) != 3 || held[0].Addr != v4(1) || held[1].Addr != v4(3) || held[2].Addr != v4(4) {
+		t.Errorf("held are %v", held)
+	}
+	b = reload(t, b)
+	apply("Bound web ND", says(day+2, web, v6(0x20, 1).String(), ND))
+	apply(bound, decides(day+3, EventApprove, web, v4(3).String()))
+	apply(refused, says(day+9, web, v4(5).String(), ARP))
+	apply("", of(day+9, EventAbsent, web))
+	apply("", of(3*day, EventPresent, web))
+	apply("", says(3*day+1, web, v4(1).String(), ARP))
+	apply("", says(3*day+2, web, v4(4).String(), ARP))
+	apply(refused, says(4*day-1, web, v4(5).String(), ARP))
+	apply("", sets(4*day, Network{Mode: ModeObserved, Limit: 2}))
+	apply(refused, says(9*day, web, v4(5).String(), ARP))
+	apply("", sets(9*day, network))
+	apply(instead, says(9*day, web, v4(5).String(), ARP))
+	if held := b.Bindings(web); len(held) != 4 || held[1].Addr != v4(4) {
+		t.Errorf("held are %v", held)
+	}
+	apply(instead, says(9*day, web, v4(6).String(), ARP))
+	apply(refused, says(9*day, web, v4(7).String(), ARP))
+	apply("Bound web DHCP", says(9*day, web, v4(7).String(), DHCP)) // needs no room
+}
+
 // Those aside and waiting count as those held do.
 func TestLimitCountsAll(t *testing.T) {
 	b := newBook(t, Settings{Networks: map[string]Network{"a": {Mode: ModeObserved, Limit: 2}, "b": {Mode: ModeApproved, Limit: 2}}})

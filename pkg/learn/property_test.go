@@ -88,6 +88,9 @@ func someLog(choose chooser, length int) (Settings, []Event) {
 		now = now.Add(time.Duration(choose(3000)) * time.Millisecond)
 		if choose(25) == 0 {
 			now = now.Add(time.Duration(choose(3)) * 40 * time.Minute)
+			if choose(3) == 0 {
+				now = now.Add(Quiet)
+			}
 		}
 		e := someEvent(choose, now, someAddrs[:narrow])
 		if choose(10) == 0 {

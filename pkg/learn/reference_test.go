@@ -130,6 +130,39 @@ func (r *reference) room(w who) bool {
 	return n < r.net(w.nic).limit()
 }
 
+// makeRoom: of what counts as w would, and was heard a day ago and more, the one that was heard first goes, if that is enough.
+func (r *reference) makeRoom(w who, now time.Time) bool {
+	if r.absent[w.nic] {
+		return false
+	}
+	kept := slices.Clone(r.rows)
+	var first who
+	heard := now.Add(-Quiet)
+	for _, o := range r.keys() {
+		if o.nic != w.nic || o == w || o.at.Segment != w.at.Segment || r.class(o) != 1 || o.at.Addr.Is4() != w.at.Addr.Is4() || linkLocal(o.at.Addr) != linkLocal(w.at.Addr) {
+			continue
+		}
+		if d := r.decision[o]; !d.At.IsZero() && !d.Denied {
+			continue
+		}
+		last := r.turned[w.nic]
+		for _, e := range r.of(o) {
+			if e.Seen.After(last) {
+				last = e.Seen
+			}
+		}
+		if last.Before(heard) || first == (who{}) && last.Equal(heard) {
+			first, heard = o, last
+		}
+	}
+	r.drop(func(x row) bool { return x.who == first })
+	if first != (who{}) && r.room(w) {
+		return true
+	}
+	r.rows = kept
+	return false
+}
+
 func (r *reference) drop(such func(row) bool) { r.rows = slices.DeleteFunc(r.rows, such) }
 
 // fallen is called when evidence is gone: what was more than a sighting must have room as one.
@@ -224,7 +257,7 @@ func (r *reference) claim(w who, e Event) {
 		if !r.fit(w) || r.decision[w].Denied || mode == ModeDeclared && was != 3 && !r.firmly(w.at) && family(w.at.Addr) != 0 {
 			return
 		}
-		if e.Provenance < DHCP && was == 0 && !r.room(w) {
+		if e.Provenance < DHCP && was == 0 && !r.room(w) && !r.makeRoom(w, e.At) {
 			return
 		}
 	} else if r.decision[w].Denied {

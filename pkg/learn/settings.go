@@ -38,6 +38,8 @@ const (
 	// DefaultOutside is how long a claim from outside lasts after it was last heard. A host that answers
 	// is asked for its MAC again within minutes by those that talk with it.
 	DefaultOutside = 10 * time.Minute
+	// Quiet is after how much silence an address that was seen makes room for one that is seen now, where its NIC is at its limit.
+	Quiet = 24 * time.Hour
 	// SharedExpiry ends the claims of those who had a shared address before, where the network's Expiry is 0.
 	SharedExpiry = time.Hour
 )

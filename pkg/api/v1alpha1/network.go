@@ -171,7 +171,8 @@ type Addressing struct {
 	Mode AddressingMode `json:"mode,omitempty"`
 
 	// Limit of addresses that were seen of a NIC in a VLAN, for IPv4 and IPv6 each. Leases and what is declared
-	// do not count. More are not taken. Default: 16.
+	// do not count. At the limit a new one takes the place of that which was silent the longest, a day at least; else it is not
+	// taken. Default: 16.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=128
