@@ -37,11 +37,13 @@ func only[T any](t *testing.T, f *fakeAPI) (found T) {
 	return found
 }
 
-func (f *fakeAPI) warnings() (out []string) {
+func (f *fakeAPI) warnings() []string { return f.events(corev1.EventTypeWarning) }
+
+func (f *fakeAPI) events(kind string) (out []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range f.objects {
-		if e, ok := o.(*corev1.Event); ok && e.Type == corev1.EventTypeWarning {
+		if e, ok := o.(*corev1.Event); ok && e.Type == kind {
 			out = append(out, e.Reason)
 		}
 	}
@@ -125,8 +127,8 @@ func TestBindings(t *testing.T) {
 	if c := meta.FindStatusCondition(only[*v1alpha1.VMPort](t, f).Status.Conditions, v1alpha1.ConditionAddressesUnique); c == nil || c.Status != metav1.ConditionTrue {
 		t.Errorf("the condition is %+v", c)
 	}
-	if got := f.warnings(); len(got) != 2 {
-		t.Errorf("warned of %v", got)
+	if got, well := f.warnings(), f.events(corev1.EventTypeNormal); len(got) != 2 || !slices.Equal(well, []string{v1alpha1.ReasonUnique}) {
+		t.Errorf("warned of %v, and told of %v", got, well)
 	}
 	n.set(func() { n.ports[0].Bindings, n.owners = nil, nil })
 	f.put("update", &metav1.PartialObjectMetadata{TypeMeta: pod.TypeMeta, ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod001", UID: "u1"}})
@@ -175,7 +177,7 @@ func TestBindingsPaced(t *testing.T) {
 		n.set(func() { n.ports[0].Bindings = []wire.Address{{Address: a, State: wire.AddressHeld, Provenance: "ARP"}} })
 		mustRound(t, r, n)
 	}
-	const first = 3 // the identity and its status, and the port's condition
+	const first = 2 // the identity and its status
 	if one, two := writes(); one < 2*addressBurst || one > 2*addressBurst+first || two != 0 {
 		t.Errorf("wrote %d times of the one, %d of the other", one, two)
 	}

@@ -98,7 +98,7 @@ type portWrite struct {
 	spec      bool // is to be written, too
 	changed   bool // the condition is another one
 	condition metav1.Condition
-	warnings  []metav1.Condition // others that have become such as to warn of
+	others    []metav1.Condition // that have become such as to warn of, or well again
 	news      bool               // is not counters alone
 	due       bool               // its counters are to be written
 }
@@ -131,11 +131,11 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 		} else {
 			was := meta.FindStatusCondition(o.Status.Conditions, x.kind)
 			turned := was == nil || was.Status != c.Status || was.Reason != c.Reason // and does not just say it in other words
-			if turned && c.Status != metav1.ConditionTrue {
-				w.warnings = append(w.warnings, *c)
+			if turned && (c.Status != metav1.ConditionTrue || was != nil) {
+				w.others = append(w.others, *c)
 			}
 			said = meta.SetStatusCondition(&o.Status.Conditions, *c) || said
-			othersChanged = othersChanged || turned
+			othersChanged = othersChanged || turned && x.kind != v1alpha1.ConditionAddressesUnique // which guests can turn at will
 		}
 	}
 	o.Status.Bindings, o.Status.Conflicts = portBindings(p), portConflicts(p)
@@ -156,7 +156,7 @@ func (r *Reporter) writePort(ctx context.Context, w *portWrite) error {
 	if w.changed && !ofMigration(w.condition) && (!w.isNew || !expectedAtFirst(w.condition)) {
 		r.events.transition(ctx, w.o, w.condition)
 	}
-	for _, c := range w.warnings {
+	for _, c := range w.others {
 		r.events.transition(ctx, w.o, c)
 	}
 	return nil
