@@ -27,6 +27,7 @@ import (
 
 // Commands is what a guest understands, for help texts.
 const Commands = `ip                                addresses; the way to wait for a guest
+dhcp                              ask for a lease (udhcpc), and take its address besides
 ping ADDR COUNT [TIMEOUT_MS]      ICMP echo, IPv4 or IPv6; fails when nothing comes back
 tcp ADDR PORT [TIMEOUT_MS]        connect and read a banner line
 udp ADDR PORT [TIMEOUT_MS]        send a datagram and expect its echo

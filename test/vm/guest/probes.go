@@ -20,6 +20,7 @@ import (
 func newCommands(nic string, s *sink) map[string]command {
 	return map[string]command{
 		"ip":        func([]string) (any, error) { return addresses() },
+		"dhcp":      func(args []string) (any, error) { return lease(nic, args) },
 		"ping":      ping,
 		"tcp":       tcp,
 		"udp":       udp,
