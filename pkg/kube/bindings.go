@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -55,7 +56,9 @@ func (r *Reporter) mayTell(key attach.Key, in string) bool {
 		}
 		r.paces[t] = flowcontrol.NewTokenBucketRateLimiter(float32(1/addressEvery.Seconds()), addressBurst)
 	}
-	return r.paces[t].TryAccept()
+	may := r.paces[t].TryAccept()
+	r.held = r.held || !may
+	return may
 }
 
 // tellOwners tells the agent whose its ports are, and what objects and guest agents say of their addresses. News: what it
@@ -259,29 +262,47 @@ func (r *Reporter) identityStatus(p *wire.Port) v1alpha1.VMIdentityStatus {
 	return s
 }
 
-// together is one status of two NICs: it is that of the first, and what is the other's says so by its MAC. What both claim in one
-// VLAN is the first one's.
-func together(a, b v1alpha1.VMIdentityStatus, bIsFirst bool) v1alpha1.VMIdentityStatus {
-	if bIsFirst {
-		a, b = b, a
+// togetherStatus is what the VMIdentity says that NICs of one VM on one network share. Its MAC is the lowest of theirs, be that port
+// open or not, so that it stays over restarts and migrations; what is another's says so. What two claim in one VLAN is the first one's.
+func (r *Reporter) togetherStatus(p *wire.Port, ports []wire.Port) v1alpha1.VMIdentityStatus {
+	var nics []*wire.Port
+	for i := range ports {
+		if o := &ports[i]; o.Pod == p.Pod && o.Policy == p.Policy {
+			nics = append(nics, o)
+		}
 	}
-	join := func(to, from []v1alpha1.AddressStatus, most int) []v1alpha1.AddressStatus {
+	slices.SortFunc(nics, func(a, b *wire.Port) int { return bytes.Compare(a.MAC, b.MAC) })
+	out := v1alpha1.VMIdentityStatus{Node: r.node, MAC: nics[0].MAC.String()}
+	for _, o := range nics {
+		if o.State == attach.Active {
+			join(&out, r.identityStatus(o))
+		}
+	}
+	return out
+}
+
+// join adds what a NIC has to a VM's status, as far as there is room.
+func join(to *v1alpha1.VMIdentityStatus, nic v1alpha1.VMIdentityStatus) {
+	mac := nic.MAC
+	if mac == to.MAC {
+		mac = ""
+	}
+	add := func(to, from []v1alpha1.AddressStatus, most int) []v1alpha1.AddressStatus {
 		for _, x := range from {
 			if len(to) < most && !slices.ContainsFunc(to, func(o v1alpha1.AddressStatus) bool { return o.Address == x.Address && o.VLAN == x.VLAN }) {
-				x.MAC = cmp.Or(x.MAC, b.MAC)
+				x.MAC = mac
 				to = append(to, x)
 			}
 		}
 		return to
 	}
-	a.Addresses, a.Waiting = join(a.Addresses, b.Addresses, mostBindings), join(a.Waiting, b.Waiting, mostWaiting)
-	for _, x := range b.Decisions {
-		if len(a.Decisions) < mostDecisions && !slices.ContainsFunc(a.Decisions, func(o v1alpha1.AddressDecision) bool { return o.Address == x.Address && o.VLAN == x.VLAN }) {
-			x.MAC = cmp.Or(x.MAC, b.MAC)
-			a.Decisions = append(a.Decisions, x)
+	to.Addresses, to.Waiting = add(to.Addresses, nic.Addresses, mostBindings), add(to.Waiting, nic.Waiting, mostWaiting)
+	for _, x := range nic.Decisions {
+		if len(to.Decisions) < mostDecisions && !slices.ContainsFunc(to.Decisions, func(o v1alpha1.AddressDecision) bool { return o.Address == x.Address && o.VLAN == x.VLAN }) {
+			x.MAC = mac
+			to.Decisions = append(to.Decisions, x)
 		}
 	}
-	return a
 }
 
 func linkLocal(a netip.Addr) int {

@@ -1,8 +1,8 @@
 package kube
 
 import (
+	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -181,6 +181,10 @@ func TestBindingsPaced(t *testing.T) {
 	if one, two := writes(); one < 2*addressBurst || one > 2*addressBurst+first || two != 0 {
 		t.Errorf("wrote %d times of the one, %d of the other", one, two)
 	}
+	if wait, err := r.round(t.Context(), n); err != nil || wait > addressEvery {
+		t.Errorf("the last is told after %v, %v", wait, err)
+	}
+	writes()
 	n.set(func() { n.ports[1].Bindings = n.ports[0].Bindings })
 	mustRound(t, r, n)
 	if _, two := writes(); two < 2 {
@@ -228,20 +232,50 @@ func TestOlderCRDs(t *testing.T) {
 	}
 }
 
-// TestTogether: NICs of one VM on one network have one identity, which is the same whichever is asked for, and says whose is what.
+// TestTogether: NICs of one VM on one network have one identity, which is the same whichever is asked for, in whatever order they are and
+// whichever is open first; it says whose is what.
 func TestTogether(t *testing.T) {
-	a := v1alpha1.VMIdentityStatus{MAC: "1", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.1"}, {Address: "fe80::1"}}, Decisions: []v1alpha1.AddressDecision{{Address: "10.0.0.9", By: "ann"}}}
-	b := v1alpha1.VMIdentityStatus{MAC: "2", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.2"}, {Address: "fe80::1"}, {Address: "10.0.0.1", VLAN: 7}}, Waiting: []v1alpha1.AddressStatus{{Address: "10.0.0.3"}},
-		Decisions: []v1alpha1.AddressDecision{{Address: "10.0.0.9", By: "bob"}, {Address: "10.0.0.8", Denied: true, By: "bob"}}}
-	c := v1alpha1.VMIdentityStatus{MAC: "3", Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.4"}}}
-	want := v1alpha1.VMIdentityStatus{MAC: "1",
-		Addresses: []v1alpha1.AddressStatus{{Address: "10.0.0.1"}, {Address: "fe80::1"}, {Address: "10.0.0.2", MAC: "2"}, {Address: "10.0.0.1", VLAN: 7, MAC: "2"}, {Address: "10.0.0.4", MAC: "3"}},
-		Waiting:   []v1alpha1.AddressStatus{{Address: "10.0.0.3", MAC: "2"}}, Decisions: []v1alpha1.AddressDecision{{Address: "10.0.0.9", By: "ann"}, {Address: "10.0.0.8", Denied: true, By: "bob", MAC: "2"}}}
-	for i, got := range []v1alpha1.VMIdentityStatus{together(together(a, b, false), c, false), together(together(b, a, true), c, false), together(together(c, a, true), b, false)} {
-		byAddress := func(x, y v1alpha1.AddressStatus) int { return strings.Compare(x.MAC, y.MAC) }
-		if slices.SortStableFunc(got.Addresses, byAddress); !reflect.DeepEqual(got, want) {
-			t.Errorf("%d: they are %+v, want %+v", i, got, want)
+	nic := func(n byte, addresses ...string) wire.Port {
+		p := aPort(int(n))
+		p.Pod, p.Policy, p.VLANs.PVID, p.MAC = attach.Pod{Namespace: "ns", Name: "launcher", UID: "u"}, "lan", 100, attach.MAC{0, 0x50, 0x56, 0, 0, n}
+		for _, a := range addresses {
+			p.Bindings = append(p.Bindings, wire.Address{Address: netip.MustParseAddr(a), VLAN: 100, State: wire.AddressHeld})
 		}
+		return p
+	}
+	one, two, three := nic(1, "10.0.0.1", "fe80::1"), nic(2, "10.0.0.2", "fe80::1", "10.0.0.1"), nic(3, "10.0.0.3")
+	two.Bindings[2].VLAN = 200
+	two.Bindings = append(two.Bindings, wire.Address{Address: netip.MustParseAddr("10.0.0.6"), VLAN: 100, State: wire.AddressWaiting})
+	decided := func(a, by string) wire.AddressDecided {
+		return wire.AddressDecided{Address: netip.MustParseAddr(a), VLAN: 100, By: by}
+	}
+	one.Decided, two.Decided = []wire.AddressDecided{decided("10.0.0.9", "ann")}, []wire.AddressDecided{decided("10.0.0.9", "bob"), decided("10.0.0.8", "bob")}
+	other, elsewhere := nic(0, "10.0.0.7"), nic(0, "10.0.0.7")
+	other.Pod.Name, elsewhere.Policy = "another", "wan"
+	const its = "00:50:56:00:00:0"
+	text := func(ports ...wire.Port) string {
+		s := (&Reporter{node: "n1"}).togetherStatus(&ports[0], ports)
+		out := s.Node + " " + s.MAC
+		for _, list := range [][]v1alpha1.AddressStatus{s.Addresses, s.Waiting} {
+			for _, a := range list {
+				out += fmt.Sprintf(" %s/%d=%s", a.Address, a.VLAN, strings.TrimPrefix(a.MAC, its))
+			}
+			out += ";"
+		}
+		for _, d := range s.Decisions {
+			out += fmt.Sprintf(" %s/%d=%s by %s", d.Address, d.VLAN, strings.TrimPrefix(d.MAC, its), d.By)
+		}
+		return out
+	}
+	want := "n1 " + its + "1 10.0.0.1/0= fe80::1/0= 10.0.0.2/0=2 10.0.0.1/200=2 10.0.0.3/0=3; 10.0.0.6/0=2; 10.0.0.9/0= by ann 10.0.0.8/0=2 by bob"
+	for _, ports := range [][]wire.Port{{one, two, three, other, elsewhere}, {three, other, two, one}, {two, elsewhere, one, three}} {
+		if got := text(ports...); got != want {
+			t.Errorf("they are %s, want %s", got, want)
+		}
+	}
+	one.State = attach.Quarantined
+	if got, want := text(two, one), "n1 "+its+"1 10.0.0.2/0=2 10.0.0.1/200=2 fe80::1/0=2; 10.0.0.6/0=2; 10.0.0.8/0=2 by bob 10.0.0.9/0=2 by bob"; got != want {
+		t.Errorf("before the first is open they are %s, want %s", got, want)
 	}
 }
 

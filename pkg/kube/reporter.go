@@ -56,6 +56,7 @@ type Reporter struct {
 	pods    map[string]*v1alpha1.VMIdentity    // of pods without a VM, by namespace/name; nil: they were not listed
 	settled map[attach.Key]bool                // ports of whose addresses the node knows what was known before
 	paces   map[told]flowcontrol.RateLimiter   // of what a guest can change at will
+	held    bool                               // some of that is not written yet
 	vms     map[string]*confirmation           // by namespace/pod
 	written map[string]time.Time               // when a port's counters were last written, by namespace/name
 	looked  time.Time                          // when the server's objects were last listed
@@ -195,6 +196,7 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 		}
 		r.looked = time.Now()
 	}
+	r.held = false
 	status := node.Status()
 	ports, drops := node.Ports()
 	errs := []error{r.removePorts(ctx, ports)}
@@ -205,10 +207,13 @@ func (r *Reporter) round(ctx context.Context, node Node) (time.Duration, error) 
 	errs = append(errs, err, r.reportTrunks(ctx, status, ports))
 	counters, err := r.reportPorts(ctx, ports, drops)
 	errs = append(errs, err, r.reportIdentities(ctx, ports), r.reportPods(ctx, ports), r.reportStatus(ctx, ports), r.reportCounters(ctx, counters, node))
+	if r.held {
+		wait = min(wait, addressEvery)
+	}
 	return wait, errors.Join(errs...)
 }
 
-// look reads this node's objects as the server has them.
+// look reads this node's objects as the server has them. Those of VMs are read before each is written.
 func (r *Reporter) look(ctx context.Context) error {
 	mine := client.MatchingFields{"spec.node": r.node}
 	var trunks v1alpha1.VLANTrunkNodeList
@@ -217,6 +222,9 @@ func (r *Reporter) look(ctx context.Context) error {
 		return fmt.Errorf("list the objects of node %s: %w", r.node, err)
 	}
 	r.trunks, r.ports, r.pods = map[string]*v1alpha1.VLANTrunkNode{}, map[string]*v1alpha1.VMPort{}, nil
+	for _, c := range r.vms {
+		c.identified = nil
+	}
 	for i := range trunks.Items {
 		r.trunks[trunks.Items[i].Name] = &trunks.Items[i]
 	}

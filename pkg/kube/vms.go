@@ -274,12 +274,7 @@ func (r *Reporter) reportIdentities(ctx context.Context, ports []wire.Port) erro
 		if c == nil || c.vm == nil || !c.here || p.Policy == "" || p.State != attach.Active || !r.settled[p.Key] {
 			continue
 		}
-		is := r.identityStatus(p)
-		for j := range ports { // NICs of one VM on one network share an identity
-			if o := &ports[j]; j != i && o.Pod == p.Pod && o.Policy == p.Policy && o.State == attach.Active {
-				is = together(is, r.identityStatus(o), j < i)
-			}
-		}
+		is := r.togetherStatus(p, ports)
 		if was, ok := c.identified[p.Key]; ok && (equality.Semantic.DeepEqual(was, is) || !r.mayTell(p.Key, inIdentity)) {
 			continue
 		}
