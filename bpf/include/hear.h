@@ -161,11 +161,11 @@ __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u
 				a->seen = now;
 			return 0;
 		}
-		/* What comes in is news if another says that he has what this port's NIC has. */
+		/* What comes in is news if another says that he has what this port's NIC has, or has its MAC. */
 		eth = (void *)(long)skb->data;
 		if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 			return 0;
-		if (dir == HP_IN && (!mine || a->flags & HP_ADDRESS_WAITS || own_mac(port, eth)))
+		if (dir == HP_IN && !own_mac(port, eth) && (!mine || a->flags & HP_ADDRESS_WAITS))
 			return 0;
 	}
 	if (!may_tell(&heard_quotas, port->slot, dir, HP_HEARD_A_WINDOW) || !may_tell(&heard_quotas, node, 0, HP_HEARD_OF_NODE))

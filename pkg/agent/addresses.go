@@ -129,7 +129,8 @@ func (a *Agent) lookSwitch(trunk string) string {
 func (a *Agent) bookedPorts() (out []binding.Port) {
 	for _, it := range a.table.list() {
 		if r := &it.rec; it.open {
-			out = append(out, binding.Port{Key: r.Key, IfIndex: r.HostIfIndex, Trunk: cmp.Or(r.Trunk, r.Bridge), Network: r.Policy, MAC: r.MAC, VLANs: r.VLANs, Pod: r.Pod, Declared: r.Addresses})
+			out = append(out, binding.Port{Key: r.Key, IfIndex: r.HostIfIndex, Trunk: cmp.Or(r.Trunk, r.Bridge), Network: r.Policy, MAC: r.MAC, VLANs: r.VLANs, Pod: r.Pod,
+				Held: r.Wanted() != attach.Active, Declared: r.Addresses})
 		}
 	}
 	return out
@@ -259,7 +260,7 @@ func (a *Agent) sightAddresses() {
 const mostAddresses = 5000
 
 func (a *Agent) addressList(name string) wire.AddressList {
-	l := wire.AddressList{TypeMeta: kind("AddressList"), Items: a.addresses.Addresses(name)}
+	l := wire.AddressList{TypeMeta: kind("AddressList"), Items: a.addresses.Addresses(name), MACs: a.addresses.MACConflicts(name)}
 	if l.Cut = len(l.Items) > mostAddresses; l.Cut {
 		l.Items = l.Items[:mostAddresses]
 	}

@@ -104,7 +104,7 @@ func newCollector(a *Agent) *collector {
 		stale:      d("desired_state_stale", "1 while the source of desired state cannot be read or has lost everything"),
 		installs:   d("plugin_installed_total", "times that the agent put the CNI plugin in place because it was missing or another; only with --cni-bin"),
 		addresses:  d("addresses", "addresses of VMs and pods of this node by state: Held, Aside (another NIC holds it), Waiting (for approval)", "network", "state"),
-		conflicts:  d("address_conflicts", "addresses that a NIC of this node claims and somebody else, too, inside or outside the cluster"),
+		conflicts:  d("address_conflicts", "addresses, IP and MAC, that a NIC of this node claims and somebody else, too, inside or outside the cluster"),
 		heardLost:  d("address_frames_lost_total", "frames that say who has an address and that were not learnt from: more than a port or the node may tell of"),
 		announced:  d("announcements_total", "VMs whose place was announced to the network, by why", "cause"),
 	}

@@ -210,6 +210,7 @@ func (a *Agent) readPorts() (ports []wire.Port, drops []wire.Drop, err error) {
 		p := wire.Port{Record: it.rec, Problems: it.problems, FastPath: a.fast.of(it.rec.HostIfIndex)}
 		p.State, _ = a.kernel.State(it.rec.HostIfIndex)
 		p.Bindings, p.Conflicts = a.addresses.Of(it.rec.Key)
+		p.MACConflict = a.addresses.MACConflict(it.rec.Key)
 		p.Unfit, p.Decided = a.addresses.Unfit(it.rec.Key), a.addresses.Decided(it.rec.Key)
 		p.NetworkStatus = networks[it.rec.Policy].Addressing.NetworkStatus
 		counts, unread := a.kernel.ReasonCounts(it.rec.HostIfIndex)

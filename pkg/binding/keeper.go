@@ -60,6 +60,7 @@ type Keeper struct {
 	far      map[learn.NIC]desired.Identity
 	heard    map[farClaim]time.Time     // when last
 	manual   map[learn.NIC]map[Key]bool // what people have set
+	twins    map[attach.Key]*twin       // of ports of this node
 	put      map[Key]Holder
 	touched  map[Key]bool // to be looked at for the map
 	segments map[learn.Segment]bool
@@ -92,7 +93,7 @@ type nic struct {
 // Follow is told others.
 func New(cfg Config, saved *State) (*Keeper, error) {
 	k := &Keeper{cfg: cfg, frames: snoop.New(), networks: map[string]network{}, ports: map[attach.Key]*port{}, byIndex: map[int]*port{}, owners: map[attach.Key]wire.Owner{},
-		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[learn.NIC]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, manual: map[learn.NIC]map[Key]bool{}}
+		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[learn.NIC]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, manual: map[learn.NIC]map[Key]bool{}, twins: map[attach.Key]*twin{}}
 	var err error
 	if saved != nil {
 		if err = k.load(saved); err == nil {
@@ -160,6 +161,10 @@ func (k *Keeper) Heard(ifindex int, f snoop.Frame) bool {
 		return false
 	}
 	f.Port = snoop.Port{ID: portID(p.Key), MAC: macOf(p.MAC)}
+	if f.FromItself() {
+		k.hearTwin(p, f.VLAN, f.At)
+		return true
+	}
 	for _, s := range k.frames.Read(f) {
 		at := p.segment(s.VLAN)
 		n := k.networks[p.Network]
@@ -206,13 +211,7 @@ func (k *Keeper) hearForeign(e learn.Event) {
 		k.hearFar(e.MAC, e)
 		return
 	}
-	e.Kind, e.NIC, e.Provenance, e.Place = learn.EventOutside, learn.NIC{}, 0, "uplink"
-	if k.cfg.Node != "" {
-		e.Place += " of " + k.cfg.Node
-	}
-	if at := k.cfg.Uplink(e.Segment.Trunk); at != "" {
-		e.Place += ", " + at
-	}
+	e.Kind, e.NIC, e.Provenance, e.Place = learn.EventOutside, learn.NIC{}, 0, k.uplinkPlace(e.Segment.Trunk)
 	k.apply(e)
 }
 
@@ -240,12 +239,18 @@ func (k *Keeper) Sighted(at Key, mac learn.MAC, when time.Time) {
 	k.flush()
 }
 
-// Count is how many addresses NICs of this node have, by network and state; and in how many conflicts they are.
+// Count is how many addresses NICs of this node have, by network and state; and in how many conflicts they are, those about MACs
+// among them.
 func (k *Keeper) Count() (byNetwork map[string]map[string]int, conflicts int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	byNetwork = map[string]map[string]int{}
 	seen := map[Key]bool{}
+	for _, t := range k.twins {
+		if t.told() {
+			conflicts++
+		}
+	}
 	for id, n := range k.nics {
 		if n.ports == 0 {
 			continue
@@ -270,6 +275,7 @@ func (k *Keeper) Tick() time.Time {
 	defer k.mu.Unlock()
 	k.take(k.book.Expire(k.cfg.Now()))
 	k.endFar()
+	k.endTwins(k.cfg.Now())
 	k.flush()
 	return k.book.Next()
 }

@@ -21,6 +21,7 @@ type Port struct {
 	MAC      attach.MAC
 	VLANs    attach.VLANs
 	Pod      attach.Pod
+	Held     bool         // its VM is not there yet, or no more
 	Declared []netip.Addr // by a CNI plugin before ours or an IPAM plugin, for its untagged VLAN
 }
 
@@ -83,6 +84,9 @@ func (k *Keeper) followPort(p Port) {
 		delete(k.byIndex, is.IfIndex)
 	}
 	k.moved = k.moved || is.Trunk != p.Trunk || is.VLANs != p.VLANs
+	if p.Held || is.Held {
+		k.endTwin(p.Key)
+	}
 	is.Port, is.vm = p, vm
 	k.byIndex[p.IfIndex] = is
 	k.declare(is)
@@ -167,6 +171,7 @@ func (k *Keeper) again(id learn.NIC, c learn.Claim, e learn.Evidence) {
 
 func (k *Keeper) endPort(p *port) {
 	k.moved = true
+	k.endTwin(p.Key)
 	delete(k.ports, p.Key)
 	if k.byIndex[p.IfIndex] == p {
 		delete(k.byIndex, p.IfIndex)

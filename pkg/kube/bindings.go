@@ -186,6 +186,14 @@ func addressesUnique(p *wire.Port) *metav1.Condition {
 	return c
 }
 
+// macUnique says whether another station uses the MAC of a port's NIC; nil is that none is known.
+func macUnique(p *wire.Port) *metav1.Condition {
+	if p.MACConflict == nil {
+		return nil
+	}
+	return &metav1.Condition{Type: v1alpha1.ConditionMACUnique, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDuplicateMAC, Message: cut(p.MACConflict.String())}
+}
+
 // second is a time as the API has it.
 func second(t time.Time) metav1.Time { return metav1.NewTime(t.UTC().Truncate(time.Second)) }
 

@@ -210,6 +210,36 @@ func TestBindingsBounded(t *testing.T) {
 	}
 }
 
+// TestMACUnique: a MAC that another station uses, too, is a condition with a warning, once, for as long as it is so.
+func TestMACUnique(t *testing.T) {
+	f := newFakeAPI()
+	p := aPort(1)
+	r, n := newFakeReporter(f), &fakeNode{ports: []wire.Port{p}}
+	of := func() *metav1.Condition {
+		t.Helper()
+		mustRound(t, r, n)
+		return meta.FindStatusCondition(only[*v1alpha1.VMPort](t, f).Status.Conditions, v1alpha1.ConditionMACUnique)
+	}
+	if c := of(); c != nil {
+		t.Errorf("without: %+v", c)
+	}
+	n.set(func() {
+		n.ports[0].MACConflict = &wire.MACConflict{Namespace: "ns", Name: "db", MAC: attach.MAC{2, 0, 0, 0, 0, 9}, VLAN: 100, Place: "uplink of n1, sw1 port 7", Since: time.Unix(7, 0)}
+	})
+	for range 2 {
+		if c := of(); c == nil || c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonDuplicateMAC || !strings.Contains(c.Message, "02:00:00:00:00:09 of ns/db is in VLAN 100 used elsewhere, too, at uplink of n1, sw1 port 7") {
+			t.Errorf("it is %+v", c)
+		}
+	}
+	if got := f.warnings(); !slices.Equal(got, []string{v1alpha1.ReasonDuplicateMAC}) {
+		t.Errorf("warned of %v", got)
+	}
+	n.set(func() { n.ports[0].MACConflict = nil })
+	if c := of(); c != nil {
+		t.Errorf("it is over: %+v", c)
+	}
+}
+
 // TestOlderCRDs: what CRDs of an older version leave out is not written anew each time.
 func TestOlderCRDs(t *testing.T) {
 	f := newFakeAPI()

@@ -124,7 +124,7 @@ func (r *Reporter) planPort(p *wire.Port, dropped map[string]int64) portWrite {
 	for _, x := range []struct {
 		kind string
 		c    *metav1.Condition
-	}{{v1alpha1.ConditionMACPinned, macPinned(p, known)}, {v1alpha1.ConditionAddressesUnique, addressesUnique(p)}, {v1alpha1.ConditionAddressesDeclared, addressesDeclared(p, known)},
+	}{{v1alpha1.ConditionMACPinned, macPinned(p, known)}, {v1alpha1.ConditionMACUnique, macUnique(p)}, {v1alpha1.ConditionAddressesUnique, addressesUnique(p)}, {v1alpha1.ConditionAddressesDeclared, addressesDeclared(p, known)},
 		{v1alpha1.ConditionNetworkStatusWritten, networkStatusWritten(p, known, noted(have))}} {
 		if c := x.c; c == nil {
 			othersChanged = meta.RemoveStatusCondition(&o.Status.Conditions, x.kind) || othersChanged

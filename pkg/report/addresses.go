@@ -34,7 +34,7 @@ func (p Printer) Addresses(l wire.AddressList) error {
 		return p.Document(l)
 	}
 	pg := p.text()
-	if len(l.Items) == 0 {
+	if len(l.Items)+len(l.MACs) == 0 {
 		pg.line(say("Nobody is known to have an address on this node's networks."))
 		return p.flush(pg)
 	}
@@ -63,7 +63,7 @@ func (p Printer) Addresses(l wire.AddressList) error {
 			addressState(it, conflicts[placeOf(it)]))
 	}
 	g.end()
-	pg.conflicts(items, conflicts)
+	pg.conflicts(items, conflicts, l.MACs)
 	if l.Cut {
 		pg.blank()
 		pg.line(cell{"There are more than an answer holds: ask for one address, VM or pod.", warn})
@@ -88,12 +88,15 @@ func addressState(it *wire.Address, conflict bool) cell {
 }
 
 // conflicts names all sides of each, as the agent's log does. What is refused is no side.
-func (p *page) conflicts(items []wire.Address, at map[addressAt]bool) {
-	if len(at) == 0 {
+func (p *page) conflicts(items []wire.Address, at map[addressAt]bool, macs []wire.MACConflict) {
+	if len(at)+len(macs) == 0 {
 		return
 	}
 	p.blank()
 	p.line(cell{"CONFLICTS", head})
+	for i := range macs {
+		p.line(say("  "), cell{"MAC " + macs[i].String(), bad})
+	}
 	for len(items) > 0 {
 		key, n := placeOf(&items[0]), 1
 		for n < len(items) && placeOf(&items[n]) == key {

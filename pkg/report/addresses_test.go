@@ -50,7 +50,9 @@ func addressList() wire.AddressList {
 	link.Provenance = "ND"
 	vip := address("10.100.0.99", 100, wire.AddressHeld, "shop/lb-1", 0x71)
 	spare := address("10.100.0.99", 100, wire.AddressAside, "shop/lb-2", 0x72) // shared: no conflict
-	return wire.AddressList{TypeMeta: meta("AddressList"), Cut: true,
+	twice := wire.MACConflict{Namespace: "shop", Name: "db", VM: true, MAC: held.MAC, VLAN: 100, Place: "uplink of n1, sw-a port 7", Since: now.Add(-time.Hour), Seen: now,
+		Others: []wire.AddressClaimant{{Namespace: "test", Name: "copy", VM: true, MAC: held.MAC, Node: "n2"}}}
+	return wire.AddressList{TypeMeta: meta("AddressList"), Cut: true, MACs: []wire.MACConflict{twice},
 		Items: []wire.Address{outsider, waits, denied, link, aside, spare, vip, leased, elsewhere, held, bare, declared}}
 }
 
@@ -79,7 +81,7 @@ func TestAddressConflicts(t *testing.T) {
 
 	// Of one VM's addresses, the other side is not there.
 	l := addressList()
-	l.Cut, l.Items = false, l.Items[9:10]
+	l.Cut, l.Items, l.MACs = false, l.Items[9:10], nil
 	want := "  10.100.0.10 in physnet1/100 is claimed by shop/db (02:00:00:00:00:10, at n1, since 2026-08-30T12:00:00Z) and by others: ask for the address\n"
 	if text := addressText(t, Printer{Now: now}, l); !strings.HasSuffix(text, "\n\nCONFLICTS\n"+want) {
 		t.Errorf("%s\ndoes not end in\n%s", text, want)

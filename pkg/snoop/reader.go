@@ -95,6 +95,12 @@ func (r *Reader) Forget(port string) {
 	delete(r.asks, port)
 }
 
+// FromItself says that a frame comes to its port from the port's own MAC: of another station that has it, or back by a loop.
+func (f *Frame) FromItself() bool {
+	e, ok := readEther(f.Data)
+	return ok && !f.Out && single(e.from) && e.from == f.Port.MAC
+}
+
 // Read says what a frame says. What is broken, or cut off too early, says nothing.
 func (r *Reader) Read(f Frame) []Said {
 	e, ok := readEther(f.Data)

@@ -63,6 +63,8 @@ const (
 	// ConditionAddressesUnique says whether nobody else claims an address that a VMPort's NIC claims. A
 	// port whose NIC claims none has none.
 	ConditionAddressesUnique = "AddressesUnique"
+	// ConditionMACUnique is False while the MAC of a VMPort's NIC is used by another station, too; else there is none.
+	ConditionMACUnique = "MACUnique"
 	// ConditionAddressesDeclared is False while annotations of a VMPort's pod that declare addresses make no sense, or
 	// addresses are declared that no NIC of its network can have; else there is none.
 	ConditionAddressesDeclared = "AddressesDeclared"
@@ -177,6 +179,8 @@ const (
 	ReasonUnique = "Unique"
 	// ReasonDuplicateAddress: somebody does.
 	ReasonDuplicateAddress = "DuplicateAddress"
+	// ReasonDuplicateMAC is that of MACUnique.
+	ReasonDuplicateMAC = "DuplicateMAC"
 	// ReasonDeclarationUnreadable: an annotation, or IPAMClaim, that declares addresses cannot be read.
 	ReasonDeclarationUnreadable = "DeclarationUnreadable"
 	// ReasonDeclarationUnfit: an address is declared that no NIC of the network can have.

@@ -160,7 +160,7 @@ type VMPortStatus struct {
 	// +listMapKey=vlan
 	Conflicts []AddressConflict `json:"conflicts,omitempty"`
 
-	// Conditions of the port: Ready, MACPinned, AddressesUnique, AddressesDeclared, NetworkStatusWritten.
+	// Conditions of the port: Ready, MACPinned, MACUnique, AddressesUnique, AddressesDeclared, NetworkStatusWritten.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

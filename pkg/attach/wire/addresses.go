@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/homeport-cni/homeport/pkg/attach"
@@ -21,6 +23,8 @@ const (
 type AddressList struct {
 	TypeMeta `json:",inline"`
 	Items    []Address `json:"items"`
+	// MACs are the conflicts about MACs, of NICs of this node.
+	MACs []MACConflict `json:"macs,omitempty"`
 	// Cut says that there are more than an answer holds.
 	Cut bool `json:"cut,omitempty"`
 }
@@ -71,6 +75,38 @@ type AddressClaimant struct {
 	Place      string     `json:"place,omitempty"`
 	Provenance string     `json:"provenance,omitempty"`
 	Since      time.Time  `json:"since"`
+}
+
+// MACConflict is that frames with the MAC of a NIC come to its port: another station has it, or what the NIC sends comes back.
+type MACConflict struct {
+	Namespace string     `json:"namespace,omitempty"`
+	Name      string     `json:"name"`
+	VM        bool       `json:"vm,omitempty"` // Name is a VM's, and not a pod's
+	MAC       attach.MAC `json:"mac"`
+	VLAN      vlan.ID    `json:"vlan"`
+	Place     string     `json:"place"` // where they come from
+	Since     time.Time  `json:"since"`
+	Seen      time.Time  `json:"seen"`
+	// Others are NICs of the cluster with that MAC on the trunk.
+	Others []AddressClaimant `json:"others,omitempty"`
+}
+
+// String says it in words.
+func (c *MACConflict) String() string {
+	var others []string
+	for _, o := range c.Others {
+		name := o.Namespace + "/" + o.Name
+		if o.Node != "" {
+			name += " on " + o.Node
+		}
+		others = append(others, name)
+	}
+	who := "a station outside the cluster"
+	if len(others) > 0 {
+		who = strings.Join(others, ", ")
+	}
+	return fmt.Sprintf("%v of %s/%s is in VLAN %v used elsewhere, too, at %s, since %s: by %s, or by a loop that sends back what the NIC sends",
+		c.MAC, c.Namespace, c.Name, c.VLAN, c.Place, c.Since.UTC().Format(time.RFC3339), who)
 }
 
 // AddressDecision is a person's word on an address that a VM or pod claims.

@@ -165,6 +165,8 @@ type Port struct {
 	// claim, too.
 	Bindings  []Address         `json:"bindings,omitempty"`
 	Conflicts []AddressConflict `json:"conflicts,omitempty"`
+	// MACConflict: its MAC is somebody else's, too.
+	MACConflict *MACConflict `json:"macConflict,omitempty"`
 	// Unfit are those that are declared for it and that no NIC of the network can have.
 	Unfit []Address `json:"unfit,omitempty"`
 	// Decided is what people have said of addresses that it does not claim now.
