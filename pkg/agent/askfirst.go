@@ -80,7 +80,7 @@ func (a *Agent) askBefore(ctx context.Context, req *attach.Request) (asked []net
 	if src, ok := a.cfg.Source.(declarer); ok {
 		asked = append(asked, src.Declared(req.Pod.Namespace, req.Pod.Name, req.Pod.UID, req.IfName)...)
 	}
-	tell, err = a.askFor(ctx, q, asked)
+	tell, _, err = a.askFor(ctx, q, asked)
 	return asked, tell, err
 }
 
@@ -96,8 +96,9 @@ func (a *Agent) setByHand(req *attach.Request, network string) []netip.Addr {
 	return nil
 }
 
-// askFor asks who has addresses. tell puts those who do into the book; with ProbeRefuse they are the error.
-func (a *Agent) askFor(ctx context.Context, q inquiry, addresses []netip.Addr) (tell func(), err error) {
+// askFor asks who has addresses. tell puts those who do into the book; with ProbeRefuse they are the error. done is false if the uplink
+// could not be asked, which is an error with ProbeRefuse alone.
+func (a *Agent) askFor(ctx context.Context, q inquiry, addresses []netip.Addr) (tell func(), done bool, err error) {
 	tell = func() {}
 	refuse := q.network.Addressing.Probe == desired.ProbeRefuse
 	var ask []netip.Addr
@@ -113,10 +114,10 @@ func (a *Agent) askFor(ctx context.Context, q inquiry, addresses []netip.Addr) (
 		ask = ask[:mostAsked]
 	}
 	if len(ask) == 0 {
-		return tell, nil
+		return tell, true, nil
 	}
 	if err := a.heldHere(q, ask); refuse && err != nil {
-		return tell, err
+		return tell, false, err
 	}
 	var taken []probe.Taken
 	wire.Rest(ctx, func() { taken, err = a.askUplink(ctx, q, ask) })
@@ -125,19 +126,19 @@ func (a *Agent) askFor(ctx context.Context, q inquiry, addresses []netip.Addr) (
 	}
 	switch {
 	case ctx.Err() != nil:
-		return tell, context.Cause(ctx)
+		return tell, false, context.Cause(ctx)
 	case refuse && len(taken) > 0:
-		return tell, a.takenError(q, taken[0])
+		return tell, false, a.takenError(q, taken[0])
 	case refuse && err != nil:
-		return tell, &attach.Error{Kind: attach.TryAgain, Field: "addresses", Message: fmt.Sprintf("whether somebody has one of %v in VLAN %v cannot be found out: %v", ask, q.vlan, err),
+		return tell, false, &attach.Error{Kind: attach.TryAgain, Field: "addresses", Message: fmt.Sprintf("whether somebody has one of %v in VLAN %v cannot be found out: %v", ask, q.vlan, err),
 			Remedy: "see homeportctl status; with addressing.probe: Report of VLANNetwork " + q.network.Name + " the port is made all the same"}
 	case err != nil:
 		a.log.Warn("whether somebody has a NIC's addresses cannot be found out", "mac", q.mac, "network", q.network.Name, "addresses", ask, "err", err)
 	}
-	if err := a.heldHere(q, ask); refuse && err != nil { // since
-		return tell, err
+	if here := a.heldHere(q, ask); refuse && here != nil { // since
+		return tell, false, here
 	}
-	return func() { a.tellTaken(q, taken) }, nil
+	return func() { a.tellTaken(q, taken) }, err == nil, nil
 }
 
 // askUplink asks, if anybody can answer.
@@ -213,24 +214,28 @@ func (a *Agent) askLate(key attach.Key, o wire.Owner) {
 	}
 	q, ok := a.inquiryOf(&rec.Request, rec.Policy, rec.Trunk, rec.VLANs, rec.Arrival != nil)
 	if !ok {
-		done()
+		done(true)
 		return
 	}
 	q.network.Addressing.Probe = desired.ProbeReport
 	go func() { // ends with the prober
-		tell, err := a.askFor(context.Background(), q, fresh)
+		tell, asked, err := a.askFor(context.Background(), q, fresh)
 		if err == nil {
 			tell()
 		}
-		done()
+		done(asked)
 	}()
 }
 
 // asked is for which of a port's addresses it was asked who has them; guarded by table.mu.
 type asked struct {
 	addresses map[netip.Addr]bool
-	busy      bool // it is asked for more now
+	busy      bool      // it is asked for more now
+	after     time.Time // when that is done again, if it could not be
 }
+
+// askAgain is how long after the uplink could not be asked it is tried again.
+const askAgain = time.Minute
 
 // noteAsked notes, at a port that this agent attaches, what was asked for. The key is held.
 func (t *table) noteAsked(e *entry, addresses []netip.Addr) {
@@ -245,12 +250,13 @@ func (t *table) noteAsked(e *entry, addresses []netip.Addr) {
 }
 
 // unasked gives the record of an active port that this agent has attached, and which of all addresses that are declared for it were not
-// asked for. Until done is called it gives no more of them: who changes what he declares all the time waits for his turn.
-func (t *table) unasked(k attach.Key, addresses []netip.Addr) (rec attach.Record, fresh []netip.Addr, done func()) {
+// asked for. Until done is called, with whether they are now, it gives no more of them: who changes what he declares all the time waits
+// for his turn.
+func (t *table) unasked(k attach.Key, addresses []netip.Addr) (rec attach.Record, fresh []netip.Addr, done func(bool)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.ports[k]
-	if e == nil || !e.open || e.asked == nil || e.asked.busy || e.rec.Wanted() != attach.Active {
+	if e == nil || !e.open || e.asked == nil || e.asked.busy || time.Now().Before(e.asked.after) || e.rec.Wanted() != attach.Active {
 		return rec, nil, nil
 	}
 	was, said := e.asked, map[netip.Addr]bool{}
@@ -261,10 +267,14 @@ func (t *table) unasked(k attach.Key, addresses []netip.Addr) (rec attach.Record
 		said[ip] = true
 	}
 	was.busy = len(fresh) > 0
-	return *e.rec, fresh, func() {
+	return *e.rec, fresh, func(asked bool) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		was.busy, was.addresses = false, said // what is declared no more is forgotten
+		if was.busy = false; asked {
+			was.addresses = said // what is declared no more is forgotten
+		} else {
+			was.after = time.Now().Add(askAgain)
+		}
 	}
 }
 

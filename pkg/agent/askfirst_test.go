@@ -329,9 +329,25 @@ func TestAskLate(t *testing.T) {
 		say(fmt.Sprintf("10.1.0.%d", 10+i))
 	}
 	waits <- true
+	o.mu.Lock() // the last is done
+	o.err = errors.New("no socket")
+	o.mu.Unlock()
+	asks("10.1.0.5") // which fails
+	waits <- true
+	for n := 0; n == 0; time.Sleep(time.Millisecond) { // until it is tried again
+		say("10.1.0.5")
+		l.table.mu.Lock()
+		if e := l.table.ports[rec.Key]; !e.asked.after.IsZero() {
+			e.asked.after, n = time.Time{}, 1
+		}
+		l.table.mu.Unlock()
+	}
+	o.mu.Lock()
+	o.err = nil
+	o.mu.Unlock()
 	asks("10.1.0.5")
 	waits <- true
-	if got, want := o.were(), fmt.Sprintf("eth1 100 %v [10.1.0.8], eth1 100 %v [10.1.0.5]", rec.MAC, rec.MAC); got != want {
+	if got, want := o.were(), fmt.Sprintf("eth1 100 %v [10.1.0.8], eth1 100 %[1]v [10.1.0.5], eth1 100 %[1]v [10.1.0.5]", rec.MAC); got != want {
 		t.Errorf("asked %q, want %q", got, want)
 	}
 }

@@ -163,7 +163,7 @@ func (a *Agent) declare(ctx context.Context, req *wire.DeclareRequest) (any, err
 	tellTaken := func() {}
 	if q, ok := a.inquiryOf(&was.Request, was.Policy, was.Trunk, was.VLANs, was.Hold != nil || was.Arrival != nil); ok {
 		var err error
-		if tellTaken, err = a.askFor(ctx, q, req.Addresses); err != nil {
+		if tellTaken, _, err = a.askFor(ctx, q, req.Addresses); err != nil {
 			return nil, err
 		}
 	}

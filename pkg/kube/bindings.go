@@ -138,18 +138,19 @@ func addressesDeclared(p *wire.Port, known *confirmation) *metav1.Condition {
 	if err := known.claims[p.IfName].wrong; err != nil {
 		errs = append(errs, err)
 	}
-	if len(errs) == 0 {
-		var said []string
-		for _, a := range p.Unfit[:min(len(p.Unfit), mostBindings)] {
-			said = append(said, fmt.Sprintf("%v (%s) %s", a.Address, a.Provenance, a.Why))
-		}
-		if said == nil {
-			return nil
-		}
-		return &metav1.Condition{Type: v1alpha1.ConditionAddressesDeclared, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDeclarationUnfit,
-			Message: cut(strings.Join(said, "; "))}
+	c := &metav1.Condition{Type: v1alpha1.ConditionAddressesDeclared, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDeclarationUnfit}
+	var said []string
+	if len(errs) > 0 {
+		c.Reason, said = v1alpha1.ReasonDeclarationUnreadable, append(said, errors.Join(errs...).Error())
 	}
-	return &metav1.Condition{Type: v1alpha1.ConditionAddressesDeclared, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonDeclarationUnreadable, Message: cut(errors.Join(errs...).Error())}
+	for _, a := range p.Unfit[:min(len(p.Unfit), mostBindings)] {
+		said = append(said, fmt.Sprintf("%v (%s) %s", a.Address, a.Provenance, a.Why))
+	}
+	if said == nil {
+		return nil
+	}
+	c.Message = cut(strings.Join(said, "; "))
+	return c
 }
 
 // cut keeps a message within what a condition holds.

@@ -99,7 +99,7 @@ func TestBindings(t *testing.T) {
 		t.Errorf("the condition is %+v", unique)
 	}
 	wrong := meta.FindStatusCondition(port.Status.Conditions, v1alpha1.ConditionAddressesDeclared)
-	if wrong == nil || wrong.Status != metav1.ConditionFalse || !strings.Contains(wrong.Message, "network.kubevirt.io/addresses") {
+	if wrong == nil || wrong.Status != metav1.ConditionFalse || !strings.Contains(wrong.Message, "network.kubevirt.io/addresses") || !strings.HasSuffix(wrong.Message, "; 10.9.0.5 (Manual) is in none of the network's subnets: want an address of one") {
 		t.Errorf("of the annotation is told %+v", wrong)
 	}
 	id := only[*v1alpha1.VMIdentity](t, f)
