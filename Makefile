@@ -8,6 +8,8 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 TESTSUM := go run ./hack/testsum
 MOVES ?= 8
+# TestRights is of test-demo; the others take long, need no API server, and are of test-unit.
+NOT_API := TestRights|TestOverlays|TestCommands|Test[A-Za-z]*PolicyTruth|TestCyclonus
 FUZZTIME ?= 30s
 
 .PHONY: help
@@ -74,7 +76,7 @@ cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, in
 
 .PHONY: test-api
 test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, admission, informers)
-	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m -skip '^TestRights$$' \
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m -skip '^($(NOT_API))$$' \
 		./test/apiserver ./test/deploy ./pkg/api/... ./pkg/desired ./pkg/kube/...
 	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api-bench -- go test -C test/bench -json -count=1 -timeout 10m -run '^TestIdentity$$' .
 
