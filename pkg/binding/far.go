@@ -57,11 +57,11 @@ func (k *Keeper) followIdentities(identities []desired.Identity) {
 		case !local:
 			k.note(id, nic{mac: macOf(o.MAC), node: o.Node, vm: o.VM != ""})
 			k.apply(learn.Event{Kind: learn.EventAbsent, At: k.cfg.Now(), NIC: id})
-			k.believe(id, o)
+			k.believe(id, o, was.Decisions)
 		case !known && (o.Node != k.cfg.Node || len(k.book.Claims(id)) == 0): // the node that it came from knew, or an agent before this one
-			k.hearsay(id, o)
+			k.hearsay(id, o, was.Decisions)
 		case !known || o.Node != k.cfg.Node: // it is decided where the NIC is until it is here
-			k.heed(id, o)
+			k.heed(id, o, was.Decisions)
 		}
 	}
 	for _, o := range ours {
@@ -80,8 +80,8 @@ func (k *Keeper) lose(id learn.NIC) {
 	}
 }
 
-// hearsay has the book know of a NIC what its identity says.
-func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity) {
+// hearsay has the book know of a NIC what its identity says. It has heeded the decisions before.
+func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity, before []desired.IdentityDecision) {
 	n, now := k.networks[o.Network], k.cfg.Now()
 	for _, a := range slices.Concat(o.Addresses, o.Waiting) {
 		at := learn.Segment{Trunk: n.trunk, VLAN: cmp.Or(a.VLAN, n.home)}
@@ -103,13 +103,20 @@ func (k *Keeper) hearsay(id learn.NIC, o *desired.Identity) {
 			k.apply(learn.Event{Kind: learn.EventApprove, At: e.Since, NIC: id, Segment: at, Addr: a.Addr, By: a.Approved})
 		}
 	}
-	k.heed(id, o)
+	k.heed(id, o, before)
 }
 
-// heed takes the decisions that its identity has of a NIC.
-func (k *Keeper) heed(id learn.NIC, o *desired.Identity) {
-	n := k.networks[o.Network]
+// heed takes the decisions that its identity has of a NIC, having heeded those before. One of a node whose clock is ahead counts as taken
+// when it came here, and once: later ones are to count.
+func (k *Keeper) heed(id learn.NIC, o *desired.Identity, before []desired.IdentityDecision) {
+	n, now := k.networks[o.Network], k.cfg.Now()
 	for _, d := range o.Decisions {
+		same := func(b desired.IdentityDecision) bool {
+			return b.Addr == d.Addr && b.VLAN == d.VLAN && b.Denied == d.Denied && b.At.Equal(d.At)
+		}
+		if d.At.After(now) && slices.ContainsFunc(before, same) {
+			continue
+		}
 		e := learn.Event{Kind: learn.EventApprove, At: d.At, NIC: id, Segment: learn.Segment{Trunk: n.trunk, VLAN: cmp.Or(d.VLAN, n.home)}, Addr: d.Addr, By: d.By, Elsewhere: true}
 		if d.Denied {
 			e.Kind = learn.EventDeny
@@ -152,13 +159,13 @@ func (k *Keeper) setByHand(id learn.NIC, o *desired.Identity) {
 
 // believe has the book know of a NIC what its identity says, and nothing better. That comes last: with a lease goes what was
 // seen while it ran.
-func (k *Keeper) believe(id learn.NIC, o *desired.Identity) {
+func (k *Keeper) believe(id learn.NIC, o *desired.Identity, before []desired.IdentityDecision) {
 	n, now := k.networks[o.Network], k.cfg.Now()
 	says := map[Key]learn.Provenance{}
 	for _, a := range slices.Concat(o.Addresses, o.Waiting) {
 		says[Key{n.trunk, cmp.Or(a.VLAN, n.home), a.Addr}] = a.Provenance
 	}
-	defer k.hearsay(id, o)
+	defer k.hearsay(id, o, before)
 	for _, c := range k.book.Claims(id) {
 		best, still := says[Key{c.Segment.Trunk, c.Segment.VLAN, c.Addr}]
 		for _, e := range c.Evidence {

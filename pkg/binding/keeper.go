@@ -273,14 +273,27 @@ func (k *Keeper) Count() (byNetwork map[string]map[string]int, conflicts int) {
 func (k *Keeper) Tick() time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.take(k.book.Expire(k.cfg.Now()))
+	k.take(k.book.Expire(k.now()))
 	k.endFar()
 	k.endTwins(k.cfg.Now())
 	k.flush()
 	return k.book.Next()
 }
 
-func (k *Keeper) apply(e learn.Event) { k.take(k.book.Apply(e)) }
+// apply tells the book. What is said to come was said by a clock that is ahead: the book would go there, and end all that ends till then.
+func (k *Keeper) apply(e learn.Event) {
+	if now := k.now(); e.At.After(now) {
+		e.At = now
+	}
+	k.take(k.book.Apply(e))
+}
+
+// now is the time, and the book is not ahead of it: the clock may have been set back.
+func (k *Keeper) now() time.Time {
+	now := k.cfg.Now()
+	k.take(k.book.Rewind(now))
+	return now
+}
 
 // take follows the changes of the book.
 func (k *Keeper) take(changes []learn.Change) {

@@ -238,7 +238,7 @@ func (k *Keeper) Decide(d Decision) error {
 		for _, s := range k.claimed(id, d) {
 			k.unsaved = true
 			refused := false
-			changes := k.book.Apply(learn.Event{Kind: kind, At: k.cfg.Now(), NIC: id, Segment: s, Addr: d.Addr, By: d.By})
+			changes := k.book.Apply(learn.Event{Kind: kind, At: k.now(), NIC: id, Segment: s, Addr: d.Addr, By: d.By})
 			for _, c := range changes {
 				if c.Kind == learn.Refused && c.Claim.NIC == id && c.Claim.Provenance == 0 {
 					refused = true

@@ -104,6 +104,7 @@ func (k *Keeper) load(s *State) (err error) {
 	if k.book, err = learn.Load(s.Book); err != nil {
 		return fmt.Errorf("what was learnt before is of no use: %w", err)
 	}
+	k.book.Rewind(k.cfg.Now()) // that Keeper's clock may have been ahead
 	for name, n := range s.Book.Settings.Networks {
 		if name != "" {
 			k.networks[name] = network{settings: n}

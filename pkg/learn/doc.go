@@ -66,7 +66,8 @@
 // What is not heard for the network's expiry counts no more. While the NIC is absent, as the VM is stopped, that does not
 // run, and it begins anew when the VM is back. A lease runs on, for its server gives the address to somebody else then.
 // Events may come late: what was earlier counts as earlier, so two nodes that hear of each other late come to the same. Who
-// learns of a claim that somebody else knows already feeds it twice, as seen now and as seen first.
+// learns of a claim that somebody else knows already feeds it twice, as seen now and as seen first. A book goes to the latest time that
+// it is told, so an event must not have one that is to come; when the clock was ahead and is set back, [Book.Rewind] takes the book along.
 //
 // # Changes
 //
