@@ -64,6 +64,7 @@ type Keeper struct {
 	put      map[Key]Holder
 	touched  map[Key]bool // to be looked at for the map
 	segments map[learn.Segment]bool
+	disputes map[Key]*dispute // conflicts that have changed of late
 	unsaved  bool
 	sighted  bool // unsaved is no more than when addresses were last seen
 	saved    time.Time
@@ -93,7 +94,7 @@ type nic struct {
 // Follow is told others.
 func New(cfg Config, saved *State) (*Keeper, error) {
 	k := &Keeper{cfg: cfg, frames: snoop.New(), networks: map[string]network{}, ports: map[attach.Key]*port{}, byIndex: map[int]*port{}, owners: map[attach.Key]wire.Owner{},
-		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[learn.NIC]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, manual: map[learn.NIC]map[Key]bool{}, twins: map[attach.Key]*twin{}}
+		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[learn.NIC]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, disputes: map[Key]*dispute{}, manual: map[learn.NIC]map[Key]bool{}, twins: map[attach.Key]*twin{}}
 	var err error
 	if saved != nil {
 		if err = k.load(saved); err == nil {
@@ -276,8 +277,12 @@ func (k *Keeper) Tick() time.Time {
 	k.take(k.book.Expire(k.now()))
 	k.endFar()
 	k.endTwins(k.cfg.Now())
+	later := k.tellDisputes()
 	k.flush()
-	return k.book.Next()
+	if next := k.book.Next(); later.IsZero() || !next.IsZero() && next.Before(later) {
+		return next
+	}
+	return later
 }
 
 // apply tells the book. What is said to come was said by a clock that is ahead: the book would go there, and end all that ends till then.
@@ -298,21 +303,25 @@ func (k *Keeper) now() time.Time {
 // take follows the changes of the book.
 func (k *Keeper) take(changes []learn.Change) {
 	for _, c := range changes {
-		if c.Kind != learn.Refused { // of which a guest can make as many as it likes
-			k.unsaved = true
-			k.cfg.News()
+		if c.Kind == learn.Refused { // of which a guest can make as many as it likes
+			k.cfg.Log.Debug("an address is not taken", "what", c.String())
+			continue
 		}
+		k.touch(c.Claim.Segment, c.Claim.Addr)
+		at := Key{c.Claim.Segment.Trunk, c.Claim.Segment.VLAN, c.Claim.Addr}
 		switch c.Kind {
-		case learn.ConflictBegan, learn.ConflictChanged:
-			k.touch(c.Claim.Segment, c.Claim.Addr)
+		case learn.ConflictChanged:
+			if k.tellLater(at, &c) {
+				continue
+			}
+			fallthrough
+		case learn.ConflictBegan:
 			k.cfg.Log.Warn("an address is in conflict", "what", c.String())
 		case learn.ConflictEnded:
-			k.touch(c.Claim.Segment, c.Claim.Addr)
+			delete(k.disputes, at)
 			k.cfg.Log.Info("an address is in conflict no more", "what", c.String())
-		case learn.Refused:
-			k.cfg.Log.Debug("an address is not taken", "what", c.String())
-		default:
-			k.touch(c.Claim.Segment, c.Claim.Addr)
 		}
+		k.unsaved = true
+		k.cfg.News()
 	}
 }
