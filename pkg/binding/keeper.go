@@ -65,6 +65,7 @@ type Keeper struct {
 	touched  map[Key]bool // to be looked at for the map
 	segments map[learn.Segment]bool
 	disputes map[Key]*dispute // conflicts that have changed of late
+	asked    map[Key]question // of late, and not answered
 	unsaved  bool
 	sighted  bool // unsaved is no more than when addresses were last seen
 	saved    time.Time
@@ -94,7 +95,7 @@ type nic struct {
 // Follow is told others.
 func New(cfg Config, saved *State) (*Keeper, error) {
 	k := &Keeper{cfg: cfg, frames: snoop.New(), networks: map[string]network{}, ports: map[attach.Key]*port{}, byIndex: map[int]*port{}, owners: map[attach.Key]wire.Owner{},
-		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[learn.NIC]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, disputes: map[Key]*dispute{}, manual: map[learn.NIC]map[Key]bool{}, twins: map[attach.Key]*twin{}}
+		nics: map[learn.NIC]nic{}, macs: map[learn.MAC]int{}, far: map[learn.NIC]desired.Identity{}, put: map[Key]Holder{}, touched: map[Key]bool{}, segments: map[learn.Segment]bool{}, left: map[learn.NIC]time.Time{}, heard: map[farClaim]time.Time{}, disputes: map[Key]*dispute{}, asked: map[Key]question{}, manual: map[learn.NIC]map[Key]bool{}, twins: map[attach.Key]*twin{}}
 	var err error
 	if saved != nil {
 		if err = k.load(saved); err == nil {
@@ -177,11 +178,10 @@ func (k *Keeper) Heard(ifindex int, f snoop.Frame) bool {
 				e.At = e.At.Truncate(time.Second)
 			}
 			k.unsaved = k.unsaved || s.Provenance == learn.DHCP // a lease that is renewed is no change
-		case snoop.Asks: // it does not get what another has, and does without
-			if who := k.book.Who(at, s.Addr); who.Holder != nil || len(who.Aside)+len(who.Waiting)+len(who.Outside) > 0 {
-				continue
-			}
-			e.Kind, e.At = learn.EventClaim, e.At.Truncate(time.Second)
+			k.answered(e, p.nic)
+		case snoop.Asks:
+			k.ask(e)
+			continue
 		case snoop.Withdraws:
 			e.Kind = learn.EventWithdraw
 		case snoop.Foreign:
@@ -208,6 +208,7 @@ func (k *Keeper) FoundOutside(at Key, mac learn.MAC) {
 
 // hearForeign takes what came by an uplink.
 func (k *Keeper) hearForeign(e learn.Event) {
+	k.answered(e, learn.NIC{})
 	if k.macs[e.MAC] > 0 {
 		k.hearFar(e.MAC, e)
 		return
@@ -277,6 +278,7 @@ func (k *Keeper) Tick() time.Time {
 	k.take(k.book.Expire(k.now()))
 	k.endFar()
 	k.endTwins(k.cfg.Now())
+	k.forgetAsked()
 	later := k.tellDisputes()
 	k.flush()
 	if next := k.book.Next(); later.IsZero() || !next.IsZero() && next.Before(later) {

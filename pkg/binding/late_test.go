@@ -2,7 +2,6 @@ package binding
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/homeport-cni/homeport/pkg/attach/wire"
 	"github.com/homeport-cni/homeport/pkg/desired"
 	"github.com/homeport-cni/homeport/pkg/learn"
-	"github.com/homeport-cni/homeport/pkg/snoop"
 )
 
 func at(addr string) Key { return Key{"trunk0", 100, netip.MustParseAddr(addr)} }
@@ -116,32 +114,6 @@ func TestSameSecond(t *testing.T) {
 	}
 	if len(holders) != 1 {
 		t.Errorf("nodes say that %v have it", holders)
-	}
-}
-
-// TestAsks: duplicate address detection gives an address that nobody has, and none that another has: who finds that does without.
-func TestAsks(t *testing.T) {
-	r := newRig(t)
-	n := lan(learn.ModeObserved)
-	n.Subnets = nil
-	r.networks["lan"] = n
-	r.port(1, "lan")
-	r.port(2, "lan")
-	asks := func(n int, addr string) {
-		t.Helper()
-		a := netip.MustParseAddr(addr).As16()
-		frame := slices.Concat([]byte{0x33, 0x33, 0xff, 0, 0, 5}, mac(n), []byte{0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255}, make([]byte, 16), []byte{0xff, 2, 15: 5},
-			[]byte{135, 0, 0, 0, 0, 0, 0, 0}, a[:])
-		if !r.Heard(n, snoop.Frame{At: r.now, Out: true, VLAN: 100, Data: frame}) {
-			t.Fatalf("no port %d", n)
-		}
-	}
-	asks(1, "fd00::5")
-	r.want("nobody has it", "fd00::5/100 1")
-	asks(2, "fd00::5")
-	r.want("the first has it", "fd00::5/100 1")
-	if all := r.Addresses(""); len(all) != 1 || all[0].Conflict || all[0].Provenance != "ND" {
-		t.Errorf("there are %+v", all)
 	}
 }
 

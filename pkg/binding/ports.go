@@ -153,6 +153,11 @@ func (k *Keeper) rename(from, to learn.NIC, mac attach.MAC, vm bool) {
 			k.again(to, c, e)
 		}
 	}
+	for at, q := range k.asked {
+		if q.nic == from {
+			k.asked[at] = question{to, q.at}
+		}
+	}
 	for _, p := range k.ports {
 		if p.nic == from {
 			clear(p.said)
