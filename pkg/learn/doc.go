@@ -24,7 +24,8 @@
 //   - When the holder's claim is gone, the next one aside is promoted. A claim is gone when it was withdrawn, when its lease
 //     is over, when it was not heard for the network's expiry, or with its NIC.
 //   - A shared address is held by who announced it last, on the wire. Declarations come first here, too. Those who had it
-//     before are kept aside for the network's expiry, or an hour, and nobody is in conflict.
+//     before are kept aside for the network's expiry, or an hour, and nobody is in conflict. It is shared where the network of one
+//     that can hold it says so; those of networks that do not are aside then. Only a declaration of theirs has it move no more.
 //
 // The mode of the NIC's network says what is observed may do:
 //

@@ -41,6 +41,9 @@ func (b *Book) judge(x *cell, at time.Time) {
 		case c.standing.IsZero():
 			c.standing = at
 		}
+		if x.shared && !c.shares() {
+			continue
+		}
 		if holder == nil || c.compare(holder, x.shared) < 0 {
 			holder = c
 		}
@@ -62,20 +65,24 @@ func (b *Book) judge(x *cell, at time.Time) {
 	}
 }
 
-// shares says whether the address may move: the networks of all that claim it must say so.
+// shares says whether the address may move: the network of one that can hold it says so, and it is declared for nobody of a network that
+// does not. Else a guest of another network in the same VLAN could keep it from moving by claiming it.
 func (x *cell) shares() bool {
 	some := false
 	for _, c := range x.claims {
-		if c.class() == idle {
-			continue
-		}
-		if c.nic.network == nil || !c.nic.network.shares(x.place.Addr) {
+		switch {
+		case !c.eligible():
+		case c.shares():
+			some = true
+		case c.class() == firm:
 			return false
 		}
-		some = true
 	}
 	return some
 }
+
+// shares says whether the claim is to an address that may move, as its network has it. While it does, nobody else holds it.
+func (c *claim) shares() bool { return c.nic.network != nil && c.nic.network.shares(c.at().Addr) }
 
 // dropUndeclared forgets what mode Declared does not take: sightings of an address that nobody has declared. Those of a
 // declared address stay, beside it, for somebody should know of them.

@@ -1,6 +1,7 @@
 package learn
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -171,6 +172,8 @@ func TestShared(t *testing.T) {
 	shared := Network{Mode: ModeObserved, Shared: prefixes("10.0.0.96/28")}
 	short := shared
 	short.Expiry = 10 * time.Second
+	waits := shared
+	waits.Mode = ModeApproved
 	runStories(t, []story{
 		{"the last has it", shared, []step{
 			{says(1, web, vip, ARP), "Bound web ARP"},
@@ -196,7 +199,29 @@ func TestShared(t *testing.T) {
 		{"declarations first", shared, []step{
 			{says(1, web, vip, Declared), "Bound web Declared"},
 			{says(2, db, vip, ARP), "Aside db ARP"},
-			{says(3, old, vip, ARP), "Aside old ARP, ConflictBegan Inside"}, // b does not share it
+			{says(3, old, vip, ARP), "Aside old ARP"}, // b does not share it
+		}},
+		{"who is of a network that does not share it does not keep it", shared, []step{
+			{says(1, old, vip, ARP), "Bound old ARP"},
+			{says(2, web, vip, ARP), "Aside old ARP, Bound web ARP"},
+			{says(3, old, vip, DHCP), "Aside old DHCP"},
+			{says(4, db, vip, ARP), "Aside web ARP, Bound db ARP"},
+			{says(5, web, vip, ARP), "Aside db ARP, Promoted web ARP"},
+			{withdraws(6, web, vip, ARP), "Unbound web ARP, Promoted db ARP"},
+			{withdraws(7, db, vip, ARP), "Unbound db ARP, Promoted old DHCP"},
+			{says(8, web, vip, ARP), "Aside old DHCP, Bound web ARP"},
+		}},
+		{"unless it is declared there", shared, []step{
+			{says(1, web, vip, ARP), "Bound web ARP"},
+			{says(2, old, vip, Declared), "Aside web ARP, Bound old Declared, ConflictBegan Inside"},
+			{says(3, web, vip, Declared), "Aside web Declared, ConflictChanged Declared"},
+			{withdraws(4, old, vip, Declared), "Unbound old Declared, Promoted web Declared, ConflictEnded Declared"},
+		}},
+		{"who waits has no say", waits, []step{
+			{says(1, old, vip, ARP), "Bound old ARP"},
+			{says(2, web, vip, ARP), "Waiting web ARP, ConflictBegan Inside"},
+			{decides(3, EventApprove, web, vip), "Aside old ARP, Bound web ARP, ConflictEnded Inside"},
+			{decides(4, EventDeny, web, vip), "Unbound web ARP, Promoted old ARP"},
 		}},
 		{"declared for both", shared, []step{
 			{says(1, web, vip, Declared), "Bound web Declared"},
@@ -218,6 +243,18 @@ func TestShared(t *testing.T) {
 			{sets(1e6, shared), "Aside web ARP, Promoted db ARP, ConflictEnded Inside, Dropped web ARP"},
 		}},
 	})
+}
+
+// TestSharedNext: who is of a network that does not share an address is not the next to have it, though he was the last to announce it.
+func TestSharedNext(t *testing.T) {
+	b := newBook(t, Settings{Networks: map[string]Network{"a": {Mode: ModeObserved, Shared: prefixes(vip + "/32")}, "b": mode(ModeObserved)}})
+	for _, e := range []Event{says(9, old, vip, ARP), says(2, web, vip, ARP), says(3, db, vip, ARP)} {
+		b.Apply(e)
+	}
+	who := b.Who(someSegments[0], netip.MustParseAddr(vip))
+	if !who.Shared || who.Holder == nil || who.Holder.NIC != db || len(who.Aside) != 2 || who.Aside[0].NIC != web || who.Aside[1].NIC != old {
+		t.Errorf("%+v", who)
+	}
 }
 
 func TestLowerLimit(t *testing.T) {

@@ -63,7 +63,7 @@ func (b *Book) Who(s Segment, a netip.Addr) (w Answer) {
 			w.Holder = &v
 		case c.told.role == Pending:
 			w.Waiting = append(w.Waiting, c.view())
-		case c.told.role == Beside && c.eligible():
+		case c.told.role == Beside && c.eligible() && (!x.shared || c.shares()):
 			eligible = append(eligible, c)
 		case c.told.role == Beside:
 			rest = append(rest, c)

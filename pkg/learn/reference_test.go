@@ -17,6 +17,7 @@ type reference struct {
 	standing   map[who]time.Time
 	decision   map[who]Decision
 	role       map[who]Role
+	moves      map[place]bool // shared, as of the last judgement
 	absent     map[NIC]bool
 	turned     map[NIC]time.Time
 	outs       []OutsideState
@@ -347,7 +348,7 @@ func (r *reference) ends(x row) time.Time {
 		return time.Time{}
 	}
 	d := r.net(x.nic).Expiry
-	if d == 0 && r.shared(x.at) && r.role[x.who] == Beside {
+	if d == 0 && r.moves[x.at] && r.role[x.who] == Beside {
 		d = SharedExpiry
 	}
 	if d == 0 {
@@ -399,17 +400,21 @@ func (r *reference) advance(to time.Time) {
 	}
 }
 
-func (r *reference) shared(at place) bool {
-	some := false
-	for _, w := range r.keys() {
-		if w.at == at {
-			if n := r.net(w.nic); n == nil || !n.shares(at.Addr) {
-				return false
-			}
-			some = true
+// shared finds the addresses that may move, of those that could hold theirs: where a network says so, and none that does not has a
+// declaration.
+func (r *reference) shared(could map[who]time.Time) map[place]bool {
+	moves, stays := map[place]bool{}, map[place]bool{}
+	for w := range could {
+		if r.net(w.nic).shares(w.at.Addr) {
+			moves[w.at] = true
+		} else if r.class(w) == 3 {
+			stays[w.at] = true
 		}
 	}
-	return some
+	for at := range stays {
+		delete(moves, at)
+	}
+	return moves
 }
 
 func (r *reference) judge(now time.Time) {
@@ -445,7 +450,11 @@ func (r *reference) judge(now time.Time) {
 		}
 	}
 	r.standing = standing
+	r.moves = r.shared(standing)
 	for w := range standing {
+		if r.moves[w.at] && !r.net(w.nic).shares(w.at.Addr) {
+			continue
+		}
 		if b, ok := best[w.at]; !ok || r.before(w, b) {
 			best[w.at] = w
 		}
@@ -461,7 +470,7 @@ func (r *reference) before(a, b who) bool {
 	if rank(a) != rank(b) {
 		return rank(a) > rank(b)
 	}
-	if r.shared(a.at) {
+	if r.moves[a.at] {
 		heard := func(w who) (t time.Time) {
 			for _, v := range r.of(w) {
 				if v.Provenance != GuestAgent && v.Provenance < Declared && v.Seen.After(t) {
@@ -523,7 +532,7 @@ func (r *reference) lines() (out []string) {
 		}
 	}
 	for p, all := range at {
-		if all[0].Role != Holder || r.shared(p) {
+		if all[0].Role != Holder || r.moves[p] {
 			continue
 		}
 		k := ConflictOutside
