@@ -1,6 +1,7 @@
 package binding
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type rig struct {
 	*Keeper
 	has   map[Key]Holder
 	fails error
+	full  int // how many it takes; 0: any
 	now   time.Time
 	news  int
 
@@ -35,6 +37,9 @@ type rig struct {
 }
 
 func (r *rig) Put(k Key, h Holder) error {
+	if _, has := r.has[k]; r.fails == nil && !has && r.full > 0 && len(r.has) >= r.full {
+		return errors.New("the map is full")
+	}
 	if r.fails == nil {
 		r.has[k] = h
 	}
@@ -404,6 +409,40 @@ func TestMapFails(t *testing.T) {
 	r.now = r.now.Add(retryAfter)
 	r.Tick()
 	r.want("tried again", gateway, "10.0.0.5/100 1")
+}
+
+// TestMapFull: what the map has no room for keeps nothing else from it, and what goes makes room.
+func TestMapFull(t *testing.T) {
+	r := newRig(t)
+	var log bytes.Buffer
+	r.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	const ports = 8
+	for n := 1; n <= ports; n++ {
+		r.port(n, "lan")
+		r.says(n, fmt.Sprint("10.0.0.", 10+n))
+	}
+	r.full = len(r.has)
+	r.Keeper.mu.Lock()
+	for n := 1; n <= ports; n++ { // each has another one, and all but two go
+		at := learn.Segment{Trunk: "trunk0", VLAN: 100}
+		e := learn.Event{At: r.now, NIC: r.byIndex[n].nic, Segment: at, MAC: learn.MAC(mac(n)), Provenance: learn.ARP}
+		e.Kind, e.Addr = learn.EventClaim, netip.MustParseAddr(fmt.Sprint("10.0.0.", 20+n))
+		r.apply(e)
+		if e.Kind, e.Addr = learn.EventWithdraw, netip.MustParseAddr(fmt.Sprint("10.0.0.", 10+n)); n > 2 {
+			r.apply(e)
+		}
+	}
+	r.flush()
+	r.Keeper.mu.Unlock()
+	if len(r.has) != r.full || len(r.touched) != 2 || strings.Count(log.String(), "level=WARN") != 1 || !strings.Contains(log.String(), "addresses=2 ") {
+		t.Errorf("of %d there are %d, %d are to be told; the log: %s", r.full, len(r.has), len(r.touched), log.String())
+	}
+	r.end(1)
+	r.now = r.now.Add(retryAfter)
+	r.Tick()
+	if len(r.touched) > 0 {
+		t.Errorf("%v are to be told", r.touched)
+	}
 }
 
 func TestSighted(t *testing.T) {

@@ -1,6 +1,7 @@
 package binding
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -93,32 +94,48 @@ func (k *Keeper) followSegments() {
 // retryAfter is how long the map is left alone after it could not be written.
 const retryAfter = 10 * time.Second
 
-// flush brings what was touched into the map. What cannot be put is tried again later.
+// flush brings what was touched into the map: first what goes, for that makes room. What cannot be put, as where the map is full, is tried
+// again later, and keeps nothing else from it.
 func (k *Keeper) flush() {
 	if !k.failing.IsZero() && k.cfg.Now().Sub(k.failing) < retryAfter {
 		return
 	}
 	k.failing = time.Time{}
+	puts := map[Key]Holder{}
+	var first error
+	tried := func(at Key, err error) {
+		if err == nil {
+			delete(k.touched, at)
+		} else if first == nil {
+			first = fmt.Errorf("%v in VLAN %v: %w", at.Addr, at.VLAN, err)
+		}
+	}
 	for at := range k.touched {
 		want, some := k.wanted(at)
 		is, has := k.put[at]
-		var err error
 		switch {
 		case some && (!has || is != want):
-			if err = k.cfg.Map.Put(at, want); err == nil {
-				k.put[at] = want
-			}
+			puts[at] = want
 		case !some && has:
-			if err = k.cfg.Map.Drop(at); err == nil {
+			err := k.cfg.Map.Drop(at)
+			if err == nil {
 				delete(k.put, at)
 			}
+			tried(at, err)
+		default:
+			delete(k.touched, at)
 		}
-		if err != nil {
-			k.failing = k.cfg.Now()
-			k.cfg.Log.Warn("the port programs cannot be told who has an address; tried again", "address", at.Addr, "vlan", at.VLAN, "waiting", len(k.touched), "err", err)
-			return
+	}
+	for at, h := range puts {
+		err := k.cfg.Map.Put(at, h)
+		if err == nil {
+			k.put[at] = h
 		}
-		delete(k.touched, at)
+		tried(at, err)
+	}
+	if first != nil {
+		k.failing = k.cfg.Now()
+		k.cfg.Log.Warn("the port programs cannot be told who has some addresses; tried again", "addresses", len(k.touched), "err", first)
 	}
 }
 
