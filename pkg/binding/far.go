@@ -208,8 +208,17 @@ func (k *Keeper) endFar() {
 		if c.at.Addr.Is4() {
 			by = learn.ARP
 		}
-		if n := k.nics[c.id]; n.ports == 0 {
+		if n := k.nics[c.id]; n.ports == 0 && !k.listed(c) {
 			k.apply(learn.Event{Kind: learn.EventWithdraw, At: now, NIC: c.id, Segment: learn.Segment{Trunk: c.at.Trunk, VLAN: c.at.VLAN}, Addr: c.at.Addr, Provenance: by})
 		}
 	}
+}
+
+// listed says whether the identity of a NIC has what it was heard to claim, by now: then that is what it has.
+func (k *Keeper) listed(c farClaim) bool {
+	o := k.far[c.id]
+	n := k.networks[o.Network]
+	return slices.ContainsFunc(slices.Concat(o.Addresses, o.Waiting), func(a desired.IdentityAddress) bool {
+		return Key{n.trunk, cmp.Or(a.VLAN, n.home), a.Addr} == c.at
+	})
 }

@@ -228,6 +228,25 @@ func TestConflictElsewhere(t *testing.T) {
 	r.want("and nobody disputes it", gateway, "10.0.0.5/100 1")
 }
 
+// TestConflictLost: who was heard to claim an address, and has it since by the word of his node, has it when he is heard here no more.
+func TestConflictLost(t *testing.T) {
+	r := newRig(t)
+	r.port(1, "lan")
+	r.port(2, "lan")
+	r.says(1, "10.0.0.5")
+	web := desired.Identity{Namespace: "shop", Name: "web.1", VM: "web", UID: "vm-1", Network: "lan", Node: "n2", MAC: mac(7)}
+	r.others = []desired.Identity{web}
+	r.follow()
+	r.arp(1, 7, 100, "10.0.0.5", false)
+	r.want("two claim it", gateway, "10.0.0.5/100 1 disputed")
+	web.Addresses = []desired.IdentityAddress{{Addr: netip.MustParseAddr("10.0.0.5"), Provenance: learn.ARP, Since: r.now}}
+	r.others = []desired.Identity{web}
+	r.end(1)
+	r.now = r.now.Add(learn.DefaultOutside)
+	r.Tick()
+	r.want("the other one has it", gateway, "10.0.0.5/100 7")
+}
+
 // TestIdentitiesUnknown: an agent that cannot read what others know goes on with what was known before.
 func TestIdentitiesUnknown(t *testing.T) {
 	r := newRig(t)
