@@ -324,8 +324,9 @@ struct hp_heard {
 #define HP_HEARD_SHORT 128     /* bytes of a frame of ARP or neighbour discovery that are told, at most */
 #define HP_HEARD_LONG 1000     /* of DHCP */
 #define HP_HEARD_BYTES 1048576 /* of frames that nobody has read yet */
-#define HP_HEARD_A_WINDOW 64   /* frames of a port and direction that are told in 2^30 ns */
+#define HP_HEARD_A_WINDOW 64   /* frames of a port and group that are told in 2^30 ns */
 #define HP_HEARD_OF_NODE 8192  /* of all ports */
+#define HP_HEARD_DHCP 2        /* beside enum hp_dir the group of DHCP that comes; of all ports, also of what goes */
 
 /*
  * control[0], memory-mapped by user space. Programs read only the generation:
@@ -451,12 +452,11 @@ enum hp_event_group {
 
 /*
  * event_quotas[slot]: a port tells of so many packets of a group a moment, and no more;
- * event_quotas[HP_PORTS_MAX] is all ports'.
+ * event_quotas[HP_PORTS_MAX] is all ports'. So it is with heard_quotas.
  */
 struct hp_quota {
 	__u32 window; /* which moment, 2^30 ns long */
-	__u32 used[HP_EVENT_GROUPS];
-	__u32 pad;
+	__u32 used[3]; /* events have two groups; to earlier versions the third is padding, and 0 */
 	__u64 lost;   /* events that nobody will see, since the maps were made */
 };
 

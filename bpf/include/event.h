@@ -19,7 +19,7 @@ static __always_inline int may_tell(void *quotas, __u32 of, __u32 group, __u32 m
 		return 0;
 	if (quota->window != window) {
 		quota->window = window;
-		quota->used[HP_LOGGED] = quota->used[HP_OBSERVED] = 0;
+		quota->used[0] = quota->used[1] = quota->used[2] = 0;
 	}
 	if (quota->used[group] >= most) {
 		__sync_fetch_and_add(&quota->lost, 1);

@@ -26,6 +26,23 @@ static __always_inline int says_dhcp(const struct packet *p, __u32 dir)
 	return p->dport == (v4 ? bpf_htons(68) : bpf_htons(546));
 }
 
+/*
+ * for_client: whether the DHCP that comes in the IPv4 packet at offset at is about the port's NIC: all ports get what a server says to all.
+ * Where a VM may send from other MACs, one inside it may be a client, too.
+ */
+static __always_inline int for_client(struct __sk_buff *skb, const struct hp_port *port, __u32 at)
+{
+	__u8 version_words;
+	__u16 client[3];
+
+	if (port->flags & HP_PORT_FORGED)
+		return 1;
+	if (bpf_skb_load_bytes(skb, at, &version_words, sizeof(version_words)))
+		return 0;
+	at += (version_words & 15) * 4 + UDP_MIN + 28; /* chaddr (RFC 2131, 2) */
+	return !bpf_skb_load_bytes(skb, at, client, sizeof(client)) && is_own(port, client);
+}
+
 /* claimed_by_arp: the sender's address. 0: it says none. */
 static __always_inline int claimed_by_arp(struct __sk_buff *skb, __u32 at, union addr *a)
 {
@@ -134,7 +151,7 @@ static __always_inline __u32 behind_tag(struct __sk_buff *skb, const struct hp_p
  */
 __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u32 dir, __u32 dhcp)
 {
-	__u32 node = HP_PORTS_MAX, ethertype, at;
+	__u32 node = HP_PORTS_MAX, group = dir, ethertype, at;
 	const struct eth_header *eth;
 	struct hp_address_key key = {};
 	struct hp_address *a;
@@ -168,7 +185,13 @@ __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u
 		if (dir == HP_IN && !own_mac(port, eth) && (!mine || a->flags & HP_ADDRESS_WAITS))
 			return 0;
 	}
-	if (!may_tell(&heard_quotas, port->slot, dir, HP_HEARD_A_WINDOW) || !may_tell(&heard_quotas, node, 0, HP_HEARD_OF_NODE))
+	if (dhcp && dir == HP_IN) {
+		if (ethertype == ETHERTYPE_IPV4 && !for_client(skb, port, at))
+			return 0;
+		group = HP_HEARD_DHCP;
+	}
+	if (!may_tell(&heard_quotas, port->slot, group, HP_HEARD_A_WINDOW) ||
+	    !may_tell(&heard_quotas, node, dhcp ? HP_HEARD_DHCP : HP_OUT, HP_HEARD_OF_NODE))
 		return 0;
 	return dhcp ? told_of(skb, port, key.vlan, dir, HP_HEARD_LONG) : told_of(skb, port, key.vlan, dir, HP_HEARD_SHORT);
 }

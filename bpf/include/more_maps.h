@@ -69,8 +69,9 @@ struct {
 
 /*
  * heard_quotas: of how many such frames may still be told.
- * Key: port slot, or HP_PORTS_MAX for all. Value: struct hp_quota; its groups are enum hp_dir, and of all ports the first
- * alone. Otherwise as event_quotas.
+ * Key: port slot, or HP_PORTS_MAX for all. Value: struct hp_quota; its groups are enum hp_dir and HP_HEARD_DHCP, for without what its
+ * server answers a VM has no address, however many others say something; of all ports HP_OUT is whatever is no DHCP. Otherwise as
+ * event_quotas.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

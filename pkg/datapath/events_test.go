@@ -345,7 +345,7 @@ func TestEventsQuota(t *testing.T) {
 		if err := b.maps[portMapEventQuotas].Lookup(rec.Slot, &q); err != nil {
 			t.Fatal(err)
 		}
-		q.Used = [2]uint32{}
+		q.Used = [3]uint32{}
 		if err := b.maps[portMapEventQuotas].Put(rec.Slot, q); err != nil {
 			t.Fatal(err)
 		}

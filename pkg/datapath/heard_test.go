@@ -50,12 +50,20 @@ func nd(typ uint8, source, target netip.Addr, options ...byte) pkt {
 // linkLayer is an option of neighbour discovery.
 func linkLayer(typ byte, mac net.HardwareAddr) []byte { return append([]byte{typ, 1}, mac...) }
 
-// dhcp is of a client, or to it, with so many bytes of payload.
+// dhcp is of a client, or to it, with so many bytes of payload. To one, it is the VM.
 func dhcp(from, to netip.Addr, sport, dport uint16, size int) pkt {
 	u := layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport), Length: uint16(8 + size)}
 	p := udp(from, to, sport, dport)
 	p.l4 = append(serialize(&u), bytes.Repeat([]byte{0xd5}, size)...)
+	if dport == 68 {
+		copy(p.l4[8+28:], testMAC)
+	}
 	return p
+}
+
+// client has DHCPv4 be about the station with this MAC.
+func client(mac net.HardwareAddr) func(*pkt) {
+	return func(p *pkt) { p.l4 = slices.Clone(p.l4); copy(p.l4[8+28:], mac) }
 }
 
 // hears opens the reader of what the programs tell.
@@ -204,6 +212,10 @@ func TestHeard(t *testing.T) {
 		{"DHCPv6 from the VM", nil, FromVM, dhcp(link6, group6, 546, 547, 60), told},
 		{"DHCP to the VM", nil, ToVM, dhcp(peer4, vm4, 67, 68, 300), told},
 		{"DHCP to all", nil, ToVM, dhcp(peer4, all4, 67, 68, 300).with(from(peerMAC)), told},
+		{"DHCP to all, behind options", nil, ToVM, dhcp(peer4, all4, 67, 68, 300).with(from(peerMAC)).with(func(p *pkt) { p.options = 8 }), told},
+		{"another's DHCP to all", nil, ToVM, dhcp(peer4, all4, 67, 68, 300).with(from(peerMAC)).with(client(thief)), none},
+		{"another's DHCP to the VM", nil, ToVM, dhcp(peer4, vm4, 67, 68, 300).with(client(thief)), none},
+		{"DHCP cut in the client's MAC", nil, ToVM, dhcp(peer4, vm4, 67, 68, 33), none},
 		{"DHCPv6 to the VM", nil, ToVM, dhcp(peer6, vm6, 547, 546, 60), told},
 		{"DHCP from a server", nil, FromVM, dhcp(vm4, all4, 67, 68, 300), none},
 		{"DHCP to a server", nil, ToVM, dhcp(peer4, vm4, 68, 67, 300), none},
@@ -225,6 +237,7 @@ func TestHeard(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.port(c)
+			b.quiet()
 			b.hold(tt.hold, id)
 			frame := tt.frame.tagged(tags...).bytes()
 			b.run(tt.hook, frame)

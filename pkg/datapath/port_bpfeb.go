@@ -256,8 +256,7 @@ type portHpPort struct {
 type portHpQuota struct {
 	_      structs.HostLayout
 	Window uint32
-	Used   [2]uint32
-	Pad    uint32
+	Used   [3]uint32
 	Lost   uint64
 }
 
