@@ -69,7 +69,7 @@ static __always_inline __u32 nd_at(struct __sk_buff *skb, __u32 at, union addr *
 
 /*
  * claimed_by_nd: the source of a solicitation, the target of an advertisement, or, of the VM, what it asks for by duplicate address
- * detection: whether it gets that is for the agent. 0: it says none.
+ * detection: whether it gets that is for the agent. The message's type, or 0: it says none.
  */
 static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, __u32 dir, union addr *a)
 {
@@ -79,8 +79,22 @@ static __always_inline int claimed_by_nd(struct __sk_buff *skb, __u32 at, __u32 
 	if (!at || bpf_skb_load_bytes(skb, at, &nd, 8))
 		return 0;
 	if ((nd.type == 133 || nd.type == 135) && (a->halves[0] | a->halves[1]))
-		return 1;
-	return (nd.type == 136 || (nd.type == 135 && dir == HP_OUT)) && !bpf_skb_load_bytes(skb, at + 8, a, sizeof(*a));
+		return nd.type;
+	if (nd.type != 136 && (nd.type != 135 || dir != HP_OUT))
+		return 0;
+	return bpf_skb_load_bytes(skb, at + 8, a, sizeof(*a)) ? 0 : nd.type;
+}
+
+/* may_answer: whether it is an advertisement to all, in the moment in which the port has told of what its VM says, or the next. */
+static __always_inline int may_answer(const struct hp_port *port, const struct eth_header *eth, int said)
+{
+	__u32 slot = port->slot;
+	struct hp_quota *quota;
+
+	if (said != 136 || !(eth->dst[0] & bpf_htons(0x0100)))
+		return 0;
+	quota = bpf_map_lookup_elem(&heard_quotas, &slot);
+	return quota && quota->used[HP_OUT] && handover_clock() - quota->window <= 1;
 }
 
 /* told_of puts the frame, of which there are most bytes at most, into heard. */
@@ -163,9 +177,9 @@ __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u
 	if (!at)
 		return 0;
 	if (!dhcp) {
-		int mine;
+		int said = ethertype == ETHERTYPE_ARP ? claimed_by_arp(skb, at, &addr) : claimed_by_nd(skb, at, dir, &addr), mine;
 
-		if (!(ethertype == ETHERTYPE_ARP ? claimed_by_arp(skb, at, &addr) : claimed_by_nd(skb, at, dir, &addr)))
+		if (!said)
 			return 0;
 		key.segment = segment_of(port->slot);
 		__builtin_memcpy(key.addr, &addr, sizeof(key.addr));
@@ -178,11 +192,15 @@ __noinline int hear_claim(struct __sk_buff *skb, const struct hp_port *port, __u
 				a->seen = now;
 			return 0;
 		}
-		/* What comes in is news if another says that he has what this port's NIC has, or has its MAC. */
+		/*
+		 * What comes in is news if another says that he has what this port's NIC has, or has its MAC; or that he has what nobody is known to have,
+		 * and says it to all when the VM has just spoken: so duplicate address detection is answered (RFC 4861 7.2.4), before the agent has read
+		 * the question.
+		 */
 		eth = (void *)(long)skb->data;
 		if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 			return 0;
-		if (dir == HP_IN && !own_mac(port, eth) && (!mine || a->flags & HP_ADDRESS_WAITS))
+		if (dir == HP_IN && !own_mac(port, eth) && (a ? !mine || a->flags & HP_ADDRESS_WAITS : !may_answer(port, eth, said)))
 			return 0;
 	}
 	if (dhcp && dir == HP_IN) {

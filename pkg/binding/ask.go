@@ -1,6 +1,7 @@
 package binding
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -21,8 +22,7 @@ type question struct {
 // somebody answers.
 func (k *Keeper) ask(e learn.Event) {
 	at := Key{e.Segment.Trunk, e.Segment.VLAN, e.Addr}
-	who := k.book.Who(e.Segment, e.Addr)
-	if who.Holder != nil || len(who.Aside)+len(who.Waiting)+len(who.Outside) > 0 {
+	if k.isClaimed(e.Segment, e.Addr) {
 		if q, asked := k.asked[at]; asked && q.nic == e.NIC { // again
 			k.asked[at] = question{e.NIC, k.cfg.Now()}
 		}
@@ -52,6 +52,12 @@ func (k *Keeper) answered(e learn.Event, by learn.NIC) {
 	if c := k.claim(q.nic, at); c != nil && len(c.Evidence) == 1 && c.Evidence[0].Provenance == learn.ND {
 		k.apply(learn.Event{Kind: learn.EventWithdraw, At: now, NIC: q.nic, Segment: e.Segment, Addr: e.Addr, Provenance: learn.ND})
 	}
+}
+
+// isClaimed says whether anybody is known to have an address, or to want it.
+func (k *Keeper) isClaimed(at learn.Segment, addr netip.Addr) bool {
+	who := k.book.Who(at, addr)
+	return who.Holder != nil || len(who.Aside)+len(who.Waiting)+len(who.Outside) > 0
 }
 
 // claim is that of a NIC to an address; nil is that it has none.

@@ -62,6 +62,15 @@ func TestAsks(t *testing.T) {
 	}
 }
 
+// TestForeignUnasked: what others say to all of what nobody here has or asks for is not kept.
+func TestForeignUnasked(t *testing.T) {
+	r, one, _ := anyRig(t)
+	r.foreign(1, 9, "fd00::5")
+	r.asks(1, "fd00::5")
+	r.want("it asks later", one)
+	r.conflicts("somebody said before that he has it:", 0)
+}
+
 // TestAsksAndIsAnswered: who asks and is answered does without, whoever answers; but not who has said meanwhile to have the address.
 func TestAsksAndIsAnswered(t *testing.T) {
 	r, one, _ := anyRig(t)

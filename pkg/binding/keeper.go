@@ -185,7 +185,9 @@ func (k *Keeper) Heard(ifindex int, f snoop.Frame) bool {
 		case snoop.Withdraws:
 			e.Kind = learn.EventWithdraw
 		case snoop.Foreign:
-			k.hearForeign(e)
+			if k.isClaimed(at, s.Addr) { // of answers the programs tell more than were asked for
+				k.hearForeign(e)
+			}
 			continue
 		}
 		k.apply(e)

@@ -73,3 +73,56 @@ func TestHeardLeases(t *testing.T) {
 		t.Error("at a port with forged transmits an answer is not told")
 	}
 }
+
+// Duplicate address detection is answered before the agent can know of it, and so that is told, too.
+func TestHeardOfDuplicates(t *testing.T) {
+	b := newBench(t, Config{})
+	b.sync(testSets(t)...)
+	c := accessPort()
+	netB(&c)
+	b.port(c)
+	heard := b.hears()
+	rec, err := b.record(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := nd(136, peer6, vm6, linkLayer(2, thief)...).with(func(p *pkt) { p.src = thief })
+	for _, tt := range []struct {
+		name   string
+		hold   held
+		before uint32 // moments ago it asked
+		silent bool
+		frame  pkt
+		want   bool
+	}{
+		{name: "an answer", frame: answer, want: true},
+		{name: "an answer a moment later", before: 1, frame: answer, want: true},
+		{name: "much later", before: 2, frame: answer},
+		{name: "it has not asked", silent: true, frame: answer},
+		{name: "the agent was faster", hold: held{vm6.String(): mine}, silent: true, frame: answer, want: true},
+		{name: "another's, of another NIC's", hold: held{vm6.String(): theirs}, frame: answer},
+		{name: "to itself alone", frame: answer.with(func(p *pkt) { p.dst = testMAC })},
+		{name: "another asks, too", frame: nd(135, zero6, vm6).with(func(p *pkt) { p.src = thief })},
+		{name: "a solicitation", frame: nd(135, vm6, peer6).with(func(p *pkt) { p.src = thief })},
+		{name: "ARP", frame: arpBy(2, thief, vm4, peer4).with(from(thief))},
+	} {
+		b.quiet()
+		b.hold(nil, 100)
+		if !tt.silent {
+			b.run(FromVM, nd(135, zero6, vm6).bytes())
+			if heard.next(t) == nil {
+				t.Errorf("%s: the question is not told", tt.name)
+			}
+			q := b.quota(rec.Slot)
+			q.Window -= tt.before
+			if err := b.maps[portMapHeardQuotas].Put(rec.Slot, q); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.hold(tt.hold, 100)
+		b.run(ToVM, tt.frame.bytes())
+		if h := heard.next(t); (h != nil) != tt.want {
+			t.Errorf("%s: told %+v", tt.name, h)
+		}
+	}
+}
