@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -208,6 +209,30 @@ func TestBindingsBounded(t *testing.T) {
 	if len(portBindings(&p)) != mostBindings || len(conflicts) != mostConflicts || len(conflicts[0].Claimants) != mostClaimants || len(id.Addresses) != mostBindings || len(id.Waiting) != mostWaiting || len(unique.Message) > 32768 {
 		t.Errorf("%d bindings, %d conflicts, identity %d and %d, message of %d bytes", len(portBindings(&p)), len(conflicts), len(id.Addresses), len(id.Waiting), len(unique.Message))
 	}
+}
+
+// TestIdentityDeleted: who deletes the identity of a VM that runs here has it back with the next look at the server's objects.
+func TestIdentityDeleted(t *testing.T) {
+	pod := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "pod001", UID: "u1", Labels: map[string]string{launcherLabel: launcherValue},
+		OwnerReferences: []metav1.OwnerReference{{Kind: vmiKind, Name: "vm", Controller: new(true)}}}}
+	vmi := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"namespace": "ns", "name": "vm", "uid": "v1"},
+		"status": map[string]any{"activePods": map[string]any{"u1": "n1"}, "nodeName": "n1"}}}
+	vmi.SetGroupVersionKind(vmiVersion)
+	f := newFakeAPI(pod, vmi)
+	p := aPort(1)
+	p.Pod.UID, p.Policy = "u1", "lan"
+	r, n := newFakeReporter(f), &fakeNode{ports: []wire.Port{p}}
+	mustRound(t, r, n)
+	o := only[*v1alpha1.VMIdentity](t, f)
+	delete(f.objects, f.name(o))
+	mustRound(t, r, n)
+	if _, ok := f.objects[f.name(o)]; ok {
+		t.Error("it is asked for each time")
+	}
+	r.looked = time.Time{}
+	mustRound(t, r, n)
+	only[*v1alpha1.VMIdentity](t, f)
 }
 
 // TestMACUnique: a MAC that another station uses, too, is a condition with a warning, once, for as long as it is so.
