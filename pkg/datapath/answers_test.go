@@ -17,11 +17,7 @@ func (b *bench) quota(of uint32) (q portHpQuota) {
 // What a DHCP server answers a VM is told, whatever else is heard: what it answers others, who says that he has the VM's address, and
 // what other ports tell.
 func TestHeardLeases(t *testing.T) {
-	b := newBench(t, Config{})
-	b.sync(testSets(t)...)
-	c := accessPort()
-	netB(&c)
-	b.port(c)
+	b, c := heardBench(t)
 	b.hold(held{vm4.String(): mine, vm6.String(): mine}, 100)
 	heard := b.hears()
 	all4 := netip.MustParseAddr("255.255.255.255")
@@ -76,11 +72,7 @@ func TestHeardLeases(t *testing.T) {
 
 // Duplicate address detection is answered before the agent can know of it, and so that is told, too.
 func TestHeardOfDuplicates(t *testing.T) {
-	b := newBench(t, Config{})
-	b.sync(testSets(t)...)
-	c := accessPort()
-	netB(&c)
-	b.port(c)
+	b, _ := heardBench(t)
 	heard := b.hears()
 	rec, err := b.record(loopback)
 	if err != nil {

@@ -66,6 +66,17 @@ func client(mac net.HardwareAddr) func(*pkt) {
 	return func(p *pkt) { p.l4 = slices.Clone(p.l4); copy(p.l4[8+28:], mac) }
 }
 
+// heardBench has an access port of net-b.
+func heardBench(t *testing.T) (*bench, attach.PortConfig) {
+	t.Helper()
+	b := newBench(t, Config{})
+	b.sync(testSets(t)...)
+	c := accessPort()
+	netB(&c)
+	b.port(c)
+	return b, c
+}
+
 // hears opens the reader of what the programs tell.
 func (b *bench) hears() *HeardReader {
 	b.Helper()
@@ -290,11 +301,7 @@ func (b *bench) checkHeard(name string, got *Heard, h Hook, frame []byte, id vla
 
 // As much is told of a frame as there is room for, and of a GSO packet no more.
 func TestHeardOfLongFrames(t *testing.T) {
-	b := newBench(t, Config{})
-	b.sync(testSets(t)...)
-	c := accessPort()
-	netB(&c)
-	b.port(c)
+	b, _ := heardBench(t)
 	heard := b.hears()
 	for _, tt := range []struct {
 		p   pkt
@@ -335,11 +342,7 @@ func gsoContext(size uint32) any {
 
 // A port tells of so many frames a moment and direction, and all of a node of so many; the rest is lost, and counted.
 func TestHeardQuota(t *testing.T) {
-	b := newBench(t, Config{})
-	b.sync(testSets(t)...)
-	c := accessPort()
-	netB(&c)
-	b.port(c)
+	b, _ := heardBench(t)
 	b.hold(held{vm4.String(): mine}, 100)
 	heard := b.hears()
 	claim, duplicate := arpBy(1, testMAC, other4, peer4).bytes(), arpBy(2, thief, vm4, peer4).with(from(thief)).bytes()
@@ -420,11 +423,7 @@ func TestHeardQuota(t *testing.T) {
 
 // An established flow of DHCP goes the long way, and every answer is told.
 func TestHeardOfFlows(t *testing.T) {
-	b := newBench(t, Config{})
-	b.sync(testSets(t)...)
-	c := accessPort()
-	netB(&c)
-	b.port(c)
+	b, _ := heardBench(t)
 	heard := b.hears()
 	told := 0
 	for range 20 {
@@ -451,11 +450,7 @@ func TestHeardOfFlows(t *testing.T) {
 
 // A dry run tells nothing, and notes nothing; nor does what is dropped.
 func TestHeardOfDrops(t *testing.T) {
-	b := newBench(t, Config{})
-	b.sync(testSets(t)...)
-	c := accessPort()
-	netB(&c)
-	b.port(c)
+	b, _ := heardBench(t)
 	b.hold(held{vm4.String(): mine}, 100)
 	heard := b.hears()
 	for _, p := range []pkt{arpBy(1, testMAC, vm4, peer4), arpBy(1, testMAC, other4, peer4), nd(135, vm6, peer6), dhcp(vm4, peer4, 68, 67, 300)} {
