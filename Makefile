@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export CGO_ENABLED := 0
+# What is tested and what ships is compiled alike, and so once.
+export GOFLAGS := -trimpath
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -43,7 +45,9 @@ verify: ## generated files are current; vet, staticcheck, gofmt
 .PHONY: test
 test: deps ## everything below: unit, bpf, netns, pages in a browser, alerts, and both kernels in VMs
 	rm -rf out/test
-	@code=0; for t in test-unit test-bpf test-netns test-browser test-monitoring test-vm; do $(MAKE) $$t || code=1; done; $(TESTSUM) report || code=1; exit $$code
+	@code=0; $(MAKE) test-unit || code=1; $(MAKE) test-bpf & bpf=$$!; \
+	for t in test-netns test-browser test-monitoring; do $(MAKE) $$t || code=1; done; wait $$bpf || code=1; \
+	$(MAKE) test-vm || code=1; $(TESTSUM) report || code=1; exit $$code
 
 .PHONY: test-unit
 test-unit: ## all other packages; what needs root or a kernel feature says why it skips
@@ -67,7 +71,7 @@ test-monitoring: deps ## alerts and dashboard, evaluated by promtool; nothing sk
 	HOMEPORT_PROMTOOL=1 $(TESTSUM) run -noskip -name monitoring -- go test -json -count=1 ./test/monitoring
 
 .PHONY: test-vm
-test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips
+test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips (HOMEPORT_VM_ALL=1: each on both)
 	hack/test-vm.sh 6.1 6.12
 
 .PHONY: cluster-bins
@@ -91,9 +95,12 @@ test-cluster: deps ## a whole cluster on loopback: three nodes in VMs, the Daemo
 	@[ ! -e out/cluster/figures.txt ] || cat out/cluster/figures.txt
 
 .PHONY: test-demo
-test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (8 minutes; .ci/run does it)
-	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name demo -- go test -json -count=1 -timeout 40m ./test/demo ./test/vm
-	HOMEPORT_VM=1 $(TESTSUM) run -noskip -name rights -- go test -json -count=1 -run '^TestRights$$' ./test/deploy
+test-demo: deps build ## the demo, its three deliberate faults, and the demo on a kernel that runs it natively (5 minutes; .ci/run does it)
+	@code=0; export HOMEPORT_VM=1; \
+	$(TESTSUM) run -noskip -name demo -- go test -json -count=1 -timeout 40m ./test/demo & demo=$$!; \
+	$(TESTSUM) run -noskip -name rights -- go test -json -count=1 -run '^TestRights$$' ./test/deploy || code=1; \
+	$(TESTSUM) run -noskip -name vm -- go test -json -count=1 -timeout 40m ./test/vm || code=1; \
+	wait $$demo || code=1; exit $$code
 
 .PHONY: bench
 bench: deps build cluster-bins ## ratios against the plain bridge and the reference plugin (BENCH='-rows packet' narrows)

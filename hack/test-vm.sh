@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # test-vm.sh KERNEL...: the tests that need a real kernel, inside VMs with those
-# Debian kernels, side by side. There nothing may be skipped.
+# Debian kernels, side by side. There nothing may be skipped. Where several kernels are
+# named, what test-vm.tsv says to need one alone runs with that one.
 #
+#   HOMEPORT_VM_ALL=1 hack/test-vm.sh 6.1 6.12       # every test with each kernel
 #   HOMEPORT_VM_PKGS="pkg/bridge test/netns" hack/test-vm.sh 6.12
 #   HOMEPORT_VM_ARGS="-test.run=TestScripts/attach" hack/test-vm.sh 6.12
 #   HOMEPORT_SEEDS=100 HOMEPORT_VM_ARGS="-test.run=TestCombinations" hack/test-vm.sh 6.12
@@ -34,11 +36,27 @@ labguests=(
 	-guest name=vm4,mac=00:50:56:aa:bb:04,ip6=fd00:100::14/64,places=2
 )
 
+# elsewhere is a pattern of a package's tests that run with another of these kernels.
+elsewhere() { # KERNEL PACKAGE
+	local k p what w
+	[ -z "${HOMEPORT_VM_ALL:-}${HOMEPORT_VM_ARGS:-}" ] || return 0
+	while IFS=$'\t' read -r k p what; do
+		[[ $p == "$2" && $k != "$1" && " ${kernels[*]} " == *" $k "* ]] || continue
+		for w in $what; do
+			case $w in
+			*_test.go) sed -nE 's/^func ((Test|Fuzz)[A-Za-z0-9]*)\(.*/^\1$/p' "$p/$w" ;;
+			*.txtar) echo "TestScripts/^${w%.txtar}\$" ;;
+			*) echo "^${w/\//\$/^}\$" ;;
+			esac
+		done
+	done <hack/test-vm.tsv | paste -sd '|'
+}
+
 # One VM runs the tests of some packages, one after the other. It has the sources
 # that tests read, at the same places below /src.
-one() { # KERNEL NAME ARGS PACKAGE...
-	local kernel=$1 name=$2 args=$3; shift 3
-	local files=() guests=() run=() how=() script='code=0;' p test code=0
+one() { # KERNEL NAME ARGS SKIP PACKAGE...
+	local kernel=$1 name=$2 args=$3 skip=$4; shift 4
+	local files=() guests=() run=() how=() script='code=0;' p test other code=0
 	# Where labs have more CPUs than the host, those of each take turns, or they would wait for
 	# each other's locks. In the other VMs two run at once, for what only shows then.
 	[[ $name != lab* || $((2 * ${#kernels[@]})) -le $(nproc) ]] || how=(-one-thread)
@@ -47,7 +65,9 @@ one() { # KERNEL NAME ARGS PACKAGE...
 	for p in "$@"; do
 		test=$(tr / - <<<"$p").test
 		files+=(-file "$out/bin/$test:/t/$test" -dir "$p:/src/$p")
-		script+=" cd /src/$p && /t/$test -test.v=test2json -test.timeout=23m $args || code=1;"
+		other=$(elsewhere "$kernel" "$p")
+		other=$skip${skip:+${other:+|}}$other
+		script+=" cd /src/$p && /t/$test -test.v=test2json -test.timeout=23m $args ${other:+-test.skip='$other'} || code=1;"
 		[ "$p" = test/netns ] && guests=("${labguests[@]}")
 	done
 	run=($out/bin/testsum run -test2json -noskip -name "vm-$kernel-$name" -- \
@@ -77,7 +97,7 @@ one() { # KERNEL NAME ARGS PACKAGE...
 # for what takes its time alone: live migrations, and what needs br_netfilter. A VM a core
 # runs at a time, those that take longest first: emulation computes more than tests wait,
 # and with more VMs some wait for each other for longer than they may.
-alone="'^(TestMigrate|TestHostFirewall)$'"
+alone='^(TestMigrate|TestHostFirewall)$'
 node=() lab=()
 for p in "${pkgs[@]}"; do
 	if [ "$p" = test/netns ]; then lab+=("$p"); else node+=("$p"); fi
@@ -96,17 +116,17 @@ start() {
 	one "$@" &
 	running=$((running + 1))
 }
-each() { # NAME ARGS PACKAGE...: that VM, with each kernel
-	[ $# -gt 2 ] || return 0
+each() { # NAME ARGS SKIP PACKAGE...: that VM, with each kernel
+	[ $# -gt 3 ] || return 0
 	for k in "${kernels[@]}"; do start "$k" "$@"; done
 }
 if [ -n "${HOMEPORT_VM_ARGS:-}" ]; then
-	each lab "$HOMEPORT_VM_ARGS" "${lab[@]}"
-	each node "$HOMEPORT_VM_ARGS" "${node[@]}"
+	each lab "$HOMEPORT_VM_ARGS" "" "${lab[@]}"
+	each node "$HOMEPORT_VM_ARGS" "" "${node[@]}"
 else
-	each lab "-test.skip=$alone" "${lab[@]}"
-	each node "" "${node[@]}"
-	each lab2 "-test.run=$alone" "${lab[@]}"
+	each node "" "" "${node[@]}"
+	each lab "" "$alone" "${lab[@]}"
+	each lab2 "-test.run='$alone'" "" "${lab[@]}"
 fi
 while [ $running -gt 0 ]; do
 	wait -n || code=1
