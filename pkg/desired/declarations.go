@@ -19,7 +19,7 @@ type Declaration struct {
 }
 
 // Who declares addresses in a pod's annotations. Calico and OVN-Kubernetes tell what they gave or were told to give:
-// hints, of the interface that they name alone.
+// hints, of the interface that they name alone, which count where the other annotations declare no address of their IP version.
 const (
 	SourceAddresses = "network.kubevirt.io/addresses"
 	SourceMultus    = "Multus"
@@ -65,7 +65,18 @@ func Declarations(annotations map[string]string, nic PodNIC) ([]Declaration, []e
 	r.multus(annotations[networksAnnotation])
 	r.calico(annotations[calicoAnnotation])
 	r.ovn(annotations[ovnAnnotation])
-	return r.found, r.errs
+	return withoutOverruled(r.found), r.errs
+}
+
+// withoutOverruled leaves out hints where what is no hint declares other addresses of their IP version.
+func withoutOverruled(all []Declaration) []Declaration {
+	firm, of := map[netip.Addr]bool{}, map[int]bool{} // addresses, and their lengths in bits
+	for _, d := range all {
+		if d.Source != SourceCalico && d.Source != SourceOVN {
+			firm[d.Addr], of[d.Addr.BitLen()] = true, true
+		}
+	}
+	return slices.DeleteFunc(all, func(d Declaration) bool { return of[d.Addr.BitLen()] && !firm[d.Addr] })
 }
 
 // IPAMClaims are the names of the IPAMClaims (k8s.cni.cncf.io/v1alpha1, in the pod's namespace) that a pod's annotations name, by the

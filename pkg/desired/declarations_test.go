@@ -33,6 +33,7 @@ func TestDeclarations(t *testing.T) {
 		"OVN, nobody's":        {map[string]string{ovnAnnotation: `{"default": {"ip_address": "10.0.0.9/24"}}`}, PodNIC{Interface: "net1"}, ""},
 		"OVN's second":         {map[string]string{networksAnnotation: "a@x,a@y", ovnAnnotation: `{"shop/a": {"ip_addresses": ["10.0.0.1/24"]}, "shop/a/1": {"ip_addresses": ["10.0.0.2/24"]}}`}, PodNIC{Namespace: "shop", Interface: "y"}, "OVN 10.0.0.2"},
 		"OVN's, elsewhere":     {map[string]string{networksAnnotation: `[{"name": "a", "namespace": "infra"}]`, ovnAnnotation: `{"shop/a": {"ip_addresses": ["10.0.0.1/24"]}, "infra/a": {"ip_addresses": ["10.0.0.2/24"]}}`}, PodNIC{Namespace: "shop", Interface: "net1"}, "OVN 10.0.0.2"},
+		"hints are overruled":  {map[string]string{networksAnnotation: `[{"name": "a", "ips": ["10.0.0.1/24"]}]`, ovnAnnotation: `{"shop/a": {"ip_addresses": ["10.0.0.2/24", "fd00::2/64"]}}`}, PodNIC{Namespace: "shop", Interface: "net1"}, "Multus 10.0.0.1, OVN fd00::2"},
 		"one address of three": {map[string]string{addressesAnnotation: `{"b": ["10.0.0.1"]}`, networksAnnotation: `[{"name": "a", "ips": ["10.0.0.1/24"]}]`, ovnAnnotation: `{"shop/a": {"ip_addresses": ["10.0.0.1/24"]}}`}, PodNIC{Namespace: "shop", Interface: "net1", VMNetwork: "b"}, "network.kubevirt.io/addresses 10.0.0.1, Multus 10.0.0.1, OVN 10.0.0.1"},
 	} {
 		found, errs := Declarations(tt.annotations, tt.nic)
