@@ -148,7 +148,7 @@ type EtherTypes [16]uint16
 
 // String names them, as "IPv4 ARP 0x88b5".
 func (e EtherTypes) String() string {
-	names := map[uint16]string{0x0800: "IPv4", 0x0806: "ARP", 0x86dd: "IPv6", 0x88cc: "LLDP"}
+	names := map[uint16]string{0x0800: "IPv4", 0x0806: "ARP", 0x8035: "RARP", 0x86dd: "IPv6", 0x88cc: "LLDP"}
 	var out []string
 	for _, t := range e {
 		switch {

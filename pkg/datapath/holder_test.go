@@ -69,6 +69,10 @@ func addressScenarios() []scenario {
 			out(nd(136, vm6, vm6, linkLayer(2, thief)...).tagged(tag{ctag, 10}), policy.ReasonNDGuard),
 		}},
 		{name: "etherTypes", port: secured(attach.Security{EtherTypes: attach.EtherTypes{0x0800, 0x0806, 0x88b5}}), steps: typeSteps()},
+		{name: "etherTypes, none but RARP", port: secured(attach.Security{EtherTypes: attach.EtherTypes{0x8035}}), steps: []step{
+			out(udp(vm4, peer4, 5, 53), policy.ReasonEtherTypeGuard), out(arpBy(1, testMAC, vm4, peer4), policy.ReasonEtherTypeGuard),
+			out(pkt{ether: rarp, l4: make([]byte, 28)}, policy.ReasonRARP), in(udp(peer4, vm4, 5, 53), policy.ReasonDefaultAllow),
+		}},
 		{name: "etherTypes, in VLANs of a trunk", port: trunk(attach.Security{EtherTypes: attach.EtherTypes{0x86dd}}), steps: []step{
 			out(udp(vm6, peer6, 5, 53).tagged(tag{ctag, 11}), policy.ReasonDefaultAllow), out(udp(vm4, peer4, 5, 53).tagged(tag{ctag, 11}), policy.ReasonEtherTypeGuard),
 			out(arpBy(1, testMAC, vm4, peer4).tagged(tag{ctag, 11}), policy.ReasonEtherTypeGuard),
@@ -354,6 +358,7 @@ func TestSecurityIsRead(t *testing.T) {
 		"bpduGuard, arpGuard":        {ARPGuard: true},
 		"bpduGuard, ndGuard":         {NDGuard: true},
 		"bpduGuard, suppression":     {Suppression: true},
+		"bpduGuard, etherTypes RARP": {EtherTypes: attach.EtherTypes{0x8035}},
 		"etherTypes IPv4 ARP 0x88b5": {BPDUs: true, EtherTypes: attach.EtherTypes{0x0800, 0x0806, 0x88b5}},
 		"promiscuous, forgedTransmits, macChanges, bpduGuard, raGuard, dhcpServerGuard, ipGuard Strict, arpGuard, ndGuard, etherTypes " + full.String() + ", suppression, broadcast 1/s, multicast 2/s, unknownUnicast 3/s": {
 			Promiscuous: true, ForgedTransmits: true, MACChanges: true, RAGuard: true, DHCPServerGuard: true, IPGuard: attach.GuardStrict, ARPGuard: true, NDGuard: true,

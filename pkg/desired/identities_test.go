@@ -48,7 +48,7 @@ func TestBadAddresses(t *testing.T) {
     arpGuard: Learn
     ndGuard: On
     rateLimits: {unknownUnicast: -1}
-    exceptions: [{macs: ["00:50:56:0a:0b:0c"], ipGuard: Loose, etherTypes: [ARP]}]
+    exceptions: [{macs: ["00:50:56:0a:0b:0c"], ipGuard: Loose, etherTypes: [ARP, RARP], lldp: On}]
 `, want: `
 networks.yml:18: VLANNetwork vlan100: spec.addressing.expiry: Invalid value: "0s": want a time from 1m to 8760h, as 24h, or leave it out for never
 networks.yml:18: VLANNetwork vlan100: spec.addressing.limit: Invalid value: 0: want 1 to 128 addresses, or leave it out for 16
@@ -65,8 +65,9 @@ networks.yml:20: VLANNetwork vlan100: spec.portSecurity.ipGuard: Unsupported val
 networks.yml:21: VLANNetwork vlan100: spec.portSecurity.arpGuard: Unsupported value: "Learn": supported values: "Enabled", "Disabled"
 networks.yml:22: VLANNetwork vlan100: spec.portSecurity.ndGuard: Unsupported value: "On": supported values: "Enabled", "Disabled"
 networks.yml:23: VLANNetwork vlan100: spec.portSecurity.rateLimits.unknownUnicast: Invalid value: -1: want 0, which is no limit, to 1000000 packets a second
-networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].etherTypes: unknown field: want one of vm, macs, macChanges, forgedTransmits, promiscuous, ipGuard, arpGuard, ndGuard, dhcpServerGuard, raGuard, rateLimits, bpduGuard
+networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].etherTypes[1]: Invalid value: "RARP": is no EtherType: want IPv4, IPv6, ARP, LLDP, PPPoE, All, or a number from 0x0600 to 0xffff, as "0x88b5"
 networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].ipGuard: Unsupported value: "Loose": supported values: "Off", "Learn", "Strict"
+networks.yml:24: VLANNetwork vlan100: spec.portSecurity.exceptions[0].lldp: unknown field: want one of vm, macs, macChanges, forgedTransmits, promiscuous, ipGuard, arpGuard, ndGuard, etherTypes, dhcpServerGuard, raGuard, rateLimits, bpduGuard
 `},
 		{name: "a probe that there is not", content: vlan100 + "  addressing: {probe: Maybe}\n", want: `
 networks.yml:18: VLANNetwork vlan100: spec.addressing.probe: Unsupported value: "Maybe": supported values: "Off", "Report", "Refuse"

@@ -9,6 +9,7 @@ import (
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/attach"
+	"github.com/homeport-cni/homeport/pkg/policy"
 )
 
 // Exception has switches of a network's security for some of its ports: those of VMs by label, of
@@ -29,6 +30,8 @@ type Exception struct {
 	IPGuard  *attach.Guard `json:"ipGuard,omitempty"`
 	ARPGuard *bool         `json:"arpGuard,omitempty"`
 	NDGuard  *bool         `json:"ndGuard,omitempty"`
+
+	EtherTypes *attach.EtherTypes `json:"etherTypes,omitempty"` // none in it is all
 }
 
 // securityOf is what a network without port security keeps to.
@@ -49,16 +52,16 @@ func securityOf(p *v1alpha1.PortSecurity) (attach.Security, []Exception) {
 		IPGuard:         deref(guard(p.IPGuard)),
 		ARPGuard:        p.ARPGuard == v1alpha1.SwitchEnabled,
 		NDGuard:         p.NDGuard == v1alpha1.SwitchEnabled,
+		EtherTypes:      deref(etherTypes(p.EtherTypes)),
 	}
-	types, _, _ := v1alpha1.ParseEtherTypes(p.EtherTypes) // ValidateVLANNetwork has
-	copy(s.EtherTypes[:], types)
 	var exceptions []Exception
 	for _, e := range p.Exceptions {
 		out := Exception{Promiscuous: is(e.Promiscuous, v1alpha1.SecurityAccept), ForgedTransmits: is(e.ForgedTransmits, v1alpha1.SecurityAccept),
 			MACChanges: is(e.MACChanges, v1alpha1.SecurityAccept), BPDUs: is(e.BPDUGuard, v1alpha1.SwitchDisabled),
 			RAGuard: is(e.RAGuard, v1alpha1.SwitchEnabled), DHCPServerGuard: is(e.DHCPServerGuard, v1alpha1.SwitchEnabled),
 			BroadcastLimit: rate(e.RateLimits, broadcast), MulticastLimit: rate(e.RateLimits, multicast), UnicastLimit: rate(e.RateLimits, unknownUnicast),
-			IPGuard: guard(e.IPGuard), ARPGuard: is(e.ARPGuard, v1alpha1.SwitchEnabled), NDGuard: is(e.NDGuard, v1alpha1.SwitchEnabled)}
+			IPGuard: guard(e.IPGuard), ARPGuard: is(e.ARPGuard, v1alpha1.SwitchEnabled), NDGuard: is(e.NDGuard, v1alpha1.SwitchEnabled),
+			EtherTypes: etherTypes(e.EtherTypes)}
 		for _, text := range e.MACs {
 			m, _ := net.ParseMAC(text) // ValidateVLANNetwork has
 			out.MACs = append(out.MACs, attach.MAC(m))
@@ -99,6 +102,33 @@ func stricter(a, b attach.Guard) attach.Guard {
 		}
 	}
 	return attach.GuardOff
+}
+
+// etherTypes are those that may leave; nil is that nobody says which.
+func etherTypes(list []string) *attach.EtherTypes {
+	if list == nil {
+		return nil
+	}
+	var out attach.EtherTypes
+	parsed, _, _ := v1alpha1.ParseEtherTypes(list) // ValidateVLANNetwork has
+	copy(out[:], parsed)
+	return &out
+}
+
+// common are the EtherTypes of both lists. Where there are none it is RARP, which always passes: an empty list is all.
+func common(a, b attach.EtherTypes) attach.EtherTypes {
+	switch all := (attach.EtherTypes{}); {
+	case a == all:
+		return b
+	case b == all:
+		return a
+	}
+	var out attach.EtherTypes
+	copy(out[:], slices.DeleteFunc(slices.Clone(a[:]), func(t uint16) bool { return !slices.Contains(b[:], t) }))
+	if out[0] == 0 {
+		out[0] = policy.EtherRARP
+	}
+	return out
 }
 
 func broadcast(r *v1alpha1.RateLimits) *int32      { return r.Broadcast }
@@ -184,7 +214,7 @@ func (s *Snapshot) Security(network string, pod PodRef, mac attach.MAC) attach.S
 		IPGuard:         first(n.Exceptions, is, n.Security.IPGuard, func(e *Exception) *attach.Guard { return e.IPGuard }, stricter),
 		ARPGuard:        pick(n.Security.ARPGuard, true, func(e *Exception) *bool { return e.ARPGuard }),
 		NDGuard:         pick(n.Security.NDGuard, true, func(e *Exception) *bool { return e.NDGuard }),
-		EtherTypes:      n.Security.EtherTypes,
+		EtherTypes:      first(n.Exceptions, is, n.Security.EtherTypes, func(e *Exception) *attach.EtherTypes { return e.EtherTypes }, common),
 		Suppression:     n.Addressing.Suppression,
 	}
 }

@@ -132,6 +132,36 @@ func TestSecurity(t *testing.T) {
 	}
 }
 
+// TestSecurityEtherTypes: the list of an exception is in place of the network's, and where that is not sure, what all lists have leaves.
+func TestSecurityEtherTypes(t *testing.T) {
+	n, wrong := secured(t, `, portSecurity: {etherTypes: [IPv4, ARP], exceptions: [
+		{vm: {matchLabels: {role: router}}, etherTypes: [ARP, LLDP, "0x8892"]},
+		{macs: ["00:50:56:00:00:0a"], etherTypes: [All]},
+		{vm: {matchLabels: {role: none}}, etherTypes: [IPv6]}]}`)
+	if wrong != "" {
+		t.Fatal(wrong)
+	}
+	s := &Snapshot{Networks: map[string]Network{"typed": n}, Pods: map[string]Pod{
+		"x/router": {UID: "1", Owner: OwnerVM, VM: map[string]string{"role": "router"}},
+		"x/other":  {UID: "2", Owner: OwnerVM, VM: map[string]string{"role": "none"}},
+		"x/bare":   {UID: "3", Owner: OwnerVM},
+	}}
+	for ref, want := range map[PodRef][2]string{
+		{"x", "router", "1"}: {"ARP 0x8892 LLDP", "ARP 0x8892 LLDP"},
+		{"x", "other", "2"}:  {"", "IPv6"},
+		{"x", "bare", "3"}:   {"", "IPv4 ARP"},
+		{"x", "new", "7"}:    {"ARP 0x8892 LLDP", "RARP"}, // nothing is in all three lists, and RARP always passes
+	} {
+		a, b := s.Security("typed", ref, nicA).EtherTypes.String(), s.Security("typed", ref, nicB).EtherTypes.String()
+		if a != want[0] || b != want[1] {
+			t.Errorf("EtherTypes of %v: %q and %q, want %q", ref, a, b, want)
+		}
+	}
+	if n, wrong := secured(t, `, portSecurity: {etherTypes: [All]}`); wrong != "" || n.Security.EtherTypes != (attach.EtherTypes{}) {
+		t.Errorf("all EtherTypes: %+v %s", n, wrong)
+	}
+}
+
 // TestSecurityStricter: whatever a port turns out to be, it was kept to no less before that was known.
 func TestSecurityStricter(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 7))
@@ -154,15 +184,23 @@ func TestSecurityStricter(t *testing.T) {
 		}
 		return nil
 	}
+	lists := []attach.EtherTypes{{}, {0x0800}, {0x0806}, {0x0800, 0x0806, 0x88b5}, {0x0806, 0x88b5}}
+	types := func() *attach.EtherTypes {
+		if l := lists[r.IntN(len(lists))]; r.IntN(2) == 0 {
+			return &l
+		}
+		return nil
+	}
+	leaves := func(l attach.EtherTypes, t uint16) bool { return l == lists[0] || slices.Contains(l[:], t) }
 	more := func(a, b uint32) bool { return a == 0 && b != 0 || b != 0 && a > b } // allows more
 	roles := []string{"a", "b", "c"}
 	for range 3000 {
 		n := Network{Security: attach.Security{Promiscuous: r.IntN(2) == 0, ForgedTransmits: r.IntN(2) == 0, MACChanges: r.IntN(2) == 0, BPDUs: r.IntN(2) == 0, RAGuard: r.IntN(2) == 0, DHCPServerGuard: r.IntN(2) == 0,
 			BroadcastLimit: uint32(r.IntN(3)), MulticastLimit: uint32(r.IntN(3)), UnicastLimit: uint32(r.IntN(3)),
-			IPGuard: guards[r.IntN(3)], ARPGuard: r.IntN(2) == 0, NDGuard: r.IntN(2) == 0}}
+			IPGuard: guards[r.IntN(3)], ARPGuard: r.IntN(2) == 0, NDGuard: r.IntN(2) == 0, EtherTypes: lists[r.IntN(len(lists))]}}
 		for range r.IntN(4) {
 			e := Exception{Promiscuous: pick(), ForgedTransmits: pick(), MACChanges: pick(), BPDUs: pick(), RAGuard: pick(), DHCPServerGuard: pick(), BroadcastLimit: limit(), MulticastLimit: limit(),
-				UnicastLimit: limit(), IPGuard: guard(), ARPGuard: pick(), NDGuard: pick()}
+				UnicastLimit: limit(), IPGuard: guard(), ARPGuard: pick(), NDGuard: pick(), EtherTypes: types()}
 			if r.IntN(3) == 0 {
 				e.MACs = []attach.MAC{nicA}
 			} else {
@@ -177,7 +215,8 @@ func TestSecurityStricter(t *testing.T) {
 			s.Pods = map[string]Pod{"x/p": {UID: "1", Owner: OwnerVM, VM: map[string]string{"role": role}}}
 			after := s.Security("lan", PodRef{"x", "p", "1"}, nicA)
 			if more(before.BroadcastLimit, after.BroadcastLimit) || more(before.MulticastLimit, after.MulticastLimit) || before.Promiscuous && !after.Promiscuous || before.ForgedTransmits && !after.ForgedTransmits || before.MACChanges && !after.MACChanges || before.BPDUs && !after.BPDUs || !before.RAGuard && after.RAGuard || !before.DHCPServerGuard && after.DHCPServerGuard ||
-				more(before.UnicastLimit, after.UnicastLimit) || slices.Index(guards, before.IPGuard) < slices.Index(guards, after.IPGuard) || !before.ARPGuard && after.ARPGuard || !before.NDGuard && after.NDGuard {
+				more(before.UnicastLimit, after.UnicastLimit) || slices.Index(guards, before.IPGuard) < slices.Index(guards, after.IPGuard) || !before.ARPGuard && after.ARPGuard || !before.NDGuard && after.NDGuard ||
+				slices.ContainsFunc([]uint16{0x0800, 0x0806, 0x86dd, 0x88b5}, func(t uint16) bool { return leaves(before.EtherTypes, t) && !leaves(after.EtherTypes, t) }) {
 				t.Fatalf("%+v: %+v before it was known, %+v as %q", n, before, after, role)
 			}
 		}
@@ -193,7 +232,7 @@ func TestMaxRate(t *testing.T) {
 
 // TestSecurityStored: a snapshot on disk has it all.
 func TestSecurityStored(t *testing.T) {
-	n, wrong := secured(t, `, addressing: {mode: Approved, limit: 3, expiry: 24h, sharedAddresses: ["10.0.0.9", "10.0.0.16/28"]}, portSecurity: {promiscuous: Accept, ipGuard: Strict, etherTypes: [ARP], exceptions: [{vm: {}, raGuard: Enabled}, {macs: ["00:50:56:00:00:0a"], bpduGuard: Disabled}, {vm: {matchLabels: {a: b}}, macs: ["00:50:56:00:00:0a"], ipGuard: "Off", rateLimits: {broadcast: 0}}]}`)
+	n, wrong := secured(t, `, addressing: {mode: Approved, limit: 3, expiry: 24h, sharedAddresses: ["10.0.0.9", "10.0.0.16/28"]}, portSecurity: {promiscuous: Accept, ipGuard: Strict, etherTypes: [ARP], exceptions: [{vm: {}, raGuard: Enabled, etherTypes: [All]}, {macs: ["00:50:56:00:00:0a"], bpduGuard: Disabled, etherTypes: [LLDP]}, {vm: {matchLabels: {a: b}}, macs: ["00:50:56:00:00:0a"], ipGuard: "Off", rateLimits: {broadcast: 0}}]}`)
 	if wrong != "" {
 		t.Fatal(wrong)
 	}

@@ -101,6 +101,10 @@ func TestCRDs(t *testing.T) {
 		{"word", "VLANNetwork", network("id: 1", `, portSecurity: {etherTypes: [IPX]}`), "spec.portSecurity.etherTypes[0]"},
 		{"17 of them", "VLANNetwork", network("id: 1", `, portSecurity: {etherTypes: ["0x8800`+strings.Repeat(`", "0x8801`, 16)+`"]}`), "must have at most 16 items"},
 		{"no types", "VLANNetwork", network("id: 1", `, portSecurity: {etherTypes: []}`), "should have at least 1 items"},
+		{"an exception's types", "VLANNetwork", network("id: 1", `, portSecurity: {etherTypes: [ARP], exceptions: [{macs: ["00:50:56:00:00:01"], etherTypes: [ARP, "0x88b5"]}, {vm: {}, etherTypes: [All]}]}`), ""},
+		{"an exception's word", "VLANNetwork", network("id: 1", `, portSecurity: {exceptions: [{vm: {}, etherTypes: [Any]}]}`), "spec.portSecurity.exceptions[0].etherTypes[0]"},
+		{"all and one", "VLANNetwork", network("id: 1", `, portSecurity: {exceptions: [{vm: {}, etherTypes: [All, ARP]}]}`), "All stands alone"},
+		{"an exception without types", "VLANNetwork", network("id: 1", `, portSecurity: {exceptions: [{vm: {}, etherTypes: []}]}`), "should have at least 1 items"},
 
 		{"policy", "FirewallPolicy", rule(`sources: [{cidr: 10.0.0.0/8}], destinations: [{range: 10.0.0.5-10.0.0.9}], services: [{protocol: TCP, ports: "80"}]`), ""},
 		{"rule id twice", "FirewallPolicy", policy("any: true", "{id: 1, action: Drop}, {id: 1, action: Allow}"), "Duplicate value"},

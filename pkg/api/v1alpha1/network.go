@@ -248,16 +248,6 @@ const (
 type PortSecurity struct {
 	SecuritySwitches `json:",inline"`
 
-	// EtherTypes that may leave VMs, behind the VLAN tag: IPv4, IPv6, ARP, LLDP, PPPoE (which is two), or a number, as
-	// "0x88b5". RARP, by which a live migration is announced, always does. At most 16; exceptions have none. Absent: all.
-	// +optional
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:items:MaxLength=6
-	// +kubebuilder:validation:items:Pattern=`^(IPv4|IPv6|ARP|LLDP|PPPoE|0x(0[6-9a-fA-F]|[1-9a-fA-F][0-9a-fA-F])[0-9a-fA-F]{2})$`
-	// +listType=set
-	EtherTypes []string `json:"etherTypes,omitempty"`
-
 	// Exceptions are for some NICs. Of several that name a NIC and a switch the first decides.
 	// +optional
 	// +kubebuilder:validation:MaxItems=64
@@ -320,6 +310,17 @@ type SecuritySwitches struct {
 	// NDGuard is the same for IPv6 neighbour discovery. Default: Disabled.
 	// +optional
 	NDGuard Switch `json:"ndGuard,omitempty"`
+
+	// EtherTypes that may leave the VM, behind the VLAN tag: All, or some of IPv4, IPv6, ARP, LLDP, PPPoE (which is two)
+	// and numbers, as "0x88b5", 16 at most. RARP, by which a live migration is announced, always does. Default: All.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=6
+	// +kubebuilder:validation:items:Pattern=`^(All|IPv4|IPv6|ARP|LLDP|PPPoE|0x(0[6-9a-fA-F]|[1-9a-fA-F][0-9a-fA-F])[0-9a-fA-F]{2})$`
+	// +kubebuilder:validation:XValidation:rule="size(self) == 1 || !('All' in self)",message="All stands alone: want it, or the EtherTypes that may leave"
+	// +listType=set
+	EtherTypes []string `json:"etherTypes,omitempty"`
 
 	// DHCPServerGuard stops the VM from answering DHCP's clients, of either family. Default: Disabled.
 	// +optional

@@ -113,11 +113,19 @@ const maxEtherTypes = 16
 // allowedTypes are the words for EtherTypes that may leave a VM.
 var allowedTypes = map[string][]uint16{"IPv4": {policy.EtherIPv4}, "IPv6": {policy.EtherIPv6}, "ARP": {policy.EtherARP}, "LLDP": {0x88cc}, "PPPoE": {0x8863, 0x8864}}
 
-// ParseEtherTypes reads PortSecurity.EtherTypes: those that are named, in ascending order. An error comes with the
+// allTypes is the word for all of them.
+const allTypes = "All"
+
+// ParseEtherTypes reads SecuritySwitches.EtherTypes: those that are named, in ascending order; none is all. An error comes with the
 // place of the item that it is about; -1 is the whole list.
 func ParseEtherTypes(list []string) ([]uint16, int, error) {
 	if list != nil && len(list) == 0 {
-		return nil, -1, fmt.Errorf("is empty: want the EtherTypes that may leave, or leave it out for all")
+		return nil, -1, fmt.Errorf("is empty: want the EtherTypes that may leave, or All, or leave it out")
+	}
+	if i := slices.Index(list, allTypes); i >= 0 && len(list) > 1 {
+		return nil, i, fmt.Errorf("stands alone: want it, or the EtherTypes that may leave")
+	} else if i >= 0 {
+		return nil, -1, nil
 	}
 	var out []uint16
 	for i, text := range list {
@@ -127,7 +135,7 @@ func ParseEtherTypes(list []string) ([]uint16, int, error) {
 			n, err := strconv.ParseUint(digits, 16, 16)
 			switch value := uint16(n); {
 			case err != nil || !isHex || len(digits) != 4 || value < policy.EtherMin:
-				return nil, i, fmt.Errorf("is no EtherType: want IPv4, IPv6, ARP, LLDP, PPPoE, or a number from 0x0600 to 0xffff, as \"0x88b5\"")
+				return nil, i, fmt.Errorf("is no EtherType: want IPv4, IPv6, ARP, LLDP, PPPoE, All, or a number from 0x0600 to 0xffff, as \"0x88b5\"")
 			case value == policy.EtherRARP:
 				return nil, i, fmt.Errorf("is RARP, which always passes, for a live migration is announced by it: want it left out")
 			case policy.IsTag(value):

@@ -79,10 +79,14 @@ func TestEtherTypes(t *testing.T) {
 		{nil, "", 0},
 		{[]string{"IPv6", "IPv4", "ARP", "LLDP", "PPPoE", "0x88b5", "0x88B6", "0x0600", "0xffff"}, "", 10},
 		{sixteen, "", 16},
-		{[]string{}, "-1: is empty: want the EtherTypes that may leave", 0},
+		{[]string{"All"}, "", 0},
+		{[]string{"ARP", "All"}, "1: stands alone: want it, or the EtherTypes that may leave", 0},
+		{[]string{"All", "All"}, "0: stands alone", 0},
+		{[]string{"all"}, "0: is no EtherType", 0},
+		{[]string{}, "-1: is empty: want the EtherTypes that may leave, or All, or leave it out", 0},
 		{append([]string{"ARP"}, sixteen...), "-1: are 17 EtherTypes: want at most 16", 0},
 		{append(slices.Clone(sixteen[:15]), "PPPoE"), "-1: are 17 EtherTypes: want at most 16, of which PPPoE is two", 0},
-		{[]string{"ARP", "arp"}, "1: is no EtherType: want IPv4, IPv6, ARP, LLDP, PPPoE, or a number", 0},
+		{[]string{"ARP", "arp"}, "1: is no EtherType: want IPv4, IPv6, ARP, LLDP, PPPoE, All, or a number", 0},
 		{[]string{"ARP", "0x0806"}, "1: is there already", 0},
 		{[]string{"PPPoE", "0x8864"}, "1: is there already", 0},
 		{[]string{"0x05dc"}, "0: is no EtherType", 0},
@@ -104,9 +108,16 @@ func TestEtherTypes(t *testing.T) {
 			t.Errorf("%q: %s, want %s", tt.list, text, tt.want)
 		}
 	}
-	for list, want := range map[string]string{`["ARP","IP"]`: "spec.portSecurity.etherTypes[1]", `[]`: "spec.portSecurity.etherTypes"} {
-		if got := fields(ValidateVLANNetwork(networkWith(t, `,"portSecurity":{"etherTypes":`+list+`}`))); got != want {
-			t.Errorf("%s: errors at %s, want %s", list, got, want)
+	for list, want := range map[string]string{`["ARP","IP"]`: ".etherTypes[1]", `[]`: ".etherTypes", `["ARP","All"]`: ".etherTypes[1]", `["All"]`: "", `["0x88b5"]`: ""} {
+		for at, security := range map[string]string{"spec.portSecurity": `{"etherTypes":` + list + `}`,
+			"spec.portSecurity.exceptions[0]": `{"etherTypes":["ARP"],"exceptions":[{"macs":["00:50:56:00:00:01"],"etherTypes":` + list + `}]}`} {
+			wanted := ""
+			if want != "" {
+				wanted = at + want
+			}
+			if got := fields(ValidateVLANNetwork(networkWith(t, `,"portSecurity":`+security))); got != wanted {
+				t.Errorf("%s: errors at %q, want %q", security, got, wanted)
+			}
 		}
 	}
 }

@@ -3,19 +3,13 @@ package v1alpha1
 import (
 	"fmt"
 	"net"
+	"reflect"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func validatePortSecurity(path *field.Path, p *PortSecurity) field.ErrorList {
 	errs := validateSwitches(path, &p.SecuritySwitches)
-	if _, i, err := ParseEtherTypes(p.EtherTypes); err != nil {
-		at, value := path.Child("etherTypes"), any(p.EtherTypes)
-		if i >= 0 {
-			at, value = at.Index(i), p.EtherTypes[i]
-		}
-		errs = append(errs, field.Invalid(at, value, err.Error()))
-	}
 	forged := p.ForgedTransmits == SecurityAccept
 	alone := func(path *field.Path, s *SecuritySwitches) {
 		if s.MACChanges == SecurityAccept && s.ForgedTransmits != SecurityAccept && !forged {
@@ -59,7 +53,7 @@ func validateException(path *field.Path, e *SecurityException) field.ErrorList {
 	if r := named.RateLimits; r != nil && *r == (RateLimits{}) {
 		named.RateLimits = nil
 	}
-	if named == (SecuritySwitches{}) {
+	if reflect.ValueOf(named).IsZero() {
 		errs = append(errs, field.Required(path, "names no switch: want one, as promiscuous: Accept, or leave the exception out"))
 	}
 	seen := map[string]bool{}
@@ -101,6 +95,13 @@ func validateSwitches(path *field.Path, s *SecuritySwitches) field.ErrorList {
 		if f.value != "" && f.value != SwitchDisabled && f.value != SwitchEnabled {
 			errs = append(errs, field.NotSupported(path.Child(f.name), f.value, []Switch{SwitchEnabled, SwitchDisabled}))
 		}
+	}
+	if _, i, err := ParseEtherTypes(s.EtherTypes); err != nil {
+		at, value := path.Child("etherTypes"), any(s.EtherTypes)
+		if i >= 0 {
+			at, value = at.Index(i), s.EtherTypes[i]
+		}
+		errs = append(errs, field.Invalid(at, value, err.Error()))
 	}
 	return errs
 }
