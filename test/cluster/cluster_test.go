@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -85,18 +86,22 @@ func TestCluster(t *testing.T) {
 	if err := c.MakeTrunk(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []struct {
+	type named struct {
 		name string
 		run  func(*scenario)
-	}{
-		{"attach", testAttach},
-		{"check", testCheck},
-		{"required", testRequired},
-		{"shop", testDemo},
-		{"api", testAPI},
-		{"chained", testChained},
-		{"policy", testPolicy},
-		{"labels", testLabels},
+	}
+	in := func(list ...named) {
+		for _, s := range list {
+			t.Run(s.name, func(t *testing.T) { s.run(newScenario(t, c, s.name)) })
+		}
+	}
+	in(named{"attach", testAttach}, named{"check", testCheck}, named{"api", testAPI})
+	// One that mostly waits for checks to be made again, beside such as leave agents and nodes alone.
+	var beside sync.WaitGroup
+	beside.Go(func() { in(named{"required", testRequired}) })
+	in(named{"shop", testDemo}, named{"chained", testChained}, named{"policy", testPolicy}, named{"labels", testLabels})
+	beside.Wait()
+	in([]named{
 		{"learned", testLearned},
 		{"migrate", testMigrate},
 		{"migratemac", testMigrateMAC},
@@ -108,10 +113,5 @@ func TestCluster(t *testing.T) {
 		{"inuse", testInUse},
 		{"resource", testResource},
 		{"reboot", testReboot},
-	} {
-		t.Run(s.name, func(t *testing.T) {
-			sc := newScenario(t, c, s.name)
-			s.run(sc)
-		})
-	}
+	}...)
 }
