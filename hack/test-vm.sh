@@ -22,7 +22,7 @@ echo "test-vm: building the product, the reference plugins and the tests"
 go build -o $out/bin/vmrun ./test/vm/cmd/vmrun
 go build -o $out/bin/testsum ./hack/testsum
 make -s build
-(cd test/bench && go build -trimpath -ldflags '-s -w' -o ../../$out/bin/ github.com/containernetworking/plugins/plugins/{main/bridge,ipam/host-local,ipam/static})
+(cd test/bench && go build -trimpath -ldflags '-s -w' -o ../../$out/bin/ github.com/containernetworking/plugins/plugins/{main/bridge,ipam/dhcp,ipam/host-local,ipam/static})
 for p in "${pkgs[@]}"; do
 	go test -c -o "$out/bin/$(tr / - <<<"$p").test" "./$p"
 done
@@ -75,7 +75,7 @@ one() { # KERNEL NAME ARGS SKIP PACKAGE...
 		"${guests[@]}" "${files[@]}" \
 		-file bin/cni-plugin:/opt/homeport/cni-plugin -file bin/bridge-agent:/opt/homeport/bridge-agent \
 		-file bin/homeportctl:/opt/homeport/homeportctl -file $out/bin/bridge:/opt/cni/bin/bridge \
-		-file $out/bin/host-local:/opt/cni/bin/host-local -file $out/bin/static:/opt/cni/bin/static \
+		-file $out/bin/dhcp:/opt/cni/bin/dhcp -file $out/bin/host-local:/opt/cni/bin/host-local -file $out/bin/static:/opt/cni/bin/static \
 		-dir bpf:/src/bpf -dir docs/reference:/src/docs/reference -dir pkg/snoop:/src/pkg/snoop \
 		-env HOMEPORT_BIN=/opt/homeport -env HOMEPORT_CNI_BIN=/opt/cni/bin -env HOMEPORT_IN_VM="$kernel" \
 		-env HOMEPORT_SEED="${HOMEPORT_SEED:-}" -env HOMEPORT_SEEDS="${HOMEPORT_SEEDS:-}" \

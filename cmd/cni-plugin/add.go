@@ -169,21 +169,25 @@ func (m *mainAdd) address(ctx context.Context) error {
 	return got.putInto(m.result)
 }
 
-// undo ends a port that is complete but for the rest of the ADD, and then has its
-// addresses taken back. It returns err with what could not be undone, as text: the code
-// of the error is err's.
+// undo ends a port that is complete but for the rest of the ADD, and has its addresses
+// taken back. It returns err with what could not be undone, as text: the code of the
+// error is err's.
 func (m *mainAdd) undo(ctx context.Context, err error) error {
 	ctx = context.WithoutCancel(ctx)
-	if derr := m.delPort(ctx, m.request); derr != nil {
-		return errors.Join(err, fmt.Errorf("and the port is left: %v", derr))
-	}
+	port := func() error { return told("and the port is left", m.delPort(ctx, m.request)) }
 	if m.ipam == nil {
-		return err
+		return errors.Join(err, port())
 	}
-	if derr := m.ipam.call(ctx, cniconf.VerbDel); derr != nil {
-		return errors.Join(err, fmt.Errorf("and its addresses may be left: %v", derr))
+	return errors.Join(err, inTurn(m.ipam.name, port, func() error {
+		return told("and its addresses may be left", m.ipam.call(ctx, cniconf.VerbDel))
+	}))
+}
+
+func told(what string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %v", what, err)
 	}
-	return err
+	return nil
 }
 
 // createVeth makes the pair. The agent has said that no port of this key lives,

@@ -14,13 +14,28 @@ import (
 	"github.com/homeport-cni/homeport/pkg/store"
 )
 
-// del ends a port, and only then has its addresses taken back, for somebody else gets
-// them next. It fails only where a repetition would help.
+// del ends a port and has its addresses taken back. It fails only where a repetition would help.
 func (p *plugin) del(ctx context.Context, r *request) error {
-	if err := p.delPort(ctx, r); err != nil {
+	return inTurn(cniconf.IPAM(r.stdin),
+		func() error { return p.delPort(ctx, r) },
+		func() error { return p.takeBack(ctx, r, cniconf.VerbDel) })
+}
+
+// ipamByPort is the IPAM plugin that gives a lease back to a server by the port itself, and
+// without one leaves the address to nobody until the lease ends.
+const ipamByPort = "dhcp"
+
+// inTurn ends a port and only then has an IPAM plugin take its addresses back, for somebody
+// else gets them next; one that needs the port for it comes first, and the port ends even so.
+func inTurn(ipam string, port, takeBack func() error) error {
+	if ipam == ipamByPort {
+		err := takeBack()
+		return errors.Join(port(), err)
+	}
+	if err := port(); err != nil {
 		return err
 	}
-	return p.takeBack(ctx, r, cniconf.VerbDel)
+	return takeBack()
 }
 
 // takeBack has the IPAM plugin do verb, if the config, whatever else is wrong with it,

@@ -52,6 +52,7 @@ func newIPAMBench(tb testing.TB) *ipamBench {
 	b.kernel.onConfigure = func() { b.trace("configure") }
 	b.env["CNI_PATH"] = "/none-such:" + b.dir
 	b.write("pool", poolScript)
+	b.write("dhcp", poolScript)
 	b.write("out.ADD", poolAnswer)
 	return b
 }
@@ -90,6 +91,8 @@ func (b *ipamBench) read(name string) string {
 }
 
 func (b *ipamBench) trail() string { return strings.Join(strings.Fields(b.read("trail")), " ") }
+
+const withDHCP = `"network":"n","ipam":{"type":"dhcp"}`
 
 const withPool = `"network":"n","ipam":{"type":"pool","x":[1]}`
 
@@ -237,6 +240,13 @@ func TestIPAMUndo(t *testing.T) {
 			}
 		})
 	}
+	t.Run("lease is given back by the port", func(t *testing.T) {
+		b := newIPAMBench(t)
+		b.agent.answers[wire.Declare] = refusal
+		if _, e := b.run(t, "ADD", config("1.0.0", withDHCP)); e == nil || b.trail() != tried+" Declare DEL Detach" {
+			t.Errorf("got %+v, order %q", e, b.trail())
+		}
+	})
 	t.Run("answer cannot be written", func(t *testing.T) {
 		b := newIPAMBench(t)
 		p := *b.p
@@ -280,6 +290,11 @@ func TestIPAMDel(t *testing.T) {
 	}{
 		{"whole", config("1.0.0", withPool), nil, 0, "", "Detach DEL", 1}, // the fake agent deletes nothing
 		{"of ADD's answer", config("1.0.0", withPool+`,"prevResult":{"interfaces":[]}`), nil, 0, "", "Detach DEL", 1},
+		{"lease is given back by the port", config("1.0.0", withDHCP), nil, 0, "", "DEL Detach", 1},
+		{"lease cannot be given back", config("1.0.0", withDHCP), func(b *ipamBench) {
+			b.agent.answers[wire.Detach] = &attach.Error{Kind: attach.Internal, Message: "broken"}
+			b.fails("DEL", `{"code":999,"msg":"no daemon"}`)
+		}, 11, `ipam: the plugin "dhcp" did not do DEL: no daemon`, "DEL Detach", 0},
 		{"broken config", broken, nil, 0, "", "Detach DEL", 1},
 		{"no IPAM", config("1.0.0", `"network":"n","ipam":{}`), nil, 0, "", "Detach", 1},
 		{"agent cannot", config("1.0.0", withPool), func(b *ipamBench) {

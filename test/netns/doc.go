@@ -23,8 +23,8 @@
 // nodes may have a management network.
 //
 // Attacks and what they imitate are sent by tools of Debian where it has them: arping, ndisc6
-// and rdisc6, dnsmasq as the DHCP server and busybox's udhcpc as its client, keepalived for
-// VRRP. What these do not say wrong enough, "send" crafts from words (craftcmd_test.go). Scapy is
+// and rdisc6, dnsmasq as the DHCP server, busybox's udhcpc and dhclient as its clients, keepalived
+// for VRRP. What these do not say wrong enough, "send" crafts from words (craftcmd_test.go). Scapy is
 // not among them: with Python it is 27 MB beside the 61 that a VM's image has, starts for
 // seconds in emulation, and would say nothing that those words cannot.
 //

@@ -26,7 +26,7 @@ type Binaries struct {
 	// Product holds cni-plugin, bridge-agent and homeportctl.
 	Product string
 	// Reference holds the CNI plugin bridge of containernetworking, and may hold its
-	// IPAM plugins host-local and static; "" is none.
+	// IPAM plugins dhcp, host-local and static; "" is none.
 	Reference string
 }
 

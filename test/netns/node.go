@@ -83,7 +83,7 @@ func (n *Node) install(b Binaries) error {
 	}
 	if b.Reference != "" {
 		files[filepath.Join(b.Reference, "bridge")] = n.path("cni", "bridge")
-		for _, ipam := range []string{"host-local", "static"} {
+		for _, ipam := range []string{"dhcp", "host-local", "static"} {
 			if _, err := os.Stat(filepath.Join(b.Reference, ipam)); err == nil {
 				files[filepath.Join(b.Reference, ipam)] = n.path("cni", ipam)
 			}

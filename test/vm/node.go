@@ -43,7 +43,7 @@ var programs = []struct {
 	required bool
 }{
 	{[]string{"ip", "bridge", "tc", "ping", "dash"}, true},
-	{[]string{"arping", "ndisc6", "rdisc6", "dnsmasq", "keepalived"}, true}, // busybox's arping is another
+	{[]string{"arping", "ndisc6", "rdisc6", "dnsmasq", "dhclient", "keepalived"}, true}, // busybox's arping is another
 	{[]string{"ss", "bash", "env", "timeout", "xargs", "find", "nsenter", "unshare", "setsid", "tcpdump", "nft",
 		"iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore",
 		"iptables-nft", "iptables-nft-save", "iptables-nft-restore", "ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore",
