@@ -28,6 +28,7 @@ iputils-arping|arping, for the lab: ARP as attackers and hosts send it
 ndisc6|ndisc6 and rdisc6, for the lab: neighbor discovery by hand
 dnsmasq-base|dnsmasq, for the lab: its DHCP server, started by no service
 isc-dhcp-client|dhclient, for the lab: its DHCPv6 client, started by no service
+python3-scapy|Scapy: frames of attackers that are not of our making (go generate ./pkg/datapath)
 libsnmp40|what keepalived is linked with
 libnl-genl-3-200|what keepalived is linked with
 nftables|nft, for the reference bridge plugin macspoofchk

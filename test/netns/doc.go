@@ -24,9 +24,9 @@
 //
 // Attacks and what they imitate are sent by tools of Debian where it has them: arping, ndisc6
 // and rdisc6, dnsmasq as the DHCP server, busybox's udhcpc and dhclient as its clients, keepalived
-// for VRRP. What these do not say wrong enough, "send" crafts from words (craftcmd_test.go). Scapy is
-// not among them: with Python it is 27 MB beside the 61 that a VM's image has, starts for
-// seconds in emulation, and would say nothing that those words cannot.
+// for VRRP. What these do not say wrong enough, "send" crafts from words (craftcmd_test.go). Scapy,
+// which with Python is 27 MB beside the 61 that a VM's image has and starts for seconds in
+// emulation, makes its attacks outside, for TestAttacks of pkg/datapath.
 //
 // Everything belongs to a Lab and goes with it. Laboratories are independent of
 // each other, so tests may run side by side.
