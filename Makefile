@@ -75,13 +75,14 @@ test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; not
 	hack/test-vm.sh 6.1 6.12
 
 .PHONY: cluster-bins
-cluster-bins: ## etcd and kube-apiserver for test-api, from their Go modules, into a cache (some 10 minutes on 2 cores, once)
-	hack/cluster-bins.sh
+cluster-bins: ## etcd, kube-apiserver and whereabouts for test-api, from their Go modules, into a cache (some 10 minutes on 2 cores, once)
+	hack/cluster-bins.sh etcd kube-apiserver whereabouts
 
 .PHONY: test-api
 test-api: cluster-bins ## API-level tests against a real kube-apiserver (CRDs, admission, informers)
 	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api -- go test -json -count=1 -timeout 15m -skip '^($(NOT_API))$$' \
 		./test/apiserver ./test/deploy ./pkg/api/... ./pkg/desired ./pkg/kube/...
+	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api-ipam -- go test -json -count=1 -timeout 5m -run '^TestWhereabouts$$' ./cmd/cni-plugin
 	HOMEPORT_CLUSTER=1 $(TESTSUM) run -noskip -name api-bench -- go test -C test/bench -json -count=1 -timeout 10m -run '^TestIdentity$$' .
 
 .PHONY: test-scale

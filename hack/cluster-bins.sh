@@ -7,7 +7,7 @@
 #   hack/cluster-bins.sh --dir      only print the folder
 #
 # NAME is one of: etcd kube-apiserver kube-controller-manager kube-scheduler kubelet
-# kubectl multus bridge loopback host-local static, or all.
+# kubectl multus bridge loopback host-local static whereabouts, or all.
 #
 # Folders of other versions that nobody asked for in 30 days are removed.
 #
@@ -26,7 +26,8 @@ multus|gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus
 bridge|github.com/containernetworking/plugins/plugins/main/bridge
 loopback|github.com/containernetworking/plugins/plugins/main/loopback
 host-local|github.com/containernetworking/plugins/plugins/ipam/host-local
-static|github.com/containernetworking/plugins/plugins/ipam/static'
+static|github.com/containernetworking/plugins/plugins/ipam/static
+whereabouts|github.com/k8snetworkplumbingwg/whereabouts/cmd'
 
 # With optimization: kubelet and Multus run in emulated machines, where half the speed
 # is too little, and programs that are compiled alike share most packages.

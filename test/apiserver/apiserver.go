@@ -107,12 +107,21 @@ func serve(tb testing.TB, p *plane, crdDirs []string) *Server {
 	}
 	s := &Server{tb: tb, plane: p}
 	if len(crdDirs) > 0 {
-		if err := install(s.Config(), crdDirs); err != nil {
-			tb.Fatalf("CRDs of %v: %v", crdDirs, err)
-		}
+		s.Install(crdDirs...)
 	}
 	return s
 }
+
+// Install installs the CRDs found in files and folders.
+func (s *Server) Install(crdDirs ...string) {
+	s.tb.Helper()
+	if err := install(s.Config(), crdDirs); err != nil {
+		s.tb.Fatalf("CRDs of %v: %v", crdDirs, err)
+	}
+}
+
+// Programs is the folder of what hack/cluster-bins.sh has built.
+func (s *Server) Programs() string { return s.plane.bin }
 
 // Config is the administrator's (group system:masters), without a rate limit. It
 // stays valid when the server is restarted.

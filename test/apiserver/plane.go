@@ -69,6 +69,7 @@ func findScript() (string, error) {
 // plane is one etcd with one kube-apiserver and the folder of both.
 type plane struct {
 	dir    string
+	bin    string // where its programs are
 	etcd   *envtest.Etcd
 	api    *envtest.APIServer
 	admin  *rest.Config
@@ -86,7 +87,7 @@ func newPlane(bin string) (*plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plane{dir: dir}
+	p := &plane{dir: dir, bin: bin}
 	if err := p.init(bin); err != nil {
 		return nil, errors.Join(err, p.end())
 	}

@@ -2,9 +2,9 @@
 // builds them. The module stands apart so that the product's stays small.
 //
 // It is the go.mod of k8s.io/kubernetes v1.36.3 with its staging folders replaced
-// by the releases of the same date (v0.36.3), and three requirements more: etcd's
-// server, in Kubernetes' own version, Multus and the CNI plugins. So the binaries
-// are made of what Kubernetes releases are made of.
+// by the releases of the same date (v0.36.3), and some requirements more: etcd's
+// server, in Kubernetes' own version, Multus, the CNI plugins, and whereabouts with what
+// it needs. So the binaries are made of what Kubernetes releases are made of.
 //
 // Do not run go mod tidy or go get -u here, and keep it out of hack/verify.sh: the
 // module proxy refuses the list of Multus' versions (403) and tidy asks for it, and
@@ -127,6 +127,15 @@ require (
 	sigs.k8s.io/randfill v1.0.0
 	sigs.k8s.io/structured-merge-diff/v6 v6.3.3
 	sigs.k8s.io/yaml v1.6.0
+)
+
+require (
+	github.com/blang/semver v3.5.1+incompatible // indirect
+	github.com/containernetworking/cni v1.3.0 // indirect
+	github.com/imdario/mergo v0.3.16 // indirect
+	github.com/k8snetworkplumbingwg/whereabouts v0.9.2 // indirect
+	github.com/pkg/errors v0.9.1 // indirect
+	gomodules.xyz/jsonpatch/v2 v2.5.0 // indirect
 )
 
 require (
