@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -86,22 +85,18 @@ func TestCluster(t *testing.T) {
 	if err := c.MakeTrunk(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	type named struct {
+	for _, s := range []struct {
 		name string
 		run  func(*scenario)
-	}
-	in := func(list ...named) {
-		for _, s := range list {
-			t.Run(s.name, func(t *testing.T) { s.run(newScenario(t, c, s.name)) })
-		}
-	}
-	in(named{"attach", testAttach}, named{"check", testCheck}, named{"api", testAPI})
-	// One that mostly waits for checks to be made again, beside such as leave agents and nodes alone.
-	var beside sync.WaitGroup
-	beside.Go(func() { in(named{"required", testRequired}) })
-	in(named{"shop", testDemo}, named{"chained", testChained}, named{"policy", testPolicy}, named{"labels", testLabels})
-	beside.Wait()
-	in([]named{
+	}{
+		{"attach", testAttach},
+		{"check", testCheck},
+		{"required", testRequired},
+		{"shop", testDemo},
+		{"api", testAPI},
+		{"chained", testChained},
+		{"policy", testPolicy},
+		{"labels", testLabels},
 		{"learned", testLearned},
 		{"migrate", testMigrate},
 		{"migratemac", testMigrateMAC},
@@ -113,5 +108,10 @@ func TestCluster(t *testing.T) {
 		{"inuse", testInUse},
 		{"resource", testResource},
 		{"reboot", testReboot},
-	}...)
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			sc := newScenario(t, c, s.name)
+			s.run(sc)
+		})
+	}
 }

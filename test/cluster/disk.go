@@ -47,7 +47,6 @@ volumeStatsAggPeriod: -1s
 resolvConf: ""
 clusterDNS: [10.96.0.10]
 serializeImagePulls: false
-nodeStatusUpdateFrequency: 4s
 `
 
 // multusConfig makes Multus thin the node's plugin, with the reference bridge as the
