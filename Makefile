@@ -71,7 +71,7 @@ test-monitoring: deps ## alerts and dashboard, evaluated by promtool; nothing sk
 	HOMEPORT_PROMTOOL=1 $(TESTSUM) run -noskip -name monitoring -- go test -json -count=1 ./test/monitoring
 
 .PHONY: test-vm
-test-vm: deps ## the same tests on Debian's 6.1 and 6.12 kernels under QEMU; nothing skips (HOMEPORT_VM_ALL=1: each on both)
+test-vm: deps ## what needs a real kernel, on Debian's 6.1, 6.12 or both under QEMU, see hack/test-vm.tsv; nothing skips (HOMEPORT_VM_ALL=1: all on both)
 	hack/test-vm.sh 6.1 6.12
 
 .PHONY: cluster-bins
