@@ -31,6 +31,9 @@ func (a *Agent) reconcile() {
 		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
 			found = append(found, a.lookAtTrunk(snap.Trunks[name])...)
 		}
+		a.mu.Lock()
+		a.world.followed = snap.Revision
+		a.mu.Unlock()
 		found = append(found, a.lookAtHooks()...)
 		errs := a.drift.settle(found)
 		a.noteProblems(found, errs)
@@ -349,11 +352,6 @@ func (a *Agent) dropTrunks(snap *desired.Snapshot, gone map[place]desired.Trunk)
 // of their pods may have changed, or become known; and the network of a VLAN may
 // have come or gone since a port was attached whose CNI config described it itself.
 func (a *Agent) followPolicies(snap *desired.Snapshot) {
-	defer func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.world.followed = snap.Revision
-	}()
 	for _, it := range a.table.list() {
 		if !it.open {
 			continue

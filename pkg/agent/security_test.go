@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"context"
+	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +16,7 @@ import (
 	"github.com/homeport-cni/homeport/pkg/desired"
 )
 
-// TestActiveIsFollowed: a revision is active when ports keep to it, and not when its rules are compiled.
+// TestActiveIsFollowed: a revision is active when ports keep to it and trunks are set up, and not when its rules are compiled.
 func TestActiveIsFollowed(t *testing.T) {
 	l := newLive(t)
 	s, _ := snapshot(t)
@@ -23,11 +26,33 @@ func TestActiveIsFollowed(t *testing.T) {
 	if got := l.nodeStatus(); got.Desired != 7 || got.Active == 7 {
 		t.Errorf("before ports have followed %d is desired, %d active", got.Desired, got.Active)
 	}
-	l.followPolicies(s)
+	l.world.health = nil
+	var told []uint64
+	l.log = slog.New(onMessage{"trunk is not ready", func() { told = append(told, l.nodeStatus().Active) }})
+	l.reconcile()
+	if len(told) == 0 || slices.Contains(told, 7) {
+		t.Errorf("while trunks were set up, active was %v", told)
+	}
 	if got := l.nodeStatus(); got.Active != 7 {
-		t.Errorf("once they have %d is", got.Active)
+		t.Errorf("once they were, %d is", got.Active)
 	}
 }
+
+// onMessage is a log's handler that does something when a message is logged.
+type onMessage struct {
+	message string
+	do      func()
+}
+
+func (onMessage) Enabled(context.Context, slog.Level) bool { return true }
+func (h onMessage) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == h.message {
+		h.do()
+	}
+	return nil
+}
+func (h onMessage) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h onMessage) WithGroup(string) slog.Handler      { return h }
 
 // TestSecurityFollows: what a network keeps its guests to is in force at the ports that it has, by label, too, over restarts,
 // and while somebody may send from any MAC the bridge's ports take no fast path.

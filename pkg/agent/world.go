@@ -19,7 +19,7 @@ type world struct {
 	health map[string]trunkHealth  // by trunk
 	strays []string                // open ports without a record
 	unread *desired.Stale          // the source has given nothing yet, and why; snap is an earlier agent's
-	// followed is the revision that ports have their rules and security of.
+	// followed is the revision that ports have their rules and security of, and trunks their VLANs.
 	followed uint64
 	policyProgress
 }
