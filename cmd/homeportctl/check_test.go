@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +28,7 @@ type fakeFabric struct {
 	over    bool
 	refused bool
 	lastOf  string
+	hears   func(do string) // each request, if it is not nil
 }
 
 func newFabric(tb testing.TB) *fakeFabric {
@@ -50,6 +50,9 @@ func (f *fakeFabric) handle(_ context.Context, body json.RawMessage) (any, error
 	var req wire.ReachRequest
 	if err := json.Unmarshal(body, &req); err != nil {
 		return nil, err
+	}
+	if f.hears != nil {
+		f.hears(req.Do)
 	}
 	state := wire.ReachState{ID: "1", What: "asking", Done: f.looks, Of: 2}
 	switch req.Do {
@@ -267,14 +270,19 @@ func TestCheckDevice(t *testing.T) {
 func TestCheckEnded(t *testing.T) {
 	f := newFabric(t)
 	f.never = true
-	r := homeportctl(t, serveFabric(t, f), "check", "--timeout", "300ms")
+	r := homeportctl(t, serveFabric(t, f), "check", "--timeout", "2s")
 	if r.Code != exitFailed || !strings.Contains(r.Stdout, "ended before its time") {
 		t.Errorf("%+v", r)
 	}
 	f = newFabric(t)
 	f.never = true
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	f.hears = func(do string) {
+		if do == wire.ReachLook {
+			cancel()
+		}
+	}
 	r = homeportctlContext(ctx, serveFabric(t, f), "check")
 	if r.Code != exitInterrupted || !strings.Contains(r.Stdout, "ended before its time") {
 		t.Errorf("%+v", r)
@@ -283,9 +291,17 @@ func TestCheckEnded(t *testing.T) {
 
 // TestCheckEvery: it goes on until it is interrupted.
 func TestCheckEvery(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	r := homeportctlContext(ctx, serveFabric(t, newFabric(t)), "check", "--every", "10ms", "-o", "table")
+	f, starts := newFabric(t), 0
+	f.hears = func(do string) {
+		if do == wire.ReachStart {
+			if starts++; starts == 3 {
+				cancel()
+			}
+		}
+	}
+	r := homeportctlContext(ctx, serveFabric(t, f), "check", "--every", "10ms", "-o", "table")
 	if r.Code != exitInterrupted || strings.Count(r.Stdout, "SEVERITY") < 2 {
 		t.Errorf("%+v", r)
 	}

@@ -345,7 +345,7 @@ func TestRejectedSockets(t *testing.T) {
 func refusedAt(addrs ...string) error {
 	for _, addr := range addrs {
 		at := net.JoinHostPort(addr, "24")
-		if c, err := net.DialTimeout("tcp", at, 5*time.Second); !errors.Is(err, unix.ECONNREFUSED) {
+		if c, err := net.DialTimeout("tcp", at, 30*time.Second); !errors.Is(err, unix.ECONNREFUSED) {
 			if err == nil {
 				c.Close()
 			}
@@ -356,7 +356,7 @@ func refusedAt(addrs ...string) error {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			return err
 		}
 		if _, err := c.Write([]byte("hello")); err != nil {

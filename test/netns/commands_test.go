@@ -231,9 +231,12 @@ func addrPort(addr, port string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a, uint16(n)), nil
 }
 
-// answerIn is how long one try may take. What must not arrive is waited for as
-// long, so it is short; what must arrive is tried again.
-const answerIn = 1500 * time.Millisecond
+// answerIn is how long one try may take where none is to succeed, or others follow: what must
+// not arrive is waited for as long. The one try of what must arrive has until answerBy.
+const (
+	answerIn = 1500 * time.Millisecond
+	answerBy = 15 * time.Second
+)
 
 func cmdTCP(s *session, out io.Writer, args []string) error {
 	const usage = "tcp NAME ADDR PORT [as CONN]"
@@ -248,7 +251,7 @@ func cmdTCP(s *session, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	c, err := space.Dial(to, answerIn)
+	c, err := space.Dial(to, s.answer)
 	if err != nil {
 		return err
 	}
@@ -268,7 +271,7 @@ func cmdSay(s *session, _ io.Writer, args []string) error {
 	if c == nil {
 		return &usageError{"no connection is named " + args[0]}
 	}
-	return c.Say(fmt.Sprintf("line %d", time.Now().UnixNano()), answerIn)
+	return c.Say(fmt.Sprintf("line %d", time.Now().UnixNano()), s.answer)
 }
 
 func cmdUDP(s *session, _ io.Writer, args []string) error {
@@ -283,7 +286,7 @@ func cmdUDP(s *session, _ io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	return space.Datagram(to, answerIn)
+	return space.Datagram(to, s.answer)
 }
 
 func cmdSend(s *session, _ io.Writer, args []string) error {

@@ -185,7 +185,8 @@ type session struct {
 	dads      map[string]*detection                 // by host and address
 	daemons   map[string]func(syscall.Signal) error // what ends them
 	figures   figures
-	impostor  io.Closer // nil when the agent's socket is its own
+	impostor  io.Closer     // nil when the agent's socket is its own
+	answer    time.Duration // how long a try of the current line may take
 	ctx       context.Context
 }
 
@@ -303,7 +304,10 @@ func wrapped() map[string]func(*testscript.TestScript, bool, []string) {
 func adapt(name string, c command) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		s := ts.Value(sessionKey{}).(*session)
-		s.ts = ts
+		s.ts, s.answer = ts, answerBy
+		if neg {
+			s.answer = answerIn
+		}
 		var out bytes.Buffer
 		err := c(s, &out, args)
 		_, _ = ts.Stdout().Write(out.Bytes()) // a buffer
@@ -339,6 +343,7 @@ func cmdEventually(s *session, out io.Writer, args []string) error {
 	if len(args) == 0 || commands()[args[0]] == nil {
 		return &usageError{"eventually [-m REGEXP] [!] COMMAND...; of the lab's commands"}
 	}
+	s.answer = answerIn
 	var last bytes.Buffer
 	err := until(s.ctx, patience, func() error {
 		last.Reset()

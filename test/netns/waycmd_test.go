@@ -49,7 +49,7 @@ func cmdWay(s *session, out io.Writer, args []string) error {
 		return err
 	}
 	for range wayLines {
-		if err := c.Say(fmt.Sprintf("line %d", time.Now().UnixNano()), answerIn); err != nil {
+		if err := c.Say(fmt.Sprintf("line %d", time.Now().UnixNano()), s.answer); err != nil {
 			return err
 		}
 	}
