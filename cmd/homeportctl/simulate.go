@@ -32,9 +32,11 @@ func compileCommand(o *options) *cobra.Command {
 		Short: "What a port really has: the rules of all policies that judge it, in their order",
 		Long: "Lists the rules that judge a port now, those of all policies that are applied to it in the order of judgement, and\n" +
 			"what follows them. HITS are those of all ports of the node. PORT is its host interface, pod, namespace/pod or\n" +
-			"container ID. With --manifests they are what a directory comes to for a port on a network, before any node has it.",
+			"container ID. With --manifests they are what a directory comes to for a port on a network, before any node has it; with\n" +
+			"--vm, too, what a cluster's objects come to for a VM on it, by its labels and those of others.",
 		Example: fmt.Sprintf(`  %[1]s policy compile shop/db
   %[1]s policy compile --manifests site/ --network vlan100
+  %[1]s policy compile --manifests cluster/ --network vlan100 --vm shop/db
   %[1]s policy compile --manifests site/ --network vlan100 -o json | %[1]s policy diff shop/db -`, o.name),
 		RunE: func(c *cobra.Command, args []string) error {
 			if m.dir != "" {
@@ -71,11 +73,13 @@ func simulateCommand(o *options) *cobra.Command {
 		Short: "What a port's rules say about a connection's first packet, and which rule",
 		Long: "Says what the rules in force of a port do with the first packet of a connection, or with a frame of --ether-type, and\n" +
 			"which rule decides. Nothing is sent or counted. PORT is its host interface, pod, namespace/pod or container ID. With\n" +
-			"--manifests the rules are what a directory comes to for a port on a network, before any node has it.",
+			"--manifests the rules are what a directory comes to for a port on a network, before any node has it; with --vm, too,\n" +
+			"what a cluster's objects come to for a VM on it, by its labels and those of others.",
 		Example: fmt.Sprintf(`  %[1]s policy simulate veth8f2c01 --from 10.0.0.9 --to 10.0.0.7:443/tcp
   %[1]s policy simulate shop/virt-launcher-db-x7k2p --out --from 10.0.0.7 --to 10.0.0.9:8/icmp
   %[1]s policy simulate veth8f2c01 --ether-type 0x8892 --peer-mac 00:1b:1b:0a:0b:0c
-  %[1]s policy simulate --manifests site/ --network vlan100 --from fd00::9 --to [fd00::7]:53/udp`, o.name),
+  %[1]s policy simulate --manifests site/ --network vlan100 --from fd00::9 --to [fd00::7]:53/udp
+  %[1]s policy simulate --manifests cluster/ --network vlan100 --vm shop/db --from 10.0.0.9 --to 10.0.0.7:443/tcp`, o.name),
 		RunE: func(c *cobra.Command, args []string) error {
 			vm := policy.MAC{0x02, 0, 0, 0, 0, 0xff} // of nobody
 			if mac != "" {

@@ -1,8 +1,10 @@
 package desired
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +32,29 @@ func (c *cluster) other(kind schema.GroupVersionKind, name, text string) *unstru
 	u.SetNamespace("default")
 	u.SetName(name)
 	return u
+}
+
+// printed is a directory of what the server has, as kubectl get -o yaml prints it.
+func (c *cluster) printed() string {
+	c.Helper()
+	dir := c.TempDir()
+	for kind := range clusterKinds {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+		if err := c.List(c.Context(), list); meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
+			continue
+		} else if err != nil {
+			c.Fatal(err)
+		}
+		text, err := yaml.Marshal(list.UnstructuredContent())
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, kind.Kind+".yaml"), text, 0o644)
+		}
+		if err != nil {
+			c.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // change writes what a test did to an object that the server has.
@@ -97,6 +122,18 @@ func TestKubeByLabel(t *testing.T) {
 	f.until("relabelled", func(s *Snapshot) bool { return rules(s) == "sick/1 p/1" })
 	if again, err := LoadSnapshot(stored); err != nil || rules(again) != "sick/1 p/1" {
 		t.Errorf("stored: %v, %v", again, err)
+	}
+	// What kubectl prints of it comes to the same, without the server.
+	printed, problems, err := ReadCluster(c.printed())
+	if err != nil || len(problems) > 0 {
+		t.Fatal(err, problems)
+	}
+	there, vmPod, notices, err := printed.Port("lan", "default", "vm")
+	if err != nil || len(there.Problems)+len(notices) > 0 {
+		t.Fatal(err, there, notices)
+	}
+	if here := f.last.PolicySet("lan", ref); !reflect.DeepEqual(there.PolicySet("lan", vmPod), here) || keysOf(here) != "sick/1 p/1" {
+		t.Errorf("by files:\n%+v\nby the server:\n%+v", there.PolicySet("lan", vmPod), here)
 	}
 	clusterPoliciesComeAndGo(t, c, f, pod)
 	podPoliciesComeAndGo(t, c, f, pod, stored)

@@ -130,12 +130,7 @@ func isReady(pod metav1.Object) bool {
 func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[string]string {
 	out := map[string]map[string]string{}
 	for i := range vmis {
-		own := map[string]string{}
-		for k, v := range vmis[i].GetLabels() {
-			if domain, _, ok := strings.Cut(k, "/"); !ok || domain != "kubevirt.io" && !strings.HasSuffix(domain, ".kubevirt.io") {
-				own[k] = v
-			}
-		}
+		own := OwnLabels(vmis[i].GetLabels())
 		own[corev1.LabelMetadataName], own[vmNameLabel] = vmis[i].GetNamespace(), vmis[i].GetName()
 		active, _, _ := unstructured.NestedStringMap(vmis[i].Object, "status", "activePods")
 		for uid, on := range active {
@@ -145,6 +140,17 @@ func vmLabels(vmis []unstructured.Unstructured, node string) map[string]map[stri
 		}
 	}
 	return out
+}
+
+// OwnLabels are the labels of a VM by which people and policies know it: all but KubeVirt's.
+func OwnLabels(all map[string]string) map[string]string {
+	own := map[string]string{}
+	for k, v := range all {
+		if domain, _, ok := strings.Cut(k, "/"); !ok || domain != "kubevirt.io" && !strings.HasSuffix(domain, ".kubevirt.io") {
+			own[k] = v
+		}
+	}
+	return own
 }
 
 // ownedPods says of each pod whose it is. Labels and owners of a pod can be written

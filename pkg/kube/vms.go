@@ -222,12 +222,7 @@ func (c *confirmation) read(vmi *unstructured.Unstructured, podUID, node string)
 	}
 	c.vm = &v1alpha1.VMReference{Name: owner.Name, UID: owner.UID}
 	c.owner = []metav1.OwnerReference{owner}
-	c.labels = map[string]string{}
-	for k, v := range vmi.GetLabels() {
-		if domain, _, ok := strings.Cut(k, "/"); !ok || domain != "kubevirt.io" && !strings.HasSuffix(domain, ".kubevirt.io") {
-			c.labels[k] = v
-		}
-	}
+	c.labels = desired.OwnLabels(vmi.GetLabels())
 	at, _, _ := unstructured.NestedString(vmi.Object, "status", "nodeName")
 	c.here = at == node
 	interfaces, _, _ := unstructured.NestedSlice(vmi.Object, "status", "interfaces")
