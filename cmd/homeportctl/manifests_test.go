@@ -142,7 +142,10 @@ func TestBadManifests(t *testing.T) {
 }
 
 // fleet is what a cluster's repository may have: VMs with labels, and what goes by them.
-const fleet = `apiVersion: homeport.dev/v1alpha1
+const fleet = `# A chart's values: no object.
+replicas: 3
+---
+apiVersion: homeport.dev/v1alpha1
 kind: VLANTrunk
 metadata: {name: trunk0}
 spec:
@@ -274,10 +277,12 @@ func TestClusterManifests(t *testing.T) {
 		"another VM":        {fleet, "shop/gp", "no VirtualMachine, VirtualMachineInstance or VMIdentity of shop/gp: want one of lab/stray, shop/ns1, shop/old, shop/pg, shop/seen, shop/set, shop/web"},
 		"a wrong field":     {strings.Replace(fleet, "direction: In", "direction: Inn", 1), "shop/pg", "site.yaml: FirewallPolicy db: spec.rules[0].direction: "},
 		"an unknown field":  {strings.Replace(fleet, "action: Allow, direction", "act: Allow, direction", 1), "shop/pg", `FirewallPolicy db: unknown field "spec.rules[0].act"`},
-		"an unknown kind":   {strings.Replace(fleet, "kind: FirewallPolicy", "kind: FirewalPolicy", 1), "shop/pg", "site.yaml:18: FirewalPolicy db: FirewalPolicy is no kind of this version: want VLANTrunk, "},
+		"an unknown kind":   {strings.Replace(fleet, "kind: FirewallPolicy", "kind: FirewalPolicy", 1), "shop/pg", "site.yaml:21: FirewalPolicy db: FirewalPolicy is no kind of this version: want VLANTrunk, "},
 		"twice":             {fleet + "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n", "shop/pg", "Namespace shop: is in "},
 		"no name":           {strings.Replace(fleet, "metadata: {name: db}", "metadata: {}", 1), "shop/pg", "FirewallPolicy: metadata.name is missing"},
 		"no YAML":           {fleet + "---\n{", "shop/pg", "the document that begins here cannot be read: "},
+		"a field twice":     {fleet + "---\nkind: Namespace\nkind: Namespace\n", "shop/pg", "the document that begins here cannot be read: "},
+		"no kind":           {fleet + "---\napiVersion: homeport.dev/v1alpha1\nmetadata: {name: x}\n", "shop/pg", ": x: \"\" is no kind of this version: want VLANTrunk, "},
 		"a scalar":          {fleet + "---\nhello", "shop/pg", "the document that begins here cannot be read: "},
 		"another network":   {strings.ReplaceAll(fleet, "name: vlan100", "name: vlan9"), "shop/pg", `--network "vlan100": no VLANNetwork in `},
 	} {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
@@ -32,7 +33,7 @@ type Cluster struct {
 }
 
 // ReadCluster reads all *.yaml and *.yml of a directory: objects of any kind, one by one or in lists. Those of kinds that
-// decide nothing here are left out. The problems are of what cannot be read.
+// decide nothing here, and what is no object, are left out. The problems are of what cannot be read.
 func ReadCluster(dir string) (*Cluster, []Problem, error) {
 	stamps, err := list(dir)
 	if err != nil {
@@ -62,11 +63,15 @@ func ReadCluster(dir string) (*Cluster, []Problem, error) {
 // take adds the objects of a document, and says what is wrong with it.
 func (c *Cluster) take(file string, doc []byte) []Problem {
 	var u unstructured.Unstructured
-	if err := yaml.Unmarshal(doc, &u.Object); err != nil {
-		return []Problem{{Message: fmt.Sprintf("the document that begins here cannot be read: %v", err)}}
+	text, err := yaml.YAMLToJSONStrict(doc)
+	if err == nil {
+		err = json.Unmarshal(text, &u.Object) // whole numbers stay whole
 	}
-	if len(u.Object) == 0 {
-		return nil
+	switch {
+	case err != nil:
+		return []Problem{{Message: fmt.Sprintf("the document that begins here cannot be read: %v", err)}}
+	case u.GetAPIVersion() == "" && u.GetKind() == "":
+		return nil // nothing, or no object: a chart's values, say
 	}
 	var problems []Problem
 	add := func(o *unstructured.Unstructured) error {
