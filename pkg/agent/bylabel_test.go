@@ -69,7 +69,7 @@ func (l live) outReasons(rec *attach.Record) map[string]uint64 {
 	return out
 }
 
-// follow takes a snapshot and brings the ports to it, as the loop does.
+// follow takes a snapshot and brings the ports to it, as the loop does; trunks are left as they are.
 func (l live) follow(s *desired.Snapshot) {
 	l.Helper()
 	l.take(s)
@@ -78,6 +78,7 @@ func (l live) follow(s *desired.Snapshot) {
 	now := l.world.snap
 	l.mu.RUnlock()
 	l.followPolicies(now)
+	l.noteFollowed(now)
 }
 
 func selectVMs(t *testing.T, text string) []desired.Selector {

@@ -31,9 +31,7 @@ func (a *Agent) reconcile() {
 		for _, name := range slices.Sorted(maps.Keys(snap.Trunks)) {
 			found = append(found, a.lookAtTrunk(snap.Trunks[name])...)
 		}
-		a.mu.Lock()
-		a.world.followed = snap.Revision
-		a.mu.Unlock()
+		a.noteFollowed(snap)
 		found = append(found, a.lookAtHooks()...)
 		errs := a.drift.settle(found)
 		a.noteProblems(found, errs)
@@ -386,6 +384,13 @@ func (a *Agent) followPolicies(snap *desired.Snapshot) {
 		done()
 		a.log.Info("port follows its policy", "port", rec.HostIfName, "network", rec.Policy, "rules", id, "security", rec.Security, "err", err)
 	}
+}
+
+// noteFollowed notes that ports and trunks keep to a snapshot.
+func (a *Agent) noteFollowed(snap *desired.Snapshot) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.world.followed = snap.Revision
 }
 
 // inForce says whether there is a set of rules of that ID.
