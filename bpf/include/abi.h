@@ -184,7 +184,7 @@ struct hp_rule {
 	__u32 counter; /* index into rule_books */
 	__u32 rule_id; /* the number that people know; unique within its policy */
 	__u32 action;  /* enum hp_action */
-	__u32 flags;   /* HP_RULE_IMPLIED to HP_RULE_LOG; above these, HP_RULE_LINK_SHIFT up, the link */
+	__u32 flags;   /* HP_RULE_IMPLIED to HP_RULE_FIRM; above these, HP_RULE_LINK_SHIFT up, the link */
 };
 
 /* Nobody wrote the rule: it says for some packets what a default says for all. */
@@ -198,6 +198,9 @@ struct hp_rule {
 
 /* What it decides, and the end of connections that it allowed, is told by events. */
 #define HP_RULE_LOG 8
+
+/* An Allow keeps the connections that it has allowed when rules change; a Drop or Reject ends kept ones, too. */
+#define HP_RULE_FIRM 16
 
 /*
  * The link of a monitored rule is how many positions that decide stand before it in the
@@ -396,7 +399,7 @@ struct hp_flow {
 	__u32 migrated;   /* enum hp_dir + 1 of the packet by which HP_MIGRATED took it over, so that opener is a guess; + HP_DIRS where a rule had it picked up in its middle; 0: neither */
 	__u32 rule;     /* as in hp_event; 0 for flows that an older version made */
 	__u32 told;     /* HP_EVENT_LOGGED, if the rule asks for logs */
-	__u32 reserved;
+	__u32 kept;     /* 1: the rule that allowed it is firm; 0 for flows that an older version made */
 };
 
 /*

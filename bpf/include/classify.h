@@ -263,6 +263,7 @@ __noinline int search(struct query *q)
 		q->rule_id = 0;
 		q->stateless = 0;
 		q->loose = 0;
+		q->firm = 0;
 		q->log = 0;
 		return h->default_action == HP_ALLOW ? HP_DEFAULT_ALLOW : HP_DEFAULT_DROP;
 	}
@@ -282,6 +283,7 @@ __noinline int search(struct query *q)
 	q->refuse = rule->action == HP_REJECT;
 	q->stateless = !!(rule->flags & HP_RULE_STATELESS);
 	q->loose = !!(rule->flags & HP_RULE_LOOSE);
+	q->firm = !!(rule->flags & HP_RULE_FIRM);
 	if (rule->action == HP_PASS) {
 		q->tier = rule->flags >> HP_RULE_LINK_SHIFT;
 		q->more = 1;

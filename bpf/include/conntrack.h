@@ -18,6 +18,7 @@
 #define TOLD_PASS 0x10000   /* to be told of although it passes */
 #define FRAME_LOGGED 0x80000000U /* beside a rule's counter, of track.frame */
 #define TOLD_DHCP 0x40000   /* a client of DHCP asks, or is answered: not of events, but of what says who has an address */
+#define TOLD_FIRM 0x80000   /* not of events: the rule that decided is firm */
 #define TOLD_ANSWER 0x20000 /* with HP_EVENT_ENDED: the packet goes against the connection's opener */
 
 /*
@@ -298,7 +299,7 @@ static __always_inline void opener_query(const struct track *t, const struct hp_
 static __always_inline void decided_by(struct track *t, const struct query *q)
 {
 	t->rule = q->counter + 1;
-	t->told = q->log ? HP_EVENT_LOGGED : 0;
+	t->told = (q->log ? HP_EVENT_LOGGED : 0) | (q->firm ? TOLD_FIRM : 0);
 }
 
 /* The flow is none, or none any more. */
@@ -352,8 +353,19 @@ __noinline int revalidate(struct __sk_buff *skb, struct track *t)
 			forget(&key, t->settled);
 		return FORGOTTEN;
 	}
+	/* It is kept, and no rule ends those, too. */
+	if (flow->kept && is_drop(r) && r != HP_NO_PROGRAM && !q.firm) {
+		if (mine) {
+			flow->policy = t->policy;
+			flow->generation = t->generation;
+		}
+		t->rule = flow->rule;
+		t->told = 0;
+		return GO_ON;
+	}
 	if (!is_drop(r)) {
 		if (mine) {
+			flow->kept = q.firm;
 			flow->rule_id = q.rule_id;
 			flow->rule = q.counter + 1;
 			flow->told = q.log ? HP_EVENT_LOGGED : 0;
@@ -529,6 +541,7 @@ __noinline int remember(struct track *asked, __u32 rule_id, __u32 opener, __u32 
 	fresh.seen = t.now;
 	fresh.rule = t.rule;
 	fresh.told = t.told & HP_EVENT_LOGGED;
+	fresh.kept = !!(t.told & TOLD_FIRM);
 	bpf_map_update_elem(&conns_new, &t.key, &fresh, BPF_ANY);
 	return 0;
 }

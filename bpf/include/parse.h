@@ -138,6 +138,7 @@ struct query {
 	__u8 loose : 1;     /* by a rule that picks up TCP in its middle */
 	__u8 more : 1;      /* Pass rules or monitored ones may have a say, too */
 	__u8 log : 1;       /* the rule asks for logs */
+	__u8 firm : 1;      /* as HP_RULE_FIRM */
 	__u8 tcp_flags; /* with HP_SVC_TCP */
 	__u16 sport;    /* source port */
 	__u16 position; /* out: of the rule, or behind all that decide */

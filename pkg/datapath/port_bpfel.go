@@ -147,7 +147,7 @@ type portHpFlow struct {
 	Migrated   uint32
 	Rule       uint32
 	Told       uint32
-	Reserved   uint32
+	Kept       uint32
 }
 
 type portHpFlowKey struct {

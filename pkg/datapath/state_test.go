@@ -496,3 +496,52 @@ func TestLoose(t *testing.T) {
 	b.port(accessPort())
 	b.expect("strict", out(o("A"), none), out(o("FA"), none))
 }
+
+// What a firm rule has allowed stays when rules change: to its end, to a firm rule that drops it, or to another rule that allows it.
+func TestFirm(t *testing.T) {
+	allow, est, drop := policy.ReasonRuleAllow, policy.ReasonEstablished, policy.ReasonRuleDrop
+	rule := func(id uint32, action policy.Action, firm bool, services ...string) policy.Rule {
+		return policy.Rule{Key: key(id), Action: action, Directions: policy.InOut, Firm: firm, Services: service(t, services...)}
+	}
+	rules := func(list ...policy.Rule) policy.Set {
+		return policy.Set{Network: "net-a", Default: policy.Drop, Rules: list}
+	}
+	o := func(port uint16, flags string) pkt { return tcp(vm4, peer4, 1000, port, flags) }
+	i := func(port uint16, flags string) pkt { return tcp(peer4, vm4, port, 1000, flags) }
+	b := newBench(t, Config{})
+	open := func() {
+		t.Helper()
+		b.sync(rules(rule(1, policy.Allow, true, "tcp/80"), rule(2, policy.Allow, false, "tcp/81"), rule(3, policy.Allow, true, "udp/53")))
+		b.port(accessPort())
+		for _, port := range []uint16{80, 81} {
+			b.expect("opened", out(o(port, "S"), allow), in(i(port, "SA"), est), out(o(port, "A"), est))
+		}
+		b.expect("asked", out(udp(vm4, peer4, 5, 53), allow))
+	}
+	open()
+	b.sync(rules())
+	b.expect("no rule is left", out(o(80, "A"), est), in(i(80, "A"), est), out(o(81, "A"), policy.ReasonDefaultDrop), in(i(81, "A"), policy.ReasonDefaultDrop),
+		in(udp(peer4, vm4, 53, 5), est))
+	b.expect("nothing new", out(tcp(vm4, peer4, 1001, 80, "S"), policy.ReasonDefaultDrop))
+	b.sync(rules(rule(9, policy.Drop, false, "tcp/80"), rule(10, policy.Reject, false, "udp/53")))
+	b.expect("nor do others end it", out(o(80, "A"), est), in(i(80, "PA"), est), out(udp(vm4, peer4, 5, 53), est))
+	b.sync(rules(rule(9, policy.Drop, true, "tcp/80")))
+	b.expect("but one that is firm", out(o(80, "A"), drop), in(i(80, "A"), policy.ReasonDefaultDrop), in(udp(peer4, vm4, 53, 5), est))
+	b.sync(rules())
+	b.expect("for good", out(o(80, "A"), policy.ReasonDefaultDrop), in(i(80, "A"), policy.ReasonDefaultDrop))
+
+	open()
+	b.sync(rules(rule(1, policy.Allow, false, "tcp/80"), rule(2, policy.Allow, true, "tcp/81")))
+	b.expect("other rules allow it", out(o(80, "A"), est), out(o(81, "A"), est))
+	b.sync(rules())
+	b.expect("and count from then on", out(o(80, "A"), policy.ReasonDefaultDrop), out(o(81, "A"), est))
+
+	open()
+	b.sync(rules())
+	b.expect("it ends as others do", out(o(80, "FA"), est), in(i(80, "FA"), est), out(o(80, "A"), est), out(o(80, "S"), policy.ReasonDefaultDrop))
+	open()
+	b.sync(rules(rule(1, policy.Allow, true, "tcp/80")))
+	b.port(accessPort())
+	b.sync(rules())
+	b.expect("what none has allowed is not kept", out(o(80, "A"), policy.ReasonDefaultDrop))
+}

@@ -376,6 +376,9 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].any: rule 7: Invali
 		{name: "no state to pick up", content: edit(web, "  category: Application\n", "  category: Application\n  stateful: false\n  tcpStrict: false\n"), want: `
 policy.yaml:7: FirewallPolicy web: spec.tcpStrict: Forbidden: without state no connection is picked up: leave it out, or stateful
 `},
+		{name: "no state to keep", content: edit(web, "  category: Application\n", "  category: Application\n  stateful: false\n  sticky: true\n"), want: `
+policy.yaml:7: FirewallPolicy web: spec.sticky: Forbidden: without state there are no connections to keep: leave it out, or stateful
+`},
 		{name: "peer a text", content: badRule(`id: 7, action: Drop, sources: [10.0.0.0/8]`), want: `
 policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0]: is "10.0.0.0/8": want a mapping (key: value)
 `},
@@ -396,6 +399,7 @@ spec:
   appliedTo: [{network: vlan100}, {addressSet: a}]
   stateful: false
   tcpStrict: false
+  sticky: true
   rules:
   - {` + rule + "}\n"
 }
@@ -427,35 +431,38 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].mac: rule 7: Forbid
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: frames are told apart by MAC, not by IP address: want networks, VMs, or any: true
 policy.yaml:8: FirewallPolicy web: spec.stateful: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
 policy.yaml:9: FirewallPolicy web: spec.tcpStrict: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
-policy.yaml:11: FirewallPolicy web: spec.rules[0].action: rule 7: Forbidden: frames have no answer by which a sender could be told: want Drop
-policy.yaml:11: FirewallPolicy web: spec.rules[0].destinations[0].network: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
-policy.yaml:11: FirewallPolicy web: spec.rules[0].services[0]: rule 7: Forbidden: category Ethernet knows EtherTypes alone: want etherType, or a policy of another category
-policy.yaml:11: FirewallPolicy web: spec.rules[0].services[1]: rule 7: Forbidden: category Ethernet knows EtherTypes alone: want etherType, or a policy of another category
-policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[0].ip: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
-policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[1].addressSet: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
+policy.yaml:10: FirewallPolicy web: spec.sticky: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:12: FirewallPolicy web: spec.rules[0].action: rule 7: Forbidden: frames have no answer by which a sender could be told: want Drop
+policy.yaml:12: FirewallPolicy web: spec.rules[0].destinations[0].network: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
+policy.yaml:12: FirewallPolicy web: spec.rules[0].services[0]: rule 7: Forbidden: category Ethernet knows EtherTypes alone: want etherType, or a policy of another category
+policy.yaml:12: FirewallPolicy web: spec.rules[0].services[1]: rule 7: Forbidden: category Ethernet knows EtherTypes alone: want etherType, or a policy of another category
+policy.yaml:12: FirewallPolicy web: spec.rules[0].sources[0].ip: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
+policy.yaml:12: FirewallPolicy web: spec.rules[0].sources[1].addressSet: rule 7: Forbidden: category Ethernet knows MACs alone: want mac, or a policy of another category
 `},
 		{name: "Ethernet: what nobody has", content: badFrames("id: 7, action: Pass, sources: [{vm: {}}], services: [{}]}\n  - {id: 8, services: [{etherType: 0x8892}]"), want: `
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: frames are told apart by MAC, not by IP address: want networks, VMs, or any: true
 policy.yaml:8: FirewallPolicy web: spec.stateful: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
 policy.yaml:9: FirewallPolicy web: spec.tcpStrict: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
-policy.yaml:11: FirewallPolicy web: spec.rules[0].action: rule 7: Forbidden: this version does not enforce Pass: want Allow or Drop
-policy.yaml:11: FirewallPolicy web: spec.rules[0].services[0]: rule 7: Required value: want etherType, as ARP or "0x8892"
-policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[0].vm: rule 7: Forbidden: is addresses, and frames have MACs: name it by mac
-policy.yaml:12: FirewallPolicy web: spec.rules[1].action: rule 8: Required value: want Allow or Drop
-policy.yaml:12: FirewallPolicy web: spec.rules[1].services[0]: rule 8: Required value: want etherType, as ARP or "0x8892"
-policy.yaml:12: FirewallPolicy web: spec.rules[1].services[0].etherType: 0x8892 is not a text in YAML: want quotes, as "0x8892"
+policy.yaml:10: FirewallPolicy web: spec.sticky: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:12: FirewallPolicy web: spec.rules[0].action: rule 7: Forbidden: this version does not enforce Pass: want Allow or Drop
+policy.yaml:12: FirewallPolicy web: spec.rules[0].services[0]: rule 7: Required value: want etherType, as ARP or "0x8892"
+policy.yaml:12: FirewallPolicy web: spec.rules[0].sources[0].vm: rule 7: Forbidden: is addresses, and frames have MACs: name it by mac
+policy.yaml:13: FirewallPolicy web: spec.rules[1].action: rule 8: Required value: want Allow or Drop
+policy.yaml:13: FirewallPolicy web: spec.rules[1].services[0]: rule 8: Required value: want etherType, as ARP or "0x8892"
+policy.yaml:13: FirewallPolicy web: spec.rules[1].services[0].etherType: 0x8892 is not a text in YAML: want quotes, as "0x8892"
 `},
 		{name: "Ethernet: what is none", content: badFrames(`id: 7, action: Drop, sources: [{mac: "00:50:56"}, {mac: "00:50:56:01:00:00/24"}, {mac: "00:50:56:01:00:00", ip: 10.0.0.1}], services: [{etherType: RARP}, {etherType: "0x8100"}, {etherType: IPX}, {etherType: ARP, ports: "1"}]`), want: `
 policy.yaml:7: FirewallPolicy web: spec.appliedTo[1].addressSet: Forbidden: frames are told apart by MAC, not by IP address: want networks, VMs, or any: true
 policy.yaml:8: FirewallPolicy web: spec.stateful: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
 policy.yaml:9: FirewallPolicy web: spec.tcpStrict: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
-policy.yaml:11: FirewallPolicy web: spec.rules[0].services[0].etherType: rule 7: Invalid value: "RARP": "RARP" is RARP, which passes before any rule: a live migration is announced by it
-policy.yaml:11: FirewallPolicy web: spec.rules[0].services[1].etherType: rule 7: Invalid value: "0x8100": "0x8100" is a VLAN tag: want the EtherType of what is behind it; VLANs are told apart by appliedTo
-policy.yaml:11: FirewallPolicy web: spec.rules[0].services[2].etherType: rule 7: Invalid value: "IPX": "IPX" is no EtherType: want IPv4, IPv6, ARP, LLDP, or a number from 0x0600 to 0xffff, as 0x8892
-policy.yaml:11: FirewallPolicy web: spec.rules[0].services[3].etherType: rule 7: Forbidden: is alone in its item: leave the other fields out, or write them in a policy of another category
-policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[0].mac: rule 7: Invalid value: "00:50:56": "00:50:56": no MAC: want six bytes in hex, as 00:50:56:0a:0b:0c
-policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[1].mac: rule 7: Invalid value: "00:50:56:01:00:00/24": "00:50:56:01:00:00/24" has bits set behind the first 24: write 00:50:56:00:00:00/24, or 00:50:56:01:00:00 for the one MAC
-policy.yaml:11: FirewallPolicy web: spec.rules[0].sources[2]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network, mac and any: true
+policy.yaml:10: FirewallPolicy web: spec.sticky: Forbidden: means nothing in category Ethernet, which judges frame by frame: leave it out
+policy.yaml:12: FirewallPolicy web: spec.rules[0].services[0].etherType: rule 7: Invalid value: "RARP": "RARP" is RARP, which passes before any rule: a live migration is announced by it
+policy.yaml:12: FirewallPolicy web: spec.rules[0].services[1].etherType: rule 7: Invalid value: "0x8100": "0x8100" is a VLAN tag: want the EtherType of what is behind it; VLANs are told apart by appliedTo
+policy.yaml:12: FirewallPolicy web: spec.rules[0].services[2].etherType: rule 7: Invalid value: "IPX": "IPX" is no EtherType: want IPv4, IPv6, ARP, LLDP, or a number from 0x0600 to 0xffff, as 0x8892
+policy.yaml:12: FirewallPolicy web: spec.rules[0].services[3].etherType: rule 7: Forbidden: is alone in its item: leave the other fields out, or write them in a policy of another category
+policy.yaml:12: FirewallPolicy web: spec.rules[0].sources[0].mac: rule 7: Invalid value: "00:50:56": "00:50:56": no MAC: want six bytes in hex, as 00:50:56:0a:0b:0c
+policy.yaml:12: FirewallPolicy web: spec.rules[0].sources[1].mac: rule 7: Invalid value: "00:50:56:01:00:00/24": "00:50:56:01:00:00/24" has bits set behind the first 24: write 00:50:56:00:00:00/24, or 00:50:56:01:00:00 for the one MAC
+policy.yaml:12: FirewallPolicy web: spec.rules[0].sources[2]: rule 7: Forbidden: has 2 fields: want exactly one of ip, cidr, range, addressSet, network, mac and any: true
 `},
 		{name: "category unknown", content: edit(web, "Application", "application"), want: `
 policy.yaml:5: FirewallPolicy web: spec.category: Unsupported value: "application": supported values: "Ethernet", "Emergency", "Infrastructure", "Environment", "Application"

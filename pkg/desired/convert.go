@@ -135,6 +135,10 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 	slices.Sort(p.AddressSets)
 	for i := range o.Spec.Rules {
 		r := &o.Spec.Rules[i]
+		firm := o.Spec.Sticky
+		if r.Action != v1alpha1.ActionAllow {
+			firm = o.Spec.Category == v1alpha1.CategoryEmergency
+		}
 		p.Rules = append(p.Rules, policy.Rule{
 			Key:             policy.RuleKey{Policy: o.Name, ID: uint32(r.ID)},
 			Ethernet:        o.Spec.Category == v1alpha1.CategoryEthernet,
@@ -151,6 +155,7 @@ func FromPolicy(o *v1alpha1.FirewallPolicy) (Policy, field.ErrorList) {
 			ServiceSets:     serviceSets(r.Services),
 			Stateless:       o.Spec.Stateful != nil && !*o.Spec.Stateful,
 			Loose:           o.Spec.TCPStrict != nil && !*o.Spec.TCPStrict,
+			Firm:            firm,
 			Disabled:        r.State == v1alpha1.RuleDisabled,
 			Monitored:       r.State == v1alpha1.RuleMonitor,
 			Log:             r.Log,

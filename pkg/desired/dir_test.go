@@ -210,10 +210,38 @@ func TestStateful(t *testing.T) {
 	}
 }
 
+// What sticky policies allow stays, and what is dropped in an emergency goes even so.
+func TestSticky(t *testing.T) {
+	for text, want := range map[string][3]bool{ // Allow, Drop, Reject
+		"Application":                    {},
+		"Application\n  sticky: true":    {true, false, false},
+		"Application\n  sticky: false":   {},
+		"Infrastructure\n  sticky: true": {true, false, false},
+		"Emergency":                      {false, true, true},
+		"Emergency\n  sticky: true":      {true, true, true},
+		"Ethernet":                       {},
+	} {
+		s := replay(state{"p.yaml": "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: p}\nspec:\n  appliedTo: [{any: true}]\n" +
+			"  rules: [{id: 1, action: Allow}, {id: 2, action: Drop}, {id: 3, action: Reject}]\n  category: " + text + "\n"})
+		if text == "Ethernet" { // which has no Reject
+			s = replay(state{"p.yaml": "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: p}\nspec:\n  appliedTo: [{any: true}]\n" +
+				"  rules: [{id: 1, action: Allow}, {id: 2, action: Drop}, {id: 3, action: Drop}]\n  category: Ethernet\n"})
+		}
+		if len(s.Problems) > 0 || len(s.Policies) != 1 {
+			t.Fatalf("%q: %v", text, s.Problems)
+		}
+		for i, r := range s.Policies[0].Rules {
+			if r.Firm != want[i] {
+				t.Errorf("%q: rule %v is firm: %v", text, r.Key, r.Firm)
+			}
+		}
+	}
+}
+
 func TestPolicySets(t *testing.T) {
 	d, _ := newDir(t, good())
 	emergency := policy.Rule{
-		Key: policy.RuleKey{Policy: "everywhere", ID: 1}, Action: policy.Drop, Directions: policy.OnlyOut,
+		Key: policy.RuleKey{Policy: "everywhere", ID: 1}, Action: policy.Drop, Directions: policy.OnlyOut, Firm: true,
 		Destinations: []policy.AddrRange{addrs("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")},
 	}
 	allow := policy.Rule{

@@ -88,7 +88,7 @@ func PacketText(in *wire.Packet, p policy.Packet) string {
 
 // Rule tells a rule, without hits.
 func Rule(r *policy.Rule) wire.Rule {
-	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Stateless: r.Stateless, Loose: r.Loose, Log: r.Log, LogLabel: r.LogLabel, Ethernet: r.Ethernet}
+	v := wire.Rule{ID: r.Key.ID, Name: r.Name, Action: r.Action.String(), Direction: r.Directions.String(), Stateless: r.Stateless, Loose: r.Loose, Sticky: r.Firm && r.Action == policy.Allow, Log: r.Log, LogLabel: r.LogLabel, Ethernet: r.Ethernet}
 	switch {
 	case r.Disabled:
 		v.State = string(v1alpha1.RuleDisabled)

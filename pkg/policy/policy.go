@@ -164,6 +164,9 @@ type Rule struct {
 	Stateless bool `json:",omitempty"`
 	// Loose: TCP that it allows is a connection also where its opening SYN was not seen.
 	Loose bool `json:",omitempty"`
+	// Firm: an Allow keeps the connections that it has allowed when rules change; a Drop or Reject ends
+	// such connections, too.
+	Firm bool `json:",omitempty"`
 	// Log: what it decides is told, marked with LogLabel.
 	Log      bool   `json:",omitempty"`
 	LogLabel string `json:",omitempty"`

@@ -234,6 +234,7 @@ func ruleFields(was, is *wire.Rule) (out []string) {
 	list("VM's addresses", was.Local, is.Local)
 	field("stateful", flag(!was.Stateless), flag(!is.Stateless))
 	field("tcpStrict", flag(!was.Loose), flag(!is.Loose))
+	field("sticky", flag(was.Sticky), flag(is.Sticky))
 	field("log", flag(was.Log), flag(is.Log))
 	field("logLabel", was.LogLabel, is.LogLabel)
 	return out
@@ -304,6 +305,7 @@ func (p *page) ruleText(r *wire.Rule) string {
 	add(r.State != "", r.State)
 	add(r.Stateless, "stateful: false")
 	add(r.Loose, "tcpStrict: false")
+	add(r.Sticky, "sticky")
 	add(r.Log, "log")
 	add(r.Name != "", "named "+r.Name)
 	return text

@@ -44,8 +44,8 @@ func TestCompare(t *testing.T) {
 		{"flags", ruleList(1), ruleList(1), func(was, is *wire.PortRules) {
 			was.Items[0].Ethernet = true
 			was.Items[0].Name, is.Items[0].State, is.Items[0].Direction = "old", "Monitor", "Out"
-			is.Items[0].Stateless, was.Items[0].Loose, is.Items[0].Log, is.Items[0].LogLabel = true, true, true, "x"
-		}, "Changed 1 [name: old -> none; about: frames -> packets; state: Enabled -> Monitor; direction: In -> Out; stateful: true -> false; tcpStrict: false -> true; log: false -> true; logLabel: none -> x]"},
+			is.Items[0].Stateless, was.Items[0].Loose, is.Items[0].Sticky, is.Items[0].Log, is.Items[0].LogLabel = true, true, true, true, "x"
+		}, "Changed 1 [name: old -> none; about: frames -> packets; state: Enabled -> Monitor; direction: In -> Out; stateful: true -> false; tcpStrict: false -> true; sticky: false -> true; log: false -> true; logLabel: none -> x]"},
 		{"tier", ruleList(1, 2), ruleList(1, 2), func(was, is *wire.PortRules) {
 			was.Items[0].Tier, is.Items[0].Tier, is.Items[1].Tier = "1", "3", "1" // the second's was not told
 		}, "Changed 1 [tier: 1 -> 3]"},

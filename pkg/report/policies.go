@@ -90,6 +90,9 @@ func does(r *wire.Rule) cell {
 	if r.Loose {
 		c.text += ", loose"
 	}
+	if r.Sticky {
+		c.text += ", sticky"
+	}
 	if r.Log {
 		c.text += ", log"
 	}

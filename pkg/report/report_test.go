@@ -131,7 +131,7 @@ func policyList() wire.PolicyList {
 			{Name: "lockdown", Category: "Emergency", Order: 1},
 			{Name: "db", Category: "Application", Order: 100, Networks: []string{"legacy-100", "legacy-200", "legacy-300"}, Rules: []wire.Rule{
 				{ID: 1001, Name: "web", Action: "Allow", Direction: "In", Sources: []string{"10.0.0.0/24", "10.0.1.0/24", "10.0.2.7"},
-					Destinations: []string{"10.0.100.5"}, Services: []string{"tcp/80"}, Packets: 3, Bytes: 222, LastHit: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)},
+					Destinations: []string{"10.0.100.5"}, Services: []string{"tcp/80"}, Sticky: true, Packets: 3, Bytes: 222, LastHit: time.Date(2026, 9, 1, 12, 0, 0, 0, time.UTC)},
 				{ID: 1002, Action: "Drop", Stateless: true, Log: true, Direction: "InOut", Services: []string{"tcp/22"}, Packets: 9, Bytes: 666},
 				{ID: 1003, Action: "Drop", State: "Disabled", Direction: "InOut", Local: []string{"AddressSet payment-vms"}},
 				{ID: 1004, Name: "lock", Action: "Reject", Loose: true, State: "Monitor", Direction: "In", Packets: 41, Bytes: 2460},

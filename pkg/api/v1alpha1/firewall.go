@@ -81,6 +81,12 @@ type FirewallPolicySpec struct {
 	// +kubebuilder:default=true
 	TCPStrict *bool `json:"tcpStrict,omitempty"`
 
+	// Sticky, if true, keeps the connections that the policy's rules have allowed when rules
+	// change, the policy's own among them: until they end, or a rule of category Emergency or
+	// Ethernet drops them. Else connections that are not allowed any more are cut.
+	// +optional
+	Sticky bool `json:"sticky,omitempty"`
+
 	// Rules from top to bottom. One policy holds 4000 at most: more are split
 	// into policies of the same category, with rising order.
 	// +optional

@@ -20,6 +20,9 @@ func validateEthernet(spec *field.Path, s *FirewallPolicySpec) field.ErrorList {
 			errs = append(errs, field.Forbidden(spec.Child(name), "means nothing in category Ethernet, which judges frame by frame: leave it out"))
 		}
 	}
+	if s.Sticky {
+		errs = append(errs, field.Forbidden(spec.Child("sticky"), "means nothing in category Ethernet, which judges frame by frame: leave it out"))
+	}
 	return errs
 }
 

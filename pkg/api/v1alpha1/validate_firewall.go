@@ -45,6 +45,8 @@ func ValidateFirewallPolicy(f *FirewallPolicy) field.ErrorList {
 		errs = append(errs, validateEthernet(spec, &f.Spec)...)
 	} else if s != nil && !*s && strict != nil && !*strict {
 		errs = append(errs, field.Forbidden(spec.Child("tcpStrict"), "without state no connection is picked up: leave it out, or stateful"))
+	} else if s != nil && !*s && f.Spec.Sticky {
+		errs = append(errs, field.Forbidden(spec.Child("sticky"), "without state there are no connections to keep: leave it out, or stateful"))
 	}
 	seen := map[int64]int{}
 	for i := range f.Spec.Rules {

@@ -240,7 +240,8 @@ type Rule struct {
 	Action       string   `json:"action"`
 	State        string   `json:"state,omitempty"` // "" is Enabled
 	Stateless    bool     `json:"stateless,omitempty"`
-	Loose        bool     `json:"loose,omitempty"` // tcpStrict is false
+	Loose        bool     `json:"loose,omitempty"`  // tcpStrict is false
+	Sticky       bool     `json:"sticky,omitempty"` // connections that it has allowed stay when rules change
 	Log          bool     `json:"log,omitempty"`
 	LogLabel     string   `json:"logLabel,omitempty"`
 	Ethernet     bool     `json:"ethernet,omitempty"` // it is about frames: by MAC and EtherType

@@ -512,7 +512,7 @@ func alikeLists(followed map[policy.ListID]policy.ListID) func(last *compiled, s
 func sameRule(a, b *policy.Rule) bool {
 	return a.Key == b.Key && a.Name == b.Name && a.Action == b.Action && a.Directions == b.Directions &&
 		a.NotSources == b.NotSources && a.NotDestinations == b.NotDestinations && a.Implied == b.Implied && a.Ethernet == b.Ethernet && a.Tier == b.Tier &&
-		a.Stateless == b.Stateless && a.Loose == b.Loose && a.Log == b.Log && a.LogLabel == b.LogLabel &&
+		a.Stateless == b.Stateless && a.Loose == b.Loose && a.Firm == b.Firm && a.Log == b.Log && a.LogLabel == b.LogLabel &&
 		a.Disabled == b.Disabled && a.Monitored == b.Monitored &&
 		sameSlice(a.Sources, b.Sources) && sameSlice(a.Destinations, b.Destinations) && sameSlice(a.Services, b.Services) &&
 		sameSlice(a.SourceSets, b.SourceSets) && sameSlice(a.DestinationSets, b.DestinationSets) &&

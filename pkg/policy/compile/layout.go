@@ -151,12 +151,13 @@ func (p *Policy) Header() (h Header, err error) {
 // SetHeader writes page 0, which must exist. Tests break programs with it.
 func (p *Policy) SetHeader(h Header) { p.Pages[0] = h.page() }
 
-// HP_RULE_IMPLIED, HP_RULE_STATELESS, HP_RULE_LOOSE and HP_RULE_LINK_SHIFT.
+// HP_RULE_IMPLIED to HP_RULE_FIRM, and HP_RULE_LINK_SHIFT.
 const (
 	ruleImplied   = 1
 	ruleStateless = 2
 	ruleLoose     = 4
 	ruleLog       = 8
+	ruleFirm      = 16
 	ruleLinkShift = 16
 )
 

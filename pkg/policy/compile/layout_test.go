@@ -95,7 +95,7 @@ func TestConstantsAreThoseOfTheABI(t *testing.T) {
 		"HP_SVC_TCP": svcTCP, "HP_SVC_UDP": svcUDP, "HP_SVC_ICMP": svcICMP, "HP_SVC_ICMPV6": svcICMPv6,
 		"HP_SVC_SCTP": svcSCTP, "HP_SPORT_GROUPS": len(portGroups), "HP_SVC_IP": svcIP, "HP_SVC_GROUPS": svcGroups,
 		"HP_OUT": int(policy.Out), "HP_IN": int(policy.In), "HP_DIRS": len(Header{}.DirRow),
-		"HP_RULE_IMPLIED": ruleImplied, "HP_RULE_STATELESS": ruleStateless, "HP_RULE_LOOSE": ruleLoose, "HP_RULE_LOG": ruleLog, "HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow), "HP_REJECT": int(policy.Reject), "HP_PASS": int(policy.Pass),
+		"HP_RULE_IMPLIED": ruleImplied, "HP_RULE_STATELESS": ruleStateless, "HP_RULE_LOOSE": ruleLoose, "HP_RULE_LOG": ruleLog, "HP_RULE_FIRM": ruleFirm, "HP_DROP": int(policy.Drop), "HP_ALLOW": int(policy.Allow), "HP_REJECT": int(policy.Reject), "HP_PASS": int(policy.Pass),
 		"HP_RULE_LINK_SHIFT": ruleLinkShift, "HP_TIERS_MAX": TiersMax, "HP_MONITORED": partMonitored + 1,
 	} {
 		m := regexp.MustCompile(`(?m)^(?:#define|\t)\s*` + name + `(?: =)? (\d+)`).FindStringSubmatch(abi)

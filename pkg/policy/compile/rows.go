@@ -206,6 +206,9 @@ func (w *pageWriter) meta(counters Counters, rules []policy.Rule, places []uint3
 		if r.Log {
 			m.flags |= ruleLog
 		}
+		if r.Firm {
+			m.flags |= ruleFirm
+		}
 		if i >= decide {
 			m.flags |= places[i-decide] << ruleLinkShift
 		} else if r.Action == policy.Pass {

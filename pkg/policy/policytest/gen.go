@@ -208,6 +208,7 @@ func (g *Gen) ruleOf(family int) policy.Rule {
 		Disabled:   g.rnd.IntN(20) == 0,
 		Stateless:  g.rnd.IntN(5) == 0,
 		Loose:      g.rnd.IntN(5) == 0,
+		Firm:       g.rnd.IntN(5) == 0,
 		Log:        g.rnd.IntN(4) == 0,
 	}
 	if g.rnd.IntN(6) != 0 {
