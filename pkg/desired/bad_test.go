@@ -376,6 +376,12 @@ policy.yaml:16: FirewallPolicy web: spec.rules[1].sources[0].any: rule 7: Invali
 		{name: "no state to pick up", content: edit(web, "  category: Application\n", "  category: Application\n  stateful: false\n  tcpStrict: false\n"), want: `
 policy.yaml:7: FirewallPolicy web: spec.tcpStrict: Forbidden: without state no connection is picked up: leave it out, or stateful
 `},
+		{name: "answers to groups", content: badRule(`id: 7, action: Reject, destinations: [{ip: 224.0.0.251}, {cidr: "ff00::/8"}]}
+  - {id: 8, action: Reject, destinations: [{ip: 224.0.0.251}, {ip: 10.0.0.1}]}
+  - {id: 9, action: Reject, destinations: [{range: 224.0.0.0-239.1.1.1}], destinationsExcluded: true}
+  - {id: 10, action: Drop, destinations: [{cidr: 224.0.0.0/4}]`), want: `
+policy.yaml:16: FirewallPolicy web: spec.rules[1].action: rule 7: Forbidden: what goes to multicast is answered to nobody: want Drop
+`},
 		{name: "no state to keep", content: edit(web, "  category: Application\n", "  category: Application\n  stateful: false\n  sticky: true\n"), want: `
 policy.yaml:7: FirewallPolicy web: spec.sticky: Forbidden: without state there are no connections to keep: leave it out, or stateful
 `},

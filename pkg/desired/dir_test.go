@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -234,6 +235,42 @@ func TestSticky(t *testing.T) {
 			if r.Firm != want[i] {
 				t.Errorf("%q: rule %v is firm: %v", text, r.Key, r.Firm)
 			}
+		}
+	}
+}
+
+// TestTies: whose place in the order another policy has, at ports that both are for, is told; all are in force.
+func TestTies(t *testing.T) {
+	of := func(name, category, order, applied string) string {
+		return "apiVersion: homeport.dev/v1alpha1\nkind: FirewallPolicy\nmetadata: {name: " + name + "}\nspec: {category: " + category + ", order: " + order + ", appliedTo: [" + applied + "], rules: [{id: 1, action: Allow}]}\n---\n"
+	}
+	const on100, on200, any = "{network: vlan100}", "{network: vlan200}", "{any: true}"
+	tie := func(name, order, other string) string {
+		return "p.yaml: FirewallPolicy " + name + ": spec.order: is " + order + ", as that of FirewallPolicy " + other + " in category Application, which is for the same ports: both are in force, judged by name, " + other + " first; want another order"
+	}
+	for name, c := range map[string]struct {
+		policies string
+		want     []string
+	}{
+		"one network":         {of("a", "Application", "7", on100) + of("b", "Application", "7", on200+","+on100), []string{tie("b", "7", "a")}},
+		"other networks":      {of("a", "Application", "7", on100) + of("b", "Application", "7", on200), nil},
+		"other orders":        {of("a", "Application", "7", on100) + of("b", "Application", "8", on100), nil},
+		"no order":            {of("a", "Application", "0", on100) + of("b", "Application", "0", on100), nil},
+		"other categories":    {of("a", "Application", "7", on100) + of("b", "Emergency", "7", on100), nil},
+		"any, before":         {of("a", "Application", "7", any) + of("b", "Application", "7", on100), []string{tie("b", "7", "a")}},
+		"any, behind":         {of("a", "Application", "7", on100) + of("b", "Application", "7", any), []string{tie("b", "7", "a")}},
+		"three":               {of("a", "Application", "7", on100) + of("b", "Application", "7", on200) + of("c", "Application", "7", on200+","+on100), []string{tie("c", "7", "b")}},
+		"twice, and far away": {of("a", "Application", "7", on100) + of("b", "Application", "9", on100) + of("c", "Application", "7", on100), []string{tie("c", "7", "a")}},
+	} {
+		d, _ := newDir(t, good().with("p.yaml", c.policies))
+		s := mustLoad(t, d)
+		var got []string
+		for _, p := range s.Problems {
+			p.File = filepath.Base(p.File)
+			got = append(got, p.String())
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 }

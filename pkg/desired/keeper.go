@@ -45,6 +45,10 @@ func (k *keeper) take(files []manifest, place func(string) string) *Snapshot {
 		problems[i].File = place(problems[i].File)
 	}
 	next, origins := build(objects, problems, k.last)
+	for _, p := range next.ties() {
+		p.File = place(origins[key{p.Kind, p.Name}])
+		next.Problems = append(next.Problems, p)
+	}
 	if k.pods != nil && next.ByLabel() {
 		next.Pods = k.pods()
 	}

@@ -2,9 +2,11 @@ package desired
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
+	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
 	"github.com/homeport-cni/homeport/pkg/policy"
 	"github.com/homeport-cni/homeport/pkg/vlan"
 )
@@ -50,4 +52,40 @@ func (s *Snapshot) NetworkOfVLAN(trunk string, id vlan.ID) (Network, bool) {
 // judgedBefore orders policies: category, order, name.
 func judgedBefore(a, b Policy) int {
 	return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.Order, b.Order), cmp.Compare(a.Name, b.Name))
+}
+
+// ties tells of FirewallPolicies that ask for the place of another one in the order of their category, at ports that both are for. They
+// are in force. Order 0 asks for none: it is that of policies that say nothing.
+func (s *Snapshot) ties() []Problem {
+	var out []Problem
+	var some string             // of the policies with this order: the first one,
+	var any string              // the first one that is for any port,
+	var first map[string]string // and the first one for each network
+	for i := range s.Policies {
+		p := &s.Policies[i]
+		if i == 0 || s.Policies[i-1].Rank != p.Rank || s.Policies[i-1].Order != p.Order {
+			some, any, first = "", "", map[string]string{}
+		}
+		if p.Order == 0 || p.Subject != nil {
+			continue
+		}
+		other := any
+		if p.Any() {
+			other = cmp.Or(other, some)
+		}
+		for _, n := range p.Networks {
+			other = cmp.Or(other, first[n])
+			first[n] = cmp.Or(first[n], p.Name)
+		}
+		if other != "" {
+			out = append(out, Problem{Kind: v1alpha1.KindFirewallPolicy, Name: p.Name, Field: "spec.order",
+				Message: fmt.Sprintf("is %d, as that of FirewallPolicy %s in category %s, which is for the same ports: both are in force, judged by name, %s first; want another order",
+					p.Order, other, p.Category, other)})
+		}
+		if p.Any() {
+			any = cmp.Or(any, p.Name)
+		}
+		some = cmp.Or(some, p.Name)
+	}
+	return out
 }

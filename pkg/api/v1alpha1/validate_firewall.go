@@ -1,6 +1,7 @@
 package v1alpha1
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -131,6 +132,9 @@ func validateRule(path *field.Path, r *FirewallRule, ethernet bool) field.ErrorL
 		DirectionIn, DirectionOut, DirectionInOut)...)
 	errs = append(errs, validatePeers(path.Child("sources"), r.Sources, ethernet)...)
 	errs = append(errs, validatePeers(path.Child("destinations"), r.Destinations, ethernet)...)
+	if r.Action == ActionReject && !r.DestinationsExcluded && len(r.Destinations) > 0 && !slices.ContainsFunc(r.Destinations, isNoGroup) {
+		errs = append(errs, field.Forbidden(path.Child("action"), "what goes to multicast is answered to nobody: want Drop"))
+	}
 	errs = append(errs, validateExcluded(path, "sources", r.SourcesExcluded, r.Sources)...)
 	errs = append(errs, validateExcluded(path, "destinations", r.DestinationsExcluded, r.Destinations)...)
 	errs = append(errs, validateServices(path.Child("services"), r.Services, ethernet)...)
@@ -143,6 +147,12 @@ func validateRule(path *field.Path, r *FirewallRule, ethernet bool) field.ErrorL
 		errs = append(errs, field.Forbidden(path.Child("logLabel"), "the rule writes no lines: set log: true, or leave it out"))
 	}
 	return append(errs, validateEnum(path.Child("state"), r.State, RuleEnabled, RuleMonitor, RuleDisabled)...)
+}
+
+// isNoGroup says that a peer is more than multicast groups, or may be.
+func isNoGroup(p Peer) bool {
+	first, last, err := ParseSpan(cmp.Or(p.IP, p.CIDR, p.Range))
+	return err != nil || !first.IsMulticast() || !last.IsMulticast()
 }
 
 // validateAction refuses actions that mean something elsewhere by name.
