@@ -92,7 +92,7 @@ spec: {every: 168h, networks: [required113]}
 	s.c.trunk.carry("node2", 113, true)
 	s.kubectl(`patch rcheck weekly --type merge -p {"spec":{"run":"back"}}`)
 	says("rcheck/weekly", "Passed", "AllPassed")
-	s.kubectl(`patch rcheck weekly --type merge -p {"spec":{"run":"back, sooner than by itself"}}`)
+	s.kubectl(`patch rcheck weekly --type merge -p {"spec":{"run":"again"}}`)
 	offers("two runs have found it well", "node1", "node2", "node3")
 	s.ready(c)
 	s.reaches(c, b, 80)
