@@ -60,9 +60,21 @@ func (d *ipam) as(verb string) asked {
 	return append(d.env[:len(d.env):len(d.env)], "CNI_COMMAND="+verb)
 }
 
+// releaseWithin is how long the port waits for its lease to be given back: its end is not put off until the runtime
+// gives up (kubelet after 2 minutes), also where a pod has several.
+const releaseWithin = 10 * time.Second
+
+// within is how long a verb may take.
+func (d *ipam) within(verb string) time.Duration {
+	if verb == cniconf.VerbDel && d.name == ipamByPort {
+		return min(d.timeout, releaseWithin)
+	}
+	return d.timeout
+}
+
 // call runs a verb that answers nothing. Errors are *ipamError.
 func (d *ipam) call(ctx context.Context, verb string) error {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	ctx, cancel := context.WithTimeout(ctx, d.within(verb))
 	defer cancel()
 	err := invoke.ExecPluginWithoutResult(ctx, d.path, d.stdin, d.as(verb), d.exec)
 	if (verb == cniconf.VerbGC || verb == cniconf.VerbStatus) && neverHeardOf(err) {
@@ -82,7 +94,7 @@ func (d *ipam) failed(ctx context.Context, verb string, err error) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		err = fmt.Errorf("no answer within %s: %w", d.timeout, err)
+		err = fmt.Errorf("no answer within %s: %w", d.within(verb), err)
 	}
 	return &ipamError{d.name, verb, err}
 }

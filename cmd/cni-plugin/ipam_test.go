@@ -277,6 +277,18 @@ func TestIPAMIsNotThere(t *testing.T) {
 	}
 }
 
+// The end of a port waits for a lease's, but not for as long as an ADD waits for a server.
+func TestIPAMWithin(t *testing.T) {
+	for _, tt := range []struct {
+		name, verb string
+		want       time.Duration
+	}{{"dhcp", "DEL", 10 * time.Second}, {"dhcp", "ADD", time.Minute}, {"dhcp", "CHECK", time.Minute}, {"host-local", "DEL", time.Minute}} {
+		if got := (&ipam{name: tt.name, timeout: time.Minute}).within(tt.verb); got != tt.want {
+			t.Errorf("%s %s: %v, want %v", tt.name, tt.verb, got, tt.want)
+		}
+	}
+}
+
 func TestIPAMDel(t *testing.T) {
 	key := attach.Key{ContainerID: "c1", IfName: "net1"}
 	broken := `{"cniVersion":7,"vlna":"x","prevResult":7,"ipam":{"type":"pool"}}`
@@ -295,6 +307,10 @@ func TestIPAMDel(t *testing.T) {
 			b.agent.answers[wire.Detach] = &attach.Error{Kind: attach.Internal, Message: "broken"}
 			b.fails("DEL", `{"code":999,"msg":"no daemon"}`)
 		}, 11, `ipam: the plugin "dhcp" did not do DEL: no daemon`, "DEL Detach", 0},
+		{"lease is not given back in time", config("1.0.0", withDHCP), func(b *ipamBench) {
+			b.write("hang.DEL", "")
+			b.p.ipamTimeout = time.Second
+		}, 11, `ipam: the plugin "dhcp" did not do DEL: no answer within 1s`, "DEL Detach", 1},
 		{"broken config", broken, nil, 0, "", "Detach DEL", 1},
 		{"no IPAM", config("1.0.0", `"network":"n","ipam":{}`), nil, 0, "", "Detach", 1},
 		{"agent cannot", config("1.0.0", withPool), func(b *ipamBench) {

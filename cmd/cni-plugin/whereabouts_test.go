@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -27,12 +26,16 @@ import (
 func TestWhereabouts(t *testing.T) {
 	s := apiserver.Start(t)
 	const module = "github.com/k8snetworkplumbingwg/whereabouts"
-	cmd := exec.Command("go", "list", "-C", "../../test/cluster/tools", "-mod=readonly", "-m", "-f", "{{.Dir}}", module)
+	cmd := exec.Command("go", "mod", "download", "-C", "../../test/cluster/tools", "-json", module)
 	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %v", cmd, err)
+	var at struct{ Dir string }
+	if err == nil {
+		err = json.Unmarshal(out, &at)
 	}
-	crds := filepath.Join(strings.TrimSpace(string(out)), "doc/crds/whereabouts.cni.cncf.io_")
+	if err != nil || at.Dir == "" {
+		t.Fatalf("%v: %v, %s", cmd, err, out)
+	}
+	crds := filepath.Join(at.Dir, "doc/crds/whereabouts.cni.cncf.io_")
 	s.Install(crds+"ippools.yaml", crds+"overlappingrangeipreservations.yaml")
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
 	c := s.Config()

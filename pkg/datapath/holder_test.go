@@ -314,6 +314,29 @@ func TestGuardsTellNothing(t *testing.T) {
 	}
 }
 
+// TestEtherTypesLifted: until the port's record says that any EtherType may leave, the list stays as it was: an empty one would stop all.
+func TestEtherTypesLifted(t *testing.T) {
+	b := newBench(t, Config{})
+	c, list := accessPort(), attach.EtherTypes{0x0800, 0x0806}
+	c.Security.EtherTypes = list
+	b.port(c)
+	c.Security.EtherTypes = attach.EtherTypes{}
+	if err := b.UpdatePort(loopback, c); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := b.record(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now portHpEthertypes
+	if err := b.maps[portMapPortEthertypes].Lookup(rec.Slot, &now); err != nil || now.Of != list {
+		t.Errorf("the list is %v: %v", now.Of, err)
+	}
+	if got, err := b.securityOf(rec); err != nil || got.EtherTypes != (attach.EtherTypes{}) {
+		t.Errorf("in force are %v: %v", got.EtherTypes, err)
+	}
+}
+
 // An Ethernet rule that allows a frame does not let it past a guard, and is not said to have dropped it.
 func TestGuardsBehindEthernetRules(t *testing.T) {
 	b := newBench(t, Config{})

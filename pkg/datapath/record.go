@@ -188,8 +188,10 @@ func (d *Datapath) putConfigLocked(ifindex int, rec portHpPort, c attach.PortCon
 	if err := d.maps[portMapPortRates].Put(rec.Slot, portHpRates{Broadcast: c.Security.BroadcastLimit, Multicast: c.Security.MulticastLimit}); err != nil {
 		return fmt.Errorf("port at interface %d: rate limits: %w", ifindex, err)
 	}
-	if err := d.maps[portMapPortEthertypes].Put(rec.Slot, portHpEthertypes{Of: c.Security.EtherTypes}); err != nil {
-		return fmt.Errorf("port at interface %d: EtherTypes: %w", ifindex, err)
+	if c.Security.EtherTypes != (attach.EtherTypes{}) { // else what there is counts until the record says that none does
+		if err := d.maps[portMapPortEthertypes].Put(rec.Slot, portHpEthertypes{Of: c.Security.EtherTypes}); err != nil {
+			return fmt.Errorf("port at interface %d: EtherTypes: %w", ifindex, err)
+		}
 	}
 	if err := d.maps[portMapUnicastLimits].Put(rec.Slot, c.Security.UnicastLimit); err != nil {
 		return fmt.Errorf("port at interface %d: rate limit of unicast: %w", ifindex, err)
