@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/homeport-cni/homeport/pkg/api/v1alpha1"
@@ -78,7 +79,7 @@ func (c *Cluster) around(network, namespace, vm string) ([]*unstructured.Unstruc
 	add(nodeKind, "", thisNode, selector)
 
 	vms := c.vms()
-	labels, ok := vms[namespace+"/"+vm]
+	own, ok := vms[namespace+"/"+vm]
 	if !ok {
 		want := "there is none"
 		if len(vms) > 0 {
@@ -86,16 +87,10 @@ func (c *Cluster) around(network, namespace, vm string) ([]*unstructured.Unstruc
 		}
 		return nil, fmt.Errorf("no VirtualMachine, VirtualMachineInstance or VMIdentity of %s/%s: %s", namespace, vm, want)
 	}
-	ofPod := maps.Clone(labels)
-	if ofPod == nil {
-		ofPod = map[string]string{}
-	}
-	ofPod[launcherLabel], ofPod[vmNameLabel] = launcherValue, vm
-	pod := add(podKind, namespace, podOf(vm), ofPod)
+	pod := add(podKind, namespace, podOf(vm), with(with(own, launcherLabel, launcherValue), vmNameLabel, vm))
 	pod.SetUID(thisPod)
 	out = slices.DeleteFunc(out, func(o *unstructured.Unstructured) bool { return o.GroupVersionKind() == vmiKind })
-	vmi := add(vmiKind, namespace, vm, maps.Clone(labels))
-	vmi.SetLabels(mergeInto(vmi.GetLabels(), onNodeLabel, thisNode))
+	vmi := add(vmiKind, namespace, vm, with(own, onNodeLabel, thisNode))
 	_ = unstructured.SetNestedStringMap(vmi.Object, map[string]string{thisPod: thisNode}, "status", "activePods")
 
 	for i, o := range out {
@@ -104,7 +99,8 @@ func (c *Cluster) around(network, namespace, vm string) ([]*unstructured.Unstruc
 		}
 	}
 	for _, o := range c.objects {
-		if o.GroupVersionKind() == vmKind || o.GroupVersionKind() == vmiKind {
+		runs := o.GroupVersionKind() == vmiKind
+		if runs || o.GroupVersionKind() == vmKind && c.find(vmiKind.Kind, o.GetNamespace(), o.GetName()) == nil {
 			for network, addresses := range c.declared(o) {
 				at := o.GetNamespace() + "/" + o.GetName()
 				if slices.ContainsFunc(c.objects, func(o *unstructured.Unstructured) bool { return isIdentity(o, at, network) }) {
@@ -130,18 +126,14 @@ func (c *Cluster) around(network, namespace, vm string) ([]*unstructured.Unstruc
 		}
 	}
 	for name, ns := range seen {
-		ns.SetLabels(mergeInto(ns.GetLabels(), corev1.LabelMetadataName, name)) // as the API server does
+		ns.SetLabels(with(ns.GetLabels(), corev1.LabelMetadataName, name)) // as the API server does
 	}
 	return out, nil
 }
 
-func mergeInto(labels map[string]string, key, value string) map[string]string {
-	labels = maps.Clone(labels)
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	labels[key] = value
-	return labels
+// with are the labels and one more.
+func with(all map[string]string, key, value string) map[string]string {
+	return labels.Merge(all, labels.Set{key: value})
 }
 
 // find gives an object of ours or KubeVirt's; nil is none.
